@@ -1,0 +1,101 @@
+"""What every job does around its work: the run folder, errors, the final figures."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import metadata
+
+import jax
+from absl import app, logging
+from settings import Settings, define_flags, from_flags
+
+from mixdef.training.store import same_or_refuse, write_json
+
+_FREE = {"out", "data_dir"}  # where things lie does not change what is computed
+
+
+def main(
+  kind: type[Settings], run: Callable[[Settings, pathlib.Path], dict], name: str
+) -> None:
+  """Run a job from the command line; a mistake of the user's is one line, status 2.
+
+  Args:
+    kind: the settings class whose fields are the flags.
+    run: `(settings, folder) -> result`, which becomes result.json.
+    name: of the job, for the default run folder.
+  """
+
+  def start(_):
+    logging.set_verbosity(logging.INFO)
+    logging.use_absl_handler()
+    logging.get_absl_handler().setFormatter(None)
+    cache_programs()
+    settings = from_flags(kind)
+    try:
+      execute(settings, settings.folder(name), run)
+    except (ValueError, FileNotFoundError, FileExistsError, PermissionError) as error:
+      print(f"{name}: {error}", file=sys.stderr)
+      sys.exit(2)
+    except KeyboardInterrupt:
+      print(f"{name}: stopped; the same command resumes", file=sys.stderr)
+      sys.exit(130)
+
+  define_flags(kind)
+  app.run(start)
+
+
+def execute(settings: Settings, folder: pathlib.Path, run: Callable) -> dict:
+  """Run a job in its folder, or return the result it has already.
+
+  Writes config.json (flags, versions, devices, commit) before and result.json after.
+
+  Raises:
+    ValueError: if the folder holds a run of other settings.
+  """
+  folder = pathlib.Path(folder)
+  config = {
+    key: value
+    for key, value in dataclasses.asdict(settings).items()
+    if key not in _FREE
+  }
+  same_or_refuse(
+    folder / "config.json",
+    config,
+    fix="Choose another --out.",
+    environment=environment(),
+  )
+  done = folder / "result.json"
+  if done.exists():
+    logging.info("finished before; delete %s to compute it again", done)
+    return json.loads(done.read_text())
+  result = run(settings, folder)
+  write_json(done, result)
+  logging.info("wrote %s", done)
+  return result
+
+
+def environment() -> dict:
+  """Versions, devices and the commit that a run was made with."""
+  packages = ("mixdef", "jax", "flax", "optax", "numpy")
+  commit = ""
+  with contextlib.suppress(OSError):
+    here = pathlib.Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty"]
+    commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+  return {
+    "versions": {name: metadata.version(name) for name in packages},
+    "python": sys.version.split()[0],
+    "devices": [str(device) for device in jax.devices()],
+    "commit": commit,
+  }
+
+
+def cache_programs() -> None:
+  """Keep compiled programs between runs: a second start takes seconds less."""
+  cache = pathlib.Path.home() / ".cache" / "mixdef" / "programs"
+  jax.config.update("jax_compilation_cache_dir", str(cache))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

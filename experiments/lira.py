@@ -1,0 +1,98 @@
+"""Train shadow models, attack every one with the others, and report who is exposed.
+
+  python experiments/lira.py --dataset=digits --defense=adamixup --num_shadows=16
+
+Each shadow trains on a random half of the records with the same defense; every model is
+the target once. Writes result.json, scores.npz and roc.png; run again, it resumes.
+"""
+
+import dataclasses
+import pathlib
+
+import job
+import numpy as np
+from settings import Settings
+
+import mixdef
+from mixdef.audit import roc_plot, summarize
+
+
+@dataclasses.dataclass(frozen=True)
+class LiraSettings(Settings):
+  """What shadows to train, besides the common settings."""
+
+  num_shadows: int = 16
+  strategy: str = "auto"
+  memory_gb: float = 0.0
+
+
+def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
+  """Train the shadows and attack them; returns what result.json holds."""
+  data = settings.load().with_reference(settings.reference, seed=settings.seed)
+  shadows = min(settings.num_shadows, 8) if settings.quick else settings.num_shadows
+  keep = mixdef.subsets(shadows, len(data), seed=settings.seed, eligible=data.audited)
+  ensemble = mixdef.fit_many(
+    settings.learner(data),
+    data,
+    keep,
+    epochs=settings.passes,
+    batch_size=settings.batch_size,
+    seed=settings.seed,
+    strategy=settings.strategy,
+    memory_gb=settings.memory_gb or None,
+    num_members=round(0.5 * int(data.audited.sum())),
+    out=folder,
+    progress=True,
+  )
+  signals = mixdef.signals(ensemble)
+  attacks, scores = {}, {}
+  for name, attack in mixdef.attacks.CATALOGUE.items():
+    scores[name] = mixdef.attacks.leave_one_out(attack, signals)
+    attacks[name] = summarize(scores[name], keep, signals.audited)
+  np.savez_compressed(folder / "scores.npz", keep=keep, **scores)
+  roc_plot(
+    {name: (values, keep) for name, values in scores.items()}, folder / "roc.png"
+  )
+  correct = signals.correct[:, :, 0]
+  inside = [row[kept].mean() for row, kept in zip(correct, keep, strict=True)]
+  outside = [
+    row[~kept & signals.audited].mean() for row, kept in zip(correct, keep, strict=True)
+  ]
+  result = {
+    "train_accuracy": float(np.mean(inside)),
+    "test_accuracy": float(np.mean(outside)),
+    "test_accuracy_std": float(np.std(outside, ddof=1)),
+    **ensemble[0].guarantee,
+    "defense": str(mixdef.parse(settings.defense)),
+    "dataset": data.name,
+    "num_records": len(data),
+    "num_shadows": len(ensemble),
+    "strategy": ensemble.strategy,
+    "seconds": round(ensemble.seconds, 2),
+    "shadows_per_minute": round(60 * len(ensemble) / ensemble.seconds, 2),
+    "attacks": attacks,
+  }
+  show(result)
+  return result
+
+
+def show(result: dict) -> None:
+  """Print the figures as a table."""
+  print(
+    f"{result['dataset']}, {result['num_shadows']} shadows, {result['defense']}: "
+    f"train {result['train_accuracy']:.4f}, test {result['test_accuracy']:.4f}, "
+    f"{result['shadows_per_minute']:.1f} shadows a minute ({result['strategy']})"
+  )
+  print(f"{'attack':24}{'AUC [95%]':24}{'balanced':10}TPR at 0.1% FPR [95%]")
+  for name, figures in result["attacks"].items():
+    low, high = figures["auc_ci"]
+    tpr = figures["tpr"]["0.001"]
+    rate = "not resolvable"
+    if tpr["resolvable"]:
+      rate = f"{tpr['value']:.4f} [{tpr['ci'][0]:.4f}, {tpr['ci'][1]:.4f}]"
+    auc = f"{figures['auc']:.4f} [{low:.4f}, {high:.4f}]"
+    print(f"{name:24}{auc:24}{figures['balanced_accuracy']:<10.4f}{rate}")
+
+
+if __name__ == "__main__":
+  job.main(LiraSettings, run, "lira")

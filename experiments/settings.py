@@ -1,0 +1,133 @@
+"""Flags that every job takes, and what they describe: data, model, defense."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import pathlib
+import re
+
+import optax
+from absl import flags
+
+import mixdef
+from mixdef.parse import parse_call
+
+OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "sgd": optax.sgd}
+
+# Whole protocols behind one flag; a flag given beside it wins.
+PROTOCOLS = {
+  "ml_leaks": {
+    "num_records": 21_040,  # each shadow trains on about 10,520
+    "standardize": True,
+    "model": "cnn",
+    "optimizer": "adam",
+    "learning_rate": 1e-3,
+    "batch_size": 128,
+    "epochs": 100,
+  },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What a job trains; the names are those of the flags."""
+
+  out: str = ""
+  seed: int = 0
+  dataset: str = "digits"
+  data_dir: str = ""
+  num_records: int = 0
+  standardize: bool = False
+  model: str = "mlp"
+  defense: str = "none"
+  optimizer: str = "adam"
+  learning_rate: float = 1e-3
+  epochs: int = 50
+  batch_size: int = 128
+  reference: int = 0
+  quick: bool = False
+
+  def folder(self, job: str) -> pathlib.Path:
+    """Return the run folder: `out`, else a name in runs/ that these settings decide."""
+    if self.out:
+      return pathlib.Path(self.out)
+    words = json.dumps(dataclasses.asdict(self), sort_keys=True)
+    mark = hashlib.sha256(words.encode()).hexdigest()[:8]
+    slug = re.sub(r"[^a-z0-9_.]+", "-", f"{self.dataset}-{self.defense}".lower())
+    return pathlib.Path("runs") / f"{job}-{slug[:60].strip('-')}-{mark}"
+
+  def load(self) -> mixdef.Dataset:
+    """Return the data set, cut to `num_records`, with its reference rows marked."""
+    data = mixdef.load(self.dataset, data_dir=self.data_dir or None)
+    limit = min(self.num_records or len(data), 600 if self.quick else len(data))
+    if self.num_records > len(data):
+      raise ValueError(
+        f"--num_records={self.num_records}, but {data.name} has {len(data)}"
+      )
+    if limit < len(data):
+      (chosen,) = mixdef.splits(len(data), 1, size=limit, seed=self.seed)
+      data = data.select(chosen)
+    return data.standardize() if self.standardize else data
+
+  def learner(self, data: mixdef.Dataset) -> mixdef.Learner:
+    """Return the learner of the model, optimizer and defense named."""
+    if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+      raise ValueError(f"--learning_rate={self.learning_rate} must be positive")
+    model = parse_call(
+      self.model, mixdef.models.CATALOGUE, "model", num_classes=data.num_classes
+    )
+    optimizer = parse_call(
+      self.optimizer, OPTIMIZERS, "optimizer", learning_rate=self.learning_rate
+    )
+    return mixdef.classifier(model, optimizer, mixdef.parse(self.defense))
+
+  @property
+  def passes(self) -> int:
+    """Epochs to train."""
+    return min(self.epochs, 12) if self.quick else self.epochs
+
+
+_HELP = {
+  "out": "run folder; run again with the same one to resume. Default: in runs/",
+  "seed": "of everything random",
+  "dataset": f"one of {', '.join(sorted(mixdef.data.CATALOGUE))}",
+  "data_dir": "where the raw files lie. Default: $MIXDEF_DATA, or ./data",
+  "num_records": "use this many records, drawn by the seed. Default: all",
+  "standardize": "subtract the mean and divide by the deviation, per feature",
+  "model": f"one of {', '.join(mixdef.models.CATALOGUE)}, as 'mlp(256, 128)'",
+  "defense": "'none' or parts joined by |, as 'adamixup|weight_decay(1e-4)'",
+  "optimizer": f"one of {', '.join(OPTIMIZERS)}, as 'sgd(momentum=0.9)'",
+  "learning_rate": "of the optimizer",
+  "epochs": "passes over the training records",
+  "batch_size": "records a step sees on average",
+  "reference": "records kept aside as the defender's own",
+  "quick": "a small run to see that everything works",
+  "num_shadows": "models to train, each on a random half of the records",
+  "strategy": "vmap, scan, loop, or auto: measure and choose",
+  "memory_gb": "what the models in training may take. Default: 60% of what is free",
+}
+
+
+def define_flags(kind: type[Settings]) -> None:
+  """Define a flag for every field of a settings class, and `--protocol`."""
+  make = {
+    bool: flags.DEFINE_boolean,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+  }
+  for field in dataclasses.fields(kind):
+    make[type(field.default)](field.name, field.default, _HELP[field.name])
+  flags.DEFINE_enum(
+    "protocol", None, list(PROTOCOLS), "settings of a paper; flags given beside it win"
+  )
+
+
+def from_flags(kind: type[Settings]) -> Settings:
+  """Read the settings back from the command line."""
+  values = {f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(kind)}
+  for name, value in PROTOCOLS.get(flags.FLAGS.protocol, {}).items():
+    if not flags.FLAGS[name].present:
+      values[name] = value
+  return kind(**values)

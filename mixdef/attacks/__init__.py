@@ -1,0 +1,76 @@
+"""Membership-inference attacks: functions from signals to scores, larger = member."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from mixdef.attacks.lira import (
+  OFFICIAL,
+  lira_coverage,
+  lira_global,
+  lira_offline,
+  lira_offline_fixed,
+  lira_offline_two_sided,
+  lira_online,
+  lira_online_fixed,
+)
+from mixdef.attacks.per_record import statistics
+from mixdef.attacks.signals import Signals, leave_one_out
+from mixdef.attacks.thresholds import confidence, gap, loss_threshold
+
+CATALOGUE: dict[str, Callable[..., np.ndarray]] = {
+  "gap": gap,
+  "loss_threshold": loss_threshold,
+  "confidence": confidence,
+  "lira_online": lira_online,
+  "lira_online_fixed": lira_online_fixed,
+  "lira_offline": lira_offline,
+  "lira_offline_fixed": lira_offline_fixed,
+  "lira_offline_two_sided": lira_offline_two_sided,
+  "lira_global": lira_global,
+}
+
+ALIASES = {"yeom": "loss_threshold"}
+
+
+def resolve(name: str) -> Callable[..., np.ndarray]:
+  """Return the attack of the catalogue with this name or alias.
+
+  Args:
+    name: a key of `CATALOGUE` or `ALIASES`.
+
+  Returns:
+    `attack(signals, *, target, ...) -> scores [N]`.
+
+  Raises:
+    ValueError: if there is no such attack.
+
+  >>> resolve("yeom").__name__
+  'loss_threshold'
+  """
+  canonical = ALIASES.get(name, name)
+  if canonical not in CATALOGUE:
+    known = ", ".join([*CATALOGUE, *ALIASES])
+    raise ValueError(f"unknown attack {name!r}; choose from {known}")
+  return CATALOGUE[canonical]
+
+
+__all__ = [
+  "ALIASES",
+  "CATALOGUE",
+  "OFFICIAL",
+  "Signals",
+  "confidence",
+  "gap",
+  "leave_one_out",
+  "lira_coverage",
+  "lira_global",
+  "lira_offline",
+  "lira_offline_fixed",
+  "lira_offline_two_sided",
+  "lira_online",
+  "lira_online_fixed",
+  "loss_threshold",
+  "resolve",
+  "statistics",
+]

@@ -1,0 +1,125 @@
+"""One Gaussian a record and query, fitted to the models in or out of the record."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from mixdef.attacks.signals import Signals
+
+FLOOR = 1e-4
+"""Smallest variance of a record, as a share of the pooled variance."""
+
+_BLOCK = 2**17  # elements worked on at once: 1 MiB of float64, which stays in cache
+
+
+class Gaussians(NamedTuple):
+  """Fits of N records and Q queries.
+
+  Attributes:
+    centre: [N, Q], NaN where no model was available.
+    variance: [N, Q], positive.
+    pooled: [Q], the pooled within-record variance.
+    count: int [N], models in each fit.
+    floored: bool [N], True where the record's own variance was raised to the floor.
+  """
+
+  centre: np.ndarray
+  variance: np.ndarray
+  pooled: np.ndarray
+  count: np.ndarray
+  floored: np.ndarray
+
+  def z(self, values: np.ndarray) -> np.ndarray:
+    """Return (values - centre) / std, [N, Q]."""
+    return (values - self.centre) / np.sqrt(self.variance)
+
+  def log_density(self, values: np.ndarray) -> np.ndarray:
+    """Return log N(values; centre, variance), [N, Q]."""
+    return -0.5 * (np.log(2 * np.pi * self.variance) + self.z(values) ** 2)
+
+
+def fit_references(
+  signals: Signals,
+  target: int,
+  *,
+  member: bool,
+  score: str,
+  centre: str,
+  ddof: int,
+  fixed: bool,
+  spare: np.ndarray | None = None,
+) -> Gaussians:
+  """Fit every record on the reference models that did, or did not, train on it.
+
+      pooled_q = mean_i Var_k(phi_ikq) over audited records i with two models or more
+
+  A record with one model has no variance and takes the pooled one. A record's own
+  variance is at least `FLOOR` times the pooled one.
+
+  Args:
+    signals: of S models.
+    target: the attacked model, left out whatever its membership.
+    member: fit the models that trained on the record, or those that did not.
+    score: "phi" or "hinge".
+    centre: "mean" or "median".
+    ddof: 0 or 1; the variance is about the mean, over count - ddof.
+    fixed: give every record the pooled variance.
+    spare: [Q] pooled variance to use where this side has none or it is 0; default 1.
+
+  Returns:
+    The `Gaussians`.
+
+  Raises:
+    ValueError: for an option outside the values above.
+  """
+  signals.check_model("target", target)
+  if score not in ("phi", "hinge"):
+    raise ValueError(f"score={score!r}; choose phi or hinge")
+  if centre not in ("mean", "median"):
+    raise ValueError(f"centre={centre!r}; choose mean or median")
+  if ddof not in (0, 1):
+    raise ValueError(f"ddof={ddof!r}; choose 0 or 1")
+  chosen = signals.keep == member
+  chosen[target] = False
+  count = chosen.sum(0)
+  values = signals.statistic(score)
+  middle, own = _moments(values, chosen, median=centre == "median", ddof=ddof)
+  usable = signals.audited & (count > 1)
+  pooled = own[usable].mean(0) if usable.any() else np.zeros(values.shape[2])
+  pooled = np.where(pooled > 0, pooled, 1.0 if spare is None else spare)
+  alone = (count < 2)[:, None]
+  floored = ~alone & (own < FLOOR * pooled)
+  variance = np.where(alone | fixed, pooled, np.maximum(own, FLOOR * pooled))
+  return Gaussians(middle, variance, pooled, count, floored.any(1))
+
+
+def _moments(
+  values: np.ndarray, chosen: np.ndarray, *, median: bool, ddof: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Return centre (NaN if no model) and variance (0 if fewer than two), [N, Q]."""
+  models, records, queries = values.shape
+  centre = np.empty((records, queries))
+  variance = np.empty((records, queries))
+  # Blocks of near-equal size: numpy sums a lone last record in another order, and then
+  # equal records would not get equal scores.
+  blocks = -(-records * models * queries // _BLOCK)
+  edges = np.linspace(0, records, min(blocks, records) + 1).astype(int)
+  for rows in map(slice, edges[:-1], edges[1:]):
+    x, use = values[:, rows], chosen[:, rows, None]
+    count = use.sum(0)
+    mean = (x * use).sum(0) / np.maximum(count, 1)
+    squares = (np.square(x - mean) * use).sum(0)
+    variance[rows] = squares / np.maximum(count - ddof, 1)
+    centre[rows] = np.where(
+      count > 0, _median(x, use, count) if median else mean, np.nan
+    )
+  return centre, variance
+
+
+def _median(x: np.ndarray, use: np.ndarray, count: np.ndarray) -> np.ndarray:
+  """Return the median over the used models, +inf where there are none."""
+  ranked = np.sort(np.where(use, x, np.inf), axis=0)
+  count = np.broadcast_to(count, x.shape[1:])[None]
+  low = np.take_along_axis(ranked, np.maximum(count - 1, 0) // 2, axis=0)[0]
+  high = np.take_along_axis(ranked, count // 2, axis=0)[0]
+  return (low + high) / 2

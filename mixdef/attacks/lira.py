@@ -1,0 +1,270 @@
+"""Likelihood-ratio attacks: the target's output against a Gaussian of each record.
+
+For record i and query q, N(mu_in, s_in^2) is fitted to the outputs of the reference
+models that trained on i and N(mu_out, s_out^2) to those of the others. The target never
+enters a fit. A record's score is the mean over queries.
+
+Options shared by the attacks:
+  score: "phi" (logit-scaled confidence) or "hinge" (margin). Taking the better of the
+    two on the audited labels is a selection; report both or fix one.
+  centre, ddof: mean and 1 by default; `**OFFICIAL` gives the official code's median
+    and 0.
+
+Degenerate records, counted by `lira_coverage`:
+  fewer than two models on a side: the side's pooled variance.
+  no model in: the online score is undefined; the offline z is used.
+  no model out: the score is NaN, which the metrics exclude and count.
+
+Reference: Carlini, Chien, Nasr, Song, Terzis, Tramer, "Membership Inference Attacks
+From First Principles", 2022, arXiv 2112.03570.
+"""
+
+import numpy as np
+
+from mixdef.attacks.gaussians import Gaussians, fit_references
+from mixdef.attacks.signals import Signals
+
+OFFICIAL = {"centre": "median", "ddof": 0}
+"""Options of the official code."""
+
+
+def lira_online(
+  signals: Signals,
+  *,
+  target: int,
+  score: str = "phi",
+  centre: str = "mean",
+  ddof: int = 1,
+) -> np.ndarray:
+  """Score by the log-likelihood ratio of in and out, one variance a record.
+
+      log N(phi; mu_in, s_in^2) - log N(phi; mu_out, s_out^2)
+
+  Args:
+    signals: of S >= 3 models to be useful; 64 or more are customary.
+    target: index of the attacked model.
+    score: "phi" or "hinge".
+    centre: "mean" or "median".
+    ddof: 0 or 1.
+
+  Returns:
+    Scores [N] in nats; NaN where no reference is out, or not audited.
+
+  Deviation: the official code adds 1e-30 to the standard deviation, which turns equal
+    reference values into a spike; here the variance is floored at 1e-4 of the pooled
+    within-record variance.
+
+  >>> phi = np.array([[2.5, 2, 3, 4, 3, 0, 1, -1, 0]]).T
+  >>> keep = np.array([[0, 1, 1, 1, 1, 0, 0, 0, 0]], dtype=bool).T
+  >>> lira_online(Signals.from_phi(phi, keep), target=0).round(6)
+  array([4.5])
+  """
+  return _online(signals, target, score, centre, ddof, fixed=False)
+
+
+def lira_online_fixed(
+  signals: Signals,
+  *,
+  target: int,
+  score: str = "phi",
+  centre: str = "mean",
+  ddof: int = 1,
+) -> np.ndarray:
+  """Score as `lira_online` with one variance a side, for few reference models.
+
+      s_in^2 = mean_i Var_{k in IN_i} phi_ik,   s_out^2 = mean_i Var_{k in OUT_i} phi_ik
+
+  Args:
+    signals: of S >= 3 models to be useful.
+    target: index of the attacked model.
+    score: "phi" or "hinge".
+    centre: "mean" or "median".
+    ddof: 0 or 1.
+
+  Returns:
+    Scores [N] in nats; NaN where no reference is out, or not audited.
+
+  Deviation: the official code takes one standard deviation over records and models,
+    which includes the spread between records, and takes the out one from in data.
+  """
+  return _online(signals, target, score, centre, ddof, fixed=True)
+
+
+def lira_offline(
+  signals: Signals,
+  *,
+  target: int,
+  score: str = "phi",
+  centre: str = "mean",
+  ddof: int = 1,
+  combine: str = "z",
+) -> np.ndarray:
+  """Score by the one-sided test against the out models, Eq. 4.
+
+      Lambda = 1 - Pr[Z > phi], Z ~ N(mu_out, s_out^2);   z = (phi - mu_out)/s_out
+
+  Args:
+    signals: of S >= 2 models; only models without the record are read.
+    target: index of the attacked model.
+    score: "phi" or "hinge".
+    centre: "mean" or "median".
+    ddof: 0 or 1.
+    combine: mean over queries of "z", or of "log_sf", -log Pr[Z > phi]. They rank
+      alike for one query. The tail is a log survival function: nothing ties at 1.
+
+  Returns:
+    Scores [N], strictly increasing in phi; NaN where no reference is out, or not
+    audited.
+
+  Deviation: the official code computes the two-sided density, which calls records far
+    below mu_out members; that is `lira_offline_two_sided`.
+
+  >>> phi = np.array([[2.5, 0, 1, -1, 0]]).T
+  >>> signals = Signals.from_phi(phi, np.zeros((5, 1), dtype=bool))
+  >>> lira_offline(signals, target=0).round(6)
+  array([3.061862])
+  >>> lira_offline(signals, target=0, combine="log_sf").round(6)
+  array([6.812606])
+  """
+  return _offline(signals, target, score, centre, ddof, combine, fixed=False)
+
+
+def lira_offline_fixed(
+  signals: Signals,
+  *,
+  target: int,
+  score: str = "phi",
+  centre: str = "mean",
+  ddof: int = 1,
+  combine: str = "z",
+) -> np.ndarray:
+  """Score as `lira_offline` with the pooled out variance; ranks as phi - mu_out.
+
+  Args:
+    signals: of S >= 2 models; only models without the record are read.
+    target: index of the attacked model.
+    score: "phi" or "hinge".
+    centre: "mean" or "median".
+    ddof: 0 or 1.
+    combine: mean over queries of "z" or "log_sf".
+
+  Returns:
+    Scores [N]; NaN where no reference is out, or not audited.
+  """
+  return _offline(signals, target, score, centre, ddof, combine, fixed=True)
+
+
+def lira_offline_two_sided(
+  signals: Signals,
+  *,
+  target: int,
+  score: str = "phi",
+  centre: str = "mean",
+  ddof: int = 1,
+) -> np.ndarray:
+  """Score by `-log N(phi; mu_out, s_out^2)`, as the official offline code does.
+
+  For comparison with published numbers: it also calls members the records whose phi
+  is far below mu_out.
+
+  Args:
+    signals: of S >= 2 models; only models without the record are read.
+    target: index of the attacked model.
+    score: "phi" or "hinge".
+    centre: "mean" or "median".
+    ddof: 0 or 1.
+
+  Returns:
+    Scores [N] in nats; NaN where no reference is out, or not audited.
+  """
+  out = fit_references(
+    signals, target, member=False, score=score, centre=centre, ddof=ddof, fixed=False
+  )
+  surprise = -out.log_density(signals.statistic(score)[target])
+  return signals.only_audited(surprise.mean(1))
+
+
+def lira_global(signals: Signals, *, target: int, score: str = "phi") -> np.ndarray:
+  """Score by phi of the target alone (query 0); ranks as `loss_threshold`.
+
+  Args:
+    signals: any.
+    target: index of the attacked model.
+    score: "phi" or "hinge".
+
+  Returns:
+    Scores [N]; NaN where not audited.
+  """
+  signals.check_model("target", target)
+  return signals.only_audited(signals.statistic(score)[target, :, 0])
+
+
+def lira_coverage(signals: Signals, *, target: int) -> dict[str, int]:
+  """Count the audited records whose Gaussians are not fitted in the plain way.
+
+  Args:
+    signals: with phi.
+    target: index of the attacked model.
+
+  Returns:
+    pooled_in, pooled_out: records with one model on that side, given pooled variance;
+    offline: no model in, but some out; excluded: no model out (score NaN);
+    floored_in, floored_out: records whose own variance was raised to the floor.
+
+  >>> signals = Signals.from_phi([[0.], [1.], [2.]], [[True], [True], [False]])
+  >>> counts = lira_coverage(signals, target=0)
+  >>> counts["pooled_in"], counts["pooled_out"], counts["excluded"]
+  (1, 1, 0)
+  """
+  inside, out = _pair(signals, target, "phi", "mean", 1, fixed=False)
+  masks = {
+    "pooled_in": inside.count == 1,
+    "pooled_out": out.count == 1,
+    "offline": (inside.count == 0) & (out.count > 0),
+    "excluded": out.count == 0,
+    "floored_in": inside.floored,
+    "floored_out": out.floored,
+  }
+  return {name: int((mask & signals.audited).sum()) for name, mask in masks.items()}
+
+
+def _pair(
+  signals: Signals, target: int, score: str, centre: str, ddof: int, *, fixed: bool
+) -> tuple[Gaussians, Gaussians]:
+  options = {"score": score, "centre": centre, "ddof": ddof, "fixed": fixed}
+  out = fit_references(signals, target, member=False, **options)
+  inside = fit_references(signals, target, member=True, spare=out.pooled, **options)
+  return inside, out
+
+
+def _online(
+  signals: Signals, target: int, score: str, centre: str, ddof: int, *, fixed: bool
+) -> np.ndarray:
+  inside, out = _pair(signals, target, score, centre, ddof, fixed=fixed)
+  phi = signals.statistic(score)[target]
+  ratio = inside.log_density(phi) - out.log_density(phi)
+  both = np.where((inside.count > 0)[:, None], ratio, out.z(phi))
+  return signals.only_audited(both.mean(1))
+
+
+def _offline(
+  signals: Signals,
+  target: int,
+  score: str,
+  centre: str,
+  ddof: int,
+  combine: str,
+  *,
+  fixed: bool,
+) -> np.ndarray:
+  if combine not in ("z", "log_sf"):
+    raise ValueError(f"combine={combine!r}; choose z or log_sf")
+  out = fit_references(
+    signals, target, member=False, score=score, centre=centre, ddof=ddof, fixed=fixed
+  )
+  z = out.z(signals.statistic(score)[target])
+  if combine == "log_sf":
+    from scipy.special import log_ndtr
+
+    z = -log_ndtr(-z)
+  return signals.only_audited(z.mean(1))

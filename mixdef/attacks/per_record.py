@@ -1,0 +1,164 @@
+"""Per-record statistics of a model's outputs, in float64 on the host.
+
+Every function takes logits or log-probabilities `f [..., K]` (the statistics do not
+change when a constant is added to a row) and the true labels, and returns one number
+per record. `phi`, `hinge` and `correct` grow with membership; `loss` shrinks.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+HIDDEN = float(np.log(np.finfo(np.float32).smallest_subnormal))
+"""Log-probability, below the row's largest, that stands for an entry of -inf: -103.28,
+the smallest positive float32."""
+
+
+def loss(f: ArrayLike, labels: ArrayLike) -> np.ndarray:
+  """Return the cross-entropy `l = LSE(f) - f_y`; see `statistics` for the arguments.
+
+  >>> float(loss(np.log([.7, .2, .1]), 0).round(6))
+  0.356675
+  """
+  return statistics(f, labels)["loss"]
+
+
+def phi(f: ArrayLike, labels: ArrayLike) -> np.ndarray:
+  """Return the logit-scaled confidence `f_y - LSE_{k != y} f_k`; see `statistics`.
+
+  >>> float(phi([40., 0., 0.], 0).round(6))
+  39.306853
+  """
+  return statistics(f, labels)["phi"]
+
+
+def hinge(f: ArrayLike, labels: ArrayLike) -> np.ndarray:
+  """Return the margin `f_y - max_{k != y} f_k`; see `statistics` for the arguments.
+
+  >>> float(hinge(np.log([.7, .2, .1]), 2).round(6))
+  -1.94591
+  """
+  return statistics(f, labels)["hinge"]
+
+
+def correct(f: ArrayLike, labels: ArrayLike) -> np.ndarray:
+  """Return 1.0 where `argmax f = y` (first index on ties), else 0.0.
+
+  >>> correct([[1., 1., 0.], [1., 1., 0.]], [0, 1])
+  array([1., 0.])
+  """
+  return statistics(f, labels)["correct"]
+
+
+def confidence(f: ArrayLike, labels: ArrayLike) -> np.ndarray:
+  """Return the probability of the true class, `p_y = exp(-l)`.
+
+  It rounds to exactly 1.0 above phi of about 37, so rank records by `phi` or `-loss`.
+
+  >>> float(confidence(np.log([.7, .2, .1]), 1).round(6))
+  0.2
+  """
+  return np.exp(-loss(f, labels))
+
+
+def statistics(log_probs: ArrayLike, labels: ArrayLike) -> dict[str, np.ndarray]:
+  """Compute phi, hinge, loss and correctness of a block of outputs.
+
+      phi = f_y - LSE_{k != y} f_k = log p_y - log(1 - p_y),   loss = log(1 + e^-phi)
+      hinge = f_y - max_{k != y} f_k,                correct = 1[argmax f = y]
+
+  The loss in this form is LSE(f) - f_y without its cancellation, so records that the
+  model is nearly sure of keep their order instead of tying at 0.
+
+  Args:
+    log_probs: [..., K] logits or log-probabilities of K >= 2 classes, any float type,
+      never written to. An entry of -inf is a probability that the model does not show
+      or that underflowed; it is read as `HIDDEN` = -103.28 below the row's largest
+      entry, or as the row's lowest finite entry if that is lower. So phi stays finite
+      and no hidden class overtakes a shown one. From probabilities p, pass log p.
+    labels: integers in 0..K-1, broadcast against the leading axes.
+
+  Returns:
+    {"phi", "hinge", "loss", "correct"}, each float64 of the leading shape.
+
+  Raises:
+    ValueError: for NaN, +inf, a row of only -inf, or labels outside 0..K-1.
+
+  Deviation: official LiRA adds 1e-45 inside both logs of a probability, which bends
+    every phi below -100; here only the entries that are exactly 0 are replaced.
+
+  Reference: Carlini, Chien, Nasr, Song, Terzis, Tramer, "Membership Inference Attacks
+    From First Principles", 2022, arXiv 2112.03570.
+
+  >>> s = statistics(np.log([.7, .2, .1]), 1)
+  >>> {name: round(float(value), 6) for name, value in s.items()}
+  {'phi': -1.386294, 'hinge': -1.252763, 'loss': 1.609438, 'correct': 0.0}
+  """
+  f = _finite_rows(log_probs)
+  label = _label_column(labels, f)
+  f_y = np.take_along_axis(f, label, axis=-1)[..., 0]
+  hit = f.argmax(-1) == label[..., 0]
+  np.put_along_axis(f, label, -np.inf, axis=-1)
+  runner_up = f.max(-1)
+  f -= runner_up[..., None]
+  others = np.log(np.exp(f, out=f).sum(-1))
+  margin = f_y - runner_up
+  scaled = margin - others
+  return {
+    "phi": scaled,
+    "hinge": margin,
+    "loss": loss_of_phi(scaled),
+    "correct": hit.astype(np.float64),
+  }
+
+
+def loss_of_phi(values: np.ndarray) -> np.ndarray:
+  """Return the loss `log(1 + e^-phi)` that belongs to phi.
+
+  >>> float(loss_of_phi(np.array(0.847298)).round(6))
+  0.356675
+  """
+  return np.logaddexp(0.0, -values)
+
+
+def refuse(name: str, bad: np.ndarray, what: str, fix: str) -> None:
+  """Raise a ValueError with the count and first position where `bad` holds.
+
+  Args:
+    name: how the caller calls the array.
+    bad: bool array, True where the array is unusable.
+    what: the unusable value, for the message.
+    fix: what the caller can do.
+
+  Raises:
+    ValueError: if any entry of `bad` is True.
+  """
+  if bad.any():
+    first = [int(i) for i in np.unravel_index(bad.argmax(), bad.shape)]
+    raise ValueError(f"{name} has {int(bad.sum())} {what}, the first at {first}; {fix}")
+
+
+def _finite_rows(log_probs: ArrayLike) -> np.ndarray:
+  """Copy the outputs to float64 with row maximum 0 and every entry finite."""
+  f = np.array(log_probs, dtype=np.float64)
+  if f.ndim == 0 or f.shape[-1] < 2:
+    raise ValueError(f"log_probs have shape {f.shape}; pass [..., K] with K >= 2")
+  refuse("log_probs", np.isnan(f), "NaN", "the model diverged or its input is broken")
+  refuse("log_probs", np.isposinf(f), "+inf", "pass logits or log-probabilities")
+  largest = f.max(-1, keepdims=True)
+  refuse("log_probs", np.isneginf(largest[..., 0]), "rows of -inf", "show one class")
+  f -= largest
+  hidden = np.isneginf(f)
+  if hidden.any():
+    lowest = np.where(hidden, HIDDEN, f).min(-1, keepdims=True)
+    f = np.where(hidden, lowest, f)
+  return f
+
+
+def _label_column(labels: ArrayLike, f: np.ndarray) -> np.ndarray:
+  """Return the labels as [..., 1] indices into the last axis of f."""
+  labels = np.asarray(labels)
+  if not np.issubdtype(labels.dtype, np.integer):
+    raise ValueError(f"labels are {labels.dtype}; pass integer classes")
+  outside = (labels < 0) | (labels >= f.shape[-1])
+  refuse("labels", outside, f"values outside 0..{f.shape[-1] - 1}", "relabel them")
+  return np.broadcast_to(labels, f.shape[:-1])[..., None]

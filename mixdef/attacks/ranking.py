@@ -1,0 +1,101 @@
+"""Sorting scores into a ROC, with ties that move together. Nothing is interpolated."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Roc(NamedTuple):
+  """Counts at every distinct score, from the highest down.
+
+  Attributes:
+    threshold: [T] distinct scores, descending; the decision is `score >= threshold`.
+    tp: [T] members at or above the threshold; the last entry is the number of members.
+    fp: [T] non-members at or above it; the last entry is the number of non-members.
+  """
+
+  threshold: np.ndarray
+  tp: np.ndarray
+  fp: np.ndarray
+
+
+def descending(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Sort scores from the highest down and find where each run of equal ones ends.
+
+  Args:
+    scores: [N] without NaN; +inf, -inf and -0.0 = 0.0 are ties like any other.
+
+  Returns:
+    order [N] and the index in that order of the last record of each run [T].
+
+  >>> descending(np.array([1., 3., 1.]))[1]
+  array([0, 2])
+  """
+  order = np.argsort(-scores)
+  ranked = scores[order]
+  return order, np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
+
+
+def roc(scores: np.ndarray, member: np.ndarray) -> Roc:
+  """Count members and non-members at or above every observed score.
+
+  Args:
+    scores: [N] without NaN.
+    member: bool [N] with both values present.
+
+  Returns:
+    The `Roc`.
+
+  >>> roc(np.array([.9, .8, .8]), np.array([True, True, False])).fp
+  array([0, 1])
+  """
+  order, ends = descending(scores)
+  tp = np.cumsum(member[order])[ends]
+  return Roc(scores[order[ends]], tp, ends + 1 - tp)
+
+
+def best_threshold(scores: np.ndarray, member: np.ndarray) -> float:
+  """Find the observed score that maximises (TPR + TNR)/2, in O(n log n).
+
+  Args:
+    scores: [N] without NaN, larger = member; the decision is `score >= threshold`.
+    member: bool [N] with both values present.
+
+  Returns:
+    The threshold; of equally good ones the lowest.
+
+  >>> best_threshold(np.array([1., 2., 3.]), np.array([False, True, True]))
+  2.0
+  """
+  threshold, tp, fp = roc(scores, member)
+  # Whole numbers, so that equally good thresholds compare equal.
+  gain = tp * fp[-1] - fp * tp[-1]
+  return float(threshold[::-1][gain[::-1].argmax()])
+
+
+def highest_tpr(
+  tp: np.ndarray, fp: np.ndarray, fpr: float, *, strict: bool = False
+) -> float:
+  """Return the largest TPR over the thresholds whose FPR is at most `fpr`.
+
+  Args:
+    tp: [T] members at or above each threshold, thresholds descending.
+    fp: [T] non-members likewise; whole numbers or sums of whole weights.
+    fpr: in [0, 1].
+    strict: ask for an FPR below `fpr` instead.
+
+  Returns:
+    The TPR; 0 where only the threshold +inf is allowed.
+
+  >>> highest_tpr(np.array([1, 2, 2]), np.array([0, 1, 2]), .5)
+  1.0
+  """
+  members, nonmembers = tp[-1], fp[-1]
+  allowed = math.floor(fpr * nonmembers) + 1
+  # fpr * n0 rounds (.29 * 100 < 29), but a count over n0 equals the literal it stands
+  # for, so the comparison is made on the quotient.
+  while allowed / nonmembers > fpr or (strict and allowed / nonmembers >= fpr):
+    allowed -= 1
+  position = int(np.searchsorted(fp, allowed, side="right"))
+  return float(tp[position - 1] / members) if position else 0.0

@@ -1,0 +1,31 @@
+"""How well an attack does, with its uncertainty."""
+
+from mixdef.audit.figures import (
+  FPR_GRID,
+  auc,
+  balanced_accuracy,
+  clopper_pearson,
+  gap_attack_accuracy,
+  max_balanced_accuracy,
+  resolvable,
+  shadow_thresholds,
+  tpr_at_fpr,
+)
+from mixdef.audit.intervals import bootstrap_records
+from mixdef.audit.plots import roc_plot
+from mixdef.audit.summary import summarize
+
+__all__ = [
+  "FPR_GRID",
+  "auc",
+  "balanced_accuracy",
+  "bootstrap_records",
+  "clopper_pearson",
+  "gap_attack_accuracy",
+  "max_balanced_accuracy",
+  "resolvable",
+  "roc_plot",
+  "shadow_thresholds",
+  "summarize",
+  "tpr_at_fpr",
+]

@@ -1,0 +1,261 @@
+"""Figures of merit of an attack. No ROC is interpolated and ties move together.
+
+Scores and membership may be [N] (one target) or [S, N] (pooled targets). NaN scores
+are left out; `excluded` counts them.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mixdef.attacks import ranking
+
+FPR_GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
+"""The false-positive rates a report shows by default."""
+
+
+def scored_pairs(scores: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+  """Flatten scores and membership, without the pairs whose score is NaN.
+
+  Args:
+    scores: [N] or [S, N], larger = member.
+    member: bool of the same shape.
+
+  Returns:
+    scores float64 [P] and member bool [P].
+
+  Raises:
+    ValueError: if shapes differ, member is not bool, or one class is missing.
+  """
+  scores, member = np.asarray(scores, dtype=np.float64), np.asarray(member)
+  if scores.shape != member.shape:
+    raise ValueError(f"scores have shape {scores.shape}, member {member.shape}")
+  if member.dtype != np.bool_:
+    raise ValueError(f"member is {member.dtype}; pass bool, True = member")
+  scored = ~np.isnan(scores)
+  scores, member = scores[scored], member[scored]
+  if not member.any() or member.all():
+    raise ValueError(
+      f"{int(member.sum())} members and {int((~member).sum())} non-members have a "
+      "score; at least one of each is needed"
+    )
+  return scores, member
+
+
+def excluded(scores: ArrayLike) -> int:
+  """Count the scores that are NaN."""
+  return int(np.isnan(np.asarray(scores, dtype=np.float64)).sum())
+
+
+def auc(scores: ArrayLike, member: ArrayLike) -> float:
+  """Return the area under the ROC, with mid-ranks for ties.
+
+  A value below 0.5 is returned as it is: flipping the sign would be a selection.
+
+  Args:
+    scores: [N] or [S, N], larger = member.
+    member: bool of the same shape.
+
+  Returns:
+    Pr[score of a member > that of a non-member] + Pr[equal]/2, in [0, 1].
+
+  >>> auc([.9, .8, .8, .1], [True, True, False, False])
+  0.875
+  """
+  curve = ranking.roc(*scored_pairs(scores, member))
+  return area(curve.tp, curve.fp)
+
+
+def area(tp: np.ndarray, fp: np.ndarray) -> float:
+  """Return the area under the ROC of cumulative (weighted) counts.
+
+  >>> area(np.array([1, 2]), np.array([0, 2]))
+  0.75
+  """
+  tp, fp = np.asarray(tp, dtype=np.float64), np.asarray(fp, dtype=np.float64)
+  trapezoids = fp[0] * tp[0] + (fp[1:] - fp[:-1]) @ (tp[1:] + tp[:-1])
+  return float(trapezoids / (2 * tp[-1] * fp[-1]))
+
+
+def tpr_at_fpr(
+  scores: ArrayLike, member: ArrayLike, fpr: float, *, strict: bool = False
+) -> float:
+  """Return the largest TPR over the thresholds whose empirical FPR is at most `fpr`.
+
+  The threshold is picked on the evaluated labels, so this describes the ROC, not what
+  an attacker would reach.
+
+  Args:
+    scores: [N] or [S, N], larger = member.
+    member: bool of the same shape.
+    fpr: in [0, 1].
+    strict: ask for an FPR below `fpr`, as the official LiRA code does.
+
+  Returns:
+    The TPR, in [0, 1].
+
+  Raises:
+    ValueError: if fpr is not in [0, 1].
+
+  >>> scores = [.9, .8, .7, .1, .95, .6, .5, .4]
+  >>> member = [True] * 4 + [False] * 4
+  >>> [tpr_at_fpr(scores, member, f) for f in (0, .24, .25, .5)]
+  [0.0, 0.0, 0.75, 0.75]
+  """
+  if not 0 <= fpr <= 1:
+    raise ValueError(f"fpr={fpr}; pass a rate in [0, 1], not a percentage")
+  curve = ranking.roc(*scored_pairs(scores, member))
+  return ranking.highest_tpr(curve.tp, curve.fp, fpr, strict=strict)
+
+
+def resolvable(num_nonmembers: int, fpr: float) -> bool:
+  """Return whether an FPR rests on ten expected false positives or more.
+
+  >>> resolvable(10_000, .001), resolvable(5_000, .001)
+  (True, False)
+  """
+  return round(num_nonmembers * fpr, 9) >= 10
+
+
+def clopper_pearson(
+  successes: int, trials: int, *, confidence: float = 0.95
+) -> tuple[float, float]:
+  """Return the exact interval of a binomial rate.
+
+      lo = Beta^-1(a/2; k, n-k+1),   hi = Beta^-1(1-a/2; k+1, n-k),   a = 1 - confidence
+
+  Guarantee: covers at the stated rate for independent trials. Pairs of a record with
+    many targets are not independent: use `bootstrap_records` there.
+
+  Args:
+    successes: k, 0 to n.
+    trials: n, at least 1.
+    confidence: in (0, 1).
+
+  Returns:
+    (lo, hi), with lo = 0 at k = 0 and hi = 1 at k = n.
+
+  Raises:
+    ValueError: if k, n or confidence is out of range.
+
+  >>> [round(bound, 5) for bound in clopper_pearson(25, 25_000)]
+  [0.00065, 0.00148]
+  """
+  if not 0 <= successes <= trials or trials < 1:
+    raise ValueError(
+      f"successes={successes}, trials={trials}; pass 0 <= k <= n, n >= 1"
+    )
+  if not 0 < confidence < 1:
+    raise ValueError(f"confidence={confidence}; pass a rate in (0, 1)")
+  from scipy.special import betaincinv
+
+  tail = (1 - confidence) / 2
+  failures = trials - successes
+  low = betaincinv(successes, failures + 1, tail) if successes else 0.0
+  high = betaincinv(successes + 1, failures, 1 - tail) if failures else 1.0
+  return float(low), float(high)
+
+
+def shadow_thresholds(scores: ArrayLike, member: ArrayLike) -> np.ndarray:
+  """Find for each target the best threshold of the next one, (s + 1) mod S.
+
+  This is what an attacker can do: run the attack with a shadow model as pseudo-target,
+  whose membership it knows, and keep the threshold.
+
+  Guarantee: in leave-one-out scores the pseudo-target's references include the target,
+    so one number per target depends weakly on its labels.
+
+  Args:
+    scores: [S, N] of S >= 2 targets, larger = member.
+    member: bool [S, N].
+
+  Returns:
+    Thresholds [S] that maximise (TPR + TNR)/2 on the pseudo-target.
+
+  Raises:
+    ValueError: if there are not two targets.
+
+  >>> shadow_thresholds([[1., 3.], [2., 4.]], [[False, True], [False, True]])
+  array([4., 3.])
+  """
+  if np.ndim(scores) != 2 or len(scores) < 2:
+    raise ValueError(
+      f"scores have shape {np.shape(scores)}; a shadow threshold needs [S, N], S >= 2"
+    )
+  own = [
+    ranking.best_threshold(*scored_pairs(*row))
+    for row in zip(scores, member, strict=True)
+  ]
+  return np.roll(own, -1)
+
+
+def balanced_accuracy(
+  scores: ArrayLike, member: ArrayLike, *, threshold: ArrayLike | None = None
+) -> float:
+  """Return (TPR + TNR)/2 of the decision `score >= threshold`.
+
+  Args:
+    scores: [N] or [S, N], larger = member.
+    member: bool of the same shape.
+    threshold: a number, or [S] with one for each target; default `shadow_thresholds`,
+      which never looks at the evaluated target's labels.
+
+  Returns:
+    Balanced accuracy over all pairs, in [0, 1]; the advantage is twice it minus 1.
+
+  >>> balanced_accuracy([.9, .2, .6, .1], [True, True, False, False], threshold=.5)
+  0.5
+  >>> balanced_accuracy([[1., 3.], [2., 4.]], [[False, True], [False, True]])
+  0.75
+  """
+  if threshold is None:
+    threshold = shadow_thresholds(scores, member)
+  limits = np.asarray(threshold, dtype=np.float64)
+  if limits.ndim:
+    limits = limits[:, None]
+  called = np.asarray(scores, dtype=np.float64) >= limits
+  _, truth = scored_pairs(scores, member)
+  called = called[~np.isnan(np.asarray(scores, dtype=np.float64))]
+  return float((called[truth].mean() + 1 - called[~truth].mean()) / 2)
+
+
+def max_balanced_accuracy(scores: ArrayLike, member: ArrayLike) -> float:
+  """Return the largest balanced accuracy over all thresholds.
+
+  Optimistic: the threshold is picked on the evaluated labels, as in the official LiRA
+  code. `balanced_accuracy` is what an attacker can reach.
+
+  Args:
+    scores: [N] or [S, N], larger = member.
+    member: bool of the same shape.
+
+  Returns:
+    max over thresholds of (TPR + TNR)/2, in [0.5, 1].
+
+  >>> max_balanced_accuracy([.9, .2, .6, .1], [True, True, False, False])
+  0.75
+  """
+  scores, member = scored_pairs(scores, member)
+  threshold = ranking.best_threshold(scores, member)
+  return balanced_accuracy(scores, member, threshold=threshold)
+
+
+def gap_attack_accuracy(train_accuracy: float, test_accuracy: float) -> float:
+  """Return the balanced accuracy of the gap attack, 1/2 + (train - test)/2.
+
+  Args:
+    train_accuracy: of the members, in [0, 1].
+    test_accuracy: of the non-members, in [0, 1].
+
+  Returns:
+    The accuracy every attack on the same model is read against.
+
+  Raises:
+    ValueError: if a rate is outside [0, 1].
+
+  >>> gap_attack_accuracy(1.0, 0.75)
+  0.625
+  """
+  for name, rate in (("train", train_accuracy), ("test", test_accuracy)):
+    if not 0 <= rate <= 1:
+      raise ValueError(f"{name}_accuracy={rate}; pass a fraction in [0, 1]")
+  return 0.5 + (train_accuracy - test_accuracy) / 2

@@ -1,0 +1,15 @@
+"""Data sets, their readers, and the subsets that models are trained on."""
+
+from mixdef.data.catalogue import CATALOGUE, load
+from mixdef.data.dataset import Dataset, to_float
+from mixdef.data.subsets import splits, subsets, validate_keep
+
+__all__ = [
+  "CATALOGUE",
+  "Dataset",
+  "load",
+  "splits",
+  "subsets",
+  "to_float",
+  "validate_keep",
+]

@@ -1,0 +1,101 @@
+"""Every data set by its canonical name."""
+
+import difflib
+import os
+import pathlib
+
+from mixdef.data import bundled, cifar, idx, synthetic, tables, tfds
+
+
+def load(name, *, data_dir=None):
+  """Return a data set of the catalogue.
+
+  Looks for the official raw files under `data_dir`, then for a set that TensorFlow
+  Datasets prepared there, then lets TensorFlow Datasets download and prepare it.
+
+  Args:
+    name: a key of `CATALOGUE`; names with the prefix `synthetic_` are simulated.
+    data_dir: folder of the raw files. None takes the environment variable MIXDEF_DATA,
+      or else the folder `data` under the current one.
+
+  Returns:
+    A `Dataset`.
+
+  Raises:
+    ValueError: the name is unknown, or a file is damaged.
+    FileNotFoundError: the files are missing; the line names files, folder and command.
+
+  >>> load("digits")
+  Dataset(digits: 1,797 x (8, 8, 1) float32, 10 classes, 0 reference, test none)
+  """
+  if name not in CATALOGUE:
+    close = difflib.get_close_matches(name, CATALOGUE, n=3, cutoff=0.5)
+    raise ValueError(
+      f"no data set {name!r}; close: {', '.join(close or sorted(CATALOGUE))}; for your"
+      " own arrays use Dataset.from_arrays(x, y)"
+    )
+  if data_dir is None:
+    data_dir = os.environ.get("MIXDEF_DATA") or "data"
+  return CATALOGUE[name](pathlib.Path(data_dir).expanduser())
+
+
+def _idx(name):
+  def read(data_dir):
+    official = f"{idx.NAMES[0]} and its three siblings in {data_dir / name}"
+    return idx.read(data_dir, name) or tfds.read(data_dir, name, official=official)
+
+  return read
+
+
+def _cifar10(data_dir):
+  folder = "cifar-10-batches-bin"
+  return (
+    cifar.read_binary(
+      data_dir,
+      "cifar10",
+      folder=folder,
+      names=cifar.CIFAR10_NAMES,
+      label_bytes=1,
+      num_classes=10,
+    )
+    or cifar.read_sheets(data_dir)
+    or tfds.read(
+      data_dir,
+      "cifar10",
+      official=f"data_batch_1.bin to test_batch.bin in {data_dir / folder}",
+    )
+  )
+
+
+def _cifar100(data_dir):
+  folder = "cifar-100-binary"
+  return cifar.read_binary(
+    data_dir,
+    "cifar100",
+    folder=folder,
+    names=cifar.CIFAR100_NAMES,
+    label_bytes=2,
+    num_classes=100,
+  ) or tfds.read(
+    data_dir, "cifar100", official=f"train.bin and test.bin in {data_dir / folder}"
+  )
+
+
+CATALOGUE = {
+  "digits": lambda data_dir: bundled.digits(),
+  "synthetic_memorize": lambda data_dir: synthetic.synthetic_memorize(),
+  "synthetic_clusters": lambda data_dir: synthetic.synthetic_clusters(),
+  "mnist": _idx("mnist"),
+  "fashion_mnist": _idx("fashion_mnist"),
+  "cifar10": _cifar10,
+  "cifar100": _cifar100,
+  "stl10": lambda data_dir: tfds.read(data_dir, "stl10"),
+  "celeba": lambda data_dir: tfds.read(data_dir, "celeba"),
+  "lfw": bundled.lfw,
+  "location30": lambda data_dir: tables.read_packed(
+    data_dir, "location30", num_classes=30
+  ),
+  "diabetes130_top100dx": lambda data_dir: tables.read_packed(
+    data_dir, "diabetes130_top100dx", num_classes=100
+  ),
+}

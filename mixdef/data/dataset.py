@@ -1,0 +1,224 @@
+"""The data set: arrays and what is known about their rows."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from mixdef.data import validate
+from mixdef.data.seeds import stream
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+  """Hold the records that models are trained on, and nothing about membership.
+
+  Every method is pure and returns a new `Dataset`. The arrays are read-only.
+  Make one of your own arrays with `Dataset.from_arrays`, which validates them.
+
+  Attributes:
+    x: [N, ...] inputs, uint8 images (0..255) or float32.
+    y: [N] int32 labels in [0, num_classes).
+    num_classes: number of classes K.
+    name: canonical name, printed in every report.
+    reference: [N] bool, the defender's own records: never members, never audited.
+      All False by default.
+    test: the official held-out file where the set has one. Never part of N.
+  """
+
+  x: np.ndarray
+  y: np.ndarray
+  num_classes: int
+  name: str = "user"
+  reference: np.ndarray | None = None
+  test: Dataset | None = None
+
+  def __post_init__(self):
+    if self.reference is None:
+      object.__setattr__(self, "reference", np.zeros(len(self.x), bool))
+    for field in ("x", "y", "reference"):
+      frozen = np.asarray(getattr(self, field)).view()
+      frozen.flags.writeable = False
+      object.__setattr__(self, field, frozen)
+    validate.lengths(self.x, self.y, self.reference)
+
+  def __len__(self):
+    return len(self.x)
+
+  def __repr__(self):
+    test = "none" if self.test is None else f"{len(self.test):,}"
+    return (
+      f"Dataset({self.name}: {len(self):,} x {self.x.shape[1:]} {self.x.dtype},"
+      f" {self.num_classes} classes, {int(self.reference.sum()):,} reference,"
+      f" test {test})"
+    )
+
+  @property
+  def audited(self):
+    """Return the records that attacks are scored on, [N] bool."""
+    return ~self.reference
+
+  @classmethod
+  def from_arrays(cls, x, y, *, name="user", test=None, num_classes=None):
+    """Validate arrays and make a `Dataset` of them.
+
+    Args:
+      x: [N, ...] numpy or jax array or nested list, N >= 2, all values finite. uint8
+        is kept and means images of 0..255; every other type becomes float32.
+      y: [N] integers in [0, num_classes).
+      name: str, printed in reports.
+      test: None, a `Dataset`, or a pair (x, y) of held-out records.
+      num_classes: number of classes K; None takes the largest label plus one.
+
+    Returns:
+      A `Dataset` whose `reference` is all False.
+
+    Raises:
+      ValueError: naming the first bad value and the fix.
+
+    >>> data = Dataset.from_arrays([[0.5, 1.0], [2.0, 3.0], [4.0, 5.0]], [0, 1, 1])
+    >>> data
+    Dataset(user: 3 x (2,) float32, 2 classes, 0 reference, test none)
+    """
+    x, y = validate.inputs(x, "x"), validate.labels(y, "y")
+    validate.lengths(x, y)
+    if len(x) < 2:
+      raise ValueError(f"x has {len(x)} record; membership needs at least 2")
+    held_out = test
+    if test is not None and not isinstance(test, Dataset):
+      held_out = _held_out(test, name)
+    every = y if held_out is None else np.concatenate([y, held_out.y])
+    num_classes = int(every.max()) + 1 if num_classes is None else int(num_classes)
+    validate.label_range(y, num_classes, "y")
+    if held_out is not None:
+      validate.label_range(held_out.y, num_classes, "test y")
+      validate.same_records(x, held_out.x)
+      held_out = dataclasses.replace(held_out, num_classes=num_classes)
+    return cls(x, y, num_classes, name, test=held_out)
+
+  def select(self, rows):
+    """Return the records of `rows`, in that order; the held-out file is kept.
+
+    Args:
+      rows: [M] integer indices in [0, N), or [N] bool mask.
+
+    Returns:
+      A `Dataset` of M records.
+
+    Raises:
+      ValueError: `rows` is empty, out of range or of the wrong length.
+    """
+    rows = validate.rows(rows, len(self))
+    return dataclasses.replace(
+      self, x=self.x[rows], y=self.y[rows], reference=self.reference[rows]
+    )
+
+  def with_reference(self, count, *, seed=0):
+    """Mark `count` random records as the defender's own.
+
+    Replaces an earlier marking. These records are never members and never scored.
+
+    Args:
+      count: number of reference records, 0 <= count < N.
+      seed: non-negative int.
+
+    Returns:
+      A `Dataset` with the same records in the same order.
+
+    Raises:
+      ValueError: `count` is out of range.
+    """
+    if not 0 <= count < len(self):
+      raise ValueError(
+        f"reference={count} of {len(self)} records; take 0 <= reference < {len(self)}"
+      )
+    reference = np.zeros(len(self), bool)
+    reference[stream(seed, "reference").permutation(len(self))[:count]] = True
+    return dataclasses.replace(self, reference=reference)
+
+  def split(self, fraction=0.2, *, seed=0):
+    """Hold out a class-stratified random fraction as `test`.
+
+    For sets without an official test file. Each class gives its share to within one
+    record, and the total is round(fraction * N).
+
+    Args:
+      fraction: share of the records to hold out, in (0, 1).
+      seed: non-negative int.
+
+    Returns:
+      A `Dataset` of the remaining records, in their old order, with `test`.
+
+    Raises:
+      ValueError: there is a test file or reference rows already, or one side is empty.
+    """
+    if self.test is not None:
+      raise ValueError(f"{self.name} has a test file already; use it, or drop it first")
+    if self.reference.any():
+      raise ValueError("reference rows are marked already; split, then with_reference")
+    count = round(fraction * len(self))
+    if not 0 < count < len(self):
+      raise ValueError(
+        f"fraction={fraction} holds out {count} of {len(self)} records;"
+        " both sides need at least one"
+      )
+    shuffled = stream(seed, "split").permutation(len(self))
+    by_class = shuffled[np.argsort(self.y[shuffled], kind="stable")]
+    # Equally spaced positions in the list sorted by class stratify it.
+    evenly = (2 * np.arange(count) + 1) * len(self) // (2 * count)
+    held = np.zeros(len(self), bool)
+    held[by_class[evenly]] = True
+    return dataclasses.replace(self.select(~held), test=self.select(held))
+
+  def standardize(self):
+    """Subtract the per-feature mean and divide by the clipped per-feature spread.
+
+    x' = (x - mean) / max(std, 1), on the raw scale (0..255 for uint8), both taken over
+    this file's N records and used for `test` too.
+
+    Returns:
+      A `Dataset` with float32 `x`.
+
+    Deviation: one sibling repository standardizes train and test apart; the statistics
+      of the training file serve both here. On inputs in [0, 1] the clip at 1 leaves
+      only the centring.
+    Reference: methods/protocols.md 2.1 (ML-Leaks preprocessing).
+
+    >>> data = Dataset.from_arrays([[0.0, 0.0], [8.0, 1.0]], [0, 1])
+    >>> data.standardize().x.tolist()
+    [[-1.0, -0.5], [1.0, 0.5]]
+    """
+    mean = self.x.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centred = self.x.astype(np.float32) - mean
+    variance = np.einsum("n...,n...->...", centred, centred, dtype=np.float64)
+    spread = np.sqrt(variance / len(self)).astype(np.float32)
+    scale = np.maximum(spread, np.float32(1))
+    test = self.test
+    if test is not None:
+      test = dataclasses.replace(test, x=(test.x.astype(np.float32) - mean) / scale)
+    return dataclasses.replace(self, x=centred / scale, test=test)
+
+
+def _held_out(test, name):
+  x, y = test
+  x, y = validate.inputs(x, "test x"), validate.labels(y, "test y")
+  validate.lengths(x, y)
+  return Dataset(x, y, int(y.max()) + 1, name)
+
+
+def to_float(x):
+  """Convert inputs to the floats a network reads: the only place that scales images.
+
+  Args:
+    x: [...] numpy or jax array, uint8 (0..255) or float.
+
+  Returns:
+    float32 x / 255 for uint8, else `x` itself. The type is static, so this traces.
+
+  >>> to_float(np.array([0, 51, 255], np.uint8)).tolist()
+  [0.0, 0.20000000298023224, 1.0]
+  """
+  if x.dtype == np.uint8:
+    return x.astype(np.float32) / np.float32(255)
+  return x

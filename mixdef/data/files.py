@@ -1,0 +1,52 @@
+"""Find and open the files of a set under a data folder."""
+
+import zipfile
+
+import numpy as np
+
+
+def find(folders, names):
+  """Return the paths of `names` in the first folder that holds any of them.
+
+  Args:
+    folders: sequence of `pathlib.Path`, in order of preference.
+    names: sequence of file names; each may also be present without its `.gz`.
+
+  Returns:
+    A list of paths as long as `names`, or None if no folder holds one of them.
+
+  Raises:
+    FileNotFoundError: a folder holds some of the files only.
+  """
+  for folder in folders:
+    found = [_either(folder, name) for name in names]
+    if any(found):
+      missing = [name for name, path in zip(names, found, strict=True) if not path]
+      if missing:
+        raise FileNotFoundError(
+          f"{folder} lacks {', '.join(missing)}; put all {len(names)} files there"
+        )
+      return found
+  return None
+
+
+def read_npz(path, keys):
+  """Return {key: array} of an npz file without pickled objects."""
+  try:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+      missing = [key for key in keys if key not in archive]
+      if missing:
+        raise ValueError(f"it has no array {missing[0]!r}")
+      return {key: archive[key] for key in keys}
+  except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    raise ValueError(f"{path} is damaged: {first_line(error)}; get it again") from error
+
+
+def first_line(error):
+  """Return the first line of an error of another library, for a line of ours."""
+  return str(error).split("\n", 1)[0]
+
+
+def _either(folder, name):
+  paths = (folder / name, folder / name.removesuffix(".gz"))
+  return next((path for path in paths if path.is_file()), None)

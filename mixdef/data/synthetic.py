@@ -1,0 +1,93 @@
+"""Sets whose leakage is known in advance: controls for attacks and defenses."""
+
+import numpy as np
+
+from mixdef.data.dataset import Dataset
+from mixdef.data.seeds import stream
+
+
+def synthetic_memorize(
+  num_records=1000, *, num_features=20, num_classes=4, num_test=1000, seed=0
+):
+  """Draw labels that have nothing to do with the inputs: all accuracy is memory.
+
+  x ~ N(0, I), y ~ Uniform{0..K-1}, independent.
+
+  Known leakage: every model has expected accuracy 1/K on records it did not see, so its
+  accuracy A on its members is memory alone and the gap attack has expected balanced
+  accuracy 1/2 + (A - 1/K) / 2. A model that fits its members leaks almost fully; a
+  defense that hides them keeps A at 1/K. The positive control of every attack.
+
+  Args:
+    num_records: N.
+    num_features: D.
+    num_classes: K.
+    num_test: held-out records of the same distribution.
+    seed: non-negative int.
+
+  Returns:
+    A `Dataset` of float32 [N, D].
+
+  >>> data = synthetic_memorize()
+  >>> len(data), data.x.shape, data.num_classes
+  (1000, (1000, 20), 4)
+  """
+  random = stream(seed, "synthetic_memorize")
+  total = num_records + num_test
+  x = random.standard_normal((total, num_features)).astype(np.float32)
+  y = random.integers(num_classes, size=total)
+  return _cut(x, y, num_records, num_classes, "synthetic_memorize")
+
+
+def synthetic_clusters(
+  num_records=1000,
+  *,
+  num_features=20,
+  num_classes=4,
+  separation=8.0,
+  num_test=1000,
+  seed=0,
+):
+  """Draw well separated Gaussian classes: nothing needs to be memorised.
+
+  y ~ Uniform{0..K-1}, x | y ~ N(c e_y, I) with c = separation / sqrt(2), so that any
+  two centres are `separation` apart.
+
+  Known leakage: the best rule errs with probability at most (K-1) Phi(-separation / 2),
+  1e-4 at the defaults, on members and others alike, so a simple model has no accuracy
+  gap and its gap attack stays near 1/2. The negative control: an attack that claims
+  much here has a bug. A large model trained to zero loss can still leak through
+  confidences.
+
+  Args:
+    num_records: N.
+    num_features: D >= K.
+    num_classes: K.
+    separation: distance between two centres, in standard deviations.
+    num_test: held-out records of the same distribution.
+    seed: non-negative int.
+
+  Returns:
+    A `Dataset` of float32 [N, D].
+
+  Raises:
+    ValueError: there are fewer features than classes.
+  """
+  if num_features < num_classes:
+    raise ValueError(
+      f"num_features={num_features} is below num_classes={num_classes};"
+      " each class needs an axis of its own"
+    )
+  random = stream(seed, "synthetic_clusters")
+  total = num_records + num_test
+  y = random.integers(num_classes, size=total)
+  centres = separation / np.sqrt(2) * np.eye(num_classes, num_features)
+  x = centres[y] + random.standard_normal((total, num_features))
+  return _cut(x.astype(np.float32), y, num_records, num_classes, "synthetic_clusters")
+
+
+def _cut(x, y, num_records, num_classes, name):
+  test = (x[num_records:], y[num_records:])
+  return Dataset.from_arrays(
+    x[:num_records], y[:num_records], name=name, test=test, num_classes=num_classes
+  )

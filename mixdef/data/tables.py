@@ -1,0 +1,41 @@
+"""Read tables of binary features whose bits are packed in an npz file."""
+
+import numpy as np
+
+from mixdef.data import files
+from mixdef.data.dataset import Dataset
+
+
+def read_packed(data_dir, name, *, num_classes):
+  """Return the `Dataset` of data_dir/name.npz or data_dir/name/name.npz.
+
+  The file holds `x` (bits packed along axis 1), `n_features` and labels `y`.
+
+  Args:
+    data_dir: `pathlib.Path`.
+    name: canonical name of the set.
+    num_classes: number of classes K.
+
+  Returns:
+    A `Dataset` of float32 zeros and ones without a test file.
+
+  Raises:
+    FileNotFoundError: the file is not there.
+    ValueError: the file is damaged; the line names it.
+  """
+  found = files.find((data_dir, data_dir / name), (f"{name}.npz",))
+  if found is None:
+    raise FileNotFoundError(
+      f"{name}: {data_dir / name}.npz is missing; put it there (arrays x of packed"
+      " bits, n_features, y), or set data_dir or MIXDEF_DATA"
+    )
+  (path,) = found
+  table = files.read_npz(path, ("x", "y", "n_features"))
+  packed, width = table["x"], int(table["n_features"])
+  if packed.dtype != np.uint8 or packed.ndim != 2 or packed.shape[1] != -(-width // 8):
+    raise ValueError(
+      f"{path} is damaged: x is {packed.dtype} {packed.shape}, but {width} features"
+      f" pack into {-(-width // 8)} bytes a record"
+    )
+  x = np.unpackbits(packed, axis=1, count=width).astype(np.float32)
+  return Dataset.from_arrays(x, table["y"], name=name, num_classes=num_classes)

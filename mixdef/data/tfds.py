@@ -1,0 +1,144 @@
+"""Read sets that TensorFlow Datasets has prepared; reading needs no TensorFlow."""
+
+import importlib.util
+import io
+from typing import NamedTuple
+
+import numpy as np
+
+from mixdef.data.dataset import Dataset
+from mixdef.data.files import first_line
+
+
+class Source(NamedTuple):
+  """Say where a set lies in TensorFlow Datasets and how its examples are read.
+
+  Attributes:
+    builder: name of the set there.
+    num_classes: number of classes K.
+    image: pixels [H, W, C] uint8 -> [H', W', C] uint8, or None to keep them.
+    label: example -> int.
+  """
+
+  builder: str
+  num_classes: int
+  image: object = None
+  label: object = lambda example: example["label"]
+
+
+def _celeba_image(pixels):
+  import PIL.Image
+
+  top, left = (pixels.shape[0] - 128) // 2, (pixels.shape[1] - 128) // 2
+  face = PIL.Image.fromarray(pixels[top : top + 128, left : left + 128])
+  return np.asarray(face.resize((64, 64), PIL.Image.Resampling.BILINEAR))
+
+
+SOURCES = {
+  "mnist": Source("mnist", 10),
+  "fashion_mnist": Source("fashion_mnist", 10),
+  "cifar10": Source("cifar10", 10),
+  "cifar100": Source("cifar100", 100),
+  "stl10": Source("stl10", 10),
+  # Centre crop 128, 64 x 64, condition Male: methods/generative.md 2.3.
+  "celeba": Source(
+    "celeb_a", 2, _celeba_image, lambda example: int(example["attributes"]["Male"])
+  ),
+}
+
+
+def read(data_dir, name, *, official=""):
+  """Return the prepared set, or let TensorFlow Datasets download and prepare it.
+
+  Looks for data_dir/builder/version in the array_record format, the newest version
+  first. The order is that of the prepared files, which TensorFlow Datasets shuffles: it
+  is not the order of the official files, so membership matrices do not carry over.
+
+  Args:
+    data_dir: `pathlib.Path`.
+    name: canonical name, a key of `SOURCES`.
+    official: files that would do as well, for the message.
+
+  Returns:
+    A `Dataset` of uint8 images NHWC: the split `train`, with `test` as the test file.
+
+  Raises:
+    FileNotFoundError: nothing is prepared and it cannot be prepared here.
+    ValueError: the prepared set has another format or is damaged.
+  """
+  import tensorflow_datasets as tfds
+
+  source = SOURCES[name]
+  # Preparing leaves folders "incomplete.*" behind when it is interrupted.
+  found = (data_dir / source.builder).glob("[0-9]*.*.*/dataset_info.json")
+  folders = [path.parent for path in found]
+  if not folders:
+    builder = _prepare(data_dir, name, official)
+  else:
+    newest = max(folders, key=lambda folder: tfds.core.Version(folder.name))
+    builder = tfds.builder_from_directory(newest)
+  if builder.info.file_format.value != "array_record":
+    raise ValueError(
+      f"{builder.data_path} holds {builder.info.file_format.value} files, which need"
+      f" TensorFlow; prepare it again: {_command(data_dir, name)} --overwrite"
+    )
+  x, y = _read_split(builder, "train", source)
+  test = _read_split(builder, "test", source)
+  return Dataset.from_arrays(x, y, name=name, test=test, num_classes=source.num_classes)
+
+
+def _prepare(data_dir, name, official):
+  import tensorflow_datasets as tfds
+
+  source = SOURCES[name]
+  wanted = f"neither {official} nor a" if official else "no"
+  advice = (
+    f"{name}: {wanted} prepared set {data_dir / source.builder}/<version> found; set"
+    " data_dir or MIXDEF_DATA to their folder, or run"
+    f" python -m pip install 'mixdef[prepare]' && {_command(data_dir, name)}"
+  )
+  if importlib.util.find_spec("tensorflow") is None:
+    raise FileNotFoundError(advice)
+  try:
+    builder = tfds.builder(
+      source.builder, data_dir=data_dir, file_format="array_record"
+    )
+    builder.download_and_prepare()
+  # Builders raise whatever their sources do: network, quota, checksum, parser errors.
+  except Exception as error:
+    raise FileNotFoundError(
+      f"{advice} (the download failed: {first_line(error)})"
+    ) from error
+  return builder
+
+
+def _command(data_dir, name):
+  return (
+    f"tfds build {SOURCES[name].builder} --data_dir={data_dir}"
+    " --file_format=array_record"
+  )
+
+
+def _read_split(builder, split, source):
+  import PIL.Image
+  import tensorflow_datasets as tfds
+
+  # Decoded here: the decoder of TensorFlow Datasets depends on what is installed.
+  decoders = {"image": tfds.decode.SkipDecoding()}
+  try:
+    examples = builder.as_data_source(split, decoders=decoders)
+    x, y = None, np.empty(len(examples), np.int32)
+    for i, example in enumerate(examples):
+      with PIL.Image.open(io.BytesIO(example["image"])) as image:
+        pixels = np.atleast_3d(np.asarray(image))
+      if source.image:
+        pixels = source.image(pixels)
+      if x is None:
+        x = np.empty((len(examples), *pixels.shape), np.uint8)
+      x[i], y[i] = pixels, source.label(example)
+  except (RuntimeError, OSError, ValueError, KeyError) as error:
+    raise ValueError(
+      f"{builder.data_path} is damaged: split {split!r} does not read"
+      f" ({first_line(error)}); remove the folder and prepare it again"
+    ) from error
+  return x, y

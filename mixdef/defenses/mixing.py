@@ -1,0 +1,118 @@
+"""Mixing records: `mixup`, and what every mixer shares."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from mixdef.defense import Batch, Defense, defense
+from mixdef.defenses.validate import check_choice, check_number, is_static
+
+
+@defense
+def mixup(alpha=1.0, *, per="batch", pairs=False) -> Defense:
+  """Train on convex combinations of two records and of their labels.
+
+  ```
+  x~ = lam x_i + (1 - lam) x_j
+  y~ = lam y_i + (1 - lam) y_j,   lam ~ Beta(alpha, alpha)
+  ```
+
+  The partner j is a uniform permutation of the batch's members. It may leave a record
+  in place, and that row is then unmixed. Padding and reference rows are never mixed.
+
+  Args:
+    alpha: Beta parameter. 1 (the default, used on CIFAR) is uniform, `inf` is lam = 0.5
+      exactly, 0 or less is no mixing. A traced number, of a sweep, is drawn by the
+      general sampler, so its 1 is another stream than the plain 1.
+    per: "batch" draws one lam a step, "record" one a row.
+    pairs: draw both contributors of a row by shuffles of their own. The set of mixed
+      records has the same distribution either way; only the order of the rows differs,
+      which matters to a learner that pairs them with something else.
+
+  Returns:
+    The defense. It fills `Batch.partner` and `Batch.lam`, so that `take` mixes every
+    per-record table alike.
+
+  Guarantee: none. A record touches two rows of a step, so per-example clipping bounds
+    neither, and `chain` refuses it.
+
+  Deviation: fixed points get lam = 1 (unmixed rows are marked alike) [ours].
+
+  Reference: Zhang, Cisse, Dauphin, Lopez-Paz, mixup: Beyond Empirical Risk
+    Minimization, 2018, arXiv 1710.09412.
+
+  >>> str(mixup(0.4, per="record"))
+  "mixup(alpha=0.4, per='record')"
+  """
+  check_number("mixup: alpha", alpha)
+  check_choice("mixup: per", per, ("batch", "record"))
+
+  def batch(batch, state, ctx):
+    del state
+    lam_key, order_key, pair_key = jax.random.split(ctx.key, 3)
+    if pairs:
+      order = shuffle(order_key, batch.weight)
+      batch = jax.tree.map(lambda leaf: leaf[order], batch)
+    shape = batch.weight.shape if per == "record" else ()
+    return mix(
+      batch, shuffle(pair_key, batch.weight), draw_share(lam_key, alpha, shape)
+    )
+
+  off = is_static(alpha) and alpha <= 0
+  return Defense(
+    "",
+    batch=None if off else batch,
+    traits=frozenset({"mix", "cross_example"}),
+  )
+
+
+def draw_share(key, alpha, shape):
+  """Draw lam ~ Beta(alpha, alpha); 0.5 for infinite alpha, 1 for alpha <= 0."""
+  if is_static(alpha) and math.isinf(alpha):
+    return jnp.full(shape, 0.5 if alpha > 0 else 1.0)
+  if is_static(alpha) and alpha == 1:  # Beta's sampler takes seconds to compile
+    return jax.random.uniform(key, shape)
+  usable = (alpha > 0) & jnp.isfinite(alpha)
+  alpha_or_1 = jnp.where(usable, alpha, 1.0)
+  share = jax.random.beta(key, alpha_or_1, alpha_or_1, shape)
+  return jnp.where(usable, share, jnp.where(alpha > 0, 0.5, 1.0))
+
+
+def shuffle(key, weight):
+  """Permute the rows that have weight uniformly; return int [B], identity elsewhere.
+
+  Draws for a batch begin those for a longer one, so padding changes nothing.
+  """
+  rows = jnp.arange(weight.shape[0])
+  valid = weight > 0
+  draws = jnp.where(valid, jax.random.uniform(key, rows.shape), 2.0)
+  return jnp.where(valid, jnp.argsort(draws)[jnp.cumsum(valid) - 1], rows)
+
+
+def mix(batch: Batch, row, lam) -> Batch:
+  """Mix each row with another: lam * row + (1 - lam) * other.
+
+  Args:
+    batch: an unmixed batch.
+    row: int [B], the position of each row's other row; its own is no mixing.
+    lam: scalar or [B], the share of the row itself; 1 is no mixing.
+
+  Returns:
+    The batch with x, y, partner and lam in agreement; unmixed rows have lam = 1 and
+    themselves as partner, whichever of the two made them so.
+  """
+  own = jnp.arange(batch.weight.shape[0])
+  row = jnp.where(lam == 1, own, row)
+  lam = jnp.where(row == own, 1.0, lam).astype(batch.lam.dtype)
+  return batch._replace(
+    x=_blend(batch.x, batch.x[row], lam),
+    y=_blend(batch.y, batch.y[row], lam),
+    partner=batch.index[row],
+    lam=lam,
+  )
+
+
+def _blend(a, b, lam):
+  lam = lam.reshape(lam.shape + (1,) * (a.ndim - 1))
+  return lam * a + (1 - lam) * b

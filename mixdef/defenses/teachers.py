@@ -1,0 +1,103 @@
+"""Defenses that train on another model's answers."""
+
+import jax
+import jax.numpy as jnp
+
+from mixdef.defense import Defense, Stage, defense, take
+from mixdef.defenses.validate import check_choice, check_number
+
+
+@defense
+def distillation(
+  temperature=10.0, *, form="soft", a=0.5, official_scale=False
+) -> Defense:
+  """Train a student on the softened answers of a teacher of the same records.
+
+  With q = softmax(teacher / T) and s_T = softmax(student / T):
+
+  ```
+  soft     loss_i = CE(q_i, s_1)
+  hinton   loss_i = a T^2 KL(q_i || s_T) + (1 - a) CE(y_i, s_1)
+  ```
+
+  The teacher is trained first, on the same members, by the rest of the chain: alone,
+  `distillation` has an undefended teacher.
+
+  Args:
+    temperature: T above 0. 10 is the official one of the hinton form and lies in the
+      published grid of the soft form (1..1000), whose default is not known [ours].
+    form: "soft" or "hinton".
+    a: weight of the teacher in [0, 1]; the hinton form alone reads it.
+    official_scale: divide the KL term by K too, as the official code does by averaging
+      over all entries; the hinton form alone reads it.
+
+  Returns:
+    The defense, with one stage before it.
+
+  Raises:
+    ValueError: for an unknown word or a number out of range; at `init`, if no teacher
+      was trained.
+
+  Guarantee: none of its own. With `dp_sgd` teacher and student both spend budget on the
+    same records, and the two trainings compose.
+
+  Deviation: a mixed row's teacher answer is the mixture of the two records'
+    probabilities. Reference rows keep their own labels.
+
+  Reference: Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015,
+    arXiv 1503.02531; Kaya, Dumitras, 2021 (soft); Chen, Yu, Fritz, 2022, arXiv
+    2207.05801 (hinton).
+
+  >>> str(distillation(4.0, form="hinton"))
+  "distillation(temperature=4.0, form='hinton')"
+  """
+  check_number("distillation: temperature", temperature, above=0)
+  check_number("distillation: a", a, 0, 1)
+  check_choice("distillation: form", form, ("soft", "hinton"))
+
+  def init(key, spec):
+    del key
+    if spec.table is None:
+      raise ValueError(
+        "distillation has no teacher: Spec.table is None; train with fit or fit_many, "
+        "which train the stage before"
+      )
+    return jax.nn.softmax(spec.table / temperature)
+
+  def batch(batch, state, ctx):
+    del ctx
+    member = (batch.weight > 0)[:, None]
+    return batch._replace(y=jnp.where(member, state[batch.index], batch.y))
+
+  def loss(losses, state, ctx, log_probs, batch):
+    del ctx
+    divergence = _kl(take(state, batch), jax.nn.log_softmax(log_probs / temperature))
+    scale = a * temperature**2
+    if official_scale:
+      scale = scale / log_probs.shape[-1]
+    return scale * divergence + (1 - a) * losses
+
+  soft = form == "soft"
+  return Defense(
+    "",
+    before=(Stage(rows=_same_members, table=_only_teacher),),
+    init=init,
+    batch=batch if soft else None,
+    loss=None if soft else loss,
+    traits=frozenset({"table"} if soft else ()),
+  )
+
+
+def _same_members(key, keep, reference):
+  del key, reference
+  return keep[None]
+
+
+def _only_teacher(key, log_probs, rows, keep):
+  del key, rows, keep
+  return log_probs[0]
+
+
+def _kl(q, log_s):
+  """KL(q || s) [B]; entries of q that are 0 add 0."""
+  return (jax.scipy.special.xlogy(q, q) - q * log_s).sum(-1)

@@ -1,0 +1,42 @@
+"""Checks of a defense's arguments; traced numbers, of a sweep, pass unchecked."""
+
+import math
+import numbers
+
+
+def is_static(value) -> bool:
+  """Tell whether `value` is a number known now, not one traced by JAX."""
+  return isinstance(value, numbers.Real)
+
+
+def check_number(what, value, low=-math.inf, high=math.inf, *, above=-math.inf):
+  """Refuse a number outside [low, high], or not greater than `above`.
+
+  Raises:
+    ValueError: with the argument, its value and the range.
+
+  >>> check_number("label_smoothing: epsilon", 1.5, 0, 1)
+  Traceback (most recent call last):
+  ValueError: label_smoothing: epsilon is 1.5; give a number in [0, 1]
+  """
+  if isinstance(value, bool) or not (is_static(value) or hasattr(value, "dtype")):
+    raise ValueError(f"{what} is {value!r}; give a number")
+  if not is_static(value) or (low <= value <= high and value > above):
+    return
+  bounds = f"in [{low:g}, {high:g}]" if math.isfinite(high) else f"of at least {low:g}"
+  if above > low:
+    bounds = f"in ({above:g}, {high:g}]" if math.isfinite(high) else f"above {above:g}"
+  raise ValueError(f"{what} is {value}; give a number {bounds}")
+
+
+def check_count(what, value):
+  """Refuse anything but a positive integer."""
+  if type(value) is not int or value < 1:
+    raise ValueError(f"{what} is {value!r}; give an integer of at least 1")
+
+
+def check_choice(what, value, options):
+  """Refuse a word that is not among `options`."""
+  if value not in options:
+    known = ", ".join(map(repr, options))
+    raise ValueError(f"{what} is {value!r}; it is one of {known}")

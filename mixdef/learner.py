@@ -1,0 +1,301 @@
+"""A `Learner`: model, optimizer and defense as pure functions that `fit` drives."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mixdef.data import to_float
+from mixdef.defense import (
+  Batch,
+  Ctx,
+  Defense,
+  Stage,
+  View,
+  chain,
+  fold_in_name,
+  weighted_mean,
+)
+
+_VIEW_BLOCK = 512  # records a forward pass of an epoch hook holds at once
+
+
+class TrainState(NamedTuple):
+  """Everything one model carries; `stats` holds BatchNorm's running statistics.
+
+  `key` is the model's own: every draw of its training and release comes from it.
+  """
+
+  params: Any
+  stats: Any
+  opt: Any
+  defense: Any
+  key: Any
+
+
+class Learner(NamedTuple):
+  """Pure functions of one model's training; hashable, so programs are cached by it.
+
+  ```
+  init    (key, spec) -> TrainState
+  step    (state, data, rows, ctx) -> (state, metrics)
+  epoch   (state, data, keep, ctx) -> state      None: nothing happens then
+  finish  (state, data, keep, ctx) -> state      None: nothing happens then
+  predict (state, x, *, raw=False) -> log-probabilities [B,K]
+  ```
+
+  `predict` answers as the released model does; `raw=True` skips the release hooks, for
+  metrics and white-box attacks. `before`, `rows` and `traits` are the defense's. `text`
+  says what is trained; a run folder is refused to a learner with another one.
+  """
+
+  init: Callable
+  step: Callable
+  epoch: Callable | None
+  finish: Callable | None
+  predict: Callable
+  before: tuple[tuple[Stage, "Learner"], ...] = ()
+  rows: Callable | None = None
+  traits: frozenset[str] = frozenset()
+  text: str = ""
+
+
+def descend(defense, optimizer, losses_fn, params, opt, state, batch, ctx):
+  """Estimate the gradient, let the defense change it, take one optimizer step.
+
+  Args:
+    defense: a chain.
+    optimizer: optax `GradientTransformation`.
+    losses_fn: `(params, batch, ctx) -> (losses [B], aux)`, not reduced.
+    params: parameters of the model.
+    opt: the optimizer's state.
+    state: the defense's state.
+    batch: the `Batch`, already transformed.
+    ctx: the step's `Ctx`.
+
+  Returns:
+    `(params, opt, state, value, losses [B], aux)`.
+  """
+  estimate = (defense.value_and_grad or _mean_value_and_grad)(losses_fn)
+  (value, (losses, aux)), grads = estimate(params, batch, state, ctx)
+  if defense.grads:
+    grads, state = defense.grads(grads, state, ctx, params)
+  updates, opt = optimizer.update(grads, opt, params)
+  return optax.apply_updates(params, updates), opt, state, value, losses, aux
+
+
+def _mean_value_and_grad(losses_fn):
+  def run(params, batch, state, ctx):
+    del state
+
+    def mean(params):
+      losses, aux = losses_fn(params, batch, ctx)
+      return weighted_mean(losses, batch.weight), (losses, aux)
+
+    return jax.value_and_grad(mean, has_aux=True)(params)
+
+  return run
+
+
+def classifier(
+  model, optimizer, defense: Defense | None = None, *, text: str | None = None
+) -> Learner:
+  """Make the learner of a linen classifier.
+
+  Args:
+    model: linen module whose `__call__(x [B,...])` returns logits [B,K]. It may also
+      take `train` (bool) and `weight` [B] (0 = padding), by keyword.
+    optimizer: optax `GradientTransformation`.
+    defense: a defense or chain; None is undefended.
+    text: names what is trained, for run folders; default the model and the defense's
+      text. The optimizer is not part of it.
+
+  Returns:
+    The `Learner`.
+
+  Raises:
+    ValueError: for a defense that the model cannot carry; at `init`, for a model whose
+      classes differ from the data's or whose BatchNorm cannot be used.
+
+  >>> from mixdef import models
+  >>> learner = classifier(models.mlp(32), optax.adam(1e-3))
+  """
+  defense = chain() if defense is None else chain(defense)
+  model = _with_fields(model, defense)
+  accepted = inspect.signature(type(model).__call__).parameters
+  anything = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+
+  def apply(variables, x, *, train, weight=None, **kwargs):
+    options = {"train": train, "weight": weight}
+    options = {k: v for k, v in options.items() if anything or k in accepted}
+    return model.apply(variables, to_float(x), **options, **kwargs)
+
+  def infer(variables, x):
+    return jax.nn.log_softmax(apply(variables, x, train=False))
+
+  def init(key, spec):
+    example = to_float(spec.example)
+    options = {"train": False} if anything or "train" in accepted else {}
+    variables = dict(model.init(fold_in_name(key, "params"), example, **options))
+    _check_model(infer, variables, spec, defense, anything or "weight" in accepted)
+    spec = spec._replace(variables=variables)
+    params = variables["params"]
+    stats = {name: value for name, value in variables.items() if name != "params"}
+    state = defense.init(fold_in_name(key, "defense"), spec)
+    return TrainState(params, stats, optimizer.init(params), state, key)
+
+  def step(state, data, rows, ctx):
+    batch = _gather(data, rows, infer, _variables(state))
+    if defense.batch:
+      batch = defense.batch(batch, state.defense, ctx)
+
+    def losses_fn(params, batch, ctx):
+      variables = {"params": params, **state.stats}
+      # The first row's id keeps dropout masks of single-record batches apart.
+      key = jax.random.fold_in(fold_in_name(ctx.key, "model"), batch.index[0])
+      logits, stats = apply(
+        variables,
+        batch.x,
+        train=True,
+        weight=batch.weight,
+        rngs={"dropout": key},
+        mutable=list(state.stats),
+      )
+      log_probs = jax.nn.log_softmax(logits)
+      if defense.log_probs:
+        log_probs = defense.log_probs(log_probs, state.defense, ctx, batch)
+      losses = -(batch.y * log_probs).sum(-1)
+      if defense.loss:
+        losses = defense.loss(losses, state.defense, ctx, log_probs, batch)
+      return losses, (log_probs, stats)
+
+    params, opt, defended, value, losses, (log_probs, stats) = descend(
+      defense, optimizer, losses_fn, state.params, state.opt, state.defense, batch, ctx
+    )
+    stats = stats if state.stats else {}
+    if defense.update:
+      variables = {"params": params, **stats}
+      log_probs, losses = jax.lax.stop_gradient((log_probs, losses))
+      defended = defense.update(defended, ctx, losses, log_probs, batch, variables)
+    hits = (log_probs.argmax(-1) == batch.y.argmax(-1)).astype(jnp.float32)
+    metrics = {"loss": value, "accuracy": weighted_mean(hits, batch.weight)}
+    return TrainState(params, stats, opt, defended, state.key), metrics
+
+  def released(state):
+    variables = _variables(state)
+    if defense.release_params:
+      return defense.release_params(variables, state.defense)
+    return variables
+
+  def view(variables, data, keep):
+    def predict(x):
+      return jax.lax.map(
+        lambda record: infer(variables, record[None])[0], x, batch_size=_VIEW_BLOCK
+      )
+
+    return View(variables, predict, data.x, data.y, keep, data.reference)
+
+  def epoch(state, data, keep, ctx):
+    look = view(_variables(state), data, keep)
+    return state._replace(defense=defense.epoch(state.defense, ctx, look))
+
+  def finish(state, data, keep, ctx):
+    look = view(released(state), data, keep)
+    return state._replace(defense=defense.finish(state.defense, ctx, look))
+
+  def predict(state, x, *, raw=False):
+    if raw:
+      return infer(_variables(state), x)
+    log_probs = infer(released(state), x)
+    if defense.release_output:
+      ctx = Ctx(fold_in_name(state.key, "release"), 0, 0, 1)
+      log_probs = defense.release_output(log_probs, state.defense, ctx, x)
+    return log_probs
+
+  return Learner(
+    init=init,
+    step=step,
+    epoch=epoch if defense.epoch else None,
+    finish=finish if defense.finish else None,
+    predict=predict,
+    before=tuple(
+      (stage, classifier(model, optimizer, _stage_defense(stage, defense)))
+      for stage in defense.before
+    ),
+    rows=defense.rows,
+    traits=defense.traits,
+    text=_text(model, defense) if text is None else text,
+  )
+
+
+def _text(model, defense):
+  """Model and defense in words; empty where a part has none."""
+  return (
+    "" if "opaque" in defense.traits else f"{' '.join(repr(model).split())}|{defense}"
+  )
+
+
+def _variables(state):
+  return {"params": state.params, **state.stats}
+
+
+def _stage_defense(stage, defense):
+  """The stage's own defense, or the rest of the chain without its model fields.
+
+  The module already carries those fields.
+  """
+  if stage.defense is not None:
+    return stage.defense
+  return chain(*(p._replace(model=None) for p in defense.parts if not p.before))
+
+
+def _with_fields(model, defense):
+  if not defense.model:
+    return model
+  fields = set(model.__dataclass_fields__)
+  for part in defense.parts:
+    for name in part.model or {}:
+      if name not in fields:
+        raise ValueError(
+          f"{part.name} sets the field {name!r}, which {type(model).__name__} lacks: "
+          f"add it to the module or drop the defense"
+        )
+  return model.clone(**defense.model)
+
+
+def _check_model(infer, variables, spec, defense, takes_weight):
+  classes = jax.eval_shape(infer, variables, spec.example).shape[-1]
+  if classes != spec.num_classes:
+    raise ValueError(
+      f"the model returns {classes} classes, the data have {spec.num_classes}: build "
+      f"it with num_classes={spec.num_classes}"
+    )
+  if "batch_stats" not in variables:
+    return
+  if "per_example" in defense.traits:
+    raise ValueError(
+      "BatchNorm mixes the records of a batch, so per-example clipping bounds nothing: "
+      "use norm='group'"
+    )
+  if not takes_weight:
+    raise ValueError(
+      "a model with BatchNorm must take weight=None and pass mask= to it: padded rows "
+      "would enter its statistics"
+    )
+
+
+def _gather(data, rows, infer, variables):
+  x, y = data.x[rows.index], data.y[rows.index]
+  classes = jax.eval_shape(infer, variables, x[:1]).shape[-1]
+  return Batch(
+    x=to_float(x),
+    y=jax.nn.one_hot(y, classes),
+    index=rows.index,
+    weight=rows.weight,
+    reference=rows.reference,
+    partner=rows.index,
+    lam=jnp.ones_like(rows.weight),
+  )

@@ -1,0 +1,101 @@
+"""Densely connected networks with bottlenecks and compression (DenseNet-BC)."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mixdef.models.layers import (
+  as_images,
+  check_depth,
+  check_fields,
+  check_positive,
+  conv_layer,
+  drop_channels,
+  normalize,
+)
+from mixdef.models.pooling import avg_pool
+
+_BLOCKS = 3
+
+
+class DenseNet(nn.Module):
+  """Three dense blocks with transitions between them; made by `densenet`."""
+
+  depth: int = 22
+  growth: int = 12
+  num_classes: int = 10
+  dropout: float = 0.0
+  spatial_dropout: float = 0.0
+  norm: str = "group"
+  lowering: str = "auto"
+
+  def __post_init__(self):
+    check_depth(self.depth, unit=6, extra=4)
+    check_positive("growth", self.growth)
+    check_fields(self)
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, *, train: bool = False, weight: jax.Array | None = None
+  ) -> jax.Array:
+    """Return logits `[B,K]`; `weight [B]` is 0 for rows outside batch statistics."""
+    conv = conv_layer(self.lowering, bias=self.norm == "none")
+    norm = functools.partial(normalize, norm=self.norm, train=train, weight=weight)
+    x = conv(2 * self.growth, 3)(as_images(x))
+    for block in range(_BLOCKS):
+      for _ in range((self.depth - 4) // 6):
+        y = conv(4 * self.growth, 1)(nn.relu(norm(x)))
+        y = conv(self.growth, 3)(nn.relu(norm(y)))
+        y = drop_channels(y, self.spatial_dropout, train=train)
+        x = jnp.concatenate([x, y], axis=-1)
+      x = nn.relu(norm(x))
+      if block < _BLOCKS - 1:
+        x = avg_pool(conv(x.shape[-1] // 2, 1)(x))
+    x = nn.Dropout(self.dropout)(x.mean((1, 2)), deterministic=not train)
+    return nn.Dense(self.num_classes)(x)
+
+
+def densenet(
+  depth: int = 22,
+  growth: int = 12,
+  *,
+  num_classes: int = 10,
+  dropout: float = 0.0,
+  spatial_dropout: float = 0.0,
+  norm: str = "group",
+  lowering: str = "auto",
+) -> DenseNet:
+  """Make a DenseNet-BC.
+
+  conv 3x3 with 2*growth channels; three blocks of n layers
+  `[x, conv3x3(relu(norm(conv1x1(relu(norm(x))))))]`, the 1x1 with 4*growth channels,
+  the 3x3 with growth; between blocks norm, ReLU, a 1x1 convolution that halves the
+  channels (compression 0.5), mean-pool 2; last norm, ReLU, global mean, dense K. The
+  defaults end in 69 features, as the network of weighted smoothing.
+
+  Args:
+    depth: 6n+4 layers: 22, 40, 100.
+    growth: channels added by each layer, positive.
+    num_classes: K.
+    dropout: rate in [0,1) before the dense layer, in training only.
+    spatial_dropout: rate in [0,1) after each dense layer, of its new channels.
+    norm: "group" (groups = largest divisor of the channels up to 16), "batch" or
+      "none".
+    lowering: how convolutions reach XLA, see `mixdef.models.convolution`.
+
+  Returns:
+    The module; `module.apply(variables, x, train=False)` gives logits `[B,K]`.
+
+  Raises:
+    ValueError: if the depth is not 6n+4 or a field is out of range.
+
+  Deviation: GroupNorm by default, where the paper has BatchNorm, see `resnet`. Where
+  spatial dropout acts is our choice, after the paper's dropout of single values.
+
+  Reference: Huang, Liu, van der Maaten, Weinberger, Densely Connected Convolutional
+  Networks, CVPR 2017, arXiv 1608.06993.
+  """
+  return DenseNet(depth, growth, num_classes, dropout, spatial_dropout, norm, lowering)

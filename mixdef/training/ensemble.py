@@ -1,0 +1,116 @@
+"""What training returns: one `Run`, or an `Ensemble` of S of them."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mixdef.data import Dataset
+from mixdef.learner import Learner, TrainState
+from mixdef.training.plan import Plan
+from mixdef.training.programs import programs
+
+BLOCK = 256  # records per forward pass; one size, so one program and equal answers
+
+
+def predict_in_blocks(predict: Callable, states, values, x) -> np.ndarray:
+  """Answer for x [B,...] in padded blocks of one size: float32 [S,B,K].
+
+  One size means one compiled program, and a record's answer does not depend on which
+  others were asked about.
+  """
+  blocks = []
+  for first in range(0, len(x), BLOCK):
+    block = x[first : first + BLOCK]
+    missing = BLOCK - len(block)
+    if missing:
+      block = np.concatenate([block, np.repeat(np.asarray(block[:1]), missing, 0)])
+    answers = np.asarray(predict(states, values, jnp.asarray(block)))
+    blocks.append(answers[:, : BLOCK - missing])
+  return np.concatenate(blocks, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One trained model: `state`, its members `keep` bool [N], the metrics per epoch."""
+
+  learner: Learner
+  state: TrainState
+  keep: np.ndarray
+  data: Dataset
+  plan: Plan
+  history: list[dict]
+  seconds: float
+
+  def predict(self, x, *, raw: bool = False) -> np.ndarray:
+    """Return the released model's log-probabilities [B,K] for records x [B,...].
+
+    Args:
+      x: records as in the data set: uint8 images or float32.
+      raw: skip the release hooks (averaged weights, masked outputs).
+    """
+    program = programs(self.learner, self.plan, "loop")
+    states = jax.tree.map(lambda leaf: leaf[None], self.state)
+    return predict_in_blocks(program.raw if raw else program.predict, states, {}, x)[0]
+
+  def accuracy(self, x, y) -> float:
+    """Share of records whose most likely class is y, in [0,1]."""
+    return float((self.predict(x).argmax(-1) == np.asarray(y)).mean())
+
+  @property
+  def guarantee(self) -> dict[str, float | None]:
+    """The `epsilon` and `delta` that the defense's own state states, else None."""
+    for part in self.state.defense.values():
+      if isinstance(part, dict) and "epsilon" in part:
+        epsilon = float(part["epsilon"])
+        found = epsilon if math.isfinite(epsilon) else None
+        return {"epsilon": found, "delta": float(part["delta"])}
+    return {"epsilon": None, "delta": None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Ensemble:
+  """S models trained on subsets of the same records; states lead with the axis S.
+
+  `keep` bool [S,N] says who was a member where; `values` holds the hyper-parameters
+  that differ per model. `ensemble[s]` is one `Run`.
+  """
+
+  source: Learner | Callable[..., Learner]
+  values: dict[str, Any]
+  learner: Learner
+  states: TrainState
+  keep: np.ndarray
+  data: Dataset
+  plan: Plan
+  strategy: str
+  history: list[dict]
+  seconds: float
+
+  def __len__(self) -> int:
+    return len(self.keep)
+
+  def __getitem__(self, s: int) -> Run:
+    if not -len(self) <= s < len(self):
+      raise IndexError(f"model {s} of an ensemble of {len(self)}")
+    values = {name: value[s] for name, value in self.values.items()}
+    learner = self.source if isinstance(self.source, Learner) else self.source(**values)
+    state = jax.tree.map(lambda leaf: leaf[s], self.states)
+    return Run(
+      *(learner, state, self.keep[s], self.data, self.plan, self.history, self.seconds)
+    )
+
+  def predict(self, x, *, raw: bool = False) -> np.ndarray:
+    """Return every released model's log-probabilities [S,B,K] for records x [B,...].
+
+    Args:
+      x: records as in the data set: uint8 images or float32.
+      raw: skip the release hooks (averaged weights, masked outputs).
+    """
+    program = programs(self.source, self.plan, self.strategy)
+    predict = program.raw if raw else program.predict
+    return predict_in_blocks(predict, self.states, self.values, x)

@@ -1,0 +1,194 @@
+"""`fit` and `fit_many`: the one train loop, for one model and for S of them."""
+
+import json
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mixdef.data import Dataset, validate_keep
+from mixdef.learner import Learner
+from mixdef.training.ensemble import Ensemble, Run
+from mixdef.training.job import prepare
+from mixdef.training.loop import Loop
+from mixdef.training.programs import STRATEGIES
+from mixdef.training.progress import Progress
+from mixdef.training.store import Store, digest, same_or_refuse
+from mixdef.training.strategy import choose, memory_budget, models_at_once
+
+
+def fit(
+  learner: Learner,
+  data: Dataset,
+  keep=None,
+  *,
+  epochs: int,
+  batch_size: int = 128,
+  seed: int = 0,
+  out: str | pathlib.Path | None = None,
+  progress: bool = False,
+) -> Run:
+  """Train one model.
+
+  Args:
+    learner: what to train.
+    data: the records.
+    keep: bool [N], the members; default every record that is not a reference.
+    epochs: passes over the members.
+    batch_size: members a step sees on average.
+    seed: of everything random.
+    out: folder for checkpoints and metrics.jsonl; an interrupted call resumes from it.
+    progress: show a progress bar (on a terminal) or lines.
+
+  Returns:
+    The `Run`.
+
+  Raises:
+    ValueError: for sizes out of range, a defense that needs reference records, or a
+      folder that holds another run.
+  """
+  keep = ~data.reference if keep is None else np.asarray(keep)
+  ensemble = fit_many(
+    learner,
+    data,
+    keep[None],
+    epochs=epochs,
+    batch_size=batch_size,
+    seed=seed,
+    strategy="loop",
+    out=out,
+    progress=progress,
+  )
+  return ensemble[0]
+
+
+def fit_many(
+  learner: Learner | Callable[..., Learner],
+  data: Dataset,
+  keep,
+  *,
+  epochs: int,
+  batch_size: int = 128,
+  seed: int = 0,
+  strategy: str = "auto",
+  memory_gb: float | None = None,
+  num_members: int | None = None,
+  over: Mapping[str, Any] | None = None,
+  out: str | pathlib.Path | None = None,
+  progress: bool = False,
+) -> Ensemble:
+  """Train S models on S subsets of the same records.
+
+  Args:
+    learner: what to train; with `over`, a function `(**values) -> Learner`.
+    data: the records, on the device once.
+    keep: bool [S,N], the members of each model.
+    epochs: passes over the members.
+    batch_size: members a step sees on average.
+    seed: of everything random; model s draws from its own stream (seed, s).
+    strategy: "vmap", "scan", "loop", or "auto", which measures them and logs which.
+    memory_gb: bound on what the models in training may take; default 60% of what is
+      free. More models than fit are trained in equal chunks.
+    num_members: public size of a training set, from which steps per epoch and the
+      sampling probability follow; default the mean row of `keep`.
+    over: hyper-parameters that differ per model, {name: [S]}.
+    out: folder for checkpoints and metrics.jsonl; an interrupted call resumes from it.
+    progress: show a progress bar (on a terminal) or lines.
+
+  Returns:
+    The `Ensemble`, models in the order of `keep`.
+
+  Raises:
+    ValueError: for sizes out of range, a defense that needs reference records, or a
+      folder that holds another run.
+  """
+  keep = validate_keep(keep, len(data))
+  if strategy not in (*STRATEGIES, "auto"):
+    known = ", ".join((*STRATEGIES, "auto"))
+    raise ValueError(f"strategy={strategy!r} is none of {known}")
+  started = time.monotonic()
+  values = {name: jnp.asarray(value) for name, value in (over or {}).items()}
+  for name, value in values.items():
+    if value.shape[:1] != (len(keep),):
+      raise ValueError(
+        f"over[{name!r}] has shape {value.shape}: give one value for each of the "
+        f"{len(keep)} models"
+      )
+  ids = jnp.arange(len(keep))
+  keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(ids)
+  training = prepare(
+    *(learner, values, data, keep, keys),
+    epochs=epochs,
+    batch_size=batch_size,
+    num_members=num_members,
+  )
+  store = None
+  if out is not None:
+    store = Store(pathlib.Path(out))
+    _sign(store, training, seed)
+  strategy, size = _decide(training, strategy, memory_budget(memory_gb), store)
+  loop = Loop(store, Progress(training.work, unit="epoch", shown=progress))
+  chunks = []
+  for first in range(0, training.count, size):
+    # The last chunk repeats its last model, so that all chunks share one program.
+    rows = np.minimum(np.arange(first, first + size), training.count - 1)
+    states = loop.run(training.take(rows), strategy, f"models-{first:05d}", first)
+    chunks.append(jax.tree.map(lambda leaf, n=training.count - first: leaf[:n], states))
+  loop.progress.close()
+  states = chunks[0]
+  if len(chunks) > 1:
+    states = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *chunks)
+  return Ensemble(
+    source=learner,
+    values=values,
+    learner=training.learner,
+    states=states,
+    keep=keep,
+    data=data,
+    plan=training.plan,
+    strategy=strategy,
+    history=loop.history,
+    seconds=time.monotonic() - started,
+  )
+
+
+def _sign(store, training, seed):
+  """Refuse a folder whose run differs in anything that shapes the states."""
+  learner, data = training.learner, training.data
+  if "opaque" in learner.traits and not learner.text:
+    raise ValueError(
+      "the defense has a part without text, so a resume could mix two runs: name the "
+      "run, classifier(..., text='...'), or train without out="
+    )
+  signature = {
+    "learner": learner.text,
+    "records": digest(data.x, data.y, data.reference),
+    "keep": digest(training.keep),
+    "hyper_parameters": digest(*jax.tree.leaves(training.values)),
+    "seed": seed,
+    "jax": jax.__version__,
+    **training.plan._asdict(),
+  }
+  path = store.folder / "checkpoints" / "signature.json"
+  same_or_refuse(path, signature, fix="Choose another out folder.")
+
+
+def _decide(training, strategy, budget, store):
+  """The strategy and chunk size; a resume uses what the first run decided."""
+  path = store and store.folder / "checkpoints" / "strategy.json"
+  if path and path.exists():
+    decided = json.loads(path.read_text())
+    if strategy in ("auto", decided["strategy"]):
+      return decided["strategy"], decided["models_at_once"]
+  if strategy == "auto":
+    strategy, size = choose(training, budget)
+  else:
+    size = models_at_once(training, strategy, budget)
+  if path:
+    decided = {"strategy": strategy, "models_at_once": size}
+    same_or_refuse(path, decided, fix="Choose another out folder.")
+  return strategy, size

@@ -1,0 +1,120 @@
+"""What S models are trained from, teachers of earlier stages included."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mixdef.defense import Data, fold_in_name, row_keys
+from mixdef.learner import Learner
+from mixdef.training.plan import Plan, make_plan
+from mixdef.training.programs import programs
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+  """S models to train: leaves lead with the axis S, `data` is shared.
+
+  `source` makes the learner from a model's hyper-parameters `values`; `learner` is the
+  first model's. `keep` holds the members, `rows` the records trained on, `teachers` the
+  S*M models of the stage before.
+  """
+
+  source: Learner | Callable
+  learner: Learner
+  values: dict
+  data: Data
+  keep: Any
+  rows: Any
+  keys: Any
+  plan: Plan
+  teachers: "Training | None" = None
+
+  @property
+  def count(self) -> int:
+    """Number of models S."""
+    return len(self.keep)
+
+  @property
+  def work(self) -> int:
+    """Model epochs, the teachers' included."""
+    return self.count * self.plan.epochs + (self.teachers.work if self.teachers else 0)
+
+  def take(self, models) -> "Training":
+    """The training of some of the models, with their teachers."""
+    models = np.asarray(list(models))
+    teachers = self.teachers
+    if teachers:
+      each = self.learner.before[0][0].models
+      teachers = teachers.take((models[:, None] * each + np.arange(each)).ravel())
+    own = (self.values, self.keep, self.rows, self.keys)
+    values, keep, rows, keys = jax.tree.map(lambda leaf: leaf[models], own)
+    return dataclasses.replace(
+      self, values=values, keep=keep, rows=rows, keys=keys, teachers=teachers
+    )
+
+  def zero_table(self):
+    """A table of the right shape [S,N,K], or None when no stage comes before."""
+    if not self.teachers:
+      return None
+    return jnp.zeros((self.count, self.plan.num_records, self.plan.num_classes))
+
+  def abstract(self, count: int):
+    """Shapes of the arguments of `Programs.train` for the first `count` models."""
+    part = self.take(range(count))
+    init = programs(self.source, self.plan, "vmap").init
+    states = jax.eval_shape(init, part.keys, part.zero_table(), part.values, self.data)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    return states, part.values, part.rows, self.data, number, number, number
+
+
+def prepare(source, values, data, keep, keys, *, epochs, batch_size, num_members):
+  """Check what is to be trained and lay it out; arguments as in `fit_many`."""
+  first = {name: value[0] for name, value in values.items()}
+  learner = source if isinstance(source, Learner) else source(**first)
+  if "needs_reference" in learner.traits and not data.reference.any():
+    raise ValueError(
+      "the defense compares members with the defender's own records, and there are "
+      "none: data.with_reference(500), or --reference=500"
+    )
+  if (keep & data.reference).any():
+    raise ValueError("keep selects reference records: they can not be members")
+  device = Data(*map(jnp.asarray, (data.x, data.y, data.reference)))
+  rows = keep = jnp.asarray(keep)
+  if learner.rows:
+    choose_rows = jax.vmap(learner.rows, in_axes=(0, 0, None))
+    rows = choose_rows(fold_keys(keys, "rows"), keep, device.reference)
+  plan = make_plan(
+    *(learner.traits, data, rows),
+    epochs=epochs,
+    batch_size=batch_size,
+    num_members=num_members,
+  )
+  teachers = None
+  if learner.before:
+    ((stage, teacher),) = learner.before
+    each = jnp.arange(stage.models)
+    choose_rows = jax.vmap(stage.rows, in_axes=(0, 0, None))
+    their_rows = choose_rows(fold_keys(keys, "stage"), keep, device.reference)
+    their_keys = jax.vmap(row_keys, in_axes=(0, None))(fold_keys(keys, "teacher"), each)
+    teachers = prepare(
+      teacher if isinstance(source, Learner) else _teacher_of(source),
+      jax.tree.map(lambda leaf: jnp.repeat(leaf, stage.models, 0), values),
+      *(data, np.asarray(their_rows).reshape(-1, len(data)), their_keys.reshape(-1)),
+      epochs=epochs,
+      batch_size=batch_size,
+      num_members=None,
+    )
+  return Training(source, learner, values, device, keep, rows, keys, plan, teachers)
+
+
+def _teacher_of(source):
+  return lambda **values: source(**values).before[0][1]
+
+
+def fold_keys(keys, name):
+  """Derive a stream of that name from each model's key."""
+  return jax.vmap(lambda key: fold_in_name(key, name))(keys)

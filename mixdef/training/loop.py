@@ -1,0 +1,121 @@
+"""The one train loop: epochs over a chunk of models, kept from being lost."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mixdef.training.ensemble import predict_in_blocks
+from mixdef.training.job import Training, fold_keys
+from mixdef.training.programs import programs
+from mixdef.training.progress import Progress
+from mixdef.training.store import Store
+
+_CHECKPOINT_SECONDS = 60.0
+
+
+class Loop:
+  """Train chunks of models, keeping what a kill must not lose."""
+
+  def __init__(self, store: Store | None, progress: Progress):
+    self.store, self.progress, self.history = store, progress, []
+    self._earlier = store.read_metrics() if store else []
+
+  def run(self, training: Training, strategy: str, name: str, first: int):
+    """Train the models of `training` to the end, or load them if that was done."""
+    program = programs(training.source, training.plan, strategy)
+    table = training.zero_table()
+    make = (training.keys, table, training.values, training.data)
+    if self.store and self.store.has(name):
+      self._recall(name, training.plan.epochs)
+      self.progress.resume(training.work)
+      template = jax.eval_shape(program.init, *make)
+      template = jax.eval_shape(
+        *(program.finish, template, training.values, training.keep, training.data)
+      )
+      return self.store.load(name, template)
+    if training.teachers:
+      table = self._table(training, strategy, f"{name}-teachers", first)
+    states = program.init(training.keys, table, training.values, training.data)
+    states, done = self._resumed(states, name)
+    self.progress.resume(done * training.count)
+    saved = time.monotonic()
+    for epoch in range(done, training.plan.epochs):
+      states, row = _one_epoch(program, training, states, epoch)
+      self.history.append({"models": name, **row})
+      self.progress.advance(training.count, loss=row["loss"], accuracy=row["accuracy"])
+      if self.store:
+        self.store.write_metrics(self.history)
+        if time.monotonic() - saved > _CHECKPOINT_SECONDS:
+          self._checkpoint(states, name, epoch + 1)
+          saved = time.monotonic()
+    states = program.finish(states, training.values, training.keep, training.data)
+    if self.store:
+      self.store.save(name, states)
+      for epoch in self.store.epochs(f"{name}-epoch"):
+        self.store.delete(f"{name}-epoch-{epoch}")
+    return states
+
+  def _table(self, training, strategy, name, first):
+    """Train the stage before and condense its outputs into [S,N,K]."""
+    teachers = training.teachers
+    states = self.run(teachers, strategy, name, first)
+    program = programs(teachers.source, teachers.plan, strategy)
+    log_probs = jnp.asarray(
+      predict_in_blocks(program.raw, states, teachers.values, teachers.data.x)
+    )
+    stage, _ = training.learner.before[0]
+    shape = (training.count, stage.models)
+    return jax.vmap(stage.table)(
+      fold_keys(training.keys, "stage"),
+      log_probs.reshape(*shape, *log_probs.shape[1:]),
+      teachers.rows.reshape(*shape, -1),
+      training.keep,
+    )
+
+  def _resumed(self, states, name):
+    """The latest checkpoint of an unfinished chunk, or the fresh states."""
+    epochs = self.store.epochs(f"{name}-epoch") if self.store else []
+    if not epochs:
+      return states, 0
+    self._recall(name, epochs[-1])
+    return self.store.load(f"{name}-epoch-{epochs[-1]}", states), epochs[-1]
+
+  def _recall(self, name, epochs):
+    """Take over the metrics an earlier run wrote up to a checkpoint."""
+    self.history += [
+      row
+      for row in self._earlier
+      if row["models"].startswith(name)
+      and row not in self.history
+      and (row["models"] != name or row["epoch"] < epochs)
+    ]
+
+  def _checkpoint(self, states, name, epoch):
+    self.store.save(f"{name}-epoch-{epoch}", states)
+    for earlier in self.store.epochs(f"{name}-epoch")[:-1]:
+      self.store.delete(f"{name}-epoch-{earlier}")
+
+
+def _one_epoch(program, training, states, epoch):
+  """Train one epoch; returns the states and the row for metrics.jsonl."""
+  started = time.monotonic()
+  steps, number = training.plan.steps_per_epoch, jnp.int32(epoch)
+  states, sums = program.train(
+    *(states, training.values, training.rows, training.data),
+    *(number, jnp.int32(0), jnp.int32(steps)),
+  )
+  if training.learner.epoch:
+    states = program.epoch(
+      states, training.values, training.keep, training.data, number
+    )
+  sums = {name: np.asarray(value, np.float64) for name, value in sums.items()}
+  if sums.pop("overflow").any():
+    raise RuntimeError(
+      f"epoch {epoch}: a batch drew more members than its {training.plan.capacity} "
+      f"places, which happens once in 1e9 trainings: train with another seed"
+    )
+  means = {name: float(value.mean()) / steps for name, value in sums.items()}
+  seconds = round(time.monotonic() - started, 4)
+  return states, {"epoch": epoch, **means, "seconds": seconds}

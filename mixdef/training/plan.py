@@ -1,0 +1,98 @@
+"""The integers of a training: known before it starts, the same for every model."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from mixdef.defense import Data, Spec
+
+
+class Plan(NamedTuple):
+  """Static sizes; hashable, so compiled programs are cached by them.
+
+  Steps per epoch and the sampling probability come from the public `num_members`.
+  `capacity` is how many member rows a step can hold, `reference_rows` how many of the
+  defender's own ride along.
+  """
+
+  num_records: int
+  num_members: int
+  num_classes: int
+  batch_size: int
+  steps_per_epoch: int
+  epochs: int
+  capacity: int
+  reference_rows: int
+  poisson: bool
+
+  @property
+  def probability(self) -> float:
+    """Chance of a member to be in a Poisson batch."""
+    return self.batch_size / self.num_members
+
+  def spec(self, data: Data, table) -> Spec:
+    """What a model of this training is initialised from."""
+    return Spec(
+      example=data.x[:1],
+      variables=None,
+      table=table,
+      num_records=self.num_records,
+      num_members=self.num_members,
+      num_classes=self.num_classes,
+      batch_size=self.batch_size,
+      steps_per_epoch=self.steps_per_epoch,
+      epochs=self.epochs,
+    )
+
+
+def make_plan(traits, data, rows, *, epochs, batch_size, num_members=None) -> Plan:
+  """Derive the sizes of a training.
+
+  Args:
+    traits: the learner's.
+    data: a `Dataset`.
+    rows: bool [S,N], the rows each model trains on.
+    epochs: passes over the members, at least 1.
+    batch_size: members a step sees on average, at least 1.
+    num_members: public size of a training set; default the mean row of `rows`.
+
+  Raises:
+    ValueError: for sizes out of range, and for Poisson batches larger than the data.
+  """
+  for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+    if value < 1:
+      raise ValueError(f"{name}={value} must be at least 1")
+  sizes = np.asarray(rows).sum(1)
+  num_members = num_members or max(1, round(float(sizes.mean())))
+  steps = -(-num_members // batch_size)
+  poisson = "poisson" in traits
+  if poisson and batch_size > num_members:
+    raise ValueError(
+      f"batch_size={batch_size} exceeds the {num_members} members, but Poisson "
+      f"sampling needs a probability of at most 1: lower batch_size"
+    )
+  largest = int(sizes.max())
+  capacity = -(-largest // steps)
+  if poisson:
+    draws = steps * epochs * len(sizes)
+    capacity = _poisson_capacity(largest, batch_size / num_members, draws)
+  num_reference = int(np.asarray(data.reference).sum())
+  riding = "needs_reference" in traits
+  return Plan(
+    num_records=len(data),
+    num_members=num_members,
+    num_classes=data.num_classes,
+    batch_size=batch_size,
+    steps_per_epoch=steps,
+    epochs=epochs,
+    capacity=capacity,
+    reference_rows=-(-num_reference // steps) if riding else 0,
+    poisson=poisson,
+  )
+
+
+def _poisson_capacity(size, probability, draws):
+  """Rows that all but one in 1e9 trainings' Poisson batches fit into."""
+  from scipy import stats
+
+  return int(min(size, stats.binom.isf(1e-9 / draws, size, probability) + 1))

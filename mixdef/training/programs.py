@@ -1,0 +1,135 @@
+"""The compiled programs of a training, one set per learner, plan and strategy."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mixdef.defense import Ctx, fold_in_name
+from mixdef.learner import Learner
+from mixdef.training.batches import epoch_rows
+from mixdef.training.plan import Plan
+
+STRATEGIES = ("vmap", "scan", "loop")
+
+
+class Programs(NamedTuple):
+  """Compiled functions over S models; `values` [S] are hyper-parameters per model.
+
+  ```
+  init    (keys, tables, values, data) -> states
+  train   (states, values, rows [S,N], data, epoch, first, last)
+          -> (states, metrics {name: [S]} summed over the steps first..last-1)
+  epoch   (states, values, keep [S,N], data, epoch) -> states
+  finish  (states, values, keep [S,N], data) -> states
+  predict (states, values, x [B,...]) -> log-probabilities [S,B,K]
+  raw     the same without the release hooks
+  ```
+  """
+
+  init: Callable
+  train: Callable
+  epoch: Callable
+  finish: Callable
+  predict: Callable
+  raw: Callable
+
+
+def over_models(function: Callable, strategy: str, *, shared: int) -> Callable:
+  """Map a function of one model over the leading axis of all but `shared` arguments.
+
+  `vmap` runs the models side by side in one program, `scan` one after another in one
+  program, `loop` one after another from Python. The last `shared` arguments are the
+  same for all models.
+  """
+  if strategy == "vmap":
+
+    def side_by_side(*args):
+      axes = (0,) * (len(args) - shared) + (None,) * shared
+      return jax.vmap(function, in_axes=axes)(*args)
+
+    return jax.jit(side_by_side)
+  if strategy == "scan":
+
+    def in_turn(*args):
+      own, rest = args[:-shared], args[-shared:]
+      return jax.lax.map(lambda one: function(*one, *rest), own)
+
+    return jax.jit(in_turn)
+  compiled = jax.jit(function)
+
+  def loop(*args):
+    own, rest = args[:-shared], args[-shared:]
+    outputs = []
+    for i in range(jax.tree.leaves(own)[0].shape[0]):
+      one = jax.tree.map(lambda leaf, i=i: leaf[i], own)
+      outputs.append(compiled(*one, *rest))
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+
+  return loop
+
+
+@functools.lru_cache(maxsize=32)
+def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
+  """Build the programs of one training.
+
+  Args:
+    source: a learner, or `(**values) -> Learner`, called inside the trace.
+    plan: the static sizes.
+    strategy: one of `STRATEGIES`.
+  """
+  steps = plan.steps_per_epoch
+
+  def learner_of(values):
+    return source if isinstance(source, Learner) else source(**values)
+
+  def ctx(state, name, position, epoch):
+    key = jax.random.fold_in(fold_in_name(state.key, name), position)
+    return Ctx(key, position, epoch, plan.epochs)
+
+  def init(key, table, values, data):
+    return learner_of(values).init(key, plan.spec(data, table))
+
+  def train(state, values, rows, data, epoch, first, last):
+    learner = learner_of(values)
+    key = jax.random.fold_in(fold_in_name(state.key, "order"), epoch)
+    deal = epoch_rows(key, rows, data.reference, plan)
+
+    def one_step(state, i):
+      batch, overflow = deal(i)
+      where = ctx(state, "step", epoch * steps + i, epoch)
+      state, metrics = learner.step(state, data, batch, where)
+      return state, {**metrics, "overflow": overflow.astype(jnp.float32)}
+
+    def body(i, carry):
+      state, metrics = one_step(carry[0], i)
+      return state, jax.tree.map(jnp.add, carry[1], metrics)
+
+    shapes = jax.eval_shape(one_step, state, jnp.int32(0))[1]
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.fori_loop(first, last, body, (state, zeros))
+
+  def epoch_end(state, values, keep, data, epoch):
+    learner = learner_of(values)
+    return learner.epoch(state, data, keep, ctx(state, "epoch", epoch, epoch))
+
+  def finish(state, values, keep, data):
+    learner = learner_of(values)
+    if learner.finish:
+      end = ctx(state, "finish", plan.epochs * steps, plan.epochs)
+      state = learner.finish(state, data, keep, end)
+    return state._replace(opt=())  # nothing trains on: free its memory
+
+  def predict(state, values, x, raw=False):
+    return learner_of(values).predict(state, x, raw=raw)
+
+  return Programs(
+    init=over_models(init, strategy, shared=1),
+    train=over_models(train, strategy, shared=4),
+    epoch=over_models(epoch_end, strategy, shared=2),
+    finish=over_models(finish, strategy, shared=1),
+    predict=over_models(predict, strategy, shared=1),
+    raw=over_models(functools.partial(predict, raw=True), strategy, shared=1),
+  )

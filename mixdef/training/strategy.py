@@ -1,0 +1,106 @@
+"""How the models of an ensemble share the machine: measure and choose."""
+
+import os
+import time
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from mixdef.training.programs import STRATEGIES, programs
+
+_MEASURE_SECONDS = 0.5
+_GIVE_UP = 3.0  # a strategy this many times slower than the best is not timed again
+
+
+def memory_budget(memory_gb: float | None) -> float:
+  """Bytes an ensemble may take: as asked, else 60% of what is free."""
+  if memory_gb is not None:
+    if memory_gb <= 0:
+      raise ValueError(f"memory_gb={memory_gb} must be positive")
+    return memory_gb * 1e9
+  stats = jax.local_devices()[0].memory_stats() or {}
+  if "bytes_limit" in stats:
+    return 0.6 * (stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+  return 0.6 * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def program_bytes(training, strategy: str, count: int) -> float:
+  """Bytes that a training step over `count` models takes under a strategy.
+
+  For `vmap` it is the compiled program's own account, which holds every model's
+  activations; in the other strategies only the states grow with the models.
+  """
+  arguments = training.abstract(count)
+  state_bytes = sum(
+    leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arguments)
+  )
+  if strategy != "vmap":
+    return 3.0 * state_bytes  # before, after, and one stacked copy
+  train = programs(training.source, training.plan, strategy).train
+  analysis = train.lower(*arguments).compile().memory_analysis()
+  return state_bytes + analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+
+
+def models_at_once(training, strategy: str, budget: float) -> int:
+  """Largest number of equal chunks' models whose program fits the budget."""
+  total = training.count
+  size = total
+  while size > 1:
+    needed = program_bytes(training, strategy, size)
+    if needed <= budget:
+      break
+    size = min(size - 1, max(1, int(size * budget / needed)))
+  chunks = -(-total // size)
+  return -(-total // chunks)
+
+
+def choose(training, budget: float) -> tuple[str, int]:
+  """Time each strategy on the first models of a training and take the fastest.
+
+  Returns:
+    The strategy and how many models it holds at once.
+  """
+  if training.count == 1:
+    return "loop", 1
+  seconds, sizes = {}, {}
+  for strategy in STRATEGIES:
+    sizes[strategy] = models_at_once(training, strategy, budget)
+    best = min(seconds.values(), default=float("inf"))
+    seconds[strategy] = _seconds_per_model(training, strategy, sizes[strategy], best)
+  chosen = min(seconds, key=seconds.get)
+  plan = training.plan
+  logging.info(
+    "strategy %s: about %.3g models per minute (ms a step and model: %s)",
+    chosen,
+    60 / (seconds[chosen] * plan.steps_per_epoch * plan.epochs),
+    ", ".join(f"{name} {1e3 * value:.2f}" for name, value in seconds.items()),
+  )
+  return chosen, sizes[chosen]
+
+
+def _seconds_per_model(training, strategy, size, best):
+  """Seconds one step takes per model, the epoch's shuffle spread over its steps."""
+  program = programs(training.source, training.plan, strategy)
+  part = training.take(range(size))
+  states = program.init(part.keys, part.zero_table(), part.values, part.data)
+  steps = training.plan.steps_per_epoch
+
+  def run(count):
+    start = time.perf_counter()
+    zero = jnp.int32(0)
+    jax.block_until_ready(
+      program.train(
+        *(states, part.values, part.rows, part.data, zero, zero, jnp.int32(count))
+      )
+    )
+    return time.perf_counter() - start
+
+  run(1)  # compile
+  shuffle = run(0)
+  first = max(run(1) - shuffle, 1e-6)
+  per_model = (first + shuffle / steps) / size
+  if per_model > _GIVE_UP * best:
+    return per_model
+  count = max(1, min(steps, int(_MEASURE_SECONDS / first)))
+  return ((min(run(count), run(count)) - shuffle) / count + shuffle / steps) / size

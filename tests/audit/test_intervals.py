@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from mixdef.audit import bootstrap_records, figures
+
+
+def tied(seed, targets=4, records=12):
+  rng = np.random.default_rng(seed)
+  keep = rng.random((targets, records)) < 0.5
+  scores = np.round(rng.normal(size=keep.shape) + keep, 0 if seed % 2 else 1)
+  scores[rng.random(keep.shape) < 0.1] = np.nan
+  return scores, keep
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_weighted_bootstrap_equals_a_naive_resample(seed):
+  scores, keep = tied(seed)
+  threshold = np.linspace(-0.5, 1, len(scores))
+  got = bootstrap_records(
+    scores, keep, fprs=(0.1, 0.3), threshold=threshold, resamples=40, seed=seed
+  )
+  rng = np.random.default_rng(seed)
+  records = scores.shape[1]
+  rows = []
+  for _ in range(40):
+    drawn = rng.integers(0, records, records)
+    s, m = scores[:, drawn], keep[:, drawn]
+    scored = ~np.isnan(s)
+    flat, truth = s[scored], m[scored]
+    called = s >= threshold[:, None]
+    rates = [figures.tpr_at_fpr(flat, truth, rate) for rate in (0.1, 0.3)]
+    accuracy = (called[scored & m].mean() + (~called)[scored & ~m].mean()) / 2
+    rows.append([roc_auc_score(truth, flat), *rates, accuracy])
+  expected = np.quantile(rows, [0.025, 0.975], axis=0).T
+  np.testing.assert_allclose(got["auc"], expected[0])
+  np.testing.assert_allclose(got["tpr"][0.1], expected[1])
+  np.testing.assert_allclose(got["tpr"][0.3], expected[2])
+  np.testing.assert_allclose(got["balanced_accuracy"], expected[3])
+
+
+def test_pitfall_134_repeating_targets_does_not_shrink_the_interval():
+  rng = np.random.default_rng(0)
+  keep = rng.random((1, 80)) < 0.5
+  scores = rng.normal(size=(1, 80)) + keep
+  once = bootstrap_records(scores, keep, fprs=(0.1,), resamples=100)
+  often = bootstrap_records(
+    np.tile(scores, (4, 1)), np.tile(keep, (4, 1)), fprs=(0.1,), resamples=100
+  )
+  np.testing.assert_allclose(often["auc"], once["auc"])
+  np.testing.assert_allclose(often["tpr"][0.1], once["tpr"][0.1])
+
+
+def test_auc_interval_covers_the_truth_about_95_percent():
+  truth = stats.norm.cdf(1 / np.sqrt(2))
+  rng = np.random.default_rng(0)
+  covered = 0
+  for _ in range(150):
+    member = rng.random(120) < 0.5
+    scores = rng.normal(size=120) + member
+    low, high = bootstrap_records(scores, member, resamples=150)["auc"]
+    covered += low <= truth <= high
+  # Binomial(150, .95) is below 131 with probability 2e-4.
+  assert 131 <= covered <= 150
+
+
+def test_pitfall_134_dependent_pairs_need_clusters():
+  # The score is a property of the record alone, so 16 targets add no information.
+  rng = np.random.default_rng(1)
+  records, targets = 60, 16
+  missed = {"records": 0, "pairs": 0}
+  for _ in range(40):
+    member = rng.random(records) < 0.5
+    scores = np.tile(rng.normal(size=records), (targets, 1))
+    keep = np.tile(member, (targets, 1))
+    clustered = bootstrap_records(scores, keep, resamples=100)["auc"]
+    loose = bootstrap_records(scores.ravel(), keep.ravel(), resamples=100)["auc"]
+    for name, (low, high) in {"records": clustered, "pairs": loose}.items():
+      missed[name] += not low <= 0.5 <= high
+  assert missed["records"] <= 8
+  assert missed["pairs"] >= 20
+
+
+def test_seed_decides_the_interval():
+  scores, keep = tied(0)
+  first, again, other = (
+    bootstrap_records(scores, keep, resamples=50, seed=seed)["auc"]
+    for seed in (0, 0, 1)
+  )
+  assert first == again
+  assert first != other
+
+
+def test_resamples_of_one_class_are_skipped():
+  low, high = bootstrap_records([1.0, 0.0], [True, False], resamples=50)["auc"]
+  assert (low, high) == (1.0, 1.0)
+
+
+def test_no_resample_is_refused():
+  with pytest.raises(ValueError, match="resamples=0"):
+    bootstrap_records([1.0, 0.0], [True, False], resamples=0)

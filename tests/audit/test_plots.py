@@ -1,0 +1,43 @@
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+from mixdef.audit import figures, roc_plot
+
+
+@pytest.fixture
+def curves():
+  rng = np.random.default_rng(0)
+  keep = rng.random((3, 400)) < 0.5
+  scores = rng.normal(size=keep.shape)
+  return {"strong": (scores + 2 * keep, keep), "weak": (scores[0], keep[0])}
+
+
+def test_png_is_written(curves, tmp_path):
+  roc_plot(curves, tmp_path / "roc.png")
+  assert (tmp_path / "roc.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_svg_names_attacks_auc_and_resolution(curves, tmp_path):
+  roc_plot(curves, tmp_path / "roc.svg")
+  text = (tmp_path / "roc.svg").read_text()
+  ElementTree.fromstring(text)
+  for name, pair in curves.items():
+    assert f"{name} (AUC {figures.auc(*pair):.3f})" in text
+  assert "not resolvable" in text
+
+
+def test_global_matplotlib_state_is_untouched(curves, tmp_path):
+  import matplotlib.pyplot as plt
+
+  before = plt.get_fignums()
+  roc_plot(curves, tmp_path / "roc.png")
+  assert plt.get_fignums() == before
+
+
+def test_unusable_calls_are_refused(curves, tmp_path):
+  with pytest.raises(ValueError, match=r"roc\.pdf"):
+    roc_plot(curves, tmp_path / "roc.pdf")
+  with pytest.raises(ValueError, match="no curve"):
+    roc_plot({}, tmp_path / "roc.png")

@@ -1,0 +1,76 @@
+import json
+
+import numpy as np
+import pytest
+
+from mixdef.audit import FPR_GRID, clopper_pearson, figures, summarize
+
+
+def draw(targets=4, records=300):
+  rng = np.random.default_rng(0)
+  keep = rng.random((targets, records)) < 0.5
+  return rng.normal(size=keep.shape) + keep, keep
+
+
+def test_layout_is_plain_json_and_agrees_with_the_figures():
+  scores, keep = draw()
+  summary = summarize(scores, keep, resamples=50)
+  assert json.loads(json.dumps(summary)) == summary
+  assert list(summary) == [
+    "auc",
+    "auc_ci",
+    "balanced_accuracy",
+    "balanced_accuracy_max",
+    "tpr",
+    "num_members",
+    "num_nonmembers",
+    "excluded",
+  ]
+  assert summary["auc"] == figures.auc(scores, keep)
+  assert summary["auc_ci"][0] < summary["auc"] < summary["auc_ci"][1]
+  assert summary["balanced_accuracy"] == figures.balanced_accuracy(scores, keep)
+  assert summary["balanced_accuracy_max"] >= summary["balanced_accuracy"]
+  assert list(summary["tpr"]) == ["0.001", "0.002", "0.005", "0.01", "0.02", "0.05"]
+
+
+def test_pitfall_141_numbers_carry_their_counts_and_resolution():
+  scores, keep = draw()
+  summary = summarize(scores, keep, resamples=20)
+  assert summary["num_members"] == keep.sum()
+  assert summary["num_nonmembers"] == (~keep).sum()
+  for fpr in FPR_GRID:
+    entry = summary["tpr"][f"{fpr:g}"]
+    assert entry["n_nonmembers"] == (~keep).sum()
+    assert entry["resolvable"] == ((~keep).sum() * fpr >= 10)
+    assert entry["interval"] == "bootstrap_records"
+    assert entry["value"] == figures.tpr_at_fpr(scores, keep, fpr)
+
+
+@pytest.mark.parametrize("row", [0, slice(0, 1)])
+def test_one_target_has_a_clopper_pearson_interval_and_no_shadow(row):
+  scores, keep = (part[row] for part in draw())
+  summary = summarize(scores, keep, fprs=(0.1,), resamples=20)
+  entry = summary["tpr"]["0.1"]
+  members = keep.sum()
+  hits = round(entry["value"] * members)
+  assert entry["ci"] == list(clopper_pearson(hits, int(members)))
+  assert entry["interval"] == "clopper_pearson"
+  assert summary["balanced_accuracy"] is None
+
+
+def test_pitfall_10_nan_and_reference_rows_are_left_out_and_only_nan_counted():
+  scores, keep = draw()
+  plain = summarize(scores[:, 20:], keep[:, 20:], resamples=20)
+  scores[:, :10] = np.nan  # reference rows
+  audited = np.arange(300) >= 10
+  scores[:, 10:20] = np.nan  # undefined scores
+  summary = summarize(scores, keep, audited, resamples=20)
+  assert summary == {**plain, "excluded": 40}
+
+
+def test_unusable_masks_are_refused():
+  scores, keep = draw()
+  with pytest.raises(ValueError, match=r"audited must be bool \[300\]"):
+    summarize(scores, keep, np.ones(300))
+  with pytest.raises(ValueError, match="pass "):
+    summarize(scores[None], keep[None])

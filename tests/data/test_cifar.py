@@ -1,0 +1,122 @@
+import numpy as np
+import PIL.Image
+import pytest
+
+from mixdef.data import load
+from mixdef.data.cifar import CIFAR10_NAMES
+
+
+def _records(count, label_bytes, seed):
+  random = np.random.default_rng(seed)
+  planes = random.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+  labels = random.integers(0, 10, (count, label_bytes), dtype=np.uint8)
+  return planes, labels
+
+
+def _write_binary(folder, names, label_bytes, count=3):
+  folder.mkdir(parents=True)
+  written = []
+  for seed, name in enumerate(names):
+    planes, labels = _records(count, label_bytes, seed)
+    rows = np.concatenate([labels, planes.reshape(count, -1)], axis=1)
+    (folder / name).write_bytes(rows.tobytes())
+    written.append((planes, labels))
+  return written
+
+
+@pytest.mark.parametrize("folder", ["cifar10", "cifar-10-batches-bin"])
+def test_reads_the_official_batches_in_order(tmp_path, folder):
+  written = _write_binary(tmp_path / folder, CIFAR10_NAMES, 1)
+  data = load("cifar10", data_dir=tmp_path)
+  assert (data.x.shape, data.x.dtype) == ((15, 32, 32, 3), np.uint8)
+  assert (len(data.test), data.num_classes) == (3, 10)
+  for i in range(15):
+    planes, labels = written[i // 3]
+    for channel in range(3):
+      np.testing.assert_array_equal(data.x[i, :, :, channel], planes[i % 3, channel])
+    assert data.y[i] == labels[i % 3, 0]
+
+
+def test_cifar100_takes_the_fine_label(tmp_path):
+  names = ("train.bin", "test.bin")
+  written = _write_binary(tmp_path / "cifar-100-binary", names, 2)
+  data = load("cifar100", data_dir=tmp_path)
+  np.testing.assert_array_equal(data.y, written[0][1][:, 1])
+  np.testing.assert_array_equal(data.test.x[..., 2], written[1][0][:, 2])
+  assert data.num_classes == 100
+
+
+def test_a_damaged_batch_is_named(tmp_path):
+  _write_binary(tmp_path / "cifar10", CIFAR10_NAMES, 1)
+  path = tmp_path / "cifar10" / "data_batch_3.bin"
+  raw = path.read_bytes()
+  path.write_bytes(raw[:-1])
+  with pytest.raises(ValueError, match=r"data_batch_3.bin is damaged: 9218 bytes"):
+    load("cifar10", data_dir=tmp_path)
+  path.write_bytes(bytes([200]) + raw[1:])
+  with pytest.raises(ValueError, match=r"data_batch_3.bin .* record 0 has label 200"):
+    load("cifar10", data_dir=tmp_path)
+  path.unlink()
+  with pytest.raises(FileNotFoundError, match=r"lacks data_batch_3.bin"):
+    load("cifar10", data_dir=tmp_path)
+
+
+def _write_sheets(folder, suffix):
+  """Write sheets of one row of 100 tiles; the test sheet is padded by 30."""
+  folder.mkdir(parents=True)
+  random = np.random.default_rng(0)
+  tiles = random.integers(0, 256, (600, 32, 32, 3), dtype=np.uint8)
+  for i, stem in enumerate([*(f"train_{i}" for i in range(5)), "test"]):
+    sheet = np.concatenate(list(tiles[100 * i : 100 * (i + 1)]), axis=1)
+    PIL.Image.fromarray(sheet).save(folder / f"{stem}.{suffix}", lossless=True)
+  labels = random.integers(0, 10, 570).astype(np.uint8)
+  np.savez(folder / "labels.npz", train=labels[:500], test=labels[500:])
+  return tiles[:570], labels
+
+
+@pytest.mark.parametrize("suffix", ["webp", "png"])
+def test_reads_lossless_sheets(tmp_path, suffix):
+  tiles, labels = _write_sheets(tmp_path / "cifar10", suffix)
+  data = load("cifar10", data_dir=tmp_path)
+  np.testing.assert_array_equal(data.x, tiles[:500])
+  np.testing.assert_array_equal(data.test.x, tiles[500:])
+  np.testing.assert_array_equal(np.concatenate([data.y, data.test.y]), labels)
+
+
+def test_a_damaged_sheet_is_named(tmp_path):
+  folder = tmp_path / "cifar10"
+  _write_sheets(folder, "webp")
+  whole = (folder / "train_2.webp").read_bytes()
+  (folder / "train_2.webp").write_bytes(whole[:1000])
+  with pytest.raises(ValueError, match=r"train_2.webp is damaged"):
+    load("cifar10", data_dir=tmp_path)
+  PIL.Image.new("RGB", (3200, 33)).save(folder / "train_2.webp", lossless=True)
+  with pytest.raises(ValueError, match=r"train_2.webp is 33 x 3200 pixels"):
+    load("cifar10", data_dir=tmp_path)
+  PIL.Image.new("RGB", (3200, 64)).save(folder / "train_2.webp", lossless=True)
+  with pytest.raises(ValueError, match="holds 600 train tiles for 500 labels"):
+    load("cifar10", data_dir=tmp_path)
+
+
+def test_damaged_labels_are_named(tmp_path):
+  folder = tmp_path / "cifar10"
+  _write_sheets(folder, "png")
+  (folder / "labels.npz").write_bytes(b"nothing")
+  with pytest.raises(ValueError, match=r"labels.npz is damaged"):
+    load("cifar10", data_dir=tmp_path)
+  np.savez(folder / "labels.npz", train=np.zeros(500, np.uint8))
+  with pytest.raises(
+    ValueError, match=r"labels.npz is damaged: it has no array 'test'"
+  ):
+    load("cifar10", data_dir=tmp_path)
+
+
+def test_real_cifar10(real_data):
+  data = load("cifar10", data_dir=real_data("cifar10"))
+  assert (data.x.shape, data.x.dtype) == ((50_000, 32, 32, 3), np.uint8)
+  assert data.test.x.shape == (10_000, 32, 32, 3)
+  assert data.y[:6].tolist() == [6, 9, 9, 4, 1, 1]
+  assert (np.bincount(data.y) == 5000).all()
+  assert (np.bincount(data.test.y) == 1000).all()
+  # The first pixel of the first training image, the frog.
+  assert data.x[0, 0, 0].tolist() == [59, 62, 63]

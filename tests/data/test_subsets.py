@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+
+from mixdef.data import splits, subsets, validate_keep
+
+
+def test_adding_models_changes_none_that_exist():
+  few, many = subsets(3, 50, seed=5), subsets(9, 50, seed=5)
+  np.testing.assert_array_equal(few, many[:3])
+  assert (subsets(3, 50, seed=6) != few).any()
+  assert (many[0] != many[1]).any()
+
+
+def test_bernoulli_draws_are_independent_halves():
+  keep = subsets(400, 300)
+  five_sigma = 5 * 0.5 / np.sqrt(keep.size)
+  assert abs(keep.mean() - 0.5) < five_sigma
+  assert abs((keep[:, 1:] ^ keep[:, :-1]).mean() - 0.5) < five_sigma
+  assert abs((keep[1:] ^ keep[:-1]).mean() - 0.5) < five_sigma
+
+
+@pytest.mark.parametrize("design", ["bernoulli", "balanced"])
+def test_fraction_is_the_expected_share(design):
+  keep = subsets(51, 2000, design=design, fraction=0.3)
+  assert abs(keep.mean() - 0.3) < 5 * np.sqrt(0.21 / keep.size)
+
+
+def test_balanced_puts_each_record_in_half_of_the_models():
+  keep = subsets(8, 101, design="balanced")
+  np.testing.assert_array_equal(keep.sum(axis=0), 4)
+  assert len(set(keep.sum(axis=1))) > 1
+
+
+@pytest.mark.parametrize("design", ["bernoulli", "balanced"])
+@pytest.mark.parametrize("num_models", [1, 2, 5, 7])
+@pytest.mark.parametrize("num_records", [9, 10, 33])
+def test_pitfall_138_odd_sizes_work(design, num_models, num_records):
+  keep = subsets(num_models, num_records, design=design, seed=1)
+  assert keep.shape == (num_models, num_records)
+  if design == "balanced":
+    counts = keep.sum(axis=0)
+    assert ((counts == num_models // 2) | (counts == -(-num_models // 2))).all()
+
+
+def test_pitfall_138_odd_balanced_design_is_half_on_average():
+  counts = subsets(5, 4000, design="balanced").sum(axis=0)
+  assert abs(counts.mean() - 2.5) < 5 * 0.5 / np.sqrt(4000)
+
+
+@pytest.mark.parametrize("design", ["bernoulli", "balanced"])
+def test_pitfall_52_last_record_is_drawn_like_the_others(design):
+  keep = subsets(4000, 25, design=design)
+  assert (np.abs(keep.mean(axis=0) - 0.5) < 5 * 0.5 / np.sqrt(4000)).all()
+  draws = [splits(7, 2, seed=seed) for seed in range(2000)]
+  last = np.mean([6 in draw for draw in draws])
+  assert abs(last - 6 / 7) < 5 * np.sqrt(6 / 49 / 2000)
+
+
+def test_pitfall_147_subset_sizes_are_never_truncated():
+  sizes = subsets(200, 1000).sum(axis=1)
+  assert sizes.max() - sizes.min() > 20
+  assert 0.6 < sizes.std() / np.sqrt(250) < 1.4
+
+
+@pytest.mark.parametrize("design", ["bernoulli", "balanced"])
+def test_reference_rows_are_never_members(design):
+  eligible = np.arange(40) % 4 > 0
+  keep = subsets(20, 40, design=design, eligible=eligible)
+  assert not keep[:, ~eligible].any()
+  whole = subsets(20, 40, design=design)
+  np.testing.assert_array_equal(keep[:, eligible], whole[:, eligible])
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ({"eligible": np.zeros(6, bool)}, r"keep\[0\] selects 0 records; every model"),
+    (
+      {"eligible": np.ones(5, bool)},
+      r"eligible is bool \(5,\); give a bool mask \[6\]",
+    ),
+    ({"eligible": np.ones(6)}, "eligible is float64"),
+    ({"design": "paired"}, "design='paired'; take one of bernoulli, balanced"),
+    ({"fraction": 0.0}, r"fraction=0\.0; take a share in \(0, 1\]"),
+    ({"num_models": 0}, "num_models=0; take at least 1"),
+  ],
+)
+def test_subsets_refuse_what_cannot_be_trained(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    subsets(**{"num_models": 4, "num_records": 6, **arguments})
+
+
+def test_pitfall_149_four_splits_are_disjoint_and_equal():
+  parts = splits(42_083, 4, size=10_520, seed=2)
+  assert parts.shape == (4, 10_520)
+  assert len(np.unique(parts)) == parts.size
+  assert parts.min() >= 0
+  assert parts.max() < 42_083
+  assert (splits(42_083, 4, size=10_520, seed=3) != parts).any()
+
+
+def test_splits_use_every_record_they_can():
+  assert sorted(splits(12, 4).ravel()) == list(range(12))
+  assert splits(14, 4).shape == (4, 3)
+  with pytest.raises(ValueError, match="4 disjoint parts of 4 do not fit 14"):
+    splits(14, 4, size=4)
+  with pytest.raises(ValueError, match="5 disjoint parts of 0 do not fit 4"):
+    splits(4, 5)
+
+
+@pytest.mark.parametrize(
+  ("keep", "message"),
+  [
+    (np.ones((2, 3)), "keep has type float64; give bool"),
+    (np.ones((2, 4), bool), r"keep has shape \(2, 4\); give \[models, 3\]"),
+    (np.ones(3, bool), r"keep has shape \(3,\)"),
+    (np.ones((0, 3), bool), r"keep has shape \(0, 3\)"),
+    (np.array([[1, 0, 0], [0, 0, 0]], bool), r"keep\[1\] selects 0 records"),
+  ],
+)
+def test_keep_is_checked(keep, message):
+  with pytest.raises(ValueError, match=message):
+    validate_keep(keep, 3)

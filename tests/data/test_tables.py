@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from mixdef.data import load
+
+
+def _write(path, num_features=13):
+  random = np.random.default_rng(0)
+  bits = random.integers(0, 2, (20, num_features), dtype=np.uint8)
+  y = np.arange(20, dtype=np.uint8)
+  np.savez(path, x=np.packbits(bits, axis=1), y=y, n_features=num_features)
+  return bits, y
+
+
+@pytest.mark.parametrize("folder", [".", "location30"])
+def test_unpacks_the_bits(tmp_path, folder):
+  (tmp_path / folder).mkdir(exist_ok=True)
+  bits, y = _write(tmp_path / folder / "location30.npz")
+  data = load("location30", data_dir=tmp_path)
+  assert data.x.dtype == np.float32
+  np.testing.assert_array_equal(data.x, bits)
+  np.testing.assert_array_equal(data.y, y)
+  assert (data.num_classes, data.test) == (30, None)
+
+
+def test_missing_and_damaged_files_are_named(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"location30.npz is missing; put it"):
+    load("location30", data_dir=tmp_path)
+  path = tmp_path / "location30.npz"
+  _write(path)
+  path.write_bytes(path.read_bytes()[:-60])
+  with pytest.raises(ValueError, match=r"location30.npz is damaged"):
+    load("location30", data_dir=tmp_path)
+  np.savez(path, x=np.zeros((20, 9), np.uint8), y=np.zeros(20, int), n_features=13)
+  with pytest.raises(ValueError, match="13 features pack into 2 bytes a record"):
+    load("location30", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("name", "shape", "num_classes", "first"),
+  [
+    ("location30", (5010, 446), 30, [29, 26, 15]),
+    ("diabetes130_top100dx", (62_011, 736), 100, [6, 0, 1]),
+  ],
+)
+def test_real_tables(real_data, name, shape, num_classes, first):
+  data = load(name, data_dir=real_data(f"{name}.npz"))
+  assert (data.x.shape, data.x.dtype) == (shape, np.float32)
+  assert set(np.unique(data.x)) == {0, 1}
+  assert data.y[:3].tolist() == first
+  assert (np.bincount(data.y, minlength=num_classes) > 0).all()

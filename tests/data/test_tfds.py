@@ -1,0 +1,162 @@
+import importlib.util
+import io
+import os
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from mixdef.data import load
+
+tfds = pytest.importorskip("tensorflow_datasets")
+
+
+def _png(pixels):
+  stream = io.BytesIO()
+  PIL.Image.fromarray(np.squeeze(pixels)).save(stream, "PNG")
+  return stream.getvalue()
+
+
+def _pixels(i, shape):
+  return np.random.default_rng(i).integers(0, 256, shape, dtype=np.uint8)
+
+
+def _builder(name, shape, num_classes, data_dir, *, version="3.0.2", celeba=False):
+  """Make a small builder with the name and the features of the catalogue's."""
+  features = {"image": tfds.features.Image(shape=shape)}
+  if celeba:
+    features["attributes"] = {"Male": np.bool_, "Young": np.bool_}
+  else:
+    features["label"] = tfds.features.ClassLabel(num_classes=num_classes)
+
+  def examples(start, count):
+    for i in range(start, start + count):
+      # features.Image takes encoded bytes where TensorFlow is absent.
+      example = {"image": io.BytesIO(_png(_pixels(i, shape)))}
+      if celeba:
+        example["attributes"] = {"Male": bool(i % 3 == 0), "Young": True}
+      else:
+        example["label"] = i % num_classes
+      yield i, example
+
+  def info(self):
+    return tfds.core.DatasetInfo(
+      builder=self, features=tfds.features.FeaturesDict(features)
+    )
+
+  members = {
+    "VERSION": tfds.core.Version(version),
+    "name": name,
+    "_info": info,
+    "_split_generators": lambda self, _: {
+      "train": examples(0, 12),
+      "test": examples(100, 5),
+    },
+    "_generate_examples": lambda self: None,
+  }
+  with tfds.core.registered.skip_registration():
+    small = type("Small", (tfds.core.GeneratorBasedBuilder,), members)
+  return small(data_dir=data_dir, file_format="array_record")
+
+
+def _prepare(*arguments, **options):
+  builder = _builder(*arguments, **options)
+  builder.download_and_prepare()
+  return builder
+
+
+@pytest.mark.parametrize(
+  ("name", "shape", "num_classes"),
+  [
+    ("mnist", (28, 28, 1), 10),
+    ("fashion_mnist", (28, 28, 1), 10),
+    ("cifar10", (32, 32, 3), 10),
+    ("cifar100", (32, 32, 3), 100),
+    ("stl10", (96, 96, 3), 10),
+  ],
+)
+def test_reads_a_prepared_set(tmp_path, name, shape, num_classes):
+  _prepare(name, shape, num_classes, tmp_path)
+  data = load(name, data_dir=tmp_path)
+  assert (data.x.shape, data.x.dtype) == ((12, *shape), np.uint8)
+  assert (len(data.test), data.num_classes, data.name) == (5, num_classes, name)
+  # The prepared order is shuffled: match the records by their pixels.
+  for part, ids in ((data, range(12)), (data.test, range(100, 105))):
+    known = {_pixels(i, shape).tobytes(): i % num_classes for i in ids}
+    assert {x.tobytes(): y for x, y in zip(part.x, part.y, strict=True)} == known
+
+
+def test_celeba_is_cropped_and_asks_for_male(tmp_path):
+  _prepare("celeb_a", (218, 178, 3), 2, tmp_path, celeba=True)
+  data = load("celeba", data_dir=tmp_path)
+  assert (data.x.shape, data.num_classes) == ((12, 64, 64, 3), 2)
+  assert data.y.sum() == 4
+  blocks = [_pixels(i, (218, 178, 3))[45:173, 25:153] for i in range(12)]
+  means = sorted(block.mean() for block in blocks)
+  np.testing.assert_allclose(sorted(x.mean() for x in data.x), means, atol=0.7)
+
+
+def test_the_newest_version_is_read(tmp_path):
+  for version in ("9.0.0", "10.0.0"):
+    _prepare("mnist", (28, 28, 1), 10, tmp_path, version=version)
+  for path in (tmp_path / "mnist" / "9.0.0").glob("*array_record*"):
+    path.unlink()
+  assert len(load("mnist", data_dir=tmp_path)) == 12
+
+
+def test_reading_needs_no_tensorflow(tmp_path, monkeypatch):
+  _prepare("mnist", (28, 28, 1), 10, tmp_path)
+  monkeypatch.setitem(sys.modules, "tensorflow", None)
+  assert len(load("mnist", data_dir=tmp_path)) == 12
+
+
+def test_a_damaged_set_is_named(tmp_path):
+  _prepare("mnist", (28, 28, 1), 10, tmp_path)
+  (path,) = (tmp_path / "mnist" / "3.0.2").glob("*train.array_record*")
+  os.truncate(path, 100)
+  with pytest.raises(ValueError, match=r"mnist/3\.0\.2 is damaged: split 'train'"):
+    load("mnist", data_dir=tmp_path)
+
+
+def test_another_file_format_is_explained(tmp_path):
+  folder = _prepare("mnist", (28, 28, 1), 10, tmp_path).data_path
+  info = folder / "dataset_info.json"
+  info.write_text(info.read_text().replace("array_record", "tfrecord"))
+  with pytest.raises(ValueError, match=r"holds tfrecord files.*tfds build mnist"):
+    load("mnist", data_dir=tmp_path)
+
+
+def test_a_missing_set_names_files_folder_and_command(tmp_path, monkeypatch):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(FileNotFoundError) as caught:
+    load("mnist", data_dir=tmp_path)
+  line = str(caught.value)
+  assert "\n" not in line
+  assert f"train-images-idx3-ubyte.gz and its three siblings in {tmp_path}" in line
+  assert "python -m pip install 'mixdef[prepare]'" in line
+  assert f"tfds build mnist --data_dir={tmp_path} --file_format=array_record" in line
+  for name in ("cifar10", "cifar100", "stl10", "celeba"):
+    with pytest.raises(FileNotFoundError, match=f"{name}: .*tfds build"):
+      load(name, data_dir=tmp_path)
+
+
+def test_a_set_is_prepared_where_it_can_be(tmp_path, monkeypatch):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+  monkeypatch.setattr(
+    tfds,
+    "builder",
+    lambda name, data_dir, file_format: _builder(name, (96, 96, 3), 10, data_dir),
+  )
+  assert len(load("stl10", data_dir=tmp_path)) == 12
+  assert (tmp_path / "stl10" / "3.0.2" / "dataset_info.json").is_file()
+
+
+def test_a_failed_download_keeps_the_advice(tmp_path, monkeypatch):
+  def offline(name, data_dir, file_format):
+    raise ConnectionError("no route to host\nand a page of hints")
+
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+  monkeypatch.setattr(tfds, "builder", offline)
+  with pytest.raises(FileNotFoundError, match=r"build stl10 .*no route to host\)$"):
+    load("stl10", data_dir=tmp_path)

@@ -1,0 +1,247 @@
+"""The networks: sizes, equality of lowerings, batch statistics, dropout, errors."""
+
+import collections
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mixdef.models import CATALOGUE, cnn, densenet, mlp, resnet, wide_resnet
+from mixdef.models.layers import drop_channels
+
+SMALL = {
+  "mlp": lambda **kw: mlp(16, 8, **kw),
+  "cnn": cnn,
+  "resnet": lambda **kw: resnet(8, **kw),
+  "wide_resnet": lambda **kw: wide_resnet(10, 1, **kw),
+  "densenet": lambda **kw: densenet(10, 4, **kw),
+}
+NORMALIZED = ("resnet", "wide_resnet", "densenet")
+
+
+def draw(*shape, seed=0):
+  return jax.random.normal(jax.random.key(seed), shape)
+
+
+def start(model, x):
+  return jax.jit(model.init)(jax.random.key(7), x)
+
+
+def num_parameters(model, *shape):
+  shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)))
+  return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+
+
+def assert_close(actual, desired, tolerance=1e-4):
+  for a, d in zip(jax.tree.leaves(actual), jax.tree.leaves(desired), strict=True):
+    scale = max(float(jnp.abs(d).max()), 1e-3)
+    np.testing.assert_allclose(a, d, rtol=0, atol=tolerance * scale)
+
+
+def test_small_covers_the_catalogue():
+  assert set(SMALL) == set(CATALOGUE)
+
+
+@pytest.mark.parametrize(
+  ("shape", "flat"), [((32, 32, 3), 1152), ((28, 28, 1), 800), ((8, 8, 1), 128)]
+)
+def test_cnn_has_the_parameters_counted_by_hand(shape, flat):
+  convolutions = 5 * 5 * shape[2] * 32 + 32 + 5 * 5 * 32 * 32 + 32
+  dense = flat * 128 + 128 + 128 * 10 + 10
+  assert num_parameters(cnn(), *shape) == convolutions + dense
+
+
+@pytest.mark.parametrize(
+  ("model", "published"),
+  [
+    (mlp(), 3072 * 256 + 256 + 256 * 128 + 128 + 128 * 10 + 10),
+    (resnet(20), 269_722),
+    (wide_resnet(16, 4), 2_748_890),
+  ],
+)
+def test_parameter_counts_on_cifar(model, published):
+  assert num_parameters(model, 32, 32, 3) == published
+
+
+def test_densenet_ends_in_the_69_features_of_weighted_smoothing():
+  shapes = jax.eval_shape(densenet().init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+  assert shapes["params"]["Dense_0"]["kernel"].shape == (69, 10)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("shape", [(8, 8), (9, 7, 3)])
+def test_logits_have_one_column_per_class(name, shape):
+  x = draw(2, *shape)
+  model = SMALL[name](num_classes=3)
+  logits = model.apply(start(model, x), x)
+  assert logits.shape == (2, 3)
+  assert jnp.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet", "wide_resnet", "densenet"])
+def test_lowerings_give_equal_networks_and_gradients(name):
+  # 16x16: the flattened map of the CNN has rows, columns and channels to mix up.
+  x, y = draw(3, 16, 16, 2), jnp.array([0, 1, 2])
+  variables = start(SMALL[name](num_classes=3), x)
+
+  def run(lowering):
+    model = SMALL[name](num_classes=3, lowering=lowering)
+
+    def loss(params):
+      logits = model.apply({"params": params}, x, train=True)
+      return -jax.nn.log_softmax(logits)[jnp.arange(3), y].mean(), logits
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+
+  desired = run("native")
+  assert_close(run("canonical"), desired, 1e-3)
+  assert_close(run("im2col"), desired, 1e-3)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("norm", ["group", "batch", "none"])
+def test_parameters_live_in_plain_leaf_layers_used_once(name, norm):
+  if name not in NORMALIZED and norm != "group":
+    pytest.skip("has no norm")
+  model = SMALL[name](**({"norm": norm} if name in NORMALIZED else {}))
+  calls = collections.Counter()
+
+  def watch(call, args, kwargs, context):
+    y = call(*args, **kwargs)
+    own = context.module.variables.get("params", {})
+    if any(not isinstance(leaf, dict) for leaf in own.values()):
+      calls[context.module.path] += 1
+      plain = (nn.Conv, nn.Dense, nn.GroupNorm, nn.BatchNorm)
+      assert type(context.module) in plain
+      assert not any(isinstance(leaf, dict) for leaf in own.values())
+      assert len(args) == 1
+      assert args[0].shape[0] == y.shape[0] == 2
+    return y
+
+  x = draw(2, 8, 8, 1)
+  variables = start(model, x)
+  with nn.intercept_methods(watch):
+    model.apply(variables, x)
+  assert set(calls.values()) == {1}
+  assert len(calls) == len(variables["params"])
+
+
+def train_batch(model, variables, x, weight=None):
+  return jax.jit(
+    lambda x, weight: model.apply(
+      variables, x, train=True, weight=weight, mutable=["batch_stats"]
+    )
+  )(x, weight)
+
+
+@pytest.mark.parametrize("name", NORMALIZED)
+def test_padded_rows_never_enter_batch_statistics(name):
+  x, weight = draw(6, 8, 8, 1), jnp.array([1.0, 1, 1, 1, 0, 0])
+  model = SMALL[name](norm="batch")
+  variables = start(model, x)
+  alone, stats_alone = train_batch(model, variables, x[:4])
+  padded = x.at[4:].set(100.0)
+  logits, stats = train_batch(model, variables, padded, weight)
+  assert_close(logits[:4], alone)
+  assert_close(stats, stats_alone)
+  # The control: without the mask these rows do change the statistics.
+  _, leaked = train_batch(model, variables, padded)
+  gap = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), leaked, stats_alone)
+  assert max(jax.tree.leaves(gap)) > 1
+
+
+@pytest.mark.parametrize("name", NORMALIZED)
+def test_a_batch_of_padding_alone_keeps_statistics_finite_and_learns_nothing(name):
+  x, weight = draw(4, 8, 8, 1), jnp.zeros(4)
+  model = SMALL[name](norm="batch")
+  variables = start(model, x)
+  logits, stats = train_batch(model, variables, x, weight)
+  _, other = train_batch(model, variables, 50 * x + 3, weight)
+  assert jnp.isfinite(logits).all()
+  for leaf, same in zip(jax.tree.leaves(stats), jax.tree.leaves(other), strict=True):
+    assert jnp.isfinite(leaf).all()
+    np.testing.assert_array_equal(leaf, same)
+
+
+@pytest.mark.parametrize("norm", ["group", "batch"])
+@pytest.mark.parametrize("name", NORMALIZED)
+def test_pitfall_01_inference_ignores_the_rest_of_the_batch(name, norm):
+  x = draw(5, 8, 8, 1)
+  model = SMALL[name](norm=norm)
+  variables = start(model, x)
+  _, stats = train_batch(model, variables, x)
+  variables = {**variables, **stats}
+  together = model.apply(variables, x)
+  among_others = model.apply(variables, x.at[1:].multiply(30.0))
+  alone = model.apply(variables, x[:1])
+  assert_close(together[:1], alone)
+  assert_close(among_others[:1], alone)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("field", ["dropout", "spatial_dropout"])
+def test_pitfall_85_dropout_is_off_at_inference_and_differs_by_rng(name, field):
+  if name == "mlp" and field == "spatial_dropout":
+    pytest.skip("mlp has no channels")
+  x = draw(4, 8, 8, 1)
+  plain = SMALL[name]()
+  variables = start(plain, x)
+  model = plain.clone(**{field: 0.5})
+  np.testing.assert_array_equal(
+    model.apply(variables, x), plain.apply(variables, x, train=True)
+  )
+
+  @jax.jit
+  def train(seed):
+    return model.apply(variables, x, train=True, rngs={"dropout": jax.random.key(seed)})
+
+  np.testing.assert_array_equal(train(0), train(0))
+  assert jnp.abs(train(0) - train(1)).max() > 1e-3
+
+
+def test_spatial_dropout_keeps_or_drops_whole_channels():
+  class Drop(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return drop_channels(x, 0.5, train=True)
+
+  x = jnp.ones((8, 3, 3, 16))
+  y = Drop().apply({}, x, rngs={"dropout": jax.random.key(0)})
+  np.testing.assert_array_equal(y, jnp.broadcast_to(y[:, :1, :1], y.shape))
+  assert set(np.unique(y)) == {0.0, 2.0}
+  # Channels are drawn for every image: 128 coins, five sigma around one half.
+  assert abs(float((y[:, 0, 0] > 0).mean()) - 0.5) < 5 * 0.5 / 128**0.5
+  assert len(np.unique(y[:, 0, 0], axis=0)) > 1
+
+
+@pytest.mark.parametrize(
+  ("make", "message"),
+  [
+    (lambda: mlp(64, 0), "widths=0"),
+    (lambda: mlp(64.5), "widths=64.5"),
+    (lambda: mlp(num_classes=0), "num_classes=0"),
+    (lambda: mlp(dropout=1.0), "dropout=1.0"),
+    (lambda: cnn(dropout=-0.1), "dropout=-0.1"),
+    (lambda: cnn(spatial_dropout=2), "spatial_dropout=2"),
+    (lambda: cnn(lowering="fast"), "lowering='fast'"),
+    (lambda: cnn().clone(dropout=1.5), "dropout=1.5"),
+    (lambda: resnet(21), r"depth=21 must be 6n\+2: 8, 14, 20"),
+    (lambda: resnet(2), "depth=2"),
+    (lambda: resnet(norm="layer"), "norm='layer'"),
+    (lambda: wide_resnet(18), r"depth=18 must be 6n\+4: 10, 16, 22"),
+    (lambda: wide_resnet(16, 0), "width=0"),
+    (lambda: densenet(4), "depth=4"),
+    (lambda: densenet(22, -1), "growth=-1"),
+  ],
+)
+def test_bad_fields_are_refused_in_one_line(make, message):
+  with pytest.raises(ValueError, match=message) as error:
+    make()
+  assert "\n" not in str(error.value)
+
+
+def test_records_that_are_not_images_are_refused():
+  with pytest.raises(ValueError, match=r"\(2, 64\); use mlp"):
+    cnn().init(jax.random.key(0), jnp.zeros((2, 64)))
