@@ -11,7 +11,7 @@ from importlib import metadata
 
 import jax
 from absl import app, logging
-from settings import Settings, define_flags, from_flags
+from settings import AnySettings, Settings, define_flags, from_flags
 
 from mixdef.training.store import same_or_refuse, write_json
 
@@ -19,24 +19,26 @@ _FREE = {"out", "data_dir"}  # where things lie does not change what is computed
 
 
 def main(
-  kind: type[Settings], run: Callable[[Settings, pathlib.Path], dict], name: str
+  name: str,
+  kind: type[AnySettings],
+  run: Callable[[AnySettings, pathlib.Path], dict],
+  show: Callable[[dict], None],
 ) -> None:
   """Run a job from the command line; a mistake of the user's is one line, status 2.
 
   Args:
+    name: of the job, for the default run folder.
     kind: the settings class whose fields are the flags.
     run: `(settings, folder) -> result`, which becomes result.json.
-    name: of the job, for the default run folder.
+    show: prints the result.
   """
 
   def start(_):
-    logging.set_verbosity(logging.INFO)
-    logging.use_absl_handler()
-    logging.get_absl_handler().setFormatter(None)
+    _log_plainly()
     cache_programs()
-    settings = from_flags(kind)
     try:
-      execute(settings, settings.folder(name), run)
+      settings = from_flags(kind)
+      show(execute(settings, settings.folder(name), run))
     except (ValueError, FileNotFoundError, FileExistsError, PermissionError) as error:
       print(f"{name}: {error}", file=sys.stderr)
       sys.exit(2)
@@ -92,6 +94,15 @@ def environment() -> dict:
     "devices": [str(device) for device in jax.devices()],
     "commit": commit,
   }
+
+
+def _log_plainly() -> None:
+  """Show mixdef's own messages as bare lines, without those of its dependencies."""
+  logging.set_verbosity(logging.INFO)
+  logging.use_absl_handler()
+  handler = logging.get_absl_handler()
+  handler.setFormatter(None)
+  handler.addFilter(lambda record: "orbax" not in record.pathname)
 
 
 def cache_programs() -> None:

@@ -53,12 +53,12 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   roc_plot(
     {name: (values, keep) for name, values in scores.items()}, folder / "roc.png"
   )
-  correct = signals.correct[:, :, 0]
+  correct = signals.statistic("correct")[:, :, 0]
   inside = [row[kept].mean() for row, kept in zip(correct, keep, strict=True)]
   outside = [
     row[~kept & signals.audited].mean() for row, kept in zip(correct, keep, strict=True)
   ]
-  result = {
+  return {
     "train_accuracy": float(np.mean(inside)),
     "test_accuracy": float(np.mean(outside)),
     "test_accuracy_std": float(np.std(outside, ddof=1)),
@@ -72,8 +72,6 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
     "shadows_per_minute": round(60 * len(ensemble) / ensemble.seconds, 2),
     "attacks": attacks,
   }
-  show(result)
-  return result
 
 
 def show(result: dict) -> None:
@@ -95,4 +93,4 @@ def show(result: dict) -> None:
 
 
 if __name__ == "__main__":
-  job.main(LiraSettings, run, "lira")
+  job.main("lira", LiraSettings, run, show)

@@ -2,16 +2,21 @@
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import math
 import pathlib
 import re
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import optax
 from absl import flags
 
 import mixdef
 from mixdef.parse import parse_call
+
+AnySettings = TypeVar("AnySettings", bound="Settings")
 
 OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "sgd": optax.sgd}
 
@@ -48,6 +53,12 @@ class Settings:
   reference: int = 0
   quick: bool = False
 
+  def __post_init__(self):
+    """Refuse settings that cannot be read before anything is written."""
+    mixdef.parse(self.defense)
+    if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+      raise ValueError(f"--learning_rate={self.learning_rate} must be positive")
+
   def folder(self, job: str) -> pathlib.Path:
     """Return the run folder: `out`, else a name in runs/ that these settings decide."""
     if self.out:
@@ -72,8 +83,6 @@ class Settings:
 
   def learner(self, data: mixdef.Dataset) -> mixdef.Learner:
     """Return the learner of the model, optimizer and defense named."""
-    if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-      raise ValueError(f"--learning_rate={self.learning_rate} must be positive")
     model = parse_call(
       self.model, mixdef.models.CATALOGUE, "model", num_classes=data.num_classes
     )
@@ -87,6 +96,13 @@ class Settings:
     """Epochs to train."""
     return min(self.epochs, 12) if self.quick else self.epochs
 
+
+_DEFINE: dict[type, Callable[..., Any]] = {
+  bool: flags.DEFINE_boolean,
+  int: flags.DEFINE_integer,
+  float: flags.DEFINE_float,
+  str: flags.DEFINE_string,
+}
 
 _HELP = {
   "out": "run folder; run again with the same one to resume. Default: in runs/",
@@ -105,28 +121,26 @@ _HELP = {
   "quick": "a small run to see that everything works",
   "num_shadows": "models to train, each on a random half of the records",
   "strategy": "vmap, scan, loop, or auto: measure and choose",
+  "suite": "cpu: strategies of ensembles; dp: steps of DP-SGD",
+  "repeats": "rounds of timing",
   "memory_gb": "what the models in training may take. Default: 60% of what is free",
 }
 
 
 def define_flags(kind: type[Settings]) -> None:
   """Define a flag for every field of a settings class, and `--protocol`."""
-  make = {
-    bool: flags.DEFINE_boolean,
-    int: flags.DEFINE_integer,
-    float: flags.DEFINE_float,
-    str: flags.DEFINE_string,
-  }
   for field in dataclasses.fields(kind):
-    make[type(field.default)](field.name, field.default, _HELP[field.name])
+    _DEFINE[type(field.default)](field.name, field.default, _HELP[field.name])
   flags.DEFINE_enum(
     "protocol", None, list(PROTOCOLS), "settings of a paper; flags given beside it win"
   )
 
 
-def from_flags(kind: type[Settings]) -> Settings:
+def from_flags(kind: Callable[..., AnySettings]) -> AnySettings:
   """Read the settings back from the command line."""
-  values = {f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(kind)}
+  values = {
+    name: flags.FLAGS[name].value for name in inspect.signature(kind).parameters
+  }
   for name, value in PROTOCOLS.get(flags.FLAGS.protocol, {}).items():
     if not flags.FLAGS[name].present:
       values[name] = value

@@ -64,7 +64,8 @@ def fit_references(
     centre: "mean" or "median".
     ddof: 0 or 1; the variance is about the mean, over count - ddof.
     fixed: give every record the pooled variance.
-    spare: [Q] pooled variance to use where this side has none or it is 0; default 1.
+    spare: [Q] variance that every record gets where the pooled one is 0, because all
+      references agree or no record has two; default 1.
 
   Returns:
     The `Gaussians`.
@@ -86,10 +87,10 @@ def fit_references(
   middle, own = _moments(values, chosen, median=centre == "median", ddof=ddof)
   usable = signals.audited & (count > 1)
   pooled = own[usable].mean(0) if usable.any() else np.zeros(values.shape[2])
+  borrow = fixed | (count < 2)[:, None] | (pooled == 0)
   pooled = np.where(pooled > 0, pooled, 1.0 if spare is None else spare)
-  alone = (count < 2)[:, None]
-  floored = ~alone & (own < FLOOR * pooled)
-  variance = np.where(alone | fixed, pooled, np.maximum(own, FLOOR * pooled))
+  floored = ~borrow & (own < FLOOR * pooled)
+  variance = np.where(borrow, pooled, np.maximum(own, FLOOR * pooled))
   return Gaussians(middle, variance, pooled, count, floored.any(1))
 
 
@@ -109,7 +110,10 @@ def _moments(
     count = use.sum(0)
     mean = (x * use).sum(0) / np.maximum(count, 1)
     squares = (np.square(x - mean) * use).sum(0)
-    variance[rows] = squares / np.maximum(count - ddof, 1)
+    own = squares / np.maximum(count - ddof, 1)
+    # Equal values leave a residue of rounding, which is no variance.
+    residue = np.square(count * np.finfo(np.float64).eps * mean)
+    variance[rows] = np.where(own > residue, own, 0.0)
     centre[rows] = np.where(
       count > 0, _median(x, use, count) if median else mean, np.nan
     )

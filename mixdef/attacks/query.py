@@ -56,6 +56,12 @@ def signals(
       )
     count = views.shape[1]
     outputs = ensemble.predict(views.reshape(-1, *x.shape[1:]))
+    broken = np.flatnonzero(np.isnan(outputs).any((1, 2)))
+    if broken.size:
+      raise ValueError(
+        f"models {broken.tolist()} answer NaN: they diverged; train them with a lower "
+        f"learning rate, or leave them out"
+      )
     for s, log_probs in enumerate(outputs.reshape(len(ensemble), len(x), count, -1)):
       for name, block in statistics(log_probs, y[:, None]).items():
         if name not in stacks:

@@ -136,9 +136,11 @@ class Signals:
     phi = np.asarray(phi, dtype=np.float64)
     if phi.ndim == 2:
       phi = phi[:, :, None]
+    with np.errstate(invalid="ignore"):  # NaN is refused with its place just below
+      loss = per_record.loss_of_phi(phi)
     return cls(
       phi=phi,
-      loss=per_record.loss_of_phi(phi),
+      loss=loss,
       keep=np.asarray(keep),
       labels=_array(labels),
       audited=_array(audited),

@@ -66,13 +66,12 @@ def auc(scores: ArrayLike, member: ArrayLike) -> float:
 
 
 def area(tp: np.ndarray, fp: np.ndarray) -> float:
-  """Return the area under the ROC of cumulative (weighted) counts.
+  """Return the area under the ROC of cumulative, perhaps weighted, whole counts.
 
   >>> area(np.array([1, 2]), np.array([0, 2]))
   0.75
   """
-  tp, fp = np.asarray(tp, dtype=np.float64), np.asarray(fp, dtype=np.float64)
-  trapezoids = fp[0] * tp[0] + (fp[1:] - fp[:-1]) @ (tp[1:] + tp[:-1])
+  trapezoids = fp[0] * tp[0] + ((fp[1:] - fp[:-1]) * (tp[1:] + tp[:-1])).sum()
   return float(trapezoids / (2 * tp[-1] * fp[-1]))
 
 

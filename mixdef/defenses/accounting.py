@@ -70,7 +70,7 @@ def epsilon(
 def noise_multiplier(
   epsilon: float, *, sampling_probability: float, steps: int, delta: float
 ) -> float:
-  """Return the noise multiplier that spends `epsilon`: at most it, at least 99.9 % of it.
+  """Return a noise multiplier that spends 99.9 to 100 % of `epsilon`.
 
   Args:
     epsilon: budget, finite and > 0.

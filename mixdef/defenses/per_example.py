@@ -21,56 +21,6 @@ from flax.linen.linear import canonicalize_padding
 from mixdef.defense import weighted_mean
 
 
-def microbatch(losses_fn, *, clip, denominator, size=16):
-  """Clip gradients taken one record at a time, `size` of them at once.
-
-  Args:
-    losses_fn: `(params, batch, ctx) -> (losses [B], aux)`; the loss of a row must
-      depend on that row alone, and each leaf of `aux` must lead with the axis B.
-    clip: C > 0.
-    denominator: scalar, the public batch size.
-    size: records held at once; memory grows as size times the parameters.
-
-  Returns:
-    `(params, batch, state, ctx) -> ((value, (losses [B], aux)), grads)`.
-  """
-
-  def run(params, batch, state, ctx):
-    del state
-
-    def one(row):
-      def loss(params):
-        losses, aux = losses_fn(params, jax.tree.map(lambda a: a[None], row), ctx)
-        return losses[0], jax.tree.map(lambda a: a[0], aux)
-
-      (loss, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
-      squared = sum(_square(leaf) for leaf in jax.tree.leaves(grads))
-      return loss, aux, squared, grads
-
-    def add(total, rows):
-      losses, aux, squared, grads = jax.vmap(one)(rows)
-      finite, factor = _finite_and_factor(losses, squared, clip)
-      factor = factor * rows.weight
-
-      def clipped(leaf):
-        column = (-1,) + (1,) * (leaf.ndim - 1)
-        scaled = factor.reshape(column).astype(leaf.dtype) * leaf
-        return jnp.where(finite.reshape(column), scaled, 0).sum(0)
-
-      total = jax.tree.map(lambda t, leaf: t + clipped(leaf), total, grads)
-      return total, (jnp.where(finite, losses, jnp.nan), aux)
-
-    count = batch.weight.shape[0]
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    total, (losses, aux) = jax.lax.scan(add, zeros, _chunks(batch, min(size, count)))
-    losses, aux = jax.tree.map(
-      lambda a: a.reshape(-1, *a.shape[2:])[:count], (losses, aux)
-    )
-    return _result(losses, aux, total, batch.weight, denominator)
-
-  return run
-
-
 def ghost(losses_fn, *, clip, denominator, size=16):
   """Clip per-example gradients at about the cost of two ordinary passes.
 
@@ -86,7 +36,9 @@ def ghost(losses_fn, *, clip, denominator, size=16):
   not lead with the batch axis) is estimated by `microbatch`, which is logged.
 
   Args:
-    losses_fn: as for `microbatch`; parameters may act only inside linen modules.
+    losses_fn: `(params, batch, ctx) -> (losses [B], aux)`; the loss of a row must
+      depend on that row alone, each leaf of `aux` must lead with the axis B, and
+      parameters may act only inside linen modules.
     clip: C > 0.
     denominator: scalar, the public batch size.
     size: records held at once if `microbatch` must take over.
@@ -107,53 +59,73 @@ def ghost(losses_fn, *, clip, denominator, size=16):
 
   def run(params, batch, state, ctx):
     try:
-      losses, squared, aux = _squared_norms(losses_fn, params, batch, ctx)
+      measured = _squared_norms(losses_fn, params, batch, ctx)
     except _UnsupportedError as reason:
       logging.warning("no ghost clipping, microbatches of %d instead: %s", size, reason)
       return fallback(params, batch, state, ctx)
-    finite, factor = _finite_and_factor(losses, squared, clip)
-    factor = jnp.where(finite, factor * batch.weight, 0.0)
-    clean = _copy_over(batch, finite)
-
-    def total(params):
-      return (losses_fn(params, clean, ctx)[0] * factor).sum()
-
-    grads = jax.tree.map(
-      lambda leaf: jnp.where(finite.any(), leaf, 0), jax.grad(total)(params)
-    )
-    losses = jnp.where(finite, losses, jnp.nan)
-    return _result(losses, aux, grads, batch.weight, denominator)
+    return _clipped(losses_fn, params, batch, ctx, measured, clip, denominator)
 
   return run
 
 
-def _result(losses, aux, total, weight, denominator):
-  finite = jnp.isfinite(losses)
-  value = weighted_mean(jnp.where(finite, losses, 0.0), weight * finite)
-  grads = jax.tree.map(lambda leaf: (leaf / denominator).astype(leaf.dtype), total)
-  return (value, (losses, aux)), grads
+def microbatch(losses_fn, *, clip, denominator, size=16):
+  """Clip per-example gradients with norms from gradients taken `size` at a time.
+
+  Args:
+    losses_fn: `(params, batch, ctx) -> (losses [B], aux)`; it is given batches of one
+      row, and each leaf of `aux` must lead with the axis B.
+    clip: C > 0.
+    denominator: scalar, the public batch size.
+    size: records held at once; memory grows as size times the parameters.
+
+  Returns:
+    `(params, batch, state, ctx) -> ((value, (losses [B], aux)), grads)`.
+  """
+
+  def one(params, row, ctx):
+    losses, aux = losses_fn(params, jax.tree.map(lambda a: a[None], row), ctx)
+    return losses[0], jax.tree.map(lambda a: a[0], aux)
+
+  def alone(params, batch, ctx):
+    return jax.vmap(lambda row: one(params, row, ctx))(batch)
+
+  def run(params, batch, state, ctx):
+    del state
+
+    def measure(row):
+      (loss, aux), grads = jax.value_and_grad(one, has_aux=True)(params, row, ctx)
+      return loss, sum(_square(leaf) for leaf in jax.tree.leaves(grads)), aux
+
+    rows = min(size, batch.weight.shape[0])
+    measured = jax.lax.map(measure, batch, batch_size=rows)
+    return _clipped(alone, params, batch, ctx, measured, clip, denominator)
+
+  return run
+
+
+def _clipped(losses_fn, params, batch, ctx, measured, clip, denominator):
+  """Sum the clipped gradients of rows whose losses and squared norms are known."""
+  losses, squared, aux = measured
+  finite = jnp.isfinite(losses) & jnp.isfinite(squared)
+  # Rounding can bring the square of a vanishing gradient below zero.
+  norm = jnp.sqrt(jnp.maximum(squared, 0.0))
+  factor = jnp.minimum(1.0, clip / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
+  factor = jnp.where(finite, factor * batch.weight, 0.0)
+  clean = _copy_over(batch, finite)
+
+  def total(params):
+    return (losses_fn(params, clean, ctx)[0] * factor).sum()
+
+  grads = jax.tree.map(
+    lambda leaf: jnp.where(finite.any(), leaf / denominator, 0).astype(leaf.dtype),
+    jax.grad(total)(params),
+  )
+  value = weighted_mean(jnp.where(finite, losses, 0.0), batch.weight * finite)
+  return (value, (jnp.where(finite, losses, jnp.nan), aux)), grads
 
 
 def _square(leaf):
   return (leaf.astype(jnp.float32) ** 2).sum()
-
-
-def _finite_and_factor(losses, squared, clip):
-  """Say which rows are usable and by how much their gradients shrink, [B] each."""
-  # Rounding can bring the square of a vanishing gradient below zero.
-  norm = jnp.sqrt(jnp.maximum(squared, 0.0))
-  smallest = jnp.finfo(norm.dtype).tiny
-  factor = jnp.minimum(1.0, clip / jnp.maximum(norm, smallest))
-  return jnp.isfinite(losses) & jnp.isfinite(squared), factor
-
-
-def _chunks(batch, size):
-  """Cut a batch into [chunks, size] rows, the last chunk padded by weight 0."""
-  count = batch.weight.shape[0]
-  rows = jnp.arange(-(-count // size) * size)
-  padded = jax.tree.map(lambda a: a[rows % count], batch)
-  padded = padded._replace(weight=padded.weight * (rows < count))
-  return jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), padded)
 
 
 def _copy_over(batch, finite):
@@ -235,7 +207,7 @@ def _check_call(where, module, args, kwargs, out, dummy):
 
 
 def _tag(square, out, dummy, x, params):
-  """Return `out`; its pull-back adds `square(cotangent, x, params)` [B] to `dummy`'s."""
+  """Return `out`; pulled back, `dummy` gets `square(cotangent, x, params)` [B]."""
 
   @jax.custom_vjp
   def identity(out, dummy, x, params):

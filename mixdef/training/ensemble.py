@@ -66,9 +66,9 @@ class Run:
     """The `epsilon` and `delta` that the defense's own state states, else None."""
     for part in self.state.defense.values():
       if isinstance(part, dict) and "epsilon" in part:
-        epsilon = float(part["epsilon"])
-        found = epsilon if math.isfinite(epsilon) else None
-        return {"epsilon": found, "delta": float(part["delta"])}
+        epsilon, delta = float(part["epsilon"]), float(part["delta"])
+        if math.isfinite(epsilon):
+          return {"epsilon": epsilon, "delta": delta}
     return {"epsilon": None, "delta": None}
 
 

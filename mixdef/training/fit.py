@@ -131,7 +131,9 @@ def fit_many(
     store = Store(pathlib.Path(out))
     _sign(store, training, seed)
   strategy, size = _decide(training, strategy, memory_budget(memory_gb), store)
-  loop = Loop(store, Progress(training.work, unit="epoch", shown=progress))
+  padded = -(-training.count // size) * size
+  work = training.work * padded // training.count
+  loop = Loop(store, Progress(work, unit="epoch", shown=progress))
   chunks = []
   for first in range(0, training.count, size):
     # The last chunk repeats its last model, so that all chunks share one program.

@@ -59,11 +59,16 @@ def make_plan(traits, data, rows, *, epochs, batch_size, num_members=None) -> Pl
   Raises:
     ValueError: for sizes out of range, and for Poisson batches larger than the data.
   """
-  for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+  sizes = np.asarray(rows).sum(1)
+  if num_members is None:
+    num_members = max(1, round(float(sizes.mean())))
+  for name, value in (
+    ("epochs", epochs),
+    ("batch_size", batch_size),
+    ("num_members", num_members),
+  ):
     if value < 1:
       raise ValueError(f"{name}={value} must be at least 1")
-  sizes = np.asarray(rows).sum(1)
-  num_members = num_members or max(1, round(float(sizes.mean())))
   steps = -(-num_members // batch_size)
   poisson = "poisson" in traits
   if poisson and batch_size > num_members:

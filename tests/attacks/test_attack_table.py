@@ -10,7 +10,7 @@ REFERENCE_BASED = [name for name in attacks.CATALOGUE if name.startswith("lira_o
 REFERENCE_BASED += ["confidence"]
 
 
-def make_logits(boost, *, models=12, records=300, queries=2, classes=4, seed=0):
+def make_logits(boost, *, models=24, records=300, queries=2, classes=4, seed=0):
   """Outputs in which members gain `boost` on the true class."""
   rng = np.random.default_rng(seed)
   labels = rng.integers(0, classes, records)
@@ -98,7 +98,7 @@ def test_pitfall_24_own_outputs_never_enter_the_fit(name, leaky):
 
 def test_pitfall_29_order_of_models_does_not_matter(attack, leaky):
   logits, labels, keep = leaky
-  order = [0, 1, *np.random.default_rng(0).permutation(np.arange(2, 12))]
+  order = [0, 1, *np.random.default_rng(0).permutation(np.arange(2, 24))]
   plain = attack(attacks.Signals.from_logits(logits, labels, keep), target=0)
   moved = attack(
     attacks.Signals.from_logits(logits[order], labels, keep[order]), target=0
@@ -136,7 +136,7 @@ def test_inputs_are_never_written_to(attack, leaky):
     np.testing.assert_array_equal(getattr(signals, name), values)
 
 
-@pytest.mark.parametrize("target", [-1, 12])
+@pytest.mark.parametrize("target", [-1, 24])
 def test_unknown_target_is_refused(attack, leaky, target):
   with pytest.raises(ValueError, match="target"):
     attack(attacks.Signals.from_logits(*leaky), target=target)

@@ -48,13 +48,13 @@ def test_pitfall_28_golden_table(options, online, z, log_sf, log_pdf):
 
 @pytest.mark.parametrize("options", [{}, OFFICIAL])
 def test_scores_equal_a_loop_over_records(options):
-  phi, keep = draw(queries=2)
+  phi, keep = draw(models=24, queries=2)
   signals = Signals.from_phi(phi, keep)
   centre = np.median if options else np.mean
   ddof = options.get("ddof", 1)
   online = attacks.lira_online(signals, target=3, **options)
   offline = attacks.lira_offline(signals, target=3, **options)
-  references = np.arange(10) != 3
+  references = np.arange(24) != 3
   for i in range(keep.shape[1]):
     ratios, zs = [], []
     for q in range(2):
@@ -214,6 +214,15 @@ def test_pitfall_27_identical_references_do_not_make_a_spike(options):
   counts = attacks.lira_coverage(signals, target=0)
   assert counts["floored_in"] == 1
   assert counts["floored_out"] == 0
+
+
+@pytest.mark.parametrize("name", [n for n in attacks.CATALOGUE if "lira_o" in n])
+def test_pitfall_27_an_ensemble_of_equal_outputs_does_not_make_a_spike(name):
+  _, keep = draw(models=12)
+  phi = np.full(keep.shape, 0.1)  # its mean over three models is not 0.1
+  phi[0] = 0.3
+  scores = attacks.CATALOGUE[name](Signals.from_phi(phi, keep), target=0)
+  assert np.nanmax(np.abs(scores)) < 2
 
 
 def test_the_variance_floor_follows_the_unit_of_phi():

@@ -1,5 +1,7 @@
 """Every lowering is the same convolution: in value, in gradient, under transforms."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,15 +49,16 @@ def assert_close(actual, desired):
     np.testing.assert_allclose(a, d, rtol=0, atol=1e-4 * float(jnp.abs(d).max()))
 
 
+@functools.cache
 def value_and_gradients(lowering, strides, padding):
-  """Return a function of (x, kernel) with its value and both gradients."""
+  """Return a compiled function of (x, kernel): ((loss, y), both gradients)."""
 
   def loss(x, kernel):
     y = convolution(x, kernel, strides, padding, lowering=lowering)
     # Uneven weights: a gradient of ones would hide a transposed or flipped axis.
     return (y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)).sum(), y
 
-  return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+  return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
 
 
 @pytest.mark.parametrize("lowering", ["auto", "native", *REWRITTEN])
@@ -64,7 +67,7 @@ def value_and_gradients(lowering, strides, padding):
 )
 def test_equals_a_naive_loop(lowering, strides, pads):
   x, kernel = draw(2, 5, 4, 3), draw(3, 3, 3, 2, seed=1)
-  y = convolution(x, kernel, strides, pads, lowering=lowering)
+  (_, y), _ = value_and_gradients(lowering, strides, pads)(x, kernel)
   assert_close(y, naive(np.asarray(x), np.asarray(kernel), strides, pads))
 
 
@@ -74,25 +77,21 @@ def test_gradients_equal_native(lowering, window, strides, padding):
   # Six images: the kernel gradient is summed over more than one chunk.
   x, kernel = draw(6, 9, 8, 3), draw(*window, 3, 4, seed=1)
   desired = value_and_gradients("native", strides, padding)(x, kernel)
-  actual = jax.jit(value_and_gradients(lowering, strides, padding))(x, kernel)
+  actual = value_and_gradients(lowering, strides, padding)(x, kernel)
   assert_close(actual, desired)
 
 
 @pytest.mark.parametrize("lowering", REWRITTEN)
-@pytest.mark.parametrize("strides", [1, 2])
-@pytest.mark.parametrize("axes", [(None, 0), (0, 0), (0, None)])
-def test_vmap_equals_native_one_by_one(lowering, strides, axes):
-  x, kernel = draw(3, 4, 6, 6, 2), draw(3, 3, 3, 2, 5, seed=1)
+@pytest.mark.parametrize(("axes", "strides"), [((None, 0), 1), ((0, 0), 2)])
+def test_vmap_equals_native_one_by_one(lowering, axes, strides):
+  x, kernels = draw(3, 4, 6, 6, 2), draw(3, 3, 3, 2, 5, seed=1)
   x = x if axes[0] == 0 else x[0]
-  kernel = kernel if axes[1] == 0 else kernel[0]
   native = value_and_gradients("native", strides, "SAME")
-  each = [
-    native(x if axes[0] is None else x[s], kernel if axes[1] is None else kernel[s])
-    for s in range(3)
-  ]
-  desired = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+  each = [native(x if axes[0] is None else x[s], kernels[s]) for s in range(3)]
   run = value_and_gradients(lowering, strides, "SAME")
-  assert_close(jax.vmap(run, in_axes=axes)(x, kernel), desired)
+  (_, y), gradients = jax.jit(jax.vmap(run, in_axes=axes))(x, kernels)
+  for s, ((_, one_y), one_gradients) in enumerate(each):
+    assert_close((y[s], [g[s] for g in gradients]), (one_y, list(one_gradients)))
 
 
 @pytest.mark.parametrize("lowering", REWRITTEN)
@@ -106,11 +105,11 @@ def test_descent_inside_scan_equals_a_python_loop(lowering):
     value, gradient = jax.value_and_grad(loss)(kernel)
     return kernel - 0.1 * gradient, value
 
+  native = jax.jit(lambda kernel, x: step(kernel, x, "native"))
   desired, values = start, []
   for x in images:
-    desired, value = step(desired, x, "native")
+    desired, value = native(desired, x)
     values.append(value)
-  assert values[0] > values[-1]
   actual = jax.jit(
     lambda kernel: jax.lax.scan(lambda k, x: step(k, x, lowering), kernel, images)
   )(start)
@@ -128,8 +127,8 @@ def test_gradient_penalty_equals_native(lowering, strides):
 
     return (jax.grad(score)(x) ** 2).sum()
 
-  actual = jax.grad(penalty)(kernel, lowering)
-  assert_close(actual, jax.grad(penalty)(kernel, "native"))
+  run = jax.jit(jax.grad(penalty), static_argnums=1)
+  assert_close(run(kernel, lowering), run(kernel, "native"))
 
 
 @pytest.mark.parametrize("lowering", REWRITTEN)

@@ -1,0 +1,177 @@
+"""Time what mixdef is fast at, as ratios of one interleaved run.
+
+  python experiments/bench.py --suite=cpu     ensembles: vmap, scan and loop
+  python experiments/bench.py --suite=dp      DP-SGD against the plain step and optax
+
+Every case is compiled, then all are timed in turn, round after round, so a drift of
+the machine hits them alike. result.json has `rows`: the work, the case, milliseconds
+(min, median, max) and the ratio of its median to the first case of the same work.
+"""
+
+import dataclasses
+import pathlib
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import job
+import numpy as np
+import optax
+from settings import Settings
+
+import mixdef
+from mixdef.defense import Ctx, Data, Rows
+from mixdef.training.job import prepare
+from mixdef.training.programs import STRATEGIES, programs
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchSettings(Settings):
+  """What to time."""
+
+  suite: str = "cpu"
+  repeats: int = 7
+
+
+def interleave(cases: dict[str, Callable[[], object]], repeats: int) -> dict:
+  """Time every case `repeats` times in turn: {name: [seconds]}."""
+  for run in cases.values():
+    jax.block_until_ready(run())  # compile
+  seconds = {name: [] for name in cases}
+  for _ in range(repeats):
+    for name, run in cases.items():
+      start = time.perf_counter()
+      jax.block_until_ready(run())
+      seconds[name].append(time.perf_counter() - start)
+  return seconds
+
+
+def rows_of(work: str, cases: dict, repeats: int, *, per: int = 1, **more) -> list:
+  """Time the cases of one work; a figure is milliseconds per `per`-th of a run."""
+  seconds = interleave(cases, repeats)
+  first = statistics.median(next(iter(seconds.values())))
+  rows = []
+  for name, times in seconds.items():
+    low, middle, high = min(times), statistics.median(times), max(times)
+    figures = [round(1e3 * value / per, 4) for value in (low, middle, high)]
+    ratio = round(middle / first, 3)
+    rows.append({"work": work, "case": name, "ms": figures, "ratio": ratio, **more})
+  return rows
+
+
+def ensembles(settings: BenchSettings) -> list:
+  """Time one epoch of eight models under each strategy, per model and step."""
+  rows, models = [], 8
+  works = {
+    "mlp(256, 128), 446 features": (
+      mixdef.models.mlp(num_classes=30),
+      (446,),
+      30,
+      2505,
+    ),
+    "cnn 28x28": (mixdef.models.cnn(), (28, 28, 1), 10, 512),
+    "wide_resnet(10, 1) 32x32": (
+      mixdef.models.wide_resnet(10, 1),
+      *((32, 32, 3), 10, 256),
+    ),
+  }
+  for work, (model, shape, classes, size) in works.items():
+    data = _random_data(size, shape, classes)
+    training = prepare(
+      mixdef.classifier(model, optax.adam(1e-3)),
+      *({}, data, np.ones((models, size), bool)),
+      jax.vmap(jax.random.key)(jnp.arange(models)),
+      epochs=60,
+      batch_size=settings.batch_size,
+      num_members=None,
+    )
+    steps = training.plan.steps_per_epoch
+    cases = {}
+    for strategy in STRATEGIES:
+      program = programs(training.source, training.plan, strategy)
+      states = program.init(training.keys, None, {}, training.data)
+      cases[strategy] = lambda train=program.train, states=states, t=training: train(
+        *(states, {}, t.rows, t.data),
+        *(jnp.int32(0), jnp.int32(0), jnp.int32(t.plan.steps_per_epoch)),
+      )
+    found = rows_of(work, cases, settings.repeats, per=models * steps)
+    for row in found:
+      minutes = row["ms"][1] * steps * training.plan.epochs / 60e3
+      row["shadows_per_minute_at_60_epochs"] = round(1 / minutes, 2)
+    rows += found
+  return rows
+
+
+def private(settings: BenchSettings) -> list:
+  """Time one step of DP-SGD beside the plain step and optax's aggregate."""
+  rows, size = [], settings.batch_size
+
+  def optax_aggregate(key):
+    return optax.contrib.differentially_private_aggregate(
+      l2_norm_clip=1.0, noise_multiplier=0.0, key=key
+    )
+
+  defenses = {
+    "plain": mixdef.chain(),
+    "ghost clipping": mixdef.dp_sgd(0.0),
+    "ghost clipping and noise": mixdef.dp_sgd(1.0),
+    "microbatches": mixdef.dp_sgd(0.0, estimator="microbatch"),
+    "optax aggregate": mixdef.from_optax("optax", optax_aggregate, per_example=True),
+  }
+  works = {
+    "mlp(512, 256), 784 features": (mixdef.models.mlp(512, 256), (784,)),
+    "cnn 28x28": (mixdef.models.cnn(), (28, 28, 1)),
+  }
+  for work, (model, shape) in works.items():
+    data = _random_data(2 * size, shape, 10)
+    device = Data(*map(jnp.asarray, (data.x, data.y, data.reference)))
+    batch = Rows(jnp.arange(size), jnp.ones(size), jnp.zeros(size))
+    cases = {}
+    for name, defense in defenses.items():
+      learner = mixdef.classifier(model, optax.sgd(0.1), defense)
+      training = prepare(
+        *(learner, {}, data, np.ones((1, 2 * size), bool)),
+        jax.vmap(jax.random.key)(jnp.arange(1)),
+        epochs=1,
+        batch_size=size,
+        num_members=None,
+      )
+      spec = training.plan.spec(device, None)
+      state = learner.init(jax.random.key(0), spec)
+      ctx = Ctx(jax.random.key(1), jnp.int32(0), jnp.int32(0), 1)
+      step = jax.jit(learner.step)
+      cases[name] = lambda step=step, state=state, b=batch, c=ctx, d=device: step(
+        *(state, d, b, c)
+      )
+    rows += rows_of(work, cases, settings.repeats)
+  return rows
+
+
+SUITES = {"cpu": ensembles, "dp": private}
+
+
+def run(settings: BenchSettings, folder: pathlib.Path) -> dict:
+  """Time a suite; returns what result.json holds."""
+  del folder
+  return {"suite": settings.suite, "rows": SUITES[settings.suite](settings)}
+
+
+def show(result: dict) -> None:
+  """Print the rows as a table."""
+  print(f"{'work':30}{'case':28}{'ms: min, median, max':30}ratio")
+  for row in result["rows"]:
+    figures = "  ".join(f"{value:.3g}" for value in row["ms"])
+    print(f"{row['work']:30}{row['case']:28}{figures:30}{row['ratio']:.3g}")
+
+
+def _random_data(size, shape, classes):
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(size, *shape)).astype(np.float32)
+  y = rng.integers(0, classes, size)
+  return mixdef.Dataset.from_arrays(x, y, num_classes=classes)
+
+
+if __name__ == "__main__":
+  job.main("bench", BenchSettings, run, show)

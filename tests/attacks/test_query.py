@@ -1,0 +1,138 @@
+import dataclasses
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+import pytest
+
+from mixdef.attacks import Signals
+from mixdef.attacks.query import identity, mirror, signals
+from mixdef.data import Dataset
+from mixdef.defenses.release import MASKED, confidence_masking
+from mixdef.learner import classifier
+from mixdef.training import fit_many
+
+RECORDS, MODELS, CLASSES = 300, 3, 3  # a block of 256 and a partial one
+STATISTICS = ("phi", "hinge", "loss", "correct")
+
+
+class Linear(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    x = x.reshape(x.shape[0], -1)
+    return nn.Dense(CLASSES, kernel_init=nn.initializers.zeros)(x)
+
+
+def train(defense=None):
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(RECORDS, 2, 4, 1)).astype(np.float32)
+  data = Dataset.from_arrays(x, rng.integers(CLASSES, size=RECORDS)).with_reference(7)
+  keep = (rng.random((MODELS, RECORDS)) < 0.5) & data.audited
+  learner = classifier(Linear(), optax.sgd(1.0), defense)
+  return fit_many(learner, data, keep, epochs=1, batch_size=50, strategy="loop")
+
+
+@pytest.fixture(scope="module")
+def ensemble():
+  return train()
+
+
+def equal(one, other):
+  return all(np.array_equal(getattr(one, n), getattr(other, n)) for n in STATISTICS)
+
+
+def test_signals_are_those_of_all_outputs(ensemble):
+  data = ensemble.data
+  outputs = ensemble.predict(data.x)
+  expected = Signals.from_logits(
+    outputs, data.y, ensemble.keep, audited=~data.reference
+  )
+  asked = signals(ensemble)
+  assert asked.phi.shape == (MODELS, RECORDS, 1)
+  assert equal(asked, expected)
+  for name in ("keep", "labels", "audited"):
+    np.testing.assert_array_equal(getattr(asked, name), getattr(expected, name))
+  assert asked.audited.sum() == RECORDS - 7
+
+
+def test_pitfall_158_statistics_are_float64(ensemble):
+  asked = signals(ensemble)
+  assert {getattr(asked, name).dtype for name in STATISTICS} == {np.dtype(np.float64)}
+
+
+def test_an_answer_does_not_depend_on_the_others_asked_about(ensemble):
+  x = ensemble.data.x
+  together = ensemble.predict(x)
+  assert together.shape == (MODELS, RECORDS, CLASSES)
+  for row in (0, 100, 255, 256, RECORDS - 1):
+    alone = ensemble.predict(x[row : row + 1])
+    np.testing.assert_array_equal(alone[:, 0], together[:, row])
+  backwards = ensemble.predict(x[::-1])[:, ::-1]
+  np.testing.assert_array_equal(backwards, together)
+  np.testing.assert_array_equal(ensemble[1].predict(x), together[1])
+
+
+def test_pitfall_13_view_0_of_a_mirrored_query_is_the_record(ensemble):
+  asked = signals(ensemble, queries=mirror)
+  assert asked.phi.shape == (MODELS, RECORDS, 2)
+  data = ensemble.data
+  for view, x in enumerate((data.x, data.x[:, :, ::-1])):
+    expected = Signals.from_logits(ensemble.predict(x), data.y, ensemble.keep)
+    for name in STATISTICS:
+      np.testing.assert_array_equal(
+        getattr(asked, name)[..., view], getattr(expected, name)[..., 0]
+      )
+
+
+def test_pitfall_12_all_models_see_the_same_views(ensemble):
+  rng, seen = np.random.default_rng(0), []
+
+  def noisy(x):
+    views = np.stack([x, x + rng.normal(size=x.shape).astype(x.dtype)], 1)
+    seen.append(views)
+    return views
+
+  asked = signals(ensemble, queries=noisy)
+  views = np.concatenate(seen)
+  assert views.shape == (RECORDS, 2, 2, 4, 1)  # made once, not once a model
+  for s in range(MODELS):
+    outputs = ensemble[s].predict(views[:, 1])
+    expected = Signals.from_logits(outputs[None], ensemble.data.y, ensemble.keep[s, None])
+    np.testing.assert_array_equal(asked.phi[s, :, 1], expected.phi[0, :, 0])
+
+
+def test_pitfall_15_release_hooks_act_on_every_query():
+  masked = train(confidence_masking())
+  asked = signals(masked, queries=mirror)
+  np.testing.assert_allclose(np.abs(asked.hinge), -MASKED, rtol=1e-3)
+  x = masked.data.x
+  bare = masked.predict(x, raw=True)
+  assert bare.min() > MASKED
+  np.testing.assert_array_equal(bare.argmax(-1), masked.predict(x).argmax(-1))
+
+
+def test_a_model_that_diverged_is_named(ensemble):
+  def spoil(leaf):
+    return leaf.at[1].set(np.nan)
+
+  params = jax.tree.map(spoil, ensemble.states.params)
+  states = ensemble.states._replace(params=params)
+  with pytest.raises(ValueError, match=r"models \[1\] answer NaN") as raised:
+    signals(dataclasses.replace(ensemble, states=states))
+  assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+  "queries",
+  [lambda x: x, lambda x: x[:1, None], lambda x: x[:, None, :, :3]],
+  ids=["no view axis", "fewer records", "another shape"],
+)
+def test_views_of_another_shape_are_refused(ensemble, queries):
+  with pytest.raises(ValueError, match=r"return \[B,Q,\.\.\.\]"):
+    signals(ensemble, queries=queries)
+
+
+def test_identity_is_one_view():
+  x = np.zeros((5, 4))
+  assert identity(x).shape == (5, 1, 4)

@@ -1,0 +1,217 @@
+"""What every defense of the catalogue must do."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from defense_harness import (
+  DATA,
+  K,
+  Loop,
+  assert_same,
+  ctx_at,
+  init,
+  make_batch,
+  make_data,
+  make_log_probs,
+  make_view,
+  rows_at,
+)
+
+from mixdef.defense import chain
+from mixdef.defenses import ALIASES, CATALOGUE
+from mixdef.parse import parse
+
+NAMES = sorted(CATALOGUE)
+NEUTRAL = {
+  "adamixup": "adamixup('literal', end=1.0)",
+  "confidence_masking": "confidence_masking(temperature=1.0)",
+  "distillation": "distillation(form='hinton', a=0.0)",
+  "dp_sgd": "dp_sgd(0.0, inf)",
+  "dropout": "dropout(0.0)",
+  "early_stopping": "early_stopping(1000)",
+  "ema": "ema(0.0)",
+  "l1": "l1(0.0)",
+  "label_smoothing": "label_smoothing(0.0)",
+  "mixup": "mixup(0.0)",
+  "relaxloss": "relaxloss(0.0)",
+  "spatial_dropout": "spatial_dropout(0.0)",
+  "weight_decay": "weight_decay(0.0)",
+  "weighted_smoothing": "weighted_smoothing(0.0)",
+}
+VARIANTS = [
+  *NAMES,
+  *NEUTRAL.values(),
+  "adamixup('performance', label='soft')",
+  "adamixup('beta')",
+  "adamixup('probability', schedule='to_min')",
+  "mixup(inf, per='record', pairs=True)",
+  "mixup(0.3, name='other')",
+  "relaxloss(0.5, form='tabular', upper=0.3, detach=True)",
+  "relaxloss(ascent='correct_only')",
+  "weighted_smoothing(position='gradient', norm='class_minmax')",
+  "weighted_smoothing(position='input', measure='ce', factor='clip')",
+  "weighted_smoothing(position='logit', norm='global_zscore', use_gap=False)",
+  "weighted_smoothing(norm='none', measure='log_mentr', start=0)",
+  "early_stopping(patience=2)",
+  "distillation(form='hinton', official_scale=True)",
+  "confidence_masking(2, decimals=1, temperature=3.0)",
+]
+
+
+@functools.cache
+def loop_of(text):
+  return Loop(parse(text))
+
+
+@functools.cache
+def trained(text, seed=0):
+  return loop_of(text).train(seed)
+
+
+def signature(tree):
+  return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.aval.weak_type), tree)
+
+
+@pytest.mark.parametrize("text", VARIANTS)
+def test_state_keeps_its_form_and_stays_finite(text):
+  start, end = init(loop_of(text).learner), trained(text)
+  assert signature(start) == signature(end)
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(end.params))
+  assert not any(np.isnan(leaf).any() for leaf in jax.tree.leaves(end.defense))
+  answers = loop_of(text).learner.predict(end, DATA.x)
+  assert answers.shape == (len(DATA.x), K)
+  assert np.isfinite(answers).all()
+
+
+@pytest.mark.parametrize("text", VARIANTS)
+def test_every_part_is_read_back_from_its_text(text):
+  part = parse(text)
+  assert str(parse(str(part))) == str(part)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pitfall_153_one_trace_for_all_steps(name):
+  trained(name)
+  loop = loop_of(name)
+  traces = loop.traces
+  loop.train(seed=1, steps=6)
+  assert loop.traces == traces
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_jitted_step_equals_eager_step(name):
+  loop = loop_of(name)
+  start = init(loop.learner)
+  arguments = (start, DATA, rows_at(6), ctx_at(6))
+  assert_same(loop.jitted(*arguments), loop.step(*arguments), 1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_vmapped_models_equal_looped_ones(name):
+  loop = loop_of(name)
+  one_by_one = [trained(name, seed) for seed in range(3)]
+  starts = [init(loop.learner, seed) for seed in range(3)]
+  together = loop.run(
+    jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts), step=loop.mapped
+  )
+  stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *one_by_one)
+  assert_same(together, stacked, 1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_neutral_parameter_is_the_identity(name):
+  plain, neutral = loop_of("none"), loop_of(NEUTRAL[name])
+  undefended, defended = trained("none"), trained(NEUTRAL[name])
+  assert_same(defended.params, undefended.params, 1e-6)
+  assert_same(
+    neutral.learner.predict(defended, DATA.x),
+    plain.learner.predict(undefended, DATA.x),
+    1e-5,
+  )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_are_treated_alike_in_any_order(name):
+  part = CATALOGUE[name]()
+  if part.traits & {"mix", "whole_batch"}:
+    pytest.skip("depends on the other rows by design")
+  state, ctx = trained(name).defense[part.name], ctx_at(7)
+  order = jnp.array([3, 0, 5, 1, 4, 2])
+  batch, log_probs = make_batch(), make_log_probs()
+  moved = jax.tree.map(lambda leaf: leaf[order], batch)
+  losses = -(batch.y * log_probs).sum(-1)
+  if part.batch:
+    expected = jax.tree.map(lambda leaf: leaf[order], part.batch(batch, state, ctx))
+    assert_same(part.batch(moved, state, ctx), expected, 1e-6)
+  if part.log_probs:
+    expected = part.log_probs(log_probs, state, ctx, batch)[order]
+    assert_same(part.log_probs(log_probs[order], state, ctx, moved), expected, 1e-6)
+  if part.loss:
+    expected = part.loss(losses, state, ctx, log_probs, batch)[order]
+    got = part.loss(losses[order], state, ctx, log_probs[order], moved)
+    assert_same(got, expected, 1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_extreme_logits_survive(name):
+  loop = loop_of(name)
+  start = init(loop.learner)
+  extreme = make_data(scale=1e4)
+  state, metrics = loop.jitted(start, extreme, rows_at(6), ctx_at(6))
+  assert np.abs(loop.learner.predict(start, extreme.x, raw=True)).max() > 1e3
+  assert np.isfinite(metrics["loss"])
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+  assert np.isfinite(loop.learner.predict(start, extreme.x)).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_out_records_never_reach_the_parameters(name):
+  """Pitfalls 60, 72 and 146: not by mixing, class moments or padding."""
+  out = (~DATA.reference) & (jnp.arange(len(DATA.x)) >= 8)
+  other = DATA._replace(x=jnp.where(out[:, None], 100.0, DATA.x))
+  assert_same(loop_of(name).train(data=other), trained(name))
+
+
+def test_every_default_is_the_canonical_name():
+  assert all(str(CATALOGUE[name]()) == name for name in NAMES)
+  assert set(ALIASES.values()) <= set(NAMES)
+  assert set(NEUTRAL) == set(NAMES)
+
+
+@pytest.mark.parametrize(
+  ("text", "reason"),
+  [
+    ("mixup(per='row')", "'batch', 'record'"),
+    ("mixup('a')", "give a number"),
+    ("adamixup('beta', start=0.5, end=0.6)", "at most 0.5"),
+    ("adamixup('performance', schedule='raw')", "leave the schedule out"),
+    ("label_smoothing(1.5)", "epsilon is 1.5; give a number of at least 0 and"),
+    ("relaxloss(-1)", "of at least 0"),
+    ("relaxloss(upper=0)", "above 0 and at most 1"),
+    ("relaxloss(form='tabular', ascent='correct_only')", "no ascent"),
+    ("weighted_smoothing(norm='zscore')", "'class_zscore'"),
+    ("weight_decay(True)", "give a number"),
+    ("dropout(1.0)", "drops everything"),
+    ("ema(1.1)", "decay is 1.1"),
+    ("early_stopping(0)", "an integer of at least 1"),
+    ("early_stopping(5, patience=2)", "give one"),
+    ("distillation(0.0)", "above 0"),
+    ("confidence_masking(0)", "an integer of at least 1"),
+    ("confidence_masking(temperature=-1.0)", "above 0"),
+  ],
+)
+def test_arguments_out_of_range_are_refused_with_the_reason(text, reason):
+  with pytest.raises(ValueError, match=reason):
+    parse(text)
+
+
+def test_epoch_hooks_see_the_epoch_that_ended():
+  part = CATALOGUE["early_stopping"](4)
+  state = {"early_stopping": {"w": jnp.zeros(2)}}
+  for step, expected in ((7, 1.0), (9, 0.0)):  # the ends of the epochs 3 and 4
+    view = make_view(None, variables={"w": jnp.ones(2)})
+    new = chain(part).epoch(state, ctx_at(step), view)
+    np.testing.assert_array_equal(new["early_stopping"]["w"], expected)

@@ -1,0 +1,28 @@
+"""The notebooks run from top to bottom and show what they say."""
+
+import pathlib
+import re
+
+import nbclient
+import nbformat
+import pytest
+
+NOTEBOOKS = sorted((pathlib.Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the kernel's own, in another process
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs(path, tmp_path):
+  notebook = nbformat.read(path, as_version=4)
+  client = nbclient.NotebookClient(
+    notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}
+  )
+  client.execute()
+  text = "".join(
+    output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ())
+  )
+  aucs = dict(re.findall(r"^(\S+).*LiRA AUC (\d\.\d+)", text, re.MULTILINE))
+  assert float(aucs["none"]) > 0.55  # the undefended models leak
+  assert float(aucs["dp_sgd(noise_multiplier=1.0)"]) < float(aucs["none"])
+  assert (tmp_path / "roc.png").exists()

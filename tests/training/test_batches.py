@@ -1,0 +1,174 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from training_cases import LEARNER, halves, records, train
+
+from mixdef.defense import Defense
+from mixdef.learner import classifier
+from mixdef.training.batches import epoch_rows
+from mixdef.training.plan import make_plan
+
+N = 60
+
+
+def plan_of(keep, *, batch_size, traits=(), reference=None, epochs=1):
+  data = records(N)
+  if reference is not None:
+    data = type(data)(data.x, data.y, data.num_classes, reference=reference)
+  return make_plan(
+    frozenset(traits), data, keep[None], epochs=epochs, batch_size=batch_size
+  )
+
+
+def deal(keep, plan, *, seed=0, reference=None, epochs=1):
+  """Return the rows of every step: index, weight and reference [epochs,steps,rows]."""
+  reference = np.zeros(N, bool) if reference is None else reference
+
+  @jax.jit
+  def epoch(key):
+    rows = epoch_rows(key, jnp.asarray(keep), jnp.asarray(reference), plan)
+    return jax.lax.map(rows, jnp.arange(plan.steps_per_epoch))
+
+  keys = jax.random.split(jax.random.key(seed), epochs)
+  rows, overflow = jax.tree.map(np.asarray, jax.lax.map(epoch, keys))
+  return rows, overflow
+
+
+def members_of(count):
+  return np.random.default_rng(count).permutation(N) < count
+
+
+def dealt(rows):
+  """Return the members each step of the first epoch saw."""
+  return [i[w > 0].tolist() for i, w in zip(rows.index[0], rows.weight[0], strict=True)]
+
+
+@pytest.mark.parametrize(("count", "size"), [(20, 6), (23, 6), (7, 2), (60, 16), (1, 5)])
+def test_pitfall_71_an_epoch_visits_every_member_once(count, size):
+  keep = members_of(count)
+  rows, overflow = deal(keep, plan_of(keep, batch_size=size))
+  batches = dealt(rows)
+  assert sorted(sum(batches, [])) == np.flatnonzero(keep).tolist()
+  lengths = [len(batch) for batch in batches]
+  assert len(batches) == -(-count // size)
+  assert max(lengths) - min(lengths) <= 1
+  assert max(lengths) <= size
+  assert not overflow.any()
+
+
+def test_padding_repeats_members_only():
+  keep = members_of(23)
+  rows, _ = deal(keep, plan_of(keep, batch_size=6))
+  assert (rows.weight == 0).any()
+  assert keep[rows.index].all()
+  assert not rows.reference.any()
+
+
+def test_pitfall_70_every_epoch_is_reshuffled():
+  keep = members_of(20)
+  rows, _ = deal(keep, plan_of(keep, batch_size=6), epochs=3)
+  first, second, third = rows.index
+  assert not np.array_equal(first, second)
+  assert not np.array_equal(second, third)
+
+
+def test_the_capacity_changes_no_batch():
+  keep = members_of(20)
+  plan = plan_of(keep, batch_size=6)
+  wide = plan._replace(capacity=plan.capacity + 4)
+  assert dealt(deal(keep, plan)[0]) == dealt(deal(keep, wide)[0])
+
+
+def test_a_new_member_leaves_the_order_of_the_others():
+  keep = members_of(20)
+  more = keep.copy()
+  more[np.flatnonzero(~keep)[0]] = True
+  plan = plan_of(keep, batch_size=60)
+  (before,), (after,) = (
+    dealt(deal(k, plan._replace(capacity=21))[0]) for k in (keep, more)
+  )
+  assert [i for i in after if i in before] == before
+
+
+def test_pitfall_156_poisson_batches():
+  keep = members_of(40)
+  plan = plan_of(keep, batch_size=8, traits={"poisson"})
+  assert plan.probability == 8 / 40
+  rows, overflow = deal(keep, plan, epochs=200)
+  draws = 200 * plan.steps_per_epoch
+  assert not overflow.any()
+  index, real = (leaf.reshape(draws, -1) for leaf in (rows.index, rows.weight > 0))
+  sizes = real.sum(1)
+  # Five standard errors of a binomial mean.
+  assert abs(sizes.mean() - 8) < 5 * np.sqrt(40 * 0.2 * 0.8 / draws)
+  assert sizes.min() < 8 < sizes.max() <= plan.capacity
+  times = np.zeros(N)
+  for chosen, kept in zip(index, real, strict=True):
+    assert len(set(chosen[kept])) == kept.sum()
+    times[chosen[kept]] += 1
+  assert not times[~keep].any()
+  assert np.abs(times[keep] / draws - 0.2).max() < 5 * np.sqrt(0.2 * 0.8 / draws)
+
+
+def test_pitfall_156_members_without_a_place_are_counted():
+  keep = members_of(40)
+  plan = plan_of(keep, batch_size=8, traits={"poisson"})._replace(capacity=2)
+  rows, overflow = deal(keep, plan, epochs=5)
+  assert overflow.max() > 0
+  assert rows.index.shape[-1] == 2
+
+
+def test_pitfall_156_overflow_is_an_error(monkeypatch):
+  monkeypatch.setattr("mixdef.training.plan._poisson_capacity", lambda *_: 1)
+  learner = LEARNER._replace(traits=frozenset({"poisson"}))
+  with pytest.raises(RuntimeError, match="more members than its 1 places"):
+    train(learner)
+
+
+def test_poisson_needs_a_probability():
+  with pytest.raises(ValueError, match="batch_size=9 exceeds the 8 members"):
+    plan_of(members_of(8), batch_size=9, traits={"poisson"})
+
+
+def test_poisson_capacity_suffices_for_the_largest_subset():
+  keep = np.stack([members_of(20), members_of(60)])
+  data = records(N)
+  plan = make_plan(
+    frozenset({"poisson"}), data, keep, epochs=50, batch_size=30, num_members=40
+  )
+  _, overflow = deal(keep[1], plan, epochs=50)
+  assert not overflow.any()
+  assert 45 < plan.capacity <= 60
+
+
+def test_reference_rows_ride_only_where_they_are_needed():
+  reference, keep = np.arange(N) < 10, np.arange(N) >= 30
+  plain = plan_of(keep, batch_size=8, reference=reference)
+  assert plain.reference_rows == 0
+  plan = plan_of(keep, batch_size=8, traits={"needs_reference"}, reference=reference)
+  rows, _ = deal(keep, plan, reference=reference)
+  own = rows.reference > 0
+  assert (rows.weight[own] == 0).all()
+  assert reference[rows.index[own]].all()
+  assert set(rows.index[own]) == set(range(10))
+  assert keep[rows.index[~own]].all()
+  alone, _ = deal(keep, plain, reference=reference)
+  assert dealt(rows) == dealt(alone)
+
+
+def test_a_defense_without_its_reference_rows_is_refused():
+  part = Defense("compare", traits=frozenset({"needs_reference"}))
+  learner = classifier(None, None, part, text="compare")._replace(
+    init=LEARNER.init, step=LEARNER.step
+  )
+  with pytest.raises(ValueError, match=r"data\.with_reference\(500\)"):
+    train(learner)
+
+
+def test_reference_records_cannot_be_members():
+  data = records().with_reference(5)
+  keep = halves(1)
+  keep[0, np.flatnonzero(data.reference)[0]] = True
+  with pytest.raises(ValueError, match="keep selects reference records"):
+    train(data=data, keep=keep)

@@ -1,0 +1,227 @@
+"""Run folders: what a kill leaves behind is taken up, and never mixed."""
+
+import importlib
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+from training_cases import (
+  LEARNER,
+  Linear,
+  halves,
+  perturbed,
+  records,
+  same,
+  train,
+)
+
+from mixdef.defense import Defense, Stage, from_optax
+from mixdef.defenses.labels import label_smoothing
+from mixdef.learner import classifier
+from mixdef.training import loop as loop_module
+from mixdef.training.progress import Progress
+from mixdef.training.store import Store
+
+EPOCHS = 4
+KEEP = halves(3)
+FIT = importlib.import_module("mixdef.training.fit")
+
+
+def keyed():
+  """Carry a random key and a count in the state, and hand a table over."""
+
+  def init(key, spec):
+    return {"key": key, "table": spec.table, "seen": jax.numpy.int32(0)}
+
+  def update(state, ctx, *_):
+    return {**state, "seen": state["seen"] + 1}
+
+  stage = Stage(
+    rows=lambda key, keep, reference: keep[None],
+    table=lambda key, log_probs, rows, keep: log_probs[0],
+  )
+  return Defense("keyed", init=init, update=update, before=(stage,))
+
+
+STAGED = classifier(Linear(), optax.adam(0.1), keyed(), text="keyed")
+
+
+def run(learner=LEARNER, **options):
+  options = {"keep": KEEP, "epochs": EPOCHS, **options}
+  return train(learner, options.pop("data", None), options.pop("keep"), **options)
+
+
+@pytest.fixture(scope="module")
+def unbroken():
+  return {learner.text: run(learner) for learner in (LEARNER, STAGED)}
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+  """Return a function that trains and stops in the n-th epoch, checkpoints on."""
+  monkeypatch.setattr(loop_module, "_CHECKPOINT_SECONDS", -1.0)
+
+  def stop(n, learner=LEARNER, **options):
+    epochs = []
+
+    def advance(self, units, **figures):
+      epochs.append(units)
+      if len(epochs) == n:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+      patch.setattr(Progress, "advance", advance)
+      run(learner, **options)
+
+  return stop
+
+
+@pytest.fixture
+def trained(monkeypatch):
+  """Count the epochs that are trained."""
+  epochs, one_epoch = [], loop_module._one_epoch
+
+  def counted(program, training, states, epoch):
+    epochs.append(epoch)
+    return one_epoch(program, training, states, epoch)
+
+  monkeypatch.setattr(loop_module, "_one_epoch", counted)
+  return epochs
+
+
+def epochs_in(folder):
+  lines = (folder / "metrics.jsonl").read_text().splitlines()
+  return [(row["models"], row["epoch"]) for row in map(json.loads, lines)]
+
+
+@pytest.mark.parametrize("stopped_in", [1, 3, 4])
+def test_an_interrupted_run_ends_like_an_unbroken_one(
+  tmp_path, interrupt, trained, unbroken, stopped_in
+):
+  interrupt(stopped_in, out=tmp_path)
+  trained.clear()
+  resumed = run(out=tmp_path)
+  assert trained == list(range(stopped_in - 1, EPOCHS))
+  assert same(resumed.states, unbroken["linear"].states)
+  assert epochs_in(tmp_path) == [("models-00000", epoch) for epoch in range(EPOCHS)]
+  losses = [row["loss"] for row in unbroken["linear"].history]
+  assert [row["loss"] for row in resumed.history] == losses
+
+
+def test_a_kill_without_a_checkpoint_starts_over(tmp_path, monkeypatch, unbroken):
+  def advance(self, units, **figures):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(Progress, "advance", advance)
+    run(out=tmp_path)
+  assert same(run(out=tmp_path).states, unbroken["linear"].states)
+  assert epochs_in(tmp_path) == [("models-00000", epoch) for epoch in range(EPOCHS)]
+
+
+def test_a_finished_run_is_loaded(tmp_path, trained, unbroken):
+  first = run(out=tmp_path)
+  trained.clear()
+  again = run(out=tmp_path)
+  assert not trained
+  assert same(again.states, first.states)
+  assert same(again.states, unbroken["linear"].states)
+  assert again.history == first.history
+  x = records().x
+  np.testing.assert_array_equal(again.predict(x), first.predict(x))
+  assert not Store(tmp_path).epochs("models-00000-epoch")
+
+
+def test_finished_chunks_are_skipped(
+  tmp_path, interrupt, trained, unbroken, monkeypatch
+):
+  monkeypatch.setattr(FIT, "models_at_once", lambda *_: 2)
+  interrupt(EPOCHS + 2, out=tmp_path)
+  trained.clear()
+  monkeypatch.setattr(FIT, "models_at_once", lambda *_: 3)  # the folder decides
+  resumed = run(out=tmp_path)
+  assert trained == [1, 2, 3]
+  assert same(resumed.states, unbroken["linear"].states)
+  assert epochs_in(tmp_path) == [
+    (f"models-0000{chunk}", epoch) for chunk in (0, 2) for epoch in range(EPOCHS)
+  ]
+
+
+@pytest.mark.parametrize("stopped_in", [2, EPOCHS + 1, EPOCHS + 3])
+def test_stages_and_random_keys_survive(
+  tmp_path, interrupt, trained, unbroken, stopped_in
+):
+  interrupt(stopped_in, STAGED, out=tmp_path)
+  trained.clear()
+  resumed = run(STAGED, out=tmp_path)
+  assert len(trained) == 2 * EPOCHS + 1 - stopped_in
+  assert same(resumed.states, unbroken["keyed"].states)
+  key = resumed.states.defense["keyed"]["key"]
+  assert jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+  assert epochs_in(tmp_path) == [
+    (name, epoch)
+    for name in ("models-00000-teachers", "models-00000")
+    for epoch in range(EPOCHS)
+  ]
+  trained.clear()
+  assert same(run(STAGED, out=tmp_path).states, resumed.states)
+  assert not trained
+
+
+@pytest.mark.parametrize(
+  ("change", "field"),
+  [
+    ({"seed": 1}, "seed was 0, now 1"),
+    ({"epochs": 3}, "epochs was 4, now 3"),
+    ({"batch_size": 7}, "batch_size was 6, now 7"),
+    ({"keep": halves(3, seed=1)}, "keep was"),
+    ({"keep": KEEP[:2]}, "keep was"),
+    ({"data": perturbed(records(), 3, 1e-3)}, "records was"),
+    (
+      {"learner": classifier(Linear(), optax.sgd(0.5), label_smoothing(0.1))},
+      r"learner was 'linear', now .*label_smoothing",
+    ),
+    ({"strategy": "vmap"}, "strategy was 'loop', now 'vmap'"),
+  ],
+  ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_pitfall_86_another_run_in_the_folder_is_refused(
+  finished, change, field
+):
+  with pytest.raises(ValueError, match=field) as raised:
+    run(out=finished, **change)
+  assert "Choose another out folder" in str(raised.value)
+  assert "\n" not in str(raised.value)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("finished")
+  run(out=folder)
+  return folder
+
+
+def test_auto_takes_the_strategy_of_the_folder(finished, trained):
+  assert run(out=finished, strategy="auto").strategy == "loop"
+  assert not trained
+
+
+def test_pitfall_86_swept_values_are_part_of_a_run(tmp_path):
+  def make(rate):
+    return classifier(Linear(), optax.sgd(rate))
+
+  run(make, keep=KEEP[:1], over={"rate": [0.1]}, out=tmp_path)
+  with pytest.raises(ValueError, match="hyper_parameters was"):
+    run(make, keep=KEEP[:1], over={"rate": [0.2]}, out=tmp_path)
+
+
+def test_an_opaque_defense_needs_a_text(tmp_path):
+  part = from_optax("clip", optax.clip(0.1))
+  with pytest.raises(ValueError, match=r"classifier\(\.\.\., text='\.\.\.'\)"):
+    run(classifier(Linear(), optax.sgd(0.5), part), out=tmp_path)
+  assert not list(tmp_path.iterdir())
+  named = classifier(Linear(), optax.sgd(0.5), part, text="clip 0.1")
+  first = run(named, out=tmp_path)
+  assert same(run(named, out=tmp_path).states, first.states)

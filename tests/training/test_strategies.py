@@ -1,0 +1,184 @@
+import importlib
+
+import jax
+import numpy as np
+import optax
+import pytest
+from training_cases import (
+  LEARNER,
+  RECORDS,
+  SIZES,
+  Dropped,
+  Linear,
+  halves,
+  records,
+  same,
+  train,
+)
+
+from mixdef.learner import classifier
+from mixdef.training import fit, fit_many
+from mixdef.training.programs import STRATEGIES, programs
+
+DROPPED = classifier(Dropped(), optax.sgd(0.2))
+KEEP = halves(5)
+FIT = importlib.import_module("mixdef.training.fit")  # the name is the function's, too
+
+
+@pytest.fixture(scope="module")
+def ensembles():
+  return {s: train(DROPPED, keep=KEEP, strategy=s) for s in STRATEGIES}
+
+
+@pytest.mark.parametrize("strategy", ["scan", "loop"])
+def test_pitfall_154_strategies_give_equal_parameters(ensembles, strategy):
+  vmapped = ensembles["vmap"]
+  assert same(vmapped.states.params, ensembles[strategy].states.params, atol=1e-5)
+  x = vmapped.data.x
+  np.testing.assert_allclose(
+    vmapped.predict(x), ensembles[strategy].predict(x), atol=1e-5
+  )
+
+
+def test_auto_takes_a_strategy_that_gives_the_same_models(ensembles):
+  chosen = train(DROPPED, keep=KEEP, strategy="auto")
+  assert chosen.strategy in STRATEGIES
+  assert same(chosen.states.params, ensembles[chosen.strategy].states.params, atol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_chunks_equal_the_whole(ensembles, strategy, monkeypatch):
+  monkeypatch.setattr(FIT, "models_at_once", lambda *_: 2)
+  chunked = train(DROPPED, keep=KEEP, strategy=strategy)
+  # XLA may lower a batched product of 2 models unlike one of 5; else it is bit by bit.
+  atol = 1e-6 if strategy == "vmap" else 0.0
+  assert same(chunked.states, ensembles[strategy].states, atol=atol)
+  assert {row["models"] for row in chunked.history} == {
+    f"models-{first:05d}" for first in (0, 2, 4)
+  }
+
+
+def test_chunks_by_a_tiny_memory_equal_the_whole(ensembles):
+  chunked = train(DROPPED, keep=KEEP, strategy="loop", memory_gb=1e-9)
+  assert same(chunked.states, ensembles["loop"].states)
+  assert len(chunked.history) == len(KEEP) * SIZES["epochs"]
+
+
+def test_progress_ends_at_its_total_with_a_padded_last_chunk(monkeypatch):
+  progress = []
+  monkeypatch.setattr(FIT, "models_at_once", lambda *_: 2)
+  monkeypatch.setattr(FIT, "Progress", _recorder(progress))
+  train(keep=KEEP)
+  total, *done = progress
+  assert sum(done) == total
+
+
+def _recorder(progress):
+  class Recorder:
+    def __init__(self, total, *, unit, shown):
+      progress.append(total)
+
+    def advance(self, units, **figures):
+      progress.append(units)
+
+    resume = advance
+
+    def close(self):
+      progress.append(0)
+
+  return Recorder
+
+
+def test_a_model_does_not_depend_on_how_many_come_after_it(ensembles):
+  for strategy, atol in (("loop", 0.0), ("vmap", 1e-6)):
+    first = train(DROPPED, keep=KEEP[:3], strategy=strategy)
+    assert first.plan == ensembles[strategy].plan
+    states = jax.tree.map(lambda leaf: leaf[:3], ensembles[strategy].states)
+    assert same(first.states, states, atol=atol)
+
+
+def test_models_of_an_ensemble_differ_even_on_equal_members():
+  ensemble = train(keep=np.repeat(halves(1), 2, 0))
+  (one, other) = ensemble.predict(ensemble.data.x)
+  assert not np.array_equal(one, other)
+
+
+def test_fit_is_the_first_model_of_fit_many():
+  sizes = {key: SIZES[key] for key in ("epochs", "batch_size")}
+  keep = halves(2)
+  run = fit(LEARNER, records(), keep[0], **sizes)
+  assert same(run.state, jax.tree.map(lambda leaf: leaf[0], train(keep=keep).states))
+
+
+def test_pitfall_153_one_compilation_for_all_epochs_and_models():
+  traces = []
+
+  def step(*args):
+    traces.append(1)
+    return LEARNER.step(*args)
+
+  learner = LEARNER._replace(step=step)
+  train(learner, keep=KEEP)
+  assert len(traces) == 2  # the metrics' shapes and the loop body, once each
+  plan = train(keep=KEEP, strategy="vmap").plan
+  assert programs(LEARNER, plan, "vmap").train._cache_size() == 1
+
+
+def test_pitfall_84_two_runs_in_one_process_are_identical():
+  assert same(train().states, train().states)
+  assert not same(train().states, train(seed=1).states)
+
+
+def test_over_equals_models_trained_with_each_value():
+  rates = [0.1, 0.4, 0.4]
+
+  def make(rate):
+    return classifier(Linear(), optax.sgd(rate))
+
+  keep = halves(3)
+  swept = train(make, keep=keep, over={"rate": rates}, strategy="vmap")
+  for s in (0, 2):
+    alone = train(make(rates[s]), keep=keep)
+    expected = jax.tree.map(lambda leaf, s=s: leaf[s], alone.states.params)
+    assert same(swept[s].state.params, expected, atol=1e-6)
+  x = swept.data.x
+  np.testing.assert_allclose(swept[2].predict(x), swept.predict(x)[2], atol=1e-6)
+
+
+def test_pitfall_158_training_stays_float32_under_x64():
+  with jax.enable_x64():
+    ensemble = train(DROPPED)
+    outputs = ensemble.predict(ensemble.data.x)
+  leaves = jax.tree.leaves((ensemble.states.params, ensemble.states.stats))
+  assert {leaf.dtype for leaf in leaves} == {np.dtype(np.float32)}
+  assert outputs.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+  ("wrong", "message"),
+  [
+    ({"epochs": 0}, "epochs=0 must be at least 1"),
+    ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+    ({"num_members": -3}, "num_members=-3 must be at least 1"),
+    ({"num_members": 0}, "num_members=0 must be at least 1"),
+    ({"strategy": "fast"}, "strategy='fast' is none of vmap, scan, loop, auto"),
+    ({"memory_gb": 0}, "memory_gb=0 must be positive"),
+    ({"over": {"rate": [1.0]}}, r"one value for each of the 2 models"),
+    ({"keep": np.ones((2, 3), bool)}, r"keep has shape \(2, 3\)"),
+    ({"keep": np.ones((2, RECORDS))}, "keep has type float64"),
+    ({"keep": np.zeros((2, RECORDS), bool)}, r"keep\[0\] selects 0 records"),
+  ],
+)
+def test_mistakes_are_one_line(wrong, message):
+  options = {"keep": halves(2), **SIZES, **wrong}
+  with pytest.raises(ValueError, match=message) as raised:
+    fit_many(LEARNER, records(), options.pop("keep"), **options)
+  assert "\n" not in str(raised.value)
+
+
+def test_an_ensemble_is_a_sequence_of_runs():
+  ensemble = train(keep=halves(2))
+  assert len(ensemble) == len(list(ensemble)) == 2
+  np.testing.assert_array_equal(ensemble[-1].keep, ensemble.keep[1])
+  with pytest.raises(IndexError, match="model 2 of an ensemble of 2"):
+    ensemble[2]
