@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+Hook = Any  # a function, or None where nothing acts; typed by the tables below
+
 
 class Ctx(NamedTuple):
   """Where training stands; every field is traced, only `key` differs per model."""
@@ -148,18 +150,18 @@ class Defense(NamedTuple):
   text: str = ""
   model: Mapping[str, Any] | None = None
   before: tuple[Stage, ...] = ()
-  rows: Callable | None = None
-  init: Callable | None = None
-  batch: Callable | None = None
-  log_probs: Callable | None = None
-  loss: Callable | None = None
-  value_and_grad: Callable | None = None
-  grads: Callable | None = None
-  update: Callable | None = None
-  epoch: Callable | None = None
-  finish: Callable | None = None
-  release_params: Callable | None = None
-  release_output: Callable | None = None
+  rows: Hook = None
+  init: Hook = None
+  batch: Hook = None
+  log_probs: Hook = None
+  loss: Hook = None
+  value_and_grad: Hook = None
+  grads: Hook = None
+  update: Hook = None
+  epoch: Hook = None
+  finish: Hook = None
+  release_params: Hook = None
+  release_output: Hook = None
   traits: frozenset[str] = frozenset()
   parts: tuple["Defense", ...] = ()
 
@@ -227,7 +229,7 @@ def chain(*defenses: Defense) -> Defense:
   >>> str(chain(from_optax("a", lambda key: None), chain()))
   "from_optax('a')"
   """
-  parts = tuple(p for d in defenses for p in (d.parts if d.name == "chain" else (d,)))
+  parts = tuple(part for one in defenses for part in one.parts or _leaf(one))
   _refuse(parts)
 
   def with_hook(hook):
@@ -317,10 +319,17 @@ def chain(*defenses: Defense) -> Defense:
   )
 
 
+def _leaf(defense):
+  """A defense that is no chain, as parts; the empty chain has none."""
+  return () if defense.text == "none" else (defense,)
+
+
 def _refuse(parts):
   """Raise for parts that cannot be combined."""
   names = [part.name for part in parts]
   for name in names:
+    if name == "chain":
+      raise ValueError("a part cannot be called 'chain': give it another name=")
     if names.count(name) > 1:
       raise ValueError(
         f"two parts of the chain are called {name!r}: give one of them "
@@ -341,21 +350,32 @@ def _refuse(parts):
   for field in fields:
     if fields.count(field) > 1:
       raise ValueError(f"two parts set the model's {field!r}: keep one of them")
-  clipped = [part for part in parts if "per_example" in part.traits]
-  for part in parts:
-    if not clipped:
-      break
-    if "whole_batch" in part.traits:
-      raise ValueError(
-        f"{clipped[0].name} clips each record's gradient, but {part.name} makes the "
-        f"loss of a record depend on the whole batch: drop one of them"
-      )
-    if "cross_example" in part.traits and "no_guarantee" not in clipped[0].traits:
-      raise ValueError(
-        f"{part.name} puts two records into one row, so {clipped[0].name} would bound "
-        f"neither: drop one, or give up epsilon with "
-        f"{clipped[0].name}(..., guarantee=False)"
-      )
+  clipped = next((part for part in parts if "per_example" in part.traits), None)
+  if clipped:
+    for part in parts:
+      _refuse_with_clipping(part, clipped)
+
+
+def _refuse_with_clipping(part, clipped):
+  """Raise where a part makes the bound of per-record clipping void."""
+  if "whole_batch" in part.traits:
+    raise ValueError(
+      f"{clipped.name} clips each record's gradient, but {part.name} makes the loss of "
+      f"a record depend on the whole batch: drop one of them"
+    )
+  if "no_guarantee" in clipped.traits:
+    return
+  give_up = f"drop one, or give up epsilon with {clipped.name}(..., guarantee=False)"
+  if "cross_example" in part.traits:
+    raise ValueError(
+      f"{part.name} lets a record act on other records' rows, so clipping row by row "
+      f"in {clipped.name} bounds no record: {give_up}"
+    )
+  if part.before:
+    raise ValueError(
+      f"{part.name} trains on the members before, and the epsilon of {clipped.name} "
+      f"counts one training: {give_up}"
+    )
 
 
 def _batch_rank(part):
@@ -449,5 +469,10 @@ def hash_rows(x):
   """Hash the content of each row of x [B,...] to uint32 [B]."""
   bits = x.reshape(x.shape[0], -1).astype(jnp.float32)
   bits = jax.lax.bitcast_convert_type(bits, jnp.uint32)
-  odd = jnp.arange(bits.shape[1], dtype=jnp.uint32) * jnp.uint32(2654435761) | 1
-  return ((bits ^ (bits >> 15)) * odd[None]).sum(1, dtype=jnp.uint32)
+  place = jnp.arange(bits.shape[1], dtype=jnp.uint32) * jnp.uint32(0x9E3779B9)
+  # Entries are scrambled (the finaliser of MurmurHash3) before they are summed: a sum
+  # of anything near linear in the place would collide on binary tables.
+  mixed = bits ^ place[None]
+  for shift, odd in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+    mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(odd)
+  return (mixed ^ (mixed >> 16)).sum(1, dtype=jnp.uint32)

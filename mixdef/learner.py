@@ -13,6 +13,7 @@ from mixdef.defense import (
   Batch,
   Ctx,
   Defense,
+  Hook,
   Stage,
   View,
   chain,
@@ -54,11 +55,11 @@ class Learner(NamedTuple):
 
   init: Callable
   step: Callable
-  epoch: Callable | None
-  finish: Callable | None
+  epoch: Hook
+  finish: Hook
   predict: Callable
   before: tuple[tuple[Stage, "Learner"], ...] = ()
-  rows: Callable | None = None
+  rows: Hook = None
   traits: frozenset[str] = frozenset()
   text: str = ""
 

@@ -80,6 +80,8 @@ def _call(node, catalogue, aliases, what, **extra):
     for keyword in node.keywords:
       if keyword.arg is None:
         raise ValueError(f"{name}: write each argument out, ** is not read")
+      if keyword.arg in kwargs and keyword.arg not in extra:
+        raise ValueError(f"{name}: {keyword.arg} is given twice")
       kwargs[keyword.arg] = _literal(keyword.value, name)
   try:
     return catalogue[name](*args, **kwargs)

@@ -34,8 +34,8 @@ class Signals:
   keep: np.ndarray
   hinge: np.ndarray | None = None
   correct: np.ndarray | None = None
-  labels: np.ndarray | None = None
-  audited: np.ndarray | None = None
+  labels: Any = None
+  audited: Any = None
 
   def __post_init__(self) -> None:
     """Refuse shapes that disagree and values that no attack can rank."""
@@ -54,10 +54,10 @@ class Signals:
         "values that are NaN or infinite",
         "build the signals from logits, or drop the models that diverged",
       )
-    if self.audited is None:
-      object.__setattr__(self, "audited", np.ones(records, dtype=bool))
+    audited = np.ones(records, bool) if self.audited is None else self.audited
+    object.__setattr__(self, "audited", audited)
     _check_bool("keep", self.keep, (models, records))
-    _check_bool("audited", self.audited, (records,))
+    _check_bool("audited", audited, (records,))
     if self.labels is not None and self.labels.shape != (records,):
       raise ValueError(f"labels have shape {self.labels.shape}; pass [{records}]")
 

@@ -176,7 +176,8 @@ def shadow_thresholds(scores: ArrayLike, member: ArrayLike) -> np.ndarray:
   >>> shadow_thresholds([[1., 3.], [2., 4.]], [[False, True], [False, True]])
   array([4., 3.])
   """
-  if np.ndim(scores) != 2 or len(scores) < 2:
+  scores, member = np.asarray(scores), np.asarray(member)
+  if scores.ndim != 2 or len(scores) < 2:
     raise ValueError(
       f"scores have shape {np.shape(scores)}; a shadow threshold needs [S, N], S >= 2"
     )

@@ -1,5 +1,7 @@
 """Read the sets that scikit-learn bundles or fetches."""
 
+from typing import Any
+
 import numpy as np
 
 from mixdef.data.dataset import Dataset
@@ -13,7 +15,7 @@ def digits():
   """
   from sklearn.datasets import load_digits
 
-  raw = load_digits()
+  raw: Any = load_digits()
   x = (raw.images[..., None] / 16).astype(np.float32)
   return Dataset.from_arrays(x, raw.target, name="digits", num_classes=10)
 
@@ -36,7 +38,9 @@ def lfw(data_dir):
   from sklearn.datasets import fetch_lfw_people
 
   try:
-    faces = fetch_lfw_people(data_home=data_dir, min_faces_per_person=40, resize=1.0)
+    faces: Any = fetch_lfw_people(
+      data_home=data_dir, min_faces_per_person=40, resize=1.0
+    )
   except OSError as error:
     raise FileNotFoundError(
       f"lfw: {data_dir / 'lfw_home'} needs lfw_funneled/ (or lfw-funneled.tgz),"

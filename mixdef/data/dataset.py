@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ class Dataset:
   y: np.ndarray
   num_classes: int
   name: str = "user"
-  reference: np.ndarray | None = None
+  reference: Any = None
   test: Dataset | None = None
 
   def __post_init__(self):

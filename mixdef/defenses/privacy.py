@@ -154,13 +154,15 @@ def _is_zero(value):
 def _validate(noise_multiplier, clip, epsilon, delta, estimator, microbatch_size):
   check_number("dp_sgd: noise_multiplier", noise_multiplier, 0)
   check_number("dp_sgd: clip", clip, above=0)
-  check_number("dp_sgd: delta", delta, 0, 1, above=0)
   check_choice("dp_sgd: estimator", estimator, ("ghost", "microbatch"))
   check_count("dp_sgd: microbatch_size", microbatch_size)
   if is_static(noise_multiplier) and noise_multiplier == math.inf:
     raise ValueError("dp_sgd: noise_multiplier is inf; give a finite number")
+  if not is_static(delta) or not 0 < delta < 1:
+    raise ValueError(f"dp_sgd: delta is {delta}; give a plain number in (0, 1)")
   if epsilon is not None:
-    check_number("dp_sgd: epsilon", epsilon, above=0)
+    if not is_static(epsilon) or not 0 < epsilon < math.inf:
+      raise ValueError(f"dp_sgd: epsilon is {epsilon}; give a finite number above 0")
     if not is_static(noise_multiplier) or noise_multiplier != 1.0:
       raise ValueError(
         f"dp_sgd: epsilon={epsilon} decides the noise; leave noise_multiplier out"

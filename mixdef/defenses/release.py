@@ -44,7 +44,7 @@ def confidence_masking(top=None, *, decimals=None, temperature=None) -> Defense:
     released one float below it [ours].
 
   Reference: Shokri et al., Membership Inference Attacks Against Machine Learning
-    Models, 2017, arXiv 1610.05820, section VIII.
+    Models, 2017, arXiv 1610.05820.
 
   >>> str(confidence_masking(3, decimals=2))
   'confidence_masking(top=3, decimals=2)'

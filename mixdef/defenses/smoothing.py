@@ -48,8 +48,8 @@ def weighted_smoothing(
 
   Args:
     sigma: noise on probabilities, at least 0; 0 is no defense. The official sweep is
-      0, 5.8e-11, 1e-5, ..., 0.05, 0.1, 0.2, 1; the default is the mildest of it that
-      moves a prediction visibly [ours].
+      0, 5.8e-11, 1e-5, ..., 0.05, 0.1, 0.2, 1; the default is a choice from it that
+      nothing here has tuned [ours].
     position: where the noise enters. "prediction" as above; "logit": log p + n, then
       renormalised; "input": x + n before mixing; "gradient": on the gradient of the
       mean loss.

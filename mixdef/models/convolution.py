@@ -20,8 +20,8 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 # A chunk's patches stay in cache; all patches of a batch at once do not.
 _CHUNK = 4
 
-_Pair = tuple[int, int]
-_Pads = tuple[_Pair, _Pair]
+_Pair = tuple[int, ...]  # (height, width)
+_Pads = tuple[_Pair, ...]
 Padding = str | int | Sequence[int | _Pair]
 
 
@@ -45,7 +45,8 @@ def convolution(
       convolutions, the kernel gradient a scan of patch products over a few images
       at a time. Fast on CPU inside `scan`. Reverse mode only, to any order.
     im2col: patches and one matrix product, so `vmap` over kernels becomes a
-      batched product.
+      batched product. On CPU about twice as fast as `canonical` for vmapped `cnn`
+      models, and slower than it for a single one.
     auto: `canonical` on CPU, `native` elsewhere. The choice for GPU and TPU is
       the conservative one; it has not been measured yet.
 
@@ -176,7 +177,7 @@ def _native(x, kernel, strides, pads, **options):
 def _patches(x: jax.Array, window: _Pair, strides: _Pair, pads: _Pads) -> jax.Array:
   """Gather the windows as `[B,H',W',kh*kw*C]`, ordered like the rows of a kernel."""
   height, width = _output_size(x.shape[1:3], window, strides, pads)
-  edges = ((0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0))
+  edges = [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)]
   x = lax.pad(x, jnp.zeros((), x.dtype), edges)
   batch, _, _, channels = x.shape
   taps = []

@@ -138,7 +138,7 @@ def fit_many(
   for first in range(0, training.count, size):
     # The last chunk repeats its last model, so that all chunks share one program.
     rows = np.minimum(np.arange(first, first + size), training.count - 1)
-    states = loop.run(training.take(rows), strategy, f"models-{first:05d}", first)
+    states = loop.run(training.take(rows), strategy, f"models-{first:05d}")
     chunks.append(jax.tree.map(lambda leaf, n=training.count - first: leaf[:n], states))
   loop.progress.close()
   states = chunks[0]

@@ -22,7 +22,7 @@ class Loop:
     self.store, self.progress, self.history = store, progress, []
     self._earlier = store.read_metrics() if store else []
 
-  def run(self, training: Training, strategy: str, name: str, first: int):
+  def run(self, training: Training, strategy: str, name: str):
     """Train the models of `training` to the end, or load them if that was done."""
     program = programs(training.source, training.plan, strategy)
     table = training.zero_table()
@@ -36,7 +36,7 @@ class Loop:
       )
       return self.store.load(name, template)
     if training.teachers:
-      table = self._table(training, strategy, f"{name}-teachers", first)
+      table = self._table(training, strategy, f"{name}-teachers")
     states = program.init(training.keys, table, training.values, training.data)
     states, done = self._resumed(states, name)
     self.progress.resume(done * training.count)
@@ -48,19 +48,19 @@ class Loop:
       if self.store:
         self.store.write_metrics(self.history)
         if time.monotonic() - saved > _CHECKPOINT_SECONDS:
-          self._checkpoint(states, name, epoch + 1)
+          self.store.save(f"{name}-epoch-{epoch + 1}", states)
+          self.store.forget_epochs(name, before=epoch + 1)
           saved = time.monotonic()
     states = program.finish(states, training.values, training.keep, training.data)
     if self.store:
       self.store.save(name, states)
-      for epoch in self.store.epochs(f"{name}-epoch"):
-        self.store.delete(f"{name}-epoch-{epoch}")
+      self.store.forget_epochs(name)
     return states
 
-  def _table(self, training, strategy, name, first):
+  def _table(self, training, strategy, name):
     """Train the stage before and condense its outputs into [S,N,K]."""
     teachers = training.teachers
-    states = self.run(teachers, strategy, name, first)
+    states = self.run(teachers, strategy, name)
     program = programs(teachers.source, teachers.plan, strategy)
     log_probs = jnp.asarray(
       predict_in_blocks(program.raw, states, teachers.values, teachers.data.x)
@@ -76,8 +76,8 @@ class Loop:
 
   def _resumed(self, states, name):
     """The latest checkpoint of an unfinished chunk, or the fresh states."""
-    epochs = self.store.epochs(f"{name}-epoch") if self.store else []
-    if not epochs:
+    epochs = self.store.epochs(name) if self.store else []
+    if not (self.store and epochs):
       return states, 0
     self._recall(name, epochs[-1])
     return self.store.load(f"{name}-epoch-{epochs[-1]}", states), epochs[-1]
@@ -91,11 +91,6 @@ class Loop:
       and row not in self.history
       and (row["models"] != name or row["epoch"] < epochs)
     ]
-
-  def _checkpoint(self, states, name, epoch):
-    self.store.save(f"{name}-epoch-{epoch}", states)
-    for earlier in self.store.epochs(f"{name}-epoch")[:-1]:
-      self.store.delete(f"{name}-epoch-{earlier}")
 
 
 def _one_epoch(program, training, states, epoch):

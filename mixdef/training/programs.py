@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,14 +30,14 @@ class Programs(NamedTuple):
   """
 
   init: Callable
-  train: Callable
+  train: Any  # compiled: it can be lowered, too
   epoch: Callable
   finish: Callable
   predict: Callable
   raw: Callable
 
 
-def over_models(function: Callable, strategy: str, *, shared: int) -> Callable:
+def over_models(function: Callable, strategy: str, *, shared: int) -> Any:
   """Map a function of one model over the leading axis of all but `shared` arguments.
 
   `vmap` runs the models side by side in one program, `scan` one after another in one

@@ -86,15 +86,18 @@ class Store:
     """Say whether a finished entry of that name exists."""
     return self._path(name).exists()
 
-  def epochs(self, prefix: str) -> list[int]:
-    """Numbers of the entries called `<prefix>-<number>`, ascending."""
-    found = self._path(prefix).parent.glob(f"{prefix}-*")
-    tails = (path.name.removeprefix(f"{prefix}-") for path in found)
+  def epochs(self, name: str) -> list[int]:
+    """Epochs of the unfinished entries `<name>-epoch-<number>`, ascending."""
+    prefix = f"{name}-epoch-"
+    found = self._path(name).parent.glob(f"{prefix}*")
+    tails = (path.name.removeprefix(prefix) for path in found)
     return sorted(int(tail) for tail in tails if tail.isdigit())
 
-  def delete(self, name: str) -> None:
-    """Remove an entry, if it exists."""
-    shutil.rmtree(self._path(name), ignore_errors=True)
+  def forget_epochs(self, name: str, *, before: int | None = None) -> None:
+    """Remove the unfinished entries of a name, or those before an epoch."""
+    for epoch in self.epochs(name):
+      if before is None or epoch < before:
+        shutil.rmtree(self._path(f"{name}-epoch-{epoch}"))
 
   def read_metrics(self) -> list[dict]:
     """Return the rows of metrics.jsonl; none if there is no file yet."""

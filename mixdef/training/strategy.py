@@ -68,7 +68,7 @@ def choose(training, budget: float) -> tuple[str, int]:
     sizes[strategy] = models_at_once(training, strategy, budget)
     best = min(seconds.values(), default=float("inf"))
     seconds[strategy] = _seconds_per_model(training, strategy, sizes[strategy], best)
-  chosen = min(seconds, key=seconds.get)
+  chosen = min(seconds, key=lambda name: seconds[name])
   plan = training.plan
   logging.info(
     "strategy %s: about %.3g models per minute (ms a step and model: %s)",

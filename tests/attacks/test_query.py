@@ -98,7 +98,9 @@ def test_pitfall_12_all_models_see_the_same_views(ensemble):
   assert views.shape == (RECORDS, 2, 2, 4, 1)  # made once, not once a model
   for s in range(MODELS):
     outputs = ensemble[s].predict(views[:, 1])
-    expected = Signals.from_logits(outputs[None], ensemble.data.y, ensemble.keep[s, None])
+    expected = Signals.from_logits(
+      outputs[None], ensemble.data.y, ensemble.keep[s, None]
+    )
     np.testing.assert_array_equal(asked.phi[s, :, 1], expected.phi[0, :, 0])
 
 

@@ -20,14 +20,17 @@ def pull_back(pool, x):
   return y, pull(jnp.arange(1.0, y.size + 1).reshape(y.shape))[0]
 
 
-@pytest.mark.parametrize("window", [1, 2, 3])
+@pytest.mark.parametrize("window", [2, 3])
 @pytest.mark.parametrize("shape", [(2, 6, 6, 3), (2, 7, 5, 2), (1, 3, 4, 1)])
 def test_max_pool_equals_linen_with_ties_and_odd_sizes(window, shape):
-  x = few_values(*shape)
   size = (window, window)
-  desired = pull_back(lambda x: nn.max_pool(x, size, size), x)
-  actual = jax.jit(lambda x: pull_back(lambda x: max_pool(x, window), x))(x)
-  jax.tree.map(np.testing.assert_array_equal, actual, desired)
+
+  @jax.jit
+  def both(x):
+    ours = pull_back(lambda x: max_pool(x, window), x)
+    return ours, pull_back(lambda x: nn.max_pool(x, size, size), x)
+
+  jax.tree.map(np.testing.assert_array_equal, *both(few_values(*shape)))
 
 
 def test_max_pool_gives_the_gradient_to_the_first_of_equal_maxima():
@@ -36,13 +39,15 @@ def test_max_pool_gives_the_gradient_to_the_first_of_equal_maxima():
   np.testing.assert_array_equal(gradient[0, :, :, 0], [[0, 1], [0, 0]])
 
 
-def test_max_pool_under_vmap_equals_one_by_one():
+def test_max_pool_under_vmap_equals_one_large_batch():
   x = few_values(3, 2, 4, 4, 2)
-  actual = jax.vmap(lambda x: pull_back(max_pool, x))(x)
-  for s in range(3):
-    desired = pull_back(max_pool, x[s])
-    np.testing.assert_array_equal(actual[0][s], desired[0])
-    np.testing.assert_array_equal(actual[1][s], desired[1])
+
+  def gradient(x):
+    return jax.grad(lambda x: (max_pool(x) ** 2).sum())(x)
+
+  actual = jax.jit(jax.vmap(gradient))(x)
+  desired = jax.jit(gradient)(x.reshape(6, 4, 4, 2))
+  np.testing.assert_array_equal(actual.reshape(desired.shape), desired)
 
 
 @pytest.mark.parametrize("position", range(4))
@@ -51,10 +56,12 @@ def test_max_pool_does_not_hide_nan(position):
   assert jnp.isnan(max_pool(x)).all()
 
 
-def test_avg_pool_equals_linen():
-  x = jax.random.normal(jax.random.key(0), (2, 7, 6, 3))
-  desired = nn.avg_pool(x, (2, 2), (2, 2))
-  np.testing.assert_allclose(avg_pool(x), desired, atol=1e-6)
+def test_avg_pool_averages_blocks_and_drops_the_remainder():
+  x = np.asarray(few_values(2, 5, 4, 3))
+  desired = np.zeros((2, 2, 2, 3))
+  for p, q in np.ndindex(2, 2):
+    desired[:, p, q] = x[:, 2 * p : 2 * p + 2, 2 * q : 2 * q + 2].mean((1, 2))
+  np.testing.assert_allclose(avg_pool(jnp.asarray(x)), desired, atol=1e-6)
 
 
 @pytest.mark.parametrize("window", [0, 3])

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,12 +46,14 @@ def dealt(rows):
   return [i[w > 0].tolist() for i, w in zip(rows.index[0], rows.weight[0], strict=True)]
 
 
-@pytest.mark.parametrize(("count", "size"), [(20, 6), (23, 6), (7, 2), (60, 16), (1, 5)])
+@pytest.mark.parametrize(
+  ("count", "size"), [(20, 6), (23, 6), (7, 2), (60, 16), (1, 5)]
+)
 def test_pitfall_71_an_epoch_visits_every_member_once(count, size):
   keep = members_of(count)
   rows, overflow = deal(keep, plan_of(keep, batch_size=size))
   batches = dealt(rows)
-  assert sorted(sum(batches, [])) == np.flatnonzero(keep).tolist()
+  assert sorted(itertools.chain(*batches)) == np.flatnonzero(keep).tolist()
   lengths = [len(batch) for batch in batches]
   assert len(batches) == -(-count // size)
   assert max(lengths) - min(lengths) <= 1

@@ -138,7 +138,9 @@ def test_fit_trains_on_all_but_the_reference_records():
   data = records().with_reference(RECORDS - MEMBERS)
   run = fit(LEARNER, data, epochs=2, batch_size=6)
   np.testing.assert_array_equal(run.keep, data.audited)
-  assert run.accuracy(data.x, data.y) == np.mean(run.predict(data.x).argmax(1) == data.y)
+  assert run.accuracy(data.x, data.y) == np.mean(
+    run.predict(data.x).argmax(1) == data.y
+  )
   assert run.guarantee == {"epsilon": None, "delta": None}
 
 

@@ -71,9 +71,10 @@ def interrupt(monkeypatch):
       if len(epochs) == n:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
       patch.setattr(Progress, "advance", advance)
-      run(learner, **options)
+      with pytest.raises(KeyboardInterrupt):
+        run(learner, **options)
 
   return stop
 
@@ -114,9 +115,10 @@ def test_a_kill_without_a_checkpoint_starts_over(tmp_path, monkeypatch, unbroken
   def advance(self, units, **figures):
     raise KeyboardInterrupt
 
-  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+  with monkeypatch.context() as patch:
     patch.setattr(Progress, "advance", advance)
-    run(out=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+      run(out=tmp_path)
   assert same(run(out=tmp_path).states, unbroken["linear"].states)
   assert epochs_in(tmp_path) == [("models-00000", epoch) for epoch in range(EPOCHS)]
 
@@ -187,9 +189,7 @@ def test_stages_and_random_keys_survive(
   ],
   ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
-def test_pitfall_86_another_run_in_the_folder_is_refused(
-  finished, change, field
-):
+def test_pitfall_86_another_run_in_the_folder_is_refused(finished, change, field):
   with pytest.raises(ValueError, match=field) as raised:
     run(out=finished, **change)
   assert "Choose another out folder" in str(raised.value)

@@ -1,0 +1,356 @@
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mixdef.defense import Ctx, Data, Defense, Rows, Spec, chain, from_optax
+from mixdef.defenses import accounting
+from mixdef.defenses.privacy import dp_sgd
+from mixdef.learner import classifier
+
+N, B, K, WIDTH = 12, 6, 3, 5
+CLIP = 0.1
+
+
+class Net(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(K)(nn.tanh(nn.Dense(8)(x)))
+
+
+class NormNet(nn.Module):
+  @nn.compact
+  def __call__(self, x, train=True, weight=None):
+    mask = None if weight is None else weight[:, None] > 0
+    x = nn.BatchNorm(use_running_average=not train)(nn.Dense(8)(x), mask=mask)
+    return nn.Dense(K)(x)
+
+
+def make_data(seed=0):
+  rng = np.random.default_rng(seed)
+  return Data(
+    x=jnp.asarray(rng.normal(size=(N, WIDTH)), jnp.float32),
+    y=jnp.asarray(rng.integers(0, K, N)),
+    reference=jnp.zeros(N, bool),
+  )
+
+
+def make_spec(**changes):
+  spec = Spec(
+    example=jnp.zeros((1, WIDTH)),
+    variables=None,
+    table=None,
+    num_records=N,
+    num_members=N,
+    num_classes=K,
+    batch_size=B,
+    steps_per_epoch=2,
+    epochs=3,
+  )
+  return spec._replace(**changes)
+
+
+def make_rows(weight=None):
+  weight = jnp.ones(B) if weight is None else jnp.asarray(weight, jnp.float32)
+  return Rows(jnp.arange(B), weight, jnp.zeros(B))
+
+
+def learner_of(defense, model=None, rate=1.0):
+  return classifier(model or Net(), optax.sgd(rate), defense)
+
+
+def init(learner, seed=0, **changes):
+  spec = make_spec(**changes)
+  return jax.jit(lambda key: learner.init(key, spec))(jax.random.key(seed))
+
+
+def step(learner, state, data=None, rows=None, seed=7):
+  ctx = Ctx(jax.random.key(seed), 0, 0, 3)
+  return jax.jit(learner.step)(state, data or make_data(), rows or make_rows(), ctx)
+
+
+def flat(tree):
+  return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def moved(before, after):
+  return flat(after.params) - flat(before.params)
+
+
+def spent(noise, **changes):
+  spec = make_spec(**changes)
+  return accounting.epsilon(
+    noise,
+    sampling_probability=spec.batch_size / spec.num_members,
+    steps=spec.epochs * spec.steps_per_epoch,
+    delta=1e-5,
+  )
+
+
+def test_a_step_is_that_of_optax_without_noise():
+  aggregate = optax.contrib.differentially_private_aggregate(
+    CLIP, 0.0, jax.random.key(0)
+  )
+  theirs = from_optax("optax_dp", aggregate, per_example=True)
+  updates = []
+  for part in (dp_sgd(0, CLIP), dp_sgd(0, CLIP, estimator="microbatch"), theirs):
+    learner = learner_of(part)
+    state = init(learner)
+    updates.append(moved(state, step(learner, state)[0]))
+  np.testing.assert_allclose(updates[0], updates[2], atol=1e-7)
+  np.testing.assert_allclose(updates[1], updates[2], atol=1e-7)
+
+
+@pytest.mark.parametrize("estimator", ["ghost", "microbatch"])
+def test_pitfall_91_a_record_moves_the_step_by_at_most_clip_over_batch(estimator):
+  learner = learner_of(dp_sgd(0, CLIP, estimator=estimator))
+  state = init(learner)
+  everyone = moved(state, step(learner, state)[0])
+  for out in range(B):
+    weight = np.arange(B) != out
+    without = moved(state, step(learner, state, rows=make_rows(weight))[0])
+    distance = np.linalg.norm(everyone - without)
+    assert distance <= CLIP / B * (1 + 1e-4)
+    assert distance == pytest.approx(CLIP / B, rel=1e-4), "these records are clipped"
+
+
+def test_the_divisor_is_the_public_batch_size():
+  """A padded batch [6] of a public size of 4 is divided by 4."""
+  learner = learner_of(dp_sgd(0, CLIP))
+  rows = make_rows([1, 1, 1, 0, 0, 0])
+  updates = []
+  for size in (4, 8):
+    state = init(learner, batch_size=size)
+    updates.append(moved(state, step(learner, state, rows=rows)[0]))
+  np.testing.assert_allclose(updates[0], 2 * updates[1], rtol=1e-4, atol=1e-7)
+
+
+def test_an_empty_poisson_batch_takes_a_step_of_noise_alone():
+  learner = learner_of(dp_sgd(2.0, CLIP))
+  state = init(learner)
+  after, metrics = step(learner, state, rows=make_rows(np.zeros(B)))
+  assert np.isfinite(flat(after.params)).all()
+  assert np.any(moved(state, after))
+  assert float(metrics["loss"]) == 0
+
+
+def test_pitfall_88_vmapped_models_get_their_own_noise_at_every_step():
+  learner = learner_of(dp_sgd(1.0, CLIP))
+  spec, data = make_spec(), make_data()
+  key = jax.random.key(0)
+  same = jax.vmap(lambda _: learner.init(key, spec))(jnp.arange(3))
+  run = jax.jit(
+    jax.vmap(
+      learner.step, in_axes=(0, None, None, Ctx(0, None, None, None)), out_axes=0
+    )
+  )
+  state, noises = same, []
+  for number in range(3):
+    keys = jax.random.split(jax.random.fold_in(key, number), 3)
+    after, _ = run(same, data, make_rows(), Ctx(keys, number, 0, 3))
+    update = jax.vmap(
+      lambda p: jnp.concatenate([q.ravel() for q in jax.tree.leaves(p)])
+    )
+    noises.extend(np.asarray(update(after.params) - update(state.params)))
+  noises = np.stack(noises)  # the gradient is the same in all nine
+  apart = np.abs(noises[:, None] - noises[None]).max(-1)
+  assert (apart[~np.eye(9, dtype=bool)] > 1e-3).all()
+
+
+def test_pitfall_89_noise_without_a_key_is_an_error():
+  part = dp_sgd(1.0, CLIP)
+  state = {"noise_multiplier": 1.0, "batch_size": 1.0}
+  with pytest.raises((TypeError, ValueError)):
+    part.grads({"w": jnp.zeros(3)}, state, Ctx(None, 0, 0, 1), None)
+  learner = learner_of(part)
+  with pytest.raises((TypeError, ValueError)):
+    learner.step(init(learner), make_data(), make_rows(), Ctx(None, 0, 0, 1))
+
+
+@pytest.mark.parametrize("estimator", ["ghost", "microbatch"])
+def test_pitfall_90_bad_records_add_nothing_and_are_counted(estimator):
+  learner = learner_of(dp_sgd(0, CLIP, estimator=estimator))
+  state = init(learner)
+  data = make_data()
+  data = data._replace(x=data.x.at[1].set(jnp.nan).at[4].set(jnp.inf))
+  rows = make_rows([1, 1, 1, 1, 1, 0])
+  after, metrics = step(learner, state, data, rows)
+  clean, _ = step(learner, state, rows=make_rows([1, 0, 1, 1, 0, 0]))
+  np.testing.assert_allclose(flat(after.params), flat(clean.params), rtol=1e-6)
+  assert int(after.defense["dp_sgd"]["skipped"]) == 2
+  assert int(clean.defense["dp_sgd"]["skipped"]) == 0
+  assert np.isfinite(float(metrics["loss"]))
+  again, _ = step(learner, after, data, rows)
+  assert int(again.defense["dp_sgd"]["skipped"]) == 4
+
+
+def part_with(name, *traits):
+  return Defense(name, text=name, batch=lambda b, s, c: b, traits=frozenset(traits))
+
+
+def test_pitfall_93_parts_that_mix_records_are_refused():
+  mixer, coupled = part_with("mixer", "cross_example"), part_with("pair", "whole_batch")
+  with pytest.raises(ValueError, match="guarantee=False"):
+    chain(mixer, dp_sgd())
+  with pytest.raises(ValueError, match="whole batch"):
+    chain(coupled, dp_sgd())
+  with pytest.raises(ValueError, match="whole batch"):
+    chain(coupled, dp_sgd(guarantee=False))
+  learner = learner_of(chain(mixer, dp_sgd(1.0, guarantee=False)))
+  state = init(learner)
+  after, _ = step(learner, state)
+  assert np.isfinite(flat(after.params)).all()
+  assert math.isnan(float(after.defense["dp_sgd"]["epsilon"]))
+  assert "no_guarantee" in learner.traits
+
+
+def test_pitfall_94_batch_norm_is_refused():
+  with pytest.raises(ValueError, match="BatchNorm"):
+    init(learner_of(dp_sgd(), NormNet()))
+
+
+@pytest.mark.parametrize(
+  "options", [{}, {"estimator": "microbatch", "microbatch_size": 2}]
+)
+def test_pitfall_95_noise_is_added_once_after_the_sum(options):
+  """Its size is z C / B, whatever the number of records or microbatches."""
+  noise, trials = 3.0, 200
+  learner = learner_of(dp_sgd(noise, CLIP, **options))
+  quiet = learner_of(dp_sgd(0, CLIP))
+  state = init(learner)
+  center = flat(step(quiet, init(quiet))[0].params)
+  data, rows = make_data(), make_rows()
+  keys = jax.random.split(jax.random.key(1), trials)
+  run = jax.vmap(lambda key: learner.step(state, data, rows, Ctx(key, 0, 0, 3))[0])
+  draws = jax.vmap(lambda p: jnp.concatenate([q.ravel() for q in jax.tree.leaves(p)]))(
+    jax.jit(run)(keys).params
+  )
+  draws = np.asarray(draws) - center
+  deviation = noise * CLIP / B
+  # 200 x 75 draws: the standard deviation has a standard error of 0.6 %.
+  assert draws.std() == pytest.approx(deviation, rel=0.03)
+  assert abs(draws.mean()) < 5 * deviation / math.sqrt(draws.size)
+  # Entries are independent: neighbours, and the leaves, do not share draws.
+  correlation = np.corrcoef(draws.T) - np.eye(draws.shape[1])
+  assert np.abs(correlation).max() < 5.5 / math.sqrt(trials)
+
+
+def test_pitfall_96_the_accountant_uses_the_sampler_of_the_training():
+  sizes = {"num_members": 10_520, "batch_size": 128, "steps_per_epoch": 83}
+  state = init(learner_of(dp_sgd(1.0)), **sizes, epochs=100).defense["dp_sgd"]
+  assert float(state["epsilon"]) == pytest.approx(spent(1.0, **sizes, epochs=100))
+  assert float(state["epsilon"]) == pytest.approx(7.6, rel=5e-3)
+  assert "poisson" in dp_sgd().traits
+
+
+def test_epsilon_calibrates_the_noise():
+  sizes = {"num_members": 10_520, "batch_size": 128, "steps_per_epoch": 83}
+  state = init(learner_of(dp_sgd(epsilon=1.0)), **sizes, epochs=100).defense["dp_sgd"]
+  assert float(state["noise_multiplier"]) == pytest.approx(4.56, abs=0.01)
+  assert 0.99 < float(state["epsilon"]) <= 1.0
+
+
+def test_pitfall_97_no_noise_has_no_finite_epsilon():
+  for noise in (0, 0.0):
+    state = init(learner_of(dp_sgd(noise))).defense["dp_sgd"]
+    assert float(state["epsilon"]) == math.inf
+  with pytest.raises(ValueError, match="clip=inf"):
+    dp_sgd(1.0, math.inf)
+  with pytest.raises(ValueError, match="clip=inf"):
+    dp_sgd(clip=math.inf, epsilon=1.0)
+  learner = learner_of(dp_sgd(0, math.inf))
+  plain = learner_of(None)
+  state = init(learner)
+  assert float(state.defense["dp_sgd"]["epsilon"]) == math.inf
+  np.testing.assert_allclose(
+    flat(step(learner, state)[0].params),
+    flat(step(plain, init(plain))[0].params),
+    atol=1e-6,
+  )
+
+
+def test_pitfall_98_the_reported_delta_is_the_one_used():
+  state = init(learner_of(dp_sgd(1.0, delta=1e-3))).defense["dp_sgd"]
+  assert float(state["delta"]) == pytest.approx(1e-3)
+  expected = accounting.epsilon(
+    1.0, sampling_probability=B / N, steps=6, delta=float(np.float32(1e-3))
+  )
+  assert float(state["epsilon"]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_noise_can_be_swept_over_models_and_each_gets_its_epsilon():
+  noises = jnp.asarray([0.0, 1.0, 2.0])
+  spec, data, rows = make_spec(), make_data(), make_rows()
+  key = jax.random.key(0)
+
+  def run(noise):
+    learner = learner_of(dp_sgd(noise, CLIP))
+    state = learner.init(key, spec)
+    return state, learner.step(state, data, rows, Ctx(key, 0, 0, 3))[0]
+
+  before, after = jax.jit(jax.vmap(run))(noises)
+  epsilon = before.defense["dp_sgd"]["epsilon"]
+  np.testing.assert_allclose(epsilon, [math.inf, spent(1.0), spent(2.0)], rtol=1e-5)
+  quiet = learner_of(dp_sgd(0, CLIP))
+  params = np.stack(
+    [flat(jax.tree.map(lambda leaf, i=i: leaf[i], after.params)) for i in range(3)]
+  )
+  np.testing.assert_allclose(
+    params[0],
+    flat(quiet.step(quiet.init(key, spec), data, rows, Ctx(key, 0, 0, 3))[0].params),
+    atol=1e-6,
+  )
+  np.testing.assert_allclose(
+    params[2] - params[0], 2 * (params[1] - params[0]), atol=1e-5
+  )
+
+
+def test_a_step_is_traced_once():
+  learner, traces = learner_of(dp_sgd()), []
+
+  @jax.jit
+  def run(state, ctx):
+    traces.append(1)
+    return learner.step(state, make_data(), make_rows(), ctx)[0]
+
+  state = init(learner)
+  for number in range(3):
+    state = run(state, Ctx(jax.random.key(number), jnp.int32(number), 0, 3))
+  assert len(traces) == 1
+
+
+def test_private_training_still_learns():
+  data = make_data()
+  data = data._replace(y=(data.x[:, 0] > 0).astype(jnp.int32))
+  learner = learner_of(dp_sgd(0.5, 1.0), rate=0.5)
+  state = init(learner)
+  rows = Rows(jnp.arange(N), jnp.ones(N), jnp.zeros(N))
+  first = step(learner, state, data, rows)[1]["loss"]
+  for number in range(30):
+    state, metrics = step(learner, state, data, rows, seed=number)
+  assert metrics["loss"] < 0.6 * first
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"noise_multiplier": -1.0}, "noise_multiplier is -1.0"),
+    ({"noise_multiplier": math.inf}, "noise_multiplier is inf"),
+    ({"clip": 0.0}, "clip is 0.0"),
+    ({"clip": -1.0}, "clip is -1.0"),
+    ({"epsilon": 0.0}, "epsilon is 0.0"),
+    ({"epsilon": math.inf}, "epsilon is inf"),
+    ({"epsilon": 8.0, "noise_multiplier": 2.0}, "leave noise_multiplier out"),
+    ({"delta": 0.0}, "delta is 0.0"),
+    ({"delta": 1.0}, "delta is 1.0"),
+    ({"estimator": "fast"}, "'ghost', 'microbatch'"),
+    ({"microbatch_size": 0}, "microbatch_size is 0"),
+  ],
+)
+def test_arguments_out_of_range_are_refused(options, message):
+  with pytest.raises(ValueError, match=message):
+    dp_sgd(**options)

@@ -1,0 +1,214 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import job
+import lira
+import numpy as np
+import pytest
+import settings as settings_module
+import train
+from settings import PROTOCOLS, Settings
+
+from mixdef import attacks
+from mixdef.attacks import CATALOGUE
+from mixdef.data import Dataset
+from mixdef.defense import Data
+from mixdef.training.plan import make_plan
+
+SMALL = {"model": "mlp(8)", "epochs": 2, "learning_rate": 0.01, "quick": True}
+
+
+def strict_json(path):
+  """Read JSON and refuse NaN and infinities, which other readers do not know."""
+
+  def refuse(word):
+    raise AssertionError(f"{path.name} holds {word}")
+
+  return json.loads(path.read_text(), parse_constant=refuse)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("train") / "run"
+  settings = Settings(**SMALL, defense="label_smoothing(0.1)")
+  return settings, folder, job.execute(settings, folder, train.run)
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("lira") / "run"
+  options = {**SMALL, "num_shadows": 4, "strategy": "loop", "reference": 20}
+  settings = lira.LiraSettings(**options)
+  return folder, job.execute(settings, folder, lira.run)
+
+
+def test_train_writes_the_contract(trained):
+  _, folder, returned = trained
+  result = strict_json(folder / "result.json")
+  assert result == returned
+  assert {
+    *("train_accuracy", "test_accuracy", "gap_attack", "epsilon", "defense"),
+    *("dataset", "seconds"),
+  } <= set(result)
+  train_accuracy, test_accuracy = result["train_accuracy"], result["test_accuracy"]
+  assert result["gap_attack"] == 0.5 + (train_accuracy - test_accuracy) / 2
+  assert 0 <= test_accuracy <= 1
+  assert result["epsilon"] is None
+  assert result["dataset"] == "digits"
+  assert result["defense"] == "label_smoothing"
+  assert result["num_train"] + result["num_test"] == 600
+
+
+def test_train_writes_one_line_an_epoch_and_its_settings(trained):
+  settings, folder, _ = trained
+  lines = (folder / "metrics.jsonl").read_text().splitlines()
+  rows = [json.loads(line) for line in lines]
+  assert [row["epoch"] for row in rows] == [0, 1]
+  assert all({"loss", "accuracy", "seconds"} <= set(row) for row in rows)
+  config = strict_json(folder / "config.json")
+  assert config["defense"] == settings.defense
+  assert config["seed"] == 0
+  assert {"versions", "devices", "commit"} <= set(config["environment"])
+  assert "jax" in config["environment"]["versions"]
+
+
+def test_a_finished_job_returns_its_result(trained):
+  settings, folder, result = trained
+  moved = Settings(**{**settings.__dict__, "out": "elsewhere", "data_dir": "/data"})
+
+  def never(*_):
+    raise AssertionError
+
+  assert job.execute(moved, folder, never) == result
+
+
+@pytest.mark.parametrize(
+  ("field", "value"),
+  [("seed", 3), ("defense", "none"), ("epochs", 5), ("quick", False), ("reference", 9)],
+)
+def test_pitfall_86_a_changed_setting_is_refused(trained, field, value):
+  settings, folder, _ = trained
+  changed = Settings(**{**settings.__dict__, field: value})
+  with pytest.raises(ValueError, match=f"{field} was .*, now {value!r}") as raised:
+    job.execute(changed, folder, train.run)
+  assert "Choose another --out" in str(raised.value)
+
+
+def test_a_stopped_job_resumes(tmp_path, trained, monkeypatch):
+  settings, _, result = trained
+
+  def stop(self, units, **figures):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr("mixdef.training.progress.Progress.advance", stop)
+    with pytest.raises(KeyboardInterrupt):
+      job.execute(settings, tmp_path, train.run)
+  assert not (tmp_path / "result.json").exists()
+  resumed = job.execute(settings, tmp_path, train.run)
+  assert {**resumed, "seconds": 0} == {**result, "seconds": 0}
+
+
+def test_lira_writes_the_contract(attacked):
+  folder, returned = attacked
+  result = strict_json(folder / "result.json")
+  assert result == returned
+  assert set(result["attacks"]) == set(CATALOGUE)
+  for figures in result["attacks"].values():
+    assert {"auc", "auc_ci", "balanced_accuracy", "tpr"} <= set(figures)
+    assert {"value", "ci", "resolvable"} <= set(figures["tpr"]["0.001"])
+    low, high = figures["auc_ci"]
+    assert low <= figures["auc"] <= high
+  assert result["num_shadows"] == 4
+  assert result["strategy"] == "loop"
+  assert result["shadows_per_minute"] > 0
+  assert result["epsilon"] is None
+  assert {"train_accuracy", "test_accuracy", "defense", "dataset"} <= set(result)
+
+
+def test_lira_writes_its_scores_and_a_figure(attacked):
+  folder, result = attacked
+  with np.load(folder / "scores.npz") as scores:
+    assert set(scores) == {"keep", *CATALOGUE}
+    keep = scores["keep"]
+    assert keep.shape == (4, 600)
+    assert keep.dtype == bool
+    hidden = np.isnan(scores["lira_global"])
+    assert {scores[name].shape for name in CATALOGUE} == {keep.shape}
+    members = result["attacks"]["lira_global"]["num_members"]
+  # The defender's own 20 records are in no model and are not scored.
+  assert (hidden == hidden[0]).all()
+  assert hidden[0].sum() == 20
+  assert not keep[:, hidden[0]].any()
+  assert members == keep.sum()
+  assert (folder / "roc.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_lira_prints_a_row_an_attack(attacked, capsys):
+  lira.show(attacked[1])
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == 2 + len(CATALOGUE)
+  assert lines[0].startswith("digits, 4 shadows, none")
+  assert "lira_online" in "".join(lines)
+
+
+def test_every_attack_of_a_job_is_public():
+  assert all(attacks.resolve(name) is attack for name, attack in CATALOGUE.items())
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_every_protocol_builds(name):
+  settings = Settings(**PROTOCOLS[name], quick=True)
+  x = np.random.default_rng(0).integers(256, size=(6, 28, 28, 1)).astype(np.uint8)
+  data = Dataset.from_arrays(x, [0, 1, 2, 0, 1, 2])
+  learner, members = settings.learner(data), np.ones((1, 6), bool)
+  plan = make_plan(learner.traits, data, members, epochs=1, batch_size=6)
+  spec = plan.spec(Data(*map(jnp.asarray, (x, data.y, data.reference))), None)
+  state = jax.eval_shape(lambda key: learner.init(key, spec), jax.random.key(0))
+  assert jax.eval_shape(learner.predict, state, x).shape == (6, 3)
+
+
+def test_the_default_folder_follows_from_the_settings():
+  folder = Settings(defense="adamixup|l2(1e-4)").folder("train")
+  assert str(folder).startswith("runs/train-digits-adamixup-l2-1e-4")
+  assert folder == Settings(defense="adamixup|l2(1e-4)").folder("train")
+  assert folder != Settings(defense="adamixup|l2(1e-4)", seed=1).folder("train")
+  assert str(Settings(out="here").folder("train")) == "here"
+
+
+def test_the_records_are_drawn_by_the_seed():
+  few = Settings(num_records=50)
+  assert len(few.load()) == 50
+  np.testing.assert_array_equal(few.load().x, few.load().x)
+  other = Settings(num_records=50, seed=1).load()
+  assert not np.array_equal(few.load().x, other.x)
+  with pytest.raises(ValueError, match="--num_records=5000, but digits has 1797"):
+    Settings(num_records=5000).load()
+  scaled = Settings(num_records=50, standardize=True).load()
+  np.testing.assert_allclose(scaled.x.mean(0), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("wrong", "message"),
+  [
+    ({"learning_rate": 0.0}, "--learning_rate=0.0 must be positive"),
+    ({"learning_rate": float("nan")}, "--learning_rate=nan must be positive"),
+    ({"model": "mpl"}, "no model is called 'mpl'; did you mean mlp"),
+    ({"model": "mlp(width=3)"}, "mlp.*width"),
+    ({"optimizer": "sgdd"}, "no optimizer is called 'sgdd'; did you mean sgd"),
+    ({"defense": "mixup("}, "cannot read 'mixup\\('"),
+    ({"defense": "mixup|mixup"}, "two parts of the chain are called 'mixup'"),
+    ({"defense": "label_smoothing(x)"}, "'x' is no literal"),
+  ],
+)
+def test_mistakes_in_the_settings_are_one_line(wrong, message):
+  settings = Settings(num_records=20)
+  with pytest.raises(ValueError, match=message) as raised:
+    Settings(**{**settings.__dict__, **wrong}).learner(settings.load())
+  assert "\n" not in str(raised.value)
+
+
+def test_every_flag_has_a_help_text():
+  for kind in (Settings, lira.LiraSettings):
+    assert set(kind.__dataclass_fields__) <= set(settings_module._HELP)
