@@ -3,8 +3,9 @@
 from mixdef import attacks, audit, data, defenses, models
 from mixdef.attacks import Signals
 from mixdef.attacks.query import signals
+from mixdef.chain import chain, from_optax
 from mixdef.data import Dataset, load, splits, subsets
-from mixdef.defense import Defense, Stage, chain, defense, from_optax
+from mixdef.defense import Defense, Stage, defense
 from mixdef.defenses import (
   adamixup,
   confidence_masking,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mixdef.chain import chain
 from mixdef.data import to_float
 from mixdef.defense import (
   Batch,
@@ -16,7 +17,6 @@ from mixdef.defense import (
   Hook,
   Stage,
   View,
-  chain,
   fold_in_name,
   weighted_mean,
 )

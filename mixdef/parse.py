@@ -10,7 +10,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mixdef.defense import Defense, chain
+from mixdef.chain import chain
+from mixdef.defense import Defense
 
 
 def parse(text: str) -> Defense:

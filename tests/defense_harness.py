@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mixdef.defense import Batch, Ctx, Data, Rows, Spec, View, chain
+from mixdef.chain import chain
+from mixdef.defense import (
+  Batch,
+  Ctx,
+  Data,
+  Rows,
+  Spec,
+  View,
+)
 from mixdef.learner import classifier
 
 N, D, K = 12, 5, 3

@@ -22,14 +22,13 @@ from defense_harness import (
   rows_at,
 )
 
+from mixdef.chain import chain, from_optax
 from mixdef.defense import (
   Ctx,
   Defense,
   Stage,
-  chain,
   defense,
   fold_in_name,
-  from_optax,
   hash_rows,
   row_keys,
   take,

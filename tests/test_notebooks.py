@@ -20,7 +20,9 @@ def test_notebook_runs(path, tmp_path):
   )
   client.execute()
   text = "".join(
-    output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ())
+    output.get("text", "")
+    for cell in notebook.cells
+    for output in cell.get("outputs", ())
   )
   aucs = dict(re.findall(r"^(\S+).*LiRA AUC (\d\.\d+)", text, re.MULTILINE))
   assert float(aucs["none"]) > 0.55  # the undefended models leak

@@ -33,7 +33,7 @@ def lfw(data_dir):
   Raises:
     FileNotFoundError: the files are missing and cannot be downloaded.
 
-  Reference: Huang et al., Labeled Faces in the Wild, 2007; methods/protocols.md 1.
+  Reference: Huang et al., Labeled Faces in the Wild, 2007.
   """
   from sklearn.datasets import fetch_lfw_people
 

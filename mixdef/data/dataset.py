@@ -184,7 +184,7 @@ class Dataset:
     Deviation: one sibling repository standardizes train and test apart; the statistics
       of the training file serve both here. On inputs in [0, 1] the clip at 1 leaves
       only the centring.
-    Reference: methods/protocols.md 2.1 (ML-Leaks preprocessing).
+    Reference: Salem et al., "ML-Leaks", 2019, arXiv 1806.01246 (its preprocessing).
 
     >>> data = Dataset.from_arrays([[0.0, 0.0], [8.0, 1.0]], [0, 1])
     >>> data.standardize().x.tolist()

@@ -35,7 +35,7 @@ def subsets(
   Deviation: where fraction * S is not an integer (odd S) the papers are silent; each
     record then draws its count as floor or ceil, so that the share is exact on average.
   Reference: Carlini et al., Membership Inference Attacks From First Principles, 2022,
-    arXiv 2112.03570; methods/statistics.md 7.
+    arXiv 2112.03570.
 
   >>> subsets(4, 6, design="balanced").sum(axis=0).tolist()
   [2, 2, 2, 2, 2, 2]
@@ -77,7 +77,7 @@ def splits(num_records, parts, *, size=None, seed=0):
   Raises:
     ValueError: there are fewer than parts * size records, or a part is empty.
 
-  Reference: Salem et al., ML-Leaks, 2019, arXiv 1806.01246; methods/protocols.md 2.1.
+  Reference: Salem et al., ML-Leaks, 2019, arXiv 1806.01246.
 
   >>> splits(42_100, 4, size=10_520).shape
   (4, 10520)

@@ -40,7 +40,7 @@ SOURCES = {
   "cifar10": Source("cifar10", 10),
   "cifar100": Source("cifar100", 100),
   "stl10": Source("stl10", 10),
-  # Centre crop 128, 64 x 64, condition Male: methods/generative.md 2.3.
+  # Centre crop 128, 64 x 64, condition Male.
   "celeba": Source(
     "celeb_a", 2, _celeba_image, lambda example: int(example["attributes"]["Male"])
   ),

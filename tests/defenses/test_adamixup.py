@@ -18,10 +18,10 @@ from defense_harness import (
   make_view,
 )
 
-from mixdef.defense import chain
+from mixdef.chain import chain
 from mixdef.defenses import adamixup, label_smoothing
 
-# methods/classifier_defenses.md 2.2: t -> raw, floor, to_min, m literal, m strength
+# t -> raw, floor, to_min, m literal, m strength
 GOLDEN = {
   0: (1.00, 1.00, 1.0000, 0.00, 0.500),
   5: (0.75, 0.75, 0.7632, 0.25, 0.375),

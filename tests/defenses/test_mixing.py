@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from defense_harness import SPEC, TABLE, K, in_epoch, make_batch
 
-from mixdef.defense import chain, take
+from mixdef.chain import chain
+from mixdef.defense import take
 from mixdef.defenses import distillation, mixup
 from mixdef.defenses.mixing import draw_share, shuffle
 

@@ -7,7 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from mixdef.defense import Ctx, Data, Defense, Rows, Spec, chain, from_optax
+from mixdef.chain import chain, from_optax
+from mixdef.defense import Ctx, Data, Defense, Rows, Spec
 from mixdef.defenses import accounting
 from mixdef.defenses.privacy import dp_sgd
 from mixdef.learner import classifier

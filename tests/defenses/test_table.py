@@ -20,7 +20,7 @@ from defense_harness import (
   rows_at,
 )
 
-from mixdef.defense import chain
+from mixdef.chain import chain
 from mixdef.defenses import ALIASES, CATALOGUE
 from mixdef.parse import parse
 

@@ -19,7 +19,8 @@ from training_cases import (
   train,
 )
 
-from mixdef.defense import Defense, chain, fold_in_name
+from mixdef.chain import chain
+from mixdef.defense import Defense, fold_in_name
 from mixdef.defenses.mixing import mixup
 from mixdef.learner import classifier
 from mixdef.training import fit

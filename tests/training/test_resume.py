@@ -17,7 +17,8 @@ from training_cases import (
   train,
 )
 
-from mixdef.defense import Defense, Stage, from_optax
+from mixdef.chain import from_optax
+from mixdef.defense import Defense, Stage
 from mixdef.defenses.labels import label_smoothing
 from mixdef.learner import classifier
 from mixdef.training import loop as loop_module
