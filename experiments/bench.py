@@ -23,7 +23,7 @@ from settings import Settings
 
 import mixdef
 from mixdef.defense import Ctx, Data, Rows
-from mixdef.training.job import prepare
+from mixdef.training.prepare import prepare
 from mixdef.training.programs import STRATEGIES, programs
 
 

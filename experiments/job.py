@@ -11,11 +11,9 @@ from importlib import metadata
 
 import jax
 from absl import app, logging
-from settings import AnySettings, Settings, define_flags, from_flags
+from settings import PLACES, AnySettings, Settings, define_flags, from_flags
 
 from mixdef.training.store import same_or_refuse, write_json
-
-_FREE = {"out", "data_dir"}  # where things lie does not change what is computed
 
 
 def main(
@@ -40,6 +38,7 @@ def main(
       settings = from_flags(kind)
       show(execute(settings, settings.folder(name), run))
     except (ValueError, FileNotFoundError, FileExistsError, PermissionError) as error:
+      logging.debug("raised at", exc_info=True)
       print(f"{name}: {error}", file=sys.stderr)
       sys.exit(2)
     except KeyboardInterrupt:
@@ -59,22 +58,22 @@ def execute(settings: Settings, folder: pathlib.Path, run: Callable) -> dict:
     ValueError: if the folder holds a run of other settings.
   """
   folder = pathlib.Path(folder)
-  config = {
-    key: value
-    for key, value in dataclasses.asdict(settings).items()
-    if key not in _FREE
-  }
-  same_or_refuse(
-    folder / "config.json",
-    config,
-    fix="Choose another --out.",
-    environment=environment(),
-  )
+  config = dataclasses.asdict(settings)
+  places = {name: config.pop(name) for name in PLACES}
+  path = folder / "config.json"
+  fresh = not path.exists()
+  notes = {**places, **environment()}
+  same_or_refuse(path, config, fix="Choose another --out.", environment=notes)
   done = folder / "result.json"
   if done.exists():
     logging.info("finished before; delete %s to compute it again", done)
     return json.loads(done.read_text())
-  result = run(settings, folder)
+  try:
+    result = run(settings, folder)
+  except ValueError:
+    if fresh:  # a corrected command may take the same folder
+      path.unlink()
+    raise
   write_json(done, result)
   logging.info("wrote %s", done)
   return result

@@ -28,7 +28,12 @@ class LiraSettings(Settings):
 
 def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   """Train the shadows and attack them; returns what result.json holds."""
-  data = settings.load().with_reference(settings.reference, seed=settings.seed)
+  if settings.num_shadows < 2:
+    raise ValueError(
+      f"--num_shadows={settings.num_shadows}: an attack needs a target and references, "
+      f"2 at least and 16 to say much"
+    )
+  data = settings.cut(settings.load(), halves=2)
   shadows = min(settings.num_shadows, 8) if settings.quick else settings.num_shadows
   keep = mixdef.subsets(shadows, len(data), seed=settings.seed, eligible=data.audited)
   ensemble = mixdef.fit_many(

@@ -20,10 +20,12 @@ AnySettings = TypeVar("AnySettings", bound="Settings")
 
 OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "sgd": optax.sgd}
 
+PLACES = ("out", "data_dir")  # where things lie does not change what is computed
+
 # Whole protocols behind one flag; a flag given beside it wins.
 PROTOCOLS = {
   "ml_leaks": {
-    "num_records": 21_040,  # each shadow trains on about 10,520
+    "train_size": 10_520,
     "standardize": True,
     "model": "cnn",
     "optimizer": "adam",
@@ -42,7 +44,7 @@ class Settings:
   seed: int = 0
   dataset: str = "digits"
   data_dir: str = ""
-  num_records: int = 0
+  train_size: int = 0
   standardize: bool = False
   model: str = "mlp"
   defense: str = "none"
@@ -63,23 +65,40 @@ class Settings:
     """Return the run folder: `out`, else a name in runs/ that these settings decide."""
     if self.out:
       return pathlib.Path(self.out)
-    words = json.dumps(dataclasses.asdict(self), sort_keys=True)
+    named = {k: v for k, v in dataclasses.asdict(self).items() if k not in PLACES}
+    words = json.dumps(named, sort_keys=True)
     mark = hashlib.sha256(words.encode()).hexdigest()[:8]
     slug = re.sub(r"[^a-z0-9_.]+", "-", f"{self.dataset}-{self.defense}".lower())
     return pathlib.Path("runs") / f"{job}-{slug[:60].strip('-')}-{mark}"
 
   def load(self) -> mixdef.Dataset:
-    """Return the data set, cut to `num_records`, with its reference rows marked."""
-    data = mixdef.load(self.dataset, data_dir=self.data_dir or None)
-    limit = min(self.num_records or len(data), 600 if self.quick else len(data))
-    if self.num_records > len(data):
+    """Return the data set named."""
+    return mixdef.load(self.dataset, data_dir=self.data_dir or None)
+
+  def cut(self, data: mixdef.Dataset, *, halves: int) -> mixdef.Dataset:
+    """Return the records to work with, drawn by the seed, reference rows marked.
+
+    Args:
+      data: all there are.
+      halves: 1 to train on the records, 2 to train on random halves of them.
+
+    Raises:
+      ValueError: if there are fewer than asked for.
+    """
+    left = len(data) - self.reference
+    size = halves * self.train_size or left
+    if not 0 < size <= left:
       raise ValueError(
-        f"--num_records={self.num_records}, but {data.name} has {len(data)}"
+        f"{data.name} has {len(data)} records; --train_size={self.train_size} and "
+        f"--reference={self.reference} take {size + self.reference}: lower them"
       )
-    if limit < len(data):
-      (chosen,) = mixdef.splits(len(data), 1, size=limit, seed=self.seed)
-      data = data.select(chosen)
-    return data.standardize() if self.standardize else data
+    if self.quick:
+      size = min(size, 300 * halves)
+    if size < left:
+      chosen = mixdef.splits(len(data), 1, size=size + self.reference, seed=self.seed)
+      data = data.select(chosen[0])
+    data = data.standardize() if self.standardize else data
+    return data.with_reference(self.reference, seed=self.seed)
 
   def learner(self, data: mixdef.Dataset) -> mixdef.Learner:
     """Return the learner of the model, optimizer and defense named."""
@@ -109,7 +128,7 @@ _HELP = {
   "seed": "of everything random",
   "dataset": f"one of {', '.join(sorted(mixdef.data.CATALOGUE))}",
   "data_dir": "where the raw files lie. Default: $MIXDEF_DATA, or ./data",
-  "num_records": "use this many records, drawn by the seed. Default: all",
+  "train_size": "records a model trains on, drawn by the seed. Default: all there are",
   "standardize": "subtract the mean and divide by the deviation, per feature",
   "model": f"one of {', '.join(mixdef.models.CATALOGUE)}, as 'mlp(256, 128)'",
   "defense": "'none' or parts joined by |, as 'adamixup|weight_decay(1e-4)'",

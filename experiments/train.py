@@ -21,7 +21,7 @@ def run(settings: Settings, folder: pathlib.Path) -> dict:
   data = settings.load()
   if data.test is None:
     data = data.split(0.2, seed=settings.seed)
-  data = data.with_reference(settings.reference, seed=settings.seed)
+  data = settings.cut(data, halves=1)
   trained = mixdef.fit(
     settings.learner(data),
     data,

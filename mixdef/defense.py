@@ -143,7 +143,8 @@ class Defense(NamedTuple):
 
   Traits order the batch hooks (`table`, `augment`, `mix`, `label`) and state what a
   part needs or forbids: `per_example`, `whole_batch`, `cross_example`, `poisson`,
-  `needs_reference`, `no_guarantee`, `opaque`.
+  `needs_reference` (refused without), `reference_rows` (they ride in the batches),
+  `no_guarantee`, `opaque` (the text cannot be read back).
   """
 
   name: str
@@ -166,7 +167,7 @@ class Defense(NamedTuple):
   parts: tuple["Defense", ...] = ()
 
   def __str__(self) -> str:
-    return self.text
+    return self.text or self.name
 
 
 _LITERALS = (bool, int, float, str, type(None), tuple, list, dict)

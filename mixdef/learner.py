@@ -50,7 +50,7 @@ class Learner(NamedTuple):
 
   `predict` answers as the released model does; `raw=True` skips the release hooks, for
   metrics and white-box attacks. `before`, `rows` and `traits` are the defense's. `text`
-  says what is trained; a run folder is refused to a learner with another one.
+  says what is trained, for messages.
   """
 
   init: Callable
@@ -101,9 +101,7 @@ def _mean_value_and_grad(losses_fn):
   return run
 
 
-def classifier(
-  model, optimizer, defense: Defense | None = None, *, text: str | None = None
-) -> Learner:
+def classifier(model, optimizer, defense: Defense | None = None) -> Learner:
   """Make the learner of a linen classifier.
 
   Args:
@@ -111,8 +109,6 @@ def classifier(
       take `train` (bool) and `weight` [B] (0 = padding), by keyword.
     optimizer: optax `GradientTransformation`.
     defense: a defense or chain; None is undefended.
-    text: names what is trained, for run folders; default the model and the defense's
-      text. The optimizer is not part of it.
 
   Returns:
     The `Learner`.
@@ -223,19 +219,15 @@ def classifier(
     finish=finish if defense.finish else None,
     predict=predict,
     before=tuple(
-      (stage, classifier(model, optimizer, _stage_defense(stage, defense)))
+      (
+        stage._replace(defense=None),  # the teacher carries it, and it does not hash
+        classifier(model, optimizer, _stage_defense(stage, defense)),
+      )
       for stage in defense.before
     ),
     rows=defense.rows,
     traits=defense.traits,
-    text=_text(model, defense) if text is None else text,
-  )
-
-
-def _text(model, defense):
-  """Model and defense in words; empty where a part has none."""
-  return (
-    "" if "opaque" in defense.traits else f"{' '.join(repr(model).split())}|{defense}"
+    text=f"{' '.join(repr(model).split())}|{defense}",
   )
 
 

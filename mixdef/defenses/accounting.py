@@ -17,7 +17,9 @@ _ORDERS = (
   *range(11, 64),
   *(128, 256, 512, 1024),
 )
-_CALIBRATED = 0.999  # share of the target epsilon that a calibrated noise must use
+_SPENT = 0.999  # share of the budget at which the calibration stops
+_APART = 1 + 1e-6  # or the ratio of its bounds: below 0.01 epsilon has a jump
+_MOST_NOISE = 1e6
 
 
 @functools.lru_cache(maxsize=1024)
@@ -70,7 +72,9 @@ def epsilon(
 def noise_multiplier(
   epsilon: float, *, sampling_probability: float, steps: int, delta: float
 ) -> float:
-  """Return a noise multiplier that spends 99.9 to 100 % of `epsilon`.
+  """Return the noise multiplier that spends `epsilon`, and never more.
+
+  It is found by bisection; what it spends is 99.9 to 100 % of a budget above 0.01.
 
   Args:
     epsilon: budget, finite and > 0.
@@ -98,14 +102,14 @@ def noise_multiplier(
   low = high = 1.0
   while spent(high) > epsilon:
     high *= 2
-    if high > 1e6:
+    if high > _MOST_NOISE:
       raise ValueError(
         f"epsilon={epsilon} is below what can be certified at delta={delta}: ask for "
         f"more than {spent(high):.2g}"
       )
   while spent(low) <= epsilon:
     low /= 2
-  while spent(high) < _CALIBRATED * epsilon:
+  while spent(high) < _SPENT * epsilon and high > _APART * low:
     middle = math.sqrt(low * high)
     low, high = (low, middle) if spent(middle) <= epsilon else (middle, high)
   return high

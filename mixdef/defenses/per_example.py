@@ -1,4 +1,4 @@
-"""Clipped per-example gradients: `ghost` (two passes) and `microbatch` (the plain way).
+"""Clipped per-example gradients: `ghost` (two passes) and `microbatch` (any model).
 
 Both estimate, for rows i with weight w_i and gradient g_i of their own loss,
 
@@ -48,6 +48,7 @@ def ghost(losses_fn, *, clip, denominator, size=16):
 
   Deviation: rows that are not finite are replaced by a finite row of the batch in the
     second pass, because a zero factor times NaN is NaN. Norms carry float32 rounding.
+    A layer whose input happens to lead with another axis of length B is not noticed.
 
   Reference: Goodfellow, "Efficient Per-Example Gradient Computations", 2015, arXiv
     1510.01799; Li et al., "Large Language Models Can Be Strong Differentially Private
@@ -197,7 +198,7 @@ def _tagger(dummy, names, seen):
 
 
 def _check_call(where, module, args, kwargs, out, dummy):
-  if len(args) != 1 or any(isinstance(v, jax.Array) for v in kwargs.values()):
+  if len(args) != 1 or any(hasattr(v, "shape") for v in kwargs.values()):
     raise _UnsupportedError(f"{where} takes more than one array")
   if len(module.variables) > 1:
     raise _UnsupportedError(f"{where} holds more than parameters")

@@ -54,8 +54,8 @@ def dp_sgd(
     for one record added or removed, against an attacker who sees every step. It does
     not cover a choice of hyper-parameters made on the same data, several models trained
     on the same records, records of the defender's own (`reference`), or duplicates of
-    a record. Without noise epsilon is infinite. Floating-point noise is not exactly
-    Gaussian.
+    a record, nor the exact counts and metrics that the trainer sees. Without noise
+    epsilon is infinite. Floating-point noise is not exactly Gaussian.
 
   Deviation: Abadi et al. divide by the lot size, which is B here, and track moments;
     epsilon here comes from Renyi accounting, see `accounting.epsilon`. One clipping

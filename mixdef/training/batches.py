@@ -11,8 +11,8 @@ def epoch_rows(key, keep, reference, plan):
 
   A record's place in the shuffle is a hash of its id and the epoch's key, so it does
   not depend on who else is in the training set. Members are dealt round-robin over the
-  steps: no batch is empty or tiny, whatever the number of members. Poisson batches hold
-  each member independently with probability `plan.probability`.
+  steps: no batch is empty or tiny, whatever remainder the division leaves. Poisson
+  batches hold each member independently with probability `plan.probability`.
 
   Args:
     key: the epoch's key.

@@ -34,6 +34,11 @@ def predict_in_blocks(predict: Callable, states, values, x) -> np.ndarray:
   return np.concatenate(blocks, 1)
 
 
+def _training_seconds(history: list[dict]) -> float:
+  """Seconds spent in the epochs of a history, earlier runs' included."""
+  return sum(row["seconds"] for row in history)
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
   """One trained model: `state`, its members `keep` bool [N], the metrics per epoch."""
@@ -44,7 +49,6 @@ class Run:
   data: Dataset
   plan: Plan
   history: list[dict]
-  seconds: float
 
   def predict(self, x, *, raw: bool = False) -> np.ndarray:
     """Return the released model's log-probabilities [B,K] for records x [B,...].
@@ -62,11 +66,17 @@ class Run:
     return float((self.predict(x).argmax(-1) == np.asarray(y)).mean())
 
   @property
+  def seconds(self) -> float:
+    """Seconds the epochs took, those of interrupted runs included."""
+    return _training_seconds(self.history)
+
+  @property
   def guarantee(self) -> dict[str, float | None]:
     """The `epsilon` and `delta` that the defense's own state states, else None."""
     for part in self.state.defense.values():
       if isinstance(part, dict) and "epsilon" in part:
-        epsilon, delta = float(part["epsilon"]), float(part["delta"])
+        # The states are float32: seven digits are all there is to show.
+        epsilon, delta = (float(f"{part[name]:.6g}") for name in ("epsilon", "delta"))
         if math.isfinite(epsilon):
           return {"epsilon": epsilon, "delta": delta}
     return {"epsilon": None, "delta": None}
@@ -82,17 +92,21 @@ class Ensemble:
 
   source: Learner | Callable[..., Learner]
   values: dict[str, Any]
-  learner: Learner
   states: TrainState
   keep: np.ndarray
   data: Dataset
   plan: Plan
   strategy: str
+  models_at_once: int
   history: list[dict]
-  seconds: float
 
   def __len__(self) -> int:
     return len(self.keep)
+
+  @property
+  def seconds(self) -> float:
+    """Seconds the epochs took, those of interrupted runs included."""
+    return _training_seconds(self.history)
 
   def __getitem__(self, s: int) -> Run:
     if not -len(self) <= s < len(self):
@@ -100,9 +114,7 @@ class Ensemble:
     values = {name: value[s] for name, value in self.values.items()}
     learner = self.source if isinstance(self.source, Learner) else self.source(**values)
     state = jax.tree.map(lambda leaf: leaf[s], self.states)
-    return Run(
-      *(learner, state, self.keep[s], self.data, self.plan, self.history, self.seconds)
-    )
+    return Run(learner, state, self.keep[s], self.data, self.plan, self.history)
 
   def predict(self, x, *, raw: bool = False) -> np.ndarray:
     """Return every released model's log-probabilities [S,B,K] for records x [B,...].
@@ -113,4 +125,11 @@ class Ensemble:
     """
     program = programs(self.source, self.plan, self.strategy)
     predict = program.raw if raw else program.predict
-    return predict_in_blocks(predict, self.states, self.values, x)
+    answers = []
+    for first in range(0, len(self), self.models_at_once):
+      some = slice(first, first + self.models_at_once)
+      states, values = jax.tree.map(
+        lambda leaf, some=some: leaf[some], (self.states, self.values)
+      )
+      answers.append(predict_in_blocks(predict, states, values, x))
+    return np.concatenate(answers)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixdef.training.ensemble import predict_in_blocks
-from mixdef.training.job import Training, fold_keys
+from mixdef.training.prepare import Training, fold_keys
 from mixdef.training.programs import programs
 from mixdef.training.progress import Progress
 from mixdef.training.store import Store
@@ -39,6 +39,8 @@ class Loop:
       table = self._table(training, strategy, f"{name}-teachers")
     states = program.init(training.keys, table, training.values, training.data)
     states, done = self._resumed(states, name)
+    if self.store:
+      self.store.write_metrics(self.history)  # without rows after the checkpoint
     self.progress.resume(done * training.count)
     saved = time.monotonic()
     for epoch in range(done, training.plan.epochs):
@@ -46,7 +48,7 @@ class Loop:
       self.history.append({"models": name, **row})
       self.progress.advance(training.count, loss=row["loss"], accuracy=row["accuracy"])
       if self.store:
-        self.store.write_metrics(self.history)
+        self.store.append_metrics(self.history[-1])
         if time.monotonic() - saved > _CHECKPOINT_SECONDS:
           self.store.save(f"{name}-epoch-{epoch + 1}", states)
           self.store.forget_epochs(name, before=epoch + 1)

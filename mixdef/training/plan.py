@@ -76,13 +76,18 @@ def make_plan(traits, data, rows, *, epochs, batch_size, num_members=None) -> Pl
       f"batch_size={batch_size} exceeds the {num_members} members, but Poisson "
       f"sampling needs a probability of at most 1: lower batch_size"
     )
+  if not poisson and sizes.min() < steps:
+    raise ValueError(
+      f"a model has {sizes.min()} members for the {steps} steps of an epoch: raise "
+      f"batch_size above {batch_size}"
+    )
   largest = int(sizes.max())
   capacity = -(-largest // steps)
   if poisson:
     draws = steps * epochs * len(sizes)
     capacity = _poisson_capacity(largest, batch_size / num_members, draws)
   num_reference = int(np.asarray(data.reference).sum())
-  riding = "needs_reference" in traits
+  riding = "reference_rows" in traits
   return Plan(
     num_records=len(data),
     num_members=num_members,

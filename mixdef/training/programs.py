@@ -30,10 +30,10 @@ class Programs(NamedTuple):
   """
 
   init: Callable
-  train: Any  # compiled: it can be lowered, too
-  epoch: Callable
-  finish: Callable
-  predict: Callable
+  train: Any  # compiled functions can be lowered, too
+  epoch: Any
+  finish: Any
+  predict: Any
   raw: Callable
 
 

@@ -100,18 +100,21 @@ class Store:
         shutil.rmtree(self._path(f"{name}-epoch-{epoch}"))
 
   def read_metrics(self) -> list[dict]:
-    """Return the rows of metrics.jsonl; none if there is no file yet."""
+    """Return the rows of metrics.jsonl; a line that a kill cut short is dropped."""
     path = self.folder / "metrics.jsonl"
-    if not path.exists():
-      return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
   def write_metrics(self, rows: list[dict]) -> None:
     """Replace metrics.jsonl by these rows."""
-    self.folder.mkdir(parents=True, exist_ok=True)
     fresh = self.folder / "metrics.jsonl.new"
     fresh.write_text("".join(json.dumps(row) + "\n" for row in rows))
     os.replace(fresh, self.folder / "metrics.jsonl")
+
+  def append_metrics(self, row: dict) -> None:
+    """Add a row to metrics.jsonl."""
+    with (self.folder / "metrics.jsonl").open("a") as file:
+      file.write(json.dumps(row) + "\n")
 
   def _path(self, name):
     return (self.folder / "checkpoints" / name).resolve()

@@ -99,6 +99,10 @@ def test_budget_out_of_range_is_refused(target):
     noise_multiplier(target, **DE)
 
 
+def test_a_tiny_budget_is_met_with_huge_noise():
+  assert epsilon(noise_multiplier(1e-6, **DE), **DE) <= 1e-6
+
+
 def test_a_budget_that_no_noise_certifies_is_refused():
   with pytest.raises(ValueError, match="below what can be certified"):
-    noise_multiplier(1e-6, **DE)
+    noise_multiplier(1e-6, **{**DE, "delta": 1e-12})

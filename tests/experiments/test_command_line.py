@@ -16,7 +16,7 @@ MISTAKES = {
   "--learning_rate=-1": "--learning_rate=-1.0 must be positive",
 }
 GOOD = (
-  *("--protocol=ml_leaks", "--num_records=200", "--model=mlp(8)", "--epochs=1"),
+  *("--protocol=ml_leaks", "--train_size=200", "--model=mlp(8)", "--epochs=1"),
   "--out=run",
 )
 
@@ -60,7 +60,7 @@ def test_a_flag_beside_a_protocol_wins(outcomes):
   assert status == 0, errors
   assert "test_accuracy" in out
   config = json.loads((folder / "run" / "config.json").read_text())
-  assert config["num_records"] == 200
+  assert config["train_size"] == 200
   assert config["model"] == "mlp(8)"
   assert config["standardize"] is True
   assert errors.splitlines()[-1].endswith("run/result.json")

@@ -57,7 +57,7 @@ def test_train_writes_the_contract(trained):
   assert result["epsilon"] is None
   assert result["dataset"] == "digits"
   assert result["defense"] == "label_smoothing"
-  assert result["num_train"] + result["num_test"] == 600
+  assert (result["num_train"], result["num_test"]) == (300, 359)
 
 
 def test_train_writes_one_line_an_epoch_and_its_settings(trained):
@@ -132,7 +132,7 @@ def test_lira_writes_its_scores_and_a_figure(attacked):
   with np.load(folder / "scores.npz") as scores:
     assert set(scores) == {"keep", *CATALOGUE}
     keep = scores["keep"]
-    assert keep.shape == (4, 600)
+    assert keep.shape == (4, 620)
     assert keep.dtype == bool
     hidden = np.isnan(scores["lira_global"])
     assert {scores[name].shape for name in CATALOGUE} == {keep.shape}
@@ -178,14 +178,19 @@ def test_the_default_folder_follows_from_the_settings():
 
 
 def test_the_records_are_drawn_by_the_seed():
-  few = Settings(num_records=50)
-  assert len(few.load()) == 50
-  np.testing.assert_array_equal(few.load().x, few.load().x)
-  other = Settings(num_records=50, seed=1).load()
-  assert not np.array_equal(few.load().x, other.x)
-  with pytest.raises(ValueError, match="--num_records=5000, but digits has 1797"):
-    Settings(num_records=5000).load()
-  scaled = Settings(num_records=50, standardize=True).load()
+  few = Settings(train_size=50)
+  data = few.load()
+  assert len(few.cut(data, halves=1)) == 50
+  half = few.cut(data, halves=2)
+  assert len(half) == 100
+  np.testing.assert_array_equal(half.x, few.cut(data, halves=2).x)
+  other = Settings(train_size=50, seed=1).cut(data, halves=2)
+  assert not np.array_equal(half.x, other.x)
+  with pytest.raises(ValueError, match="digits has 1797 records; --train_size=1000"):
+    Settings(train_size=1000).cut(data, halves=2)
+  with_own = Settings(train_size=50, reference=7).cut(data, halves=2)
+  assert (len(with_own), with_own.reference.sum()) == (107, 7)
+  scaled = Settings(train_size=50, standardize=True).cut(data, halves=1)
   np.testing.assert_allclose(scaled.x.mean(0), 0, atol=1e-6)
 
 
@@ -203,7 +208,7 @@ def test_the_records_are_drawn_by_the_seed():
   ],
 )
 def test_mistakes_in_the_settings_are_one_line(wrong, message):
-  settings = Settings(num_records=20)
+  settings = Settings(train_size=20)
   with pytest.raises(ValueError, match=message) as raised:
     Settings(**{**settings.__dict__, **wrong}).learner(settings.load())
   assert "\n" not in str(raised.value)

@@ -150,7 +150,7 @@ def test_reference_rows_ride_only_where_they_are_needed():
   reference, keep = np.arange(N) < 10, np.arange(N) >= 30
   plain = plan_of(keep, batch_size=8, reference=reference)
   assert plain.reference_rows == 0
-  plan = plan_of(keep, batch_size=8, traits={"needs_reference"}, reference=reference)
+  plan = plan_of(keep, batch_size=8, traits={"reference_rows"}, reference=reference)
   rows, _ = deal(keep, plan, reference=reference)
   own = rows.reference > 0
   assert (rows.weight[own] == 0).all()
@@ -163,9 +163,7 @@ def test_reference_rows_ride_only_where_they_are_needed():
 
 def test_a_defense_without_its_reference_rows_is_refused():
   part = Defense("compare", traits=frozenset({"needs_reference"}))
-  learner = classifier(None, None, part, text="compare")._replace(
-    init=LEARNER.init, step=LEARNER.step
-  )
+  learner = classifier(None, None, part)._replace(init=LEARNER.init, step=LEARNER.step)
   with pytest.raises(ValueError, match=r"data\.with_reference\(500\)"):
     train(learner)
 

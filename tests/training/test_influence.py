@@ -126,7 +126,7 @@ def test_pitfall_85_every_model_draws_its_own_randomness():
 def test_reference_rows_carry_no_gradient():
   data = records().with_reference(4)
   keep = halves(1) & data.audited
-  part = Defense("ride", traits=frozenset({"needs_reference"}))
+  part = Defense("ride", traits=frozenset({"needs_reference", "reference_rows"}))
   learner = classifier(Linear(), optax.sgd(0.1), part)
   clean = train(learner, data, keep)
   assert clean.plan.reference_rows == 1

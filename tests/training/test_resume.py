@@ -27,7 +27,7 @@ from mixdef.training.store import Store
 
 EPOCHS = 4
 KEEP = halves(3)
-FIT = importlib.import_module("mixdef.training.fit")
+FIT = importlib.import_module("mixdef.training.fitting")
 
 
 def keyed():
@@ -46,7 +46,7 @@ def keyed():
   return Defense("keyed", init=init, update=update, before=(stage,))
 
 
-STAGED = classifier(Linear(), optax.adam(0.1), keyed(), text="keyed")
+STAGED = classifier(Linear(), optax.adam(0.1), keyed())
 
 
 def run(learner=LEARNER, **options):
@@ -56,7 +56,7 @@ def run(learner=LEARNER, **options):
 
 @pytest.fixture(scope="module")
 def unbroken():
-  return {learner.text: run(learner) for learner in (LEARNER, STAGED)}
+  return {learner: run(learner) for learner in (LEARNER, STAGED)}
 
 
 @pytest.fixture
@@ -106,9 +106,9 @@ def test_an_interrupted_run_ends_like_an_unbroken_one(
   trained.clear()
   resumed = run(out=tmp_path)
   assert trained == list(range(stopped_in - 1, EPOCHS))
-  assert same(resumed.states, unbroken["linear"].states)
+  assert same(resumed.states, unbroken[LEARNER].states)
   assert epochs_in(tmp_path) == [("models-00000", epoch) for epoch in range(EPOCHS)]
-  losses = [row["loss"] for row in unbroken["linear"].history]
+  losses = [row["loss"] for row in unbroken[LEARNER].history]
   assert [row["loss"] for row in resumed.history] == losses
 
 
@@ -120,7 +120,7 @@ def test_a_kill_without_a_checkpoint_starts_over(tmp_path, monkeypatch, unbroken
     patch.setattr(Progress, "advance", advance)
     with pytest.raises(KeyboardInterrupt):
       run(out=tmp_path)
-  assert same(run(out=tmp_path).states, unbroken["linear"].states)
+  assert same(run(out=tmp_path).states, unbroken[LEARNER].states)
   assert epochs_in(tmp_path) == [("models-00000", epoch) for epoch in range(EPOCHS)]
 
 
@@ -130,11 +130,11 @@ def test_a_finished_run_is_loaded(tmp_path, trained, unbroken):
   again = run(out=tmp_path)
   assert not trained
   assert same(again.states, first.states)
-  assert same(again.states, unbroken["linear"].states)
+  assert same(again.states, unbroken[LEARNER].states)
   assert again.history == first.history
   x = records().x
   np.testing.assert_array_equal(again.predict(x), first.predict(x))
-  assert not Store(tmp_path).epochs("models-00000-epoch")
+  assert not Store(tmp_path).epochs("models-00000")
 
 
 def test_finished_chunks_are_skipped(
@@ -146,7 +146,7 @@ def test_finished_chunks_are_skipped(
   monkeypatch.setattr(FIT, "models_at_once", lambda *_: 3)  # the folder decides
   resumed = run(out=tmp_path)
   assert trained == [1, 2, 3]
-  assert same(resumed.states, unbroken["linear"].states)
+  assert same(resumed.states, unbroken[LEARNER].states)
   assert epochs_in(tmp_path) == [
     (f"models-0000{chunk}", epoch) for chunk in (0, 2) for epoch in range(EPOCHS)
   ]
@@ -160,7 +160,7 @@ def test_stages_and_random_keys_survive(
   trained.clear()
   resumed = run(STAGED, out=tmp_path)
   assert len(trained) == 2 * EPOCHS + 1 - stopped_in
-  assert same(resumed.states, unbroken["keyed"].states)
+  assert same(resumed.states, unbroken[STAGED].states)
   key = resumed.states.defense["keyed"]["key"]
   assert jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
   assert epochs_in(tmp_path) == [
@@ -184,7 +184,7 @@ def test_stages_and_random_keys_survive(
     ({"data": perturbed(records(), 3, 1e-3)}, "records was"),
     (
       {"learner": classifier(Linear(), optax.sgd(0.5), label_smoothing(0.1))},
-      r"learner was 'linear', now .*label_smoothing",
+      r"learner was 'Linear\(\)\|none', now .*label_smoothing",
     ),
     ({"strategy": "vmap"}, "strategy was 'loop', now 'vmap'"),
   ],
@@ -218,11 +218,30 @@ def test_pitfall_86_swept_values_are_part_of_a_run(tmp_path):
     run(make, keep=KEEP[:1], over={"rate": [0.2]}, out=tmp_path)
 
 
-def test_an_opaque_defense_needs_a_text(tmp_path):
-  part = from_optax("clip", optax.clip(0.1))
-  with pytest.raises(ValueError, match=r"classifier\(\.\.\., text='\.\.\.'\)"):
-    run(classifier(Linear(), optax.sgd(0.5), part), out=tmp_path)
-  assert not list(tmp_path.iterdir())
-  named = classifier(Linear(), optax.sgd(0.5), part, text="clip 0.1")
-  first = run(named, out=tmp_path)
-  assert same(run(named, out=tmp_path).states, first.states)
+def test_pitfall_86_what_has_no_text_is_part_of_a_run(tmp_path):
+  def learner(bound, rate=0.5):
+    part = from_optax("clip", optax.clip(bound))
+    return classifier(Linear(), optax.sgd(rate), part)
+
+  first = run(learner(0.1), out=tmp_path)
+  assert same(run(learner(0.1), out=tmp_path).states, first.states)
+  for other in (learner(0.2), learner(0.1, rate=0.4)):
+    with pytest.raises(ValueError, match="program was"):
+      run(other, out=tmp_path)
+
+
+def test_pitfall_86_swept_names_are_part_of_a_run(tmp_path):
+  def make(rate=0.1, momentum=0.1):
+    return classifier(Linear(), optax.sgd(rate, momentum))
+
+  run(make, keep=KEEP[:1], over={"rate": [0.1]}, out=tmp_path)
+  with pytest.raises(ValueError, match="hyper_parameters was"):
+    run(make, keep=KEEP[:1], over={"momentum": [0.1]}, out=tmp_path)
+
+
+def test_a_metrics_line_cut_short_is_dropped(tmp_path):
+  store = Store(tmp_path)
+  store.append_metrics({"epoch": 0})
+  with (tmp_path / "metrics.jsonl").open("a") as file:
+    file.write('{"epo')
+  assert store.read_metrics() == [{"epoch": 0}]

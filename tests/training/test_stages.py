@@ -41,7 +41,7 @@ def two_teachers():
   )
 
 
-LEARNER = classifier(Linear(), optax.sgd(0.5), two_teachers(), text="two")
+LEARNER = classifier(Linear(), optax.sgd(0.5), two_teachers())
 KEEP = halves(2)
 
 

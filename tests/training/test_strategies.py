@@ -22,7 +22,9 @@ from mixdef.training.programs import STRATEGIES
 
 DROPPED = classifier(Dropped(), optax.sgd(0.2))
 KEEP = halves(5)
-FIT = importlib.import_module("mixdef.training.fit")  # the name is the function's, too
+FIT = importlib.import_module(
+  "mixdef.training.fitting"
+)  # the name is the function's, too
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ class Normed(nn.Module):
     return nn.Dense(CLASSES, kernel_init=nn.initializers.zeros)(nn.relu(x))
 
 
-LEARNER = classifier(Linear(), optax.sgd(0.5, momentum=0.9), text="linear")
+LEARNER = classifier(Linear(), optax.sgd(0.5, momentum=0.9))
 
 
 def records(count=RECORDS, shape=(FEATURES,), seed=0):

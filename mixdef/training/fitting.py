@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,8 +12,8 @@ import numpy as np
 from mixdef.data import Dataset, validate_keep
 from mixdef.learner import Learner
 from mixdef.training.ensemble import Ensemble, Run
-from mixdef.training.job import prepare
 from mixdef.training.loop import Loop
+from mixdef.training.prepare import prepare
 from mixdef.training.programs import STRATEGIES
 from mixdef.training.progress import Progress
 from mixdef.training.store import Store, digest, same_or_refuse
@@ -107,10 +106,11 @@ def fit_many(
       folder that holds another run.
   """
   keep = validate_keep(keep, len(data))
+  if (keep & data.reference).any():
+    raise ValueError("keep selects reference records: they cannot be members")
   if strategy not in (*STRATEGIES, "auto"):
     known = ", ".join((*STRATEGIES, "auto"))
     raise ValueError(f"strategy={strategy!r} is none of {known}")
-  started = time.monotonic()
   values = {name: jnp.asarray(value) for name, value in (over or {}).items()}
   for name, value in values.items():
     if value.shape[:1] != (len(keep),):
@@ -147,30 +147,25 @@ def fit_many(
   return Ensemble(
     source=learner,
     values=values,
-    learner=training.learner,
     states=states,
     keep=keep,
     data=data,
     plan=training.plan,
     strategy=strategy,
     history=loop.history,
-    seconds=time.monotonic() - started,
+    models_at_once=size,
   )
 
 
 def _sign(store, training, seed):
   """Refuse a folder whose run differs in anything that shapes the states."""
   learner, data = training.learner, training.data
-  if "opaque" in learner.traits and not learner.text:
-    raise ValueError(
-      "the defense has a part without text, so a resume could mix two runs: name the "
-      "run, classifier(..., text='...'), or train without out="
-    )
   signature = {
     "learner": learner.text,
     "records": digest(data.x, data.y, data.reference),
     "keep": digest(training.keep),
-    "hyper_parameters": digest(*jax.tree.leaves(training.values)),
+    "program": digest(np.frombuffer(training.program_text().encode(), np.uint8)),
+    "hyper_parameters": {name: digest(v) for name, v in training.values.items()},
     "seed": seed,
     "jax": jax.__version__,
     **training.plan._asdict(),

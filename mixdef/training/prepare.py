@@ -66,9 +66,28 @@ class Training:
     """Shapes of the arguments of `Programs.train` for the first `count` models."""
     part = self.take(range(count))
     init = programs(self.source, self.plan, "vmap").init
-    states = jax.eval_shape(init, part.keys, part.zero_table(), part.values, self.data)
+    table = jax.eval_shape(part.zero_table)
+    states = jax.eval_shape(init, part.keys, table, part.values, self.data)
     number = jax.ShapeDtypeStruct((), jnp.int32)
     return states, part.values, part.rows, self.data, number, number, number
+
+  def program_text(self) -> str:
+    """What one model's training and answers compute, lowered to text.
+
+    It changes with the model, optimizer and defense, whether or not they have a text of
+    their own, and with nothing else.
+    """
+    program = programs(self.source, self.plan, "vmap")
+    states, values, rows, data, *numbers = self.abstract(1)
+    lowered = [
+      program.train.lower(states, values, rows, data, *numbers),
+      program.finish.lower(states, values, rows, data),
+      program.predict.lower(states, values, data.x[:1]),
+    ]
+    if self.learner.epoch:
+      lowered.append(program.epoch.lower(states, values, rows, data, numbers[0]))
+    text = "".join(one.as_text() for one in lowered)
+    return text + (self.teachers.program_text() if self.teachers else "")
 
 
 def prepare(source, values, data, keep, keys, *, epochs, batch_size, num_members):
@@ -80,8 +99,6 @@ def prepare(source, values, data, keep, keys, *, epochs, batch_size, num_members
       "the defense compares members with the defender's own records, and there are "
       "none: data.with_reference(500), or --reference=500"
     )
-  if (keep & data.reference).any():
-    raise ValueError("keep selects reference records: they can not be members")
   device = Data(*map(jnp.asarray, (data.x, data.y, data.reference)))
   rows = keep = jnp.asarray(keep)
   if learner.rows:
