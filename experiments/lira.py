@@ -3,7 +3,8 @@
   python experiments/lira.py --dataset=digits --defense=adamixup --num_shadows=16
 
 Each shadow trains on a random half of the records with the same defense; every model is
-the target once. Writes result.json, scores.npz and roc.png; run again, it resumes.
+the target once. Writes result.json, scores.npz (scores [S,N] per attack, keep [S,N],
+and the ids of the N records in their data set) and roc.png; run again, it resumes.
 """
 
 import dataclasses
@@ -54,7 +55,9 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   for name, attack in mixdef.attacks.CATALOGUE.items():
     scores[name] = mixdef.attacks.leave_one_out(attack, signals)
     attacks[name] = summarize(scores[name], keep, signals.audited)
-  np.savez_compressed(folder / "scores.npz", keep=keep, **scores)
+  np.savez_compressed(
+    folder / "scores.npz", ids=data.ids, labels=data.y, keep=keep, **scores
+  )
   roc_plot(
     {name: (values, keep) for name, values in scores.items()}, folder / "roc.png"
   )

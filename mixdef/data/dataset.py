@@ -25,6 +25,8 @@ class Dataset:
     name: canonical name, printed in every report.
     reference: [N] bool, the defender's own records: never members, never audited.
       All False by default.
+    ids: [N] int, each record's place in the file it came from; it travels with the
+      record, so that scores of different selections can be joined. 0..N-1 by default.
     test: the official held-out file where the set has one. Never part of N.
   """
 
@@ -33,16 +35,21 @@ class Dataset:
   num_classes: int
   name: str = "user"
   reference: Any = None
+  ids: Any = None
   test: Dataset | None = None
 
   def __post_init__(self):
     if self.reference is None:
       object.__setattr__(self, "reference", np.zeros(len(self.x), bool))
-    for field in ("x", "y", "reference"):
+    if self.ids is None:
+      object.__setattr__(self, "ids", np.arange(len(self.x)))
+    for field in ("x", "y", "reference", "ids"):
       frozen = np.asarray(getattr(self, field)).view()
       frozen.flags.writeable = False
       object.__setattr__(self, field, frozen)
     validate.lengths(self.x, self.y, self.reference)
+    if len(self.ids) != len(self.x):
+      raise ValueError(f"{len(self.ids)} ids for {len(self.x)} records; give one each")
 
   def __len__(self):
     return len(self.x)
@@ -112,7 +119,11 @@ class Dataset:
     """
     rows = validate.rows(rows, len(self))
     return dataclasses.replace(
-      self, x=self.x[rows], y=self.y[rows], reference=self.reference[rows]
+      self,
+      x=self.x[rows],
+      y=self.y[rows],
+      reference=self.reference[rows],
+      ids=self.ids[rows],
     )
 
   def with_reference(self, count, *, seed=0):

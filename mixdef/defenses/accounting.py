@@ -10,6 +10,8 @@ T R(order), and
 import functools
 import math
 
+from absl import logging
+
 # Vacuous budgets (noise far below 1) have their best order just above 1.
 _ORDERS = (
   *(1 + x / 100 for x in range(1, 10)),
@@ -65,7 +67,12 @@ def epsilon(
   accountant = RdpAccountant(
     _ORDERS, dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
   )
-  return float(accountant.compose(step, steps).get_epsilon(delta))
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)  # it warns of every order it leaves out
+  try:
+    return float(accountant.compose(step, steps).get_epsilon(delta))
+  finally:
+    logging.set_verbosity(verbosity)
 
 
 @functools.lru_cache(maxsize=1024)

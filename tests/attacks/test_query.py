@@ -9,6 +9,7 @@ import pytest
 from mixdef.attacks import Signals
 from mixdef.attacks.query import identity, mirror, signals
 from mixdef.data import Dataset
+from mixdef.defenses.averaging import ema
 from mixdef.defenses.release import MASKED, confidence_masking
 from mixdef.learner import classifier
 from mixdef.training import fit_many
@@ -138,3 +139,33 @@ def test_views_of_another_shape_are_refused(ensemble, queries):
 def test_identity_is_one_view():
   x = np.zeros((5, 4))
   assert identity(x).shape == (5, 1, 4)
+
+
+def test_pitfall_03_averaged_weights_are_what_is_attacked():
+  averaged = train(ema(0.9))
+  asked = signals(averaged)
+  data, keep = averaged.data, averaged.keep
+  released = Signals.from_logits(averaged.predict(data.x), data.y, keep)
+  raw = Signals.from_logits(averaged.predict(data.x, raw=True), data.y, keep)
+  assert equal(asked, released)
+  assert not equal(asked, raw)
+
+
+def test_pitfall_09_labels_are_the_data_sets_own(ensemble):
+  data = ensemble.data
+  shifted = dataclasses.replace(data, y=(data.y + 1) % CLASSES)
+  other = signals(dataclasses.replace(ensemble, data=shifted))
+  expected = Signals.from_logits(ensemble.predict(data.x), shifted.y, ensemble.keep)
+  assert equal(other, expected)
+  assert not equal(other, signals(ensemble))
+
+
+def test_pitfall_150_scores_of_two_selections_join_by_id(ensemble):
+  order = np.random.default_rng(1).permutation(RECORDS)
+  shuffled = dataclasses.replace(
+    ensemble, data=ensemble.data.select(order), keep=ensemble.keep[:, order]
+  )
+  one, other = signals(ensemble), signals(shuffled)
+  back = np.argsort(shuffled.data.ids)
+  np.testing.assert_array_equal(one.phi, other.phi[:, back])
+  np.testing.assert_array_equal(one.keep, other.keep[:, back])

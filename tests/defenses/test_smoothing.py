@@ -292,3 +292,15 @@ def test_models_of_one_ensemble_draw_other_noise():
   again = loop.jitted(noisy, DATA, rows_at(8), ctx_at(8))[0]
   assert_same(a.params, again.params)
   assert not bool((KEEP & REFERENCE).any())
+
+
+@pytest.mark.parametrize("measure", ["mentr", "log_mentr", "ce"])
+def test_pitfall_08_the_table_is_finite_for_one_hot_outputs(measure):
+  part = weighted_smoothing(measure=measure, start=0)
+  sure = jnp.log(jnp.maximum(jax.nn.one_hot(DATA.y, K), 1e-38))
+  wrong = jnp.log(jnp.maximum(jax.nn.one_hot((DATA.y + 1) % K, K), 1e-38))
+  half = jnp.arange(N)[:, None] % 2 == 0
+  view = make_view(jnp.where(half, sure, wrong))
+  state = part.epoch(part.init(jax.random.key(0), SPEC), ctx_at(1), view)
+  assert jnp.isfinite(state["z"]).all()
+  assert jnp.abs(state["z"][KEEP]).max() > 0

@@ -130,7 +130,8 @@ def test_lira_writes_the_contract(attacked):
 def test_lira_writes_its_scores_and_a_figure(attacked):
   folder, result = attacked
   with np.load(folder / "scores.npz") as scores:
-    assert set(scores) == {"keep", *CATALOGUE}
+    assert set(scores) == {"ids", "labels", "keep", *CATALOGUE}
+    assert len(set(scores["ids"])) == 620
     keep = scores["keep"]
     assert keep.shape == (4, 620)
     assert keep.dtype == bool

@@ -277,3 +277,28 @@ def test_bad_fields_are_refused_in_one_line(make, message):
 def test_records_that_are_not_images_are_refused():
   with pytest.raises(ValueError, match=r"\(2, 64\); use mlp"):
     cnn().init(jax.random.key(0), jnp.zeros((2, 64)))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_pitfall_02_no_network_mixes_records_when_asked(name):
+  x = draw(4, 8, 8, 1)
+  model = SMALL[name]()
+  slope = jax.jit(
+    jax.grad(lambda x: model.apply(start(model, x), x)[0].sum())
+  )  # of the first record's answer in every record
+  assert jnp.abs(slope(x)[0]).max() > 0
+  np.testing.assert_array_equal(slope(x)[1:], 0)
+
+
+@pytest.mark.parametrize("name", ["cnn", "wide_resnet"])
+def test_pitfall_157_second_order_gradients_are_finite_on_constant_images(name):
+  x = jnp.full((2, 8, 8, 1), 0.5)
+  model = SMALL[name]()
+  variables = start(model, x)
+
+  def penalty(variables):
+    slope = jax.grad(lambda x: model.apply(variables, x).sum())(x)
+    return ((jnp.sqrt((slope**2).sum((1, 2, 3)) + 1e-12) - 1) ** 2).mean()
+
+  for leaf in jax.tree.leaves(jax.jit(jax.grad(penalty))(variables)):
+    assert jnp.isfinite(leaf).all()
