@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import job
 import numpy as np
 import optax
-from settings import Settings
+from settings import JobSettings
 
 import mixdef
 from mixdef.defense import Ctx, Data, Rows
@@ -28,11 +28,23 @@ from mixdef.training.programs import STRATEGIES, programs
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchSettings(Settings):
+class BenchSettings(JobSettings):
   """What to time."""
 
   suite: str = "cpu"
   repeats: int = 7
+  batch_size: int = 128
+
+  def __post_init__(self):
+    """Refuse what cannot be used before anything is written."""
+    super().__post_init__()
+    if self.suite not in SUITES:
+      raise ValueError(f"--suite={self.suite} is none of {', '.join(SUITES)}")
+
+  @property
+  def label(self) -> str:
+    """The suite."""
+    return self.suite
 
 
 def interleave(cases: dict[str, Callable[[], object]], repeats: int) -> dict:

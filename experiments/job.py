@@ -10,16 +10,16 @@ from collections.abc import Callable
 from importlib import metadata
 
 import jax
-from absl import app, logging
-from settings import PLACES, AnySettings, Settings, define_flags, from_flags
+from absl import app, flags, logging
+from settings import PLACES, AnyJob, JobSettings, define_flags, from_flags
 
 from mixdef.training.store import same_or_refuse, write_json
 
 
 def main(
   name: str,
-  kind: type[AnySettings],
-  run: Callable[[AnySettings, pathlib.Path], dict],
+  kind: type[AnyJob],
+  run: Callable[[AnyJob, pathlib.Path], dict],
   show: Callable[[dict], None],
 ) -> None:
   """Run a job from the command line; a mistake of the user's is one line, status 2.
@@ -31,7 +31,9 @@ def main(
     show: prints the result.
   """
 
-  def start(_):
+  def start(argv):
+    if len(argv) > 1:
+      raise app.UsageError(f"{argv[1]!r} is no flag: write --name=value")
     _log_plainly()
     cache_programs()
     try:
@@ -49,7 +51,7 @@ def main(
   app.run(start)
 
 
-def execute(settings: Settings, folder: pathlib.Path, run: Callable) -> dict:
+def execute(settings: JobSettings, folder: pathlib.Path, run: Callable) -> dict:
   """Run a job in its folder, or return the result it has already.
 
   Writes config.json (flags, versions, devices, commit) before and result.json after.
@@ -59,7 +61,7 @@ def execute(settings: Settings, folder: pathlib.Path, run: Callable) -> dict:
   """
   folder = pathlib.Path(folder)
   config = dataclasses.asdict(settings)
-  places = {name: config.pop(name) for name in PLACES}
+  places = {name: config.pop(name) for name in PLACES if name in config}
   path = folder / "config.json"
   fresh = not path.exists()
   notes = {**places, **environment()}
@@ -70,9 +72,9 @@ def execute(settings: Settings, folder: pathlib.Path, run: Callable) -> dict:
     return json.loads(done.read_text())
   try:
     result = run(settings, folder)
-  except ValueError:
-    if fresh:  # a corrected command may take the same folder
-      path.unlink()
+  except Exception:
+    if fresh and not (folder / "checkpoints").exists():
+      path.unlink()  # nothing was trained: a corrected command may take the folder
     raise
   write_json(done, result)
   logging.info("wrote %s", done)
@@ -96,8 +98,9 @@ def environment() -> dict:
 
 
 def _log_plainly() -> None:
-  """Show mixdef's own messages as bare lines, without those of its dependencies."""
-  logging.set_verbosity(logging.INFO)
+  """Show messages as bare lines, without those of Orbax, which tells its every step."""
+  if not flags.FLAGS["verbosity"].present:
+    logging.set_verbosity(logging.INFO)
   logging.use_absl_handler()
   handler = logging.get_absl_handler()
   handler.setFormatter(None)

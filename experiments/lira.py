@@ -1,4 +1,4 @@
-"""Train shadow models, attack every one with the others, and report who is exposed.
+"""Train shadow models, attack every one with the others, and report what they leak.
 
   python experiments/lira.py --dataset=digits --defense=adamixup --num_shadows=16
 
@@ -7,11 +7,13 @@ the target once. Writes result.json, scores.npz (scores [S,N] per attack, keep [
 and the ids of the N records in their data set) and roc.png; run again, it resumes.
 """
 
+import collections
 import dataclasses
 import pathlib
 
 import job
 import numpy as np
+from absl import logging
 from settings import Settings
 
 import mixdef
@@ -25,6 +27,7 @@ class LiraSettings(Settings):
   num_shadows: int = 16
   strategy: str = "auto"
   memory_gb: float = 0.0
+  mirror: bool = False
 
 
 def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
@@ -50,11 +53,13 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
     out=folder,
     progress=True,
   )
-  signals = mixdef.signals(ensemble)
+  views = {"queries": mixdef.attacks.mirror} if settings.mirror else {}
+  signals = mixdef.signals(ensemble, **views)
   attacks, scores = {}, {}
   for name, attack in mixdef.attacks.CATALOGUE.items():
     scores[name] = mixdef.attacks.leave_one_out(attack, signals)
     attacks[name] = summarize(scores[name], keep, signals.audited)
+    logging.info("%s: AUC %.4f", name, attacks[name]["auc"])
   np.savez_compressed(
     folder / "scores.npz", ids=data.ids, labels=data.y, keep=keep, **scores
   )
@@ -74,6 +79,9 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
     "defense": str(mixdef.parse(settings.defense)),
     "dataset": data.name,
     "num_records": len(data),
+    "design": "bernoulli",
+    "references": "trained with the target's defense",
+    "fits": _counts(signals),
     "num_shadows": len(ensemble),
     "strategy": ensemble.strategy,
     "seconds": round(ensemble.seconds, 2),
@@ -82,12 +90,27 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   }
 
 
+def _counts(signals: mixdef.Signals) -> dict[str, int]:
+  """Add up over targets how often LiRA's fits had to fall back."""
+  total: collections.Counter[str] = collections.Counter()
+  for target in range(len(signals.keep)):
+    total.update(mixdef.attacks.lira_coverage(signals, target=target))
+  return dict(total)
+
+
 def show(result: dict) -> None:
   """Print the figures as a table."""
   print(
     f"{result['dataset']}, {result['num_shadows']} shadows, {result['defense']}: "
     f"train {result['train_accuracy']:.4f}, test {result['test_accuracy']:.4f}, "
     f"{result['shadows_per_minute']:.1f} shadows a minute ({result['strategy']})"
+  )
+  pairs = next(iter(result["attacks"].values()))
+  print(
+    f"{pairs['num_members']} members and {pairs['num_nonmembers']} non-members over "
+    f"all targets, {result['design']} subsets, references "
+    f"{result['references']}; the best of {len(result['attacks'])} attacks is a "
+    f"selection"
   )
   print(f"{'attack':24}{'AUC [95%]':24}{'balanced':10}TPR at 0.1% FPR [95%]")
   for name, figures in result["attacks"].items():

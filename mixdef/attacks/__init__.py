@@ -15,6 +15,7 @@ from mixdef.attacks.lira import (
   lira_online_fixed,
 )
 from mixdef.attacks.per_record import statistics
+from mixdef.attacks.query import mirror
 from mixdef.attacks.signals import Signals, leave_one_out
 from mixdef.attacks.thresholds import confidence, gap, loss_threshold
 
@@ -71,6 +72,7 @@ __all__ = [
   "lira_online",
   "lira_online_fixed",
   "loss_threshold",
+  "mirror",
   "resolve",
   "statistics",
 ]

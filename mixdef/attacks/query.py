@@ -19,9 +19,14 @@ def identity(x: np.ndarray) -> np.ndarray:
 def mirror(x: np.ndarray) -> np.ndarray:
   """Ask about images and their mirror images: x [B,H,W,C] -> [B,2,H,W,C].
 
+  Raises:
+    ValueError: if x holds no images.
+
   >>> mirror(np.arange(2.0).reshape(1, 1, 2, 1)).ravel().tolist()
   [0.0, 1.0, 1.0, 0.0]
   """
+  if x.ndim != 4:
+    raise ValueError(f"records of shape {x.shape[1:]} are no images [H,W,C]: no mirror")
   return np.stack([x, x[:, :, ::-1]], 1)
 
 
