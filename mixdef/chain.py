@@ -28,6 +28,8 @@ def chain(*defenses: Defense) -> Defense:
   >>> str(chain(from_optax("a", lambda key: None), chain()))
   "from_optax('a')"
   """
+  if len(defenses) == 1 and defenses[0].parts:
+    return defenses[0]
   parts = tuple(part for one in defenses for part in one.parts or _leaf(one))
   _refuse(parts)
 

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Hook = Any  # a function, or None where nothing acts; typed by the tables below
 
 
 class Ctx(NamedTuple):
-  """Where training stands; every field is traced, only `key` differs per model."""
+  """Where training stands; only `key` differs per model."""
 
   key: Any
   step: Any
@@ -27,7 +28,7 @@ class Ctx(NamedTuple):
 
   @property
   def progress(self):
-    """Share of the epochs that are over, in [0, 1); constant inside an epoch."""
+    """Share of the epochs that are over, in [0, 1]; constant inside an epoch."""
     return self.epoch / self.epochs
 
 
@@ -186,6 +187,7 @@ def defense(factory: Callable[..., Defense]) -> Callable[..., Defense]:
     given = signature.bind(*args, **kwargs).arguments
     words, opaque = [], False
     for key, value in given.items():
+      value = value.item() if isinstance(value, np.generic) else value
       parameter = signature.parameters[key]
       if not isinstance(value, _LITERALS):
         opaque = True
@@ -214,6 +216,28 @@ def weighted_mean(values, weight):
   return (values * weight).sum() / jnp.maximum(weight.sum(), 1.0)
 
 
+def mean_value_and_grad(losses_fn):
+  """Estimate the gradient of the mean loss, as a chain without an estimator does.
+
+  Args:
+    losses_fn: `(params, batch, ctx) -> (losses [B], aux)`.
+
+  Returns:
+    What `Defense.value_and_grad` returns.
+  """
+
+  def run(params, batch, state, ctx):
+    del state
+
+    def mean(params):
+      losses, aux = losses_fn(params, batch, ctx)
+      return weighted_mean(losses, batch.weight), (losses, aux)
+
+    return jax.value_and_grad(mean, has_aux=True)(params)
+
+  return run
+
+
 def take(table, batch: Batch):
   """Rows [B,...] of a per-record table [N,...], mixed as the batch was mixed."""
   lam = batch.lam.reshape(batch.lam.shape + (1,) * (table.ndim - 1))
@@ -226,8 +250,9 @@ def row_keys(key, ids):
 
 
 def hash_rows(x):
-  """Hash the content of each row of x [B,...] to uint32 [B]."""
+  """Hash the content of each row of x [B,...] to uint32 [B]; -0.0 counts as 0.0."""
   bits = x.reshape(x.shape[0], -1).astype(jnp.float32)
+  bits = jnp.where(bits == 0, 0.0, bits)
   bits = jax.lax.bitcast_convert_type(bits, jnp.uint32)
   place = jnp.arange(bits.shape[1], dtype=jnp.uint32) * jnp.uint32(0x9E3779B9)
   # Entries are scrambled (the finaliser of MurmurHash3) before they are summed: a sum

@@ -18,6 +18,7 @@ from mixdef.defense import (
   Stage,
   View,
   fold_in_name,
+  mean_value_and_grad,
   weighted_mean,
 )
 
@@ -48,9 +49,9 @@ class Learner(NamedTuple):
   predict (state, x, *, raw=False) -> log-probabilities [B,K]
   ```
 
-  `predict` answers as the released model does; `raw=True` skips the release hooks, for
-  metrics and white-box attacks. `before`, `rows` and `traits` are the defense's. `text`
-  says what is trained, for messages.
+  `predict` answers as the released model does; `raw=True` skips `release_output`: the
+  released weights' own answer, which white-box attacks see. `before`, `rows` and
+  `traits` are the defense's. `text` says what is trained, for messages.
   """
 
   init: Callable
@@ -80,25 +81,12 @@ def descend(defense, optimizer, losses_fn, params, opt, state, batch, ctx):
   Returns:
     `(params, opt, state, value, losses [B], aux)`.
   """
-  estimate = (defense.value_and_grad or _mean_value_and_grad)(losses_fn)
+  estimate = (defense.value_and_grad or mean_value_and_grad)(losses_fn)
   (value, (losses, aux)), grads = estimate(params, batch, state, ctx)
   if defense.grads:
     grads, state = defense.grads(grads, state, ctx, params)
   updates, opt = optimizer.update(grads, opt, params)
   return optax.apply_updates(params, updates), opt, state, value, losses, aux
-
-
-def _mean_value_and_grad(losses_fn):
-  def run(params, batch, state, ctx):
-    del state
-
-    def mean(params):
-      losses, aux = losses_fn(params, batch, ctx)
-      return weighted_mean(losses, batch.weight), (losses, aux)
-
-    return jax.value_and_grad(mean, has_aux=True)(params)
-
-  return run
 
 
 def classifier(model, optimizer, defense: Defense | None = None) -> Learner:
@@ -111,7 +99,9 @@ def classifier(model, optimizer, defense: Defense | None = None) -> Learner:
     defense: a defense or chain; None is undefended.
 
   Returns:
-    The `Learner`.
+    The `Learner`. Its metrics are the mean training loss and `accuracy`, the agreement
+    with the target's most likely class: a mixed row's dominant record, a soft label's
+    top class.
 
   Raises:
     ValueError: for a defense that the model cannot carry; at `init`, for a model whose
@@ -204,10 +194,8 @@ def classifier(model, optimizer, defense: Defense | None = None) -> Learner:
     return state._replace(defense=defense.finish(state.defense, ctx, look))
 
   def predict(state, x, *, raw=False):
-    if raw:
-      return infer(_variables(state), x)
     log_probs = infer(released(state), x)
-    if defense.release_output:
+    if defense.release_output and not raw:
       ctx = Ctx(fold_in_name(state.key, "release"), 0, 0, 1)
       log_probs = defense.release_output(log_probs, state.defense, ctx, x)
     return log_probs

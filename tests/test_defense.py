@@ -307,3 +307,26 @@ def test_streams_are_named_not_numbered():
 def test_weighted_mean_of_no_rows_is_zero():
   assert weighted_mean(jnp.array([3.0, 4.0]), jnp.zeros(2)) == 0
   assert weighted_mean(jnp.array([3.0, 4.0]), jnp.array([0.0, 1.0])) == 4
+
+
+def test_hashes_of_binary_rows_do_not_collide():
+  bits = np.random.default_rng(0).random((5000, 60)) < 0.2
+  rows = np.unique(bits.astype(np.float32), axis=0)
+  assert len(np.unique(hash_rows(jnp.asarray(rows)))) == len(rows)
+
+
+def test_hashes_ignore_the_sign_of_zero():
+  rows = jnp.array([[0.0, 1.0], [-0.0, 1.0]])
+  one, other = jax.jit(hash_rows)(rows)
+  assert one == other
+
+
+def test_a_part_cannot_be_called_chain():
+  with pytest.raises(ValueError, match="cannot be called 'chain'"):
+    chain(l1(name="chain"))
+
+
+def test_a_stage_and_dp_would_spend_two_budgets():
+  with pytest.raises(ValueError, match="counts one training"):
+    chain(distillation(), dp_sgd())
+  chain(distillation(), dp_sgd(guarantee=False))

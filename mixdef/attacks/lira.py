@@ -7,8 +7,12 @@ enters a fit. A record's score is the mean over queries.
 Options shared by the attacks:
   score: "phi" (logit-scaled confidence) or "hinge" (margin). Taking the better of the
     two on the audited labels is a selection; report both or fix one.
-  centre, ddof: mean and 1 by default; `**OFFICIAL` gives the official code's median
-    and 0.
+  centre: "mean" or "median" of a side's outputs.
+  ddof: 1 or 0, in the variance around their mean. `**OFFICIAL` gives the official
+    code's "median" and 0.
+  combine: the offline score is the mean over queries of "z", or of "log_sf",
+    -log Pr[Z > phi]. They rank alike for one query. The tail is a log survival
+    function: nothing ties at 1.
 
 Degenerate records, counted by `lira_coverage`:
   fewer than two models on a side: the side's pooled variance.
@@ -109,8 +113,7 @@ def lira_offline(
     score: "phi" or "hinge".
     centre: "mean" or "median".
     ddof: 0 or 1.
-    combine: mean over queries of "z", or of "log_sf", -log Pr[Z > phi]. They rank
-      alike for one query. The tail is a log survival function: nothing ties at 1.
+    combine: "z" or "log_sf".
 
   Returns:
     Scores [N], strictly increasing in phi; NaN where no reference is out, or not
@@ -146,7 +149,7 @@ def lira_offline_fixed(
     score: "phi" or "hinge".
     centre: "mean" or "median".
     ddof: 0 or 1.
-    combine: mean over queries of "z" or "log_sf".
+    combine: "z" or "log_sf".
 
   Returns:
     Scores [N]; NaN where no reference is out, or not audited.

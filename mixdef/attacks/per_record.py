@@ -1,9 +1,4 @@
-"""Per-record statistics of a model's outputs, in float64 on the host.
-
-Every function takes logits or log-probabilities `f [..., K]` (the statistics do not
-change when a constant is added to a row) and the true labels, and returns one number
-per record. `phi`, `hinge` and `correct` grow with membership; `loss` shrinks.
-"""
+"""Per-record statistics of a model's outputs, in float64 on the host."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,61 +8,16 @@ HIDDEN = float(np.log(np.finfo(np.float32).smallest_subnormal))
 the smallest positive float32."""
 
 
-def loss(f: ArrayLike, labels: ArrayLike) -> np.ndarray:
-  """Return the cross-entropy `l = LSE(f) - f_y`; see `statistics` for the arguments.
-
-  >>> float(loss(np.log([.7, .2, .1]), 0).round(6))
-  0.356675
-  """
-  return statistics(f, labels)["loss"]
-
-
-def phi(f: ArrayLike, labels: ArrayLike) -> np.ndarray:
-  """Return the logit-scaled confidence `f_y - LSE_{k != y} f_k`; see `statistics`.
-
-  >>> float(phi([40., 0., 0.], 0).round(6))
-  39.306853
-  """
-  return statistics(f, labels)["phi"]
-
-
-def hinge(f: ArrayLike, labels: ArrayLike) -> np.ndarray:
-  """Return the margin `f_y - max_{k != y} f_k`; see `statistics` for the arguments.
-
-  >>> float(hinge(np.log([.7, .2, .1]), 2).round(6))
-  -1.94591
-  """
-  return statistics(f, labels)["hinge"]
-
-
-def correct(f: ArrayLike, labels: ArrayLike) -> np.ndarray:
-  """Return 1.0 where `argmax f = y` (first index on ties), else 0.0.
-
-  >>> correct([[1., 1., 0.], [1., 1., 0.]], [0, 1])
-  array([1., 0.])
-  """
-  return statistics(f, labels)["correct"]
-
-
-def confidence(f: ArrayLike, labels: ArrayLike) -> np.ndarray:
-  """Return the probability of the true class, `p_y = exp(-l)`.
-
-  It rounds to exactly 1.0 above phi of about 37, so rank records by `phi` or `-loss`.
-
-  >>> float(confidence(np.log([.7, .2, .1]), 1).round(6))
-  0.2
-  """
-  return np.exp(-loss(f, labels))
-
-
 def statistics(log_probs: ArrayLike, labels: ArrayLike) -> dict[str, np.ndarray]:
   """Compute phi, hinge, loss and correctness of a block of outputs.
 
       phi = f_y - LSE_{k != y} f_k = log p_y - log(1 - p_y),   loss = log(1 + e^-phi)
       hinge = f_y - max_{k != y} f_k,                correct = 1[argmax f = y]
 
-  The loss in this form is LSE(f) - f_y without its cancellation, so records that the
-  model is nearly sure of keep their order instead of tying at 0.
+  Adding a constant to a row of f changes none of them. phi, hinge and correct grow with
+  membership; the loss shrinks. The loss in this form is LSE(f) - f_y without its
+  cancellation, so records that the model is nearly sure of keep their order instead of
+  tying at 0. The first class wins a tied argmax.
 
   Args:
     log_probs: [..., K] logits or log-probabilities of K >= 2 classes, any float type,

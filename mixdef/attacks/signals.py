@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.attacks import per_record
+from mixdef.data import validate
 
 _STATISTICS = ("phi", "hinge", "loss", "correct")
 
@@ -56,8 +57,8 @@ class Signals:
       )
     audited = np.ones(records, bool) if self.audited is None else self.audited
     object.__setattr__(self, "audited", audited)
-    _check_bool("keep", self.keep, (models, records))
-    _check_bool("audited", audited, (records,))
+    validate.mask(self.keep, (models, records), "keep")
+    validate.mask(audited, (records,), "audited")
     if self.labels is not None and self.labels.shape != (records,):
       raise ValueError(f"labels have shape {self.labels.shape}; pass [{records}]")
 
@@ -193,10 +194,3 @@ def leave_one_out(
 
 def _array(values: ArrayLike | None) -> np.ndarray | None:
   return None if values is None else np.asarray(values)
-
-
-def _check_bool(name: str, mask: np.ndarray, shape: tuple[int, ...]) -> None:
-  if mask.dtype != np.bool_:
-    raise ValueError(f"{name} is {mask.dtype}; pass bool, True = member or audited")
-  if mask.shape != shape:
-    raise ValueError(f"{name} has shape {mask.shape}; pass {list(shape)}")

@@ -43,6 +43,9 @@ def loss_threshold(signals: Signals, *, target: int) -> np.ndarray:
   Returns:
     Scores [N] in nats; NaN where not audited.
 
+  Deviation: Yeom et al. decide by the mean training loss, member iff l is below it;
+    here only the score is returned, and thresholds are the metrics' business.
+
   Reference: Yeom, Giacomelli, Fredrikson, Jha, "Privacy Risk in Machine Learning:
     Analyzing the Connection to Overfitting", 2018, arXiv 1709.01604.
 
@@ -79,8 +82,9 @@ def confidence(
     ValueError: if the shadow is the target, is not fit for a threshold, or labels miss.
 
   Deviation: the official scan returns the first best value in its own order; ours is
-    the lowest best value. Per-class scores are shifted by t_y so that one curve can be
-    drawn; the paper gives accuracies only.
+    the lowest best value. The paper gives accuracies only; with per_class, curves
+    rank records by the distance to the threshold of their class, phi - t_y, not by the
+    confidence.
 
   Reference: Song, Mittal, "Systematic Evaluation of Privacy Risks of Machine Learning
     Models", 2021, arXiv 2003.10595.

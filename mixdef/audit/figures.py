@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.attacks import ranking
+from mixdef.data import validate
 
 FPR_GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 """The false-positive rates a report shows by default."""
@@ -26,11 +27,8 @@ def scored_pairs(scores: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.n
   Raises:
     ValueError: if shapes differ, member is not bool, or one class is missing.
   """
-  scores, member = np.asarray(scores, dtype=np.float64), np.asarray(member)
-  if scores.shape != member.shape:
-    raise ValueError(f"scores have shape {scores.shape}, member {member.shape}")
-  if member.dtype != np.bool_:
-    raise ValueError(f"member is {member.dtype}; pass bool, True = member")
+  scores = np.asarray(scores, dtype=np.float64)
+  member = validate.mask(member, scores.shape, "member")
   scored = ~np.isnan(scores)
   scores, member = scores[scored], member[scored]
   if not member.any() or member.all():

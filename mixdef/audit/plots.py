@@ -10,7 +10,6 @@ from mixdef.attacks import ranking
 from mixdef.audit.figures import area, scored_pairs
 
 _POINTS = 800
-_DASHES = ("-", "--", "-.", ":")
 
 
 def roc_plot(
@@ -21,6 +20,7 @@ def roc_plot(
   A curve is a step function: the TPR at an FPR is that of the best threshold allowed
   there, never interpolated. Shaded: FPRs with fewer than ten expected false positives
   on the smallest set of non-members, marked "not resolvable".
+  The legend lies below the axes, and identical curves show through each other.
 
   Args:
     curves: name to (scores, member), both [N] or [S, N], larger = member. NaN scores
@@ -40,7 +40,8 @@ def roc_plot(
   rocs = {name: ranking.roc(*scored_pairs(*pair)) for name, pair in curves.items()}
   nonmembers = [int(roc.fp[-1]) for roc in rocs.values()]
   left = min(0.1, 1 / max(nonmembers))
-  figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+  legend_rows = len(curves) // 2 + 1
+  figure = Figure(figsize=(6.4, 5.2 + 0.2 * legend_rows), layout="constrained")
   axes = figure.add_subplot()
   rates = np.geomspace(left, 1, _POINTS)
   for number, (name, roc) in enumerate(rocs.items()):
@@ -48,7 +49,10 @@ def roc_plot(
       rates,
       [ranking.highest_tpr(roc.tp, roc.fp, rate) for rate in rates],
       color=f"C{number % 10}",
-      linestyle=_DASHES[number // 10 % len(_DASHES)],
+      # Every curve is thinner than those below it, and its gaps show them where they
+      # are identical.
+      linestyle=(0, (11 - number % 10, 4)) if number else "-",
+      linewidth=max(1, 2.6 - 0.2 * number),
       drawstyle="steps-post",
       label=f"{name} (AUC {area(roc.tp, roc.fp):.3f})",
     )
@@ -59,11 +63,11 @@ def roc_plot(
   axes.axvspan(left, unresolved, color="0.92", zorder=0)
   axes.text(
     np.sqrt(left * unresolved),
-    0.98,
+    0.02,
     "not resolvable",
     transform=axes.get_xaxis_transform(),
     ha="center",
-    va="top",
+    va="bottom",
     color="0.4",
     fontsize="small",
   )
@@ -71,10 +75,10 @@ def roc_plot(
     xscale="log",
     yscale="log",
     xlim=(left, 1),
-    ylim=(left, 1),
+    ylim=(left, 1.2),
     xlabel="false-positive rate",
     ylabel="true-positive rate",
   )
   axes.grid(color="0.9", linewidth=0.6)
-  axes.legend(loc="lower right", fontsize="small")
+  figure.legend(loc="outside lower center", ncols=2, fontsize="small", handlelength=4)
   figure.savefig(path, dpi=150)

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from mixdef.audit import figures
 from mixdef.audit.intervals import bootstrap_records
+from mixdef.data import validate
 
 
 def summarize(
@@ -37,7 +38,8 @@ def summarize(
   Returns:
     A dictionary of plain numbers, ready for JSON:
       auc, auc_ci [lo, hi];
-      balanced_accuracy: at shadow-calibrated thresholds, None for one target;
+      balanced_accuracy, balanced_accuracy_ci [lo, hi]: at shadow-calibrated thresholds,
+        which the resampling holds fixed; None for one target;
       balanced_accuracy_max: at the best threshold in hindsight;
       tpr: by FPR as text ("0.001"): value, ci [lo, hi], resolvable (ten expected
         false positives or more), n_nonmembers, and interval, "clopper_pearson" or
@@ -54,20 +56,25 @@ def summarize(
   >>> summary["tpr"]["0.05"]["resolvable"], summary["num_members"]
   (False, 2)
   """
-  scores, keep = np.asarray(scores, dtype=np.float64), np.asarray(keep)
+  scores = np.asarray(scores, dtype=np.float64)
   if scores.ndim not in (1, 2):
     raise ValueError(f"scores have shape {scores.shape}; pass [N] or [S, N]")
+  keep = validate.mask(keep, scores.shape, "keep")
   if audited is not None:
-    audited = np.asarray(audited)
-    if audited.dtype != np.bool_ or audited.shape != scores.shape[-1:]:
-      raise ValueError(f"audited must be bool [{scores.shape[-1]}]")
+    audited = validate.mask(audited, scores.shape[-1:], "audited")
     scores, keep = scores[..., audited], keep[..., audited]
   pooled = scores.ndim == 2 and len(scores) > 1
   _, member = figures.scored_pairs(scores, keep)
   members = int(member.sum())
   nonmembers = len(member) - members
+  threshold = figures.shadow_thresholds(scores, keep) if pooled else None
   bounds = bootstrap_records(
-    scores, keep, fprs=fprs if pooled else (), resamples=resamples, seed=seed
+    scores,
+    keep,
+    fprs=fprs if pooled else (),
+    threshold=threshold,
+    resamples=resamples,
+    seed=seed,
   )
   tpr = {}
   for fpr in fprs:
@@ -86,7 +93,10 @@ def summarize(
   return {
     "auc": figures.auc(scores, keep),
     "auc_ci": list(bounds["auc"]),
-    "balanced_accuracy": figures.balanced_accuracy(scores, keep) if pooled else None,
+    "balanced_accuracy": (
+      figures.balanced_accuracy(scores, keep, threshold=threshold) if pooled else None
+    ),
+    "balanced_accuracy_ci": list(bounds["balanced_accuracy"]) if pooled else None,
     "balanced_accuracy_max": figures.max_balanced_accuracy(scores, keep),
     "tpr": tpr,
     "num_members": members,

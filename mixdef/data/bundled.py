@@ -1,5 +1,6 @@
 """Read the sets that scikit-learn bundles or fetches."""
 
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from mixdef.data.dataset import Dataset
 from mixdef.data.files import first_line
 
 
-def digits():
+def digits() -> Dataset:
   """Return the 1,797 bundled 8 x 8 digits, float32 value / 16 in [0, 1].
 
   Reference: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998.
@@ -20,7 +21,7 @@ def digits():
   return Dataset.from_arrays(x, raw.target, name="digits", num_classes=10)
 
 
-def lfw(data_dir):
+def lfw(data_dir: pathlib.Path) -> Dataset:
   """Return the faces of the people with at least 40 images, grey, 125 x 94.
 
   Reads data_dir/lfw_home, scikit-learn's folder, or lets scikit-learn download it.
@@ -28,7 +29,7 @@ def lfw(data_dir):
   protocol holds out a tenth, `load("lfw").split(0.1)`.
 
   Args:
-    data_dir: `pathlib.Path`.
+    data_dir: folder that holds lfw_home.
 
   Raises:
     FileNotFoundError: the files are missing and cannot be downloaded.
@@ -39,7 +40,7 @@ def lfw(data_dir):
 
   try:
     faces: Any = fetch_lfw_people(
-      data_home=data_dir, min_faces_per_person=40, resize=1.0
+      data_home=str(data_dir), min_faces_per_person=40, resize=1.0
     )
   except OSError as error:
     raise FileNotFoundError(

@@ -3,11 +3,13 @@
 import difflib
 import os
 import pathlib
+from collections.abc import Callable
 
 from mixdef.data import bundled, cifar, idx, synthetic, tables, tfds
+from mixdef.data.dataset import Dataset
 
 
-def load(name, *, data_dir=None):
+def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
   """Return a data set of the catalogue.
 
   Looks for the official raw files under `data_dir`, then for a set that TensorFlow
@@ -39,15 +41,15 @@ def load(name, *, data_dir=None):
   return CATALOGUE[name](pathlib.Path(data_dir).expanduser())
 
 
-def _idx(name):
-  def read(data_dir):
+def _idx(name: str) -> Callable[[pathlib.Path], Dataset]:
+  def read(data_dir: pathlib.Path) -> Dataset:
     official = f"{idx.NAMES[0]} and its three siblings in {data_dir / name}"
     return idx.read(data_dir, name) or tfds.read(data_dir, name, official=official)
 
   return read
 
 
-def _cifar10(data_dir):
+def _cifar10(data_dir: pathlib.Path) -> Dataset:
   folder = "cifar-10-batches-bin"
   return (
     cifar.read_binary(
@@ -67,7 +69,7 @@ def _cifar10(data_dir):
   )
 
 
-def _cifar100(data_dir):
+def _cifar100(data_dir: pathlib.Path) -> Dataset:
   folder = "cifar-100-binary"
   return cifar.read_binary(
     data_dir,
@@ -81,7 +83,7 @@ def _cifar100(data_dir):
   )
 
 
-CATALOGUE = {
+CATALOGUE: dict[str, Callable[[pathlib.Path], Dataset]] = {
   "digits": lambda data_dir: bundled.digits(),
   "synthetic_memorize": lambda data_dir: synthetic.synthetic_memorize(),
   "synthetic_clusters": lambda data_dir: synthetic.synthetic_clusters(),

@@ -1,5 +1,8 @@
 """Read CIFAR: the official binary files, or lossless sheets of tiles."""
 
+import pathlib
+from collections.abc import Sequence
+
 import numpy as np
 
 from mixdef.data import files
@@ -10,13 +13,21 @@ CIFAR100_NAMES = ("train.bin", "test.bin")
 _SIDE, _TILES_A_ROW, _TRAIN_SHEETS = 32, 100, 5
 
 
-def read_binary(data_dir, name, *, folder, names, label_bytes, num_classes):
+def read_binary(
+  data_dir: pathlib.Path,
+  name: str,
+  *,
+  folder: str,
+  names: Sequence[str],
+  label_bytes: int,
+  num_classes: int,
+) -> Dataset | None:
   """Return the `Dataset` of the official binary files, or None if none is there.
 
   A record is `label_bytes` labels, the finest last, and 3 planes of 32 x 32 bytes.
 
   Args:
-    data_dir: `pathlib.Path`; the files lie in data_dir/name or data_dir/folder.
+    data_dir: the files lie in data_dir/name or data_dir/folder.
     name: canonical name of the set.
     folder: name of the folder in the official archive.
     names: file names, the test file last.
@@ -35,7 +46,7 @@ def read_binary(data_dir, name, *, folder, names, label_bytes, num_classes):
   return Dataset.from_arrays(x, y, name=name, test=test, num_classes=num_classes)
 
 
-def read_sheets(data_dir, name="cifar10"):
+def read_sheets(data_dir: pathlib.Path, name: str = "cifar10") -> Dataset | None:
   """Return the `Dataset` of data_dir/name/{train_0..4, test}.webp, or None.
 
   A sheet shows tiles of 32 x 32 pixels in rows of 100, row-major; the last row may be
@@ -61,7 +72,9 @@ def read_sheets(data_dir, name="cifar10"):
   )
 
 
-def _read_records(path, label_bytes, num_classes):
+def _read_records(
+  path: pathlib.Path, label_bytes: int, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
   raw = np.fromfile(path, np.uint8)
   record = label_bytes + 3 * _SIDE * _SIDE
   if not raw.size or raw.size % record:
@@ -80,7 +93,7 @@ def _read_records(path, label_bytes, num_classes):
   return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), y
 
 
-def _tiles(paths, count):
+def _tiles(paths: Sequence[pathlib.Path], count: int) -> np.ndarray:
   x = np.concatenate([_read_sheet(path) for path in paths])
   # Padding fills the last row only, so a whole missing row is a damaged file.
   if not 0 <= len(x) - count < _TILES_A_ROW:
@@ -91,7 +104,7 @@ def _tiles(paths, count):
   return x[:count]
 
 
-def _read_sheet(path):
+def _read_sheet(path: pathlib.Path) -> np.ndarray:
   import PIL.Image
 
   try:

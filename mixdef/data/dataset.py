@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mixdef.data import validate
 from mixdef.data.seeds import stream
@@ -38,7 +39,7 @@ class Dataset:
   ids: Any = None
   test: Dataset | None = None
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.reference is None:
       object.__setattr__(self, "reference", np.zeros(len(self.x), bool))
     if self.ids is None:
@@ -47,14 +48,12 @@ class Dataset:
       frozen = np.asarray(getattr(self, field)).view()
       frozen.flags.writeable = False
       object.__setattr__(self, field, frozen)
-    validate.lengths(self.x, self.y, self.reference)
-    if len(self.ids) != len(self.x):
-      raise ValueError(f"{len(self.ids)} ids for {len(self.x)} records; give one each")
+    validate.lengths(self.x, self.y, reference=self.reference, ids=self.ids)
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self.x)
 
-  def __repr__(self):
+  def __repr__(self) -> str:
     test = "none" if self.test is None else f"{len(self.test):,}"
     return (
       f"Dataset({self.name}: {len(self):,} x {self.x.shape[1:]} {self.x.dtype},"
@@ -63,19 +62,27 @@ class Dataset:
     )
 
   @property
-  def audited(self):
+  def audited(self) -> np.ndarray:
     """Return the records that attacks are scored on, [N] bool."""
     return ~self.reference
 
   @classmethod
-  def from_arrays(cls, x, y, *, name="user", test=None, num_classes=None):
+  def from_arrays(
+    cls,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    name: str = "user",
+    test: Dataset | tuple[ArrayLike, ArrayLike] | None = None,
+    num_classes: int | None = None,
+  ) -> Self:
     """Validate arrays and make a `Dataset` of them.
 
     Args:
       x: [N, ...] numpy or jax array or nested list, N >= 2, all values finite. uint8
         is kept and means images of 0..255; every other type becomes float32.
       y: [N] integers in [0, num_classes).
-      name: str, printed in reports.
+      name: printed in reports.
       test: None, a `Dataset`, or a pair (x, y) of held-out records.
       num_classes: number of classes K; None takes the largest label plus one.
 
@@ -93,9 +100,8 @@ class Dataset:
     validate.lengths(x, y)
     if len(x) < 2:
       raise ValueError(f"x has {len(x)} record; membership needs at least 2")
-    held_out = test
-    if test is not None and not isinstance(test, Dataset):
-      held_out = _held_out(test, name)
+    unchecked = test is not None and not isinstance(test, Dataset)
+    held_out = _held_out(*test, name) if unchecked else test
     every = y if held_out is None else np.concatenate([y, held_out.y])
     num_classes = int(every.max()) + 1 if num_classes is None else int(num_classes)
     validate.label_range(y, num_classes, "y")
@@ -105,7 +111,7 @@ class Dataset:
       held_out = dataclasses.replace(held_out, num_classes=num_classes)
     return cls(x, y, num_classes, name, test=held_out)
 
-  def select(self, rows):
+  def select(self, rows: ArrayLike) -> Self:
     """Return the records of `rows`, in that order; the held-out file is kept.
 
     Args:
@@ -126,7 +132,7 @@ class Dataset:
       ids=self.ids[rows],
     )
 
-  def with_reference(self, count, *, seed=0):
+  def with_reference(self, count: int, *, seed: int = 0) -> Self:
     """Mark `count` random records as the defender's own.
 
     Replaces an earlier marking. These records are never members and never scored.
@@ -149,7 +155,7 @@ class Dataset:
     reference[stream(seed, "reference").permutation(len(self))[:count]] = True
     return dataclasses.replace(self, reference=reference)
 
-  def split(self, fraction=0.2, *, seed=0):
+  def split(self, fraction: float = 0.2, *, seed: int = 0) -> Self:
     """Hold out a class-stratified random fraction as `test`.
 
     For sets without an official test file. Each class gives its share to within one
@@ -183,7 +189,7 @@ class Dataset:
     held[by_class[evenly]] = True
     return dataclasses.replace(self.select(~held), test=self.select(held))
 
-  def standardize(self):
+  def standardize(self) -> Self:
     """Subtract the per-feature mean and divide by the clipped per-feature spread.
 
     x' = (x - mean) / max(std, 1), on the raw scale (0..255 for uint8), both taken over
@@ -192,6 +198,9 @@ class Dataset:
     Returns:
       A `Dataset` with float32 `x`.
 
+    Guarantee: none. Mean and spread come from the file's own records without noise: DP
+      accounting does not cover them, and records outside a model's training set
+      influence its inputs.
     Deviation: one sibling repository standardizes train and test apart; the statistics
       of the training file serve both here. On inputs in [0, 1] the clip at 1 leaves
       only the centring.
@@ -212,14 +221,13 @@ class Dataset:
     return dataclasses.replace(self, x=centred / scale, test=test)
 
 
-def _held_out(test, name):
-  x, y = test
+def _held_out(x: ArrayLike, y: ArrayLike, name: str) -> Dataset:
   x, y = validate.inputs(x, "test x"), validate.labels(y, "test y")
   validate.lengths(x, y)
   return Dataset(x, y, int(y.max()) + 1, name)
 
 
-def to_float(x):
+def to_float(x: Any) -> Any:
   """Convert inputs to the floats a network reads: the only place that scales images.
 
   Args:

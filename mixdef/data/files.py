@@ -1,16 +1,20 @@
 """Find and open the files of a set under a data folder."""
 
+import pathlib
 import zipfile
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 
-def find(folders, names):
+def find(
+  folders: Iterable[pathlib.Path], names: Sequence[str]
+) -> list[pathlib.Path] | None:
   """Return the paths of `names` in the first folder that holds any of them.
 
   Args:
-    folders: sequence of `pathlib.Path`, in order of preference.
-    names: sequence of file names; each may also be present without its `.gz`.
+    folders: in order of preference.
+    names: of the files; each may also be present without its `.gz`.
 
   Returns:
     A list of paths as long as `names`, or None if no folder holds one of them.
@@ -19,18 +23,18 @@ def find(folders, names):
     FileNotFoundError: a folder holds some of the files only.
   """
   for folder in folders:
-    found = [_either(folder, name) for name in names]
-    if any(found):
-      missing = [name for name, path in zip(names, found, strict=True) if not path]
-      if missing:
-        raise FileNotFoundError(
-          f"{folder} lacks {', '.join(missing)}; put all {len(names)} files there"
-        )
-      return found
+    found = {name: path for name in names if (path := _either(folder, name))}
+    missing = [name for name in names if name not in found]
+    if found and missing:
+      raise FileNotFoundError(
+        f"{folder} lacks {', '.join(missing)}; put all {len(names)} files there"
+      )
+    if found:
+      return list(found.values())
   return None
 
 
-def read_npz(path, keys):
+def read_npz(path: pathlib.Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
   """Return {key: array} of an npz file without pickled objects."""
   try:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -42,11 +46,11 @@ def read_npz(path, keys):
     raise ValueError(f"{path} is damaged: {first_line(error)}; get it again") from error
 
 
-def first_line(error):
+def first_line(error: Exception) -> str:
   """Return the first line of an error of another library, for a line of ours."""
   return str(error).split("\n", 1)[0]
 
 
-def _either(folder, name):
+def _either(folder: pathlib.Path, name: str) -> pathlib.Path | None:
   paths = (folder / name, folder / name.removesuffix(".gz"))
   return next((path for path in paths if path.is_file()), None)

@@ -1,6 +1,7 @@
 """Read the idx files of MNIST and Fashion-MNIST."""
 
 import gzip
+import pathlib
 import zlib
 
 import numpy as np
@@ -21,11 +22,11 @@ _FIRST_LABELS = {
 }
 
 
-def read(data_dir, name):
+def read(data_dir: pathlib.Path, name: str) -> Dataset | None:
   """Return the `Dataset` of the four idx files, or None if none of them is there.
 
   Args:
-    data_dir: `pathlib.Path`; the files lie in data_dir/name or in data_dir itself.
+    data_dir: the files lie in data_dir/name or in data_dir itself.
     name: canonical name of the set.
 
   Raises:
@@ -52,7 +53,7 @@ def read(data_dir, name):
   )
 
 
-def read_idx(path):
+def read_idx(path: pathlib.Path) -> np.ndarray:
   """Return the uint8 array of one idx file, compressed or not.
 
   The header is two zero bytes, the type (8 = unsigned byte), the number of axes (3 in
@@ -77,5 +78,5 @@ def read_idx(path):
   return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
 
 
-def _damaged(path, why):
+def _damaged(path: pathlib.Path, why: str) -> ValueError:
   return ValueError(f"{path} is damaged: {why}; download it again")

@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 
 
-def stream(seed, purpose, *index):
+def stream(seed: int, purpose: str, *index: int) -> np.random.Generator:
   """Return the numpy generator of one purpose under one seed.
 
   `default_rng(seed)` at every place would hand the same permutation to the
@@ -13,7 +13,7 @@ def stream(seed, purpose, *index):
 
   Args:
     seed: non-negative int, chosen by the user.
-    purpose: str that names the draw.
+    purpose: name of the draw.
     *index: ints that tell draws of one purpose apart, for example the model.
 
   Returns:

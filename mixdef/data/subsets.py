@@ -1,13 +1,21 @@
 """Which records each model is trained on."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from mixdef.data import validate
 from mixdef.data.seeds import stream
 
 
 def subsets(
-  num_models, num_records, *, seed=0, design="bernoulli", fraction=0.5, eligible=None
-):
+  num_models: int,
+  num_records: int,
+  *,
+  seed: int = 0,
+  design: str = "bernoulli",
+  fraction: float = 0.5,
+  eligible: ArrayLike | None = None,
+) -> np.ndarray:
   """Draw the membership matrix of an ensemble.
 
   bernoulli: keep[s, i] ~ Bernoulli(fraction), independently. Row s depends on (seed, s)
@@ -15,8 +23,10 @@ def subsets(
 
   balanced: uniforms u [S, N] are ranked along the models, keep[s, i] iff
   rank < fraction * S, so that each record is in the same number of models. Under
-  leave-one-out that number gives the target's membership away: rebalance the
-  references.
+  leave-one-out the number of other models that contain a record then gives its
+  membership away (an attack that only counts has AUC 1), which biases pooled and
+  online scores at small S: use it only to compare with published numbers, or with a
+  target drawn independently.
 
   Args:
     num_models: S >= 1.
@@ -49,17 +59,13 @@ def subsets(
     raise ValueError(f"design={design!r}; take one of {', '.join(_DESIGNS)}")
   keep = _DESIGNS[design](num_models, num_records, seed, fraction)
   if eligible is not None:
-    eligible = np.asarray(eligible)
-    if eligible.dtype != bool or eligible.shape != (num_records,):
-      raise ValueError(
-        f"eligible is {eligible.dtype} {eligible.shape}; give a bool mask"
-        f" [{num_records}]"
-      )
-    keep &= eligible
+    keep &= validate.mask(eligible, (num_records,), "eligible")
   return validate_keep(keep, num_records)
 
 
-def splits(num_records, parts, *, size=None, seed=0):
+def splits(
+  num_records: int, parts: int, *, size: int | None = None, seed: int = 0
+) -> np.ndarray:
   """Cut a random order of the records into disjoint parts of equal size.
 
   The four splits of ML-Leaks (target train and test, shadow train and test) are
@@ -94,7 +100,7 @@ def splits(num_records, parts, *, size=None, seed=0):
   return order[: parts * size].reshape(parts, size)
 
 
-def validate_keep(keep, num_records):
+def validate_keep(keep: ArrayLike, num_records: int) -> np.ndarray:
   """Return `keep` as a numpy array after checking that it fits the records.
 
   Args:
@@ -108,12 +114,8 @@ def validate_keep(keep, num_records):
     ValueError: wrong type or shape, or a model without records.
   """
   keep = np.asarray(keep)
-  if keep.dtype != bool:
-    raise ValueError(f"keep has type {keep.dtype}; give bool, for example weights > 0")
-  if keep.ndim != 2 or keep.shape[1] != num_records or not len(keep):
-    raise ValueError(
-      f"keep has shape {keep.shape}; give [models, {num_records}], one column a record"
-    )
+  models = max(1, len(keep)) if keep.ndim == 2 else 1
+  validate.mask(keep, (models, num_records), "keep")
   empty = np.flatnonzero(~keep.any(axis=1))
   if empty.size:
     raise ValueError(
@@ -122,12 +124,16 @@ def validate_keep(keep, num_records):
   return keep
 
 
-def _bernoulli(num_models, num_records, seed, fraction):
+def _bernoulli(
+  num_models: int, num_records: int, seed: int, fraction: float
+) -> np.ndarray:
   rows = (stream(seed, "bernoulli", s).random(num_records) for s in range(num_models))
   return np.stack([row < fraction for row in rows])
 
 
-def _balanced(num_models, num_records, seed, fraction):
+def _balanced(
+  num_models: int, num_records: int, seed: int, fraction: float
+) -> np.ndarray:
   random = stream(seed, "balanced")
   uniforms = random.random((num_models, num_records))
   ranks = uniforms.argsort(axis=0).argsort(axis=0)

@@ -7,8 +7,13 @@ from mixdef.data.seeds import stream
 
 
 def synthetic_memorize(
-  num_records=1000, *, num_features=20, num_classes=4, num_test=1000, seed=0
-):
+  num_records: int = 1000,
+  *,
+  num_features: int = 20,
+  num_classes: int = 4,
+  num_test: int = 1000,
+  seed: int = 0,
+) -> Dataset:
   """Draw labels that have nothing to do with the inputs: all accuracy is memory.
 
   x ~ N(0, I), y ~ Uniform{0..K-1}, independent.
@@ -40,14 +45,14 @@ def synthetic_memorize(
 
 
 def synthetic_clusters(
-  num_records=1000,
+  num_records: int = 1000,
   *,
-  num_features=20,
-  num_classes=4,
-  separation=8.0,
-  num_test=1000,
-  seed=0,
-):
+  num_features: int = 20,
+  num_classes: int = 4,
+  separation: float = 8.0,
+  num_test: int = 1000,
+  seed: int = 0,
+) -> Dataset:
   """Draw well separated Gaussian classes: nothing needs to be memorised.
 
   y ~ Uniform{0..K-1}, x | y ~ N(c e_y, I) with c = separation / sqrt(2), so that any
@@ -86,7 +91,9 @@ def synthetic_clusters(
   return _cut(x.astype(np.float32), y, num_records, num_classes, "synthetic_clusters")
 
 
-def _cut(x, y, num_records, num_classes, name):
+def _cut(
+  x: np.ndarray, y: np.ndarray, num_records: int, num_classes: int, name: str
+) -> Dataset:
   test = (x[num_records:], y[num_records:])
   return Dataset.from_arrays(
     x[:num_records], y[:num_records], name=name, test=test, num_classes=num_classes

@@ -1,18 +1,20 @@
 """Read tables of binary features whose bits are packed in an npz file."""
 
+import pathlib
+
 import numpy as np
 
 from mixdef.data import files
 from mixdef.data.dataset import Dataset
 
 
-def read_packed(data_dir, name, *, num_classes):
+def read_packed(data_dir: pathlib.Path, name: str, *, num_classes: int) -> Dataset:
   """Return the `Dataset` of data_dir/name.npz or data_dir/name/name.npz.
 
   The file holds `x` (bits packed along axis 1), `n_features` and labels `y`.
 
   Args:
-    data_dir: `pathlib.Path`.
+    data_dir: folder of the file, or the folder above it.
     name: canonical name of the set.
     num_classes: number of classes K.
 

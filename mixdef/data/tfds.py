@@ -2,7 +2,9 @@
 
 import importlib.util
 import io
-from typing import NamedTuple
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,11 +24,11 @@ class Source(NamedTuple):
 
   builder: str
   num_classes: int
-  image: object = None
-  label: object = lambda example: example["label"]
+  image: Callable[[np.ndarray], np.ndarray] | None = None
+  label: Callable[[dict[str, Any]], int] = lambda example: example["label"]
 
 
-def _celeba_image(pixels):
+def _celeba_image(pixels: np.ndarray) -> np.ndarray:
   import PIL.Image
 
   top, left = (pixels.shape[0] - 128) // 2, (pixels.shape[1] - 128) // 2
@@ -47,7 +49,7 @@ SOURCES = {
 }
 
 
-def read(data_dir, name, *, official=""):
+def read(data_dir: pathlib.Path, name: str, *, official: str = "") -> Dataset:
   """Return the prepared set, or let TensorFlow Datasets download and prepare it.
 
   Looks for data_dir/builder/version in the array_record format, the newest version
@@ -55,7 +57,7 @@ def read(data_dir, name, *, official=""):
   is not the order of the official files, so membership matrices do not carry over.
 
   Args:
-    data_dir: `pathlib.Path`.
+    data_dir: folder that holds the folders of the builders.
     name: canonical name, a key of `SOURCES`.
     official: files that would do as well, for the message.
 
@@ -87,7 +89,7 @@ def read(data_dir, name, *, official=""):
   return Dataset.from_arrays(x, y, name=name, test=test, num_classes=source.num_classes)
 
 
-def _prepare(data_dir, name, official):
+def _prepare(data_dir: pathlib.Path, name: str, official: str) -> Any:
   import tensorflow_datasets as tfds
 
   source = SOURCES[name]
@@ -95,7 +97,7 @@ def _prepare(data_dir, name, official):
   advice = (
     f"{name}: {wanted} prepared set {data_dir / source.builder}/<version> found; set"
     " data_dir or MIXDEF_DATA to their folder, or run"
-    f" python -m pip install 'mixdef[prepare]' && {_command(data_dir, name)}"
+    f" python -m pip install -e '.[prepare]' && {_command(data_dir, name)}"
   )
   if importlib.util.find_spec("tensorflow") is None:
     raise FileNotFoundError(advice)
@@ -112,14 +114,16 @@ def _prepare(data_dir, name, official):
   return builder
 
 
-def _command(data_dir, name):
+def _command(data_dir: pathlib.Path, name: str) -> str:
   return (
     f"tfds build {SOURCES[name].builder} --data_dir={data_dir}"
     " --file_format=array_record"
   )
 
 
-def _read_split(builder, split, source):
+def _read_split(
+  builder: Any, split: str, source: Source
+) -> tuple[np.ndarray, np.ndarray]:
   import PIL.Image
   import tensorflow_datasets as tfds
 
@@ -127,13 +131,13 @@ def _read_split(builder, split, source):
   decoders = {"image": tfds.decode.SkipDecoding()}
   try:
     examples = builder.as_data_source(split, decoders=decoders)
-    x, y = None, np.empty(len(examples), np.int32)
+    x, y = np.empty(0, np.uint8), np.empty(len(examples), np.int32)
     for i, example in enumerate(examples):
       with PIL.Image.open(io.BytesIO(example["image"])) as image:
         pixels = np.atleast_3d(np.asarray(image))
       if source.image:
         pixels = source.image(pixels)
-      if x is None:
+      if i == 0:
         x = np.empty((len(examples), *pixels.shape), np.uint8)
       x[i], y[i] = pixels, source.label(example)
   except (RuntimeError, OSError, ValueError, KeyError) as error:

@@ -1,9 +1,13 @@
 """Checks of a user's arrays: each error names the value, the place and the fix."""
 
+from collections.abc import Sized
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def inputs(x, what):
+def inputs(x: ArrayLike, what: str) -> np.ndarray:
   """Return `x` as uint8 or finite float32 with at least two axes."""
   x = _array(x, what)
   if x.ndim < 2:
@@ -29,7 +33,7 @@ def inputs(x, what):
   return x
 
 
-def labels(y, what):
+def labels(y: ArrayLike, what: str) -> np.ndarray:
   """Return `y` as a non-negative int32 vector."""
   y = _array(y, what)
   if y.ndim != 1:
@@ -45,7 +49,7 @@ def labels(y, what):
   return y.astype(np.int32)
 
 
-def label_range(y, num_classes, what):
+def label_range(y: np.ndarray, num_classes: int, what: str) -> None:
   """Refuse labels that `num_classes` does not reach."""
   if y.max() >= num_classes:
     at = int(y.argmax())
@@ -55,17 +59,18 @@ def label_range(y, num_classes, what):
     )
 
 
-def lengths(x, y, reference=None):
+def lengths(x: Sized, y: Sized, **columns: Any) -> None:
   """Refuse arrays that disagree about the number of records."""
   if len(x) != len(y):
     raise ValueError(f"x has {len(x)} records but y has {len(y)}; give one label each")
-  if reference is not None and len(reference) != len(x):
-    raise ValueError(
-      f"reference has {len(reference)} entries but x has {len(x)} records"
-    )
+  for name, column in columns.items():
+    if len(column) != len(x):
+      raise ValueError(
+        f"{name} has {len(column)} entries but x has {len(x)} records; give one each"
+      )
 
 
-def same_records(x, test_x):
+def same_records(x: np.ndarray, test_x: np.ndarray) -> None:
   """Refuse held-out records of another shape or type than the training records."""
   if (x.shape[1:], x.dtype) != (test_x.shape[1:], test_x.dtype):
     raise ValueError(
@@ -74,16 +79,23 @@ def same_records(x, test_x):
     )
 
 
-def rows(index, num_records):
+def mask(values: ArrayLike, shape: tuple[int, ...], what: str) -> np.ndarray:
+  """Return `values` as a bool array of this shape."""
+  values = np.asarray(values)
+  if values.dtype != bool:
+    raise ValueError(
+      f"{what} has type {values.dtype}; give bool, for example weights > 0"
+    )
+  if values.shape != shape:
+    raise ValueError(f"{what} has shape {values.shape}; give {list(shape)}")
+  return values
+
+
+def rows(index: ArrayLike, num_records: int) -> np.ndarray:
   """Return an index array of a mask or of indices into `num_records` records."""
   index = np.asarray(index)
   if index.dtype == bool:
-    if index.shape != (num_records,):
-      raise ValueError(
-        f"the mask has shape {index.shape}; it needs one entry for each of the"
-        f" {num_records} records"
-      )
-    index = np.flatnonzero(index)
+    index = np.flatnonzero(mask(index, (num_records,), "the mask"))
   if not index.size:
     raise ValueError("rows selects 0 records; select at least one")
   if index.dtype.kind not in "ui" or index.ndim != 1:
@@ -99,7 +111,7 @@ def rows(index, num_records):
   return index
 
 
-def _array(values, what):
+def _array(values: ArrayLike, what: str) -> np.ndarray:
   try:
     return np.asarray(values)
   except ValueError as error:

@@ -1,7 +1,7 @@
 """Defenses that are settings of the network."""
 
 from mixdef.defense import Defense, defense
-from mixdef.defenses.validate import check_number
+from mixdef.defenses.validate import check_number, is_static
 
 
 @defense
@@ -61,5 +61,7 @@ def spatial_dropout(rate=0.1) -> Defense:
 
 def _check_rate(name, rate):
   check_number(f"{name}: rate", rate, 0, 1)
+  if not is_static(rate):
+    raise ValueError(f"{name}: rate is traced; a network is built with a plain number")
   if rate == 1:
     raise ValueError(f"{name}: rate is 1, which drops everything; give less than 1")

@@ -20,7 +20,7 @@ def ema(decay=0.999) -> Defense:
 
   Returns:
     The defense. The average covers parameters and BatchNorm's running statistics;
-    `predict(raw=True)` still shows the weights that train.
+    the weights that train are never released.
 
   Guarantee: none of its own. After `dp_sgd` it is post-processing.
 

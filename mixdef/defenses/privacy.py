@@ -48,7 +48,8 @@ def dp_sgd(
       parts that mix records.
 
   Raises:
-    ValueError: for an argument outside its range, and for noise without a finite clip.
+    ValueError: for an argument outside its range, for noise without a finite clip, and,
+      at the start of training, for a delta of one over the number of members or more.
 
   Guarantee: (epsilon, delta)-differential privacy of everything the training releases,
     for one record added or removed, against an attacker who sees every step. It does
@@ -73,6 +74,11 @@ def dp_sgd(
 
   def init(key, spec):
     del key
+    if guarantee and delta >= 1 / spec.num_members:
+      raise ValueError(
+        f"dp_sgd: delta is {delta}, no guarantee for {spec.num_members} members: give "
+        f"one below {1 / spec.num_members:.2g}"
+      )
     config = {
       "sampling_probability": min(1.0, spec.batch_size / spec.num_members),
       "steps": spec.epochs * spec.steps_per_epoch,

@@ -10,9 +10,9 @@ from mixdef.defense import (
   Defense,
   defense,
   fold_in_name,
+  mean_value_and_grad,
   row_keys,
   take,
-  weighted_mean,
 )
 from mixdef.defenses.validate import check_choice, check_number, is_static
 
@@ -89,6 +89,8 @@ def weighted_smoothing(
   what = "weighted_smoothing"
   check_number(f"{what}: sigma", sigma, 0)
   check_number(f"{what}: start", start, 0)
+  if not is_static(start):
+    raise ValueError(f"{what}: start is traced; give a plain number of epochs")
   check_choice(f"{what}: position", position, _POSITIONS)
   check_choice(f"{what}: norm", norm, tuple(_NORMS))
   check_choice(f"{what}: measure", measure, tuple(_MEASURES))
@@ -133,12 +135,10 @@ def weighted_smoothing(
     return batch._replace(x=batch.x + noise * weight)
 
   def value_and_grad(losses_fn):
-    def mean(params, batch, ctx):
-      losses, aux = losses_fn(params, batch, ctx)
-      return weighted_mean(losses, batch.weight), (losses, aux)
+    estimate = mean_value_and_grad(losses_fn)
 
     def run(params, batch, state, ctx):
-      value, grads = jax.value_and_grad(mean, has_aux=True)(params, batch, ctx)
+      value, grads = estimate(params, batch, state, ctx)
       spread = jnp.linalg.norm(scale(state, batch) * batch.weight)
       spread = spread / jnp.maximum(batch.weight.sum(), 1.0)
       leaves, tree = jax.tree.flatten(grads)

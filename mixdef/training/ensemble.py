@@ -22,7 +22,12 @@ def predict_in_blocks(predict: Callable, states, values, x) -> np.ndarray:
 
   One size means one compiled program, and a record's answer does not depend on which
   others were asked about.
+
+  Raises:
+    ValueError: for no records.
   """
+  if not len(x):
+    raise ValueError("x holds 0 records: nothing to predict")
   blocks = []
   for first in range(0, len(x), BLOCK):
     block = x[first : first + BLOCK]
@@ -41,9 +46,13 @@ def _training_seconds(history: list[dict]) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """One trained model: `state`, its members `keep` bool [N], the metrics per epoch."""
+  """One trained model: its `state`, its members `keep` bool [N].
 
-  learner: Learner
+  `history` and `seconds` are those of the training it was part of.
+  """
+
+  source: Learner | Callable[..., Learner]
+  values: dict[str, Any]
   state: TrainState
   keep: np.ndarray
   data: Dataset
@@ -55,11 +64,13 @@ class Run:
 
     Args:
       x: records as in the data set: uint8 images or float32.
-      raw: skip the release hooks (averaged weights, masked outputs).
+      raw: skip the output hooks (masked or noised answers).
     """
-    program = programs(self.learner, self.plan, "loop")
-    states = jax.tree.map(lambda leaf: leaf[None], self.state)
-    return predict_in_blocks(program.raw if raw else program.predict, states, {}, x)[0]
+    program = programs(self.source, self.plan, "loop")
+    own = (self.state, self.values)
+    states, values = jax.tree.map(lambda leaf: leaf[None], own)
+    predict = program.raw if raw else program.predict
+    return predict_in_blocks(predict, states, values, x)[0]
 
   def accuracy(self, x, y) -> float:
     """Share of records whose most likely class is y, in [0,1]."""
@@ -111,17 +122,17 @@ class Ensemble:
   def __getitem__(self, s: int) -> Run:
     if not -len(self) <= s < len(self):
       raise IndexError(f"model {s} of an ensemble of {len(self)}")
-    values = {name: value[s] for name, value in self.values.items()}
-    learner = self.source if isinstance(self.source, Learner) else self.source(**values)
-    state = jax.tree.map(lambda leaf: leaf[s], self.states)
-    return Run(learner, state, self.keep[s], self.data, self.plan, self.history)
+    own = (self.states, self.values)
+    state, values = jax.tree.map(lambda leaf: leaf[s], own)
+    keep = self.keep[s]
+    return Run(self.source, values, state, keep, self.data, self.plan, self.history)
 
   def predict(self, x, *, raw: bool = False) -> np.ndarray:
     """Return every released model's log-probabilities [S,B,K] for records x [B,...].
 
     Args:
       x: records as in the data set: uint8 images or float32.
-      raw: skip the release hooks (averaged weights, masked outputs).
+      raw: skip the output hooks (masked or noised answers).
     """
     program = programs(self.source, self.plan, self.strategy)
     predict = program.raw if raw else program.predict

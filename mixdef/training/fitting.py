@@ -28,6 +28,7 @@ def fit(
   epochs: int,
   batch_size: int = 128,
   seed: int = 0,
+  num_members: int | None = None,
   out: str | pathlib.Path | None = None,
   progress: bool = False,
 ) -> Run:
@@ -40,6 +41,7 @@ def fit(
     epochs: passes over the members.
     batch_size: members a step sees on average.
     seed: of everything random.
+    num_members: public size of the training set, see `fit_many`.
     out: folder for checkpoints and metrics.jsonl; an interrupted call resumes from it.
     progress: show a progress bar (on a terminal) or lines.
 
@@ -59,6 +61,7 @@ def fit(
     batch_size=batch_size,
     seed=seed,
     strategy="loop",
+    num_members=num_members,
     out=out,
     progress=progress,
   )
@@ -93,7 +96,9 @@ def fit_many(
     memory_gb: bound on what the models in training may take; default 60% of what is
       free. More models than fit are trained in equal chunks.
     num_members: public size of a training set, from which steps per epoch and the
-      sampling probability follow; default the mean row of `keep`.
+      sampling probability follow. The default, the mean row of `keep`, is read off the
+      membership itself: give it where epsilon is to mean something to the letter, or
+      where models added later must train like those that exist.
     over: hyper-parameters that differ per model, {name: [S]}.
     out: folder for checkpoints and metrics.jsonl; an interrupted call resumes from it.
     progress: show a progress bar (on a terminal) or lines.
@@ -138,12 +143,14 @@ def fit_many(
   for first in range(0, training.count, size):
     # The last chunk repeats its last model, so that all chunks share one program.
     rows = np.minimum(np.arange(first, first + size), training.count - 1)
-    states = loop.run(training.take(rows), strategy, f"models-{first:05d}")
-    chunks.append(jax.tree.map(lambda leaf, n=training.count - first: leaf[:n], states))
+    real = min(size, training.count - first)
+    states = loop.run(training.take(rows), strategy, f"models-{first:05d}", real)
+    states = jax.tree.map(lambda leaf, real=real: leaf[:real], states)
+    chunks.append(states if size == training.count else _to_host(states))
   loop.progress.close()
   states = chunks[0]
   if len(chunks) > 1:
-    states = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *chunks)
+    states = jax.tree.map(_join, *chunks)
   return Ensemble(
     source=learner,
     values=values,
@@ -189,3 +196,16 @@ def _decide(training, strategy, budget, store):
     decided = {"strategy": strategy, "models_at_once": size}
     same_or_refuse(path, decided, fix="Choose another out folder.")
   return strategy, size
+
+
+def _to_host(states):
+  """Make room for the next chunk; random keys stay, for numpy cannot hold them."""
+  return jax.tree.map(lambda leaf: leaf if _is_key(leaf) else np.asarray(leaf), states)
+
+
+def _join(*leaves):
+  return (jnp if _is_key(leaves[0]) else np).concatenate(leaves)
+
+
+def _is_key(leaf):
+  return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

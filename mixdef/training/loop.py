@@ -22,13 +22,21 @@ class Loop:
     self.store, self.progress, self.history = store, progress, []
     self._earlier = store.read_metrics() if store else []
 
-  def run(self, training: Training, strategy: str, name: str):
-    """Train the models of `training` to the end, or load them if that was done."""
+  def run(self, training: Training, strategy: str, name: str, real: int):
+    """Train the models of `training` to the end, or load them if that was done.
+
+    Args:
+      training: the models; those after the first `real` fill up a chunk.
+      strategy: how they share the machine.
+      name: of the chunk, in the store and in the metrics.
+      real: how many count in the metrics.
+    """
     program = programs(training.source, training.plan, strategy)
     table = training.zero_table()
     make = (training.keys, table, training.values, training.data)
     if self.store and self.store.has(name):
       self._recall(name, training.plan.epochs)
+      self.store.forget_epochs(name)
       self.progress.resume(training.work)
       template = jax.eval_shape(program.init, *make)
       template = jax.eval_shape(
@@ -36,7 +44,7 @@ class Loop:
       )
       return self.store.load(name, template)
     if training.teachers:
-      table = self._table(training, strategy, f"{name}-teachers")
+      table = self._table(training, strategy, f"{name}-teachers", real)
     states = program.init(training.keys, table, training.values, training.data)
     states, done = self._resumed(states, name)
     if self.store:
@@ -44,7 +52,7 @@ class Loop:
     self.progress.resume(done * training.count)
     saved = time.monotonic()
     for epoch in range(done, training.plan.epochs):
-      states, row = _one_epoch(program, training, states, epoch)
+      states, row = _one_epoch(program, training, states, epoch, real)
       self.history.append({"models": name, **row})
       self.progress.advance(training.count, loss=row["loss"], accuracy=row["accuracy"])
       if self.store:
@@ -59,10 +67,11 @@ class Loop:
       self.store.forget_epochs(name)
     return states
 
-  def _table(self, training, strategy, name):
+  def _table(self, training, strategy, name, real):
     """Train the stage before and condense its outputs into [S,N,K]."""
     teachers = training.teachers
-    states = self.run(teachers, strategy, name)
+    each = teachers.count // training.count
+    states = self.run(teachers, strategy, name, real * each)
     program = programs(teachers.source, teachers.plan, strategy)
     log_probs = jnp.asarray(
       predict_in_blocks(program.raw, states, teachers.values, teachers.data.x)
@@ -89,13 +98,13 @@ class Loop:
     self.history += [
       row
       for row in self._earlier
-      if row["models"].startswith(name)
+      if row["models"] in (name, f"{name}-teachers")
       and row not in self.history
       and (row["models"] != name or row["epoch"] < epochs)
     ]
 
 
-def _one_epoch(program, training, states, epoch):
+def _one_epoch(program, training, states, epoch, real):
   """Train one epoch; returns the states and the row for metrics.jsonl."""
   started = time.monotonic()
   steps, number = training.plan.steps_per_epoch, jnp.int32(epoch)
@@ -107,7 +116,8 @@ def _one_epoch(program, training, states, epoch):
     states = program.epoch(
       states, training.values, training.keep, training.data, number
     )
-  sums = {name: np.asarray(value, np.float64) for name, value in sums.items()}
+  jax.block_until_ready(states)
+  sums = {name: np.asarray(value, np.float64)[:real] for name, value in sums.items()}
   if sums.pop("overflow").any():
     raise RuntimeError(
       f"epoch {epoch}: a batch drew more members than its {training.plan.capacity} "

@@ -79,7 +79,9 @@ class Training:
     """
     program = programs(self.source, self.plan, "vmap")
     states, values, rows, data, *numbers = self.abstract(1)
+    one = self.take([0])
     lowered = [
+      program.init.lower(one.keys, one.zero_table(), values, data),
       program.train.lower(states, values, rows, data, *numbers),
       program.finish.lower(states, values, rows, data),
       program.predict.lower(states, values, data.x[:1]),
@@ -123,7 +125,7 @@ def prepare(source, values, data, keep, keys, *, epochs, batch_size, num_members
       *(data, np.asarray(their_rows).reshape(-1, len(data)), their_keys.reshape(-1)),
       epochs=epochs,
       batch_size=batch_size,
-      num_members=None,
+      num_members=num_members if stage.models == 1 else None,
     )
   return Training(source, learner, values, device, keep, rows, keys, plan, teachers)
 

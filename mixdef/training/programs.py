@@ -25,12 +25,12 @@ class Programs(NamedTuple):
   epoch   (states, values, keep [S,N], data, epoch) -> states
   finish  (states, values, keep [S,N], data) -> states
   predict (states, values, x [B,...]) -> log-probabilities [S,B,K]
-  raw     the same without the release hooks
+  raw     the same without the output hooks
   ```
   """
 
-  init: Callable
-  train: Any  # compiled functions can be lowered, too
+  init: Any  # compiled functions can be lowered, too
+  train: Any
   epoch: Any
   finish: Any
   predict: Any

@@ -28,18 +28,21 @@ def memory_budget(memory_gb: float | None) -> float:
 def program_bytes(training, strategy: str, count: int) -> float:
   """Bytes that a training step over `count` models takes under a strategy.
 
-  For `vmap` it is the compiled program's own account, which holds every model's
-  activations; in the other strategies only the states grow with the models.
+  The states are held before and after a step and once more when they are stacked. For
+  `vmap` the compiled program's own account adds every model's activations. The teachers
+  of a stage before are trained at once, so they count when they need more.
   """
   arguments = training.abstract(count)
-  state_bytes = sum(
-    leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arguments)
-  )
-  if strategy != "vmap":
-    return 3.0 * state_bytes  # before, after, and one stacked copy
-  train = programs(training.source, training.plan, strategy).train
-  analysis = train.lower(*arguments).compile().memory_analysis()
-  return state_bytes + analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+  own = jax.tree.leaves(arguments[:3])  # the records are there already
+  needed = 3.0 * sum(leaf.size * leaf.dtype.itemsize for leaf in own)
+  if strategy == "vmap":
+    train = programs(training.source, training.plan, strategy).train
+    analysis = train.lower(*arguments).compile().memory_analysis()
+    needed += analysis.temp_size_in_bytes
+  if training.teachers:
+    each = training.teachers.count // training.count
+    needed = max(needed, program_bytes(training.teachers, strategy, count * each))
+  return needed
 
 
 def models_at_once(training, strategy: str, budget: float) -> int:
@@ -82,6 +85,8 @@ def choose(training, budget: float) -> tuple[str, int]:
 def _seconds_per_model(training, strategy, size, best):
   """Seconds one step takes per model, the epoch's shuffle spread over its steps."""
   program = programs(training.source, training.plan, strategy)
+  if strategy != "vmap":
+    size = min(size, 2)  # the cost of a model does not depend on how many there are
   part = training.take(range(size))
   states = program.init(part.keys, part.zero_table(), part.values, part.data)
   steps = training.plan.steps_per_epoch

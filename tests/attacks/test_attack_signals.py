@@ -7,6 +7,10 @@ from mixdef.attacks import Signals, per_record
 PROBABILITIES = np.array([0.7, 0.2, 0.1])
 
 
+def phi_of(f, label):
+  return per_record.statistics(f, label)["phi"]
+
+
 @pytest.mark.parametrize(
   ("label", "loss", "phi", "hinge"),
   [
@@ -17,11 +21,12 @@ PROBABILITIES = np.array([0.7, 0.2, 0.1])
 )
 def test_golden_statistics(label, loss, phi, hinge):
   f = np.log(PROBABILITIES)
-  assert per_record.loss(f, label) == pytest.approx(loss, abs=5e-7)
-  assert per_record.phi(f, label) == pytest.approx(phi, abs=5e-7)
-  assert per_record.hinge(f, label) == pytest.approx(hinge, abs=5e-7)
-  assert per_record.confidence(f, label) == pytest.approx(PROBABILITIES[label])
-  assert per_record.correct(f, label) == (label == 0)
+  got = per_record.statistics(f, label)
+  assert got["loss"] == pytest.approx(loss, abs=5e-7)
+  assert got["phi"] == pytest.approx(phi, abs=5e-7)
+  assert got["hinge"] == pytest.approx(hinge, abs=5e-7)
+  assert np.exp(-got["loss"]) == pytest.approx(PROBABILITIES[label])
+  assert got["correct"] == (label == 0)
 
 
 def test_statistics_equal_a_loop_over_records():
@@ -37,9 +42,9 @@ def test_statistics_equal_a_loop_over_records():
 
 
 def test_pitfall_04_phi_does_not_saturate():
-  assert per_record.phi([40.0, 0, 0], 0) == pytest.approx(39.306853, abs=5e-7)
+  assert phi_of([40.0, 0, 0], 0) == pytest.approx(39.306853, abs=5e-7)
   p = np.array([1 - 1e-9, 1e-9])
-  assert per_record.phi(np.log(p), 0) == pytest.approx(np.log(1e9), abs=1e-6)
+  assert phi_of(np.log(p), 0) == pytest.approx(np.log(1e9), abs=1e-6)
   sure = per_record.statistics(np.array([[400.0, 0], [500.0, 0]]), [0, 0])
   assert sure["phi"][0] < sure["phi"][1]
   assert sure["loss"][0] > sure["loss"][1] > 0
@@ -62,20 +67,20 @@ def test_hidden_classes_give_finite_statistics_in_order():
   for label in range(3):
     for values in per_record.statistics(f, [label] * 3).values():
       assert np.isfinite(values).all()
-  shown, hidden = per_record.phi(f[2], 1), per_record.phi(f[2], 2)
+  shown, hidden = phi_of(f[2], 1), phi_of(f[2], 2)
   assert hidden <= shown
-  assert per_record.phi(f[0], 1) == pytest.approx(per_record.HIDDEN)
+  assert phi_of(f[0], 1) == pytest.approx(per_record.HIDDEN)
 
 
 def test_float32_probabilities_that_underflow_are_hidden_classes():
   p = np.array([1, np.exp(-200.0)], dtype=np.float32)
   with np.errstate(divide="ignore"):
-    assert per_record.phi(np.log(p), 0) == pytest.approx(-per_record.HIDDEN)
+    assert phi_of(np.log(p), 0) == pytest.approx(-per_record.HIDDEN)
 
 
 def test_argmax_ties_go_to_the_first_class():
-  assert per_record.correct([1.0, 1.0, 0], 0) == 1
-  assert per_record.correct([1.0, 1.0, 0], 1) == 0
+  tied = per_record.statistics([[1.0, 1.0, 0]] * 2, [0, 1])
+  np.testing.assert_array_equal(tied["correct"], [1, 0])
 
 
 @pytest.mark.parametrize(
@@ -137,7 +142,7 @@ def test_statistics_blocks_make_signals():
   ("phi", "keep", "options", "message"),
   [
     (np.zeros((2, 3)), np.ones((2, 4), bool), {}, r"keep has shape \(2, 4\)"),
-    (np.zeros((2, 3)), np.ones((2, 3)), {}, "keep is float64; pass bool"),
+    (np.zeros((2, 3)), np.ones((2, 3)), {}, "keep has type float64; give bool"),
     (np.zeros(3), np.ones((1, 3), bool), {}, r"phi has shape \(3,\)"),
     (np.zeros((2, 0)), np.ones((2, 0), bool), {}, "none 0"),
     ([[0, np.nan]], np.ones((1, 2), bool), {}, r"1 values .* first at \[0, 1, 0\]"),

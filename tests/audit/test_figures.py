@@ -149,8 +149,8 @@ def test_pitfall_129_ten_expected_false_positives_are_resolvable():
   [
     (lambda: figures.auc([1.0, 2], [True, True]), "2 members and 0 non-members"),
     (lambda: figures.auc([np.nan, 2], [True, False]), "0 members and 1 non-members"),
-    (lambda: figures.auc([1.0, 2], [1, 0]), "member is int"),
-    (lambda: figures.auc([1.0], [True, False]), "scores have shape"),
+    (lambda: figures.auc([1.0, 2], [1, 0]), "member has type int"),
+    (lambda: figures.auc([1.0], [True, False]), r"member has shape \(2,\); give \[1\]"),
     (lambda: figures.tpr_at_fpr(SCORES, MEMBER, 5), "fpr=5"),
     (lambda: figures.clopper_pearson(3, 2), "successes=3"),
     (lambda: figures.clopper_pearson(1, 2, confidence=95), "confidence=95"),

@@ -28,6 +28,24 @@ def test_svg_names_attacks_auc_and_resolution(curves, tmp_path):
   assert "not resolvable" in text
 
 
+def test_legend_is_outside_the_axes_and_equal_curves_look_different(curves, tmp_path):
+  roc_plot({"one": curves["weak"], "two": curves["weak"]}, tmp_path / "roc.svg")
+  svg = "{http://www.w3.org/2000/svg}"
+  root = ElementTree.parse(tmp_path / "roc.svg").getroot()
+  groups = {group.get("id"): group for group in root.iter(f"{svg}g")}
+  assert groups["axes_1"].find(f".//{svg}g[@id='legend_1']") is None
+  lines = [
+    group.find(f"{svg}path")
+    for name, group in groups.items()
+    if name and name.startswith("line2d") and group.find(f"{svg}path") is not None
+  ]
+  longest = max(len(line.get("d")) for line in lines)
+  one, two = (line for line in lines if len(line.get("d")) == longest)
+  assert one.get("d") == two.get("d")
+  assert "dasharray" not in one.get("style")
+  assert "dasharray" in two.get("style")
+
+
 def test_global_matplotlib_state_is_untouched(curves, tmp_path):
   import matplotlib.pyplot as plt
 

@@ -3,7 +3,13 @@ import json
 import numpy as np
 import pytest
 
-from mixdef.audit import FPR_GRID, clopper_pearson, figures, summarize
+from mixdef.audit import (
+  FPR_GRID,
+  bootstrap_records,
+  clopper_pearson,
+  figures,
+  summarize,
+)
 
 
 def draw(targets=4, records=300):
@@ -20,6 +26,7 @@ def test_layout_is_plain_json_and_agrees_with_the_figures():
     "auc",
     "auc_ci",
     "balanced_accuracy",
+    "balanced_accuracy_ci",
     "balanced_accuracy_max",
     "tpr",
     "num_members",
@@ -29,8 +36,18 @@ def test_layout_is_plain_json_and_agrees_with_the_figures():
   assert summary["auc"] == figures.auc(scores, keep)
   assert summary["auc_ci"][0] < summary["auc"] < summary["auc_ci"][1]
   assert summary["balanced_accuracy"] == figures.balanced_accuracy(scores, keep)
+  low, high = summary["balanced_accuracy_ci"]
+  assert low < summary["balanced_accuracy"] < high
   assert summary["balanced_accuracy_max"] >= summary["balanced_accuracy"]
   assert list(summary["tpr"]) == ["0.001", "0.002", "0.005", "0.01", "0.02", "0.05"]
+
+
+def test_pitfall_139_the_interval_of_the_balanced_accuracy_keeps_the_thresholds():
+  scores, keep = draw()
+  summary = summarize(scores, keep, resamples=50, seed=3)
+  threshold = figures.shadow_thresholds(scores, keep)
+  bounds = bootstrap_records(scores, keep, threshold=threshold, resamples=50, seed=3)
+  assert summary["balanced_accuracy_ci"] == list(bounds["balanced_accuracy"])
 
 
 def test_pitfall_141_numbers_carry_their_counts_and_resolution():
@@ -56,6 +73,7 @@ def test_one_target_has_a_clopper_pearson_interval_and_no_shadow(row):
   assert entry["ci"] == list(clopper_pearson(hits, int(members)))
   assert entry["interval"] == "clopper_pearson"
   assert summary["balanced_accuracy"] is None
+  assert summary["balanced_accuracy_ci"] is None
 
 
 def test_pitfall_10_nan_and_reference_rows_are_left_out_and_only_nan_counted():
@@ -70,7 +88,11 @@ def test_pitfall_10_nan_and_reference_rows_are_left_out_and_only_nan_counted():
 
 def test_unusable_masks_are_refused():
   scores, keep = draw()
-  with pytest.raises(ValueError, match=r"audited must be bool \[300\]"):
+  with pytest.raises(ValueError, match="audited has type float64; give bool"):
     summarize(scores, keep, np.ones(300))
+  with pytest.raises(ValueError, match=r"audited has shape \(9,\); give \[300\]"):
+    summarize(scores, keep, np.ones(9, bool))
+  with pytest.raises(ValueError, match=r"keep has shape \(4, 9\); give \[4, 300\]"):
+    summarize(scores, keep[:, :9], np.ones(300, bool))
   with pytest.raises(ValueError, match="pass "):
     summarize(scores[None], keep[None])

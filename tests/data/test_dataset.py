@@ -83,6 +83,13 @@ def test_arrays_are_read_only_and_the_users_own_are_not():
   x[0] = 2.0
 
 
+@pytest.mark.parametrize("name", ["reference", "ids"])
+def test_columns_of_another_length_are_refused(name):
+  x, y = _images()
+  with pytest.raises(ValueError, match=f"{name} has 39 entries but x has 40 records"):
+    Dataset(x, y, 10, **{name: np.zeros(39, bool)})
+
+
 def test_select_by_mask_and_by_index():
   x, y = _images()
   data = Dataset.from_arrays(x, y, test=_images(5)).with_reference(10)

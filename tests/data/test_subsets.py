@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from mixdef.audit import auc
 from mixdef.data import splits, subsets, validate_keep
 
 
@@ -56,6 +57,14 @@ def test_pitfall_52_last_record_is_drawn_like_the_others(design):
   assert abs(last - 6 / 7) < 5 * np.sqrt(6 / 49 / 2000)
 
 
+def test_pitfall_136_counting_the_other_models_reveals_a_balanced_membership():
+  for design, expected in (("balanced", 1.0), ("bernoulli", 0.5)):
+    keep = subsets(8, 4000, design=design)
+    others = keep.sum(axis=0) - keep
+    error = 5 * np.sqrt(1 / (3 * keep.size))
+    assert auc(-others, keep) == pytest.approx(expected, abs=error)
+
+
 def test_pitfall_147_subset_sizes_are_never_truncated():
   sizes = subsets(200, 1000).sum(axis=1)
   assert sizes.max() - sizes.min() > 20
@@ -75,11 +84,8 @@ def test_reference_rows_are_never_members(design):
   ("arguments", "message"),
   [
     ({"eligible": np.zeros(6, bool)}, r"keep\[0\] selects 0 records; every model"),
-    (
-      {"eligible": np.ones(5, bool)},
-      r"eligible is bool \(5,\); give a bool mask \[6\]",
-    ),
-    ({"eligible": np.ones(6)}, "eligible is float64"),
+    ({"eligible": np.ones(5, bool)}, r"eligible has shape \(5,\); give \[6\]"),
+    ({"eligible": np.ones(6)}, "eligible has type float64"),
     ({"design": "paired"}, "design='paired'; take one of bernoulli, balanced"),
     ({"fraction": 0.0}, r"fraction=0\.0; take a share in \(0, 1\]"),
     ({"num_models": 0}, "num_models=0; take at least 1"),
@@ -112,9 +118,9 @@ def test_splits_use_every_record_they_can():
   ("keep", "message"),
   [
     (np.ones((2, 3)), "keep has type float64; give bool"),
-    (np.ones((2, 4), bool), r"keep has shape \(2, 4\); give \[models, 3\]"),
-    (np.ones(3, bool), r"keep has shape \(3,\)"),
-    (np.ones((0, 3), bool), r"keep has shape \(0, 3\)"),
+    (np.ones((2, 4), bool), r"keep has shape \(2, 4\); give \[2, 3\]"),
+    (np.ones(3, bool), r"keep has shape \(3,\); give \[1, 3\]"),
+    (np.ones((0, 3), bool), r"keep has shape \(0, 3\); give \[1, 3\]"),
     (np.array([[1, 0, 0], [0, 0, 0]], bool), r"keep\[1\] selects 0 records"),
   ],
 )

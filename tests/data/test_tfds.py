@@ -134,7 +134,7 @@ def test_a_missing_set_names_files_folder_and_command(tmp_path, monkeypatch):
   line = str(caught.value)
   assert "\n" not in line
   assert f"train-images-idx3-ubyte.gz and its three siblings in {tmp_path}" in line
-  assert "python -m pip install 'mixdef[prepare]'" in line
+  assert "python -m pip install -e '.[prepare]'" in line
   assert f"tfds build mnist --data_dir={tmp_path} --file_format=array_record" in line
   for name in ("cifar10", "cifar100", "stl10", "celeba"):
     with pytest.raises(FileNotFoundError, match=f"{name}: .*tfds build"):

@@ -14,10 +14,11 @@ MISTAKES = {
   "--dataset=nope": "no data set 'nope'; close: ",
   "--model=mlp(0)": "widths=0 must be a positive integer",
   "--learning_rate=-1": "--learning_rate=-1.0 must be positive",
+  "--dataset=mnist": "train-images-idx3-ubyte",
 }
 GOOD = (
-  *("--protocol=ml_leaks", "--train_size=200", "--model=mlp(8)", "--epochs=1"),
-  "--out=run",
+  *("--protocol=adamixup", "--dataset=digits", "--train_size=200"),
+  *("--model=mlp(8)", "--epochs=1", "--out=run"),
 )
 
 

@@ -149,7 +149,7 @@ def test_lira_writes_its_scores_and_a_figure(attacked):
 def test_lira_prints_a_row_an_attack(attacked, capsys):
   lira.show(attacked[1])
   lines = capsys.readouterr().out.splitlines()
-  assert len(lines) == 2 + len(CATALOGUE)
+  assert len(lines) == 3 + len(CATALOGUE)
   assert lines[0].startswith("digits, 4 shadows, none")
   assert "lira_online" in "".join(lines)
 
@@ -218,3 +218,16 @@ def test_mistakes_in_the_settings_are_one_line(wrong, message):
 def test_every_flag_has_a_help_text():
   for kind in (Settings, lira.LiraSettings):
     assert set(kind.__dataclass_fields__) <= set(settings_module._HELP)
+
+
+def test_a_command_that_trained_nothing_leaves_its_folder_to_the_next(tmp_path):
+  wrong = Settings(**SMALL, dataset="mnist", data_dir=str(tmp_path / "nothing"))
+  with pytest.raises(FileNotFoundError, match="train-images-idx3-ubyte"):
+    job.execute(wrong, tmp_path / "run", train.run)
+  job.execute(Settings(**SMALL), tmp_path / "run", train.run)
+
+
+def test_standardized_inputs_void_a_guarantee():
+  with pytest.raises(ValueError, match="--standardize takes means"):
+    Settings(standardize=True, defense="dp_sgd")
+  Settings(standardize=True, defense="dp_sgd(guarantee=False)")

@@ -85,9 +85,9 @@ def trained(monkeypatch):
   """Count the epochs that are trained."""
   epochs, one_epoch = [], loop_module._one_epoch
 
-  def counted(program, training, states, epoch):
+  def counted(program, training, states, epoch, real):
     epochs.append(epoch)
-    return one_epoch(program, training, states, epoch)
+    return one_epoch(program, training, states, epoch, real)
 
   monkeypatch.setattr(loop_module, "_one_epoch", counted)
   return epochs
@@ -245,3 +245,20 @@ def test_a_metrics_line_cut_short_is_dropped(tmp_path):
   with (tmp_path / "metrics.jsonl").open("a") as file:
     file.write('{"epo')
   assert store.read_metrics() == [{"epoch": 0}]
+
+
+def test_pitfall_86_what_only_the_start_reads_is_part_of_a_run(tmp_path):
+  def learner(rate):
+    return classifier(Linear(), optax.inject_hyperparams(optax.sgd)(rate))
+
+  run(learner(0.1), out=tmp_path)
+  with pytest.raises(ValueError, match="program was"):
+    run(learner(0.5), out=tmp_path)
+
+
+def test_a_finished_chunk_drops_the_checkpoints_a_kill_left(tmp_path, unbroken):
+  run(out=tmp_path)
+  store = Store(tmp_path)
+  store.save("models-00000-epoch-2", unbroken[LEARNER].states)
+  run(out=tmp_path)
+  assert not store.epochs("models-00000")

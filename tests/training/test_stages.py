@@ -16,7 +16,10 @@ from training_cases import (
   train,
 )
 
+from mixdef.chain import chain
 from mixdef.defense import Defense, Stage
+from mixdef.defenses.averaging import ema
+from mixdef.defenses.release import confidence_masking
 from mixdef.defenses.teachers import distillation
 from mixdef.learner import classifier
 
@@ -118,3 +121,12 @@ def test_a_stage_with_a_defense_of_its_own():
   learner = classifier(Linear(), optax.sgd(0.5), part._replace(before=(stage,)))
   table = train(learner, keep=KEEP).states.defense["two"]
   np.testing.assert_allclose(table[..., :2], np.log(1 / CLASSES), rtol=1e-6)
+
+
+def test_a_teacher_answers_with_the_weights_it_would_release():
+  def table(*parts):
+    learner = classifier(Linear(), optax.sgd(0.5), chain(distillation(1.0), *parts))
+    return train(learner, keep=KEEP).states.defense["distillation"]
+
+  assert not np.allclose(table(), table(ema(0.9)))
+  np.testing.assert_array_equal(table(), table(confidence_masking(1)))
