@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import logging as std_logging
 import pathlib
 import subprocess
 import sys
@@ -98,13 +99,18 @@ def environment() -> dict:
 
 
 def _log_plainly() -> None:
-  """Show messages as bare lines, without those of Orbax, which tells its every step."""
+  """Show messages as bare lines, and of the dependencies only warnings."""
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.INFO)
   logging.use_absl_handler()
   handler = logging.get_absl_handler()
   handler.setFormatter(None)
-  handler.addFilter(lambda record: "orbax" not in record.pathname)
+  handler.addFilter(_worth_showing)
+
+
+def _worth_showing(record) -> bool:
+  ours = record.name == "absl" and "orbax" not in record.pathname
+  return ours or record.levelno >= std_logging.WARNING
 
 
 def cache_programs() -> None:

@@ -1,3 +1,5 @@
+"""Per-example gradients: ghost and microbatch against a loop over the records."""
+
 import math
 from typing import Any
 
@@ -8,236 +10,25 @@ import numpy as np
 import optax
 import pytest
 from absl import logging
-
-from mixdef.defense import Batch, Ctx
-from mixdef.defenses.per_example import ghost, microbatch
-
-B, K = 6, 3
-CLIP = 0.3
-CTX = Ctx(jax.random.key(3), 0, 0, 1)
-
-
-def flat(x):
-  return x.reshape(x.shape[0], -1)
-
-
-class Dense(nn.Module):
-  @nn.compact
-  def __call__(self, x):
-    x = nn.tanh(nn.Dense(5)(flat(x)))
-    return nn.Dense(K, use_bias=False)(x)
-
-
-class DenseOverPositions(nn.Module):
-  @nn.compact
-  def __call__(self, x):
-    x = nn.tanh(nn.Dense(4)(x))  # 36 positions, small kernel
-    x = nn.tanh(nn.Dense(20)(x[:, :1, :2]))  # 2 positions, larger kernel
-    return nn.Dense(K)(flat(x))
-
-
-class Conv(nn.Module):
-  @nn.compact
-  def __call__(self, x):
-    x = nn.tanh(nn.Conv(4, (3, 3), strides=2)(x))
-    x = nn.tanh(nn.Conv(5, (2, 3), padding=((1, 0), (2, 1)), use_bias=False)(x))
-    x = nn.tanh(nn.Conv(5, (3, 3), kernel_dilation=2, padding=2)(x))
-    x = nn.tanh(nn.Conv(6, (3, 3), padding="VALID")(x))
-    return nn.Dense(K)(flat(x))
-
-
-def conv_by_name(x, kernel, strides, padding, **kwargs):
-  return jax.lax.conv_general_dilated(x, kernel, strides, padding, **kwargs)
-
-
-class OtherConv(nn.Module):
-  """Convolutions that the per-layer rule takes, and one of a custom function."""
-
-  @nn.compact
-  def __call__(self, x):
-    x = nn.tanh(nn.Conv(4, (3, 3), conv_general_dilated=conv_by_name)(x))
-    x = nn.tanh(nn.Conv(4, (3, 3), feature_group_count=2)(x))
-    x = nn.tanh(nn.Conv(2, (3, 3), padding="CIRCULAR")(x))
-    x = nn.tanh(nn.Conv(3, (3,), padding="CAUSAL")(x.reshape(x.shape[0], -1, 2)))
-    return nn.Dense(K)(flat(x))
-
-
-class Norms(nn.Module):
-  @nn.compact
-  def __call__(self, x):
-    x = nn.tanh(nn.GroupNorm(2)(nn.Conv(4, (3, 3))(x)))
-    x = nn.LayerNorm()(x)
-    return nn.Dense(K)(x.mean((1, 2)))
-
-
-class Small(nn.Module):
-  @nn.compact
-  def __call__(self, x):
-    return nn.Dense(K)(nn.tanh(nn.LayerNorm()(nn.Dense(5)(flat(x)))))
-
-
-class Embed(nn.Module):
-  @nn.compact
-  def __call__(self, x):
-    tokens = (jnp.abs(flat(x)) * 3).astype(jnp.int32) % 7
-    return nn.Dense(K)(nn.tanh(nn.Embed(7, 4)(tokens)).mean(1))
-
-
-class Standardised(nn.Module):
-  """A custom leaf module: weight-standardised convolution, with a helper method."""
-
-  def rescale(self, kernel):
-    return (kernel - kernel.mean((0, 1, 2))) / (kernel.std((0, 1, 2)) + 1e-3)
-
-  @nn.compact
-  def __call__(self, x, train=True):
-    init = nn.initializers.lecun_normal()
-    kernel = self.param("kernel", init, (3, 3, x.shape[-1], 4))
-    dims = ("NHWC", "HWIO", "NHWC")
-    kernel = self.rescale(kernel)
-    return jax.lax.conv_general_dilated(
-      x, kernel, (1, 1), "SAME", dimension_numbers=dims
-    )
-
-
-class Custom(nn.Module):
-  @nn.compact
-  def __call__(self, x):
-    x = nn.tanh(Standardised()(x, train=True))
-    return nn.Dense(K)(x.mean((1, 2)))
-
-
-class FromSetup(nn.Module):
-  def setup(self):
-    self.hidden = nn.Dense(4)
-    self.out = nn.Dense(K)
-
-  def __call__(self, x):
-    return self.out(nn.tanh(self.hidden(flat(x))))
-
-
-class Shared(nn.Module):
-  @nn.compact
-  def __call__(self, x):
-    layer = nn.Dense(36 * 2)
-    return nn.Dense(K)(layer(nn.tanh(layer(flat(x)))))
-
-
-class GainBesideLayers(nn.Module):
-  @nn.compact
-  def __call__(self, x):
-    x = nn.Dense(4)(flat(x))
-    gain = self.param("gain", nn.initializers.ones, (4,))
-    return nn.Dense(K)(nn.tanh(x) * gain)
-
-
-class Remat(nn.Module):
-  @nn.compact
-  def __call__(self, x):
-    return nn.Dense(K)(nn.tanh(nn.remat(nn.Dense)(4)(flat(x))))
-
-
-class RowsMerged(nn.Module):
-  @nn.compact
-  def __call__(self, x):
-    rows = nn.Dense(4)(x.reshape(-1, x.shape[-1]))
-    return nn.Dense(K)(nn.tanh(rows).reshape(x.shape[0], -1))
-
-
-class Tied(nn.Module):
-  """Its table is used by a method other than __call__ as well."""
-
-  @nn.compact
-  def __call__(self, x):
-    table = nn.Embed(K, 4)
-    tokens = (jnp.abs(flat(x)) * 3).astype(jnp.int32) % K
-    return table.attend(nn.tanh(table(tokens)).mean(1))
-
-
-class DropoutInLeaf(nn.Module):
-  """A leaf module that draws numbers: alone it cannot be run again."""
-
-  @nn.compact
-  def __call__(self, x):
-    x = flat(x)
-    kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], K))
-    return nn.Dropout(0.0, deterministic=False)(x @ kernel) + 0 * self.draw()
-
-  def draw(self):
-    return jax.random.normal(self.make_rng("dropout"))
-
-
-GHOST = [
+from per_example_cases import (
+  CLIP,
+  CTX,
+  FALLBACK,
+  GHOST,
+  B,
   Dense,
-  DenseOverPositions,
-  Conv,
-  OtherConv,
+  K,
   Norms,
-  Embed,
-  Custom,
-  FromSetup,
-]
-FALLBACK = [
-  Shared,
-  GainBesideLayers,
-  Remat,
-  RowsMerged,
-  Tied,
-  DropoutInLeaf,
-]
+  Small,
+  assert_close,
+  cross_entropy,
+  flat,
+  init,
+  make_batch,
+  naive,
+)
 
-
-def make_batch(weight=None, seed=0):
-  rng = np.random.default_rng(seed)
-  y = rng.dirichlet(np.ones(K), B)
-  rows = jnp.arange(B)
-  return Batch(
-    x=jnp.asarray(rng.normal(size=(B, 6, 6, 2)), jnp.float32),
-    y=jnp.asarray(y, jnp.float32),
-    index=rows + 10,
-    weight=jnp.ones(B) if weight is None else jnp.asarray(weight, jnp.float32),
-    reference=jnp.zeros(B),
-    partner=rows + 10,
-    lam=jnp.ones(B),
-  )
-
-
-def init(model, seed=0):
-  keys = {"params": jax.random.key(seed), "dropout": jax.random.key(0)}
-  return jax.jit(model.init)(keys, make_batch().x)["params"]
-
-
-def cross_entropy(model):
-  def losses_fn(params, batch, ctx):
-    logits, _ = model.apply(
-      {"params": params}, batch.x, rngs={"dropout": ctx.key}, mutable=[]
-    )
-    log_probs = jax.nn.log_softmax(logits)
-    return -(batch.y * log_probs).sum(-1), (log_probs, {})
-
-  return losses_fn
-
-
-def naive(losses_fn, params, batch, clip, denominator):
-  """Clip one record's gradient after the other, in numpy."""
-  gradient = jax.jit(jax.grad(lambda p, row: losses_fn(p, row, CTX)[0][0]))
-  total = jax.tree.map(lambda leaf: np.zeros(leaf.shape), params)
-  for i in range(batch.weight.shape[0]):
-    row = jax.tree.map(lambda a, i=i: a[i : i + 1], batch)
-    grads = jax.tree.map(np.float64, gradient(params, row))
-    norm = math.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(grads)))
-    factor = float(batch.weight[i]) * min(1.0, clip / norm) / denominator
-    total = jax.tree.map(lambda t, g, f=factor: t + f * g, total, grads)
-  return total
-
-
-def assert_close(tree, expected, tolerance=1e-5):
-  scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance * scale),
-    tree,
-    expected,
-  )
+from mixdef.defenses.per_example import ghost, microbatch
 
 
 @pytest.fixture
