@@ -22,7 +22,9 @@ def memory_budget(memory_gb: float | None) -> float:
   stats = jax.local_devices()[0].memory_stats() or {}
   if "bytes_limit" in stats:
     return 0.6 * (stats["bytes_limit"] - stats.get("bytes_in_use", 0))
-  return 0.6 * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  free = "SC_AVPHYS_PAGES"  # which macOS does not know
+  pages = os.sysconf(free if free in os.sysconf_names else "SC_PHYS_PAGES")
+  return 0.6 * pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def program_bytes(training, strategy: str, count: int) -> float:
