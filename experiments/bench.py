@@ -23,6 +23,7 @@ from settings import JobSettings
 
 import mixdef
 from mixdef.defense import Ctx, Data, Rows
+from mixdef.training.plan import make_plan
 from mixdef.training.prepare import prepare
 from mixdef.training.programs import STRATEGIES, programs
 
@@ -143,15 +144,9 @@ def private(settings: BenchSettings) -> list:
     cases = {}
     for name, defense in defenses.items():
       learner = mixdef.classifier(model, optax.sgd(0.1), defense)
-      training = prepare(
-        *(learner, {}, data, np.ones((1, 2 * size), bool)),
-        jax.vmap(jax.random.key)(jnp.arange(1)),
-        epochs=1,
-        batch_size=size,
-        num_members=None,
-      )
-      spec = training.plan.spec(device, None)
-      state = learner.init(jax.random.key(0), spec)
+      everyone = np.ones((1, len(data)), bool)
+      plan = make_plan(learner.traits, data, everyone, epochs=1, batch_size=size)
+      state = learner.init(jax.random.key(0), plan.spec(device, None))
       ctx = Ctx(jax.random.key(1), jnp.int32(0), jnp.int32(0), 1)
       step = jax.jit(learner.step)
       cases[name] = lambda step=step, state=state, b=batch, c=ctx, d=device: step(

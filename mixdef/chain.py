@@ -28,9 +28,11 @@ def chain(*defenses: Defense) -> Defense:
   >>> str(chain(from_optax("a", lambda key: None), chain()))
   "from_optax('a')"
   """
-  if len(defenses) == 1 and defenses[0].parts:
+  if len(defenses) == 1 and defenses[0].parts is not None:
     return defenses[0]
-  parts = tuple(part for one in defenses for part in one.parts or _leaf(one))
+  parts = tuple(
+    part for one in defenses for part in ((one,) if one.parts is None else one.parts)
+  )
   _refuse(parts)
 
   def with_hook(hook):
@@ -118,11 +120,6 @@ def chain(*defenses: Defense) -> Defense:
     traits=frozenset().union(*(part.traits for part in parts)),
     parts=parts,
   )
-
-
-def _leaf(defense):
-  """A defense that is no chain, as parts; the empty chain has none."""
-  return () if defense.text == "none" else (defense,)
 
 
 def _refuse(parts):

@@ -165,7 +165,7 @@ class Defense(NamedTuple):
   release_params: Hook = None
   release_output: Hook = None
   traits: frozenset[str] = frozenset()
-  parts: tuple["Defense", ...] = ()
+  parts: tuple["Defense", ...] | None = None  # of a chain; None for a single defense
 
   def __str__(self) -> str:
     return self.text or self.name

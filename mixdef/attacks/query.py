@@ -51,25 +51,36 @@ def signals(
     ValueError: if a model answers NaN, or the views have another shape.
   """
   data, stacks = ensemble.data, {}
-  for first in range(0, len(data), _RECORDS):
-    x, y = data.x[first : first + _RECORDS], data.y[first : first + _RECORDS]
-    views = queries(x)
-    if views.shape[0] != len(x) or views.shape[2:] != x.shape[1:]:
-      raise ValueError(
-        f"queries made {views.shape} of records {x.shape}: return [B,Q,...] with the "
-        f"records' own shape"
-      )
-    count = views.shape[1]
-    outputs = ensemble.predict(views.reshape(-1, *x.shape[1:]))
-    broken = np.flatnonzero(np.isnan(outputs).any((1, 2)))
-    if broken.size:
-      raise ValueError(
-        f"models {broken.tolist()} answer NaN: they diverged; train them with a lower "
-        f"learning rate, or leave them out"
-      )
-    for s, log_probs in enumerate(outputs.reshape(len(ensemble), len(x), count, -1)):
-      for name, block in statistics(log_probs, y[:, None]).items():
-        if name not in stacks:
-          stacks[name] = np.empty((len(ensemble), len(data), count))
-        stacks[name][s, first : first + len(x)] = block
+  for models, predict in ensemble.chunks():
+    for first in range(0, len(data), _RECORDS):
+      rows = slice(first, first + _RECORDS)
+      views = _views(queries, data.x[rows])
+      outputs = predict(views.reshape(-1, *views.shape[2:]))
+      _refuse_nan(outputs, models.start)
+      outputs = outputs.reshape(len(outputs), *views.shape[:2], -1)
+      for s, log_probs in enumerate(outputs, models.start):
+        for name, block in statistics(log_probs, data.y[rows, None]).items():
+          if name not in stacks:
+            stacks[name] = np.empty((len(ensemble), len(data), views.shape[1]))
+          stacks[name][s, rows] = block
   return Signals(**stacks, keep=ensemble.keep, labels=data.y, audited=data.audited)
+
+
+def _views(queries, x):
+  """The views [B,Q,...] of records x [B,...], refused if they have another shape."""
+  views = queries(x)
+  if views.shape[0] != len(x) or views.shape[2:] != x.shape[1:]:
+    raise ValueError(
+      f"queries made {views.shape} of records {x.shape}: return [B,Q,...] with the "
+      f"records' own shape"
+    )
+  return views
+
+
+def _refuse_nan(outputs, first):
+  broken = first + np.flatnonzero(np.isnan(outputs).any((1, 2)))
+  if broken.size:
+    raise ValueError(
+      f"models {broken.tolist()} answer NaN: they diverged; train them with a lower "
+      f"learning rate, or leave them out"
+    )

@@ -32,7 +32,7 @@ def epoch_rows(key, keep, reference, plan):
     place = step + steps * jnp.arange(plan.capacity)
     index = members[jnp.minimum(place, plan.num_records - 1)]
     real = place < keep.sum()
-    return index, real, jnp.maximum(-(-keep.sum() // steps) - plan.capacity, 0)
+    return index, real, jnp.int32(0)  # the capacity is the largest model's
 
   def poisson(step):
     draw = jax.random.uniform(

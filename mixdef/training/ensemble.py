@@ -1,8 +1,9 @@
 """What training returns: one `Run`, or an `Ensemble` of S of them."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -134,13 +135,23 @@ class Ensemble:
       x: records as in the data set: uint8 images or float32.
       raw: skip the output hooks (masked or noised answers).
     """
+    return np.concatenate([predict(x) for _, predict in self.chunks(raw=raw)])
+
+  def chunks(self, *, raw: bool = False) -> Iterator[tuple[slice, Callable]]:
+    """Yield the models that fit together, and how to ask them.
+
+    Asking one chunk about everything before the next moves its states to the device
+    once.
+
+    Args:
+      raw: skip the output hooks (masked or noised answers).
+
+    Yields:
+      The slice of models, and `x [B,...] -> log-probabilities [S',B,K]` of those S'.
+    """
     program = programs(self.source, self.plan, self.strategy)
     predict = program.raw if raw else program.predict
-    answers = []
     for first in range(0, len(self), self.models_at_once):
-      some = slice(first, first + self.models_at_once)
-      states, values = jax.tree.map(
-        lambda leaf, some=some: leaf[some], (self.states, self.values)
-      )
-      answers.append(predict_in_blocks(predict, states, values, x))
-    return np.concatenate(answers)
+      models = slice(first, first + self.models_at_once)
+      own = jax.tree.map(lambda leaf, m=models: leaf[m], (self.states, self.values))
+      yield models, functools.partial(predict_in_blocks, predict, *jax.device_put(own))

@@ -32,17 +32,19 @@ class Loop:
       real: how many count in the metrics.
     """
     program = programs(training.source, training.plan, strategy)
-    table = training.zero_table()
-    make = (training.keys, table, training.values, training.data)
     if self.store and self.store.has(name):
       self._recall(name, training.plan.epochs)
       self.store.forget_epochs(name)
       self.progress.resume(training.work)
-      template = jax.eval_shape(program.init, *make)
+      table = jax.eval_shape(training.zero_table)
+      template = jax.eval_shape(
+        *(program.init, training.keys, table, training.values, training.data)
+      )
       template = jax.eval_shape(
         *(program.finish, template, training.values, training.keep, training.data)
       )
       return self.store.load(name, template)
+    table = None
     if training.teachers:
       table = self._table(training, strategy, f"{name}-teachers", real)
     states = program.init(training.keys, table, training.values, training.data)

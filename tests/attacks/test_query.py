@@ -172,3 +172,16 @@ def test_pitfall_150_scores_of_two_selections_join_by_id(ensemble):
   back = np.argsort(shuffled.data.ids)
   np.testing.assert_array_equal(one.phi, other.phi[:, back])
   np.testing.assert_array_equal(one.keep, other.keep[:, back])
+
+
+def test_models_may_be_asked_in_chunks_and_from_the_host(ensemble):
+  def to_host(leaf):
+    is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return leaf if is_key else np.asarray(leaf)
+
+  states = jax.tree.map(to_host, ensemble.states)
+  chunked = dataclasses.replace(ensemble, states=states, models_at_once=2)
+  assert [models for models, _ in chunked.chunks()] == [slice(0, 2), slice(2, 4)]
+  assert equal(signals(chunked), signals(ensemble))
+  x = ensemble.data.x[:5]
+  np.testing.assert_array_equal(chunked.predict(x), ensemble.predict(x))
