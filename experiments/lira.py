@@ -17,7 +17,7 @@ from absl import logging
 from settings import Settings
 
 import mixdef
-from mixdef.audit import roc_plot, summarize
+from mixdef.auditing import roc_plot, summarize
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import job
 from settings import Settings
 
 import mixdef
-from mixdef.audit import gap_attack_accuracy
+from mixdef.auditing import gap_attack_accuracy
 
 
 def run(settings: Settings, folder: pathlib.Path) -> dict:

@@ -1,6 +1,6 @@
 """Know, and reduce, what a trained model leaks about its training records."""
 
-from mixdef import attacks, audit, data, defenses, models
+from mixdef import attacks, auditing, data, defenses, models
 from mixdef.attacks import Signals
 from mixdef.attacks.query import signals
 from mixdef.chain import chain, from_optax
@@ -36,7 +36,7 @@ __all__ = [
   "Stage",
   "adamixup",
   "attacks",
-  "audit",
+  "auditing",
   "chain",
   "classifier",
   "confidence_masking",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mixdef import attacks
-from mixdef.audit import auc
+from mixdef.auditing import auc
 
 REFERENCE_BASED = [name for name in attacks.CATALOGUE if name.startswith("lira_o")]
 REFERENCE_BASED += ["confidence"]

@@ -3,7 +3,7 @@ import pytest
 
 from mixdef import attacks
 from mixdef.attacks import Signals, ranking
-from mixdef.audit import balanced_accuracy, gap_attack_accuracy
+from mixdef.auditing import balanced_accuracy, gap_attack_accuracy
 
 
 def test_pitfall_46_gap_accuracy_is_the_closed_form():

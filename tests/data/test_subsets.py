@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mixdef.audit import auc
+from mixdef.auditing import auc
 from mixdef.data import splits, subsets, validate_keep
 
 

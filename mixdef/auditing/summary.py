@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.audit import figures
-from mixdef.audit.intervals import bootstrap_records
+from mixdef.auditing import figures
+from mixdef.auditing.intervals import bootstrap_records
 from mixdef.data import validate
 
 

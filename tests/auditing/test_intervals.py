@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from mixdef.audit import bootstrap_records, figures
+from mixdef.auditing import bootstrap_records, figures
 
 
 def tied(seed, targets=4, records=12):

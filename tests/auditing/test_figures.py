@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from mixdef.audit import figures
+from mixdef.auditing import figures
 
 SCORES = np.array([0.9, 0.8, 0.7, 0.1, 0.95, 0.6, 0.5, 0.4])
 MEMBER = np.arange(8) < 4

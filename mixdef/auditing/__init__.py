@@ -1,6 +1,6 @@
 """How well an attack does, with its uncertainty."""
 
-from mixdef.audit.figures import (
+from mixdef.auditing.figures import (
   FPR_GRID,
   auc,
   balanced_accuracy,
@@ -11,9 +11,9 @@ from mixdef.audit.figures import (
   shadow_thresholds,
   tpr_at_fpr,
 )
-from mixdef.audit.intervals import bootstrap_records
-from mixdef.audit.plots import roc_plot
-from mixdef.audit.summary import summarize
+from mixdef.auditing.intervals import bootstrap_records
+from mixdef.auditing.plots import roc_plot
+from mixdef.auditing.summary import summarize
 
 __all__ = [
   "FPR_GRID",

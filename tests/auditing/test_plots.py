@@ -3,7 +3,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from mixdef.audit import figures, roc_plot
+from mixdef.auditing import figures, roc_plot
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from mixdef.audit import (
+from mixdef.auditing import (
   FPR_GRID,
   bootstrap_records,
   clopper_pearson,

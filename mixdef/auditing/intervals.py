@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.attacks import ranking
-from mixdef.audit.figures import area, scored_pairs
+from mixdef.auditing.figures import area, scored_pairs
 
 
 def bootstrap_records(
