@@ -56,7 +56,7 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   views = {"queries": mixdef.attacks.mirror} if settings.mirror else {}
   signals = mixdef.signals(ensemble, **views)
   attacks, scores = {}, {}
-  for name, attack in mixdef.attacks.CATALOGUE.items():
+  for name, attack in mixdef.attacks.ON_SIGNALS.items():
     scores[name] = mixdef.attacks.leave_one_out(attack, signals)
     attacks[name] = summarize(scores[name], keep, signals.audited)
     logging.info("%s: AUC %.4f", name, attacks[name]["auc"])

@@ -16,10 +16,10 @@ from mixdef.attacks.lira import (
 )
 from mixdef.attacks.per_record import statistics
 from mixdef.attacks.query import mirror
-from mixdef.attacks.signals import Signals, leave_one_out
+from mixdef.attacks.signals import Signals, Unavailable, leave_one_out
 from mixdef.attacks.thresholds import confidence, gap, loss_threshold
 
-CATALOGUE: dict[str, Callable[..., np.ndarray]] = {
+ON_SIGNALS: dict[str, Callable[..., np.ndarray]] = {
   "gap": gap,
   "loss_threshold": loss_threshold,
   "confidence": confidence,
@@ -31,6 +31,11 @@ CATALOGUE: dict[str, Callable[..., np.ndarray]] = {
   "lira_global": lira_global,
 }
 
+ON_MODELS: dict[str, Callable[..., np.ndarray]] = {}
+"""Attacks that ask the models of an `Ensemble` questions of their own."""
+
+CATALOGUE = {**ON_SIGNALS, **ON_MODELS}
+
 ALIASES = {"yeom": "loss_threshold"}
 
 
@@ -41,7 +46,8 @@ def resolve(name: str) -> Callable[..., np.ndarray]:
     name: a key of `CATALOGUE` or `ALIASES`.
 
   Returns:
-    `attack(signals, *, target, ...) -> scores [N]`.
+    `attack(source, *, target, ...) -> scores [N]`; the source is a `Signals` for the
+    attacks in `ON_SIGNALS`, an `Ensemble` for those in `ON_MODELS`.
 
   Raises:
     ValueError: if there is no such attack.
@@ -60,7 +66,10 @@ __all__ = [
   "ALIASES",
   "CATALOGUE",
   "OFFICIAL",
+  "ON_MODELS",
+  "ON_SIGNALS",
   "Signals",
+  "Unavailable",
   "confidence",
   "gap",
   "leave_one_out",

@@ -73,20 +73,19 @@ def fit_references(
   Raises:
     ValueError: for an option outside the values above.
   """
-  signals.check_model("target", target)
+  usable = signals.references(target)
   if score not in ("phi", "hinge"):
     raise ValueError(f"score={score!r}; choose phi or hinge")
   if centre not in ("mean", "median"):
     raise ValueError(f"centre={centre!r}; choose mean or median")
   if ddof not in (0, 1):
     raise ValueError(f"ddof={ddof!r}; choose 0 or 1")
-  chosen = signals.keep == member
-  chosen[target] = False
+  chosen = usable & (signals.keep == member)
   count = chosen.sum(0)
   values = signals.statistic(score)
   middle, own = _moments(values, chosen, median=centre == "median", ddof=ddof)
-  usable = signals.audited & (count > 1)
-  pooled = own[usable].mean(0) if usable.any() else np.zeros(values.shape[2])
+  varied = signals.audited & (count > 1)
+  pooled = own[varied].mean(0) if varied.any() else np.zeros(values.shape[2])
   borrow = fixed | (count < 2)[:, None] | (pooled == 0)
   pooled = np.where(pooled > 0, pooled, 1.0 if spare is None else spare)
   floored = ~borrow & (own < FLOOR * pooled)

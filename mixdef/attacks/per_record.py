@@ -9,15 +9,13 @@ the smallest positive float32."""
 
 
 def statistics(log_probs: ArrayLike, labels: ArrayLike) -> dict[str, np.ndarray]:
-  """Compute phi, hinge, loss and correctness of a block of outputs.
+  """Compute phi, hinge and correctness of a block of outputs.
 
-      phi = f_y - LSE_{k != y} f_k = log p_y - log(1 - p_y),   loss = log(1 + e^-phi)
+      phi = f_y - LSE_{k != y} f_k = log p_y - log(1 - p_y)
       hinge = f_y - max_{k != y} f_k,                correct = 1[argmax f = y]
 
-  Adding a constant to a row of f changes none of them. phi, hinge and correct grow with
-  membership; the loss shrinks. The loss in this form is LSE(f) - f_y without its
-  cancellation, so records that the model is nearly sure of keep their order instead of
-  tying at 0. The first class wins a tied argmax.
+  Adding a constant to a row of f changes none of them. All grow with membership. The
+  first class wins a tied argmax.
 
   Args:
     log_probs: [..., K] logits or log-probabilities of K >= 2 classes, any float type,
@@ -28,7 +26,7 @@ def statistics(log_probs: ArrayLike, labels: ArrayLike) -> dict[str, np.ndarray]
     labels: integers in 0..K-1, broadcast against the leading axes.
 
   Returns:
-    {"phi", "hinge", "loss", "correct"}, each float64 of the leading shape.
+    {"phi", "hinge"} float64 and {"correct"} bool, of the leading shape.
 
   Raises:
     ValueError: for NaN, +inf, a row of only -inf, or labels outside 0..K-1.
@@ -40,8 +38,8 @@ def statistics(log_probs: ArrayLike, labels: ArrayLike) -> dict[str, np.ndarray]
     From First Principles", 2022, arXiv 2112.03570.
 
   >>> s = statistics(np.log([.7, .2, .1]), 1)
-  >>> {name: round(float(value), 6) for name, value in s.items()}
-  {'phi': -1.386294, 'hinge': -1.252763, 'loss': 1.609438, 'correct': 0.0}
+  >>> round(float(s["phi"]), 6), round(float(s["hinge"]), 6), bool(s["correct"])
+  (-1.386294, -1.252763, False)
   """
   f = _finite_rows(log_probs)
   label = _label_column(labels, f)
@@ -53,16 +51,14 @@ def statistics(log_probs: ArrayLike, labels: ArrayLike) -> dict[str, np.ndarray]
   others = np.log(np.exp(f, out=f).sum(-1))
   margin = f_y - runner_up
   scaled = margin - others
-  return {
-    "phi": scaled,
-    "hinge": margin,
-    "loss": loss_of_phi(scaled),
-    "correct": hit.astype(np.float64),
-  }
+  return {"phi": scaled, "hinge": margin, "correct": hit}
 
 
 def loss_of_phi(values: np.ndarray) -> np.ndarray:
-  """Return the loss `log(1 + e^-phi)` that belongs to phi.
+  """Return the loss `-log p_y = log(1 + e^-phi)` that belongs to phi.
+
+  This is LSE(f) - f_y without its cancellation, so records that the model is nearly
+  sure of keep their order instead of tying at 0.
 
   >>> float(loss_of_phi(np.array(0.847298)).round(6))
   0.356675

@@ -1,49 +1,63 @@
 """What the reference attacks read: statistics of S models on N records and Q views."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.attacks import per_record
+from mixdef.attacks.designs import detect_design, references
 from mixdef.data import validate
 
 _STATISTICS = ("phi", "hinge", "loss", "correct")
+
+
+class Unavailable(ValueError):
+  """An attack lacks an input that these signals or models cannot give it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Signals:
   """Statistics of an ensemble's outputs, with who trained on what.
 
-  Every model sees the same Q views of a record; query 0 is the record itself.
+  Every model sees the same Q views of a record; view 0 is the record itself.
 
   Attributes:
     phi: float64 [S, N, Q], log p_y - log(1 - p_y).
     hinge: float64 [S, N, Q], margin over the best other class, or None.
-    loss: float64 [S, N, Q], cross-entropy.
-    correct: float64 [S, N, Q], 1.0 where the label is predicted, or None.
+    correct: bool [S, N, Q], the label is predicted, or None.
     keep: bool [S, N], True where model s trained on record i.
     labels: int [N], or None.
     audited: bool [N]; False marks reference rows and other records that are never
       scored and never enter a fit over records. All True by default.
+    log_probs: float32 [S, N, K] of the record itself, or None.
+    population: the same models on Z records that no model trained on and that are not
+      among the N, or None.
+    design: "bernoulli" or "balanced" (every record in half of the models); None finds
+      out from `keep`. See `references`.
   """
 
   phi: np.ndarray
-  loss: np.ndarray
   keep: np.ndarray
   hinge: np.ndarray | None = None
   correct: np.ndarray | None = None
   labels: Any = None
   audited: Any = None
+  log_probs: np.ndarray | None = None
+  population: Signals | None = None
+  design: str | None = None
 
   def __post_init__(self) -> None:
     """Refuse shapes that disagree and values that no attack can rank."""
     if np.ndim(self.phi) != 3 or 0 in np.shape(self.phi):
       raise ValueError(f"phi has shape {np.shape(self.phi)}; pass [S, N, Q], none 0")
     models, records, _ = self.phi.shape
-    for name in _STATISTICS:
+    for name in ("phi", "hinge", "correct"):
       values = getattr(self, name)
       if values is None:
         continue
@@ -61,6 +75,27 @@ class Signals:
     validate.mask(audited, (records,), "audited")
     if self.labels is not None and self.labels.shape != (records,):
       raise ValueError(f"labels have shape {self.labels.shape}; pass [{records}]")
+    outputs = self.log_probs
+    if outputs is not None and outputs.shape[:-1] != (models, records):
+      raise ValueError(f"log_probs have shape {outputs.shape}; pass [S, N, K]")
+    self._check_population()
+    design = detect_design(self.keep[:, audited])
+    if self.design is None:
+      object.__setattr__(self, "design", design)
+    elif self.design not in ("bernoulli", "balanced"):
+      raise ValueError(f"design={self.design!r}; take bernoulli or balanced")
+
+  def _check_population(self) -> None:
+    others = self.population
+    if others is None:
+      return
+    if others.phi.shape[::2] != self.phi.shape[::2]:
+      raise ValueError(
+        f"the population's phi has shape {others.phi.shape}, the records' "
+        f"{self.phi.shape}: ask the same models with the same views"
+      )
+    if others.keep.any():
+      raise ValueError("a model trained on a record of the population: leave it out")
 
   @classmethod
   def from_logits(
@@ -70,7 +105,9 @@ class Signals:
     keep: ArrayLike,
     *,
     audited: ArrayLike | None = None,
-  ) -> Self:
+    population: tuple[ArrayLike, ArrayLike] | None = None,
+    design: str | None = None,
+  ) -> Signals:
     """Build signals from logits or log-probabilities of any framework.
 
     Args:
@@ -79,9 +116,12 @@ class Signals:
       labels: int [N], classes in 0..K-1.
       keep: bool [S, N], True = member.
       audited: bool [N], default all True.
+      population: logits [S, Z, K] or [S, Z, Q, K] and labels [Z] of records that no
+        model trained on.
+      design: "bernoulli" or "balanced"; default found out from `keep`.
 
     Returns:
-      Signals with all four statistics; one model is worked on at a time.
+      Signals with every statistic; one model is worked on at a time.
 
     Raises:
       ValueError: if shapes disagree, keep is not bool, or the logits hold NaN.
@@ -102,11 +142,21 @@ class Signals:
     )
     if logits.ndim == 3:
       logits = logits[:, :, None]
-    stacks = {name: np.empty(logits.shape[:-1]) for name in _STATISTICS}
-    for model, outputs in enumerate(logits):
-      for name, values in per_record.statistics(outputs, labels[:, None]).items():
-        stacks[name][model] = values
-    return cls(**stacks, keep=np.asarray(keep), labels=labels, audited=_array(audited))
+    parts = [per_record.statistics(outputs, labels[:, None]) for outputs in logits]
+    others = None
+    if population is not None:
+      logits_z, labels_z = population
+      nobody = np.zeros(np.shape(logits_z)[:2], bool)
+      others = cls.from_logits(logits_z, labels_z, nobody)
+    return cls(
+      **{name: np.stack([part[name] for part in parts]) for name in parts[0]},
+      keep=np.asarray(keep),
+      labels=labels,
+      audited=_array(audited),
+      log_probs=_log_softmax(logits[:, :, 0]),
+      population=others,
+      design=design,
+    )
 
   @classmethod
   def from_phi(
@@ -116,17 +166,21 @@ class Signals:
     *,
     labels: ArrayLike | None = None,
     audited: ArrayLike | None = None,
-  ) -> Self:
-    """Build signals from phi alone; the loss follows, hinge and correct stay None.
+    population: ArrayLike | None = None,
+    design: str | None = None,
+  ) -> Signals:
+    """Build signals from phi alone; the loss follows, the rest stays None.
 
     Args:
       phi: [S, N], or [S, N, Q] with Q aligned views; finite.
       keep: bool [S, N], True = member.
       labels: int [N], for attacks with one threshold a class.
       audited: bool [N], default all True.
+      population: phi [S, Z] or [S, Z, Q] of records that no model trained on.
+      design: "bernoulli" or "balanced"; default found out from `keep`.
 
     Returns:
-      Signals with `loss = log(1 + e^-phi)`.
+      The signals.
 
     Raises:
       ValueError: if shapes disagree, keep is not bool, or phi is not finite.
@@ -137,15 +191,22 @@ class Signals:
     phi = np.asarray(phi, dtype=np.float64)
     if phi.ndim == 2:
       phi = phi[:, :, None]
-    with np.errstate(invalid="ignore"):  # NaN is refused with its place just below
-      loss = per_record.loss_of_phi(phi)
+    others = None
+    if population is not None:
+      others = cls.from_phi(population, np.zeros(np.shape(population)[:2], bool))
     return cls(
       phi=phi,
-      loss=loss,
       keep=np.asarray(keep),
       labels=_array(labels),
       audited=_array(audited),
+      population=others,
+      design=design,
     )
+
+  @functools.cached_property
+  def loss(self) -> np.ndarray:
+    """Cross-entropy in nats, float64 [S, N, Q]."""
+    return per_record.loss_of_phi(self.phi)
 
   def statistic(self, name: str) -> np.ndarray:
     """Return the named statistic [S, N, Q], or say why these signals lack it."""
@@ -153,10 +214,21 @@ class Signals:
       raise ValueError(f"unknown statistic {name!r}; choose from {_STATISTICS}")
     values = getattr(self, name)
     if values is None:
-      raise ValueError(
+      raise Unavailable(
         f"these signals hold no {name}; build them with Signals.from_logits"
       )
     return values
+
+  def references(self, target: int) -> np.ndarray:
+    """Return which models may serve as references for each record, bool [S, N].
+
+    Never the target, never its exact complement, and in a balanced design as many
+    models with a record as without; see `designs.references`.
+    """
+    self.check_model("target", target)
+    return references(
+      self.keep, target, audited=self.audited, even=self.design == "balanced"
+    )
 
   def check_model(self, name: str, model: int) -> None:
     """Raise a ValueError unless `model` is one of the S models."""
@@ -170,17 +242,22 @@ class Signals:
 
 
 def leave_one_out(
-  attack: Callable[..., np.ndarray], signals: Signals, **options: Any
+  attack: Callable[..., np.ndarray],
+  source: Any,
+  *,
+  targets: Sequence[int] | None = None,
+  **options: Any,
 ) -> np.ndarray:
-  """Attack every model once, with the other S-1 models as its references.
+  """Attack one model after another, each with the others as its references.
 
   Args:
-    attack: `attack(signals, *, target, ...) -> scores [N]`.
-    signals: of S models.
+    attack: `attack(source, *, target, ...) -> scores [N]`.
+    source: `Signals`, or an `Ensemble` for attacks that ask the models.
+    targets: models to attack, default all; the rows of the others are NaN.
     **options: passed on to every call.
 
   Returns:
-    Scores float64 [S, N]; compare them with `signals.keep`.
+    Scores float64 [S, N]; compare them with `source.keep`.
 
   >>> signals = Signals.from_phi([[0., 1.], [2., 3.]], [[False, True]] * 2)
   >>> from mixdef.attacks import lira_global
@@ -188,9 +265,18 @@ def leave_one_out(
   array([[0., 1.],
          [2., 3.]])
   """
-  targets = range(len(signals.phi))
-  return np.stack([attack(signals, target=s, **options) for s in targets])
+  scores = np.full(source.keep.shape, np.nan)
+  for target in range(len(scores)) if targets is None else targets:
+    scores[target] = attack(source, target=target, **options)
+  return scores
 
 
 def _array(values: ArrayLike | None) -> np.ndarray | None:
   return None if values is None else np.asarray(values)
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+  """Return log-probabilities float32 over the last axis; -inf stays -inf."""
+  f = np.asarray(logits, dtype=np.float64)
+  f = f - f.max(-1, keepdims=True)
+  return (f - np.log(np.exp(f).sum(-1, keepdims=True))).astype(np.float32)

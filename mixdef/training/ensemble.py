@@ -60,6 +60,13 @@ class Run:
   plan: Plan
   history: list[dict]
 
+  @property
+  def learner(self) -> Learner:
+    """What was trained; `learner.predict(state, x)` can be traced."""
+    if isinstance(self.source, Learner):
+      return self.source
+    return self.source(**self.values)
+
   def predict(self, x, *, raw: bool = False) -> np.ndarray:
     """Return the released model's log-probabilities [B,K] for records x [B,...].
 

@@ -1,6 +1,8 @@
+import dataclasses
+
 import numpy as np
 import pytest
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 
 from mixdef.attacks import Signals, per_record
 
@@ -22,10 +24,10 @@ def phi_of(f, label):
 def test_golden_statistics(label, loss, phi, hinge):
   f = np.log(PROBABILITIES)
   got = per_record.statistics(f, label)
-  assert got["loss"] == pytest.approx(loss, abs=5e-7)
+  assert per_record.loss_of_phi(got["phi"]) == pytest.approx(loss, abs=5e-7)
+  assert np.exp(-loss) == pytest.approx(PROBABILITIES[label], abs=5e-7)
   assert got["phi"] == pytest.approx(phi, abs=5e-7)
   assert got["hinge"] == pytest.approx(hinge, abs=5e-7)
-  assert np.exp(-got["loss"]) == pytest.approx(PROBABILITIES[label])
   assert got["correct"] == (label == 0)
 
 
@@ -37,7 +39,8 @@ def test_statistics_equal_a_loop_over_records():
     others = np.delete(f[i], y)
     assert got["phi"][i] == pytest.approx(f[i, y] - logsumexp(others))
     assert got["hinge"][i] == pytest.approx(f[i, y] - others.max())
-    assert got["loss"][i] == pytest.approx(logsumexp(f[i]) - f[i, y])
+    loss = per_record.loss_of_phi(got["phi"][i])
+    assert loss == pytest.approx(logsumexp(f[i]) - f[i, y])
     assert got["correct"][i] == (f[i].argmax() == y)
 
 
@@ -47,7 +50,8 @@ def test_pitfall_04_phi_does_not_saturate():
   assert phi_of(np.log(p), 0) == pytest.approx(np.log(1e9), abs=1e-6)
   sure = per_record.statistics(np.array([[400.0, 0], [500.0, 0]]), [0, 0])
   assert sure["phi"][0] < sure["phi"][1]
-  assert sure["loss"][0] > sure["loss"][1] > 0
+  loss = per_record.loss_of_phi(sure["phi"])
+  assert loss[0] > loss[1] > 0
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -108,11 +112,32 @@ def test_from_logits_takes_views_and_matches_the_plain_statistics():
   single = Signals.from_logits(logits[:, :, 0], labels, keep)
   assert signals.phi.shape == (3, 5, 2)
   assert single.phi.shape == (3, 5, 1)
-  for name in ("phi", "hinge", "loss", "correct"):
+  for name in ("phi", "hinge", "correct"):
     expected = per_record.statistics(logits[1, :, 0], labels)[name]
     np.testing.assert_array_equal(signals.statistic(name)[1, :, 0], expected)
     np.testing.assert_array_equal(single.statistic(name)[1, :, 0], expected)
   assert signals.audited.all()
+  probabilities = np.exp(signals.log_probs)
+  assert probabilities.dtype == np.float32
+  np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-6)
+  np.testing.assert_allclose(
+    probabilities, softmax(logits[:, :, 0], -1), rtol=1e-5, atol=1e-7
+  )
+
+
+def test_the_population_is_asked_like_the_records_and_trained_nobody():
+  rng = np.random.default_rng(0)
+  logits, labels = rng.normal(size=(2, 3, 1, 4)), np.array([0, 1, 3])
+  others = rng.normal(size=(2, 7, 1, 4)), rng.integers(0, 4, 7)
+  keep = np.array([[True, False, True], [False, True, True]])
+  signals = Signals.from_logits(logits, labels, keep, population=others)
+  assert signals.population.phi.shape == (2, 7, 1)
+  assert not signals.population.keep.any()
+  with pytest.raises(ValueError, match="ask the same models with the same views"):
+    Signals.from_phi(signals.phi[:, :, 0], keep, population=np.zeros((3, 7)))
+  trained = Signals.from_phi(np.zeros((2, 7)), np.ones((2, 7), bool))
+  with pytest.raises(ValueError, match="trained on a record of the population"):
+    dataclasses.replace(signals, population=trained)
 
 
 def test_from_phi_knows_the_loss_but_not_the_label():

@@ -129,7 +129,7 @@ def test_pitfall_07_extreme_logits_stay_finite(attack, leaky):
 
 def test_inputs_are_never_written_to(attack, leaky):
   signals = attacks.Signals.from_logits(*leaky)
-  fields = ("phi", "hinge", "loss", "correct", "keep", "labels", "audited")
+  fields = ("phi", "hinge", "correct", "keep", "labels", "audited", "log_probs")
   before = {name: getattr(signals, name).copy() for name in fields}
   attack(signals, target=0)
   for name, values in before.items():

@@ -52,6 +52,8 @@ def test_signals_are_those_of_all_outputs(ensemble):
   asked = signals(ensemble)
   assert asked.phi.shape == (MODELS, RECORDS, 1)
   assert equal(asked, expected)
+  np.testing.assert_array_equal(asked.log_probs, outputs)
+  assert signals(ensemble, log_probs=False).log_probs is None
   for name in ("keep", "labels", "audited"):
     np.testing.assert_array_equal(getattr(asked, name), getattr(expected, name))
   assert asked.audited.sum() == RECORDS - 7
@@ -59,7 +61,22 @@ def test_signals_are_those_of_all_outputs(ensemble):
 
 def test_pitfall_158_statistics_are_float64(ensemble):
   asked = signals(ensemble)
-  assert {getattr(asked, name).dtype for name in STATISTICS} == {np.dtype(np.float64)}
+  dtypes = {getattr(asked, name).dtype for name in ("phi", "hinge", "loss")}
+  assert dtypes == {np.dtype(np.float64)}
+
+
+def test_the_population_is_asked_with_the_same_views(ensemble):
+  rng = np.random.default_rng(5)
+  x = rng.normal(size=(20, 2, 4, 1)).astype(np.float32)
+  others = Dataset.from_arrays(x, rng.integers(CLASSES, size=20))
+  asked = signals(ensemble, queries=mirror, population=others)
+  assert asked.population.phi.shape == (MODELS, 20, 2)
+  expected = Signals.from_logits(
+    ensemble.predict(x[:, :, ::-1]), others.y, np.zeros((MODELS, 20), bool)
+  )
+  np.testing.assert_array_equal(asked.population.phi[..., 1], expected.phi[..., 0])
+  with pytest.raises(ValueError, match="prepare both alike"):
+    signals(ensemble, population=Dataset.from_arrays(x[:, :1], others.y))
 
 
 def test_an_answer_does_not_depend_on_the_others_asked_about(ensemble):
