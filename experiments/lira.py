@@ -13,11 +13,13 @@ import pathlib
 
 import job
 import numpy as np
-from absl import logging
 from settings import Settings
 
 import mixdef
-from mixdef.auditing import roc_plot, summarize
+from mixdef.auditing import accuracies, roc_plot, run_attacks
+
+_FAMILIES = ("threshold", "reference")
+_DRAWN = 8  # the strongest attacks are drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,28 +55,20 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
     out=folder,
     progress=True,
   )
-  views = {"queries": mixdef.attacks.mirror} if settings.mirror else {}
-  signals = mixdef.signals(ensemble, **views)
-  attacks, scores = {}, {}
-  for name, attack in mixdef.attacks.ON_SIGNALS.items():
-    scores[name] = mixdef.attacks.leave_one_out(attack, signals)
-    attacks[name] = summarize(scores[name], keep, signals.audited)
-    logging.info("%s: AUC %.4f", name, attacks[name]["auc"])
+  views = mixdef.attacks.VIEWS["mirror" if settings.mirror else "none"]
+  signals = mixdef.signals(ensemble, queries=views(), population=data.test)
+  families = mixdef.attacks.FAMILIES
+  chosen = [attack.__name__ for kind in _FAMILIES for attack in families[kind]]
+  found = run_attacks(chosen, signals)
   np.savez_compressed(
-    folder / "scores.npz", ids=data.ids, labels=data.y, keep=keep, **scores
+    folder / "scores.npz", ids=data.ids, labels=data.y, keep=keep, **found.scores
   )
+  ranked = sorted(found.figures, key=lambda name: -found.figures[name]["auc"])
   roc_plot(
-    {name: (values, keep) for name, values in scores.items()}, folder / "roc.png"
+    {name: (found.scores[name], keep) for name in ranked[:_DRAWN]}, folder / "roc.png"
   )
-  correct = signals.statistic("correct")[:, :, 0]
-  inside = [row[kept].mean() for row, kept in zip(correct, keep, strict=True)]
-  outside = [
-    row[~kept & signals.audited].mean() for row, kept in zip(correct, keep, strict=True)
-  ]
   return {
-    "train_accuracy": float(np.mean(inside)),
-    "test_accuracy": float(np.mean(outside)),
-    "test_accuracy_std": float(np.std(outside, ddof=1)),
+    **accuracies(signals),
     **ensemble[0].guarantee,
     "defense": str(mixdef.parse(settings.defense)),
     "dataset": data.name,
@@ -86,7 +80,8 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
     "strategy": ensemble.strategy,
     "seconds": round(ensemble.seconds, 2),
     "shadows_per_minute": round(60 * len(ensemble) / ensemble.seconds, 2),
-    "attacks": attacks,
+    "attacks": found.figures,
+    "not_run": found.not_run,
   }
 
 
@@ -121,6 +116,8 @@ def show(result: dict) -> None:
       rate = f"{tpr['value']:.4f} [{tpr['ci'][0]:.4f}, {tpr['ci'][1]:.4f}]"
     auc = f"{figures['auc']:.4f} [{low:.4f}, {high:.4f}]"
     print(f"{name:24}{auc:24}{figures['balanced_accuracy']:<10.4f}{rate}")
+  for name, reason in result["not_run"].items():
+    print(f"{name:24}not run: {reason}")
 
 
 if __name__ == "__main__":

@@ -135,11 +135,14 @@ class Settings(JobSettings):
     data = data.standardize() if self.standardize else data
     return data.with_reference(self.reference, seed=self.seed)
 
-  def learner(self, data: mixdef.Dataset) -> mixdef.Learner:
-    """Return the learner of the model, optimizer and defense named."""
-    model = parse_call(
+  def network(self, data: mixdef.Dataset) -> Any:
+    """Return the linen module named."""
+    return parse_call(
       self.model, mixdef.models.CATALOGUE, "model", num_classes=data.num_classes
     )
+
+  def learner(self, data: mixdef.Dataset) -> mixdef.Learner:
+    """Return the learner of the model, optimizer and defense named."""
     if "learning_rate" in self.optimizer:
       raise ValueError(
         f"--optimizer={self.optimizer}: give the rate by --learning_rate"
@@ -147,7 +150,7 @@ class Settings(JobSettings):
     optimizer = parse_call(
       self.optimizer, OPTIMIZERS, "optimizer", learning_rate=self.learning_rate
     )
-    return mixdef.classifier(model, optimizer, mixdef.parse(self.defense))
+    return mixdef.classifier(self.network(data), optimizer, mixdef.parse(self.defense))
 
   @property
   def passes(self) -> int:
@@ -181,6 +184,16 @@ _HELP = {
   "strategy": "vmap, scan, loop, or auto: measure and choose",
   "suite": "cpu: strategies of ensembles; dp: steps of DP-SGD",
   "repeats": "rounds of timing",
+  "attacks": "joined by commas, as 'lira_online, rmia(a=0.5)'. Default: all",
+  "views": "none, mirror, shifts (LiRA's 18) or mixed: views of a record asked about",
+  "canaries": "records planted to see the worst case, as mislabelled:200; or none",
+  "canary_source": "data set that out-of-distribution canaries come from",
+  "dp_baseline": "also train and attack DP-SGD of matched accuracy",
+  "transfer": "data set of the shadow that salem_2 transfers from",
+  "attack_targets": "models that costly attacks are tried on",
+  "attack_records": "records that attacks with questions of their own ask about",
+  "arrays": "npz of outputs of models trained elsewhere, instead of training",
+  "audits": "run folders of audit.py, joined by commas; the first is compared with",
   "mirror": "ask about every image and its mirror image, as LiRA's own demo does",
   "memory_gb": "what the models in training may take. Default: 60% of what is free",
 }

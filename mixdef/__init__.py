@@ -3,6 +3,7 @@
 from mixdef import attacks, auditing, data, defenses, models
 from mixdef.attacks import Signals
 from mixdef.attacks.query import signals
+from mixdef.auditing import audit
 from mixdef.chain import chain, from_optax
 from mixdef.data import Dataset, load, splits, subsets
 from mixdef.defense import Defense, Stage, defense
@@ -36,6 +37,7 @@ __all__ = [
   "Stage",
   "adamixup",
   "attacks",
+  "audit",
   "auditing",
   "chain",
   "classifier",

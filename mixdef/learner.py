@@ -50,8 +50,9 @@ class Learner(NamedTuple):
   ```
 
   `predict` answers as the released model does; `raw=True` skips `release_output`: the
-  released weights' own answer, which white-box attacks see. `before`, `rows` and
-  `traits` are the defense's. `text` says what is trained, for messages.
+  released weights' own answer, which white-box attacks see. `batch`, `before`, `rows`
+  and `traits` are the defense's; an attack may change records as `batch` does. `text`
+  says what is trained, for messages.
   """
 
   init: Callable
@@ -59,6 +60,7 @@ class Learner(NamedTuple):
   epoch: Hook
   finish: Hook
   predict: Callable
+  batch: Hook = None
   before: tuple[tuple[Stage, "Learner"], ...] = ()
   rows: Hook = None
   traits: frozenset[str] = frozenset()
@@ -206,6 +208,7 @@ def classifier(model, optimizer, defense: Defense | None = None) -> Learner:
     epoch=epoch if defense.epoch else None,
     finish=finish if defense.finish else None,
     predict=predict,
+    batch=defense.batch,
     before=tuple(
       (
         stage._replace(defense=None),  # the teacher carries it, and it does not hash

@@ -37,16 +37,34 @@ def parse(text: str) -> Defense:
   return chain(*(_call(node, CATALOGUE, ALIASES, "defense") for node in nodes))
 
 
-def parse_call(text: str, catalogue: Mapping[str, Callable], what: str, **extra) -> Any:
+def parse_call(
+  text: str,
+  catalogue: Mapping[str, Callable],
+  what: str,
+  *,
+  aliases: Mapping[str, str] | None = None,
+  **extra,
+) -> Any:
   """Build one thing from `name(arguments)`, for example a model.
 
   Args:
     text: the call.
     catalogue: name to factory.
     what: what the catalogue holds, for messages.
+    aliases: other names of its entries.
     **extra: arguments the text may override.
   """
-  return _call(_expression(text), catalogue, {}, what, **extra)
+  return _call(_expression(text), catalogue, aliases or {}, what, **extra)
+
+
+def split_calls(text: str) -> list[str]:
+  """Return the calls of a text that joins them by commas.
+
+  >>> split_calls("rmia(gamma=1.0, a=0.5), base")
+  ['rmia(gamma=1.0, a=0.5)', 'base']
+  """
+  node = _expression(f"({text},)" if text.strip() else "()")
+  return [ast.unparse(part) for part in node.elts]
 
 
 def _expression(text):

@@ -1,35 +1,18 @@
 """Ask an ensemble about every record: aligned views in, `Signals` out."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from mixdef.attacks.per_record import statistics
 from mixdef.attacks.signals import Signals
+from mixdef.attacks.views import identity
 from mixdef.data import Dataset, validate
 from mixdef.training import Ensemble
 from mixdef.training.progress import Progress
 
 _RECORDS = 256  # asked about at once; outputs [S,B,Q,K] of a block are what is held
-
-
-def identity(x: np.ndarray) -> np.ndarray:
-  """Ask about the records as they are: x [B,...] -> [B,1,...]."""
-  return x[:, None]
-
-
-def mirror(x: np.ndarray) -> np.ndarray:
-  """Ask about images and their mirror images: x [B,H,W,C] -> [B,2,H,W,C].
-
-  Raises:
-    ValueError: if x holds no images.
-
-  >>> mirror(np.arange(2.0).reshape(1, 1, 2, 1)).ravel().tolist()
-  [0.0, 1.0, 1.0, 0.0]
-  """
-  if x.ndim != 4:
-    raise ValueError(f"records of shape {x.shape[1:]} are no images [H,W,C]: no mirror")
-  return np.stack([x, x[:, :, ::-1]], 1)
 
 
 def signals(
@@ -84,7 +67,7 @@ def signals(
   )
 
 
-def _ask(ensemble, data, queries, log_probs, progress):
+def _ask(ensemble, data, queries, log_probs, progress) -> dict[str, Any]:
   """Statistics [S,N,Q] and, if wanted, log-probabilities [S,N,K] of one data set."""
   stacks = {}
 

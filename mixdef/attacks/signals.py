@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ class Unavailable(ValueError):
   """An attack lacks an input that these signals or models cannot give it."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Signals:
   """Statistics of an ensemble's outputs, with who trained on what.
 
@@ -229,6 +229,28 @@ class Signals:
     return references(
       self.keep, target, audited=self.audited, even=self.design == "balanced"
     )
+
+  def first_models(self, count: int) -> Signals:
+    """Return these signals with the first `count` models only."""
+    others = self.population and self.population.first_models(count)
+    return dataclasses.replace(
+      self,
+      **self._each(lambda values: values[:count]),
+      keep=self.keep[:count],
+      log_probs=None if self.log_probs is None else self.log_probs[:count],
+      population=others,
+      design=None,
+    )
+
+  def first_view(self) -> Signals:
+    """Return these signals with view 0, the records themselves, only."""
+    others = self.population and self.population.first_view()
+    own = self._each(lambda values: values[:, :, :1])
+    return dataclasses.replace(self, **own, population=others)
+
+  def _each(self, cut: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
+    stacks = {name: getattr(self, name) for name in ("phi", "hinge", "correct")}
+    return {name: None if v is None else cut(v) for name, v in stacks.items()}
 
   def check_model(self, name: str, model: int) -> None:
     """Raise a ValueError unless `model` is one of the S models."""

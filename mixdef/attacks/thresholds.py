@@ -1,8 +1,12 @@
 """Attacks that compare one statistic of the target with a threshold."""
 
+from collections.abc import Callable
+
 import numpy as np
 
+from mixdef.attacks.entropies import entropy_score, mentr_score
 from mixdef.attacks.ranking import best_threshold
+from mixdef.attacks.shadows import by_class, labels_of, log_probs_of, one_shadow
 from mixdef.attacks.signals import Signals
 
 
@@ -71,7 +75,7 @@ def confidence(
     signals: with `labels` if `per_class`.
     target: index of the attacked model.
     shadow: index of the model that sets the thresholds, never the target; default the
-      next one, (target + 1) mod S.
+      first one after it that can, see `one_shadow`.
     per_class: one threshold a class. A class of which the shadow saw no member or no
       non-member gets the global threshold.
 
@@ -94,22 +98,88 @@ def confidence(
   >>> confidence(signals, target=0)
   array([-3.,  1.])
   """
-  shadow = (target + 1) % len(signals.phi) if shadow is None else shadow
-  signals.check_model("target", target)
-  signals.check_model("shadow", shadow)
-  if shadow == target:
-    raise ValueError(f"shadow={shadow} is the target; name another model")
-  if per_class and signals.labels is None:
-    raise ValueError("per_class=True needs labels; pass them or per_class=False")
-  member, audited = signals.keep[shadow], signals.audited
-  values = signals.phi[shadow, :, 0]
-  if not (member & audited).any() or not (~member & audited).any():
-    raise ValueError(f"shadow={shadow} has only one kind of record; name another")
-  threshold = np.full(len(values), best_threshold(values[audited], member[audited]))
-  if per_class:
-    for label in np.unique(signals.labels):
-      rows = signals.labels == label
-      fit = rows & audited
-      if 0 < member[fit].sum() < fit.sum():
-        threshold[rows] = best_threshold(values[fit], member[fit])
-  return signals.only_audited(signals.phi[target, :, 0] - threshold)
+  return _above_threshold(
+    signals, lambda model: signals.phi[model, :, 0], target, shadow, per_class
+  )
+
+
+def entropy(
+  signals: Signals, *, target: int, shadow: int | None = None, per_class: bool = True
+) -> np.ndarray:
+  """Score the negated output entropy against its class's threshold on one shadow model.
+
+      score = sum_k p_k log p_k - t_y,   t_y as in `confidence`
+
+  Args:
+    signals: with `log_probs`, and `labels` if `per_class`.
+    target: index of the attacked model.
+    shadow: index of the model that sets the thresholds, as in `confidence`.
+    per_class: one threshold a class, as in `confidence`.
+
+  Returns:
+    Scores [N] in nats; NaN where not audited.
+
+  Raises:
+    ValueError: as in `confidence`, or if the signals hold no log_probs.
+
+  Deviation: as in `confidence`.
+
+  Reference: Song, Mittal, "Systematic Evaluation of Privacy Risks of Machine Learning
+    Models", 2021, arXiv 2003.10595.
+  """
+  outputs = log_probs_of(signals)
+  return _above_threshold(
+    signals, lambda model: entropy_score(outputs[model]), target, shadow, per_class
+  )
+
+
+def mentr(
+  signals: Signals, *, target: int, shadow: int | None = None, per_class: bool = True
+) -> np.ndarray:
+  """Score the negated modified entropy against its class's threshold on one shadow.
+
+      score = (1 - p_y) log p_y + sum_{k != y} p_k log(1 - p_k) - t_y,
+      t_y as in `confidence`
+
+  Args:
+    signals: with `log_probs` and `labels`.
+    target: index of the attacked model.
+    shadow: index of the model that sets the thresholds, as in `confidence`.
+    per_class: one threshold a class, as in `confidence`.
+
+  Returns:
+    Scores [N] in nats; NaN where not audited.
+
+  Raises:
+    ValueError: as in `confidence`, or if the signals hold no log_probs.
+
+  Deviation: as in `confidence`.
+
+  Reference: Song, Mittal, "Systematic Evaluation of Privacy Risks of Machine Learning
+    Models", 2021, arXiv 2003.10595.
+  """
+  outputs, labels = log_probs_of(signals), labels_of(signals)
+  return _above_threshold(
+    signals,
+    lambda model: mentr_score(outputs[model], labels),
+    target,
+    shadow,
+    per_class,
+  )
+
+
+def _above_threshold(
+  signals: Signals,
+  statistic: Callable[[int], np.ndarray],
+  target: int,
+  shadow: int | None,
+  per_class: bool,
+) -> np.ndarray:
+  """Return the target's statistic [N] less the threshold that suits the shadow best."""
+  shadow, learn = one_shadow(signals, target, shadow)
+  values, member = statistic(shadow), signals.keep[shadow]
+  labels = labels_of(signals) if per_class else np.zeros(len(values), int)
+  threshold = np.empty(len(values))
+  for rows, fit in by_class(labels, learn, member):
+    threshold[rows] = best_threshold(values[fit], member[fit])
+  return signals.only_audited(statistic(target) - threshold)

@@ -205,15 +205,44 @@ def balanced_accuracy(
   >>> balanced_accuracy([[1., 3.], [2., 4.]], [[False, True], [False, True]])
   0.75
   """
+  called, truth = _decisions(scores, member, threshold)
+  return float((called[truth].mean() + 1 - called[~truth].mean()) / 2)
+
+
+def positive_rate(
+  scores: ArrayLike, member: ArrayLike, *, threshold: ArrayLike | None = None
+) -> float:
+  """Return the share of scored pairs that an attack calls members.
+
+  An attack that calls everyone, or no one, a member decides nothing, whatever its
+  accuracy on an unbalanced set.
+
+  Args:
+    scores: [N] or [S, N], larger = member.
+    member: bool of the same shape.
+    threshold: a number, or [S] with one for each target; default `shadow_thresholds`.
+
+  Returns:
+    The rate, in [0, 1].
+
+  >>> positive_rate([.9, .2, .6, .7], [True, True, False, False], threshold=.5)
+  0.75
+  """
+  return float(_decisions(scores, member, threshold)[0].mean())
+
+
+def _decisions(
+  scores: ArrayLike, member: ArrayLike, threshold: ArrayLike | None
+) -> tuple[np.ndarray, np.ndarray]:
+  """Return who is called a member and who is one, bool [P] over scored pairs."""
   if threshold is None:
     threshold = shadow_thresholds(scores, member)
   limits = np.asarray(threshold, dtype=np.float64)
   if limits.ndim:
     limits = limits[:, None]
-  called = np.asarray(scores, dtype=np.float64) >= limits
+  scores = np.asarray(scores, dtype=np.float64)
   _, truth = scored_pairs(scores, member)
-  called = called[~np.isnan(np.asarray(scores, dtype=np.float64))]
-  return float((called[truth].mean() + 1 - called[~truth].mean()) / 2)
+  return (scores >= limits)[~np.isnan(scores)], truth
 
 
 def max_balanced_accuracy(scores: ArrayLike, member: ArrayLike) -> float:
@@ -257,3 +286,32 @@ def gap_attack_accuracy(train_accuracy: float, test_accuracy: float) -> float:
     if not 0 <= rate <= 1:
       raise ValueError(f"{name}_accuracy={rate}; pass a fraction in [0, 1]")
   return 0.5 + (train_accuracy - test_accuracy) / 2
+
+
+def ppv(tpr: float, fpr: float, prior: float) -> float:
+  """Return the probability that a record called a member is one.
+
+      PPV = pi TPR / (pi TPR + (1 - pi) FPR)
+
+  Args:
+    tpr: in [0, 1].
+    fpr: in [0, 1].
+    prior: pi, the share of members among the attacked records, in (0, 1). Balanced
+      evaluations have 1/2; in the field 1 % is more likely.
+
+  Returns:
+    The positive predictive value; NaN if no record is called a member.
+
+  Raises:
+    ValueError: if a rate is out of range.
+
+  >>> [round(ppv(.05, .001, prior), 4) for prior in (.01, .1, .5)]
+  [0.3356, 0.8475, 0.9804]
+  """
+  for name, rate in (("tpr", tpr), ("fpr", fpr)):
+    if not 0 <= rate <= 1:
+      raise ValueError(f"{name}={rate}; pass a rate in [0, 1], not a percentage")
+  if not 0 < prior < 1:
+    raise ValueError(f"prior={prior}; pass a share in (0, 1), not a percentage")
+  called = prior * tpr + (1 - prior) * fpr
+  return prior * tpr / called if called else float("nan")

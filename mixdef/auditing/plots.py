@@ -1,7 +1,8 @@
 """ROC figures on logarithmic axes, where low false-positive rates can be read."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -38,16 +39,14 @@ def roc_plot(
   from matplotlib.figure import Figure
 
   rocs = {name: ranking.roc(*scored_pairs(*pair)) for name, pair in curves.items()}
-  nonmembers = [int(roc.fp[-1]) for roc in rocs.values()]
-  left = min(0.1, 1 / max(nonmembers))
   legend_rows = len(curves) // 2 + 1
   figure = Figure(figsize=(6.4, 5.2 + 0.2 * legend_rows), layout="constrained")
   axes = figure.add_subplot()
-  rates = np.geomspace(left, 1, _POINTS)
+  rates = roc_rates(rocs.values(), points=_POINTS)
   for number, (name, roc) in enumerate(rocs.items()):
     axes.plot(
       rates,
-      [ranking.highest_tpr(roc.tp, roc.fp, rate) for rate in rates],
+      step_curve(roc, rates),
       color=f"C{number % 10}",
       # Every curve is thinner than those below it, and its gaps show them where they
       # are identical.
@@ -56,19 +55,68 @@ def roc_plot(
       drawstyle="steps-post",
       label=f"{name} (AUC {area(roc.tp, roc.fp):.3f})",
     )
-  axes.plot(
-    [left, 1], [left, 1], color="0.5", linewidth=1, linestyle=":", label="chance"
+  frame_roc(
+    axes,
+    rates[0],
+    unresolved=max(unresolved(roc) for roc in rocs.values()),
+    chance="0.5",
+    shade="0.92",
+    note="0.4",
+    grid="0.9",
   )
-  unresolved = min(1.0, 10 / min(nonmembers))
-  axes.axvspan(left, unresolved, color="0.92", zorder=0)
+  figure.legend(loc="outside lower center", ncols=2, fontsize="small", handlelength=4)
+  figure.savefig(path, dpi=150)
+
+
+def roc_rates(rocs: Iterable[ranking.Roc], *, points: int) -> np.ndarray:
+  """Return the FPRs [points] to draw: from one false positive, or 10 %, up to 1."""
+  most = max(int(roc.fp[-1]) for roc in rocs)
+  return np.geomspace(min(0.1, 1 / most), 1, points)
+
+
+def step_curve(roc: ranking.Roc, rates: np.ndarray) -> np.ndarray:
+  """Return the TPR [P] that the best allowed threshold reaches at each FPR [P]."""
+  return np.array([ranking.highest_tpr(roc.tp, roc.fp, rate) for rate in rates])
+
+
+def unresolved(roc: ranking.Roc) -> float:
+  """Return the FPR below which fewer than ten false positives are expected."""
+  return min(1.0, 10 / int(roc.fp[-1]))
+
+
+def frame_roc(
+  axes: Any,
+  left: float,
+  *,
+  unresolved: float,
+  chance: str,
+  shade: str,
+  note: str,
+  grid: str,
+) -> None:
+  """Add log-log axes, the chance line and the region that is not resolvable.
+
+  Args:
+    axes: matplotlib axes that hold the curves.
+    left: the lowest FPR, where the axes begin.
+    unresolved: the FPR up to which nothing can be read off.
+    chance: colour of the chance line.
+    shade: colour of the region up to `unresolved`.
+    note: colour of the words in it.
+    grid: colour of the grid.
+  """
+  axes.plot(
+    [left, 1], [left, 1], color=chance, linewidth=1, linestyle=":", label="chance"
+  )
+  axes.axvspan(left, unresolved, color=shade, zorder=0)
   axes.text(
     np.sqrt(left * unresolved),
-    0.02,
+    1.01,
     "not resolvable",
     transform=axes.get_xaxis_transform(),
     ha="center",
     va="bottom",
-    color="0.4",
+    color=note,
     fontsize="small",
   )
   axes.set(
@@ -79,6 +127,4 @@ def roc_plot(
     xlabel="false-positive rate",
     ylabel="true-positive rate",
   )
-  axes.grid(color="0.9", linewidth=0.6)
-  figure.legend(loc="outside lower center", ncols=2, fontsize="small", handlelength=4)
-  figure.savefig(path, dpi=150)
+  axes.grid(color=grid, linewidth=0.6)

@@ -7,8 +7,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.auditing import figures
+from mixdef.auditing.calibration import calibrated_rates
 from mixdef.auditing.intervals import bootstrap_records
 from mixdef.data import validate
+
+PRIORS = (0.01, 0.1, 0.5)
+"""Shares of members among those asked about, at which a report gives the PPV."""
 
 
 def summarize(
@@ -41,9 +45,16 @@ def summarize(
       balanced_accuracy, balanced_accuracy_ci [lo, hi]: at shadow-calibrated thresholds,
         which the resampling holds fixed; None for one target;
       balanced_accuracy_max: at the best threshold in hindsight;
+      positive_rate: share called member at the shadow-calibrated thresholds, and
+        degenerate: that is all or none of them. None for one target;
       tpr: by FPR as text ("0.001"): value, ci [lo, hi], resolvable (ten expected
         false positives or more), n_nonmembers, and interval, "clopper_pearson" or
         "bootstrap_records";
+      ppv: by prior as text ("0.01", "0.1", "0.5"), the share of those called members
+        that are, at ppv_fpr, the lowest of the FPRs that is resolvable (else the
+        highest), and the TPR there. None where nobody is called;
+      calibrated: by FPR, what thresholds set on other models at that FPR reach: tpr,
+        fpr and fpr_spread, the standard deviation over targets. None for one target;
       num_members, num_nonmembers: scored pairs;
       excluded: audited pairs whose score is NaN.
 
@@ -90,6 +101,9 @@ def summarize(
       "n_nonmembers": nonmembers,
       "interval": "bootstrap_records" if pooled else "clopper_pearson",
     }
+  fpr = next((f for f in sorted(fprs) if tpr[f"{f:g}"]["resolvable"]), max(fprs))
+  rate = figures.tpr_at_fpr(scores, keep, fpr)
+  called = figures.positive_rate(scores, keep) if pooled else None
   return {
     "auc": figures.auc(scores, keep),
     "auc_ci": list(bounds["auc"]),
@@ -98,8 +112,19 @@ def summarize(
     ),
     "balanced_accuracy_ci": list(bounds["balanced_accuracy"]) if pooled else None,
     "balanced_accuracy_max": figures.max_balanced_accuracy(scores, keep),
+    "positive_rate": called,
+    "degenerate": None if called is None else called in (0.0, 1.0),
     "tpr": tpr,
+    "ppv_fpr": fpr,
+    "ppv": {f"{prior:g}": _known(figures.ppv(rate, fpr, prior)) for prior in PRIORS},
+    "calibrated": {f"{f:g}": calibrated_rates(scores, keep, f) for f in fprs}
+    if pooled
+    else None,
     "num_members": members,
     "num_nonmembers": nonmembers,
     "excluded": figures.excluded(scores),
   }
+
+
+def _known(value: float) -> float | None:
+  return None if np.isnan(value) else value

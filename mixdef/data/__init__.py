@@ -2,11 +2,13 @@
 
 from mixdef.data.catalogue import CATALOGUE, load
 from mixdef.data.dataset import Dataset, to_float
+from mixdef.data.duplicates import duplicate_records
 from mixdef.data.subsets import splits, subsets, validate_keep
 
 __all__ = [
   "CATALOGUE",
   "Dataset",
+  "duplicate_records",
   "load",
   "splits",
   "subsets",

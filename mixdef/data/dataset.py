@@ -26,6 +26,8 @@ class Dataset:
     name: canonical name, printed in every report.
     reference: [N] bool, the defender's own records: never members, never audited.
       All False by default.
+    always: [N] bool, records that every model trains on and that are never audited,
+      so that only the others vary; see `auditing.plant`. All False by default.
     ids: [N] int, each record's place in the file it came from; it travels with the
       record, so that scores of different selections can be joined. 0..N-1 by default.
     test: the official held-out file where the set has one. Never part of N.
@@ -36,35 +38,46 @@ class Dataset:
   num_classes: int
   name: str = "user"
   reference: Any = None
+  always: Any = None
   ids: Any = None
   test: Dataset | None = None
 
   def __post_init__(self) -> None:
-    if self.reference is None:
-      object.__setattr__(self, "reference", np.zeros(len(self.x), bool))
+    for field in ("reference", "always"):
+      if getattr(self, field) is None:
+        object.__setattr__(self, field, np.zeros(len(self.x), bool))
     if self.ids is None:
       object.__setattr__(self, "ids", np.arange(len(self.x)))
-    for field in ("x", "y", "reference", "ids"):
+    for field in ("x", "y", "reference", "always", "ids"):
       frozen = np.asarray(getattr(self, field)).view()
       frozen.flags.writeable = False
       object.__setattr__(self, field, frozen)
-    validate.lengths(self.x, self.y, reference=self.reference, ids=self.ids)
+    validate.lengths(
+      *(self.x, self.y), reference=self.reference, always=self.always, ids=self.ids
+    )
+    both = np.flatnonzero(self.reference & self.always)
+    if both.size:
+      raise ValueError(
+        f"record {both[0]} is marked reference (never a member) and always (a member of"
+        " every model); unmark one"
+      )
 
   def __len__(self) -> int:
     return len(self.x)
 
   def __repr__(self) -> str:
     test = "none" if self.test is None else f"{len(self.test):,}"
+    always = f" {int(self.always.sum()):,} always," if self.always.any() else ""
     return (
       f"Dataset({self.name}: {len(self):,} x {self.x.shape[1:]} {self.x.dtype},"
       f" {self.num_classes} classes, {int(self.reference.sum()):,} reference,"
-      f" test {test})"
+      f"{always} test {test})"
     )
 
   @property
   def audited(self) -> np.ndarray:
     """Return the records that attacks are scored on, [N] bool."""
-    return ~self.reference
+    return ~(self.reference | self.always)
 
   @classmethod
   def from_arrays(
@@ -87,7 +100,7 @@ class Dataset:
       num_classes: number of classes K; None takes the largest label plus one.
 
     Returns:
-      A `Dataset` whose `reference` is all False.
+      A `Dataset` whose `reference` and `always` are all False.
 
     Raises:
       ValueError: naming the first bad value and the fix.
@@ -129,16 +142,19 @@ class Dataset:
       x=self.x[rows],
       y=self.y[rows],
       reference=self.reference[rows],
+      always=self.always[rows],
       ids=self.ids[rows],
     )
 
   def with_reference(self, count: int, *, seed: int = 0) -> Self:
     """Mark `count` random records as the defender's own.
 
-    Replaces an earlier marking. These records are never members and never scored.
+    Replaces an earlier marking. These records are never members and never scored; they
+    are drawn from those that are not `always` members.
 
     Args:
-      count: number of reference records, 0 <= count < N.
+      count: number of reference records, at least 0 and below the number of records
+        that are not `always`.
       seed: non-negative int.
 
     Returns:
@@ -147,12 +163,15 @@ class Dataset:
     Raises:
       ValueError: `count` is out of range.
     """
-    if not 0 <= count < len(self):
+    free = int((~self.always).sum())
+    if not 0 <= count < free:
+      kind = "records that are not always members" if self.always.any() else "records"
       raise ValueError(
-        f"reference={count} of {len(self)} records; take 0 <= reference < {len(self)}"
+        f"reference={count} of {free} {kind}; take 0 <= reference < {free}"
       )
+    order = stream(seed, "reference").permutation(len(self))
     reference = np.zeros(len(self), bool)
-    reference[stream(seed, "reference").permutation(len(self))[:count]] = True
+    reference[order[~self.always[order]][:count]] = True
     return dataclasses.replace(self, reference=reference)
 
   def split(self, fraction: float = 0.2, *, seed: int = 0) -> Self:
@@ -169,12 +188,15 @@ class Dataset:
       A `Dataset` of the remaining records, in their old order, with `test`.
 
     Raises:
-      ValueError: there is a test file or reference rows already, or one side is empty.
+      ValueError: there is a test file already, rows are marked as reference or always,
+        or one side is empty.
     """
     if self.test is not None:
       raise ValueError(f"{self.name} has a test file already; use it, or drop it first")
     if self.reference.any():
       raise ValueError("reference rows are marked already; split, then with_reference")
+    if self.always.any():
+      raise ValueError("rows are marked always already; split, then mark or plant them")
     count = round(fraction * len(self))
     if not 0 < count < len(self):
       raise ValueError(

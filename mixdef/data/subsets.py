@@ -15,6 +15,7 @@ def subsets(
   design: str = "bernoulli",
   fraction: float = 0.5,
   eligible: ArrayLike | None = None,
+  always: ArrayLike | None = None,
 ) -> np.ndarray:
   """Draw the membership matrix of an ensemble.
 
@@ -35,6 +36,8 @@ def subsets(
     design: "bernoulli" or "balanced".
     fraction: expected share of members in (0, 1]; 1/2 from the paper.
     eligible: [N] bool, records that may be members (`data.audited`). None means all.
+    always: [N] bool, members of every model, eligible or not (`data.always`); the
+      design acts on the others. None means none.
 
   Returns:
     keep [S, N] bool. Row sizes differ and are never cut to a common length.
@@ -49,6 +52,8 @@ def subsets(
 
   >>> subsets(4, 6, design="balanced").sum(axis=0).tolist()
   [2, 2, 2, 2, 2, 2]
+  >>> subsets(4, 3, design="balanced", always=[True, False, False]).sum(axis=0).tolist()
+  [4, 2, 2]
   """
   for name, value in (("num_models", num_models), ("num_records", num_records)):
     if value < 1:
@@ -60,6 +65,8 @@ def subsets(
   keep = _DESIGNS[design](num_models, num_records, seed, fraction)
   if eligible is not None:
     keep &= validate.mask(eligible, (num_records,), "eligible")
+  if always is not None:
+    keep |= validate.mask(always, (num_records,), "always")
   return validate_keep(keep, num_records)
 
 

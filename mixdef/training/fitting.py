@@ -113,6 +113,11 @@ def fit_many(
   keep = validate_keep(keep, len(data))
   if (keep & data.reference).any():
     raise ValueError("keep selects reference records: they cannot be members")
+  if (data.always & ~keep).any():
+    raise ValueError(
+      "keep leaves out records marked always: draw it with "
+      "subsets(..., eligible=data.audited, always=data.always)"
+    )
   if strategy not in (*STRATEGIES, "auto"):
     known = ", ".join((*STRATEGIES, "auto"))
     raise ValueError(f"strategy={strategy!r} is none of {known}")

@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from mixdef.attacks import Signals
-from mixdef.attacks.query import identity, mirror, signals
+from mixdef.attacks.query import signals
+from mixdef.attacks.views import identity, mirror
 from mixdef.data import Dataset
 from mixdef.defenses.averaging import ema
 from mixdef.defenses.release import MASKED, confidence_masking

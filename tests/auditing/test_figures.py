@@ -160,3 +160,40 @@ def test_pitfall_129_ten_expected_false_positives_are_resolvable():
 def test_unusable_input_is_refused(call, message):
   with pytest.raises(ValueError, match=message):
     call()
+
+
+@pytest.mark.parametrize(
+  ("tpr", "fpr", "expected"),
+  [(0.05, 0.001, (0.3356, 0.8475, 0.9804)), (0.2, 0.1, (0.0198, 0.1818, 0.6667))],
+)
+def test_pitfall_140_ppv_at_one_ten_and_fifty_percent(tpr, fpr, expected):
+  got = [figures.ppv(tpr, fpr, prior) for prior in (0.01, 0.1, 0.5)]
+  assert got == pytest.approx(expected, abs=5e-5)
+
+
+def test_ppv_is_the_share_of_members_among_those_called_members():
+  rng = np.random.default_rng(0)
+  member = rng.random(10_000) < 0.2
+  called = rng.random(10_000) < np.where(member, 0.6, 0.1)
+  rates = called[member].mean(), called[~member].mean()
+  assert figures.ppv(*rates, member.mean()) == pytest.approx(member[called].mean())
+  assert np.isnan(figures.ppv(0, 0, 0.1))
+
+
+def test_positive_rate_shows_an_attack_that_calls_everyone_a_member():
+  assert figures.positive_rate(SCORES, MEMBER, threshold=0.0) == 1
+  assert figures.positive_rate(SCORES, MEMBER, threshold=2.0) == 0
+  nan = np.append(SCORES, np.nan), np.append(MEMBER, True)
+  assert figures.positive_rate(*nan, threshold=0.65) == 0.5
+  scores, keep = np.stack([SCORES, SCORES + 1]), np.stack([MEMBER, ~MEMBER])
+  called = scores >= figures.shadow_thresholds(scores, keep)[:, None]
+  assert figures.positive_rate(scores, keep) == called.mean()
+
+
+@pytest.mark.parametrize(
+  ("rates", "message"),
+  [((5, 0.1, 0.5), "tpr=5"), ((0.5, -1, 0.5), "fpr=-1"), ((0.5, 0.1, 1), "prior=1")],
+)
+def test_ppv_refuses_percentages(rates, message):
+  with pytest.raises(ValueError, match=message):
+    figures.ppv(*rates)

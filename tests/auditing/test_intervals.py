@@ -4,6 +4,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from mixdef.auditing import bootstrap_records, figures
+from mixdef.auditing.intervals import paired_bootstrap
 
 
 def tied(seed, targets=4, records=12):
@@ -100,3 +101,80 @@ def test_resamples_of_one_class_are_skipped():
 def test_no_resample_is_refused():
   with pytest.raises(ValueError, match="resamples=0"):
     bootstrap_records([1.0, 0.0], [True, False], resamples=0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_paired_bootstrap_equals_a_naive_resample(seed):
+  first, second = tied(seed), tied(seed + 50, targets=3)
+  got = paired_bootstrap(first, second, fprs=(0.2,), resamples=40, seed=seed)
+  rng = np.random.default_rng(seed)
+  rows = []
+  for draw in range(41):
+    drawn = rng.integers(0, 12, 12) if draw else np.arange(12)
+    if not draw:
+      rng = np.random.default_rng(seed)
+    rows.append([])
+    for figure in (figures.auc, lambda s, m: figures.tpr_at_fpr(s, m, 0.2)):
+      one, other = (figure(s[:, drawn], m[:, drawn]) for s, m in (first, second))
+      rows[-1].append(one - other)
+  expected = np.quantile(rows[1:], [0.025, 0.975], axis=0).T
+  for number, entry in enumerate((got["auc"], got["tpr"][0.2])):
+    assert entry["difference"] == pytest.approx(rows[0][number])
+    np.testing.assert_allclose(entry["ci"], expected[number], atol=1e-12)
+
+
+def test_the_paired_interval_sees_what_two_intervals_cannot():
+  # Both attacks share the records' difficulty; the second adds a little noise to it.
+  rng = np.random.default_rng(0)
+  member = rng.random(500) < 0.5
+  strong = member + 0.7 * rng.normal(size=500)
+  weak = strong + 0.4 * rng.normal(size=500)
+  alone = [bootstrap_records(s, member, resamples=400)["auc"] for s in (strong, weak)]
+  assert alone[0][0] < alone[1][1]
+  paired = paired_bootstrap((strong, member), (weak, member), resamples=400)["auc"]
+  assert paired["ci"][0] > 0
+  gap = figures.auc(strong, member) - figures.auc(weak, member)
+  assert paired["difference"] == gap
+
+
+def test_an_attack_does_not_differ_from_itself_and_sides_swap_signs():
+  scores, keep = tied(3)
+  same = paired_bootstrap((scores, keep), (scores, keep), fprs=(0.1,), resamples=30)
+  assert same["auc"] == {"difference": 0, "ci": (0, 0)}
+  assert same["tpr"][0.1] == {"difference": 0, "ci": (0, 0)}
+  other = tied(4)
+  there = paired_bootstrap((scores, keep), other, resamples=30)["auc"]
+  back = paired_bootstrap(other, (scores, keep), resamples=30)["auc"]
+  assert there["difference"] == -back["difference"]
+  np.testing.assert_allclose(there["ci"], [-back["ci"][1], -back["ci"][0]])
+
+
+def test_records_without_a_score_on_one_side_are_left_out_of_both():
+  (scores, keep), second = tied(6), tied(7)
+  scores[:, :3] = np.nan
+  got = paired_bootstrap((scores, keep), second, resamples=30)
+  expected = paired_bootstrap(
+    (scores[:, 3:], keep[:, 3:]), tuple(part[:, 3:] for part in second), resamples=30
+  )
+  assert got == expected
+
+
+def test_pitfall_134_repeated_targets_do_not_shrink_the_paired_interval():
+  first, second = tied(8), tied(9)
+  once = paired_bootstrap(first, second, resamples=60)["auc"]
+  often = paired_bootstrap(
+    tuple(np.tile(part, (4, 1)) for part in first),
+    tuple(np.tile(part, (4, 1)) for part in second),
+    resamples=60,
+  )["auc"]
+  np.testing.assert_allclose(often["ci"], once["ci"])
+
+
+def test_unusable_pairs_are_refused():
+  scores, keep = tied(0)
+  with pytest.raises(ValueError, match="first has 12 records and second 9"):
+    paired_bootstrap((scores, keep), (scores[:, :9], keep[:, :9]))
+  with pytest.raises(ValueError, match=r"member has shape \(4, 9\); give \[4, 12\]"):
+    paired_bootstrap((scores, keep), (scores, keep[:, :9]))
+  with pytest.raises(ValueError, match="resamples=0"):
+    paired_bootstrap((scores, keep), (scores, keep), resamples=0)

@@ -28,7 +28,12 @@ def test_layout_is_plain_json_and_agrees_with_the_figures():
     "balanced_accuracy",
     "balanced_accuracy_ci",
     "balanced_accuracy_max",
+    "positive_rate",
+    "degenerate",
     "tpr",
+    "ppv_fpr",
+    "ppv",
+    "calibrated",
     "num_members",
     "num_nonmembers",
     "excluded",
@@ -40,6 +45,27 @@ def test_layout_is_plain_json_and_agrees_with_the_figures():
   assert low < summary["balanced_accuracy"] < high
   assert summary["balanced_accuracy_max"] >= summary["balanced_accuracy"]
   assert list(summary["tpr"]) == ["0.001", "0.002", "0.005", "0.01", "0.02", "0.05"]
+
+
+def test_pitfall_140_the_ppv_is_always_given_at_three_priors():
+  for scores, keep in (draw(), [part[0] for part in draw()]):
+    summary = summarize(scores, keep, resamples=20)
+    assert list(summary["ppv"]) == ["0.01", "0.1", "0.5"]
+    fpr = summary["ppv_fpr"]
+    assert fpr == 0.05 if scores.ndim == 1 else 0.02  # 600 non-members resolve 2%
+    rate = summary["tpr"][f"{fpr:g}"]["value"]
+    for prior, value in summary["ppv"].items():
+      called = float(prior) * rate + (1 - float(prior)) * fpr
+      assert value == pytest.approx(float(prior) * rate / called)
+
+
+def test_pitfall_45_an_attack_that_calls_everyone_a_member_is_degenerate():
+  scores, keep = draw()
+  summary = summarize(np.zeros_like(scores), keep, resamples=20)
+  assert summary["degenerate"]
+  assert summary["positive_rate"] in (0, 1)
+  assert summary["balanced_accuracy"] == 0.5
+  assert not summarize(scores, keep, resamples=20)["degenerate"]
 
 
 def test_pitfall_139_the_interval_of_the_balanced_accuracy_keeps_the_thresholds():
@@ -73,6 +99,7 @@ def test_one_target_has_a_clopper_pearson_interval_and_no_shadow(row):
   assert entry["ci"] == list(clopper_pearson(hits, int(members)))
   assert entry["interval"] == "clopper_pearson"
   assert summary["balanced_accuracy"] is None
+  assert summary["positive_rate"] is summary["calibrated"] is None
   assert summary["balanced_accuracy_ci"] is None
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,13 +79,13 @@ def test_bad_arrays_get_one_clear_line(x, y, more, message):
 def test_arrays_are_read_only_and_the_users_own_are_not():
   x = np.ones((3, 2), np.float32)
   data = Dataset.from_arrays(x, [0, 1, 0])
-  for array in (data.x, data.y, data.reference):
+  for array in (data.x, data.y, data.reference, data.always, data.ids):
     with pytest.raises(ValueError, match="read-only"):
       array[0] = 0
   x[0] = 2.0
 
 
-@pytest.mark.parametrize("name", ["reference", "ids"])
+@pytest.mark.parametrize("name", ["reference", "always", "ids"])
 def test_columns_of_another_length_are_refused(name):
   x, y = _images()
   with pytest.raises(ValueError, match=f"{name} has 39 entries but x has 40 records"):
@@ -130,6 +132,40 @@ def test_reference_rows_are_as_many_as_asked_and_seeded():
     data.with_reference(40)
 
 
+def _mark_always(data, rows):
+  always = np.zeros(len(data), bool)
+  always[rows] = True
+  return dataclasses.replace(data, always=always)
+
+
+def test_always_members_are_not_audited_and_travel_with_their_records():
+  data = _mark_always(Dataset.from_arrays(*_images()), np.s_[:30])
+  assert not Dataset.from_arrays(*_images()).always.any()
+  np.testing.assert_array_equal(data.audited, np.arange(40) >= 30)
+  assert data.select([35, 3, 31]).always.tolist() == [False, True, False]
+  assert "30 always, test none" in repr(data)
+  assert data.standardize().always.sum() == 30
+
+
+def test_reference_rows_are_drawn_from_records_that_are_not_always_members():
+  data = _mark_always(Dataset.from_arrays(*_images()), np.s_[:30]).with_reference(9)
+  assert (data.reference.sum(), data.audited.sum()) == (9, 1)
+  assert not (data.reference & data.always).any()
+  with pytest.raises(
+    ValueError, match="reference=10 of 10 records that are not always"
+  ):
+    data.with_reference(10)
+
+
+def test_a_record_cannot_be_both_reference_and_always():
+  data = Dataset.from_arrays(*_images()).with_reference(10)
+  first = np.flatnonzero(data.reference)[0]
+  with pytest.raises(
+    ValueError, match=rf"record {first} is marked reference .* always"
+  ):
+    _mark_always(data, np.s_[:])
+
+
 def test_split_is_stratified_disjoint_and_complete():
   random = np.random.default_rng(0)
   y = random.choice(4, size=501, p=[0.5, 0.3, 0.15, 0.05])
@@ -160,6 +196,8 @@ def test_split_refuses_what_makes_no_sense():
     data.split().split()
   with pytest.raises(ValueError, match="split, then with_reference"):
     data.with_reference(3).split()
+  with pytest.raises(ValueError, match="split, then mark or plant"):
+    _mark_always(data, [3]).split()
   with pytest.raises(ValueError, match=r"fraction=0\.001 holds out 0 of 40"):
     data.split(0.001)
 

@@ -80,12 +80,26 @@ def test_reference_rows_are_never_members(design):
   np.testing.assert_array_equal(keep[:, eligible], whole[:, eligible])
 
 
+@pytest.mark.parametrize("design", ["bernoulli", "balanced"])
+def test_always_rows_are_in_every_model_and_change_no_other_draw(design):
+  always = np.arange(40) < 25
+  eligible = np.arange(40) >= 30
+  keep = subsets(20, 40, design=design, eligible=eligible, always=always)
+  assert keep[:, always].all()
+  assert not keep[:, 25:30].any()
+  whole = subsets(20, 40, design=design)
+  np.testing.assert_array_equal(keep[:, eligible], whole[:, eligible])
+  # Nobody eligible, but every model has records to train on.
+  assert subsets(2, 40, design=design, eligible=~always & False, always=always).any()
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
     ({"eligible": np.zeros(6, bool)}, r"keep\[0\] selects 0 records; every model"),
     ({"eligible": np.ones(5, bool)}, r"eligible has shape \(5,\); give \[6\]"),
     ({"eligible": np.ones(6)}, "eligible has type float64"),
+    ({"always": np.ones(5, bool)}, r"always has shape \(5,\); give \[6\]"),
     ({"design": "paired"}, "design='paired'; take one of bernoulli, balanced"),
     ({"fraction": 0.0}, r"fraction=0\.0; take a share in \(0, 1\]"),
     ({"num_models": 0}, "num_models=0; take at least 1"),

@@ -1,0 +1,62 @@
+"""Outputs of models trained anywhere, from one npz file."""
+
+import pathlib
+import zipfile
+
+import numpy as np
+
+from mixdef.attacks.signals import Signals
+
+_OPTIONAL = ("audited", "population_logits", "population_labels")
+
+
+def read_signals(path: str | pathlib.Path) -> Signals:
+  """Read `Signals` from arrays that any framework can write.
+
+  Args:
+    path: npz with `logits` [S,N,K] or [S,N,Q,K] (or log-probabilities), `keep` bool
+      [S,N], `labels` int [N], and optionally `audited` bool [N], `population_logits`
+      [S,Z,K] or [S,Z,Q,K] and `population_labels` [Z] of records that no model trained
+      on.
+
+  Returns:
+    The signals.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: naming the file and what is wrong with it.
+  """
+  path = pathlib.Path(path)
+  if not path.exists():
+    raise FileNotFoundError(f"{path} is missing; write it with numpy.savez")
+  try:
+    with np.load(path, allow_pickle=False) as archive:
+      arrays = {name: archive[name] for name in archive.files}
+  except (ValueError, OSError, zipfile.BadZipFile) as error:
+    raise ValueError(f"{path} is no npz of plain arrays: {error}") from error
+  missing = [name for name in ("logits", "keep", "labels") if name not in arrays]
+  if missing:
+    raise ValueError(
+      f"{path} has no array {missing[0]!r}; it needs logits, keep, labels"
+    )
+  unknown = set(arrays) - {"logits", "keep", "labels", *_OPTIONAL}
+  if unknown:
+    raise ValueError(
+      f"{path} holds {sorted(unknown)[0]!r}, which is not read; optional are "
+      f"{', '.join(_OPTIONAL)}"
+    )
+  population = None
+  if "population_logits" in arrays:
+    if "population_labels" not in arrays:
+      raise ValueError(f"{path} has population_logits but no population_labels")
+    population = (arrays["population_logits"], arrays["population_labels"])
+  try:
+    return Signals.from_logits(
+      arrays["logits"],
+      arrays["labels"],
+      arrays["keep"],
+      audited=arrays.get("audited"),
+      population=population,
+    )
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error

@@ -1,0 +1,102 @@
+"""What attacks that ask models questions of their own share: whom, what, how much."""
+
+from typing import Any
+
+import numpy as np
+
+from mixdef.attacks.views import Views, content_hash
+from mixdef.training import Ensemble, Run
+
+_FIT = 5000  # records of a shadow model that an attack is fitted on
+_QUERIES = 2**13  # asked at once: 100 MB of 32 x 32 x 3 pictures
+
+
+def records_to_ask(ensemble: Ensemble, target: int, records: Any = None) -> np.ndarray:
+  """Return the indices [R] of the records that an attack on the target scores.
+
+  Args:
+    ensemble: S models.
+    target: index of the attacked model.
+    records: int [R], or None for every audited record.
+
+  Raises:
+    ValueError: if the target is no model, or a record is none or not audited.
+  """
+  if not 0 <= target < len(ensemble):
+    raise ValueError(f"target={target} is no model; pass 0 to {len(ensemble) - 1}")
+  audited = ensemble.data.audited
+  if records is None:
+    return np.flatnonzero(audited)
+  rows = np.asarray(records)
+  if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
+    raise ValueError(f"records are {rows.dtype} {rows.shape}; pass int [R] indices")
+  for row in rows:
+    if not 0 <= row < len(audited) or not audited[row]:
+      raise ValueError(f"records hold {row}, which is no audited record: leave it out")
+  return rows
+
+
+def source_model(ensemble: Ensemble, target: int, shadow: int | None) -> int:
+  """Return the model whose membership an attack on the target may know.
+
+  Args:
+    ensemble: S >= 2 models.
+    target: index of the attacked model.
+    shadow: index of another model; None is the next one, (target + 1) mod S.
+
+  Raises:
+    ValueError: if it is the target or no model.
+  """
+  shadow = (target + 1) % len(ensemble) if shadow is None else shadow
+  if not 0 <= shadow < len(ensemble):
+    raise ValueError(f"shadow={shadow} is no model; pass 0 to {len(ensemble) - 1}")
+  if shadow == target:
+    raise ValueError(f"shadow={shadow} is the target; name another model")
+  return shadow
+
+
+def records_to_fit(ensemble: Ensemble, shadow: int) -> tuple[np.ndarray, np.ndarray]:
+  """Return audited records [F] to fit an attack on, and the shadow's members of them.
+
+  All of them up to 5,000, from there on those with the lowest hash of their content.
+
+  Args:
+    ensemble: S models.
+    shadow: index of the model whose membership the attack knows.
+
+  Returns:
+    int [F] indices and bool [F].
+
+  Raises:
+    ValueError: if all or none of them are members.
+  """
+  rows = np.flatnonzero(ensemble.data.audited)
+  if len(rows) > _FIT:
+    order = np.argsort(content_hash(ensemble.data.x[rows]), kind="stable")
+    rows = rows[order[:_FIT]]
+  member = ensemble.keep[shadow, rows]
+  if member.all() or not member.any():
+    raise ValueError(f"shadow={shadow} has only one kind of record; name another")
+  return rows, member
+
+
+def hits(run: Run, rows: np.ndarray, views: Views) -> np.ndarray:
+  """Ask for the labels of records' views; tell which are the records' own.
+
+  Args:
+    run: the model, asked as it is released.
+    rows: int [R], indices into its data.
+    views: x [B,...] -> [B,Q,...].
+
+  Returns:
+    bool [R,Q]; of the answers only the most likely class is read.
+  """
+  data = run.data
+  count = views(data.x[:1]).shape[1]
+  right = np.zeros((len(rows), count), bool)
+  size = max(1, _QUERIES // count)
+  for block in (slice(i, i + size) for i in range(0, len(rows), size)):
+    asked = views(data.x[rows[block]])
+    labels = run.predict(asked.reshape(-1, *asked.shape[2:])).argmax(-1)
+    right[block] = labels.reshape(-1, count) == data.y[rows[block], None]
+  return right

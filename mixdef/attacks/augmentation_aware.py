@@ -1,0 +1,178 @@
+"""The loss as in training: on inputs and labels that the defense has changed."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mixdef.attacks.asking import records_to_ask, records_to_fit, source_model
+from mixdef.attacks.per_record import HIDDEN
+from mixdef.attacks.ranking import roc
+from mixdef.attacks.signals import Unavailable
+from mixdef.attacks.views import content_hash
+from mixdef.data import to_float
+from mixdef.defense import Batch, Ctx, row_keys
+from mixdef.training import Ensemble
+
+AGGREGATES = {
+  "mean": np.mean,
+  "median": np.median,
+  "min": np.min,
+  "max": np.max,
+  "std": np.std,
+}
+"""What a record's losses are condensed to; each is smaller for members."""
+
+_PARTNERS = 15  # records beside the audited one in the batch that the hook is given
+_RECORDS = 256  # changed at once
+_BATCHES = 32  # of them side by side, which bounds the memory of their partners
+
+
+def augmentation_aware(
+  ensemble: Ensemble,
+  *,
+  target: int,
+  records: Any = None,
+  augment: Callable | None = None,
+  repeats: int = 20,
+  aggregate: str | None = None,
+  shadow: int | None = None,
+  seed: int = 0,
+) -> np.ndarray:
+  """Score by the loss on copies that are changed as in training, negated.
+
+      l_r(x, y) = -sum_k y~_k log p_k(x~),   (x~, y~) = copy r of (x, y)
+      score = -agg_r l_r
+
+  A defense that trains on changed records can look private on the records themselves.
+  For mixup this is lam CE(y) + (1 - lam) CE(y_partner) at the mixed input. A record's
+  copies follow from its content: they are the same for every model and do not depend
+  on which other records are asked about.
+
+  Args:
+    ensemble: S >= 2 models.
+    target: index of the attacked model.
+    records: int [R], the records to ask about; default every audited one.
+    augment: `(x [...], y [K], key) -> (x', y')` for one record on the model's scale and
+      its label as a distribution; traced. Default the models' own defense: its `batch`
+      hook is given each record in a batch with 15 other audited records, as in the last
+      epoch and with the state of the shadow, for the target's is nothing an attacker
+      sees.
+    repeats: copies a record.
+    aggregate: one of `AGGREGATES`; default the one with the best AUC on the shadow,
+      whose members are known, never on the target.
+    shadow: index of another model; default the next one, (target + 1) mod S. 5,000 of
+      its records at most are asked about.
+    seed: of the copies.
+
+  Returns:
+    Scores [N] in nats; NaN where not asked.
+
+  Raises:
+    ValueError: for no such target, shadow, record or aggregate, or repeats below 1.
+    Unavailable: without `augment`, for a defense that changes no batches.
+
+  Deviation: partners come from the audited records, not from the batch of training; one
+    copy in 16 of a mixed record is unmixed, as are the fixed points of mixup's
+    permutation. The published code takes the best aggregate on the target.
+
+  Reference: Kaya, Dumitras, "When Does Data Augmentation Help With Membership
+    Inference Attacks?", 2021 (the attack); Yu, Zhang, Chen, Yin, Liu, "How Does Data
+    Augmentation Affect Privacy in Machine Learning?", 2021, arXiv 2007.10567.
+  """
+  if repeats < 1:
+    raise ValueError(f"repeats={repeats} must be at least 1")
+  if aggregate is not None and aggregate not in AGGREGATES:
+    raise ValueError(f"aggregate={aggregate!r}; choose from {', '.join(AGGREGATES)}")
+  rows = records_to_ask(ensemble, target, records)
+  shadow = source_model(ensemble, target, shadow)
+  copies = _maker(ensemble, shadow, augment)
+
+  def losses(model, rows):
+    run = ensemble[model]
+    out = np.zeros((len(rows), repeats))
+    for first in range(0, len(rows), _RECORDS):
+      block = slice(first, first + _RECORDS)
+      content = jnp.asarray(content_hash(ensemble.data.x[rows[block]]))
+      for r in range(repeats):
+        key = jax.random.fold_in(jax.random.key(seed), r)
+        x, y = copies(rows[block], key, content)
+        out[block, r] = _cross_entropy(run.predict(x), np.asarray(y))
+    return out
+
+  if aggregate is None:
+    fit, member = records_to_fit(ensemble, shadow)
+    known = losses(shadow, fit)
+    areas = {name: _area(-agg(known, 1), member) for name, agg in AGGREGATES.items()}
+    aggregate = max(areas, key=areas.__getitem__)
+  scores = np.full(len(ensemble.data), np.nan)
+  scores[rows] = -AGGREGATES[aggregate](losses(target, rows), 1)
+  return scores
+
+
+def _maker(ensemble, shadow, augment):
+  """Return `(rows [R], key, content [R]) -> x' [R,...], y' [R,K]`."""
+  data, run = ensemble.data, ensemble[shadow]
+  x, y = jnp.asarray(data.x), jnp.asarray(data.y)
+  if augment is not None:
+    classes = data.num_classes
+    return lambda rows, *draw: _augmented(augment, classes, x[rows], y[rows], *draw)
+  hook, plan, state = run.learner.batch, ensemble.plan, run.state.defense
+  if hook is None:
+    raise Unavailable(
+      "the models' defense changes no batches: loss_threshold is the same attack"
+    )
+  pool = np.flatnonzero(data.audited)
+  # By content, so that a record's partners do not depend on the order of the records.
+  pool = jnp.asarray(pool[np.argsort(content_hash(data.x[pool]), kind="stable")])
+  return lambda *asked: _defended(hook, plan, state, x, y, pool, *asked)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _augmented(augment, classes, x, y, key, content):
+  keys = row_keys(key, content)
+  return jax.vmap(augment)(to_float(x), jax.nn.one_hot(y, classes), keys)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _defended(hook, plan, state, x, y, pool, rows, key, content):
+  def one(own):
+    row, key = own
+    draw_key, hook_key = jax.random.split(key)
+    others = jax.random.randint(draw_key, (_PARTNERS,), 0, len(pool))
+    index = jnp.concatenate([row[None], pool[others]])
+    weight = jnp.ones(len(index))
+    batch = Batch(
+      x=to_float(x[index]),
+      y=jax.nn.one_hot(y[index], plan.num_classes),
+      index=index,
+      weight=weight,
+      reference=jnp.zeros(len(index)),
+      partner=index,
+      lam=weight,
+    )
+    last = jnp.int32(plan.epochs - 1)
+    step = jnp.int32(plan.epochs * plan.steps_per_epoch - 1)
+    batch = hook(batch, state, Ctx(hook_key, step, last, plan.epochs))
+    place = jnp.argmax(batch.index == row)  # a hook may reorder the rows
+    return batch.x[place], batch.y[place]
+
+  return jax.lax.map(one, (rows, row_keys(key, content)), batch_size=_BATCHES)
+
+
+def _cross_entropy(log_probs, y):
+  """Losses [R] in float64; renormalised there, so that those near 0 do not tie."""
+  from scipy.special import log_softmax
+
+  f = log_softmax(np.asarray(log_probs, np.float64), axis=-1)
+  return -(y * np.maximum(f, HIDDEN)).sum(-1)
+
+
+def _area(scores, member):
+  """Area under the ROC, ties counting half."""
+  _, tp, fp = roc(scores, member)
+  heights = (tp + np.append(0, tp[:-1])) / 2
+  return float((np.diff(fp, prepend=0) * heights).sum() / (tp[-1] * fp[-1]))

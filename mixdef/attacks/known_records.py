@@ -1,0 +1,63 @@
+"""An attack whose attacker already knows the membership of a few records."""
+
+import numpy as np
+
+from mixdef.attacks.ranking import best_threshold
+from mixdef.attacks.signals import Signals, Unavailable
+
+
+def threshold_known(
+  signals: Signals, *, target: int, known: int = 100, seed: int = 0
+) -> np.ndarray:
+  """Score the loss against the threshold that is best on known records of the target.
+
+      score = -l(x) - t,   t = argmax_t [TPR(t) - FPR(t)] on `known` members and as many
+      non-members of the target
+
+  Member iff score >= 0. The known records are no longer in question: their score is
+  NaN. Unlike any other attack this one reads the target's own membership, of the known
+  records only.
+
+  Args:
+    signals: any.
+    target: index of the attacked model.
+    known: members, and non-members, that the attacker knows.
+    seed: of the draw of the known records, from the audited ones.
+
+  Returns:
+    Scores [N] in nats; NaN where known or not audited.
+
+  Raises:
+    Unavailable: if the target does not leave one member and one non-member to attack.
+    ValueError: if known < 1.
+
+  Deviation: the official code searches mean +/- 5 standard deviations in 1001 steps;
+    ours is exact, the lowest of equally good observed values. The draw goes by the rank
+    of phi, so it does not depend on the order of records whose phi differs.
+
+  Reference: the "powerful" attack of Kaya, Dumitras, "When Does Data Augmentation Help
+    With Membership Inference Attacks?", 2021, which judges 100 + 100 known records.
+
+  >>> member = np.arange(6) < 3
+  >>> signals = Signals.from_phi([np.where(member, 5., -5.)], [member])
+  >>> scores = threshold_known(signals, target=0, known=1)
+  >>> np.isnan(scores[:3]).sum(), np.isnan(scores[3:]).sum(), np.nanmax(scores) >= 0
+  (np.int64(1), np.int64(1), np.True_)
+  """
+  signals.check_model("target", target)
+  if known < 1:
+    raise ValueError(f"known={known}; the attacker must know at least 1 record a kind")
+  member, audited = signals.keep[target], signals.audited
+  fewest = min((audited & member).sum(), (audited & ~member).sum())
+  if fewest <= known:
+    raise Unavailable(
+      f"target={target} has {fewest} audited records of one kind; pass known below it"
+    )
+  order = np.flatnonzero(audited)
+  order = order[np.argsort(signals.phi[target, order, 0], kind="stable")]
+  drawn = np.random.default_rng(seed).permutation(order)
+  judged = np.concatenate([drawn[member[drawn] == kind][:known] for kind in (0, 1)])
+  values = -signals.loss[target, :, 0]
+  scores = signals.only_audited(values - best_threshold(values[judged], member[judged]))
+  scores[judged] = np.nan
+  return scores

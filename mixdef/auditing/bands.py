@@ -1,0 +1,92 @@
+"""Bootstrap bands of a whole ROC, at the price of one matrix product."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mixdef.attacks import ranking
+from mixdef.auditing.figures import scored_pairs
+
+
+def roc_band(
+  scores: ArrayLike,
+  member: ArrayLike,
+  rates: Sequence[float] | np.ndarray,
+  *,
+  resamples: int = 200,
+  seed: int = 0,
+  confidence: float = 0.95,
+  thresholds: int = 256,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Return the pointwise percentile band of the TPR at each FPR.
+
+  The same resampling of records as `intervals.bootstrap_records`, for many FPRs at
+  once: pairs are counted per record and threshold, and a resample is a weighting of
+  records, so all resamples are one product [R, N] x [N, T].
+
+  Guarantee: equals `bootstrap_records` where there are at most `thresholds` distinct
+    scores. With more, thresholds lie on a geometric grid of false positives, and an
+    FPR is met to within the ratio of two neighbours, 4 % for 10,000 non-members.
+
+  Args:
+    scores: [N] or [S, N], larger = member; NaN pairs are left out.
+    member: bool of the same shape.
+    rates: FPRs [P], each in [0, 1].
+    resamples: number of resamples R.
+    seed: of the draw.
+    confidence: in (0, 1), for each FPR by itself.
+    thresholds: the most thresholds T to resample.
+
+  Returns:
+    Lower and upper bounds, [P] each.
+
+  Raises:
+    ValueError: if shapes differ, or one class has no score.
+
+  >>> roc_band([3., 2., 1., 0.], [True, True, False, False], [.5])
+  (array([1.]), array([1.]))
+  """
+  scores = np.atleast_2d(np.asarray(scores, dtype=np.float64))
+  member = np.atleast_2d(member)
+  values, truth = scored_pairs(scores, member)
+  levels = _thresholds(ranking.roc(values, truth), thresholds)
+  scored = ~np.isnan(scores)
+  records = np.cumsum(scored.any(0)) - 1
+  record = np.broadcast_to(records, scores.shape)[scored]
+  size = (int(records[-1]) + 1, len(levels))
+  # The first of the descending thresholds that a score reaches.
+  reached = len(levels) - np.searchsorted(levels[::-1], values, side="right")
+  tp = _counts(record[truth], reached[truth], size)
+  fp = _counts(record[~truth], reached[~truth], size)
+
+  rng = np.random.default_rng(seed)
+  draws = [
+    np.bincount(rng.integers(0, size[0], size[0]), minlength=size[0])
+    for _ in range(resamples)
+  ]
+  # Whole numbers below 2**53 stay exact, and float products are the fast ones.
+  weights = np.array(draws, dtype=np.float64)
+  curves = [
+    [ranking.highest_tpr(tp, fp, rate) for rate in rates]
+    for tp, fp in zip(weights @ tp, weights @ fp, strict=True)
+    if tp[-1] and fp[-1]
+  ]
+  tail = (1 - confidence) / 2
+  low, high = np.quantile(np.array(curves), [tail, 1 - tail], axis=0)
+  return low, high
+
+
+def _thresholds(roc: ranking.Roc, most: int) -> np.ndarray:
+  """Return at most `most` descending thresholds, the lowest score among them."""
+  if len(roc.threshold) <= most:
+    return roc.threshold
+  counts = np.geomspace(1, roc.fp[-1], most - 1)
+  places = np.searchsorted(roc.fp, np.append(0, counts), side="right") - 1
+  return roc.threshold[np.unique(places[places >= 0])]
+
+
+def _counts(record: np.ndarray, reached: np.ndarray, size: tuple[int, int]):
+  """Count the pairs of each record at or above each threshold, float64 [N, T]."""
+  flat = np.bincount(record * size[1] + reached, minlength=size[0] * size[1])
+  return flat.reshape(size).cumsum(1).astype(np.float64)

@@ -1,0 +1,70 @@
+"""How an attack grows with the number of models it may train."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mixdef.attacks import Signals, leave_one_out
+from mixdef.auditing.summary import summarize
+
+_FIRST = 4
+
+
+def budget_sizes(num_models: int) -> list[int]:
+  """Return 4, 8, 16, ... up to and with the number of models there are.
+
+  >>> budget_sizes(24), budget_sizes(3)
+  ([4, 8, 16, 24], [3])
+  """
+  sizes = []
+  size = _FIRST
+  while size < num_models:
+    sizes.append(size)
+    size *= 2
+  return [*sizes, num_models]
+
+
+def budget_curve(
+  attack: Callable[..., np.ndarray],
+  signals: Signals,
+  *,
+  fpr: float = 0.01,
+  seed: int = 0,
+) -> list[dict[str, Any]]:
+  """Attack the same first models with more and more references.
+
+  The targets are the first four models at every size, so only the references differ.
+  The whole curve is reported: stopping where the result looks good is a selection.
+
+  Args:
+    attack: on signals.
+    signals: of S models.
+    fpr: at which the TPR is read.
+    seed: of the bootstrap.
+
+  Returns:
+    For every size one {"num_models", "auc", "auc_ci", "fpr", "tpr", "tpr_ci",
+    "resolvable"}; num_models counts the target.
+  """
+  targets = range(min(_FIRST, len(signals.keep)))
+  rows = []
+  for size in budget_sizes(len(signals.keep)):
+    part = signals.first_models(size)
+    scores = leave_one_out(attack, part, targets=targets)[targets]
+    figures = summarize(
+      scores, part.keep[targets], part.audited, fprs=(fpr,), resamples=300, seed=seed
+    )
+    tpr = figures["tpr"][f"{fpr:g}"]
+    rows.append(
+      {
+        "num_models": size,
+        "auc": figures["auc"],
+        "auc_ci": figures["auc_ci"],
+        "fpr": fpr,
+        "tpr": tpr["value"],
+        "tpr_ci": tpr["ci"],
+        "resolvable": tpr["resolvable"],
+      }
+    )
+  return rows

@@ -1,0 +1,168 @@
+"""Several audits on one page: what each defense costs, and what it keeps private."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mixdef.auditing import svg, words
+from mixdef.auditing.charts import shorten
+from mixdef.auditing.page import environment
+
+_HEADLINE = "lira_online"
+
+
+def render_comparison(
+  reports: Mapping[str, Mapping[str, Any]], differences: Sequence[Mapping[str, Any]]
+) -> str:
+  """Write one self-contained HTML page that compares audits.
+
+  Args:
+    reports: by name, as docs/report.schema.json describes; the name labels the row and
+      the point.
+    differences: of a paired bootstrap, each with first and second (names of reports),
+      attack, auc_difference = AUC(first) - AUC(second) and ci [lo, hi].
+
+  Returns:
+    The text of an HTML document.
+
+  Raises:
+    ValueError: for no report.
+  """
+  if not reports:
+    raise ValueError("no report to compare; pass at least one by name")
+  points = _points(reports)
+  return (
+    environment()
+    .get_template("compare.html.jinja")
+    .render(
+      rows=[_row(name, report) for name, report in reports.items()],
+      chart={"chart": trade_off_chart(points)} if points else None,
+      differences=[
+        {
+          "first": row["first"],
+          "second": row["second"],
+          "attack": row["attack"],
+          "auc": words.measured(row["auc_difference"], row["ci"], words.signed),
+          "reading": _reading(row),
+        }
+        for row in differences
+      ],
+    )
+  )
+
+
+def trade_off_chart(points: Sequence[Mapping[str, Any]]) -> str:
+  """Draw accuracy against leakage with error bars in both directions and names.
+
+  Args:
+    points: name, accuracy, spread (or None), auc and auc_ci of each audit.
+
+  Returns:
+    An `<svg>` element.
+  """
+
+  def paint(figure: Any) -> None:
+    axes = figure.add_subplot()
+    accuracy = np.array([point["accuracy"] for point in points])
+    auc = np.array([point["auc"] for point in points])
+    spread = np.array([point["spread"] or 0 for point in points])
+    low, high = np.array([point["auc_ci"] for point in points]).T
+    bars = {"color": svg.SERIES[0], "linewidth": 1.2, "alpha": 0.55}
+    axes.hlines(auc, accuracy - spread, accuracy + spread, **bars)
+    axes.vlines(accuracy, low, high, **bars)
+    axes.scatter(accuracy, auc, s=30, color=svg.SERIES[0], zorder=3)
+    axes.axhline(0.5, color=svg.MUTED, linewidth=1, linestyle=":")
+    axes.margins(0.12, 0.12)
+    axes.set(xlabel="test accuracy", ylabel="AUC of the strongest attack")
+    axes.xaxis.set_major_formatter(lambda rate, _: words.percent(rate))
+    axes.locator_params(axis="x", nbins=5)
+    axes.grid()
+    axes.set_axisbelow(True)
+    _name(
+      axes,
+      [
+        (x, y, point["name"]) for x, y, point in zip(accuracy, auc, points, strict=True)
+      ],
+    )
+
+  alt = f"AUC of the strongest attack against test accuracy of {len(points)} audits."
+  return svg.draw(paint, size=(4.7, 4.0), name="trade-off", alt=alt)
+
+
+def _name(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
+  """Write every name beside its point, where it covers no other name or point."""
+  figure = axes.figure
+  figure.draw_without_rendering()  # the layout must be final before text is measured
+  frame = axes.bbox
+  dots = [axes.transData.transform((x, y)) for x, y, _ in points]
+  taken: list[Any] = []
+  for x, y, name in points:
+    candidates = []
+    for up in (8, -8, 17, -17, 26, -26):  # clear of the error bars
+      for across, side in ((4, "left"), (-4, "right")):
+        label = axes.annotate(
+          shorten(name),
+          (x, y),
+          xytext=(across, up),
+          textcoords="offset points",
+          ha=side,
+          va="center",
+          fontsize=9,
+        )
+        box = label.get_window_extent()
+        outside = max(0, frame.x0 - box.x0) + max(0, box.x1 - frame.x1)
+        hidden = sum(box.overlaps(other) for other in taken)
+        hidden += sum(box.contains(*dot) for dot in dots)
+        candidates.append((hidden, outside, len(candidates), label, box))
+    best = min(candidates, key=lambda candidate: candidate[:3])
+    taken.append(best[4])
+    for candidate in candidates:
+      if candidate is not best:
+        candidate[3].remove()
+
+
+def _points(reports: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+  points = []
+  for name, report in reports.items():
+    setting, strongest = report.get("setting") or {}, report.get("strongest") or {}
+    accuracy, auc = setting.get("test_accuracy"), strongest.get("auc")
+    if accuracy is None or auc is None:
+      continue
+    points.append(
+      {
+        "name": name,
+        "accuracy": accuracy,
+        "spread": setting.get("test_accuracy_std"),
+        "auc": auc,
+        "auc_ci": strongest.get("auc_ci") or [math.nan, math.nan],
+      }
+    )
+  return points
+
+
+def _row(name: str, report: Mapping[str, Any]) -> dict[str, Any]:
+  setting, strongest = report.get("setting") or {}, report.get("strongest") or {}
+  attack = strongest.get("attack")
+  tpr = report["attacks"][attack]["tpr"] if attack in report["attacks"] else {}
+  lira = report["attacks"].get(_HEADLINE, {})
+  spread = setting.get("test_accuracy_std")
+  return {
+    "name": name,
+    "defense": words.plain(setting.get("defense")),
+    "accuracy": words.percent(setting.get("test_accuracy")),
+    "spread": "" if spread is None else words.percent(spread),
+    "attack": attack,
+    "strongest": words.measured(strongest.get("auc"), strongest.get("auc_ci")),
+    "lira": words.measured(lira.get("auc"), lira.get("auc_ci")),
+    "tpr": words.rate_at(tpr, "0.001"),
+    "epsilon": words.fixed(setting.get("epsilon"), 2),
+  }
+
+
+def _reading(row: Mapping[str, Any]) -> str:
+  low, high = row["ci"]
+  if low is None or high is None or low <= 0 <= high:
+    return "no clear difference"
+  return f"{row['first'] if low > 0 else row['second']} leaks more"

@@ -1,0 +1,252 @@
+"""The audit report as one HTML page that needs nothing beside itself."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mixdef.auditing import charts, rows, svg, words
+from mixdef.auditing.pictures import record_pictures
+from mixdef.data import validate
+
+_LEVELS = {
+  "high": ("High", 3),
+  "moderate": ("Moderate", 2),
+  "low": ("Low", 1),
+  "none_found": ("None found", 0),
+}
+_HIGHLIGHTED = 5
+
+
+def render(
+  report: Mapping[str, Any],
+  *,
+  scores: Mapping[str, ArrayLike],
+  keep: ArrayLike,
+  audited: ArrayLike | None = None,
+  x: ArrayLike | None = None,
+) -> str:
+  """Write the report as one self-contained HTML page.
+
+  Nothing is loaded: charts are inline SVG, pictures are data, and the page's own
+  content policy forbids scripts and the network. All text of the report is escaped.
+  A section without content is left out.
+
+  Args:
+    report: as docs/report.schema.json describes.
+    scores: by attack, [S, N], larger = member, NaN = no score; drawn as curves. Only
+      attacks of the report with a score of both classes are drawn.
+    keep: bool [S, N], True = member.
+    audited: bool [N], the records that count; default all.
+    x: [N, ...], to show the most exposed records; default none are shown.
+
+  Returns:
+    The text of an HTML document.
+
+  Raises:
+    ValueError: if shapes differ or the level of the verdict is unknown.
+  """
+  keep = np.asarray(keep)
+  chosen = slice(None)
+  if audited is not None:
+    chosen = validate.mask(audited, keep.shape[1:], "audited")
+  drawn = {}
+  for name in report["attacks"]:
+    if name in scores:
+      given = np.asarray(scores[name], dtype=np.float64)
+      validate.mask(keep, given.shape, f"keep of {name}")
+      truth = keep[:, chosen][~np.isnan(given[:, chosen])]
+      if truth.any() and not truth.all():
+        drawn[name] = given[:, chosen]
+  level = report["verdict"]["level"]
+  if level not in _LEVELS:
+    raise ValueError(f"verdict.level={level!r}; use one of {', '.join(_LEVELS)}")
+
+  attacks = {name: report["attacks"][name] for name in drawn}
+  styles = number_series(_highlights(attacks))
+  return (
+    environment()
+    .get_template("report.html.jinja")
+    .render(
+      report=report,
+      level=_LEVELS[level],
+      figures=rows.key_figures(report),
+      table=rows.attack_table(report["attacks"]),
+      roc=_roc(drawn, keep[:, chosen], styles, report["attacks"]),
+      budget=_budget(report.get("budget") or {}, styles),
+      histogram=_histogram(report.get("strongest"), drawn, keep[:, chosen]),
+      records=_records(report.get("records"), x),
+      classes=_classes(report.get("classes") or []),
+      canaries=_canaries(report.get("canaries")),
+      baseline=_baseline(report.get("dp_baseline"), report["attacks"]),
+      setting=rows.setting_rows(report.get("setting") or {}),
+    )
+  )
+
+
+def environment() -> Any:
+  """Return the jinja environment of the templates: text is escaped, gaps are errors."""
+  import jinja2
+
+  made = jinja2.Environment(
+    loader=jinja2.PackageLoader("mixdef.auditing", "templates"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  made.filters["dashes"] = svg.dash_array
+  made.filters["percent"] = words.percent
+  made.filters["plain"] = words.plain
+  return made
+
+
+def number_series(
+  names: Sequence[str], *, taken: Mapping[str, int] | None = None
+) -> dict[str, int]:
+  """Give every attack its colour and dashes, those it has in `taken` where it can.
+
+  Args:
+    names: attacks of one chart; those beyond the six series are left out.
+    taken: attack to the number of its series in another chart.
+
+  Returns:
+    Attack to the number of its series.
+
+  >>> number_series(["rmia", "loss"], taken={"loss": 0})
+  {'rmia': 1, 'loss': 0}
+  """
+  names = names[: len(svg.SERIES)]
+  taken = taken or {}
+  kept = {name: taken[name] for name in names if name in taken}
+  free = (place for place in range(len(svg.SERIES)) if place not in kept.values())
+  return {name: kept[name] if name in kept else next(free) for name in names}
+
+
+def _highlights(attacks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+  """Choose the best attack of each family, then the next best, strongest first."""
+  ranked = sorted(attacks, key=lambda name: -(attacks[name]["auc"] or 0))
+  best: dict[str, str] = {}
+  for name in ranked:
+    best.setdefault(attacks[name]["family"], name)
+  first = [name for name in ranked if name in best.values()]
+  chosen = [*first, *(name for name in ranked if name not in first)][:_HIGHLIGHTED]
+  return [name for name in ranked if name in chosen]
+
+
+def _roc(drawn, keep, styles, attacks) -> dict[str, Any] | None:
+  if not drawn:
+    return None
+  legend = []
+  for name, number in styles.items():
+    auc = words.measured(attacks[name]["auc"], attacks[name]["auc_ci"])
+    legend.append({"name": name, "number": number, "value": f"AUC {auc['value']}"})
+  return {
+    "chart": charts.roc_chart(drawn, keep, styles),
+    "legend": legend,
+    "others": len(drawn) - len(styles),
+  }
+
+
+def _budget(budget, styles) -> dict[str, Any] | None:
+  budget = {name: points for name, points in budget.items() if points}
+  if not budget:
+    return None
+  own = number_series(list(budget), taken=styles)
+  legend = [{"name": name, "number": own[name], "value": ""} for name in own]
+  chart = charts.budget_chart({name: budget[name] for name in own}, own)
+  table = [
+    {
+      "attack": name,
+      "models": point["num_models"],
+      "auc": words.measured(point["auc"], point["auc_ci"]),
+      "tpr": words.rate_at(
+        {"": point | {"value": point["tpr"], "ci": point["tpr_ci"]}}, ""
+      ),
+    }
+    for name, points in budget.items()
+    for point in points
+  ]
+  fpr = words.percent(next(iter(budget.values()))[0]["fpr"])
+  return {"chart": chart, "legend": legend, "table": table, "fpr": fpr}
+
+
+def _histogram(strongest, drawn, keep) -> dict[str, Any] | None:
+  if not strongest or strongest["attack"] not in drawn:
+    return None
+  name = strongest["attack"]
+  chart = charts.histogram_chart(drawn[name], keep, name="histogram")
+  legend = [
+    {"name": "members", "number": 0, "value": ""},
+    {"name": "non-members", "number": 1, "value": ""},
+  ]
+  return {"chart": chart, "legend": legend, "attack": name}
+
+
+def _records(records, x) -> dict[str, Any] | None:
+  if not records:
+    return None
+  pictures = None if x is None else record_pictures(x, records["exposed"])
+  return {
+    "attack": records["attack"],
+    "fpr": words.percent(records["fpr"]),
+    "quantiles": rows.quantile_rows(records["quantiles"]),
+    "exposed": rows.exposed_rows(records["exposed"], pictures),
+    "gallery": bool(pictures) and pictures[0]["uri"] is not None,
+    "contents": bool(pictures) and pictures[0]["uri"] is None,
+  }
+
+
+def _classes(classes) -> dict[str, Any] | None:
+  if not classes:
+    return None
+  ranked = sorted(classes, key=lambda row: -(row["auc"] or 0))
+  return {
+    "chart": charts.class_chart(ranked),
+    "rows": rows.class_rows(ranked),
+    "shown": min(len(ranked), charts.MOST_CLASSES),
+  }
+
+
+def _canaries(canaries) -> dict[str, Any] | None:
+  if not canaries:
+    return None
+  strongest = canaries.get("strongest")
+  return {
+    "kind": canaries["kind"],
+    "count": canaries["count"],
+    "always": canaries.get("num_always") or 0,
+    "table": rows.attack_table(canaries["attacks"]),
+    "strongest": strongest
+    and {
+      "attack": strongest["attack"],
+      **words.measured(strongest["auc"], strongest["auc_ci"]),
+    },
+    "quantiles": rows.quantile_rows(canaries.get("exposed_quantiles") or {}),
+  }
+
+
+def _baseline(baseline, attacks) -> dict[str, Any] | None:
+  if not baseline:
+    return None
+  shared = [name for name in attacks if name in baseline["attacks"]]
+  shared.sort(key=lambda name: -(attacks[name]["auc"] or 0))
+  return {
+    "given": baseline,
+    "epsilon": words.fixed(baseline["epsilon"], 2),
+    "pairs": [
+      {
+        "attack": name,
+        "auc": [words.measured(row["auc"], row["auc_ci"]) for row in both],
+        "tpr": [words.rate_at(row["tpr"], "0.001") for row in both],
+      }
+      for name in shared
+      for both in [(attacks[name], baseline["attacks"][name])]
+    ],
+    "candidates": [
+      row | {"epsilon": words.fixed(row["epsilon"], 2)}
+      for row in baseline.get("candidates") or []
+    ],
+    "canaries": _canaries(baseline.get("canaries")),
+  }

@@ -1,0 +1,99 @@
+"""What a record looks like: a small picture, or the features of a table row."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mixdef.auditing import words
+
+_SMALL = 64
+_LARGEST = 256
+_FEATURES = 12
+
+
+def record_pictures(
+  x: ArrayLike, exposed: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+  """Return something to look at for each exposed record.
+
+  Args:
+    x: [N, H, W] or [N, H, W, C] with 1, 3 or 4 channels for pictures, uint8 or floats
+      of any range; anything else is shown as numbers.
+    exposed: rank, index, label and rate of each record, as in the report.
+
+  Returns:
+    For each record `uri` (a PNG as data, None for a table), `alt`, `pixelated` (True
+    where a browser should keep the pixels visible) and `text` (the non-zero features of
+    a sparse row, else its first values; None for a picture).
+
+  Raises:
+    ValueError: if a record is not one of x.
+  """
+  x = np.asarray(x)
+  for row in exposed:
+    if not 0 <= row["index"] < len(x):
+      raise ValueError(
+        f"record {row['index']} is not in x, which has {len(x)} records; pass the x"
+        " that was audited"
+      )
+  records = [x[row["index"]] for row in exposed]
+  pictures = x.ndim == 3 or (x.ndim == 4 and x.shape[-1] in (1, 3, 4))
+  if not pictures:
+    return [
+      {"uri": None, "alt": "", "pixelated": False, "text": _features(record.ravel())}
+      for record in records
+    ]
+  low, high = _range(x.dtype, records)
+  return [
+    {
+      "uri": _png(record, low, high),
+      "alt": (
+        f"Record {row['index']}, class {words.plain(row['label'])}: rank {row['rank']},"
+        f" found in {words.percent(row['rate'])} of the models trained on it"
+      ),
+      "pixelated": max(record.shape[:2]) < _SMALL,
+      "text": None,
+    }
+    for row, record in zip(exposed, records, strict=True)
+  ]
+
+
+def _range(dtype: np.dtype, records: Sequence[np.ndarray]) -> tuple[float, float]:
+  """Return what is black and what is white, one pair for all records shown."""
+  if dtype == np.uint8:
+    return 0.0, 255.0
+  low = min((float(record.min()) for record in records), default=0.0)
+  high = max((float(record.max()) for record in records), default=1.0)
+  if low >= 0 and high <= 1:
+    return 0.0, 1.0
+  return low, high if high > low else low + 1
+
+
+def _png(record: np.ndarray, low: float, high: float) -> str:
+  from PIL import Image
+
+  pixels = np.clip((record.astype(np.float64) - low) / (high - low), 0, 1)
+  pixels = np.rint(255 * pixels).astype(np.uint8)
+  if pixels.ndim == 3 and pixels.shape[-1] == 1:
+    pixels = pixels[..., 0]
+  picture = Image.fromarray(pixels)
+  picture.thumbnail((_LARGEST, _LARGEST))
+  data = io.BytesIO()
+  picture.save(data, format="PNG", optimize=True)
+  return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+
+
+def _features(record: np.ndarray) -> str:
+  nonzero = np.flatnonzero(record)
+  binary = np.isin(record, (0, 1)).all()
+  if binary and len(record) > _FEATURES:
+    named = ", ".join(str(place) for place in nonzero[:_FEATURES])
+    more = ", …" if len(nonzero) > _FEATURES else ""
+    where = f": {named}{more}" if len(nonzero) else ""
+    return f"{len(nonzero)} of {len(record)} features are 1{where}"
+  more = ", …" if len(record) > _FEATURES else ""
+  return ", ".join(f"{value:.4g}" for value in record[:_FEATURES]) + more

@@ -1,0 +1,328 @@
+"""`audit`: models or their outputs in, a report a person can act on out."""
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mixdef import attacks as catalogue
+from mixdef.attacks import Signals
+from mixdef.attacks.query import identity
+from mixdef.attacks.query import signals as ask
+from mixdef.auditing.accuracy import accuracies
+from mixdef.auditing.budget import budget_curve
+from mixdef.auditing.figures import resolvable
+from mixdef.auditing.risk import RecordRisk, class_risk, record_risk
+from mixdef.auditing.running import Budget, Findings, run_attacks
+from mixdef.auditing.verdict import strongest, verdict
+from mixdef.data import Dataset, duplicate_records
+from mixdef.training import Ensemble
+from mixdef.training.store import write_json
+
+SCHEMA = 1
+"""Version of the layout of report.json, described in docs/report.schema.json."""
+
+_EXPOSED = 24
+_BUDGET_ATTACKS = ("lira_online", "lira_online_fixed", "lira_offline_fixed", "rmia")
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit:
+  """The result of `audit`.
+
+  Attributes:
+    report: what report.json holds.
+    scores: [S, N] by attack, NaN where a pair was not attacked.
+    signals: what the attacks read.
+    data: the records, or None if only outputs were audited.
+  """
+
+  report: dict[str, Any]
+  scores: dict[str, np.ndarray]
+  signals: Signals
+  data: Dataset | None
+
+  def html(self) -> str:
+    """Return the report as one self-contained page."""
+    from mixdef.auditing.page import render
+
+    return render(
+      self.report,
+      scores=self.scores,
+      keep=self.signals.keep,
+      audited=self.signals.audited,
+      x=None if self.data is None else self.data.x,
+    )
+
+  def save(self, folder: str | pathlib.Path) -> pathlib.Path:
+    """Write report.html, report.json and scores.npz; returns the page's path."""
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    signals = self.signals
+    arrays: dict[str, Any] = {
+      "ids": _ids(signals, self.data),
+      "keep": signals.keep,
+      "audited": signals.audited,
+      **self.scores,
+    }
+    if signals.labels is not None:
+      arrays["labels"] = signals.labels
+    np.savez_compressed(folder / "scores.npz", **arrays)
+    write_json(folder / "report.json", self.report)
+    page = folder / "report.html"
+    page.write_text(self.html(), encoding="utf-8")
+    return page
+
+
+def audit(
+  source: Ensemble | Signals,
+  *,
+  attacks: Sequence[str] | None = None,
+  queries: Callable[[np.ndarray], np.ndarray] = identity,
+  population: Dataset | None = None,
+  budget: Budget | None = None,
+  options: Mapping[str, Mapping[str, Any]] | None = None,
+  canaries: dict[str, Any] | None = None,
+  dp_baseline: dict[str, Any] | None = None,
+  setting: Mapping[str, Any] | None = None,
+  seed: int = 0,
+  out: str | pathlib.Path | None = None,
+  progress: bool = False,
+) -> Audit:
+  """Attack every model with the others and report who is at risk.
+
+  Args:
+    source: trained models, or `Signals` of models trained anywhere. Attacks that ask
+      models questions of their own need the models.
+    attacks: names with or without arguments, "lira_online(score='hinge')"; default the
+      whole catalogue. What cannot be run is listed with the reason.
+    queries: views of each record for the reference attacks, see `attacks.views`.
+    population: records that no model trained on; default the held-out file of the
+      ensemble's data. Ignored for `Signals`, which have their own.
+    budget: of attacks that train a model or ask many questions.
+    options: further arguments by the attack's plain name.
+    canaries: what `attack_canaries` returned.
+    dp_baseline: what `attack_dp_baseline` returned.
+    setting: facts for the report, shown with those known from the models.
+    seed: of the records drawn and of the bootstraps.
+    out: folder where finished attacks are kept, so that a killed audit goes on.
+    progress: show how far the questions to the models are.
+
+  Returns:
+    The `Audit`; `audit(...).save(folder)` writes the report.
+
+  Raises:
+    ValueError: for an unknown attack, a population that shares its type with no record,
+      a model that answers NaN, or released outputs that a defense changes judged
+      without any label-only attack.
+
+  Guarantee: none. An audit shows what these attacks find; only a differentially private
+    training bounds those that were not tried.
+  """
+  names = list(catalogue.CATALOGUE if attacks is None else attacks)
+  ensemble, data = None, None
+  if isinstance(source, Signals):
+    signals = source
+  else:
+    ensemble, data = source, source.data
+    population = data.test if population is None else population
+    _refuse_scores_alone(ensemble, names)
+    signals = ask(ensemble, queries=queries, population=population, progress=progress)
+  findings = run_attacks(
+    names,
+    signals,
+    ensemble,
+    budget=budget,
+    options=options,
+    seed=seed,
+    out=None if out is None else pathlib.Path(out),
+  )
+  report: dict[str, Any] = {
+    "schema": SCHEMA,
+    "title": "",
+    "verdict": {},
+    "setting": _setting(signals, ensemble, findings) | dict(setting or {}),
+    "attacks": findings.figures,
+    "strongest": strongest(findings.figures),
+    "not_run": findings.not_run,
+    "budget": _budget(findings, signals, seed),
+    **_risk(findings, signals, data, seed),
+    "canaries": canaries,
+    "dp_baseline": dp_baseline,
+    "limits": _limits(findings, ensemble, population),
+  }
+  facts = report["setting"]
+  title = (facts.get("dataset"), facts.get("defense"))
+  report["title"] = ", ".join(str(part) for part in title if part) or "Outputs"
+  report["verdict"] = verdict(report)
+  return Audit(_plain(report), findings.scores, signals, data)
+
+
+def _refuse_scores_alone(ensemble: Ensemble, names: Sequence[str]) -> None:
+  """Outputs that a defense changes hide scores, but the label goes around them."""
+  families = {catalogue.family(catalogue.plain_name(name)) for name in names}
+  if "label_only" in families:
+    return
+  x = ensemble.data.x[:64]
+  if not np.array_equal(ensemble[0].predict(x), ensemble[0].predict(x, raw=True)):
+    raise ValueError(
+      "the defense changes the released outputs, which score attacks alone cannot "
+      "judge: add a label-only attack, for example label_only_noise"
+    )
+
+
+def _setting(
+  signals: Signals, ensemble: Ensemble | None, findings: Findings
+) -> dict[str, Any]:
+  models, records = signals.keep.shape
+  others = signals.population
+  facts: dict[str, Any] = {
+    "num_models": models,
+    "num_records": records,
+    "num_audited": int(signals.audited.sum()),
+    "num_population": 0 if others is None else others.phi.shape[1],
+    "design": signals.design,
+    "queries": f"{signals.phi.shape[2]} views a record",
+    "attack_seconds": round(sum(f["seconds"] for f in findings.figures.values()), 1),
+  }
+  if signals.correct is not None:
+    facts |= accuracies(signals)
+  if ensemble is not None:
+    facts |= {
+      "dataset": ensemble.data.name,
+      "references": "trained with the target's own defense",
+      "weights": "as released: averaged or rolled back, and behind output defenses, "
+      "where the defense does that",
+      "epochs": ensemble.plan.epochs,
+      "batch_size": ensemble.plan.batch_size,
+      "strategy": ensemble.strategy,
+      "training_seconds": round(ensemble.seconds, 1),
+      "shadows_per_minute": round(60 * models / max(ensemble.seconds, 1e-9), 1),
+      **ensemble[0].guarantee,
+    }
+  return facts
+
+
+def _budget(findings: Findings, signals: Signals, seed: int) -> dict[str, Any]:
+  return {
+    name: budget_curve(catalogue.resolve(name), signals, seed=seed)
+    for name in findings.figures
+    if name in _BUDGET_ATTACKS and len(signals.keep) > 4
+  }
+
+
+def _risk(
+  findings: Findings, signals: Signals, data: Dataset | None, seed: int
+) -> dict[str, Any]:
+  """Per-record and per-class risk under the best attack that met every model."""
+  whole = {
+    name: figures
+    for name, figures in findings.figures.items()
+    if figures["num_targets"] == len(signals.keep)
+  }
+  if not whole:
+    return {"records": None, "classes": []}
+  name = max(whole, key=lambda key: whole[key]["auc"])
+  scores, keep = findings.scores[name], signals.keep
+  nonmembers = whole[name]["num_nonmembers"]
+  fpr = next((f for f in (0.01, 0.02) if resolvable(nonmembers, f)), 0.05)
+  risk = record_risk(scores, keep, fpr=fpr)
+  classes = []
+  if signals.labels is not None:
+    classes = class_risk(scores, keep, signals.labels, seed=seed)
+  return {
+    "records": {
+      "attack": name,
+      "fpr": fpr,
+      "quantiles": risk.quantiles(),
+      "exposed": _exposed(risk, signals, data),
+    },
+    "classes": classes,
+  }
+
+
+def _exposed(
+  risk: RecordRisk, signals: Signals, data: Dataset | None
+) -> list[dict[str, Any]]:
+  ids = _ids(signals, data)
+  labels = signals.labels
+  return [
+    {
+      "rank": rank,
+      "index": int(i),
+      "id": int(ids[i]),
+      "label": None if labels is None else int(labels[i]),
+      "rate": float(risk.found[i]),
+      "score": float(risk.score[i]),
+      "times": int(risk.times[i]),
+    }
+    for rank, i in enumerate(risk.ranked()[:_EXPOSED], 1)
+  ]
+
+
+def _limits(
+  findings: Findings, ensemble: Ensemble | None, population: Dataset | None
+) -> list[str]:
+  lines = [
+    "Intervals resample the records, given these trainings; they do not cover the "
+    "randomness of training.",
+    "TPR is read off the ROC at the best threshold in hindsight; report.json also has "
+    "what an attacker reaches who sets thresholds on models of their own.",
+    "Attacks differ in what they may see: white-box and trained ones were tried on the "
+    "first models only where the table says so.",
+  ]
+  notes = {name: f["note"] for name, f in findings.figures.items() if f["note"]}
+  lines += [f"{name}: {note}." for name, note in notes.items()]
+  if ensemble is not None and population is not None:
+    pairs = duplicate_records(ensemble.data, population)
+    shared = sum(pair.first[0] != pair.copy[0] for pair in pairs)
+    if shared:
+      lines.append(
+        f"{shared} of the {len(population)} population records are equal to a training "
+        f"record."
+      )
+  return lines
+
+
+def _ids(signals: Signals, data: Dataset | None) -> np.ndarray:
+  return np.arange(signals.keep.shape[1]) if data is None else data.ids
+
+
+def _plain(value: Any) -> Any:
+  """Return what JSON can hold: no NaN, no infinity, no numpy."""
+  if isinstance(value, Mapping):
+    return {str(key): _plain(item) for key, item in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_plain(item) for item in value]
+  if isinstance(value, np.generic):
+    value = value.item()
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
+
+
+def read_report(path: str | pathlib.Path) -> dict[str, Any]:
+  """Read a report.json.
+
+  Args:
+    path: the file, or the run folder that holds it.
+
+  Returns:
+    The report.
+
+  Raises:
+    ValueError: if it is no report, or of a newer layout.
+    FileNotFoundError: if there is none.
+  """
+  path = pathlib.Path(path)
+  path = path / "report.json" if path.is_dir() else path
+  if not path.exists():
+    raise FileNotFoundError(f"{path} is missing; run experiments/audit.py there first")
+  report = json.loads(path.read_text())
+  if not isinstance(report, dict) or report.get("schema") != SCHEMA:
+    raise ValueError(f"{path} is no report of layout {SCHEMA}; audit again")
+  return report

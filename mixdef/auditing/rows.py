@@ -1,0 +1,187 @@
+"""Rows of the report's tables: every figure of report.json as text."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mixdef.auditing import words
+
+FAMILIES = {
+  "reference": "Compare with reference models",
+  "trained": "Train an attack model",
+  "threshold": "Look at the model's own confidence",
+  "label_only": "See only the predicted label",
+  "white_box": "See the weights",
+}
+"""Headings of the attack table by family."""
+
+_SETTING = {
+  "dataset": "Data set",
+  "num_records": "Records",
+  "num_audited": "Audited records",
+  "num_population": "Population records",
+  "queries": "Queries a record",
+  "num_models": "Models trained",
+  "gap_attack": "Accuracy of the gap attack",
+  "test_accuracy_std": "Spread of the test accuracy",
+  "training_seconds": "Training time",
+  "attack_seconds": "Attack time",
+}
+_RATES = {"train_accuracy", "test_accuracy", "test_accuracy_std", "gap_attack"}
+
+
+def attack_table(attacks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+  """Group attacks by family, the strongest first in each.
+
+  Args:
+    attacks: figures by name, as in report.json.
+
+  Returns:
+    `groups`, each with a `title` and `rows`, where a figure with an interval is a pair
+    of texts; `ppv_fpr`, the false-alarm rate of every PPV, or None if they differ.
+  """
+  families = dict.fromkeys([*FAMILIES, *(row["family"] for row in attacks.values())])
+  groups = []
+  for family in families:
+    names = [name for name, row in attacks.items() if row["family"] == family]
+    names.sort(key=lambda name: -(attacks[name]["auc"] or 0))
+    if names:
+      rows = [_attack(name, attacks[name]) for name in names]
+      groups.append({"title": FAMILIES.get(family, words.plain(family)), "rows": rows})
+  rates = {row["ppv_fpr"] for row in attacks.values() if row.get("ppv_fpr")}
+  common = words.percent(rates.pop()) if len(rates) == 1 else None
+  return {"groups": groups, "ppv_fpr": common}
+
+
+def _attack(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+  ppv = row.get("ppv") or {}
+  calibrated = (row.get("calibrated") or {}).get("0.01")
+  return {
+    "name": name,
+    "auc": words.measured(row["auc"], row["auc_ci"]),
+    "balanced": words.measured(
+      row["balanced_accuracy"], row["balanced_accuracy_ci"], words.percent
+    ),
+    "tpr": [words.rate_at(row["tpr"], fpr) for fpr in ("0.001", "0.01")],
+    "ppv": [words.percent(ppv.get(prior)) for prior in ("0.01", "0.1", "0.5")],
+    "ppv_fpr": words.percent(row["ppv_fpr"]) if row.get("ppv_fpr") else None,
+    "targets": words.plain(row.get("num_targets")),
+    "degenerate": bool(row.get("degenerate")),
+    "note": row.get("note") or "",
+    "reached": calibrated
+    and {key: words.percent(calibrated[key]) for key in ("tpr", "fpr", "fpr_spread")},
+    "hindsight": words.percent(row.get("balanced_accuracy_max")),
+    "positive_rate": words.percent(row.get("positive_rate")),
+    "pairs": f"{row['num_members']:,} / {row['num_nonmembers']:,}",
+    "excluded": f"{row.get('excluded') or 0:,}",
+    "seconds": words.duration(row.get("seconds")),
+  }
+
+
+def quantile_rows(quantiles: Mapping[str, float | None]) -> list[tuple[str, str]]:
+  """Say what each quantile of the per-record risk means.
+
+  >>> quantile_rows({"0.5": .01, "1": .97})
+  [('50% of the records', 'at most 1%'), ('the most exposed record', '97%')]
+  """
+  rows = []
+  for share, rate in sorted(quantiles.items(), key=lambda item: float(item[0])):
+    if float(share) == 1:
+      rows.append(("the most exposed record", words.percent(rate)))
+    else:
+      rows.append(
+        (
+          f"{words.percent(float(share))} of the records",
+          f"at most {words.percent(rate)}",
+        )
+      )
+  return rows
+
+
+def exposed_rows(
+  exposed: Sequence[Mapping[str, Any]], pictures: Sequence[Mapping[str, Any]] | None
+) -> list[dict[str, Any]]:
+  """Join every exposed record with its picture.
+
+  Args:
+    exposed: rank, index, id, label, rate, score and times of each record.
+    pictures: of `record_pictures`, in the same order; None without records to show.
+  """
+  return [
+    {
+      "rank": row["rank"],
+      "id": words.plain(row["index"] if row.get("id") is None else row["id"]),
+      "label": words.plain(row["label"]),
+      "rate": words.percent(row["rate"]),
+      "score": words.fixed(row["score"], 2),
+      "times": words.plain(row["times"]),
+      "picture": pictures[place] if pictures else None,
+    }
+    for place, row in enumerate(exposed)
+  ]
+
+
+def class_rows(classes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """Return label, number of records and AUC of every class."""
+  return [
+    {
+      "label": words.plain(row["label"]),
+      "records": f"{row['num_records']:,}",
+      "auc": words.measured(row["auc"], row["auc_ci"]),
+    }
+    for row in classes
+  ]
+
+
+def setting_rows(setting: Mapping[str, Any]) -> list[tuple[str, str]]:
+  """Return the name and the value of every setting, in the order of the report.
+
+  >>> setting_rows({"batch_size": 128, "test_accuracy": .9312, "epsilon": None})
+  [('Batch size', '128'), ('Test accuracy', '93.1%'), ('Epsilon', '–')]
+  """
+  rows = []
+  for key, value in setting.items():
+    if key in _RATES:
+      text = words.percent(value)
+    elif key.endswith("_seconds"):
+      text = words.duration(value)
+    else:
+      text = words.plain(value)
+    rows.append((_SETTING.get(key, key.replace("_", " ").capitalize()), text))
+  return rows
+
+
+def key_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+  """Return the few figures that a reader takes away: what, how much, how sure."""
+  strongest, setting = report.get("strongest"), report.get("setting") or {}
+  figures = []
+  if strongest:
+    name = strongest["attack"]
+    auc = words.measured(strongest["auc"], strongest["auc_ci"])
+    note = ", ".join(filter(None, (f"AUC of {name}", auc["interval"])))
+    figures.append(("Strongest attack", auc["value"], note))
+    figures.append(_members_found(strongest))
+  if setting.get("test_accuracy") is not None:
+    spread = setting.get("test_accuracy_std")
+    note = f"±{words.percent(spread)} between models" if spread is not None else ""
+    figures.append(("Test accuracy", words.percent(setting["test_accuracy"]), note))
+  if setting.get("epsilon") is not None:
+    figures.append(
+      (
+        "Privacy guarantee",
+        f"ε = {words.fixed(setting['epsilon'], 2)}",
+        f"δ = {words.plain(setting.get('delta'))}",
+      )
+    )
+  if setting.get("num_models") is not None:
+    note = f"{words.plain(setting.get('num_audited'))} records audited"
+    figures.append(("Models", words.plain(setting["num_models"]), note))
+  return figures
+
+
+def _members_found(strongest: Mapping[str, Any]) -> tuple[str, str, str]:
+  if strongest.get("tpr") is None:
+    return "Members found", words.NOT_RESOLVABLE, "too few non-members to tell"
+  found = words.measured(strongest["tpr"], strongest["tpr_ci"], words.percent)
+  note = ", ".join(filter(None, (f"by {strongest['tpr_attack']}", found["interval"])))
+  title = f"Members found at {words.percent(strongest['fpr'])} false alarms"
+  return title, found["value"], note

@@ -1,0 +1,161 @@
+"""Run attacks by name and keep what each one finds."""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from mixdef import attacks as catalogue
+from mixdef.attacks import Signals, Unavailable, leave_one_out
+from mixdef.auditing.summary import summarize
+from mixdef.training import Ensemble
+from mixdef.training.store import digest, same_or_refuse
+
+COSTLY = ("shokri", "salem_1", "salem_2", *catalogue.ON_MODELS)
+"""Attacks that train a model of their own or ask many questions a record."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Budget:
+  """What the costly attacks may take.
+
+  Attributes:
+    targets: models they attack, the first ones.
+    records: records they ask about, drawn by the seed, if they ask the models.
+  """
+
+  targets: int = 4
+  records: int = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+  """Scores [S,N] and figures by attack, and why the others were not run."""
+
+  scores: dict[str, np.ndarray]
+  figures: dict[str, dict[str, Any]]
+  not_run: dict[str, str]
+
+
+def run_attacks(
+  names: Sequence[str],
+  signals: Signals,
+  ensemble: Ensemble | None = None,
+  *,
+  budget: Budget | None = None,
+  options: Mapping[str, Mapping[str, Any]] | None = None,
+  seed: int = 0,
+  out: pathlib.Path | None = None,
+) -> Findings:
+  """Run attacks on every model, or on the first few for costly ones.
+
+  Args:
+    names: of attacks, with arguments or without: "lira_online(score='hinge')".
+    signals: of S models.
+    ensemble: the models themselves, for attacks that ask them questions of their own.
+    budget: of the costly attacks; default `Budget()`.
+    options: further keyword arguments by the attack's plain name.
+    seed: of the records drawn and of the bootstraps.
+    out: folder where the scores of every finished attack are kept and found again.
+
+  Returns:
+    The `Findings`. An attack whose input is missing is in `not_run` with the reason.
+
+  Raises:
+    ValueError: for an unknown attack or argument, or a folder that holds other
+      models' scores.
+  """
+  chosen = {name: catalogue.resolve(name) for name in names}
+  budget = budget or Budget()
+  if out is not None:
+    marks = {
+      "signals": digest(signals.phi, signals.keep, signals.audited),
+      "seed": seed,
+      **dataclasses.asdict(budget),
+    }
+    same_or_refuse(out / "signature.json", marks, fix="Choose another out folder.")
+  findings = Findings({}, {}, {})
+  for name, attack in chosen.items():
+    plain = catalogue.plain_name(name)
+    extra = dict((options or {}).get(plain, {}))
+    started = time.monotonic()
+    run = _Run(plain, attack, signals, ensemble, budget, extra, seed)
+    try:
+      scores = _kept(out, name, run)
+    except Unavailable as error:
+      findings.not_run[name] = str(error)
+      continue
+    seconds = time.monotonic() - started
+    targets = np.flatnonzero(~np.isnan(scores).all(1))
+    figures = summarize(
+      scores[targets], signals.keep[targets], run.records_asked(), seed=seed
+    )
+    findings.scores[name] = scores
+    findings.figures[name] = {
+      "family": catalogue.family(plain),
+      **figures,
+      "num_targets": len(targets),
+      "seconds": round(seconds, 2),
+      "note": catalogue.NOTES.get(plain, ""),
+    }
+    logging.info("%s: AUC %.4f (%.1f s)", name, figures["auc"], seconds)
+  return findings
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+  """One attack with everything it reads."""
+
+  plain: str
+  attack: Callable[..., np.ndarray]
+  signals: Signals
+  ensemble: Ensemble | None
+  budget: Budget
+  extra: dict[str, Any]
+  seed: int
+
+  def __call__(self) -> np.ndarray:
+    """Return the scores [S,N]."""
+    targets = None
+    if self.plain in COSTLY:
+      targets = range(min(self.budget.targets, len(self.signals.keep)))
+    if self.plain not in catalogue.ON_MODELS:
+      source: Any = self.signals
+      return leave_one_out(self.attack, source, targets=targets, **self.extra)
+    if self.ensemble is None:
+      raise Unavailable("it asks the models questions of its own; give the ensemble")
+    rows = np.flatnonzero(self.records_asked())
+    return leave_one_out(
+      self.attack, self.ensemble, targets=targets, records=rows, **self.extra
+    )
+
+  def records_asked(self) -> np.ndarray:
+    """Return which records are scored, bool [N]."""
+    audited = self.signals.audited
+    if self.plain not in catalogue.ON_MODELS:
+      return audited
+    rows = np.flatnonzero(audited)
+    rng = np.random.default_rng(self.seed)
+    drawn = rng.choice(rows, min(self.budget.records, len(rows)), replace=False)
+    return np.isin(np.arange(len(audited)), drawn)
+
+
+def _kept(
+  folder: pathlib.Path | None, name: str, compute: Callable[[], np.ndarray]
+) -> np.ndarray:
+  """Return the array kept under this name, or compute and keep it."""
+  if folder is None:
+    return compute()
+  path = folder / f"{name}.npy"
+  if path.exists():
+    return np.load(path, allow_pickle=False)
+  values = compute()
+  partial = path.with_suffix(".tmp")
+  with partial.open("wb") as file:
+    np.save(file, values)
+  partial.rename(path)  # whole or not at all
+  return values

@@ -1,0 +1,258 @@
+"""The audit in plain words: who is at risk, how sure, what to do."""
+
+from typing import Any
+
+from scipy.special import ndtri
+
+LEVELS = ("high", "moderate", "low", "none_found")
+
+
+def widened(
+  value: float, interval: tuple[float, float], comparisons: int
+) -> list[float]:
+  """Widen a 95 % interval for being the best of several (Bonferroni).
+
+  Each half is stretched by z(1 - .05/2m) / z(1 - .05/2), as for a normal estimate.
+
+  Args:
+    value: the estimate.
+    interval: its 95 % interval (lo, hi).
+    comparisons: m >= 1, how many estimates it was picked from.
+
+  Returns:
+    [lo, hi], within [0, 1].
+
+  >>> [round(bound, 3) for bound in widened(0.6, (0.58, 0.62), 20)]
+  [0.569, 0.631]
+  """
+  stretch = float(ndtri(1 - 0.025 / comparisons) / ndtri(0.975))
+  low, high = interval
+  return [
+    max(0.0, value - stretch * (value - low)),
+    min(1.0, value + stretch * (high - value)),
+  ]
+
+
+def strongest(figures: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+  """Pick the attack with the largest AUC and widen its interval for the choice.
+
+  Args:
+    figures: {attack: summary}.
+
+  Returns:
+    {"attack", "auc", "auc_ci", "num_attacks", "fpr", "tpr", "tpr_ci", "tpr_attack",
+    "note"}; the TPR is the largest any attack has at the lowest FPR that its pairs
+    resolve, None if there is none. None without attacks.
+  """
+  if not figures:
+    return None
+  count = len(figures)
+  name = max(figures, key=lambda key: figures[key]["auc"])
+  best = figures[name]
+  found: dict[str, Any] = {
+    "attack": name,
+    "auc": best["auc"],
+    "auc_ci": widened(best["auc"], best["auc_ci"], count),
+    "num_attacks": count,
+    "fpr": None,
+    "tpr": None,
+    "tpr_ci": None,
+    "tpr_attack": None,
+    "note": f"the best of {count}: its interval is widened for that choice",
+  }
+  fpr = lowest_resolvable(figures)
+  if fpr is not None:
+    rates = {
+      key: row["tpr"][fpr]
+      for key, row in figures.items()
+      if row["tpr"][fpr]["resolvable"]
+    }
+    top = max(rates, key=lambda key: rates[key]["value"])
+    rate = rates[top]
+    found |= {
+      "fpr": float(fpr),
+      "tpr": rate["value"],
+      "tpr_ci": widened(rate["value"], rate["ci"], count),
+      "tpr_attack": top,
+    }
+  return found
+
+
+def lowest_resolvable(figures: dict[str, dict[str, Any]]) -> str | None:
+  """Return the lowest FPR, as text, that some attack's pairs resolve."""
+  known = [
+    str(fpr)
+    for row in figures.values()
+    for fpr, rate in row["tpr"].items()
+    if rate["resolvable"]
+  ]
+  return min(known, key=float) if known else None
+
+
+def level_of(best: dict[str, Any] | None) -> str:
+  """Grade a finding.
+
+  high: the interval of the AUC lies above 0.7, or that of the TPR above ten times its
+  FPR. moderate: above 0.55, or above three times. low: above 0.5, or above the FPR.
+  none_found: neither interval excludes chance. The TPR's interval counts only from a
+  TPR of one percent on.
+
+  Deviation: these bounds are a convention of this library, for reading at a glance.
+
+  >>> level_of({"auc_ci": [0.69, 0.8], "tpr_ci": [0.02, 0.04], "fpr": 0.001})
+  'high'
+  >>> level_of({"auc_ci": [0.49, 0.52], "tpr_ci": None, "fpr": None})
+  'none_found'
+  """
+  if best is None:
+    return "none_found"
+  low = best["auc_ci"][0]
+  times = 0.0
+  if best["tpr_ci"] is not None and best["tpr_ci"][0] >= 0.01:
+    times = best["tpr_ci"][0] / best["fpr"]
+  for level, area, factor in (("high", 0.7, 10), ("moderate", 0.55, 3)):
+    if low > area or times > factor:
+      return level
+  return "low" if low > 0.5 or times > 1 else "none_found"
+
+
+_HEADLINES = {
+  "high": "Training records can be told from others. Treat membership as public.",
+  "moderate": "A strong attacker learns something about who was in the training set.",
+  "low": "The attacks tell training records from others only slightly.",
+  "none_found": "None of the attacks told training records from others.",
+}
+
+
+def verdict(report: dict[str, Any]) -> dict[str, Any]:
+  """Say what the figures of a report mean for someone who must decide.
+
+  Args:
+    report: with attacks, strongest, records, classes, canaries, dp_baseline, setting.
+
+  Returns:
+    {"level", "headline", "who", "how_sure", "what_to_do"}; the last three are lists of
+    sentences. The level is the worse of the audited records' and the canaries'.
+  """
+  best, canaries = report["strongest"], report["canaries"]
+  graded = [level_of(best)]
+  if canaries:
+    graded.append(level_of(canaries["strongest"]))
+  level = min(graded, key=LEVELS.index)
+  return {
+    "level": level,
+    "headline": _HEADLINES[level],
+    "who": _who(report, best),
+    "how_sure": _how_sure(report, best),
+    "what_to_do": _what_to_do(report, level),
+  }
+
+
+def _who(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
+  lines = []
+  if best and best["tpr"] is not None:
+    lines.append(
+      f"At {_false_alarms(best['fpr'])}, {best['tpr_attack']} names "
+      f"{_share(best['tpr'])} of the training records."
+    )
+  records = report["records"]
+  if records:
+    most = records["quantiles"]["1"]
+    tenth = records["quantiles"]["0.9"]
+    lines.append(
+      f"Records differ: the most exposed one is found in {_share(most)} of the models "
+      f"trained on it, one in ten in {_share(tenth)} or more (at "
+      f"{_false_alarms(records['fpr'])})."
+    )
+  classes = report["classes"]
+  if len(classes) > 1 and classes[0]["auc_ci"][0] > classes[-1]["auc_ci"][1]:
+    lines.append(
+      f"Class {classes[0]['label']} is the most exposed (AUC "
+      f"{classes[0]['auc']:.2f}), class {classes[-1]['label']} the least "
+      f"({classes[-1]['auc']:.2f})."
+    )
+  canaries = report["canaries"]
+  if canaries and canaries["strongest"]["tpr"] is not None:
+    found = canaries["strongest"]
+    lines.append(
+      f"In the worst case looked at, {canaries['kind']} records planted for the audit, "
+      f"{_share(found['tpr'])} are named at {_false_alarms(found['fpr'])}."
+    )
+  return lines
+
+
+def _how_sure(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
+  setting, lines = report["setting"], []
+  if best:
+    low, high = best["auc_ci"]
+    row = report["attacks"][best["attack"]]
+    lines.append(
+      f"The strongest of {best['num_attacks']} attacks, {best['attack']}, has AUC "
+      f"{best['auc']:.3f} [{low:.3f}, {high:.3f}] over {row['num_members']:,} members "
+      f"and {row['num_nonmembers']:,} non-members of {row['num_targets']} models; 0.5 "
+      f"is guessing."
+    )
+  if setting.get("references"):
+    lines.append(f"The attacker's own models: {setting['references']}.")
+  if not report["canaries"]:
+    lines.append(
+      "No canaries were planted: the worst case is not measured, only these records."
+    )
+  if setting.get("epsilon") is not None:
+    lines.append(
+      f"Training was differentially private: epsilon {setting['epsilon']:.3g} at delta "
+      f"{setting['delta']:.1g} bounds every attack, also those not tried."
+    )
+  elif "defense" in setting:
+    lines.append(
+      "There is no guarantee: an attack that was not tried may find more than these."
+    )
+  return lines
+
+
+def _what_to_do(report: dict[str, Any], level: str) -> list[str]:
+  lines = {
+    "high": [
+      "Do not release this model if being in its training set is a secret.",
+      "Train with a defense, or with more of it, and audit again; "
+      "dp_sgd is the only one with a guarantee.",
+      "Consider leaving out the most exposed records listed below.",
+    ],
+    "moderate": [
+      "Decide with the owners of the data whether this much may be learned.",
+      "Compare a stronger defense at the accuracy you need, by the same audit.",
+    ],
+    "low": [
+      "Release is defensible if the exposed records listed below are acceptable.",
+      "Plant canaries before relying on it: averages hide the worst case.",
+    ],
+    "none_found": [
+      "Nothing here speaks against release; it is no proof that nothing leaks.",
+      "Read the resolution of the table: few pairs cannot show a small leak.",
+    ],
+  }[level]
+  if level == "low" and report["canaries"]:
+    lines = lines[:1]
+  baseline = report["dp_baseline"]
+  if baseline and baseline.get("strongest") and report["strongest"]:
+    ours, theirs = report["strongest"], baseline["strongest"]
+    if theirs["auc_ci"][1] < ours["auc_ci"][0]:
+      lines.append(
+        f"DP-SGD with accuracy {baseline['test_accuracy']:.3f} (this model: "
+        f"{baseline['defense_test_accuracy']:.3f}) leaks less (AUC "
+        f"{theirs['auc']:.3f} against {ours['auc']:.3f}): prefer it."
+      )
+    elif ours["auc_ci"][1] < theirs["auc_ci"][0]:
+      lines.append(
+        f"This defense leaks less than DP-SGD tuned towards its accuracy (AUC "
+        f"{ours['auc']:.3f} against {theirs['auc']:.3f})."
+      )
+  return lines
+
+
+def _false_alarms(fpr: float) -> str:
+  return f"one false alarm in {round(1 / fpr):,} non-members"
+
+
+def _share(rate: float) -> str:
+  return f"{100 * rate:.1f} %"

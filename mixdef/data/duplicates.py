@@ -1,0 +1,67 @@
+"""Find records that occur more than once, within a set or across sets."""
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+
+from mixdef.data.dataset import Dataset
+
+
+class Duplicate(NamedTuple):
+  """Two records with equal inputs; each is (place of its set, row in that set)."""
+
+  first: tuple[int, int]
+  copy: tuple[int, int]
+
+
+def duplicate_records(*parts: Dataset) -> list[Duplicate]:
+  """List the records whose inputs occurred before, in the order of the sets.
+
+  A record of the population or the test file that a model trained on is no non-member,
+  and a member whose copy stays in the training set cannot be told by leaving it out.
+
+  Args:
+    *parts: data sets with records of one shape and type, for example
+      `(data, population)`; they are numbered from 0.
+
+  Returns:
+    One `Duplicate` for each record with an earlier equal: `first` is where it occurred
+    first, `copy` the record itself. Labels are not compared: a mislabelled copy is a
+    copy.
+
+  Raises:
+    ValueError: the records differ in shape or type.
+
+  Deviation: equality is that of the values' bytes, by a 128-bit hash; near-duplicates
+    are not found.
+
+  >>> data = Dataset.from_arrays([[1.0], [2.0], [1.0]], [0, 1, 1])
+  >>> test = Dataset.from_arrays([[2.0], [3.0]], [0, 1])
+  >>> for pair in duplicate_records(data, test):
+  ...   print(pair)
+  Duplicate(first=(0, 0), copy=(0, 2))
+  Duplicate(first=(0, 1), copy=(1, 0))
+  """
+  found, seen = [], {}
+  for place, part in enumerate(parts):
+    _same_kind(parts[0], part, place)
+    for row, record in enumerate(part.x):
+      content = hashlib.blake2b(_bytes(record), digest_size=16).digest()
+      first = seen.setdefault(content, (place, row))
+      if first != (place, row):
+        found.append(Duplicate(first, (place, row)))
+  return found
+
+
+def _bytes(record: np.ndarray) -> bytes:
+  # Adding zero turns -0.0, which equals 0.0, into its bytes.
+  return (record + record.dtype.type(0)).tobytes()
+
+
+def _same_kind(first: Dataset, part: Dataset, place: int) -> None:
+  if (first.x.shape[1:], first.x.dtype) != (part.x.shape[1:], part.x.dtype):
+    raise ValueError(
+      f"set {place} holds {part.x.dtype} {part.x.shape[1:]} but set 0 holds"
+      f" {first.x.dtype} {first.x.shape[1:]}; prepare all alike"
+    )

@@ -1,0 +1,167 @@
+import numpy as np
+import pytest
+
+from mixdef import attacks
+from mixdef.attacks import Signals
+from mixdef.attacks.designs import detect_design, references
+from mixdef.auditing import auc
+from mixdef.data import subsets
+
+EVERY = np.ones(100, bool)
+
+
+def pairs(models, records, seed=0):
+  """Row 2m + 1 is the complement of row 2m."""
+  half = subsets(models // 2, records, seed=seed)
+  return np.stack([half, ~half], 1).reshape(models, records)
+
+
+def measure(attack, keep, *, advantage, seed=0, **options):
+  """AUC of an attack where members' phi is higher by `advantage`."""
+  random = np.random.default_rng(seed)
+  offset = 2 * random.normal(size=keep.shape[1])
+  phi = offset + advantage * keep + random.normal(size=keep.shape)
+  design = options.pop("design", None)
+  signals = Signals.from_phi(phi, keep, design=design)
+  return auc(attacks.leave_one_out(attack, signals, **options), keep)
+
+
+def minus_mean(signals, *, target):
+  """Score by phi minus the mean of all references, in and out."""
+  chosen = signals.references(target)[..., None]
+  return (signals.phi[target] - signals.phi.mean(0, where=chosen))[:, 0]
+
+
+@pytest.mark.parametrize("models", [2, 3, 7, 8, 64])
+def test_a_balanced_design_is_told_from_independent_draws(models):
+  assert detect_design(subsets(models, 500, design="balanced")) == "balanced"
+  assert detect_design(subsets(models, 500)) == "bernoulli"
+
+
+def test_too_few_records_to_tell_count_as_independent():
+  # One record in half of two models: fair coins do that every second time.
+  assert detect_design(np.array([[True], [False]])) == "bernoulli"
+  assert detect_design(np.zeros((4, 0), bool)) == "bernoulli"
+  third = subsets(9, 500, design="balanced", fraction=1 / 3)
+  assert detect_design(third) == "bernoulli"
+
+
+def test_rows_that_are_not_audited_do_not_hide_a_balanced_design():
+  audited = np.arange(200) % 2 == 0
+  keep = subsets(8, 200, design="balanced", eligible=audited, always=~audited)
+  phi = np.random.default_rng(0).normal(size=keep.shape)
+  assert Signals.from_phi(phi, keep, audited=audited).design == "balanced"
+  assert Signals.from_phi(phi, keep).design == "bernoulli"
+
+
+@pytest.mark.parametrize("models", [8, 16])
+def test_rebalanced_references_have_equal_sides_whatever_the_truth(models):
+  keep = subsets(models, 100, design="balanced", seed=3)
+  for target in range(models):
+    usable = references(keep, target, audited=EVERY, even=True)
+    assert not usable[target].any()
+    for side in (keep, ~keep):
+      np.testing.assert_array_equal((usable & side).sum(0), models // 2 - 1)
+
+
+def test_rebalancing_drops_models_at_random():
+  keep = subsets(8, 4000, design="balanced")
+  usable = references(keep, 0, audited=np.ones(4000, bool), even=True)
+  dropped = (~usable[1:]).mean(1)
+  # One of seven is dropped for each record.
+  np.testing.assert_allclose(dropped, 1 / 7, atol=5 * np.sqrt(6 / 49 / 4000))
+
+
+def test_independent_draws_lose_only_the_target():
+  keep = subsets(9, 100)
+  usable = references(keep, 4, audited=EVERY, even=False)
+  np.testing.assert_array_equal(usable.all(1), np.arange(9) != 4)
+
+
+@pytest.mark.parametrize(("ddof", "plain"), [(0, 0.433), (1, 0.444)])
+def test_pitfall_135_null_auc_is_one_half_when_rebalanced(ddof, plain):
+  keep = subsets(8, 20_000, design="balanced")
+  online = {"attack": attacks.lira_online, "keep": keep, "advantage": 0, "ddof": ddof}
+  assert measure(**online) == pytest.approx(0.5, abs=0.006)
+  # As it was before: what the references' counts give away.
+  assert measure(**online, design="bernoulli") == pytest.approx(plain, abs=0.006)
+
+
+@pytest.mark.parametrize("models", [7, 8])
+@pytest.mark.parametrize("design", ["bernoulli", "balanced"])
+@pytest.mark.parametrize(
+  "attack", [attacks.lira_online, attacks.lira_offline, minus_mean]
+)
+def test_pitfall_135_no_signal_no_advantage(attack, design, models):
+  keep = subsets(models, 8000, design=design, seed=1)
+  assert measure(attack, keep, advantage=0) == pytest.approx(0.5, abs=0.008)
+
+
+@pytest.mark.parametrize("design", ["bernoulli", "balanced"])
+@pytest.mark.parametrize(
+  ("attack", "options", "expected"),
+  [
+    (attacks.lira_online, {"ddof": 0}, 0.539),
+    (attacks.lira_online, {"ddof": 1}, 0.540),
+    (attacks.lira_offline, {}, 0.613),
+    (minus_mean, {}, 0.629),
+  ],
+  ids=["online ddof 0", "online ddof 1", "offline", "minus mean"],
+)
+def test_a_rebalanced_design_measures_what_independent_draws_do(
+  attack, options, expected, design
+):
+  keep = subsets(8, 20_000, design=design)
+  found = measure(attack, keep, advantage=0.5, **options)
+  assert found == pytest.approx(expected, abs=0.006)
+
+
+@pytest.mark.parametrize(
+  ("attack", "expected"), [(attacks.lira_online, 0.491), (minus_mean, 0.648)]
+)
+def test_without_rebalancing_the_counts_bias_both_ways(attack, expected):
+  keep = subsets(8, 20_000, design="balanced")
+  found = measure(attack, keep, advantage=0.5, design="bernoulli")
+  assert found == pytest.approx(expected, abs=0.006)
+
+
+def test_pitfall_136_counting_the_references_tells_nothing():
+  def count(signals, *, target):
+    return -(signals.keep & signals.references(target)).sum(0).astype(float)
+
+  for models in (7, 8):
+    for design in ("bernoulli", "balanced"):
+      keep = subsets(models, 4000, design=design)
+      error = 5 * np.sqrt(1 / (3 * keep.size))
+      assert measure(count, keep, advantage=0) == pytest.approx(0.5, abs=error)
+  keep = subsets(8, 4000, design="balanced")
+  assert measure(count, keep, advantage=0, design="bernoulli") == 1.0
+
+
+def test_pitfall_137_the_targets_complement_is_no_reference():
+  keep = pairs(8, 100)
+  for target in range(8):
+    usable = references(keep, target, audited=EVERY, even=False)
+    expected = np.arange(8) // 2 != target // 2
+    np.testing.assert_array_equal(usable.all(1), expected)
+    np.testing.assert_array_equal(usable.any(1), expected)
+
+
+def test_pitfall_137_complements_on_the_audited_records_count():
+  keep = pairs(4, 100)
+  audited = np.arange(100) < 60
+  keep[:, ~audited] = True  # members of every model
+  usable = references(keep, 0, audited=audited, even=False)
+  assert not usable[1].any()
+
+
+def test_pitfall_137_a_few_records_differ_by_chance():
+  keep = np.array([[True, False], [False, True], [True, True]])
+  usable = references(keep, 0, audited=np.ones(2, bool), even=False)
+  assert usable[1].all()
+
+
+def test_pitfall_137_pairs_are_at_chance_without_a_signal():
+  keep = pairs(8, 8000)
+  for attack in (attacks.lira_online, attacks.lira_offline, minus_mean):
+    assert measure(attack, keep, advantage=0) == pytest.approx(0.5, abs=0.008)
