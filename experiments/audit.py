@@ -23,6 +23,7 @@ import mixdef
 from mixdef.attacks import VIEWS
 from mixdef.auditing import (
   Budget,
+  accuracies,
   attack_canaries,
   attack_dp_baseline,
   matched_dp,
@@ -69,6 +70,11 @@ class AuditSettings(Settings):
   def shadows(self) -> int:
     """Models to train."""
     return min(self.num_shadows, 8) if self.quick else self.num_shadows
+
+  @property
+  def canary_kind(self) -> str:
+    """What kind of canaries is planted."""
+    return parse_canaries(self.canaries)[0]
 
   @property
   def budget(self) -> Budget:
@@ -134,7 +140,7 @@ def _of_shadows(settings, folder):
   planted, canaries, baseline = _planted(settings, data), None, None
   if planted is not None:
     canaries = attack_canaries(
-      train(learner, planted, "canaries"), kind=settings.canaries, **asked
+      train(learner, planted, "canaries"), kind=settings.canary_kind, **asked
     )
   if settings.dp_baseline or settings.quick:
     baseline = _dp_baseline(settings, folder, ensemble, planted, asked)
@@ -193,13 +199,12 @@ def _planted(settings, data):
 def _dp_baseline(settings, folder, ensemble, planted, asked):
   """Find DP-SGD of matched accuracy, train its shadows and attack them alike."""
   data = ensemble.data
-  answers = ensemble.predict(data.test.x).argmax(-1)
+  reached = accuracies(mixdef.signals(ensemble, log_probs=False))
   matched = matched_dp(
     settings.network(data),
     data,
     ensemble.keep[:2],
-    accuracy=float((answers == data.test.y).mean()),
-    test=data.test,
+    accuracy=reached["test_accuracy"],
     out=folder / "dp_candidates",
     **settings.training(),
   )
@@ -208,7 +213,7 @@ def _dp_baseline(settings, folder, ensemble, planted, asked):
   canaries = None
   if planted is not None:
     canaries = attack_canaries(
-      train(planted, "dp_baseline_canaries"), kind=settings.canaries, **asked
+      train(planted, "dp_baseline_canaries"), kind=settings.canary_kind, **asked
     )
   attacks = [
     name

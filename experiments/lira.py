@@ -10,6 +10,7 @@ and the ids of the N records in their data set) and roc.png; run again, it resum
 import collections
 import dataclasses
 import pathlib
+from typing import Any
 
 import job
 import numpy as np
@@ -60,9 +61,8 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   families = mixdef.attacks.FAMILIES
   chosen = [attack.__name__ for kind in _FAMILIES for attack in families[kind]]
   found = run_attacks(chosen, signals)
-  np.savez_compressed(
-    folder / "scores.npz", ids=data.ids, labels=data.y, keep=keep, **found.scores
-  )
+  facts: dict[str, Any] = {"ids": data.ids, "labels": data.y, "keep": keep}
+  np.savez_compressed(folder / "scores.npz", **(facts | found.scores))
   ranked = sorted(found.figures, key=lambda name: -found.figures[name]["auc"])
   roc_plot(
     {name: (found.scores[name], keep) for name in ranked[:_DRAWN]}, folder / "roc.png"

@@ -1,12 +1,14 @@
 """What the models are worth: accuracy on their members and on the others."""
 
+from typing import Any
+
 import numpy as np
 
 from mixdef.attacks import Signals
 from mixdef.auditing.figures import gap_attack_accuracy
 
 
-def accuracies(signals: Signals) -> dict[str, float | None]:
+def accuracies(signals: Signals) -> dict[str, Any]:
   """Return accuracies over the models, each on its own members and non-members.
 
   Args:

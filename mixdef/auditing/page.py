@@ -224,7 +224,15 @@ def _canaries(canaries) -> dict[str, Any] | None:
       **words.measured(strongest["auc"], strongest["auc_ci"]),
     },
     "quantiles": rows.quantile_rows(canaries.get("exposed_quantiles") or {}),
+    "epsilon": _epsilon(canaries.get("epsilon")),
   }
+
+
+def _epsilon(proved) -> dict[str, Any] | None:
+  if not proved:
+    return None
+  bound, ceiling = (words.fixed(proved[name], 2) for name in ("lower_bound", "ceiling"))
+  return {**proved, "bound": bound, "ceiling": ceiling}
 
 
 def _baseline(baseline, attacks) -> dict[str, Any] | None:

@@ -156,8 +156,14 @@ def audit(
     "limits": _limits(findings, ensemble, population),
   }
   facts = report["setting"]
-  title = (facts.get("dataset"), facts.get("defense"))
-  report["title"] = ", ".join(str(part) for part in title if part) or "Outputs"
+  if dp_baseline and "test_accuracy" in facts:
+    report["dp_baseline"] = {
+      **dp_baseline,
+      "defense_test_accuracy": facts["test_accuracy"],
+    }
+  defense = "no defense" if facts.get("defense") == "none" else facts.get("defense")
+  title = [str(part) for part in (facts.get("dataset"), defense) if part]
+  report["title"] = ", ".join(title) or "outputs"
   report["verdict"] = verdict(report)
   return Audit(_plain(report), findings.scores, signals, data)
 

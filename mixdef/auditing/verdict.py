@@ -124,6 +124,14 @@ _HEADLINES = {
 }
 
 
+_UNUSUAL = {
+  "high": "Unusual records can be told from others, most records much less.",
+  "moderate": "A strong attacker learns something about unusual records.",
+  "low": "Only unusual records stand out, and only slightly.",
+}
+"""Headlines where planted canaries are worse off than the audited records."""
+
+
 def verdict(report: dict[str, Any]) -> dict[str, Any]:
   """Say what the figures of a report mean for someone who must decide.
 
@@ -139,9 +147,10 @@ def verdict(report: dict[str, Any]) -> dict[str, Any]:
   if canaries:
     graded.append(level_of(canaries["strongest"]))
   level = min(graded, key=LEVELS.index)
+  headline = _HEADLINES[level] if level == graded[0] else _UNUSUAL[level]
   return {
     "level": level,
-    "headline": _HEADLINES[level],
+    "headline": headline,
     "who": _who(report, best),
     "how_sure": _how_sure(report, best),
     "what_to_do": _what_to_do(report, level),
@@ -156,13 +165,13 @@ def _who(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
       f"{_share(best['tpr'])} of the training records."
     )
   records = report["records"]
-  if records:
-    most = records["quantiles"]["1"]
-    tenth = records["quantiles"]["0.9"]
+  if records and records["exposed"]:
+    most, tenth = records["exposed"][0], records["quantiles"]["0.9"]
+    hits = round(most["rate"] * most["times"])
     lines.append(
-      f"Records differ: the most exposed one is found in {_share(most)} of the models "
-      f"trained on it, one in ten in {_share(tenth)} or more (at "
-      f"{_false_alarms(records['fpr'])})."
+      f"Records differ: the most exposed one is found in {hits} "
+      f"of the {most['times']} models trained on it, and one record in ten in "
+      f"{_share(tenth)} or more (at {_false_alarms(records['fpr'])})."
     )
   classes = report["classes"]
   if len(classes) > 1 and classes[0]["auc_ci"][0] > classes[-1]["auc_ci"][1]:

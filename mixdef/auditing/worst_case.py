@@ -11,12 +11,14 @@ from mixdef.attacks.query import identity
 from mixdef.attacks.query import signals as ask
 from mixdef.auditing.accuracy import accuracies
 from mixdef.auditing.dp_baseline import MatchedDP
+from mixdef.auditing.one_run import epsilon_one_run, one_run_bound
 from mixdef.auditing.risk import record_risk
 from mixdef.auditing.running import run_attacks
 from mixdef.auditing.verdict import strongest
 from mixdef.data import Dataset
 from mixdef.training import Ensemble
 
+_DELTA = 1e-5
 _ENOUGH = 32  # references from which one variance a record is worth estimating
 
 _MATCHED = (
@@ -50,7 +52,9 @@ def attack_canaries(
 
   Returns:
     {"kind", "count", "num_always", "num_models", "test_accuracy", "attacks",
-    "strongest", "exposed_quantiles"}.
+    "strongest", "exposed_quantiles", "epsilon"}; epsilon is what the first model's
+    canaries prove by a one-run audit with the first attack, a tenth of them guessed on
+    either side, and the ceiling that perfect guesses would reach.
 
   Deviation: Aerni et al. fit one variance a record at 64 models; below 33 models the
     pooled variance is used, as LiRA's authors advise for few.
@@ -78,6 +82,8 @@ def attack_canaries(
   if best:
     risk = record_risk(scores[best["attack"]], signals.keep, fpr=0.01)
     found["exposed_quantiles"] = risk.quantiles()
+    first = next(iter(scores))
+    found["epsilon"] = {"attack": first, **_one_run(scores[first][0], signals.keep[0])}
   return {
     "kind": kind,
     "count": int(signals.audited.sum()),
@@ -86,6 +92,23 @@ def attack_canaries(
     "attacks": figures,
     "strongest": best,
     **found,
+  }
+
+
+def _one_run(scores: np.ndarray, member: np.ndarray) -> dict[str, float]:
+  """Bound epsilon from one model; the attack and the guesses are fixed beforehand."""
+  canaries = len(scores)
+  side = max(1, int((~np.isnan(scores)).sum()) // 10)
+  bound = epsilon_one_run(
+    scores, member, guesses_in=side, guesses_out=side, delta=_DELTA
+  )
+  most = one_run_bound(canaries, guesses=2 * side, correct=2 * side, delta=_DELTA)
+  return {
+    "lower_bound": bound,
+    "ceiling": most,
+    "guesses": 2 * side,
+    "delta": _DELTA,
+    "confidence": 0.95,
   }
 
 
