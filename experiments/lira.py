@@ -61,8 +61,13 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   families = mixdef.attacks.FAMILIES
   chosen = [attack.__name__ for kind in _FAMILIES for attack in families[kind]]
   found = run_attacks(chosen, signals)
-  facts: dict[str, Any] = {"ids": data.ids, "labels": data.y, "keep": keep}
-  np.savez_compressed(folder / "scores.npz", **(facts | found.scores))
+  arrays: dict[str, Any] = {
+    "ids": data.ids,
+    "labels": data.y,
+    "keep": keep,
+    **found.scores,
+  }
+  np.savez_compressed(folder / "scores.npz", **arrays)
   ranked = sorted(found.figures, key=lambda name: -found.figures[name]["auc"])
   roc_plot(
     {name: (found.scores[name], keep) for name in ranked[:_DRAWN]}, folder / "roc.png"
