@@ -67,6 +67,11 @@ class AuditSettings(Settings):
       parse_canaries(self.canaries)
 
   @property
+  def label(self) -> str:
+    """Data set and defense, or the file of outputs."""
+    return pathlib.Path(self.arrays).stem if self.arrays else super().label
+
+  @property
   def shadows(self) -> int:
     """Models to train."""
     return min(self.num_shadows, 8) if self.quick else self.num_shadows
@@ -134,10 +139,12 @@ def _of_shadows(settings, folder):
     data = data.split(0.2, seed=settings.seed)
   data = settings.cut(data, halves=2)
   asked = {"queries": VIEWS[settings.views](data.test.x), "seed": settings.seed}
+  asked["queries"](data.x[:1])  # views that these records have not: refused at once
+  planted = _planted(settings, data)
+  transferred = _transferred(settings, folder)
   train = functools.partial(_train, settings, folder)
   learner = settings.learner(data)
-  ensemble = train(learner, data, "shadows")
-  planted, canaries, baseline = _planted(settings, data), None, None
+  ensemble, canaries, baseline = train(learner, data, "shadows"), None, None
   if planted is not None:
     canaries = attack_canaries(
       train(learner, planted, "canaries"), kind=settings.canary_kind, **asked
@@ -148,11 +155,11 @@ def _of_shadows(settings, folder):
     ensemble,
     attacks=settings.chosen_attacks(),
     budget=settings.budget,
-    options=_transferred(settings, folder),
+    options=transferred,
     canaries=canaries,
     dp_baseline=baseline,
     setting={
-      "defense": str(mixdef.parse(settings.defense)) or "none",
+      "defense": str(mixdef.parse(settings.defense)),
       "model": settings.model,
       "optimizer": settings.optimizer,
       "learning_rate": settings.learning_rate,

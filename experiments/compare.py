@@ -27,32 +27,42 @@ class CompareSettings(JobSettings):
 
   audits: str = ""
 
-  @property
-  def label(self) -> str:
-    """The names of the audits."""
-    return "-".join(self.named())
-
-  def named(self) -> dict[str, pathlib.Path]:
-    """Return the run folders by a name of each: the last part of its path."""
-    paths = [pathlib.Path(part.strip()) for part in self.audits.split(",") if part]
-    names = [path.name for path in paths]
-    if len(paths) < 2 or len(set(names)) < len(names):
+  def __post_init__(self):
+    """Refuse what cannot be compared before anything is written."""
+    super().__post_init__()
+    if len(self.paths) < 2 or len(self.folders) < len(self.paths):
       raise ValueError(
         f"--audits={self.audits!r}: name two run folders or more, joined by commas, "
         f"with different last parts"
       )
-    return dict(zip(names, paths, strict=True))
+
+  @property
+  def label(self) -> str:
+    """The names of the audits."""
+    return "-".join(self.folders)
+
+  @property
+  def paths(self) -> list[pathlib.Path]:
+    """The run folders as given."""
+    parts = (part.strip() for part in self.audits.split(","))
+    return [pathlib.Path(part) for part in parts if part]
+
+  @property
+  def folders(self) -> dict[str, pathlib.Path]:
+    """The run folders by what each is called in the table: its path's last part."""
+    return {path.name: path for path in self.paths}
 
 
 def run(settings: CompareSettings, folder: pathlib.Path) -> dict:
   """Compare the audits; returns what result.json holds."""
-  folders = settings.named()
-  reports = {name: read_report(path) for name, path in folders.items()}
-  first, *others = folders
+  reports = {name: read_report(path) for name, path in settings.folders.items()}
+  scores = {name: _read_scores(path) for name, path in settings.folders.items()}
+  first, *others = reports
+  attack = reports[first]["strongest"]["attack"]
   differences = [
-    row
+    _difference(scores, first, other, attack, settings.seed)
     for other in others
-    for row in _differences(folders, reports, first, other, settings.seed)
+    if _comparable(scores[first], scores[other], attack)
   ]
   rows = [_row(name, report) for name, report in reports.items()]
   page = folder / "compare.html"
@@ -65,24 +75,32 @@ def run(settings: CompareSettings, folder: pathlib.Path) -> dict:
   return {"rows": rows, "differences": differences, "report": str(page)}
 
 
-def _differences(folders, reports, first, other, seed):
+def _read_scores(folder):
+  path = folder / "scores.npz"
+  if not path.exists():
+    raise FileNotFoundError(f"{path} is missing; run experiments/audit.py there again")
+  with np.load(path) as archive:
+    return dict(archive)
+
+
+def _comparable(one, other, attack):
+  """Tell whether both scored the same records, as far as ids and labels show."""
+  marks = ("ids", "labels")
+  same = all(np.array_equal(one.get(mark), other.get(mark)) for mark in marks)
+  return same and attack in one and attack in other
+
+
+def _difference(scores, first, other, attack, seed):
   """Compare the first audit's strongest attack with the other's same attack."""
-  left, right = (np.load(folders[name] / "scores.npz") for name in (first, other))
-  attack = reports[first]["strongest"]["attack"]
-  same = np.array_equal(left["ids"], right["ids"])
-  if not same or attack not in right or attack not in left:
-    return []
-  scored = ((part[attack], part["keep"]) for part in (left, right))
-  found = paired_bootstrap(*scored, seed=seed)["auc"]
-  return [
-    {
-      "first": first,
-      "second": other,
-      "attack": attack,
-      "auc_difference": found["difference"],
-      "ci": list(found["ci"]),
-    }
-  ]
+  sides = ((scores[name][attack], scores[name]["keep"]) for name in (first, other))
+  found = paired_bootstrap(*sides, seed=seed)["auc"]
+  return {
+    "first": first,
+    "second": other,
+    "attack": attack,
+    "auc_difference": found["difference"],
+    "ci": list(found["ci"]),
+  }
 
 
 def _row(name, report):
@@ -116,6 +134,14 @@ def show(result: dict) -> None:
       f"{row['attack']}: AUC of {row['first']} minus {row['second']} "
       f"{row['auc_difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
     )
+  first, *others = (row["audit"] for row in result["rows"])
+  paired = [row["second"] for row in result["differences"]]
+  for name in others:
+    if name not in paired:
+      print(
+        f"{name}: no paired difference, it scored other records than {first}, "
+        f"or without its strongest attack"
+      )
   print(f"page: {result['report']}")
 
 

@@ -10,7 +10,6 @@ from mixdef.attacks.arrays import read_signals
 from mixdef.attacks.augmentation_aware import augmentation_aware
 from mixdef.attacks.bavaria import bavaria
 from mixdef.attacks.boundary import label_only_boundary
-from mixdef.attacks.calibration import attack_p, attack_r, calibrated_loss
 from mixdef.attacks.known_records import threshold_known
 from mixdef.attacks.label_only import (
   label_only_logreg,
@@ -30,7 +29,8 @@ from mixdef.attacks.lira import (
 )
 from mixdef.attacks.per_record import statistics
 from mixdef.attacks.quantile import quantile
-from mixdef.attacks.relative import base, rmia, tune_offline_a
+from mixdef.attacks.relative_confidence import base, rmia, tune_offline_a
+from mixdef.attacks.relative_loss import attack_p, attack_r, calibrated_loss
 from mixdef.attacks.risk_score import privacy_risk_score
 from mixdef.attacks.signals import Signals, Unavailable, leave_one_out
 from mixdef.attacks.thresholds import (

@@ -30,9 +30,12 @@ def read_signals(path: str | pathlib.Path) -> Signals:
   if not path.exists():
     raise FileNotFoundError(f"{path} is missing; write it with numpy.savez")
   try:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file:  # numpy leaves a broken archive that it opened open
+      archive = np.load(file, allow_pickle=False)
+      if isinstance(archive, np.ndarray):
+        raise ValueError("it is one array, of numpy.save")
       arrays = {name: archive[name] for name in archive.files}
-  except (ValueError, OSError, zipfile.BadZipFile) as error:
+  except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
     raise ValueError(f"{path} is no npz of plain arrays: {error}") from error
   missing = [name for name in ("logits", "keep", "labels") if name not in arrays]
   if missing:
@@ -46,9 +49,10 @@ def read_signals(path: str | pathlib.Path) -> Signals:
       f"{', '.join(_OPTIONAL)}"
     )
   population = None
-  if "population_logits" in arrays:
-    if "population_labels" not in arrays:
-      raise ValueError(f"{path} has population_logits but no population_labels")
+  if "population_logits" in arrays or "population_labels" in arrays:
+    for name in ("population_logits", "population_labels"):
+      if name not in arrays:
+        raise ValueError(f"{path} has no {name}; a population needs logits and labels")
     population = (arrays["population_logits"], arrays["population_labels"])
   try:
     return Signals.from_logits(

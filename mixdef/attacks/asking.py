@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from mixdef.attacks.designs import detect_design, references
+from mixdef.attacks.shadows import choose_shadow
 from mixdef.attacks.views import Views, content_hash
 from mixdef.training import Ensemble, Run
 
@@ -36,48 +38,37 @@ def records_to_ask(ensemble: Ensemble, target: int, records: Any = None) -> np.n
   return rows
 
 
-def source_model(ensemble: Ensemble, target: int, shadow: int | None) -> int:
-  """Return the model whose membership an attack on the target may know.
+def shadow_examples(
+  ensemble: Ensemble, target: int, shadow: int | None = None
+) -> tuple[int, np.ndarray, np.ndarray]:
+  """Return the model whose membership an attack learns from, and what it learns on.
+
+  The examples are the audited records for which the shadow may be a reference of the
+  target (see `designs.references`): all of them up to 5,000, from there on those with
+  the lowest hash of their content.
 
   Args:
     ensemble: S >= 2 models.
     target: index of the attacked model.
-    shadow: index of another model; None is the next one, (target + 1) mod S.
-
-  Raises:
-    ValueError: if it is the target or no model.
-  """
-  shadow = (target + 1) % len(ensemble) if shadow is None else shadow
-  if not 0 <= shadow < len(ensemble):
-    raise ValueError(f"shadow={shadow} is no model; pass 0 to {len(ensemble) - 1}")
-  if shadow == target:
-    raise ValueError(f"shadow={shadow} is the target; name another model")
-  return shadow
-
-
-def records_to_fit(ensemble: Ensemble, shadow: int) -> tuple[np.ndarray, np.ndarray]:
-  """Return audited records [F] to fit an attack on, and the shadow's members of them.
-
-  All of them up to 5,000, from there on those with the lowest hash of their content.
-
-  Args:
-    ensemble: S models.
-    shadow: index of the model whose membership the attack knows.
+    shadow: index of another model; None is the first one after the target that can, as
+      for `shadows.one_shadow`.
 
   Returns:
-    int [F] indices and bool [F].
+    The shadow's index, the examples int [F], and which the shadow trained on, bool [F].
 
   Raises:
-    ValueError: if all or none of them are members.
+    Unavailable: if no model can serve.
+    ValueError: if the named shadow cannot.
   """
-  rows = np.flatnonzero(ensemble.data.audited)
+  keep, audited = ensemble.keep, ensemble.data.audited
+  design = detect_design(keep[:, audited])
+  usable = references(keep, target, audited=audited, design=design) & audited
+  shadow = choose_shadow(usable, keep, target, shadow)
+  rows = np.flatnonzero(usable[shadow])
   if len(rows) > _FIT:
     order = np.argsort(content_hash(ensemble.data.x[rows]), kind="stable")
     rows = rows[order[:_FIT]]
-  member = ensemble.keep[shadow, rows]
-  if member.all() or not member.any():
-    raise ValueError(f"shadow={shadow} has only one kind of record; name another")
-  return rows, member
+  return shadow, rows, keep[shadow, rows]
 
 
 def hits(run: Run, rows: np.ndarray, views: Views) -> np.ndarray:

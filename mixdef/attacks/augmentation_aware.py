@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixdef.attacks.asking import records_to_ask, records_to_fit, source_model
+from mixdef.attacks import ranking
+from mixdef.attacks.asking import records_to_ask, shadow_examples
 from mixdef.attacks.per_record import HIDDEN
-from mixdef.attacks.ranking import roc
 from mixdef.attacks.signals import Unavailable
 from mixdef.attacks.views import content_hash
 from mixdef.data import to_float
@@ -49,8 +49,9 @@ def augmentation_aware(
 
   A defense that trains on changed records can look private on the records themselves.
   For mixup this is lam CE(y) + (1 - lam) CE(y_partner) at the mixed input. A record's
-  copies follow from its content: they are the same for every model and do not depend
-  on which other records are asked about.
+  copies follow from its content, and from its row of the table that the defense keeps,
+  if it does: they are the same for every model and do not depend on which other records
+  are asked about.
 
   Args:
     ensemble: S >= 2 models.
@@ -64,16 +65,18 @@ def augmentation_aware(
     repeats: copies a record.
     aggregate: one of `AGGREGATES`; default the one with the best AUC on the shadow,
       whose members are known, never on the target.
-    shadow: index of another model; default the next one, (target + 1) mod S. 5,000 of
-      its records at most are asked about.
+    shadow: index of another model; default the first one after the target that can, see
+      `shadows.one_shadow`. 5,000 of its records at most are asked about.
     seed: of the copies.
 
   Returns:
     Scores [N] in nats; NaN where not asked.
 
   Raises:
-    ValueError: for no such target, shadow, record or aggregate, or repeats below 1.
-    Unavailable: without `augment`, for a defense that changes no batches.
+    ValueError: for no such target, record or aggregate, repeats below 1, or a shadow
+      that cannot serve.
+    Unavailable: without `augment`, for a defense that changes no batches; if no model
+      can be the shadow.
 
   Deviation: partners come from the audited records, not from the batch of training; one
     copy in 16 of a mixed record is unmixed, as are the fixed points of mixup's
@@ -88,7 +91,7 @@ def augmentation_aware(
   if aggregate is not None and aggregate not in AGGREGATES:
     raise ValueError(f"aggregate={aggregate!r}; choose from {', '.join(AGGREGATES)}")
   rows = records_to_ask(ensemble, target, records)
-  shadow = source_model(ensemble, target, shadow)
+  shadow, fit, member = shadow_examples(ensemble, target, shadow)
   copies = _maker(ensemble, shadow, augment)
 
   def losses(model, rows):
@@ -104,7 +107,6 @@ def augmentation_aware(
     return out
 
   if aggregate is None:
-    fit, member = records_to_fit(ensemble, shadow)
     known = losses(shadow, fit)
     areas = {name: _area(-agg(known, 1), member) for name, agg in AGGREGATES.items()}
     aggregate = max(areas, key=areas.__getitem__)
@@ -172,7 +174,5 @@ def _cross_entropy(log_probs, y):
 
 
 def _area(scores, member):
-  """Area under the ROC, ties counting half."""
-  _, tp, fp = roc(scores, member)
-  heights = (tp + np.append(0, tp[:-1])) / 2
-  return float((np.diff(fp, prepend=0) * heights).sum() / (tp[-1] * fp[-1]))
+  curve = ranking.roc(scores, member)
+  return ranking.area(curve.tp, curve.fp)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mixdef.attacks.signals import Signals
+from mixdef.attacks.signals import Signals, Unavailable
 
 _CEILING = 1e3
 """Largest k0 and a0 - 2 that are fitted: beyond, all records are practically alike."""
@@ -88,7 +88,7 @@ def bavaria(signals: Signals, *, target: int, score: str = "phi") -> np.ndarray:
   variances of records and pooled ones, as LiRA needs for few models.
 
   Args:
-    signals: any; with one model alone every score is 0.
+    signals: of S >= 2 models.
     target: index of the attacked model.
     score: "phi" or "hinge".
 
@@ -96,6 +96,7 @@ def bavaria(signals: Signals, *, target: int, score: str = "phi") -> np.ndarray:
     Scores [N] in nats, mean over views; NaN where not audited.
 
   Raises:
+    Unavailable: if no model may be a reference.
     ValueError: for an unknown score.
 
   Deviation: the formulas are textbook conjugacy and the prior is matched by moments
@@ -122,7 +123,7 @@ def bavaria(signals: Signals, *, target: int, score: str = "phi") -> np.ndarray:
   prior_in = fit_prior(inside, audited, spare=spare) or prior_out
   prior_out = prior_out or prior_in
   if prior_in is None or prior_out is None:
-    return signals.only_audited(np.zeros(len(audited)))
+    raise Unavailable("bavaria needs references: train more models")
   ratio = prior_in.observe(inside).log_predictive(values[target])
   ratio -= prior_out.observe(out).log_predictive(values[target])
   return signals.only_audited(ratio.mean(1))

@@ -12,12 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mixdef.attacks.asking import (
-  hits,
-  records_to_ask,
-  records_to_fit,
-  source_model,
-)
+from mixdef.attacks.asking import hits, records_to_ask, shadow_examples
 from mixdef.attacks.logistic import fit_logistic
 from mixdef.attacks.signals import Signals
 from mixdef.attacks.views import (
@@ -120,16 +115,16 @@ def label_only_translation(
     target: index of the attacked model.
     records: int [R], the records to ask about; default every audited one.
     distance: d in pixels; 1 is the official code's.
-    shadow: the model that the attack is trained on, never the target; default the next
-      one, (target + 1) mod S. 5,000 of its records at most are asked about.
+    shadow: the model that the attack is trained on, never the target; default the first
+      one after it that can, see `shadows.one_shadow`. 5,000 of its records at most are
+      asked about.
 
   Returns:
     Scores [N], log-odds of membership; NaN where not asked.
 
   Raises:
-    ValueError: for no such target, shadow or record, or a shadow with one kind of
-      record.
-    Unavailable: if the records are no images.
+    ValueError: for no such target or record, or a shadow that cannot serve.
+    Unavailable: if the records are no images, or no model can be the shadow.
 
   Deviation: the attack model is a logistic regression with C = 1, not the official
     10-10-2 network trained for one epoch at batch size 1: the same loss on logits,
@@ -157,16 +152,16 @@ def label_only_rotation(
     target: index of the attacked model.
     records: int [R], the records to ask about; default every audited one.
     degrees: r, the largest angle; 9 is the official code's.
-    shadow: the model that the attack is trained on, never the target; default the next
-      one, (target + 1) mod S. 5,000 of its records at most are asked about.
+    shadow: the model that the attack is trained on, never the target; default the first
+      one after it that can, see `shadows.one_shadow`. 5,000 of its records at most are
+      asked about.
 
   Returns:
     Scores [N], log-odds of membership; NaN where not asked.
 
   Raises:
-    ValueError: for no such target, shadow or record, or a shadow with one kind of
-      record.
-    Unavailable: if the records are no images.
+    ValueError: for no such target or record, or a shadow that cannot serve.
+    Unavailable: if the records are no images, or no model can be the shadow.
 
   Deviation: that of `label_only_translation`; the paper asks about 0 and +-r only, the
     official code about the whole grid, as here.
@@ -224,9 +219,8 @@ def label_only_logreg(signals: Signals, *, target: int, c: float = 1.0) -> np.nd
 def _transferred(ensemble, target, records, shadow, views: Views):
   """Train an attack model a class on the shadow's bits; score the target's."""
   rows = records_to_ask(ensemble, target, records)
-  shadow = source_model(ensemble, target, shadow)
+  shadow, fit, member = shadow_examples(ensemble, target, shadow)
   data = ensemble.data
-  fit, member = records_to_fit(ensemble, shadow)
   label = data.y[fit]
   bits = hits(ensemble[shadow], fit, views)
 

@@ -34,8 +34,8 @@ def signals(
       model, view 0 the record itself.
     population: records that no model trained on and that are not among the ensemble's,
       for attacks that calibrate on them; `ensemble.data.test`, for one.
-    log_probs: keep the log-probabilities [S,N,K] of view 0, which attacks with a
-      trained attack model read.
+    log_probs: keep the log-probabilities [S,N,K] of view 0, which entropies and trained
+      attack models read; never the population's.
     progress: show a progress bar (on a terminal) or lines.
 
   Returns:
@@ -54,7 +54,8 @@ def signals(
   shown = Progress(len(ensemble) * records, unit="record", shown=progress)
   if population is not None:
     nobody = np.zeros((len(ensemble), len(population)), bool)
-    parts = _ask(ensemble, population, queries, log_probs, shown)
+    # No attack reads a population's log-probabilities.
+    parts = _ask(ensemble, population, queries, False, shown)
     others = Signals(**parts, keep=nobody, labels=population.y)
   parts = _ask(ensemble, data, queries, log_probs, shown)
   shown.close()

@@ -55,6 +55,23 @@ def roc(scores: np.ndarray, member: np.ndarray) -> Roc:
   return Roc(scores[order[ends]], tp, ends + 1 - tp)
 
 
+def area(tp: np.ndarray, fp: np.ndarray) -> float:
+  """Return the area under a ROC, ties counting half.
+
+  Args:
+    tp: [T] members at or above each threshold, thresholds descending.
+    fp: [T] non-members likewise; whole numbers or sums of whole weights.
+
+  Returns:
+    Pr[score of a member > that of a non-member] + Pr[equal]/2, in [0, 1].
+
+  >>> area(np.array([1, 2]), np.array([0, 2]))
+  0.75
+  """
+  trapezoids = fp[0] * tp[0] + ((fp[1:] - fp[:-1]) * (tp[1:] + tp[:-1])).sum()
+  return float(trapezoids / (2 * tp[-1] * fp[-1]))
+
+
 def best_threshold(scores: np.ndarray, member: np.ndarray) -> float:
   """Find the observed score that maximises (TPR + TNR)/2, in O(n log n).
 

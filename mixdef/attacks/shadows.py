@@ -31,14 +31,30 @@ def one_shadow(
   2
   """
   usable = signals.references(target) & signals.audited
-  both = (usable & signals.keep).any(1) & (usable & ~signals.keep).any(1)
+  shadow = choose_shadow(usable, signals.keep, target, shadow)
+  return shadow, usable[shadow]
+
+
+def choose_shadow(
+  usable: np.ndarray, keep: np.ndarray, target: int, shadow: int | None
+) -> int:
+  """Return the index of the shadow as `one_shadow` does.
+
+  Args:
+    usable: bool [S, N], the audited records for which a model is a reference.
+    keep: bool [S, N].
+    target: index of the attacked model.
+    shadow: index of the shadow, or None.
+  """
+  both = (usable & keep).any(1) & (usable & ~keep).any(1)
   if shadow is None:
     if not both.any():
       raise Unavailable(
         f"no other model can be the shadow of target={target}; train more models"
       )
-    shadow = (target + int(np.roll(both, -target).argmax())) % len(both)
-  signals.check_model("shadow", shadow)
+    return (target + int(np.roll(both, -target).argmax())) % len(both)
+  if not 0 <= shadow < len(both):
+    raise ValueError(f"shadow={shadow} is no model; pass 0 to {len(both) - 1}")
   if shadow == target:
     raise ValueError(f"shadow={shadow} is the target; name another model")
   if not both[shadow]:
@@ -46,7 +62,7 @@ def one_shadow(
       f"shadow={shadow} has only one kind of record to learn from, or is the target's "
       f"exact complement; name another"
     )
-  return shadow, usable[shadow]
+  return shadow
 
 
 def several_shadows(signals: Signals, target: int, most: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.attacks import per_record
-from mixdef.attacks.designs import detect_design, references
+from mixdef.attacks.designs import DESIGNS, detect_design, references
 from mixdef.data import validate
 
 _STATISTICS = ("phi", "hinge", "loss", "correct")
@@ -38,8 +38,9 @@ class Signals:
     log_probs: float32 [S, N, K] of the record itself, or None.
     population: the same models on Z records that no model trained on and that are not
       among the N, or None.
-    design: "bernoulli" or "balanced" (every record in half of the models); None finds
-      out from `keep`. See `references`.
+    design: how the subsets were drawn: "bernoulli", "balanced" (every record in half
+      of the models) or "constant" (in the same number of them); None finds out from
+      `keep`. See `references`.
   """
 
   phi: np.ndarray
@@ -50,7 +51,7 @@ class Signals:
   audited: Any = None
   log_probs: np.ndarray | None = None
   population: Signals | None = None
-  design: str | None = None
+  design: Any = None
 
   def __post_init__(self) -> None:
     """Refuse shapes that disagree and values that no attack can rank."""
@@ -82,8 +83,8 @@ class Signals:
     design = detect_design(self.keep[:, audited])
     if self.design is None:
       object.__setattr__(self, "design", design)
-    elif self.design not in ("bernoulli", "balanced"):
-      raise ValueError(f"design={self.design!r}; take bernoulli or balanced")
+    elif self.design not in DESIGNS:
+      raise ValueError(f"design={self.design!r}; choose from {', '.join(DESIGNS)}")
 
   def _check_population(self) -> None:
     others = self.population
@@ -118,7 +119,7 @@ class Signals:
       audited: bool [N], default all True.
       population: logits [S, Z, K] or [S, Z, Q, K] and labels [Z] of records that no
         model trained on.
-      design: "bernoulli" or "balanced"; default found out from `keep`.
+      design: one of `designs.DESIGNS`; default found out from `keep`.
 
     Returns:
       Signals with every statistic; one model is worked on at a time.
@@ -177,7 +178,7 @@ class Signals:
       labels: int [N], for attacks with one threshold a class.
       audited: bool [N], default all True.
       population: phi [S, Z] or [S, Z, Q] of records that no model trained on.
-      design: "bernoulli" or "balanced"; default found out from `keep`.
+      design: one of `designs.DESIGNS`; default found out from `keep`.
 
     Returns:
       The signals.
@@ -222,16 +223,19 @@ class Signals:
   def references(self, target: int) -> np.ndarray:
     """Return which models may serve as references for each record, bool [S, N].
 
-    Never the target, never its exact complement, and in a balanced design as many
-    models with a record as without; see `designs.references`.
+    Never the target, never its exact complement, and unless draws were independent no
+    more models of either kind than say nothing of the target; see `designs.references`.
     """
     self.check_model("target", target)
-    return references(
-      self.keep, target, audited=self.audited, even=self.design == "balanced"
-    )
+    return references(self.keep, target, audited=self.audited, design=self.design)
 
   def first_models(self, count: int) -> Signals:
-    """Return these signals with the first `count` models only."""
+    """Return these signals with the first `count` models only.
+
+    Part of a balanced design stays one: the counts of its models still lean, if less,
+    to the other side than the target, and evening them out costs references only. Part
+    of a constant design counts as what it looks like.
+    """
     others = self.population and self.population.first_models(count)
     return dataclasses.replace(
       self,
@@ -239,7 +243,7 @@ class Signals:
       keep=self.keep[:count],
       log_probs=None if self.log_probs is None else self.log_probs[:count],
       population=others,
-      design=None,
+      design=None if self.design == "constant" else self.design,
     )
 
   def first_view(self) -> Signals:

@@ -15,12 +15,14 @@ def accuracies(signals: Signals) -> dict[str, Any]:
     signals: with `correct`.
 
   Returns:
-    train_accuracy, test_accuracy: means over models, in [0, 1];
-    test_accuracy_std: over models, None for one model;
+    train_accuracy, test_accuracy: means over the models that have audited members, or
+      non-members, in [0, 1];
+    test_accuracy_std: over those models, None for one model;
     gap_attack: balanced accuracy of the gap attack at these means.
 
   Raises:
     Unavailable: if the signals hold no `correct`.
+    ValueError: if no model has an audited member, or none a non-member.
 
   >>> keep = np.array([[True, False], [False, True]])
   >>> logits = np.array([[[2., 0.], [2., 0.]], [[0., 2.], [0., 2.]]])
@@ -29,11 +31,21 @@ def accuracies(signals: Signals) -> dict[str, Any]:
   """
   correct = signals.statistic("correct")[:, :, 0]
   inside, outside = signals.keep & signals.audited, ~signals.keep & signals.audited
-  train = [row[use].mean() for row, use in zip(correct, inside, strict=True)]
-  test = [row[use].mean() for row, use in zip(correct, outside, strict=True)]
+  train, test = _of_each(correct, inside), _of_each(correct, outside)
+  if not train or not test:
+    raise ValueError(
+      f"{len(train)} models have audited members and {len(test)} non-members; at least "
+      "one of each is needed"
+    )
   return {
     "train_accuracy": float(np.mean(train)),
     "test_accuracy": float(np.mean(test)),
     "test_accuracy_std": float(np.std(test, ddof=1)) if len(test) > 1 else None,
     "gap_attack": gap_attack_accuracy(float(np.mean(train)), float(np.mean(test))),
   }
+
+
+def _of_each(correct: np.ndarray, use: np.ndarray) -> list[float]:
+  """Return the accuracy of every model that has such records."""
+  pairs = zip(correct, use, strict=True)
+  return [float(row[mine].mean()) for row, mine in pairs if mine.any()]

@@ -82,7 +82,8 @@ def epsilon_bonferroni(
   Guarantee: as `epsilon_at_threshold`, if the values do not depend on these scores. A
     number of thresholds needs no choice: the scores of non-members at fixed ranks. A
     non-member's j-th largest score has a true FPR of law Beta(j, n - j + 1), which
-    the Clopper-Pearson bound covers, and is independent of the members.
+    the Clopper-Pearson bound covers, and is independent of the members. Scores tied
+    with it count too, which keeps the level.
 
   Args:
     scores: [N] of one target or of independent trials, larger = member. NaN is left
@@ -170,8 +171,7 @@ def epsilon_multisplit(
     seed: of the halves.
 
   Returns:
-    The bound, >= 0; the lower median, because the mean of the two middle bounds is
-    refuted by fewer than half of the splits.
+    The bound, >= 0: the largest value that half of the splits reach or exceed.
 
   Raises:
     ValueError: for pooled scores [S, N], too few records, or a number out of range.
@@ -188,7 +188,7 @@ def epsilon_multisplit(
   bounds = _split_bounds(
     scores, member, splits, delta, 1 - error_rates.tail(confidence, 2), seed
   )
-  return float(np.quantile(bounds, 0.5, method="lower"))
+  return float(np.quantile(bounds, 0.5, method="higher"))
 
 
 def epsilon_ceiling(

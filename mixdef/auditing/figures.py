@@ -39,6 +39,43 @@ def scored_pairs(scores: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.n
   return scores, member
 
 
+def complete_targets(scores: ArrayLike, member: ArrayLike) -> np.ndarray:
+  """Find the targets that have a member and a non-member with a score.
+
+  Only these have rates of their own. An attack that asks about few records, or that
+  leaves some without a score, can miss a class in one model and not in the others.
+
+  Args:
+    scores: [N] or [S, N], larger = member.
+    member: bool of the same shape.
+
+  Returns:
+    Their indices, ascending.
+
+  >>> complete_targets([[1., 2.], [3., np.nan]], [[True, False], [True, False]])
+  array([0])
+  """
+  scores = np.atleast_2d(np.asarray(scores, dtype=np.float64))
+  member = validate.mask(np.atleast_2d(member), scores.shape, "member")
+  scored = ~np.isnan(scores)
+  return np.flatnonzero((scored & member).any(1) & (scored & ~member).any(1))
+
+
+def pseudo_targets(scores: ArrayLike, member: ArrayLike) -> np.ndarray:
+  """Return the `complete_targets`, two or more: each is judged by the others.
+
+  Raises:
+    ValueError: if there are fewer.
+  """
+  found = complete_targets(scores, member)
+  if len(found) < 2:
+    raise ValueError(
+      f"scores have shape {np.shape(scores)} and both classes in {len(found)} targets;"
+      " thresholds of other models need [S, N] with S >= 2 such targets"
+    )
+  return found
+
+
 def excluded(scores: ArrayLike) -> int:
   """Count the scores that are NaN."""
   return int(np.isnan(np.asarray(scores, dtype=np.float64)).sum())
@@ -64,13 +101,19 @@ def auc(scores: ArrayLike, member: ArrayLike) -> float:
 
 
 def area(tp: np.ndarray, fp: np.ndarray) -> float:
-  """Return the area under the ROC of cumulative, perhaps weighted, whole counts.
+  """Return the area under the ROC of cumulative whole counts.
 
   >>> area(np.array([1, 2]), np.array([0, 2]))
   0.75
   """
   trapezoids = fp[0] * tp[0] + ((fp[1:] - fp[:-1]) * (tp[1:] + tp[:-1])).sum()
   return float(trapezoids / (2 * tp[-1] * fp[-1]))
+
+
+def check_fpr(fpr: float) -> None:
+  """Refuse what is not a rate."""
+  if not 0 <= fpr <= 1:
+    raise ValueError(f"fpr={fpr}; pass a rate in [0, 1], not a percentage")
 
 
 def tpr_at_fpr(
@@ -98,8 +141,7 @@ def tpr_at_fpr(
   >>> [tpr_at_fpr(scores, member, f) for f in (0, .24, .25, .5)]
   [0.0, 0.0, 0.75, 0.75]
   """
-  if not 0 <= fpr <= 1:
-    raise ValueError(f"fpr={fpr}; pass a rate in [0, 1], not a percentage")
+  check_fpr(fpr)
   curve = ranking.roc(*scored_pairs(scores, member))
   return ranking.highest_tpr(curve.tp, curve.fp, fpr, strict=strict)
 
@@ -156,7 +198,8 @@ def shadow_thresholds(scores: ArrayLike, member: ArrayLike) -> np.ndarray:
   """Find for each target the best threshold of the next one, (s + 1) mod S.
 
   This is what an attacker can do: run the attack with a shadow model as pseudo-target,
-  whose membership it knows, and keep the threshold.
+  whose membership it knows, and keep the threshold. A model without a scored member or
+  without a scored non-member has none; the next one after it is asked.
 
   Guarantee: in leave-one-out scores the pseudo-target's references include the target,
     so one number per target depends weakly on its labels.
@@ -169,21 +212,16 @@ def shadow_thresholds(scores: ArrayLike, member: ArrayLike) -> np.ndarray:
     Thresholds [S] that maximise (TPR + TNR)/2 on the pseudo-target.
 
   Raises:
-    ValueError: if there are not two targets.
+    ValueError: if fewer than two targets have both classes.
 
   >>> shadow_thresholds([[1., 3.], [2., 4.]], [[False, True], [False, True]])
   array([4., 3.])
   """
   scores, member = np.asarray(scores), np.asarray(member)
-  if scores.ndim != 2 or len(scores) < 2:
-    raise ValueError(
-      f"scores have shape {np.shape(scores)}; a shadow threshold needs [S, N], S >= 2"
-    )
-  own = [
-    ranking.best_threshold(*scored_pairs(*row))
-    for row in zip(scores, member, strict=True)
-  ]
-  return np.roll(own, -1)
+  able = pseudo_targets(scores, member)
+  own = [ranking.best_threshold(*scored_pairs(scores[s], member[s])) for s in able]
+  following = np.searchsorted(able, np.arange(len(scores)), side="right")
+  return np.array(own)[following % len(able)]
 
 
 def balanced_accuracy(

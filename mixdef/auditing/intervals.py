@@ -1,13 +1,13 @@
 """Intervals by resampling records, each with all its targets."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.attacks import ranking
-from mixdef.auditing.figures import area, scored_pairs
+from mixdef.auditing.figures import check_fpr, scored_pairs
 from mixdef.data import validate
 
 
@@ -25,8 +25,7 @@ def bootstrap_records(
 
   A resample draws N records with replacement and takes each with all its targets:
   pairs of one record are dependent, and resampling them one by one gives intervals
-  that are too short. The pairs are sorted once; a resample is a vector of record
-  weights, summed along that order.
+  that are too short.
 
   Guarantee: covers the choice of records, given these models; not the training
     randomness. TPR intervals are unreliable below ten expected false positives: check
@@ -46,7 +45,8 @@ def bootstrap_records(
     {"auc": (lo, hi), "tpr": {fpr: (lo, hi)}, "balanced_accuracy": (lo, hi) or None}.
 
   Raises:
-    ValueError: if resamples < 1, or no pair of one class has a score.
+    ValueError: if resamples < 1, a rate is out of range, or no pair of one class has a
+      score.
 
   Reference: Efron, Tibshirani, "An Introduction to the Bootstrap", 1993.
 
@@ -54,11 +54,10 @@ def bootstrap_records(
   >>> lo, hi
   (1.0, 1.0)
   """
-  if resamples < 1:
-    raise ValueError(f"resamples={resamples}; pass at least 1")
+  _check(resamples, fprs)
   scores, member = _rows(scores, member)
   present = (~np.isnan(scores)).any(0)
-  pairs = _pool(scores[:, present], member[:, present])
+  figures_of = _weighted_figures(scores[:, present], member[:, present], fprs)
   decided = None
   if threshold is not None:
     decided = _decisions(scores[:, present], member[:, present], threshold)
@@ -68,7 +67,7 @@ def bootstrap_records(
   draws: list[list[float]] = []
   for _ in range(resamples):
     weights = _draw(rng, records)
-    figures = pairs.figures(weights, fprs)
+    figures = figures_of(weights)
     if not figures:
       continue  # every drawn record is of one class, possible only for a few records
     if decided is not None:
@@ -117,8 +116,8 @@ def paired_bootstrap(
     second.
 
   Raises:
-    ValueError: if resamples < 1, the numbers of records differ, or no pair of one
-      class has a score.
+    ValueError: if resamples < 1, a rate is out of range, the numbers of records differ,
+      or no pair of one class has a score.
 
   Reference: Efron, Tibshirani, "An Introduction to the Bootstrap", 1993.
 
@@ -127,8 +126,7 @@ def paired_bootstrap(
   >>> same["auc"]
   {'difference': 0.0, 'ci': (0.0, 0.0)}
   """
-  if resamples < 1:
-    raise ValueError(f"resamples={resamples}; pass at least 1")
+  _check(resamples, fprs)
   sides = [_rows(*first), _rows(*second)]
   counts = [scores.shape[1] for scores, _ in sides]
   if counts[0] != counts[1]:
@@ -137,12 +135,13 @@ def paired_bootstrap(
     )
   present = np.all([(~np.isnan(scores)).any(0) for scores, _ in sides], axis=0)
   one, other = (
-    _pool(scores[:, present], member[:, present]) for scores, member in sides
+    _weighted_figures(scores[:, present], member[:, present], fprs)
+    for scores, member in sides
   )
   records = int(present.sum())
 
   def differences(weights: np.ndarray) -> list[float]:
-    pair = one.figures(weights, fprs), other.figures(weights, fprs)
+    pair = one(weights), other(weights)
     return [a - b for a, b in zip(*pair, strict=True)] if all(pair) else []
 
   rng = np.random.default_rng(seed)
@@ -157,27 +156,11 @@ def paired_bootstrap(
   return {"auc": compared[0], "tpr": dict(zip(fprs, compared[1:], strict=True))}
 
 
-class _Pairs(NamedTuple):
-  """All scored pairs, from the highest score down.
-
-  Attributes:
-    record: [P] which record the pair belongs to.
-    truth: bool [P], whether it is a member there.
-    cut: the positions where a threshold may lie, after each run of ties.
-  """
-
-  record: np.ndarray
-  truth: np.ndarray
-  cut: slice | np.ndarray
-
-  def figures(self, weights: np.ndarray, fprs: Sequence[float]) -> list[float]:
-    """Return the AUC and TPRs of weighted records, or nothing if one class is gone."""
-    pairs = weights[self.record]
-    tp = np.cumsum(pairs * self.truth)[self.cut]
-    fp = np.cumsum(pairs)[self.cut] - tp
-    if tp[-1] == 0 or fp[-1] == 0:
-      return []
-    return [area(tp, fp), *(ranking.highest_tpr(tp, fp, fpr) for fpr in fprs)]
+def _check(resamples: int, fprs: Sequence[float]) -> None:
+  if resamples < 1:
+    raise ValueError(f"resamples={resamples}; pass at least 1")
+  for fpr in fprs:
+    check_fpr(fpr)
 
 
 def _rows(scores: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -187,14 +170,45 @@ def _rows(scores: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray]
   return np.atleast_2d(scores), np.atleast_2d(member)
 
 
-def _pool(scores: np.ndarray, member: np.ndarray) -> _Pairs:
-  """Sort the scored pairs of [S, N] once for all resamples."""
+def _weighted_figures(
+  scores: np.ndarray, member: np.ndarray, fprs: Sequence[float]
+) -> Callable[[np.ndarray], list[float]]:
+  """Sort the scored pairs of [S, N] once and return what figures a resample.
+
+  The function takes int weights of the records [N] and returns the AUC and the TPRs, or
+  nothing if one class is gone. A ROC bends at the non-members only: what counts is the
+  weight of the members that score higher than each of them, or the same.
+  """
   values, truth = scored_pairs(scores, member)
-  order, ends = ranking.descending(values)
-  record = np.nonzero(~np.isnan(scores))[1]
-  # Without ties every position is a threshold, and taking them all is a costly copy.
-  cut = slice(None) if len(ends) == len(order) else ends
-  return _Pairs(record[order], truth[order], cut)
+  order = np.argsort(-values)
+  values, truth = values[order], truth[order]
+  record = np.nonzero(~np.isnan(scores))[1][order]
+  inside, outside = record[truth], record[~truth]
+  members, nonmembers = values[truth][::-1], values[~truth]
+  beaten = len(members) - np.searchsorted(members, nonmembers, side="right")
+  reached = len(members) - np.searchsorted(members, nonmembers)
+  tie_free = np.array_equal(beaten, reached)
+  beaten = np.append(beaten, len(members))
+
+  # Kept between resamples: fresh arrays of this size cost more than the sums in them.
+  weight_in, weight_out = np.empty_like(inside), np.empty_like(outside)
+  hits, fp = np.zeros(len(inside) + 1, int), np.zeros(len(outside) + 1, int)
+  tp, tp_tied = np.empty_like(fp), np.empty_like(outside)
+
+  def figures(weights: np.ndarray) -> list[float]:
+    # "clip" changes no index here; it lets `take` write in place.
+    weights.take(inside, out=weight_in, mode="clip").cumsum(out=hits[1:])
+    weights.take(outside, out=weight_out, mode="clip").cumsum(out=fp[1:])
+    hits.take(beaten, out=tp, mode="clip")
+    if tp[-1] == 0 or fp[-1] == 0:
+      return []
+    won = drawn = weight_out @ tp[:-1]
+    if not tie_free:
+      drawn = weight_out @ hits.take(reached, out=tp_tied, mode="clip")
+    auc = float((won + drawn) / (2 * tp[-1] * fp[-1]))
+    return [auc, *(ranking.highest_tpr(tp, fp, fpr) for fpr in fprs)]
+
+  return figures
 
 
 def _percentiles(
@@ -220,9 +234,12 @@ def _draw(rng: np.random.Generator, records: int) -> np.ndarray:
 def _decisions(
   scores: np.ndarray, member: np.ndarray, threshold: ArrayLike
 ) -> np.ndarray:
-  """Count per record [N, 4] over targets: hits, members, rejections, non-members."""
+  """Count per record [N, 4] over targets: hits, members, rejections, non-members.
+
+  Floats, whose products are the fast ones; whole numbers stay exact.
+  """
   called = scores >= np.asarray(threshold, dtype=np.float64).reshape(-1, 1)
   scored = ~np.isnan(scores)
   inside, outside = scored & member, scored & ~member
   columns = [inside & called, inside, outside & ~called, outside]
-  return np.stack([column.sum(0) for column in columns], axis=1)
+  return np.stack([column.sum(0, dtype=np.float64) for column in columns], axis=1)

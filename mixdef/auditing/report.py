@@ -116,9 +116,9 @@ def audit(
     The `Audit`; `audit(...).save(folder)` writes the report.
 
   Raises:
-    ValueError: for an unknown attack, a population that shares its type with no record,
-      a model that answers NaN, or released outputs that a defense changes judged
-      without any label-only attack.
+    ValueError: for an unknown attack, a population of another shape or type than the
+      records, a model that answers NaN, no attack that could be run, or released
+      outputs that a defense changes judged without any label-only attack.
 
   Guarantee: none. An audit shows what these attacks find; only a differentially private
     training bounds those that were not tried.
@@ -141,6 +141,11 @@ def audit(
     seed=seed,
     out=None if out is None else pathlib.Path(out),
   )
+  if not findings.figures:
+    reasons = [f"{name}: {why}" for name, why in findings.not_run.items()]
+    raise ValueError(f"no attack could be run; {'; '.join(reasons)}")
+  if ensemble is not None:
+    _refuse_scores_alone(ensemble, list(findings.figures))
   report: dict[str, Any] = {
     "schema": SCHEMA,
     "title": "",
@@ -283,14 +288,22 @@ def _limits(
   ]
   notes = {name: f["note"] for name, f in findings.figures.items() if f["note"]}
   lines += [f"{name}: {note}." for name, note in notes.items()]
-  if ensemble is not None and population is not None:
-    pairs = duplicate_records(ensemble.data, population)
-    shared = sum(pair.first[0] != pair.copy[0] for pair in pairs)
-    if shared:
-      lines.append(
-        f"{shared} of the {len(population)} population records are equal to a training "
-        f"record."
-      )
+  if ensemble is None:
+    return lines
+  parts = [ensemble.data] if population is None else [ensemble.data, population]
+  pairs = duplicate_records(*parts)
+  copies = sum(pair.copy[0] == 0 for pair in pairs)
+  if copies:
+    lines.append(
+      f"{copies} of the {len(ensemble.data)} records are equal to an earlier one: "
+      f"their content can be in a training set without the record itself."
+    )
+  shared = sum(pair.first[0] != pair.copy[0] for pair in pairs)
+  if shared and population is not None:
+    lines.append(
+      f"{shared} of the {len(population)} population records are equal to a training "
+      f"record."
+    )
   return lines
 
 

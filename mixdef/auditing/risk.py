@@ -70,7 +70,8 @@ def record_risk(scores: ArrayLike, keep: ArrayLike, *, fpr: float) -> RecordRisk
   """
   scores, keep = np.asarray(scores, dtype=np.float64), np.asarray(keep)
   curve = ranking.roc(*scored_pairs(scores, keep))
-  allowed = int((curve.fp <= fpr * curve.fp[-1]).sum())
+  # Quotients, as fpr * n0 rounds: .29 * 100 < 29.
+  allowed = int((curve.fp / curve.fp[-1] <= fpr).sum())
   threshold = float(curve.threshold[allowed - 1]) if allowed else np.inf
   inside = keep & ~np.isnan(scores)
   times = inside.sum(0)

@@ -63,7 +63,8 @@ def run_attacks(
     out: folder where the scores of every finished attack are kept and found again.
 
   Returns:
-    The `Findings`. An attack whose input is missing is in `not_run` with the reason.
+    The `Findings`. An attack whose input is missing is in `not_run` with the reason, as
+    is one that finds no model with both a member and a non-member it can score.
 
   Raises:
     ValueError: for an unknown attack or argument, or a folder that holds other
@@ -74,6 +75,8 @@ def run_attacks(
   if out is not None:
     marks = {
       "signals": digest(signals.phi, signals.keep, signals.audited),
+      "population": signals.population and digest(signals.population.phi),
+      "options": _described(options or {}),
       "seed": seed,
       **dataclasses.asdict(budget),
     }
@@ -90,7 +93,13 @@ def run_attacks(
       findings.not_run[name] = str(error)
       continue
     seconds = time.monotonic() - started
-    targets = np.flatnonzero(~np.isnan(scores).all(1))
+    targets = _judged(scores, signals.keep)
+    if not len(targets):
+      findings.not_run[name] = (
+        "no model has both a member and a non-member with a score: train more models, "
+        "or ask about more records"
+      )
+      continue
     figures = summarize(
       scores[targets], signals.keep[targets], run.records_asked(), seed=seed
     )
@@ -98,6 +107,7 @@ def run_attacks(
     findings.figures[name] = {
       "family": catalogue.family(plain),
       **figures,
+      "degenerate": bool(figures["degenerate"]),  # one target cannot tell
       "num_targets": len(targets),
       "seconds": round(seconds, 2),
       "note": catalogue.NOTES.get(plain, ""),
@@ -142,6 +152,25 @@ class _Run:
     rng = np.random.default_rng(self.seed)
     drawn = rng.choice(rows, min(self.budget.records, len(rows)), replace=False)
     return np.isin(np.arange(len(audited)), drawn)
+
+
+def _judged(scores: np.ndarray, keep: np.ndarray) -> np.ndarray:
+  """Return the models of which a member and a non-member have a score."""
+  scored = ~np.isnan(scores)
+  return np.flatnonzero((scored & keep).any(1) & (scored & ~keep).any(1))
+
+
+def _described(options: Mapping[str, Mapping[str, Any]]) -> dict[str, str] | None:
+  """Return what tells options from others, for a file; None without any."""
+  found = {}
+  for attack, chosen in options.items():
+    for name, value in chosen.items():
+      if isinstance(value, Signals):
+        value = digest(value.phi, value.keep)
+      elif isinstance(value, np.ndarray):
+        value = digest(value)
+      found[f"{attack}.{name}"] = repr(value)
+  return found or None
 
 
 def _kept(

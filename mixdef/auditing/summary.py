@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mixdef.attacks import ranking
 from mixdef.auditing import figures
 from mixdef.auditing.calibration import calibrated_rates
 from mixdef.auditing.intervals import bootstrap_records
@@ -43,18 +44,21 @@ def summarize(
     A dictionary of plain numbers, ready for JSON:
       auc, auc_ci [lo, hi];
       balanced_accuracy, balanced_accuracy_ci [lo, hi]: at shadow-calibrated thresholds,
-        which the resampling holds fixed; None for one target;
+        which the resampling holds fixed; None for one target, or if fewer than two
+        have both classes;
       balanced_accuracy_max: at the best threshold in hindsight;
       positive_rate: share called member at the shadow-calibrated thresholds, and
-        degenerate: that is all or none of them. None for one target;
+        degenerate: that is all or none of them. None as balanced_accuracy;
       tpr: by FPR as text ("0.001"): value, ci [lo, hi], resolvable (ten expected
         false positives or more), n_nonmembers, and interval, "clopper_pearson" or
         "bootstrap_records";
       ppv: by prior as text ("0.01", "0.1", "0.5"), the share of those called members
         that are, at ppv_fpr, the lowest of the FPRs that is resolvable (else the
-        highest), and the TPR there. None where nobody is called;
+        highest), and the TPR there. None where nobody is called, for lack of a score
+        with so low an FPR;
       calibrated: by FPR, what thresholds set on other models at that FPR reach: tpr,
-        fpr and fpr_spread, the standard deviation over targets. None for one target;
+        fpr and fpr_spread, the standard deviation over targets. None as
+        balanced_accuracy;
       num_members, num_nonmembers: scored pairs;
       excluded: audited pairs whose score is NaN.
 
@@ -75,10 +79,14 @@ def summarize(
     audited = validate.mask(audited, scores.shape[-1:], "audited")
     scores, keep = scores[..., audited], keep[..., audited]
   pooled = scores.ndim == 2 and len(scores) > 1
-  _, member = figures.scored_pairs(scores, keep)
-  members = int(member.sum())
-  nonmembers = len(member) - members
-  threshold = figures.shadow_thresholds(scores, keep) if pooled else None
+  curve = ranking.roc(*figures.scored_pairs(scores, keep))
+  members, nonmembers = int(curve.tp[-1]), int(curve.fp[-1])
+  calibrated = called = threshold = None
+  if len(figures.complete_targets(scores, keep)) > 1:
+    threshold = figures.shadow_thresholds(scores, keep)
+    called = figures.positive_rate(scores, keep, threshold=threshold)
+    rates = calibrated_rates(scores, keep, fprs)
+    calibrated = {f"{fpr:g}": rates[fpr] for fpr in fprs}
   bounds = bootstrap_records(
     scores,
     keep,
@@ -89,7 +97,8 @@ def summarize(
   )
   tpr = {}
   for fpr in fprs:
-    value = figures.tpr_at_fpr(scores, keep, fpr)
+    figures.check_fpr(fpr)
+    value = ranking.highest_tpr(curve.tp, curve.fp, fpr)
     if pooled:
       interval = bounds["tpr"][fpr]
     else:
@@ -102,29 +111,27 @@ def summarize(
       "interval": "bootstrap_records" if pooled else "clopper_pearson",
     }
   fpr = next((f for f in sorted(fprs) if tpr[f"{f:g}"]["resolvable"]), max(fprs))
-  rate = figures.tpr_at_fpr(scores, keep, fpr)
-  called = figures.positive_rate(scores, keep) if pooled else None
+  rate = ranking.highest_tpr(curve.tp, curve.fp, fpr)
+  anyone = curve.fp[0] / nonmembers <= fpr  # else the only threshold is +inf
   return {
-    "auc": figures.auc(scores, keep),
+    "auc": figures.area(curve.tp, curve.fp),
     "auc_ci": list(bounds["auc"]),
     "balanced_accuracy": (
-      figures.balanced_accuracy(scores, keep, threshold=threshold) if pooled else None
+      None
+      if threshold is None
+      else figures.balanced_accuracy(scores, keep, threshold=threshold)
     ),
-    "balanced_accuracy_ci": list(bounds["balanced_accuracy"]) if pooled else None,
+    "balanced_accuracy_ci": (
+      None if threshold is None else list(bounds["balanced_accuracy"])
+    ),
     "balanced_accuracy_max": figures.max_balanced_accuracy(scores, keep),
     "positive_rate": called,
     "degenerate": None if called is None else called in (0.0, 1.0),
     "tpr": tpr,
     "ppv_fpr": fpr,
-    "ppv": {f"{prior:g}": _known(figures.ppv(rate, fpr, prior)) for prior in PRIORS},
-    "calibrated": {f"{f:g}": calibrated_rates(scores, keep, f) for f in fprs}
-    if pooled
-    else None,
+    "ppv": {f"{p:g}": figures.ppv(rate, fpr, p) if anyone else None for p in PRIORS},
+    "calibrated": calibrated,
     "num_members": members,
     "num_nonmembers": nonmembers,
     "excluded": figures.excluded(scores),
   }
-
-
-def _known(value: float) -> float | None:
-  return None if np.isnan(value) else value

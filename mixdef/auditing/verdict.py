@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from scipy.special import ndtri
+from scipy.special import bdtrc, ndtri
 
 LEVELS = ("high", "moderate", "low", "none_found")
 
@@ -162,16 +162,18 @@ def _who(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
   if best and best["tpr"] is not None:
     lines.append(
       f"At {_false_alarms(best['fpr'])}, {best['tpr_attack']} names "
-      f"{_share(best['tpr'])} of the training records."
+      f"{_share(best['tpr'])} of the training records; guessing names "
+      f"{_share(best['fpr'])}."
     )
   records = report["records"]
-  if records and records["exposed"]:
+  nothing = level_of(best) == "none_found"
+  if records and not (nothing and _by_chance(records, report["setting"])):
     most, tenth = records["exposed"][0], records["quantiles"]["0.9"]
-    hits = round(most["rate"] * most["times"])
+    share = "every one" if tenth == 1 else f"{_share(tenth)} of them or more"
     lines.append(
-      f"Records differ: the most exposed one is found in {hits} "
+      f"Records differ: the most exposed one is found in {_hits(most)} "
       f"of the {most['times']} models trained on it, and one record in ten in "
-      f"{_share(tenth)} or more (at {_false_alarms(records['fpr'])})."
+      f"{share} (at {_false_alarms(records['fpr'])})."
     )
   classes = report["classes"]
   if len(classes) > 1 and classes[0]["auc_ci"][0] > classes[-1]["auc_ci"][1]:
@@ -188,6 +190,17 @@ def _who(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
       f"{_share(found['tpr'])} are named at {_false_alarms(found['fpr'])}."
     )
   return lines
+
+
+def _by_chance(records: dict[str, Any], setting: dict[str, Any]) -> bool:
+  """Tell whether false alarms explain the most exposed of all records (Bonferroni)."""
+  most = records["exposed"][0]
+  as_often = bdtrc(_hits(most) - 1, most["times"], records["fpr"])
+  return bool(setting["num_audited"] * as_often >= 0.05)
+
+
+def _hits(record: dict[str, Any]) -> int:
+  return round(record["rate"] * record["times"])
 
 
 def _how_sure(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
@@ -208,15 +221,28 @@ def _how_sure(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
       "No canaries were planted: the worst case is not measured, only these records."
     )
   if setting.get("epsilon") is not None:
+    delta = setting.get("delta")
+    at = "" if delta is None else f" at delta {delta:.1g}"
     lines.append(
-      f"Training was differentially private: epsilon {setting['epsilon']:.3g} at delta "
-      f"{setting['delta']:.1g} bounds every attack, also those not tried."
+      f"Training was differentially private: epsilon {setting['epsilon']:.3g}{at} "
+      f"bounds every attack, also those not tried."
     )
+    proved = (report["canaries"] or {}).get("epsilon")
+    if proved and _disproves(proved, setting["epsilon"], delta):
+      lines.append(
+        f"The canaries prove an epsilon of {proved['lower_bound']:.3g} or more at "
+        f"{proved['confidence']:.0%} confidence: the guarantee does not hold as stated."
+      )
   elif "defense" in setting:
     lines.append(
       "There is no guarantee: an attack that was not tried may find more than these."
     )
   return lines
+
+
+def _disproves(proved: dict[str, Any], epsilon: float, delta: float | None) -> bool:
+  """Tell whether a lower bound contradicts a guarantee of no larger delta."""
+  return proved["lower_bound"] > epsilon and (delta or 0.0) <= proved["delta"]
 
 
 def _what_to_do(report: dict[str, Any], level: str) -> list[str]:

@@ -1,12 +1,18 @@
 """Read the sets that scikit-learn bundles or fetches."""
 
 import pathlib
+import tarfile
+import zlib
 from typing import Any
 
 import numpy as np
 
+from mixdef.data import files
 from mixdef.data.dataset import Dataset
-from mixdef.data.files import first_line
+
+_LFW_TABLES = ("pairs.txt", "pairsDevTrain.txt", "pairsDevTest.txt")
+_LFW_PICTURES = ("lfw_funneled", "lfw-funneled.tgz")
+_LFW_SIZE = (250, 250)
 
 
 def digits() -> Dataset:
@@ -33,20 +39,30 @@ def lfw(data_dir: pathlib.Path) -> Dataset:
 
   Raises:
     FileNotFoundError: the files are missing and cannot be downloaded.
+    ValueError: the files are damaged, or the pictures are not the 250 x 250 of LFW.
 
   Reference: Huang et al., Labeled Faces in the Wild, 2007.
   """
   from sklearn.datasets import fetch_lfw_people
 
+  home = data_dir / "lfw_home"
+  # Scikit-learn pads other pictures with black, and caches what it read.
+  for path in (home / "lfw_funneled").glob("*/*"):
+    _check_picture(path)
   try:
     faces: Any = fetch_lfw_people(
       data_home=str(data_dir), min_faces_per_person=40, resize=1.0
     )
-  except OSError as error:
+  except (OSError, ValueError, EOFError, tarfile.TarError, zlib.error) as error:
+    reason = files.first_line(error)
+    complete = all((home / name).exists() for name in _LFW_TABLES)
+    if complete and any((home / name).exists() for name in _LFW_PICTURES):
+      raise ValueError(
+        f"{home} is damaged: {reason}; remove it and get its files again"
+      ) from error
     raise FileNotFoundError(
-      f"lfw: {data_dir / 'lfw_home'} needs lfw_funneled/ (or lfw-funneled.tgz),"
-      " pairs.txt, pairsDevTrain.txt and pairsDevTest.txt, and the download failed"
-      f" ({first_line(error)}); put them there"
+      f"lfw: {home} needs {_LFW_PICTURES[0]}/ (or {_LFW_PICTURES[1]}),"
+      f" {', '.join(_LFW_TABLES)}, and the download failed ({reason}); put them there"
     ) from error
   return Dataset.from_arrays(
     faces.images[..., None],
@@ -54,3 +70,18 @@ def lfw(data_dir: pathlib.Path) -> Dataset:
     name="lfw",
     num_classes=len(faces.target_names),
   )
+
+
+def _check_picture(path: pathlib.Path) -> None:
+  import PIL.Image
+
+  try:
+    with PIL.Image.open(path) as picture:
+      size = picture.size
+  except OSError as error:
+    raise ValueError(f"{path} is damaged: {error}; get it again") from error
+  if size != _LFW_SIZE:
+    raise ValueError(
+      f"{path} is not of LFW: it is {size[0]} x {size[1]} pixels, not"
+      f" {_LFW_SIZE[0]} x {_LFW_SIZE[1]}; the set is read from its official files only"
+    )

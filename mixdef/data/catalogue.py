@@ -5,7 +5,7 @@ import os
 import pathlib
 from collections.abc import Callable
 
-from mixdef.data import bundled, cifar, idx, synthetic, tables, tfds
+from mixdef.data import bundled, cifar, idx, synthetic, tables, texas_purchase, tfds
 from mixdef.data.dataset import Dataset
 
 
@@ -95,9 +95,11 @@ CATALOGUE: dict[str, Callable[[pathlib.Path], Dataset]] = {
   "celeba": lambda data_dir: tfds.read(data_dir, "celeba"),
   "lfw": bundled.lfw,
   "location30": lambda data_dir: tables.read_packed(
-    data_dir, "location30", num_classes=30
+    data_dir, "location30", num_features=446, num_classes=30
   ),
   "diabetes130_top100dx": lambda data_dir: tables.read_packed(
-    data_dir, "diabetes130_top100dx", num_classes=100
+    data_dir, "diabetes130_top100dx", num_features=736, num_classes=100
   ),
+  "texas100": lambda data_dir: texas_purchase.read(data_dir, "texas100"),
+  "purchase100": lambda data_dir: texas_purchase.read(data_dir, "purchase100"),
 }

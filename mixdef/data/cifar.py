@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+from absl import logging
 
 from mixdef.data import files
 from mixdef.data.dataset import Dataset
@@ -50,7 +51,8 @@ def read_sheets(data_dir: pathlib.Path, name: str = "cifar10") -> Dataset | None
   """Return the `Dataset` of data_dir/name/{train_0..4, test}.webp, or None.
 
   A sheet shows tiles of 32 x 32 pixels in rows of 100, row-major; the last row may be
-  padded. `labels.npz` holds `train` and `test`. PNG sheets are read as well.
+  padded. `labels.npz` holds `train` and `test`. PNG sheets are read as well. A line in
+  the log tells that these are not the official files.
 
   Raises:
     FileNotFoundError: only some of the files are there.
@@ -67,9 +69,11 @@ def read_sheets(data_dir: pathlib.Path, name: str = "cifar10") -> Dataset | None
   labels = files.read_npz(labels_path, ("train", "test"))
   x = _tiles(train, len(labels["train"]))
   test_x = _tiles([test], len(labels["test"]))
-  return Dataset.from_arrays(
-    x, labels["train"], name=name, test=(test_x, labels["test"]), num_classes=10
-  )
+  logging.info("%s: image sheets in %s, not the official files", name, folder)
+  with files.named(labels_path):
+    return Dataset.from_arrays(
+      x, labels["train"], name=name, test=(test_x, labels["test"]), num_classes=10
+    )
 
 
 def _read_records(

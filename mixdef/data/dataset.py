@@ -55,6 +55,8 @@ class Dataset:
     validate.lengths(
       *(self.x, self.y), reference=self.reference, always=self.always, ids=self.ids
     )
+    for field in ("reference", "always"):
+      validate.mask(getattr(self, field), (len(self.x),), field)
     both = np.flatnonzero(self.reference & self.always)
     if both.size:
       raise ValueError(

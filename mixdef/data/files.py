@@ -1,8 +1,10 @@
 """Find and open the files of a set under a data folder."""
 
+import contextlib
+import os
 import pathlib
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -44,6 +46,15 @@ def read_npz(path: pathlib.Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
       return {key: archive[key] for key in keys}
   except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
     raise ValueError(f"{path} is damaged: {first_line(error)}; get it again") from error
+
+
+@contextlib.contextmanager
+def named(place: os.PathLike[str]) -> Iterator[None]:
+  """Say in a `ValueError` about arrays which file or folder they were read from."""
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(f"{place}: {error}") from error
 
 
 def first_line(error: Exception) -> str:

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from mixdef.data import files
+from mixdef.data import files, validate
 from mixdef.data.dataset import Dataset
 
 NAMES = (
@@ -43,14 +43,16 @@ def read(data_dir: pathlib.Path, name: str) -> Dataset | None:
         f"{path} holds {len(labels)} labels for {len(images)} images;"
         " download the four files again"
       )
+    validate.label_range(labels, 10, str(path))
   for other, first in _FIRST_LABELS.items():
     if other != name and y[:10].tolist() == first:
       raise ValueError(
         f"{paths[1]} holds {other}, not {name}; keep each set in a folder of its name"
       )
-  return Dataset.from_arrays(
-    x[..., None], y, name=name, test=(test_x[..., None], test_y), num_classes=10
-  )
+  with files.named(paths[0].parent):
+    return Dataset.from_arrays(
+      x[..., None], y, name=name, test=(test_x[..., None], test_y), num_classes=10
+    )
 
 
 def read_idx(path: pathlib.Path) -> np.ndarray:
@@ -70,6 +72,8 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
   if raw[:4] != bytes([0, 0, 8, axes]) or len(raw) < start:
     raise _damaged(path, f"it starts with {raw[:4].hex()}, not 0000080{axes}")
   shape = tuple(int(n) for n in np.frombuffer(raw[4:start], ">i4"))
+  if min(shape) < 1:
+    raise _damaged(path, f"shape {shape} holds no record")
   expected = int(np.prod(shape))
   if len(raw) - start != expected:
     raise _damaged(

@@ -8,7 +8,9 @@ from mixdef.data import files
 from mixdef.data.dataset import Dataset
 
 
-def read_packed(data_dir: pathlib.Path, name: str, *, num_classes: int) -> Dataset:
+def read_packed(
+  data_dir: pathlib.Path, name: str, *, num_features: int, num_classes: int
+) -> Dataset:
   """Return the `Dataset` of data_dir/name.npz or data_dir/name/name.npz.
 
   The file holds `x` (bits packed along axis 1), `n_features` and labels `y`.
@@ -16,6 +18,7 @@ def read_packed(data_dir: pathlib.Path, name: str, *, num_classes: int) -> Datas
   Args:
     data_dir: folder of the file, or the folder above it.
     name: canonical name of the set.
+    num_features: number of features that the set has.
     num_classes: number of classes K.
 
   Returns:
@@ -23,7 +26,7 @@ def read_packed(data_dir: pathlib.Path, name: str, *, num_classes: int) -> Datas
 
   Raises:
     FileNotFoundError: the file is not there.
-    ValueError: the file is damaged; the line names it.
+    ValueError: the file is damaged or of another set; the line names it.
   """
   found = files.find((data_dir, data_dir / name), (f"{name}.npz",))
   if found is None:
@@ -33,11 +36,16 @@ def read_packed(data_dir: pathlib.Path, name: str, *, num_classes: int) -> Datas
     )
   (path,) = found
   table = files.read_npz(path, ("x", "y", "n_features"))
-  packed, width = table["x"], int(table["n_features"])
+  packed, width = table["x"], num_features
+  if table["n_features"].shape or table["n_features"] != width:
+    raise ValueError(
+      f"{path} is not {name}: n_features is {table['n_features']}, not {width}"
+    )
   if packed.dtype != np.uint8 or packed.ndim != 2 or packed.shape[1] != -(-width // 8):
     raise ValueError(
       f"{path} is damaged: x is {packed.dtype} {packed.shape}, but {width} features"
       f" pack into {-(-width // 8)} bytes a record"
     )
   x = np.unpackbits(packed, axis=1, count=width).astype(np.float32)
-  return Dataset.from_arrays(x, table["y"], name=name, num_classes=num_classes)
+  with files.named(path):
+    return Dataset.from_arrays(x, table["y"], name=name, num_classes=num_classes)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mixdef.data import files
 from mixdef.data.dataset import Dataset
-from mixdef.data.files import first_line
 
 
 class Source(NamedTuple):
@@ -18,12 +18,14 @@ class Source(NamedTuple):
   Attributes:
     builder: name of the set there.
     num_classes: number of classes K.
+    shape: of its images, [H, W, C].
     image: pixels [H, W, C] uint8 -> [H', W', C] uint8, or None to keep them.
     label: example -> int.
   """
 
   builder: str
   num_classes: int
+  shape: tuple[int, int, int]
   image: Callable[[np.ndarray], np.ndarray] | None = None
   label: Callable[[dict[str, Any]], int] = lambda example: example["label"]
 
@@ -37,14 +39,18 @@ def _celeba_image(pixels: np.ndarray) -> np.ndarray:
 
 
 SOURCES = {
-  "mnist": Source("mnist", 10),
-  "fashion_mnist": Source("fashion_mnist", 10),
-  "cifar10": Source("cifar10", 10),
-  "cifar100": Source("cifar100", 100),
-  "stl10": Source("stl10", 10),
+  "mnist": Source("mnist", 10, (28, 28, 1)),
+  "fashion_mnist": Source("fashion_mnist", 10, (28, 28, 1)),
+  "cifar10": Source("cifar10", 10, (32, 32, 3)),
+  "cifar100": Source("cifar100", 100, (32, 32, 3)),
+  "stl10": Source("stl10", 10, (96, 96, 3)),
   # Centre crop 128, 64 x 64, condition Male.
   "celeba": Source(
-    "celeb_a", 2, _celeba_image, lambda example: int(example["attributes"]["Male"])
+    "celeb_a",
+    2,
+    (218, 178, 3),
+    _celeba_image,
+    lambda example: int(example["attributes"]["Male"]),
   ),
 }
 
@@ -86,7 +92,10 @@ def read(data_dir: pathlib.Path, name: str, *, official: str = "") -> Dataset:
     )
   x, y = _read_split(builder, "train", source)
   test = _read_split(builder, "test", source)
-  return Dataset.from_arrays(x, y, name=name, test=test, num_classes=source.num_classes)
+  with files.named(builder.data_path):
+    return Dataset.from_arrays(
+      x, y, name=name, test=test, num_classes=source.num_classes
+    )
 
 
 def _prepare(data_dir: pathlib.Path, name: str, official: str) -> Any:
@@ -109,7 +118,7 @@ def _prepare(data_dir: pathlib.Path, name: str, official: str) -> Any:
   # Builders raise whatever their sources do: network, quota, checksum, parser errors.
   except Exception as error:
     raise FileNotFoundError(
-      f"{advice} (the download failed: {first_line(error)})"
+      f"{advice} (the download failed: {files.first_line(error)})"
     ) from error
   return builder
 
@@ -135,6 +144,8 @@ def _read_split(
     for i, example in enumerate(examples):
       with PIL.Image.open(io.BytesIO(example["image"])) as image:
         pixels = np.atleast_3d(np.asarray(image))
+      if pixels.shape != source.shape:
+        raise ValueError(f"image {i} is {pixels.shape}, not {source.shape}")
       if source.image:
         pixels = source.image(pixels)
       if i == 0:
@@ -143,6 +154,6 @@ def _read_split(
   except (RuntimeError, OSError, ValueError, KeyError) as error:
     raise ValueError(
       f"{builder.data_path} is damaged: split {split!r} does not read"
-      f" ({first_line(error)}); remove the folder and prepare it again"
+      f" ({files.first_line(error)}); remove the folder and prepare it again"
     ) from error
   return x, y

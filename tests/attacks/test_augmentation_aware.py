@@ -137,6 +137,18 @@ def test_pitfall_54_the_aggregate_is_chosen_on_the_shadow(mixed):
   assert chosen(dataclasses.replace(mixed, keep=keep))[0] != name
 
 
+def test_pitfall_137_the_complement_of_the_target_chooses_nothing(mixed):
+  keep = mixed.keep.copy()
+  keep[2] = ~keep[1] & mixed.data.audited
+  pairs = dataclasses.replace(mixed, keep=keep)
+  np.testing.assert_array_equal(
+    augmentation_aware(pairs, target=1, **QUICK),
+    augmentation_aware(pairs, target=1, shadow=3, **QUICK),
+  )
+  with pytest.raises(ValueError, match="complement"):
+    augmentation_aware(pairs, target=1, shadow=2, **QUICK)
+
+
 def test_pitfall_12_copies_do_not_depend_on_the_other_records(mixed):
   options = {"target": 0, "aggregate": "mean", **QUICK}
   plain = augmentation_aware(mixed, **options)

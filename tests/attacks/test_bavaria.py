@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mixdef.attacks import Signals, leave_one_out, lira_online, lira_online_fixed
+from mixdef.attacks import (
+  Signals,
+  Unavailable,
+  leave_one_out,
+  lira_online,
+  lira_online_fixed,
+)
 from mixdef.attacks.bavaria import (
   Moments,
   NormalInverseGamma,
@@ -134,6 +140,14 @@ def test_a_side_without_models_borrows_the_others_prior(member):
   scores = bavaria(Signals.from_phi(phi, keep), target=0)
   assert np.isfinite(scores).all()
   assert (scores != 0).all()
+
+
+def test_without_references_there_is_no_score():
+  half = np.arange(60) % 2 == 0
+  for keep in (half[None], np.stack([half, ~half])):
+    signals = Signals.from_phi(np.zeros(keep.shape), keep)
+    with pytest.raises(Unavailable, match="train more models"):
+      bavaria(signals, target=0)
 
 
 def test_references_that_all_agree_give_finite_scores():

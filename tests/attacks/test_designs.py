@@ -42,8 +42,26 @@ def test_too_few_records_to_tell_count_as_independent():
   # One record in half of two models: fair coins do that every second time.
   assert detect_design(np.array([[True], [False]])) == "bernoulli"
   assert detect_design(np.zeros((4, 0), bool)) == "bernoulli"
-  third = subsets(9, 500, design="balanced", fraction=1 / 3)
-  assert detect_design(third) == "bernoulli"
+
+
+@pytest.mark.parametrize(("models", "fraction"), [(9, 1 / 3), (8, 3 / 4), (9, 0.3)])
+def test_another_share_than_a_half_is_a_constant_design(models, fraction):
+  keep = subsets(models, 500, design="balanced", fraction=fraction)
+  assert detect_design(keep) == "constant"
+  assert detect_design(subsets(models, 500, fraction=fraction)) == "bernoulli"
+
+
+def test_the_lower_half_of_an_odd_number_is_a_constant_design():
+  # As in code that takes the first int(S / 2) of a permutation.
+  keep = np.random.default_rng(0).random((7, 500)).argsort(0) < 3
+  assert detect_design(keep) == "constant"
+
+
+def test_disjoint_subsets_leave_their_shadows_alone():
+  # Target, shadow, and records that neither of them trains on: ML-Leaks' splits.
+  keep = np.arange(400) % 4 == np.arange(2)[:, None]
+  assert detect_design(keep) == "bernoulli"
+  assert detect_design(np.arange(400) % 4 == np.arange(4)[:, None]) == "bernoulli"
 
 
 def test_rows_that_are_not_audited_do_not_hide_a_balanced_design():
@@ -58,15 +76,26 @@ def test_rows_that_are_not_audited_do_not_hide_a_balanced_design():
 def test_rebalanced_references_have_equal_sides_whatever_the_truth(models):
   keep = subsets(models, 100, design="balanced", seed=3)
   for target in range(models):
-    usable = references(keep, target, audited=EVERY, even=True)
+    usable = references(keep, target, audited=EVERY, design="balanced")
     assert not usable[target].any()
     for side in (keep, ~keep):
       np.testing.assert_array_equal((usable & side).sum(0), models // 2 - 1)
 
 
+@pytest.mark.parametrize(("models", "fraction"), [(8, 0.25), (9, 0.3), (12, 0.75)])
+def test_a_constant_design_leaves_the_same_numbers_to_every_record(models, fraction):
+  keep = subsets(models, 400, design="balanced", fraction=fraction, seed=3)
+  low, high = keep.sum(0).min(), keep.sum(0).max()
+  for target in range(models):
+    usable = references(keep, target, audited=np.ones(400, bool), design="constant")
+    assert not usable[target].any()
+    np.testing.assert_array_equal((usable & keep).sum(0), low - 1)
+    np.testing.assert_array_equal((usable & ~keep).sum(0), models - high - 1)
+
+
 def test_rebalancing_drops_models_at_random():
   keep = subsets(8, 4000, design="balanced")
-  usable = references(keep, 0, audited=np.ones(4000, bool), even=True)
+  usable = references(keep, 0, audited=np.ones(4000, bool), design="balanced")
   dropped = (~usable[1:]).mean(1)
   # One of seven is dropped for each record.
   np.testing.assert_allclose(dropped, 1 / 7, atol=5 * np.sqrt(6 / 49 / 4000))
@@ -74,7 +103,7 @@ def test_rebalancing_drops_models_at_random():
 
 def test_independent_draws_lose_only_the_target():
   keep = subsets(9, 100)
-  usable = references(keep, 4, audited=EVERY, even=False)
+  usable = references(keep, 4, audited=EVERY, design="bernoulli")
   np.testing.assert_array_equal(usable.all(1), np.arange(9) != 4)
 
 
@@ -138,10 +167,32 @@ def test_pitfall_136_counting_the_references_tells_nothing():
   assert measure(count, keep, advantage=0, design="bernoulli") == 1.0
 
 
+@pytest.mark.parametrize(("models", "fraction"), [(8, 0.25), (9, 0.3)])
+def test_pitfall_135_other_shares_than_a_half_are_at_chance(models, fraction):
+  keep = subsets(models, 8000, design="balanced", fraction=fraction, seed=1)
+  for attack in (attacks.lira_online, attacks.bavaria, minus_mean):
+    assert measure(attack, keep, advantage=0) == pytest.approx(0.5, abs=0.01)
+  # The counts alone find members, or seem to find that they are not.
+  assert (
+    abs(measure(attacks.bavaria, keep, advantage=0, design="bernoulli") - 0.5) > 0.02
+  )
+
+
+def test_pitfall_135_part_of_a_balanced_design_is_at_chance():
+  keep = subsets(16, 8000, design="balanced")
+  phi = np.random.default_rng(0).normal(size=keep.shape)
+  part = Signals.from_phi(phi, keep).first_models(8)
+  assert detect_design(part.keep) == "bernoulli"
+  found = auc(attacks.leave_one_out(attacks.lira_online, part), part.keep)
+  assert found == pytest.approx(0.5, abs=0.008)
+  alone = Signals.from_phi(phi[:8], keep[:8])
+  assert auc(attacks.leave_one_out(attacks.lira_online, alone), alone.keep) < 0.485
+
+
 def test_pitfall_137_the_targets_complement_is_no_reference():
   keep = pairs(8, 100)
   for target in range(8):
-    usable = references(keep, target, audited=EVERY, even=False)
+    usable = references(keep, target, audited=EVERY, design="bernoulli")
     expected = np.arange(8) // 2 != target // 2
     np.testing.assert_array_equal(usable.all(1), expected)
     np.testing.assert_array_equal(usable.any(1), expected)
@@ -151,13 +202,13 @@ def test_pitfall_137_complements_on_the_audited_records_count():
   keep = pairs(4, 100)
   audited = np.arange(100) < 60
   keep[:, ~audited] = True  # members of every model
-  usable = references(keep, 0, audited=audited, even=False)
+  usable = references(keep, 0, audited=audited, design="bernoulli")
   assert not usable[1].any()
 
 
 def test_pitfall_137_a_few_records_differ_by_chance():
   keep = np.array([[True, False], [False, True], [True, True]])
-  usable = references(keep, 0, audited=np.ones(2, bool), even=False)
+  usable = references(keep, 0, audited=np.ones(2, bool), design="bernoulli")
   assert usable[1].all()
 
 

@@ -195,7 +195,26 @@ def test_a_class_that_cannot_be_fitted_takes_the_model_of_all(attack, pictures):
   scores = attack(dataclasses.replace(pictures, keep=keep), target=0)
   assert np.isfinite(scores[pictures.data.audited]).all()
   keep[1] = False
+  useless = dataclasses.replace(pictures, keep=keep)
   with pytest.raises(ValueError, match="shadow=1 has only one kind"):
+    attack(useless, target=0, shadow=1)
+  np.testing.assert_array_equal(
+    attack(useless, target=0), attack(useless, target=0, shadow=2)
+  )
+
+
+@pytest.mark.parametrize("attack", OF_PICTURES)
+def test_pitfall_137_the_complement_of_the_target_teaches_nothing(attack, pictures):
+  keep = pictures.keep.copy()
+  keep[1] = ~keep[0] & pictures.data.audited
+  pairs = dataclasses.replace(pictures, keep=keep)
+  np.testing.assert_array_equal(
+    attack(pairs, target=0), attack(pairs, target=0, shadow=2)
+  )
+  with pytest.raises(ValueError, match="complement"):
+    attack(pairs, target=0, shadow=1)
+  keep[2:] = keep[1]
+  with pytest.raises(Unavailable, match="train more models"):
     attack(dataclasses.replace(pictures, keep=keep), target=0)
 
 

@@ -3,8 +3,8 @@ import pytest
 from scipy import stats
 
 from mixdef.attacks import Signals, Unavailable
-from mixdef.attacks.calibration import attack_p, attack_r, calibrated_loss
 from mixdef.attacks.quantile import quantile
+from mixdef.attacks.relative_loss import attack_p, attack_r, calibrated_loss
 from mixdef.auditing import auc
 
 

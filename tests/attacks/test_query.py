@@ -72,6 +72,7 @@ def test_the_population_is_asked_with_the_same_views(ensemble):
   others = Dataset.from_arrays(x, rng.integers(CLASSES, size=20))
   asked = signals(ensemble, queries=mirror, population=others)
   assert asked.population.phi.shape == (MODELS, 20, 2)
+  assert asked.population.log_probs is None
   expected = Signals.from_logits(
     ensemble.predict(x[:, :, ::-1]), others.y, np.zeros((MODELS, 20), bool)
   )

@@ -109,6 +109,29 @@ def test_pitfall_139_thresholds_come_from_the_next_model():
   )
 
 
+def test_a_model_without_a_threshold_is_skipped():
+  rng = np.random.default_rng(0)
+  keep = rng.random((5, 50)) < 0.5
+  scores = rng.normal(size=(5, 50)) + keep
+  own = [
+    max(row, key=lambda t: _gain(row, k, t))
+    for row, k in zip(scores, keep, strict=True)
+  ]
+  scores[1] = np.nan
+  scores[3, ~keep[3]] = np.nan
+  np.testing.assert_array_equal(figures.complete_targets(scores, keep), [0, 2, 4])
+  expected = [own[2], own[2], own[4], own[4], own[0]]
+  np.testing.assert_array_equal(figures.shadow_thresholds(scores, keep), expected)
+  scores[[0, 2]] = np.nan
+  with pytest.raises(ValueError, match="both classes in 1 targets"):
+    figures.balanced_accuracy(scores, keep)
+
+
+def _gain(scores, member, threshold):
+  called = scores >= threshold
+  return called[member].mean() - called[~member].mean()
+
+
 def test_one_target_has_no_shadow_threshold():
   with pytest.raises(ValueError, match="S >= 2"):
     figures.balanced_accuracy(SCORES, MEMBER)

@@ -103,6 +103,14 @@ def test_no_resample_is_refused():
     bootstrap_records([1.0, 0.0], [True, False], resamples=0)
 
 
+def test_a_percentage_is_refused():
+  scores, keep = tied(0)
+  with pytest.raises(ValueError, match="fpr=5"):
+    bootstrap_records(scores, keep, fprs=(0.1, 5))
+  with pytest.raises(ValueError, match="fpr=5"):
+    paired_bootstrap((scores, keep), (scores, keep), fprs=(5,))
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_paired_bootstrap_equals_a_naive_resample(seed):
   first, second = tied(seed), tied(seed + 50, targets=3)

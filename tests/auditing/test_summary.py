@@ -59,6 +59,38 @@ def test_pitfall_140_the_ppv_is_always_given_at_three_priors():
       assert value == pytest.approx(float(prior) * rate / called)
 
 
+@pytest.mark.parametrize("targets", [1, 4])
+def test_the_ppv_is_unknown_where_no_score_is_rare_enough(targets):
+  _, keep = draw(targets)
+  calls = np.arange(300) % 2 == 0  # a label is all that is scored: called or not
+  summary = summarize(np.tile(calls, (targets, 1)), keep, resamples=20)
+  assert summary["tpr"][f"{summary['ppv_fpr']:g}"]["value"] == 0
+  assert set(summary["ppv"].values()) == {None}
+  # Nobody found among those called is a PPV of zero.
+  worst = summarize(np.random.default_rng(0).random(keep.shape) - keep, keep)
+  assert set(worst["ppv"].values()) == {0}
+
+
+def test_an_attack_on_few_records_may_miss_a_class_in_some_models():
+  keep = np.array([[1, 0, 1], [1, 1, 1], [0, 0, 0], [0, 1, 1]], bool)
+  scores = np.random.default_rng(0).normal(size=(4, 3)) + keep
+  summary = summarize(scores, keep, resamples=20)
+  able = scores[[0, 3]], keep[[0, 3]]
+  threshold = figures.shadow_thresholds(*able)[[0, 0, 0, 1]]
+  called = scores >= threshold[:, None]
+  expected = (called[keep].mean() + (~called)[~keep].mean()) / 2
+  assert summary["balanced_accuracy"] == pytest.approx(expected)
+  assert summary["positive_rate"] == called.mean()
+  assert summary["calibrated"] == summarize(*able, resamples=20)["calibrated"]
+  assert summary["num_members"] == 7
+  # With one such model left there is nobody to learn a threshold from.
+  alone = summarize(scores[:3], keep[:3], resamples=20)
+  assert alone["auc"] == figures.auc(scores[:3], keep[:3])
+  assert alone["tpr"]["0.05"]["interval"] == "bootstrap_records"
+  for name in ("balanced_accuracy", "balanced_accuracy_ci", "positive_rate"):
+    assert alone[name] is alone["degenerate"] is alone["calibrated"] is None
+
+
 def test_pitfall_45_an_attack_that_calls_everyone_a_member_is_degenerate():
   scores, keep = draw()
   summary = summarize(np.zeros_like(scores), keep, resamples=20)
@@ -123,3 +155,6 @@ def test_unusable_masks_are_refused():
     summarize(scores, keep[:, :9], np.ones(300, bool))
   with pytest.raises(ValueError, match="pass "):
     summarize(scores[None], keep[None])
+  for several in (slice(None), 0):
+    with pytest.raises(ValueError, match="fpr=5"):
+      summarize(scores[several], keep[several], fprs=(5,))

@@ -1,3 +1,5 @@
+import logging
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -109,6 +111,52 @@ def test_damaged_labels_are_named(tmp_path):
     ValueError, match=r"labels.npz is damaged: it has no array 'test'"
   ):
     load("cifar10", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("labels", "message"),
+  [
+    (np.zeros((500, 1), np.uint8), r"y has shape \(500, 1\)"),
+    (np.zeros(500), "y has type float64"),
+    (np.full(500, 10, np.uint8), r"y\[0\] is 10 but num_classes is 10"),
+  ],
+)
+def test_pitfall_151_other_labels_under_the_right_name_are_named(
+  tmp_path, labels, message
+):
+  folder = tmp_path / "cifar10"
+  _write_sheets(folder, "png")
+  np.savez(folder / "labels.npz", train=labels, test=np.zeros(70, np.uint8))
+  with pytest.raises(ValueError, match=f"^{folder}/labels.npz: {message}"):
+    load("cifar10", data_dir=tmp_path)
+
+
+def test_pitfall_151_larger_tiles_under_the_right_name_are_named(tmp_path):
+  folder = tmp_path / "cifar10"
+  _write_sheets(folder, "png")
+  PIL.Image.new("RGB", (64 * 64, 128)).save(folder / "train_0.png")
+  with pytest.raises(ValueError, match=r"train_0.png is 128 x 4096 pixels; a sheet is"):
+    load("cifar10", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("official", [True, False])
+def test_pitfall_151_sheets_in_place_of_the_official_files_are_told(
+  tmp_path, caplog, official
+):
+  folder = tmp_path / "cifar10"
+  if official:
+    _write_binary(folder, CIFAR10_NAMES, 1)
+  else:
+    _write_sheets(folder, "png")
+  logger = logging.getLogger("absl")
+  logger.addHandler(caplog.handler)
+  try:
+    with caplog.at_level(logging.INFO, logger="absl"):
+      load("cifar10", data_dir=tmp_path)
+  finally:
+    logger.removeHandler(caplog.handler)
+  told = f"cifar10: image sheets in {folder}, not the official files"
+  assert (told in caplog.text) != official
 
 
 def test_real_cifar10(real_data):

@@ -157,6 +157,14 @@ def test_reference_rows_are_drawn_from_records_that_are_not_always_members():
     data.with_reference(10)
 
 
+@pytest.mark.parametrize("name", ["reference", "always"])
+def test_marks_are_bools(name):
+  # The complement of whole numbers would select records from the end.
+  data = Dataset.from_arrays(*_images())
+  with pytest.raises(ValueError, match=f"{name} has type int64; give bool"):
+    dataclasses.replace(data, **{name: np.ones(len(data), int)})
+
+
 def test_a_record_cannot_be_both_reference_and_always():
   data = Dataset.from_arrays(*_images()).with_reference(10)
   first = np.flatnonzero(data.reference)[0]

@@ -91,6 +91,21 @@ def test_labels_of_another_length_are_named(tmp_path):
     load("mnist", data_dir=tmp_path)
 
 
+def test_pitfall_151_other_images_under_the_right_names_are_named(tmp_path):
+  _write(tmp_path)
+  # The letters of EMNIST come in files of the same names, with labels 1 to 26.
+  (tmp_path / NAMES[3]).write_bytes(gzip.compress(_encode(np.arange(1, 6) * 5)))
+  with pytest.raises(ValueError, match=rf"{NAMES[3]}\[4\] is 25 but num_classes is 10"):
+    load("mnist", data_dir=tmp_path)
+  _write(tmp_path)
+  (tmp_path / NAMES[2]).write_bytes(gzip.compress(_encode(np.zeros((5, 4, 4)))))
+  with pytest.raises(ValueError, match=rf"^{tmp_path}: test x holds uint8 \(4, 4, 1\)"):
+    load("mnist", data_dir=tmp_path)
+  (tmp_path / NAMES[0]).write_bytes(gzip.compress(_encode(np.zeros((0, 4, 3)))))
+  with pytest.raises(ValueError, match=rf"{NAMES[0]} is damaged: .* holds no record"):
+    load("mnist", data_dir=tmp_path)
+
+
 def test_a_missing_file_is_named(tmp_path):
   _write(tmp_path)
   (tmp_path / NAMES[3]).unlink()

@@ -5,22 +5,67 @@ import sklearn.datasets
 
 from mixdef.data import load
 
+PEOPLE = (("Ann_A", 100, 40), ("Bob_B", 200, 41), ("Eve_E", 9, 3))
 
-def test_pitfall_83_lfw_pixels_are_scaled_once(tmp_path):
-  home = tmp_path / "lfw_home"
-  for person, level, count in (("Ann_A", 100, 40), ("Bob_B", 200, 41), ("Eve_E", 9, 3)):
+
+def write(data_dir, people=PEOPLE, *, mode="RGB", size=(250, 250)):
+  home = data_dir / "lfw_home"
+  home.mkdir()
+  for person, level, count in people:
     folder = home / "lfw_funneled" / person
     folder.mkdir(parents=True)
+    face = PIL.Image.new("L", size, level).convert(mode)
     for i in range(1, count + 1):
-      face = PIL.Image.new("RGB", (250, 250), (level, level, level))
       face.save(folder / f"{person}_{i:04d}.jpg")
   for name in ("pairs.txt", "pairsDevTrain.txt", "pairsDevTest.txt"):
     (home / name).write_text("")
+  return home
+
+
+def test_pitfall_83_lfw_pixels_are_scaled_once(tmp_path):
+  write(tmp_path)
   data = load("lfw", data_dir=tmp_path)
   assert (data.x.shape, data.x.dtype) == ((81, 125, 94, 1), np.float32)
   assert np.bincount(data.y).tolist() == [40, 41]
   np.testing.assert_allclose(data.x[data.y == 0], 100 / 255, atol=1e-6)
   np.testing.assert_allclose(data.x[data.y == 1], 200 / 255, atol=1e-6)
+
+
+def refused(data_dir, message):
+  with pytest.raises(ValueError, match=message) as caught:
+    load("lfw", data_dir=data_dir)
+  assert str(caught.value).startswith(str(data_dir / "lfw_home"))
+  assert "\n" not in str(caught.value)
+
+
+def test_pitfall_151_smaller_faces_never_pass_for_lfw(tmp_path):
+  write(tmp_path, size=(64, 64))
+  refused(tmp_path, r"_\d+.jpg is not of LFW: it is 64 x 64 pixels, not 250 x 250")
+
+
+def test_pitfall_151_files_that_are_no_pictures_are_named(tmp_path):
+  home = write(tmp_path)
+  (home / "lfw_funneled" / "Bob_B" / "Bob_B_0007.jpg").write_text("<html>")
+  refused(tmp_path, r"Bob_B_0007.jpg is damaged: cannot identify")
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"people": PEOPLE[2:]}, "lfw_home is damaged: min_faces_per_person=40 is too"),
+    ({"mode": "L"}, "lfw_home is damaged"),
+  ],
+)
+def test_pitfall_151_other_faces_under_the_right_names_are_named(
+  tmp_path, options, message
+):
+  write(tmp_path, **options)
+  refused(tmp_path, message)
+
+
+def test_pitfall_151_an_archive_that_is_none_is_named(tmp_path):
+  (write(tmp_path, ()) / "lfw-funneled.tgz").write_text("<html>")
+  refused(tmp_path, "lfw_home is damaged: not a gzip file")
 
 
 def test_missing_faces_are_one_line(tmp_path, monkeypatch):

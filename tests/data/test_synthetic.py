@@ -35,6 +35,7 @@ def test_clusters_leave_a_simple_model_without_a_gap():
 @pytest.mark.parametrize("name", ["synthetic_memorize", "synthetic_clusters"])
 def test_loading_is_repeatable_and_labelled_as_a_stand_in(name):
   one, two = load(name), load(name)
+  assert one.name.startswith("synthetic_")
   np.testing.assert_array_equal(one.x, two.x)
   assert one.name == one.test.name == name
   assert one.num_classes == 4

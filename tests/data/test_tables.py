@@ -4,7 +4,7 @@ import pytest
 from mixdef.data import load
 
 
-def _write(path, num_features=13):
+def _write(path, num_features=446):
   random = np.random.default_rng(0)
   bits = random.integers(0, 2, (20, num_features), dtype=np.uint8)
   y = np.arange(20, dtype=np.uint8)
@@ -31,9 +31,33 @@ def test_missing_and_damaged_files_are_named(tmp_path):
   path.write_bytes(path.read_bytes()[:-60])
   with pytest.raises(ValueError, match=r"location30.npz is damaged"):
     load("location30", data_dir=tmp_path)
-  np.savez(path, x=np.zeros((20, 9), np.uint8), y=np.zeros(20, int), n_features=13)
-  with pytest.raises(ValueError, match="13 features pack into 2 bytes a record"):
+  np.savez(path, x=np.zeros((20, 9), np.uint8), y=np.zeros(20, int), n_features=446)
+  with pytest.raises(ValueError, match="446 features pack into 56 bytes a record"):
     load("location30", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    ({"n_features": 736}, "is not location30: n_features is 736, not 446"),
+    ({"n_features": [446, 736]}, "is not location30: n_features is "),
+    ({"y": np.full(20, 30)}, r"y\[0\] is 30 but num_classes is 30"),
+    ({"y": np.zeros((20, 30), int)}, r"y has shape \(20, 30\)"),
+    ({"y": np.zeros(19, int)}, "x has 20 records but y has 19"),
+    ({"x": np.zeros((20, 446))}, "is damaged: x is float64"),
+  ],
+)
+def test_pitfall_151_another_table_under_the_right_name_is_named(
+  tmp_path, content, message
+):
+  path = tmp_path / "location30.npz"
+  right = {"x": np.zeros((20, 56), np.uint8), "y": np.arange(20), "n_features": 446}
+  np.savez(path, **right)
+  assert len(load("location30", data_dir=tmp_path)) == 20
+  np.savez(path, **(right | content))
+  with pytest.raises(ValueError, match=f"^{path}.*{message}") as caught:
+    load("location30", data_dir=tmp_path)
+  assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +69,7 @@ def test_missing_and_damaged_files_are_named(tmp_path):
 )
 def test_real_tables(real_data, name, shape, num_classes, first):
   data = load(name, data_dir=real_data(f"{name}.npz"))
+  assert data.name == name
   assert (data.x.shape, data.x.dtype) == (shape, np.float32)
   assert set(np.unique(data.x)) == {0, 1}
   assert data.y[:3].tolist() == first

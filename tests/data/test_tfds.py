@@ -22,11 +22,20 @@ def _pixels(i, shape):
   return np.random.default_rng(i).integers(0, 256, shape, dtype=np.uint8)
 
 
-def _builder(name, shape, num_classes, data_dir, *, version="3.0.2", celeba=False):
+def _builder(
+  name,
+  shape,
+  num_classes,
+  data_dir,
+  *,
+  version="3.0.2",
+  celeba=False,
+  attributes=("Male", "Young"),
+):
   """Make a small builder with the name and the features of the catalogue's."""
   features = {"image": tfds.features.Image(shape=shape)}
   if celeba:
-    features["attributes"] = {"Male": np.bool_, "Young": np.bool_}
+    features["attributes"] = dict.fromkeys(attributes, np.bool_)
   else:
     features["label"] = tfds.features.ClassLabel(num_classes=num_classes)
 
@@ -35,7 +44,9 @@ def _builder(name, shape, num_classes, data_dir, *, version="3.0.2", celeba=Fals
       # features.Image takes encoded bytes where TensorFlow is absent.
       example = {"image": io.BytesIO(_png(_pixels(i, shape)))}
       if celeba:
-        example["attributes"] = {"Male": bool(i % 3 == 0), "Young": True}
+        example["attributes"] = {
+          name: bool(i % 3 == 0) if name == "Male" else True for name in attributes
+        }
       else:
         example["label"] = i % num_classes
       yield i, example
@@ -95,6 +106,39 @@ def test_celeba_is_cropped_and_asks_for_male(tmp_path):
   blocks = [_pixels(i, (218, 178, 3))[45:173, 25:153] for i in range(12)]
   means = sorted(block.mean() for block in blocks)
   np.testing.assert_allclose(sorted(x.mean() for x in data.x), means, atol=0.7)
+
+
+@pytest.mark.parametrize(
+  ("shape", "attributes", "message"),
+  [
+    ((218, 178, 3), ("Young", "Smiling"), r"does not read \('Male'\)"),
+    ((64, 64, 3), ("Male",), r"image 0 is \(64, 64, 3\), not \(218, 178, 3\)"),
+    ((218, 178, 1), ("Male",), r"image 0 is \(218, 178, 1\), not \(218, 178, 3\)"),
+  ],
+)
+def test_pitfall_151_other_faces_under_the_name_of_celeba_are_named(
+  tmp_path, shape, attributes, message
+):
+  _prepare("celeb_a", shape, 2, tmp_path, celeba=True, attributes=attributes)
+  with pytest.raises(ValueError, match=rf"celeb_a/3\.0\.2 is damaged.*{message}"):
+    load("celeba", data_dir=tmp_path)
+
+
+def test_pitfall_151_other_labels_under_the_right_name_are_named(tmp_path):
+  _prepare("cifar10", (32, 32, 3), 100, tmp_path)
+  with pytest.raises(ValueError, match=r"cifar10/3\.0\.2: .* but num_classes is 10"):
+    load("cifar10", data_dir=tmp_path)
+
+
+def test_pitfall_151_a_reduced_copy_never_passes_for_celeba(tmp_path, monkeypatch):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  for folder in (tmp_path / "celeba64", tmp_path / "celeba"):
+    folder.mkdir()
+    PIL.Image.new("RGB", (64 * 64, 64)).save(folder / "train.png")
+    PIL.Image.new("RGB", (64 * 64, 64)).save(folder / "test.png")
+    np.savez(folder / "labels.npz", y_train=np.zeros(64), y_test=np.zeros(64))
+  with pytest.raises(FileNotFoundError, match="celeba: no prepared set"):
+    load("celeba", data_dir=tmp_path)
 
 
 def test_the_newest_version_is_read(tmp_path):

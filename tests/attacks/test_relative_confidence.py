@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 
 from mixdef.attacks import Signals, Unavailable, leave_one_out
-from mixdef.attacks.relative import base, log_mean_confidence, rmia, tune_offline_a
+from mixdef.attacks.relative_confidence import (
+  base,
+  log_mean_confidence,
+  rmia,
+  tune_offline_a,
+)
 from mixdef.auditing import auc
 
 MODES = ["online", "offline"]

@@ -120,7 +120,8 @@ def tune_offline_a(
     The value with the highest AUC; of equally good ones the first.
 
   Raises:
-    ValueError: if the pseudo-target is the target or has only one kind of record.
+    ValueError: if the pseudo-target is the target or has only one kind of record, or
+      the grid is empty or out of range.
 
   >>> rng = np.random.default_rng(0)
   >>> keep = rng.random((8, 200)) < .5
@@ -139,7 +140,7 @@ def tune_offline_a(
   keep, audited = signals.keep[others], signals.audited
   position = int(np.flatnonzero(others == pseudo)[0])
   out = ~keep & designs.references(
-    keep, position, audited=audited, even=signals.design == "balanced"
+    keep, position, audited=audited, design=signals.design
   )
   scored = audited & out.any(0)
   member = keep[position, scored]
@@ -149,7 +150,7 @@ def tune_offline_a(
   areas = []
   for a in grid:
     curve = ranking.roc(_log_ratio(loss, position, out[:, scored], (1 + a) / 2), member)
-    areas.append(np.trapezoid(np.append(0, curve.tp), np.append(0, curve.fp)))
+    areas.append(ranking.area(curve.tp, curve.fp))
   return float(grid[int(np.argmax(areas))])
 
 

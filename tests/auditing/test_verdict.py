@@ -1,0 +1,304 @@
+import copy
+import re
+
+import numpy as np
+import pytest
+import report_case
+from scipy.stats import binom, norm
+
+from mixdef.auditing.verdict import (
+  LEVELS,
+  level_of,
+  lowest_resolvable,
+  strongest,
+  verdict,
+  widened,
+)
+
+
+def found(low, rate=None, fpr=0.01):
+  """A finding whose intervals begin at `low` and, for the TPR, at `rate`."""
+  return {
+    "auc": low + 0.02,
+    "auc_ci": [low, low + 0.04],
+    "tpr": None if rate is None else rate + 0.01,
+    "tpr_ci": None if rate is None else [rate, rate + 0.02],
+    "fpr": None if rate is None else fpr,
+    "tpr_attack": "lira_online",
+    "attack": "lira_online",
+    "num_attacks": 5,
+  }
+
+
+@pytest.mark.parametrize(
+  ("low", "level"),
+  [
+    (0.70001, "high"),
+    (0.7, "moderate"),
+    (0.55001, "moderate"),
+    (0.55, "low"),
+    (0.50001, "low"),
+    (0.5, "none_found"),
+    (0.3, "none_found"),
+  ],
+)
+def test_levels_change_where_the_interval_of_the_auc_does(low, level):
+  assert level_of(found(low)) == level
+
+
+@pytest.mark.parametrize(
+  ("rate", "fpr", "level"),
+  [
+    (0.1001, 0.01, "high"),
+    (0.0999, 0.01, "moderate"),
+    (0.0301, 0.01, "moderate"),
+    (0.0299, 0.01, "low"),
+    (0.0101, 0.01, "low"),
+    (0.01, 0.01, "none_found"),
+    (0.0101, 0.001, "high"),
+    (0.0099, 0.001, "none_found"),  # ten times the FPR, but less than one percent
+  ],
+)
+def test_levels_change_where_the_interval_of_the_tpr_does(rate, fpr, level):
+  assert level_of(found(0.4, rate, fpr)) == level
+
+
+def test_the_worse_of_auc_and_tpr_decides():
+  assert level_of(found(0.71, 0.005)) == "high"
+  assert level_of(found(0.51, 0.2)) == "high"
+  assert level_of(None) == "none_found"
+
+
+def test_the_interval_of_the_best_is_that_of_bonferroni():
+  # For a normal estimate, the 95 % interval of one of m is that of level 1 - 0.05/m.
+  value, error = 0.6, 0.01
+  interval = tuple(norm.interval(0.95, value, error))
+  for m in (1, 5, 20):
+    np.testing.assert_allclose(
+      widened(value, interval, m), norm.interval(1 - 0.05 / m, value, error), atol=1e-12
+    )
+  assert widened(0.6, (0.5, 0.8), 1) == pytest.approx([0.5, 0.8])
+  low, high = widened(0.6, (0.5, 0.8), 10)
+  assert (high - 0.6) / (0.6 - low) == pytest.approx(0.2 / 0.1)
+
+
+def test_a_widened_interval_stays_a_rate():
+  assert widened(0.99, (0.9, 1.0), 30)[1] == 1.0
+  assert widened(0.01, (0.0, 0.1), 30)[0] == 0.0
+
+
+def figures(auc, rate, resolvable, fpr="0.01"):
+  return {
+    "auc": auc,
+    "auc_ci": [auc - 0.02, auc + 0.02],
+    "tpr": {
+      fpr: {"value": rate, "ci": [rate - 0.01, rate + 0.01], "resolvable": resolvable},
+      "0.05": {"value": 0.2, "ci": [0.1, 0.3], "resolvable": True},
+    },
+  }
+
+
+def test_the_strongest_is_widened_for_the_number_it_was_picked_from():
+  attacks = {
+    "gap": figures(0.6, 0.04, True),
+    "rmia": figures(0.8, 0.05, True),
+    "base": figures(0.7, 0.09, True),
+  }
+  best = strongest(attacks)
+  assert (best["attack"], best["auc"], best["num_attacks"]) == ("rmia", 0.8, 3)
+  assert best["auc_ci"] == pytest.approx(widened(0.8, (0.78, 0.82), 3))
+  assert (best["fpr"], best["tpr"], best["tpr_attack"]) == (0.01, 0.09, "base")
+  assert best["tpr_ci"] == pytest.approx(widened(0.09, (0.08, 0.1), 3))
+  assert strongest({}) is None
+
+
+def test_a_rate_that_few_pairs_give_is_not_the_strongest():
+  attacks = {
+    "white_box": figures(0.9, 0.9, False),
+    "rmia": figures(0.6, 0.05, True),
+  }
+  best = strongest(attacks)
+  assert best["attack"] == "white_box"
+  assert (best["tpr_attack"], best["tpr"]) == ("rmia", 0.05)
+  only = {"white_box": attacks["white_box"]}
+  assert lowest_resolvable(only) == "0.05"
+  only["white_box"]["tpr"]["0.05"]["resolvable"] = False
+  assert lowest_resolvable(only) is None
+  assert strongest(only)["tpr"] is strongest(only)["tpr_ci"] is None
+
+
+@pytest.fixture(scope="module")
+def example():
+  return report_case.make(models=8, records=200)[0]
+
+
+@pytest.fixture
+def report(example):
+  """A report without canaries and without a baseline, to be changed."""
+  return copy.deepcopy(example) | {"canaries": None, "dp_baseline": None}
+
+
+def spoken(report):
+  said = verdict(report)
+  lines = [said["headline"], *said["who"], *said["how_sure"], *said["what_to_do"]]
+  return said["level"], " ".join(lines)
+
+
+@pytest.mark.parametrize(
+  ("low", "level"),
+  [(0.8, "high"), (0.6, "moderate"), (0.52, "low"), (0.4, "none_found")],
+)
+def test_the_words_are_those_of_the_level(report, low, level):
+  report["strongest"] = found(low, 0.0)
+  said, text = spoken(report)
+  assert said == level
+  release = "Do not release" in text, "public" in text
+  assert release == ((level == "high"),) * 2
+  assert ("Nothing here speaks against release" in text) == (level == "none_found")
+  assert ("Release is defensible" in text) == (level == "low")
+  assert ("None of the attacks told" in text) == (level == "none_found")
+
+
+def test_nothing_found_is_no_proof(report):
+  report["strongest"] = found(0.4)
+  level, text = spoken(report)
+  assert level == "none_found"
+  assert "no proof that nothing leaks" in text
+  assert "There is no guarantee" in text
+  assert "safe" not in text
+
+
+def test_the_figures_are_quoted_as_they_are(report):
+  best = report["strongest"] = found(0.6, 0.031, 0.02)
+  row = report["attacks"]["lira_online"]
+  _, text = spoken(report)
+  assert "At one false alarm in 50 non-members, lira_online names 4.1 % of" in text
+  assert "guessing names 2.0 %" in text
+  assert f"AUC {best['auc']:.3f} [0.600, 0.640]" in text
+  assert f"{row['num_members']:,} members" in text
+  assert f"{row['num_nonmembers']:,} non-members of {row['num_targets']} models" in text
+  most = report["records"]["exposed"][0]
+  hits = round(most["rate"] * most["times"])
+  assert f"found in {hits} of the {most['times']} models" in text
+  # One record in ten lies at or above the 90 % quantile.
+  assert (
+    "one record in ten in 31.0 % of them or more (at one false alarm in 100" in text
+  )
+  report["records"]["quantiles"]["0.9"] = 1.0
+  assert "one record in ten in every one (at one false" in spoken(report)[1]
+
+
+def test_a_rate_that_is_not_resolved_is_not_quoted(report):
+  report["strongest"] = found(0.6)
+  assert "names" not in spoken(report)[1]
+
+
+@pytest.mark.parametrize(
+  ("hits", "times", "fpr", "stands_out"),
+  [(0, 8, 0.01, False), (2, 4, 0.01, False), (3, 4, 0.01, True), (2, 2, 0.05, False)],
+)
+def test_a_record_stands_out_of_nothing_only_if_chance_does_not_explain_it(
+  report, hits, times, fpr, stands_out
+):
+  setting, records = report["setting"], report["records"]
+  records["fpr"] = fpr
+  records["exposed"][0] |= {"rate": hits / times, "times": times}
+  expected = setting["num_audited"] * binom.sf(hits - 1, times, fpr) < 0.05
+  assert expected == stands_out
+  report["strongest"] = found(0.4)
+  assert ("Records differ" in spoken(report)[1]) == stands_out
+  report["strongest"] = found(0.6)
+  assert "Records differ" in spoken(report)[1]
+
+
+def test_classes_are_named_only_if_their_intervals_are_apart(report):
+  row = {"label": 0, "num_records": 9, "auc": 0.8, "auc_ci": [0.7, 0.9]}
+  other = {"label": 1, "num_records": 9, "auc": 0.6, "auc_ci": [0.5, 0.69]}
+  report["classes"] = [row, other]
+  assert (
+    "Class 0 is the most exposed (AUC 0.80), class 1 the least" in spoken(report)[1]
+  )
+  other["auc_ci"] = [0.5, 0.71]
+  assert "Class" not in spoken(report)[1]
+  report["classes"] = [row]
+  assert "Class" not in spoken(report)[1]
+
+
+def test_epsilon_is_stated_where_there_is_one(report):
+  report["setting"] |= {"epsilon": 3.1416, "delta": 1e-5}
+  _, text = spoken(report)
+  assert "epsilon 3.14 at delta 1e-05 bounds every attack" in text
+  assert "There is no guarantee" not in text
+  report["setting"] |= {"delta": None}
+  assert "epsilon 3.14 bounds every attack" in spoken(report)[1]
+  report["setting"] |= {"epsilon": None}
+  assert "epsilon 3" not in spoken(report)[1]
+  assert "There is no guarantee" in spoken(report)[1]
+
+
+def canaries(low, bound=0.0):
+  return {
+    "kind": "mislabelled",
+    "count": 40,
+    "strongest": found(low, 0.2, 0.05),
+    "epsilon": {"lower_bound": bound, "delta": 1e-5, "confidence": 0.95},
+  }
+
+
+def test_canaries_that_break_a_guarantee_are_not_kept_quiet(report):
+  report["setting"] |= {"epsilon": 1.0, "delta": 1e-5}
+  report["canaries"] = canaries(0.6, bound=2.5)
+  assert "prove an epsilon of 2.5 or more at 95% confidence" in spoken(report)[1]
+  report["canaries"] = canaries(0.6, bound=0.9)
+  assert "canaries prove" not in spoken(report)[1]
+  # A bound at a smaller delta says nothing about a guarantee at a larger one.
+  report["canaries"] = canaries(0.6, bound=2.5)
+  report["setting"]["delta"] = 1e-3
+  assert "canaries prove" not in spoken(report)[1]
+
+
+def test_pitfall_144_the_verdict_is_that_of_the_worst_case(report):
+  report["strongest"] = found(0.4)
+  assert "No canaries were planted" in spoken(report)[1]
+  report["canaries"] = canaries(0.8)
+  level, text = spoken(report)
+  assert level == "high"
+  assert "None of the attacks" not in text
+  assert "No canaries were planted" not in text
+  assert "mislabelled records planted for the audit, 21.0 % are named" in text
+  assert verdict(report)["headline"].startswith("Unusual records")
+  report["strongest"] = found(0.75)
+  assert verdict(report)["headline"].startswith("Training records can be told")
+
+
+def test_a_weak_finding_asks_for_canaries_only_if_there_were_none(report):
+  report["strongest"] = found(0.52)
+  assert "Plant canaries" in spoken(report)[1]
+  report["canaries"] = canaries(0.4) | {"strongest": found(0.4)}
+  assert "Plant canaries" not in spoken(report)[1]
+
+
+@pytest.mark.parametrize(
+  ("theirs", "words"),
+  [(0.5, "prefer it"), (0.9, "This defense leaks less"), (0.69, None)],
+)
+def test_the_baseline_is_compared_where_the_intervals_are_apart(report, theirs, words):
+  report["strongest"] = found(0.7)
+  report["dp_baseline"] = {
+    "strongest": found(theirs),
+    "test_accuracy": 0.9,
+    "defense_test_accuracy": 0.91,
+  }
+  said = " ".join(verdict(report)["what_to_do"])
+  assert ("DP-SGD" in said.replace("dp_sgd", "")) == (words is not None)
+  assert words is None or words in said
+
+
+def test_every_sentence_ends_and_no_number_is_missing(report):
+  for low in (0.8, 0.6, 0.52, 0.4):
+    report["strongest"] = found(low, 0.05)
+    said = verdict(report)
+    assert said["level"] in LEVELS
+    for line in (*said["who"], *said["how_sure"], *said["what_to_do"]):
+      assert line.endswith(".")
+      assert not re.search(r"\b(nan|None|inf)\b", line)
