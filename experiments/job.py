@@ -74,7 +74,7 @@ def execute(settings: JobSettings, folder: pathlib.Path, run: Callable) -> dict:
   try:
     result = run(settings, folder)
   except Exception:
-    if fresh and not (folder / "checkpoints").exists():
+    if fresh and not any(folder.rglob("checkpoints")):
       path.unlink()  # nothing was trained: a corrected command may take the folder
     raise
   write_json(done, result)

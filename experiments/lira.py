@@ -120,7 +120,9 @@ def show(result: dict) -> None:
     if tpr["resolvable"]:
       rate = f"{tpr['value']:.4f} [{tpr['ci'][0]:.4f}, {tpr['ci'][1]:.4f}]"
     auc = f"{figures['auc']:.4f} [{low:.4f}, {high:.4f}]"
-    print(f"{name:24}{auc:24}{figures['balanced_accuracy']:<10.4f}{rate}")
+    decided = figures["balanced_accuracy"]
+    balanced = "none" if decided is None else f"{decided:.4f}"
+    print(f"{name:24}{auc:24}{balanced:10}{rate}")
   for name, reason in result["not_run"].items():
     print(f"{name:24}not run: {reason}")
 

@@ -46,7 +46,7 @@ def choose_shadow(
     target: index of the attacked model.
     shadow: index of the shadow, or None.
   """
-  both = (usable & keep).any(1) & (usable & ~keep).any(1)
+  both = np.logical_and((usable & keep).any(1), (usable & ~keep).any(1))
   if shadow is None:
     if not both.any():
       raise Unavailable(

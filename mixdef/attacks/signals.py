@@ -270,6 +270,7 @@ class Signals:
 def leave_one_out(
   attack: Callable[..., np.ndarray],
   source: Any,
+  /,
   *,
   targets: Sequence[int] | None = None,
   **options: Any,

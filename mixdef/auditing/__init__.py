@@ -4,7 +4,6 @@ from mixdef.auditing.accuracy import accuracies
 from mixdef.auditing.budget import budget_curve
 from mixdef.auditing.calibration import calibrated_rates
 from mixdef.auditing.canaries import CANARIES, parse_canaries, plant
-from mixdef.auditing.compare_page import render_comparison
 from mixdef.auditing.dp_baseline import MatchedDP, high_utility_dp, matched_dp
 from mixdef.auditing.epsilon import (
   epsilon_at_threshold,
@@ -34,7 +33,8 @@ from mixdef.auditing.one_run import (
   one_run_bound,
   one_run_mu,
 )
-from mixdef.auditing.page import render
+from mixdef.auditing.pages.audit_page import render
+from mixdef.auditing.pages.compare_page import render_comparison
 from mixdef.auditing.plots import roc_plot
 from mixdef.auditing.report import Audit, audit, read_report
 from mixdef.auditing.risk import class_risk, record_risk

@@ -15,8 +15,7 @@ from mixdef.attacks.query import identity
 from mixdef.attacks.query import signals as ask
 from mixdef.auditing.accuracy import accuracies
 from mixdef.auditing.budget import budget_curve
-from mixdef.auditing.figures import resolvable
-from mixdef.auditing.risk import RecordRisk, class_risk, record_risk
+from mixdef.auditing.risk import RecordRisk, class_risk, exposure_fpr, record_risk
 from mixdef.auditing.running import Budget, Findings, run_attacks
 from mixdef.auditing.verdict import strongest, verdict
 from mixdef.data import Dataset, duplicate_records
@@ -48,7 +47,7 @@ class Audit:
 
   def html(self) -> str:
     """Return the report as one self-contained page."""
-    from mixdef.auditing.page import render
+    from mixdef.auditing.pages.audit_page import render
 
     return render(
       self.report,
@@ -239,8 +238,7 @@ def _risk(
     return {"records": None, "classes": []}
   name = max(whole, key=lambda key: whole[key]["auc"])
   scores, keep = findings.scores[name], signals.keep
-  nonmembers = whole[name]["num_nonmembers"]
-  fpr = next((f for f in (0.01, 0.02) if resolvable(nonmembers, f)), 0.05)
+  fpr = exposure_fpr(whole[name]["num_nonmembers"])
   risk = record_risk(scores, keep, fpr=fpr)
   classes = []
   if signals.labels is not None:

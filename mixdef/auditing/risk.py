@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.attacks import ranking
-from mixdef.auditing.figures import auc, scored_pairs
+from mixdef.auditing.figures import auc, resolvable, scored_pairs
 from mixdef.auditing.intervals import bootstrap_records
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
@@ -39,14 +39,26 @@ class RecordRisk(NamedTuple):
   def ranked(self) -> np.ndarray:
     """Return the indices of the records attacked, the most exposed first.
 
-    Ordered by (hits + 1/2) / (models + 1), the mean of the rate's posterior under
-    Jeffreys' prior, so that one hit in one model does not beat seven in eight; then by
-    the mean score.
+    Ordered by the rate that the hits prove, the lower bound of its 90 %
+    Clopper-Pearson interval: one hit in one model proves less than four in five. Then
+    by the mean score.
     """
+    from scipy.special import betaincinv
+
     known = np.flatnonzero(self.times)
     times = self.times[known]
-    rate = (self.found[known] * times + 0.5) / (times + 1)
-    return known[np.lexsort((-self.score[known], -rate.round(12)))]
+    hits = (self.found[known] * times).round()
+    proved = np.where(hits, betaincinv(np.maximum(hits, 1), times - hits + 1, 0.05), 0)
+    return known[np.lexsort((-self.score[known], -proved.round(12)))]
+
+
+def exposure_fpr(num_nonmembers: int) -> float:
+  """Return the FPR at which exposure is measured: 1 %, or 2 or 5 % for few pairs.
+
+  >>> exposure_fpr(1000), exposure_fpr(100)
+  (0.01, 0.05)
+  """
+  return next((f for f in (0.01, 0.02) if resolvable(num_nonmembers, f)), 0.05)
 
 
 def record_risk(scores: ArrayLike, keep: ArrayLike, *, fpr: float) -> RecordRisk:

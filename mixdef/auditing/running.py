@@ -11,6 +11,7 @@ from absl import logging
 
 from mixdef import attacks as catalogue
 from mixdef.attacks import Signals, Unavailable, leave_one_out
+from mixdef.auditing.figures import complete_targets
 from mixdef.auditing.summary import summarize
 from mixdef.training import Ensemble
 from mixdef.training.store import digest, same_or_refuse
@@ -85,15 +86,13 @@ def run_attacks(
   for name, attack in chosen.items():
     plain = catalogue.plain_name(name)
     extra = dict((options or {}).get(plain, {}))
-    started = time.monotonic()
     run = _Run(plain, attack, signals, ensemble, budget, extra, seed)
     try:
-      scores = _kept(out, name, run)
+      scores, seconds = _kept(out, name, run)
     except Unavailable as error:
       findings.not_run[name] = str(error)
       continue
-    seconds = time.monotonic() - started
-    targets = _judged(scores, signals.keep)
+    targets = complete_targets(scores, signals.keep)
     if not len(targets):
       findings.not_run[name] = (
         "no model has both a member and a non-member with a score: train more models, "
@@ -154,12 +153,6 @@ class _Run:
     return np.isin(np.arange(len(audited)), drawn)
 
 
-def _judged(scores: np.ndarray, keep: np.ndarray) -> np.ndarray:
-  """Return the models of which a member and a non-member have a score."""
-  scored = ~np.isnan(scores)
-  return np.flatnonzero((scored & keep).any(1) & (scored & ~keep).any(1))
-
-
 def _described(options: Mapping[str, Mapping[str, Any]]) -> dict[str, str] | None:
   """Return what tells options from others, for a file; None without any."""
   found = {}
@@ -174,17 +167,19 @@ def _described(options: Mapping[str, Mapping[str, Any]]) -> dict[str, str] | Non
 
 
 def _kept(
-  folder: pathlib.Path | None, name: str, compute: Callable[[], np.ndarray]
-) -> np.ndarray:
-  """Return the array kept under this name, or compute and keep it."""
-  if folder is None:
-    return compute()
-  path = folder / f"{name}.npy"
-  if path.exists():
-    return np.load(path, allow_pickle=False)
-  values = compute()
-  partial = path.with_suffix(".tmp")
-  with partial.open("wb") as file:
-    np.save(file, values)
-  partial.rename(path)  # whole or not at all
-  return values
+  folder: pathlib.Path | None, name: str, run: Callable[[], np.ndarray]
+) -> tuple[np.ndarray, float]:
+  """Return the scores kept under this name, or compute and keep them, and the time."""
+  path = None if folder is None else folder / f"{name}.npz"
+  if path is not None and path.exists():
+    with np.load(path, allow_pickle=False) as kept:
+      return kept["scores"], float(kept["seconds"])
+  started = time.monotonic()
+  scores = run()
+  seconds = time.monotonic() - started
+  if path is not None:
+    partial = path.with_suffix(".tmp")
+    with partial.open("wb") as file:
+      np.savez(file, scores=scores, seconds=seconds)
+    partial.rename(path)  # whole or not at all
+  return scores, seconds

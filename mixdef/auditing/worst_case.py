@@ -12,7 +12,7 @@ from mixdef.attacks.query import signals as ask
 from mixdef.auditing.accuracy import accuracies
 from mixdef.auditing.dp_baseline import MatchedDP
 from mixdef.auditing.one_run import epsilon_one_run, one_run_bound
-from mixdef.auditing.risk import record_risk
+from mixdef.auditing.risk import exposure_fpr, record_risk
 from mixdef.auditing.running import run_attacks
 from mixdef.auditing.verdict import strongest
 from mixdef.data import Dataset
@@ -52,6 +52,7 @@ def attack_canaries(
 
   Returns:
     {"kind", "count", "num_always", "num_models", "attacks", "strongest",
+    "exposed_fpr",
     "exposed_quantiles", "epsilon"}; epsilon is what the first model's canaries prove by
     a one-run audit with the first attack, a tenth of them guessed on either side, and
     the ceiling that perfect guesses would reach. The last two are missing if no attack
@@ -81,10 +82,15 @@ def attack_canaries(
   best = strongest(figures)
   found: dict[str, Any] = {}
   if best:
-    risk = record_risk(scores[best["attack"]], signals.keep, fpr=0.01)
-    found["exposed_quantiles"] = risk.quantiles()
+    fpr = exposure_fpr(figures[best["attack"]]["num_nonmembers"])
+    risk = record_risk(scores[best["attack"]], signals.keep, fpr=fpr)
+    found |= {"exposed_fpr": fpr, "exposed_quantiles": risk.quantiles()}
     first = next(iter(scores))
-    found["epsilon"] = {"attack": first, **_one_run(scores[first][0], signals.keep[0])}
+    if signals.design == "bernoulli":  # a one-run bound needs independent draws
+      found["epsilon"] = {
+        "attack": first,
+        **_one_run(scores[first][0], signals.keep[0]),
+      }
   return {
     "kind": kind,
     "count": int(signals.audited.sum()),

@@ -3,7 +3,13 @@ import math
 import numpy as np
 import pytest
 
-from mixdef.auditing import auc, class_risk, record_risk, tpr_at_fpr
+from mixdef.auditing import (
+  auc,
+  class_risk,
+  clopper_pearson,
+  record_risk,
+  tpr_at_fpr,
+)
 from mixdef.auditing.risk import RecordRisk
 
 
@@ -82,16 +88,19 @@ def test_pairs_without_a_score_change_nothing():
     np.testing.assert_array_equal(getattr(risk, name), getattr(plain, name))
 
 
-def test_the_ranking_is_that_of_the_jeffreys_mean():
-  found = np.array([1.0, 7 / 8, 0.0, np.nan, 0.0, 1.0, 7 / 8])
-  times = np.array([1, 8, 4, 0, 1, 9, 8])
-  score = np.array([9.0, 1.0, 5.0, np.nan, 5.0, 1.0, 2.0])
+def test_the_ranking_is_that_of_what_the_hits_prove():
+  found = np.array([1.0, 7 / 8, 0.0, np.nan, 0.0, 1.0, 7 / 8, 0.5])
+  times = np.array([1, 8, 4, 0, 1, 9, 8, 8])
+  score = np.array([9.0, 1.0, 5.0, np.nan, 6.0, 1.0, 2.0, 0.0])
   risk = RecordRisk(found, score, times, 0.0)
-  means = {
-    i: (found[i] * times[i] + 0.5) / (times[i] + 1) for i in range(7) if times[i]
-  }
-  expected = sorted(means, key=lambda i: (-means[i], -score[i]))
-  assert risk.ranked().tolist() == expected == [5, 6, 1, 0, 4, 2]
+
+  def proved(i):
+    hits = round(found[i] * times[i])
+    return clopper_pearson(hits, int(times[i]), confidence=0.9)[0]
+
+  attacked = [i for i in range(8) if times[i]]
+  expected = sorted(attacked, key=lambda i: (-proved(i), -score[i]))
+  assert risk.ranked().tolist() == expected == [5, 6, 1, 7, 0, 4, 2]
 
 
 def test_one_hit_in_one_model_does_not_beat_seven_in_eight():

@@ -223,7 +223,7 @@ def test_options_that_hold_signals_are_told_apart_and_found_again(
 
 def test_a_file_that_a_kill_cut_short_is_ignored(outputs, runs, tmp_path):
   first = run_attacks(["lira_global"], outputs, out=tmp_path)
-  whole = tmp_path / "lira_global.npy"
+  whole = tmp_path / "lira_global.npz"
   partial = tmp_path / "lira_global.tmp"
   partial.write_bytes(whole.read_bytes()[:100])
   whole.unlink()
@@ -241,7 +241,7 @@ def test_an_attack_that_fails_leaves_what_was_finished(outputs, tmp_path):
   with pytest.raises(RuntimeError, match="the device is lost"):
     run_attacks(["base", "attack_r"], outputs, out=tmp_path)
   left = {path.name for path in tmp_path.iterdir()}
-  assert left == {"signature.json", "base.npy"}
+  assert left == {"signature.json", "base.npz"}
 
 
 def test_pitfall_53_the_number_of_members_changes_no_decision():

@@ -9,8 +9,8 @@ import subprocess
 import pytest
 import report_case
 
-from mixdef.auditing.compare_page import render_comparison
-from mixdef.auditing.page import render
+from mixdef.auditing.pages.audit_page import render
+from mixdef.auditing.pages.compare_page import render_comparison
 
 BROWSER = next(
   filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),

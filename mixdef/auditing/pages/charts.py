@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from mixdef.attacks import ranking
-from mixdef.auditing import svg, words
-from mixdef.auditing.bands import roc_band
 from mixdef.auditing.figures import scored_pairs
+from mixdef.auditing.pages import svg, words
+from mixdef.auditing.pages.bands import roc_band
 from mixdef.auditing.plots import frame_roc, roc_rates, step_curve, unresolved
 
 _WIDTH = 4.7

@@ -82,7 +82,16 @@ def _report(attacks, audited):
     "num_always": 0,
     "attacks": references,
     "strongest": strongest(references),
+    "exposed_fpr": 0.02,
     "exposed_quantiles": quantiles,
+    "epsilon": {
+      "attack": "lira_online",
+      "lower_bound": 1.234,
+      "ceiling": 3.465,
+      "guesses": 6,
+      "delta": 1e-5,
+      "confidence": 0.95,
+    },
   }
   weaker = {
     name: row | {"auc": 0.53, "auc_ci": [0.51, 0.55]}

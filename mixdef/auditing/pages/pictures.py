@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.auditing import words
+from mixdef.auditing.pages import words
 
 _SMALL = 64
 _LARGEST = 256

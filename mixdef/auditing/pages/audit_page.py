@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.auditing import charts, rows, svg, words
-from mixdef.auditing.pictures import record_pictures
+from mixdef.auditing.pages import charts, rows, svg, words
+from mixdef.auditing.pages.pictures import record_pictures
 from mixdef.data import validate
 
 _LEVELS = {
@@ -90,7 +90,7 @@ def environment() -> Any:
   import jinja2
 
   made = jinja2.Environment(
-    loader=jinja2.PackageLoader("mixdef.auditing", "templates"),
+    loader=jinja2.PackageLoader("mixdef.auditing.pages", "templates"),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
@@ -224,6 +224,7 @@ def _canaries(canaries) -> dict[str, Any] | None:
       **words.measured(strongest["auc"], strongest["auc_ci"]),
     },
     "quantiles": rows.quantile_rows(canaries.get("exposed_quantiles") or {}),
+    "fpr": words.percent(canaries.get("exposed_fpr")),
     "epsilon": _epsilon(canaries.get("epsilon")),
   }
 

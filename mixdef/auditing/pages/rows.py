@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mixdef.auditing import words
+from mixdef.auditing.pages import words
 
 FAMILIES = {
   "reference": "Compare with reference models",

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from mixdef.auditing import svg, words
-from mixdef.auditing.charts import shorten
-from mixdef.auditing.page import environment
+from mixdef.auditing.pages import svg, words
+from mixdef.auditing.pages.audit_page import environment
+from mixdef.auditing.pages.charts import shorten
 
 _HEADLINE = "lira_online"
 
