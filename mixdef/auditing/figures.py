@@ -97,17 +97,7 @@ def auc(scores: ArrayLike, member: ArrayLike) -> float:
   0.875
   """
   curve = ranking.roc(*scored_pairs(scores, member))
-  return area(curve.tp, curve.fp)
-
-
-def area(tp: np.ndarray, fp: np.ndarray) -> float:
-  """Return the area under the ROC of cumulative whole counts.
-
-  >>> area(np.array([1, 2]), np.array([0, 2]))
-  0.75
-  """
-  trapezoids = fp[0] * tp[0] + ((fp[1:] - fp[:-1]) * (tp[1:] + tp[:-1])).sum()
-  return float(trapezoids / (2 * tp[-1] * fp[-1]))
+  return ranking.area(curve.tp, curve.fp)
 
 
 def check_fpr(fpr: float) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.attacks import ranking
-from mixdef.auditing.figures import area, scored_pairs
+from mixdef.auditing.figures import scored_pairs
 
 _POINTS = 800
 
@@ -53,7 +53,7 @@ def roc_plot(
       linestyle=(0, (11 - number % 10, 4)) if number else "-",
       linewidth=max(1, 2.6 - 0.2 * number),
       drawstyle="steps-post",
-      label=f"{name} (AUC {area(roc.tp, roc.fp):.3f})",
+      label=f"{name} (AUC {ranking.area(roc.tp, roc.fp):.3f})",
     )
   frame_roc(
     axes,

@@ -114,7 +114,7 @@ def summarize(
   rate = ranking.highest_tpr(curve.tp, curve.fp, fpr)
   anyone = curve.fp[0] / nonmembers <= fpr  # else the only threshold is +inf
   return {
-    "auc": figures.area(curve.tp, curve.fp),
+    "auc": ranking.area(curve.tp, curve.fp),
     "auc_ci": list(bounds["auc"]),
     "balanced_accuracy": (
       None
