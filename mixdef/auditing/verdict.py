@@ -166,14 +166,14 @@ def _who(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
       f"{_share(best['fpr'])}."
     )
   records = report["records"]
-  nothing = level_of(best) == "none_found"
-  if records and not (nothing and _by_chance(records, report["setting"])):
+  if records and not _by_chance(records, report["setting"]):
     most, tenth = records["exposed"][0], records["quantiles"]["0.9"]
     share = "every one" if tenth == 1 else f"{_share(tenth)} of them or more"
+    others = f", and one record in ten in {share}" if tenth else ""
     lines.append(
-      f"Records differ: the most exposed one is found in {_hits(most)} "
-      f"of the {most['times']} models trained on it, and one record in ten in "
-      f"{share} (at {_false_alarms(records['fpr'])})."
+      f"Records differ: the most exposed one is found in {_hits(most)} of the "
+      f"{most['times']} models trained on it{others} (at "
+      f"{_false_alarms(records['fpr'])})."
     )
   classes = report["classes"]
   if len(classes) > 1 and classes[0]["auc_ci"][0] > classes[-1]["auc_ci"][1]:
