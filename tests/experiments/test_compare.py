@@ -68,7 +68,7 @@ def test_every_audit_is_a_row_of_each_table(compared, runs):
   page = (folder / "compare.html").read_text()
   for name in runs:
     assert f">{name}</th>" in page
-  assert "leaky leaks more" in page
+  assert "“leaky” leaks more" in page
 
 
 def test_audits_of_the_same_records_are_compared_record_by_record(compared, runs):

@@ -124,22 +124,26 @@ def _name(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
 
 
 def _points(reports: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-  points = []
+  """The audits, and the DP baseline of each that has one."""
+  found = []
   for name, report in reports.items():
-    setting, strongest = report.get("setting") or {}, report.get("strongest") or {}
-    accuracy, auc = setting.get("test_accuracy"), strongest.get("auc")
-    if accuracy is None or auc is None:
-      continue
-    points.append(
-      {
-        "name": name,
-        "accuracy": accuracy,
-        "spread": setting.get("test_accuracy_std"),
-        "auc": auc,
-        "auc_ci": strongest.get("auc_ci") or [math.nan, math.nan],
-      }
-    )
-  return points
+    baseline = report.get("dp_baseline") or {}
+    measured = ((name, report.get("setting"), report), ("DP-SGD", baseline, baseline))
+    for label, setting, source in measured:
+      accuracy = (setting or {}).get("test_accuracy")
+      strongest = source.get("strongest") or {}
+      if accuracy is None or strongest.get("auc") is None:
+        continue
+      found.append(
+        {
+          "name": label,
+          "accuracy": accuracy,
+          "spread": setting.get("test_accuracy_std"),
+          "auc": strongest["auc"],
+          "auc_ci": strongest.get("auc_ci") or [math.nan, math.nan],
+        }
+      )
+  return found
 
 
 def _row(name: str, report: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,4 +169,4 @@ def _reading(row: Mapping[str, Any]) -> str:
   low, high = row["ci"]
   if low is None or high is None or low <= 0 <= high:
     return "no clear difference"
-  return f"{row['first'] if low > 0 else row['second']} leaks more"
+  return f"“{row['first'] if low > 0 else row['second']}” leaks more"

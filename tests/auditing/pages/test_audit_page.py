@@ -363,6 +363,8 @@ def test_many_classes_and_foreign_labels_fit():
 
 def test_comparison_says_which_differences_are_real(case):
   report = case[0]
+  baseline = {**report["dp_baseline"], "strongest": report["strongest"]}
+  report = {**report, "dp_baseline": baseline}
   page = render_comparison(
     {"plain": report, "private": report},
     [
@@ -377,15 +379,15 @@ def test_comparison_says_which_differences_are_real(case):
     ],
   )
   sections = Page(page).sections
-  assert "rmia +0.100 +0.010 to +0.200 plain leaks more" in sections["differences"]
+  assert "rmia +0.100 +0.010 to +0.200 “plain” leaks more" in sections["differences"]
   assert (
     "loss +0.100 \N{MINUS SIGN}0.010 to +0.200 no clear difference"
     in sections["differences"]
   )
   assert "97.1% ± 0.42%" in sections["audits"]
   assert "not resolvable" in sections["audits"]
-  labels = re.findall(r">(plain|private)</text>", page)
-  assert sorted(labels) == ["plain", "private"]
+  labels = re.findall(r">(plain|private|DP-SGD)</text>", page)
+  assert sorted(labels) == ["DP-SGD", "DP-SGD", "plain", "private"]
 
 
 def test_comparison_without_accuracy_has_no_chart(case):
