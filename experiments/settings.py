@@ -182,7 +182,7 @@ _HELP = {
   "quick": "a small run to see that everything works",
   "num_shadows": "models to train, each on a random half of the records",
   "strategy": "vmap, scan, loop, or auto: measure and choose",
-  "suite": "cpu: strategies of ensembles; dp: steps of DP-SGD",
+  "suite": "cpu: strategies of ensembles; dp: steps of DP-SGD; attacks: an audit",
   "repeats": "rounds of timing",
   "attacks": "joined by commas, as 'lira_online, rmia(a=0.5)'. Default: all",
   "views": "none, mirror, shifts (LiRA's 18) or mixed: views of a record asked about",
