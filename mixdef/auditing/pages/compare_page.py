@@ -127,10 +127,10 @@ def _points(reports: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
   """The audits, and the DP baseline of each that has one."""
   found = []
   for name, report in reports.items():
-    baseline = report.get("dp_baseline") or {}
-    measured = ((name, report.get("setting"), report), ("DP-SGD", baseline, baseline))
-    for label, setting, source in measured:
-      accuracy = (setting or {}).get("test_accuracy")
+    baseline, setting = report.get("dp_baseline") or {}, report.get("setting") or {}
+    measured = ((name, setting, report), ("DP-SGD", baseline, baseline))
+    for label, facts, source in measured:
+      accuracy = facts.get("test_accuracy")
       strongest = source.get("strongest") or {}
       if accuracy is None or strongest.get("auc") is None:
         continue
@@ -138,7 +138,7 @@ def _points(reports: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
         {
           "name": label,
           "accuracy": accuracy,
-          "spread": setting.get("test_accuracy_std"),
+          "spread": facts.get("test_accuracy_std"),
           "auc": strongest["auc"],
           "auc_ci": strongest.get("auc_ci") or [math.nan, math.nan],
         }
