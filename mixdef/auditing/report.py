@@ -26,7 +26,14 @@ SCHEMA = 1
 """Version of the layout of report.json, described in docs/report.schema.json."""
 
 _EXPOSED = 24
-_BUDGET_ATTACKS = ("lira_online", "lira_online_fixed", "lira_offline_fixed", "rmia")
+_BUDGET_ATTACKS = (
+  "lira_online",
+  "lira_online_fixed",
+  "lira_offline_fixed",
+  "rmia",
+  "base",
+  "bavaria",
+)
 
 
 @dataclasses.dataclass(frozen=True)
