@@ -23,10 +23,11 @@ GOOD = (
 
 
 def start(folder, *flags):
+  bare = {name: value for name, value in os.environ.items() if name != "MIXDEF_DATA"}
   return subprocess.Popen(
     [sys.executable, EXPERIMENTS / "train.py", *flags],
     cwd=folder,
-    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    env={**bare, "JAX_PLATFORMS": "cpu"},
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
