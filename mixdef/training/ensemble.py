@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -29,14 +31,19 @@ def predict_in_blocks(predict: Callable, states, values, x) -> np.ndarray:
   """
   if not len(x):
     raise ValueError("x holds 0 records: nothing to predict")
-  blocks = []
-  for first in range(0, len(x), BLOCK):
+
+  def answer(first):
     block = x[first : first + BLOCK]
     missing = BLOCK - len(block)
     if missing:
       block = np.concatenate([block, np.repeat(np.asarray(block[:1]), missing, 0)])
-    answers = np.asarray(predict(states, values, jnp.asarray(block)))
-    blocks.append(answers[:, : BLOCK - missing])
+    return np.asarray(predict(states, values, jnp.asarray(block)))[:, : BLOCK - missing]
+
+  first, *others = range(0, len(x), BLOCK)
+  blocks = [answer(first)]  # compiles, once
+  # A convolution keeps one core of a CPU busy, so blocks are asked side by side.
+  with ThreadPoolExecutor(os.cpu_count()) as pool:
+    blocks += pool.map(answer, others)
   return np.concatenate(blocks, 1)
 
 
