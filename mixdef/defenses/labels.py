@@ -1,7 +1,12 @@
 """Maps of the label rows."""
 
-from mixdef.defense import Defense, defense
-from mixdef.defenses.validate import check_number
+import math
+
+import jax
+import jax.numpy as jnp
+
+from mixdef.defense import Defense, defense, row_keys
+from mixdef.defenses.validate import check_number, is_static
 
 
 @defense
@@ -32,7 +37,133 @@ def label_smoothing(epsilon=0.1) -> Defense:
 
   def batch(batch, state, ctx):
     del state, ctx
-    smooth = (1 - epsilon) * batch.y + epsilon / batch.y.shape[-1]
-    return batch._replace(y=smooth)
+    return batch._replace(y=_smooth(batch.y, epsilon))
 
   return Defense("", batch=batch, traits=frozenset({"label"}))
+
+
+@defense
+def disturb_label(alpha=0.1) -> Defense:
+  """Replace some labels by random ones, drawn anew at every visit.
+
+  ```
+  y' = y with probability 1 - alpha, else a class drawn uniformly from all K
+  ```
+
+  The true class is kept with probability 1 - alpha (K - 1) / K, each other one has
+  alpha / K: in expectation it is label smoothing by alpha.
+
+  Args:
+    alpha: probability in [0, 1]; 0 changes nothing. Kaya and Dumitras sweep 0.01..0.99,
+      which holds the default [ours]. May be traced.
+
+  Returns:
+    The defense. A record's draw follows from its id.
+
+  Guarantee: none.
+
+  Deviation: it acts after mixing, and a mixed row's label is replaced whole [ours].
+    Reference rows are treated alike, so that they stay comparable with the members.
+
+  Reference: Xie, Wang, Wei, Wang, Tian, DisturbLabel: Regularizing CNN on the Loss
+    Layer, 2016, arXiv 1605.00055; Kaya, Dumitras, When Does Data Augmentation Help
+    With Membership Inference Attacks?, 2021.
+
+  >>> str(disturb_label(0.5))
+  'disturb_label(alpha=0.5)'
+  """
+  check_number("disturb_label: alpha", alpha, 0, 1)
+
+  def batch(batch, state, ctx):
+    del state
+
+    def one(key, y):
+      coin_key, class_key = jax.random.split(key)
+      drawn = jax.random.randint(class_key, (), 0, len(y))
+      other = jax.nn.one_hot(drawn, len(y), dtype=y.dtype)
+      return jnp.where(jax.random.bernoulli(coin_key, alpha), other, y)
+
+    keys = row_keys(ctx.key, batch.index)
+    return batch._replace(y=jax.vmap(one)(keys, batch.y))
+
+  return Defense("", batch=batch, traits=frozenset({"label"}))
+
+
+@defense
+def hamp_label(gamma=0.95, *, official_grid=False) -> Defense:
+  """Train on labels of high entropy: HAMP's first part.
+
+  ```
+  y' = p on the true class, (1 - p) / (K - 1) elsewhere
+  p  = the largest with entropy(y') >= gamma log K
+  ```
+
+  This is label smoothing by epsilon = (1 - p) K / (K - 1), applied to a soft or mixed
+  label as such: its entropy is at least that of a hard one's.
+
+  Args:
+    gamma: share of the largest entropy in [0, 1]; 0 changes nothing, 1 is the uniform
+      distribution. Official: CIFAR-10 0.95 (the default), Purchase 0.8, Texas 0.6,
+      CIFAR-100 and Location 0.5; Aerni et al. use 0.99968377 on CIFAR-10.
+    official_grid: take p from 1, 0.99, 0.98, ... as the official code does; else the
+      exact root, as Aerni et al.
+
+  Returns:
+    The defense. It acts after mixing, with which it commutes.
+
+  Raises:
+    ValueError: for a gamma out of range or traced: p is solved for beforehand.
+
+  Guarantee: none.
+
+  Deviation: where the grid holds no such p of at least 1 / K, p is 1 / K [ours].
+
+  Reference: Chen, Pattabiraman, Overconfidence is a Dangerous Thing: Mitigating
+    Membership Inference Attacks by Enforcing Less Confident Prediction, 2024, arXiv
+    2307.01610; Aerni, Zhang, Tramer, Evaluations of Machine Learning Privacy Defenses
+    are Misleading, 2024, arXiv 2404.17399.
+
+  >>> round(label_confidence(0.95, 10), 5), label_confidence(0.95, 10, grid=True)
+  (0.26981, 0.26)
+  """
+  check_number("hamp_label: gamma", gamma, 0, 1)
+  if not is_static(gamma):
+    raise ValueError(
+      "hamp_label: gamma is traced; sweep label_smoothing, which it equals, or give a "
+      "plain number"
+    )
+
+  def batch(batch, state, ctx):
+    del state, ctx
+    classes = batch.y.shape[-1]
+    p = label_confidence(gamma, classes, grid=official_grid)
+    return batch._replace(y=_smooth(batch.y, (1 - p) * classes / (classes - 1)))
+
+  return Defense("", batch=None if gamma == 0 else batch, traits=frozenset({"label"}))
+
+
+def label_confidence(gamma, classes, *, grid=False) -> float:
+  """Return the largest p in [1/K, 1] whose label row has entropy gamma log K.
+
+  Args:
+    gamma: share of the largest entropy in (0, 1].
+    classes: K, at least 2.
+    grid: round p down to hundredths, but not below 1/K.
+  """
+
+  def entropy(p):
+    return -p * math.log(p) - (1 - p) * math.log((1 - p) / (classes - 1))
+
+  low, high = 1 / classes, 1.0  # the entropy falls from log K to 0 between them
+  for _ in range(50):  # halvings to the precision of a double, still below 1
+    middle = (low + high) / 2
+    if entropy(middle) >= gamma * math.log(classes):
+      low = middle
+    else:
+      high = middle
+  # A root that is a hundredth itself may come out a rounding error below it.
+  return max(math.floor(100 * low + 1e-9) / 100, 1 / classes) if grid else low
+
+
+def _smooth(y, epsilon):
+  return (1 - epsilon) * y + epsilon / y.shape[-1]

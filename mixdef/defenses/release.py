@@ -1,10 +1,10 @@
-"""Coarser answers at release."""
+"""Answers that say less at release."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixdef.defense import Defense, defense
+from mixdef.defense import Defense, defense, hash_rows, row_keys
 from mixdef.defenses.validate import check_count, check_number
 
 MASKED = float(np.log(np.finfo(np.float32).tiny))  # about -87.3, the finite log of "no"
@@ -87,6 +87,71 @@ def confidence_masking(top=None, *, decimals=None, temperature=None) -> Defense:
     return _keep_label(jnp.maximum(out, MASKED), label)
 
   return Defense("", init=init, release_output=release_output)
+
+
+@defense
+def hamp_output(pool=1000) -> Defense:
+  """Release how the classes rank and nothing else of the prediction vector.
+
+  ```
+  log p_(j)  <-  the j-th largest log-probability of the model's answer to a random r
+  ```
+
+  where (j) is the class at rank j of the query. r is uniform over {0..254}/255 for
+  images and Bernoulli(0.5) bits for flat records.
+
+  Args:
+    pool: number of random inputs answered once, after training; a record's answer is
+      replaced by that of one of them, drawn by the model's key and a hash of the
+      record. At least 1.
+
+  Returns:
+    The defense. Its state is the pool's answers [pool,K], sorted.
+
+  Raises:
+    ValueError: for a `pool` out of range.
+
+  Guarantee: the label of every record is unchanged, so label-only attacks are exactly
+    as strong as without it. Beyond the ranking of the classes a released vector depends
+    on the model alone, not on the record.
+
+  Deviation: the official code answers a fresh random input a query; here it is one of
+    `pool`, and a repeated query has the same answer [ours]. Equal log-probabilities
+    rank by class, where the official code overwrites one with the other; a class that
+    would be equal to the label is released one float below it. Any flat record counts
+    as bits, standardised ones too [ours].
+
+  Reference: Chen, Pattabiraman, Overconfidence is a Dangerous Thing: Mitigating
+    Membership Inference Attacks by Enforcing Less Confident Prediction, 2024, arXiv
+    2307.01610.
+
+  >>> str(hamp_output(100))
+  'hamp_output(pool=100)'
+  """
+  check_count("hamp_output: pool", pool)
+
+  def init(key, spec):
+    del key
+    return jnp.full((pool, spec.num_classes), -np.log(spec.num_classes))
+
+  def finish(state, ctx, view):
+    del state
+    shape = (pool, *view.x.shape[1:])
+    if len(shape) > 2:
+      inputs = jax.random.randint(ctx.key, shape, 0, 255) / 255
+    else:
+      inputs = jax.random.bernoulli(ctx.key, 0.5, shape).astype(jnp.float32)
+    return -jnp.sort(-view.predict(inputs))
+
+  def release_output(log_probs, state, ctx, x):
+    draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, pool))
+    chosen = state[draw(row_keys(ctx.key, hash_rows(x)))]
+    rank = jnp.argsort(jnp.argsort(-log_probs))  # of equal classes, the first is ahead
+    out = jnp.take_along_axis(chosen, rank, -1)
+    label = jax.nn.one_hot(log_probs.argmax(-1), log_probs.shape[-1], dtype=bool)
+    return _keep_label(out, label)
+
+  return Defense("", init=init, finish=finish, release_output=release_output)
 
 
 def _keep_label(log_probs, label):

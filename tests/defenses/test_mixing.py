@@ -1,4 +1,4 @@
-"""Mixup against a naive loop, and the distribution of its draws."""
+"""Mixup and CutMix against naive loops, and the distribution of their draws."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from defense_harness import SPEC, TABLE, K, in_epoch, make_batch
 
 from mixdef.chain import chain
 from mixdef.defense import take
-from mixdef.defenses import distillation, mixup
+from mixdef.defenses import cutmix, distillation, dp_sgd, mixup
 from mixdef.defenses.mixing import draw_share, shuffle
 
 WEIGHT = [1, 1, 0, 1, 1, 0, 1]
@@ -138,3 +138,108 @@ def test_alpha_may_be_swept_inside_the_trace():
   np.testing.assert_array_equal(out.x[0], batch.x)
   assert set(np.unique(out.lam[2])) <= {0.5, 1.0}
   assert 0 < out.lam[1].min() < 1
+
+
+def cut(part, batch, seeds):
+  """Apply a part once a seed, by one program."""
+  apply = jax.jit(part.batch)
+  return [apply(batch, (), in_epoch(0, seed=seed)) for seed in range(seeds)]
+
+
+def told(rows, shape=(6, 7), weight=None):
+  """Pictures whose every pixel is the number of the record."""
+  x = jnp.arange(rows, dtype=jnp.float32).reshape(-1, *(1,) * len(shape))
+  return make_batch(rows, weight)._replace(x=jnp.broadcast_to(x, (rows, *shape)))
+
+
+@pytest.mark.parametrize("shape", [(6, 7), (7, 7, 2)])
+@pytest.mark.parametrize("per", ["batch", "record"])
+def test_pitfall_64_cutmix_lam_is_the_area_of_the_clipped_box(shape, per):
+  batch = told(7, shape, WEIGHT)
+  for out in cut(cutmix(per=per), batch, 10):
+    for i in range(7):
+      j, x = int(out.partner[i]), np.asarray(out.x[i])
+      assert set(np.unique(x)) <= {i, j}
+      box = (x == j).reshape(*shape[:2], -1).all(-1) & (i != j)
+      area = sum(bool(box[a, b]) for a in range(shape[0]) for b in range(shape[1]))
+      rows, columns = np.flatnonzero(box.any(1)), np.flatnonzero(box.any(0))
+      assert area == len(rows) * len(columns)  # and not what the draw asked for
+      for line in (rows, columns):
+        np.testing.assert_array_equal(np.diff(line), 1)
+      lam = 1 - area / box.size
+      np.testing.assert_allclose(out.lam[i], lam, rtol=1e-6, atol=1e-6)
+      y = lam * np.asarray(batch.y[i]) + (1 - lam) * np.asarray(batch.y[j])
+      np.testing.assert_allclose(out.y[i], y, rtol=1e-5, atol=1e-6)
+      if area == 0:
+        assert (j, float(out.lam[i])) == (i, 1)
+
+
+def test_pitfall_64_cutmix_by_an_empty_box_leaves_the_row():
+  batch = told(6)
+  out = jax.jit(lambda alpha: mixed(cutmix(alpha), batch))(0.0)
+  for one, other in zip(out, batch, strict=True):
+    np.testing.assert_array_equal(one, other)
+  assert chain(cutmix(0.0)).batch is None
+
+
+def test_pitfall_64_cutmix_by_a_full_box_is_the_partner():
+  batch = told(8, (1, 1))  # one pixel: a box is all of it or none
+  full = 0
+  for out in cut(cutmix(0.05, per="record"), batch, 40):
+    whole = np.asarray(out.lam) == 0
+    np.testing.assert_array_equal(out.x[whole, 0, 0], out.partner[whole])
+    np.testing.assert_array_equal(out.y[whole], batch.y[out.partner[whole]])
+    full += whole.sum()
+  assert full > 20
+
+
+def test_pitfall_64_cutmix_boxes_are_cut_off_with_the_chance_of_their_centre():
+  batch = told(4000, (6, 6))
+  out = mixed(cutmix(float("inf"), per="record"), batch)
+  box = np.asarray(out.x) == np.asarray(out.partner)[:, None, None]
+  box &= (out.partner != out.index)[:, None, None]
+  side = int(6 * np.sqrt(0.5))
+  reach = np.zeros(6)
+  for centre in range(6):
+    for place in range(centre - side // 2, centre - side // 2 + side):
+      if 0 <= place < 6:
+        reach[place] += 1 / 6
+  # A share of 4000 draws has a standard deviation of at most 0.0079, five of them.
+  np.testing.assert_allclose(box.mean(0), np.outer(reach, reach), atol=0.04)
+
+
+def test_pitfall_60_cutmix_never_takes_from_a_row_without_weight():
+  batch = told(7, weight=WEIGHT)
+  for out in cut(cutmix(float("inf"), per="record"), batch, 20):
+    padded = np.flatnonzero(np.array(WEIGHT) == 0)
+    np.testing.assert_array_equal(out.partner[padded], padded)
+    np.testing.assert_array_equal(out.x[padded], batch.x[padded])
+    rest = np.delete(np.asarray(out.x), padded, 0)
+    assert not np.isin(padded, rest).any()
+
+
+def test_pitfall_61_tables_are_mixed_by_the_area_of_cutmix():
+  out = mixed(cutmix(), told(6))
+  table = jnp.array(np.random.default_rng(0).normal(size=(6, 2)), jnp.float32)
+  for i in range(6):
+    j, lam = int(out.partner[i]), float(out.lam[i])
+    row = lam * table[i] + (1 - lam) * table[j]
+    np.testing.assert_allclose(take(table, out)[i], row, rtol=1e-5)
+
+
+def test_cutmix_draws_one_box_a_batch_or_one_a_record():
+  one, many = mixed(cutmix(), told(32)), mixed(cutmix(per="record"), told(32))
+  assert len(np.unique(one.lam[one.lam != 1])) == 1
+  assert len(np.unique(many.lam)) > 8
+
+
+def test_cutmix_refuses_tables_and_what_it_cannot_be_combined_with():
+  with pytest.raises(ValueError, match=r"cutmix changes pictures .* shape \(5,\)"):
+    mixed(cutmix(), make_batch())
+  with pytest.raises(ValueError, match="cutmix: per is 'row'"):
+    cutmix(per="row")
+  with pytest.raises(ValueError, match="one of the mixers, not mixup and cutmix"):
+    chain(mixup(), cutmix())
+  with pytest.raises(ValueError, match="cutmix lets a record act on other records"):
+    chain(cutmix(), dp_sgd())
+  chain(cutmix(), dp_sgd(guarantee=False))

@@ -1,12 +1,13 @@
-"""Confidence masking: coarser answers with the same label."""
+"""Confidence masking and HAMP's output: answers that say less, with the same label."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from defense_harness import DATA, SPEC, K, Loop
+from defense_harness import DATA, KEEP, SPEC, K, Loop, ctx_at
 
-from mixdef.defenses import confidence_masking
+from mixdef.defense import View
+from mixdef.defenses import confidence_masking, hamp_output
 from mixdef.defenses.release import MASKED
 
 OPTIONS = [
@@ -101,3 +102,94 @@ def test_order_is_temperature_then_top_then_rounding():
 def test_more_classes_than_there_are_is_refused():
   with pytest.raises(ValueError, match="top is 4, the data have 3 classes"):
     confidence_masking(4).init(jax.random.key(0), SPEC)
+
+
+SORTED = jnp.log(jnp.array([[0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.9, 0.06, 0.04]]))
+
+
+def replace(log_probs, x, *, table=SORTED, key=0):
+  """What `hamp_output` releases when its pool answered `table`."""
+  part = hamp_output(len(table))
+  ctx = ctx_at()._replace(key=jax.random.key(key))
+  return part.release_output(jnp.float32(log_probs), table, ctx, jnp.float32(x))
+
+
+def distinct(rows, seed=0):
+  return np.random.default_rng(seed).normal(size=(rows, 4))
+
+
+def test_hamp_output_equals_a_naive_loop():
+  answers = np.log(np.random.default_rng(1).dirichlet(np.ones(3), 300))
+  out = np.asarray(replace(answers, distinct(300)))
+  drawn = np.zeros(3)
+  for row, released in zip(answers, out, strict=True):
+    (chosen,) = np.flatnonzero(np.isclose(SORTED[:, 0], released.max(), atol=1e-6))
+    expected = np.zeros(3)
+    for place, klass in enumerate(sorted(range(3), key=lambda k: -row[k])):
+      expected[klass] = SORTED[chosen, place]
+    np.testing.assert_allclose(released, expected, atol=1e-6)
+    drawn[chosen] += 1
+  # Uniform over the pool: 100 each, give or take 5 sigma.
+  assert np.abs(drawn - 100).max() < 5 * np.sqrt(300 * 2 / 9)
+
+
+def test_pitfall_16_hamp_output_keeps_the_label_and_every_entry_in_spite_of_ties():
+  ties = np.log([[0.4, 0.4, 0.2], [0.2, 0.4, 0.4], [1 / 3, 1 / 3, 1 / 3]])
+  answers = np.concatenate(
+    [np.log(np.random.default_rng(2).dirichlet(np.ones(3), 200)), ties]
+  )
+  x = distinct(len(answers))
+  out = replace(answers, x)
+  np.testing.assert_array_equal(out.argmax(-1), np.float32(answers).argmax(-1))
+  np.testing.assert_allclose(jnp.exp(out).sum(-1), 1, atol=1e-6)
+  level = jnp.log(jnp.full((3, 3), 1 / 3))
+  out = replace(answers, x, table=level)
+  np.testing.assert_array_equal(out.argmax(-1), np.float32(answers).argmax(-1))
+  np.testing.assert_allclose(out, level[0, 0], rtol=1e-6)
+
+
+def test_hamp_output_tells_the_ranking_only_and_answers_a_record_once():
+  x, other = distinct(200), np.random.default_rng(3).uniform(0.1, 3.0, (200, 1))
+  answers = np.log(np.random.default_rng(4).dirichlet(np.ones(3), 200))
+  out = replace(answers, x)
+  np.testing.assert_array_equal(out, replace(answers * other, x))
+  moved = np.roll(np.arange(200), 50)
+  np.testing.assert_array_equal(out[moved], replace(answers[moved], x[moved]))
+  assert 0.3 < (out != replace(answers, x, key=1)).any(-1).mean() < 1
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 4, 1)])
+def test_hamp_output_asks_about_pixels_or_bits_and_sorts_the_answers(shape):
+  asked = []
+
+  def predict(x):
+    asked.append(np.asarray(x))
+    return jax.nn.log_softmax(jnp.array([[0.1, 2.0, -1.0]]) * jnp.ones((len(x), 1)))
+
+  view = View(None, predict, jnp.zeros((12, *shape)), DATA.y, KEEP, DATA.reference)
+  table = hamp_output(200).finish(None, ctx_at(), view)
+  assert table.shape == (200, K)
+  assert (np.diff(table) <= 0).all()
+  (inputs,) = asked
+  assert inputs.shape == (200, *shape)
+  if len(shape) == 1:
+    assert set(np.unique(inputs)) == {0, 1}
+    assert abs(inputs.mean() - 0.5) < 5 * 0.5 / np.sqrt(inputs.size)
+  else:
+    np.testing.assert_allclose(inputs * 255, np.round(inputs * 255), atol=1e-4)
+    assert len(np.unique(inputs)) > 200
+    assert inputs.min() >= 0
+    assert inputs.max() * 255 < 254.5
+
+
+def test_pitfall_47_label_only_queries_of_a_hamp_model_see_no_difference():
+  loop, plain = Loop(hamp_output(50)), Loop()
+  state, undefended = loop.train(), plain.train()
+  state = loop.learner.finish(state, DATA, KEEP, ctx_at())
+  raw = plain.learner.predict(undefended, DATA.x)
+  answers = loop.learner.predict(state, DATA.x)
+  np.testing.assert_array_equal(answers.argmax(-1), raw.argmax(-1))
+  np.testing.assert_array_equal(answers, loop.learner.predict(state, DATA.x))
+  np.testing.assert_allclose(loop.learner.predict(state, DATA.x, raw=True), raw)
+  # The released vectors are those of the pool, not the record's own.
+  assert np.abs(np.sort(answers) - np.sort(raw)).max(-1).min() > 1e-4
