@@ -53,7 +53,7 @@ def test_infinity_reaches_the_factory():
   ("text", "reason"),
   [
     ("mixpu", "no defense is called 'mixpu'; did you mean mixup"),
-    ("zzz", "known: adamixup, confidence_masking, .*weighted_smoothing"),
+    ("zzz", "known: adamixup, .*weighted_smoothing"),
     ("mixup(beta=2)", "unexpected keyword argument 'beta'"),
     ("mixup(1, 2)", "too many positional arguments"),
     ("mixup(alpha=abs(-1))", r"mixup: 'abs\(-1\)' is no literal"),
