@@ -44,7 +44,8 @@ def signals(
 
   Raises:
     ValueError: if a model answers NaN, the views have another shape, or the population
-      shares records with the ensemble's data.
+      holds records of another shape or type. Copies are `data.duplicate_records`'s
+      business.
   """
   data, others = ensemble.data, None
   records = len(data)

@@ -123,7 +123,6 @@ _HEADLINES = {
   "none_found": "None of the attacks told training records from others.",
 }
 
-
 _UNUSUAL = {
   "high": "Unusual records can be told from others, most records much less.",
   "moderate": "A strong attacker learns something about unusual records.",

@@ -51,12 +51,11 @@ def attack_canaries(
     seed: of the bootstraps.
 
   Returns:
-    {"kind", "count", "num_always", "num_models", "attacks", "strongest",
-    "exposed_fpr",
+    {"kind", "count", "num_always", "num_models", "attacks", "strongest", "exposed_fpr",
     "exposed_quantiles", "epsilon"}; epsilon is what the first model's canaries prove by
     a one-run audit with the first attack, a tenth of them guessed on either side, and
-    the ceiling that perfect guesses would reach. The last two are missing if no attack
-    could be run.
+    the ceiling that perfect guesses would reach; it is missing unless canaries were
+    drawn independently. The last three are missing if no attack could be run.
 
   Deviation: Aerni et al. fit one variance a record at 64 models; below 33 models the
     pooled variance is used, as LiRA's authors advise for few.

@@ -17,6 +17,7 @@ from mixdef.learner import Learner, TrainState
 from mixdef.training.plan import Plan
 from mixdef.training.programs import programs
 
+_AT_ONCE = 4  # blocks asked side by side on a CPU; each holds its own activations
 BLOCK = 256  # records per forward pass; one size, so one program and equal answers
 
 
@@ -41,8 +42,9 @@ def predict_in_blocks(predict: Callable, states, values, x) -> np.ndarray:
 
   first, *others = range(0, len(x), BLOCK)
   blocks = [answer(first)]  # compiles, once
-  # A convolution keeps one core of a CPU busy, so blocks are asked side by side.
-  with ThreadPoolExecutor(os.cpu_count()) as pool:
+  # A convolution keeps one core of a CPU busy, so blocks are asked side by side there.
+  busy = min(os.cpu_count() or 1, _AT_ONCE) if jax.default_backend() == "cpu" else 1
+  with ThreadPoolExecutor(busy) as pool:
     blocks += pool.map(answer, others)
   return np.concatenate(blocks, 1)
 
