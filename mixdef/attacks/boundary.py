@@ -64,7 +64,9 @@ def label_only_boundary(
   Raises:
     ValueError: for a model, record or count out of range, or a model that diverged.
 
-  Deviation: the start is the nearest of the audited records and 64 uniform points that
+  Deviation: the schedules (radius, number of draws, step length) are recalled, not
+    checked against the paper's code; what is checked is the distance on linear models.
+    The start is the nearest of the audited records and 64 uniform points that
     are not labelled y, where the paper takes uniform noise only: noise often has one
     label. The smallest of all distances is returned, not the last. Searches end at
     min(D^-3/2, 1e-3) of the way, so that few inputs do not make them coarse. Tables are
