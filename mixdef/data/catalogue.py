@@ -5,7 +5,22 @@ import os
 import pathlib
 from collections.abc import Callable
 
-from mixdef.data import bundled, cifar, idx, synthetic, tables, texas_purchase, tfds
+from mixdef.data import (
+  adult,
+  bundled,
+  cifar,
+  faces,
+  ham10000,
+  idx,
+  image_folder,
+  mimic,
+  sheets,
+  stl,
+  synthetic,
+  tables,
+  texas_purchase,
+  tfds,
+)
 from mixdef.data.dataset import Dataset
 
 
@@ -60,7 +75,16 @@ def _cifar10(data_dir: pathlib.Path) -> Dataset:
       label_bytes=1,
       num_classes=10,
     )
-    or cifar.read_sheets(data_dir)
+    or sheets.read(
+      data_dir,
+      "cifar10",
+      side=32,
+      columns=100,
+      mode="RGB",
+      num_classes=10,
+      train=[f"train_{i}" for i in range(5)],
+      labels=("train", "test"),
+    )
     or tfds.read(
       data_dir,
       "cifar10",
@@ -83,6 +107,17 @@ def _cifar100(data_dir: pathlib.Path) -> Dataset:
   )
 
 
+def _stl10(data_dir: pathlib.Path) -> Dataset:
+  official = f"{', '.join(stl.NAMES)} in {data_dir / stl.FOLDER}"
+  return stl.read(data_dir) or tfds.read(data_dir, "stl10", official=official)
+
+
+def _celeba(data_dir: pathlib.Path) -> Dataset:
+  terms = "non-commercial research, https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+  official = f"{faces.CELEBA_FILES} in {data_dir / 'celeba'} ({terms})"
+  return faces.celeba(data_dir) or tfds.read(data_dir, "celeba", official=official)
+
+
 CATALOGUE: dict[str, Callable[[pathlib.Path], Dataset]] = {
   "digits": lambda data_dir: bundled.digits(),
   "synthetic_memorize": lambda data_dir: synthetic.synthetic_memorize(),
@@ -91,9 +126,20 @@ CATALOGUE: dict[str, Callable[[pathlib.Path], Dataset]] = {
   "fashion_mnist": _idx("fashion_mnist"),
   "cifar10": _cifar10,
   "cifar100": _cifar100,
-  "stl10": lambda data_dir: tfds.read(data_dir, "stl10"),
-  "celeba": lambda data_dir: tfds.read(data_dir, "celeba"),
+  "stl10": _stl10,
+  "celeba": _celeba,
+  "celeba64": faces.celeba64,
   "lfw": bundled.lfw,
+  "lfw62": faces.lfw62,
+  "casia_face": lambda data_dir: image_folder.read_classes(
+    data_dir,
+    "casia_face",
+    folders=("casia_face", "CASIA-WebFace"),
+    min_images=100,
+    advice="ask the Institute of Automation, Chinese Academy of Sciences, for"
+    " CASIA-WebFace (research only, under a signed agreement)",
+  ),
+  "ham10000": ham10000.read,
   "location30": lambda data_dir: tables.read_packed(
     data_dir, "location30", num_features=446, num_classes=30
   ),
@@ -102,4 +148,17 @@ CATALOGUE: dict[str, Callable[[pathlib.Path], Dataset]] = {
   ),
   "texas100": lambda data_dir: texas_purchase.read(data_dir, "texas100"),
   "purchase100": lambda data_dir: texas_purchase.read(data_dir, "purchase100"),
+  "adult": adult.read,
+  "mimic3": lambda data_dir: mimic.read(
+    data_dir,
+    "mimic3",
+    num_patients=46_520,
+    advice="get credentialed access at https://physionet.org/content/mimiciii/1.4/",
+  ),
+  "mimic3_demo": lambda data_dir: mimic.read(
+    data_dir,
+    "mimic3_demo",
+    num_patients=100,
+    advice="download them from https://physionet.org/content/mimiciii-demo/1.4/ (ODbL)",
+  ),
 }

@@ -1,9 +1,13 @@
 """Find and open the files of a set under a data folder."""
 
 import contextlib
+import csv
+import gzip
+import io
 import os
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -46,6 +50,64 @@ def read_npz(path: pathlib.Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
       return {key: archive[key] for key in keys}
   except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
     raise ValueError(f"{path} is damaged: {first_line(error)}; get it again") from error
+
+
+def read_text(path: pathlib.Path) -> str:
+  """Return the text of a file, compressed or not."""
+  try:
+    raw = path.read_bytes()
+    return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
+  except (ValueError, OSError, EOFError, zlib.error) as error:
+    raise ValueError(f"{path} is damaged: {first_line(error)}; get it again") from error
+
+
+def csv_rows(path: pathlib.Path) -> list[tuple[int, list[str]]]:
+  """Return (line number, fields) of the rows of a csv file that are not empty."""
+  lines = csv.reader(io.StringIO(read_text(path), newline=""), skipinitialspace=True)
+  try:
+    return [(lines.line_num, row) for row in lines if row]
+  except csv.Error as error:
+    raise ValueError(f"{path} is damaged: {error}; get it again") from error
+
+
+def read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
+  """Return the rows of a csv file with a header, reduced to these columns.
+
+  Args:
+    path: of the file, compressed or not.
+    columns: names; capital letters make no difference.
+
+  Raises:
+    ValueError: a column or a field is missing; the line names the file.
+  """
+  (_, header), *rows = csv_rows(path) or [(1, [])]
+  header = [name.strip().lower() for name in header]
+  if missing := [name for name in columns if name.lower() not in header]:
+    raise ValueError(f"{path} is damaged: it has no column {missing[0]}; get it again")
+  for line, row in rows:
+    if len(row) != len(header):
+      raise ValueError(
+        f"{path} is damaged: line {line} has {len(row)} fields, not {len(header)};"
+        " get it again"
+      )
+  places = [header.index(name.lower()) for name in columns]
+  return [tuple(row[place] for place in places) for _, row in rows]
+
+
+def missing(
+  name: str, folder: pathlib.Path, wanted: str, advice: str
+) -> FileNotFoundError:
+  """Return the error that says what a set needs, where, and how to get it.
+
+  Args:
+    name: canonical name of the set.
+    folder: that should hold the files.
+    wanted: the files.
+    advice: where they come from and on what terms.
+  """
+  return FileNotFoundError(
+    f"{name}: {folder} needs {wanted}; {advice}, or set data_dir or MIXDEF_DATA"
+  )
 
 
 @contextlib.contextmanager

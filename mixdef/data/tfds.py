@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mixdef.data import files
+from mixdef.data import faces, files
 from mixdef.data.dataset import Dataset
 
 
@@ -30,14 +30,6 @@ class Source(NamedTuple):
   label: Callable[[dict[str, Any]], int] = lambda example: example["label"]
 
 
-def _celeba_image(pixels: np.ndarray) -> np.ndarray:
-  import PIL.Image
-
-  top, left = (pixels.shape[0] - 128) // 2, (pixels.shape[1] - 128) // 2
-  face = PIL.Image.fromarray(pixels[top : top + 128, left : left + 128])
-  return np.asarray(face.resize((64, 64), PIL.Image.Resampling.BILINEAR))
-
-
 SOURCES = {
   "mnist": Source("mnist", 10, (28, 28, 1)),
   "fashion_mnist": Source("fashion_mnist", 10, (28, 28, 1)),
@@ -48,8 +40,8 @@ SOURCES = {
   "celeba": Source(
     "celeb_a",
     2,
-    (218, 178, 3),
-    _celeba_image,
+    faces.CELEBA_SHAPE,
+    faces.celeba_face,
     lambda example: int(example["attributes"]["Male"]),
   ),
 }

@@ -137,7 +137,9 @@ def test_pitfall_151_a_reduced_copy_never_passes_for_celeba(tmp_path, monkeypatc
     PIL.Image.new("RGB", (64 * 64, 64)).save(folder / "train.png")
     PIL.Image.new("RGB", (64 * 64, 64)).save(folder / "test.png")
     np.savez(folder / "labels.npz", y_train=np.zeros(64), y_test=np.zeros(64))
-  with pytest.raises(FileNotFoundError, match="celeba: no prepared set"):
+  with pytest.raises(
+    FileNotFoundError, match=r"celeba: neither img_align_celeba/.* nor a"
+  ):
     load("celeba", data_dir=tmp_path)
 
 

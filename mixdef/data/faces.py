@@ -1,0 +1,178 @@
+"""Read CelebA from its official files, and small prepared copies of face sets."""
+
+import pathlib
+
+import numpy as np
+from absl import logging
+
+from mixdef.data import files, image_folder, sheets
+from mixdef.data.dataset import Dataset
+
+CELEBA_SHAPE = (218, 178, 3)
+CELEBA_FILES = "img_align_celeba/*.jpg and list_attr_celeba.txt"
+_ATTRIBUTES, _PARTITION = "list_attr_celeba.txt", "list_eval_partition.txt"
+_TRAIN, _TEST = "0", "2"
+
+
+def celeba_face(pixels: np.ndarray) -> np.ndarray:
+  """Return the centre 128 x 128 of an aligned CelebA image, resized to 64 x 64.
+
+  Args:
+    pixels: [218, 178, 3] uint8.
+
+  Returns:
+    [64, 64, 3] uint8.
+
+  Raises:
+    ValueError: the image has another size, as those of reduced copies have.
+  """
+  if pixels.shape != CELEBA_SHAPE:
+    raise ValueError(f"the image is {pixels.shape}; those of CelebA are {CELEBA_SHAPE}")
+  return image_folder.square(pixels, crop=128)
+
+
+def celeba(data_dir: pathlib.Path, *, num_images: int = 202_599) -> Dataset | None:
+  """Return CelebA from its aligned images, or None if its list is not there.
+
+  Reads `img_align_celeba/*.jpg` and `list_attr_celeba.txt`; the label is the attribute
+  Male. With `list_eval_partition.txt`, the records are the 162,770 of the official
+  training split and `test` the 19,962 of the test split; the validation split is left
+  out, as in the prepared set. Without it, all images are records.
+
+  Args:
+    data_dir: the files lie in data_dir/celeba or in data_dir itself.
+    num_images: images that the list names; a reduced copy is refused.
+
+  Returns:
+    A `Dataset` of uint8 [N, 64, 64, 3], see `celeba_face`.
+
+  Raises:
+    FileNotFoundError: images are missing.
+    ValueError: a file is damaged or of a reduced copy; the line names it.
+
+  Reference: Liu, Luo, Wang, Tang, "Deep Learning Face Attributes in the Wild", 2015,
+    arXiv 1411.7766.
+  """
+  found = files.find((data_dir / "celeba", data_dir), (_ATTRIBUTES,))
+  if found is None:
+    return None
+  (attributes,) = found
+  male = _read_male(attributes, num_images)
+  images = attributes.parent / "img_align_celeba"
+  present = {path.name for path in images.glob("*.jpg")}
+  if missing := [name for name in male if name not in present]:
+    raise FileNotFoundError(
+      f"{images} lacks {len(missing):,} of {len(male):,} images, the first is"
+      f" {missing[0]}; unpack the whole img_align_celeba.zip there"
+    )
+  partition = attributes.with_name(_PARTITION)
+  if not partition.is_file():
+    logging.info("celeba: no %s, so all images are records", partition)
+    return Dataset.from_arrays(
+      *_faces(images, male, list(male)), name="celeba", num_classes=2
+    )
+  part = _read_partition(partition, male)
+  train, test = ([n for n in male if part[n] == split] for split in (_TRAIN, _TEST))
+  if not train or not test:
+    raise ValueError(
+      f"{partition} is damaged: {len(train)} images of split {_TRAIN} and {len(test)}"
+      f" of split {_TEST}; download it again"
+    )
+  return Dataset.from_arrays(
+    *_faces(images, male, train),
+    name="celeba",
+    test=_faces(images, male, test),
+    num_classes=2,
+  )
+
+
+def celeba64(data_dir: pathlib.Path) -> Dataset:
+  """Return a small copy of CelebA from sheets: never the set `celeba`.
+
+  Sheets of 64 tiles a row, 64 x 64, made of the first 6,400 images (5,120 + 1,280). The
+  source is a JPEG copy of half the size, so the pixels are not those of `celeba`. The
+  label is the attribute Male.
+
+  Args:
+    data_dir: folder that holds celeba64/{train, test}.webp and labels.npz.
+
+  Raises:
+    FileNotFoundError: files are missing.
+    ValueError: a file is damaged; the line names it.
+  """
+  data = sheets.read(
+    data_dir, "celeba64", side=64, columns=64, mode="RGB", num_classes=2
+  )
+  if data is None:
+    raise files.missing(
+      "celeba64",
+      data_dir / "celeba64",
+      "train.webp, test.webp (or .png) and labels.npz (y_train, y_test)",
+      "make sheets of 64 tiles of 64 x 64 a row of your own copy of CelebA (for"
+      " non-commercial research, not to be passed on), or load celeba",
+    )
+  return data
+
+
+def lfw62(data_dir: pathlib.Path) -> Dataset:
+  """Return 62 people of LFW from sheets, grey, 64 x 64: never the protocol's `lfw`.
+
+  Sheets of 50 tiles a row with the people that have at least 20 images, 2,442 + 581.
+  `lfw` has those with at least 40, 125 x 94 pixels and no test file.
+
+  Args:
+    data_dir: folder that holds lfw62/{train, test}.png and labels.npz.
+
+  Raises:
+    FileNotFoundError: files are missing.
+    ValueError: a file is damaged; the line names it.
+  """
+  data = sheets.read(data_dir, "lfw62", side=64, columns=50, mode="L", num_classes=62)
+  if data is None:
+    raise files.missing(
+      "lfw62",
+      data_dir / "lfw62",
+      "train.png, test.png (or .webp) and labels.npz (y_train, y_test)",
+      "make sheets of 50 tiles of 64 x 64 a row of your own copy of LFW (for"
+      " research), or load lfw",
+    )
+  return data
+
+
+def _read_male(path: pathlib.Path, num_images: int) -> dict[str, int]:
+  """Return {file name: 1 if Male else 0} in the order of the list."""
+  count, names, *lines = [*files.read_text(path).splitlines(), "", ""]
+  rows = [line.split() for line in lines if line]
+  if count.strip() != str(num_images) or len(rows) != num_images:
+    raise ValueError(
+      f"{path} is not CelebA's: it announces {count.strip()[:20]!r} images and lists"
+      f" {len(rows)}, not {num_images}; small copies load as celeba64"
+    )
+  if "Male" not in names.split():
+    raise ValueError(f"{path} is damaged: it has no attribute Male; download it again")
+  column = 1 + names.split().index("Male")
+  male = {row[0]: row[column] for row in rows if len(row) > column}
+  if len(male) < num_images or not set(male.values()) <= {"1", "-1"}:
+    raise ValueError(
+      f"{path} is damaged: a line lacks a Male of 1 or -1, or repeats an image;"
+      " download it again"
+    )
+  return {name: int(value == "1") for name, value in male.items()}
+
+
+def _read_partition(path: pathlib.Path, male: dict[str, int]) -> dict[str, str]:
+  rows = [line.split() for line in files.read_text(path).splitlines() if line]
+  part = {row[0]: row[-1] for row in rows}
+  if missing := [name for name in male if name not in part]:
+    raise ValueError(
+      f"{path} is damaged: it does not list {missing[0]}; download it again"
+    )
+  return part
+
+
+def _faces(
+  images: pathlib.Path, male: dict[str, int], names: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+  paths = [images / name for name in names]
+  x = image_folder.decode(paths, "celeba", prepare=celeba_face)
+  return x, np.array([male[name] for name in names])

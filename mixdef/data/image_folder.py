@@ -1,0 +1,117 @@
+"""Read images that lie in a folder, one file each."""
+
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from absl import logging
+
+from mixdef.data import files
+from mixdef.data.dataset import Dataset
+
+SIDE = 64
+
+
+def square(pixels: np.ndarray, crop: int | None = None) -> np.ndarray:
+  """Return the centre square of an image, 64 x 64.
+
+  Args:
+    pixels: [H, W, 3] uint8.
+    crop: side of the square to cut out; None takes the largest.
+
+  Returns:
+    [64, 64, 3] uint8, resized bilinearly with antialiasing.
+  """
+  import PIL.Image
+
+  height, width, _ = pixels.shape
+  crop = crop or min(height, width)
+  top, left = (height - crop) // 2, (width - crop) // 2
+  centre = PIL.Image.fromarray(pixels[top : top + crop, left : left + crop])
+  return np.asarray(centre.resize((SIDE, SIDE), PIL.Image.Resampling.BILINEAR))
+
+
+def decode(
+  paths: Sequence[pathlib.Path],
+  name: str,
+  *,
+  prepare: Callable[[np.ndarray], np.ndarray] = square,
+) -> np.ndarray:
+  """Decode image files into one array and log the progress.
+
+  Args:
+    paths: of the N files.
+    name: of the set, for the log.
+    prepare: pixels [H, W, 3] uint8 -> [64, 64, 3] uint8.
+
+  Returns:
+    [N, 64, 64, 3] uint8. Grey images become RGB.
+
+  Raises:
+    ValueError: a file is damaged, or `prepare` refuses its pixels; the line names it.
+  """
+  import PIL.Image
+
+  x = np.empty((len(paths), SIDE, SIDE, 3), np.uint8)
+  for i, path in enumerate(paths):
+    try:
+      with PIL.Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError) as error:
+      raise ValueError(
+        f"{path} is damaged: {files.first_line(error)}; get it again"
+      ) from error
+    with files.named(path):
+      x[i] = prepare(pixels)
+    logging.log_every_n_seconds(
+      logging.INFO, "%s: %d of %d images decoded", 10, name, i + 1, len(paths)
+    )
+  return x
+
+
+def read_classes(
+  data_dir: pathlib.Path,
+  name: str,
+  *,
+  folders: Sequence[str],
+  min_images: int,
+  advice: str,
+) -> Dataset:
+  """Return the images of a folder whose subfolders are the classes.
+
+  The classes are the names of the subfolders with at least `min_images` .jpg files, in
+  sorted order; the images come class by class, sorted by file name.
+
+  Args:
+    data_dir: folder that holds one of `folders`.
+    name: canonical name of the set.
+    folders: names the set's folder is known by, in order of preference.
+    min_images: images that a class needs to be kept.
+    advice: how to get the set and on what terms, for the message.
+
+  Returns:
+    A `Dataset` of uint8 [N, 64, 64, 3], the largest centre square of each image,
+    without a test file: `split` holds one out.
+
+  Raises:
+    FileNotFoundError: none of the folders is there.
+    ValueError: fewer than two classes have enough images, or an image is damaged.
+  """
+  root = next((data_dir / f for f in folders if (data_dir / f).is_dir()), None)
+  if root is None:
+    raise files.missing(name, data_dir / folders[0], "<class>/*.jpg", advice)
+  classes = sorted(folder for folder in root.iterdir() if folder.is_dir())
+  pictures = [sorted(folder.glob("*.jpg")) for folder in classes]
+  kept = [paths for paths in pictures if len(paths) >= min_images]
+  if len(kept) < 2:
+    raise ValueError(
+      f"{root} is not {name}: {len(kept)} of its {len(classes)} subfolders hold at"
+      f" least {min_images} .jpg files; two or more are needed"
+    )
+  logging.info(
+    "%s: %d of %d folders in %s hold at least %d images",
+    *(name, len(kept), len(classes), root, min_images),
+  )
+  y = np.repeat(np.arange(len(kept)), [len(paths) for paths in kept])
+  x = decode([path for paths in kept for path in paths], name)
+  return Dataset.from_arrays(x, y, name=name, num_classes=len(kept))

@@ -1,0 +1,93 @@
+"""Read sets whose images are tiles of a few large lossless pictures."""
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from absl import logging
+
+from mixdef.data import files
+from mixdef.data.dataset import Dataset
+
+
+def read(
+  data_dir: pathlib.Path,
+  name: str,
+  *,
+  side: int,
+  columns: int,
+  mode: str,
+  num_classes: int,
+  train: Sequence[str] = ("train",),
+  labels: tuple[str, str] = ("y_train", "y_test"),
+) -> Dataset | None:
+  """Return the `Dataset` of the sheets in data_dir/name, or None if none is there.
+
+  A sheet shows square tiles, row-major; the last row may be padded. The sheets are WebP
+  or PNG; `labels.npz` lies beside them. A line in the log tells that these are not the
+  official files.
+
+  Args:
+    data_dir: folder that holds the folder of the set.
+    name: canonical name of the set.
+    side: height and width of a tile in pixels.
+    columns: tiles in a row.
+    mode: "RGB" or "L" (grey).
+    num_classes: number of classes K.
+    train: names of the training sheets without suffix; the test sheet is `test`.
+    labels: names of the training and the test labels in labels.npz.
+
+  Returns:
+    A `Dataset` of uint8 [N, side, side, 3 or 1] with a test file.
+
+  Raises:
+    FileNotFoundError: only some of the files are there.
+    ValueError: a file is damaged; the line names it.
+  """
+  folder = data_dir / name
+  suffix = "png" if (folder / "test.png").is_file() else "webp"
+  names = [*(f"{stem}.{suffix}" for stem in (*train, "test")), "labels.npz"]
+  paths = files.find((folder,), names)
+  if paths is None:
+    return None
+  *train_paths, test_path, labels_path = paths
+  table = files.read_npz(labels_path, labels)
+  y, test_y = (table[key] for key in labels)
+  x = _tiles(train_paths, len(y), side, columns, mode)
+  test_x = _tiles([test_path], len(test_y), side, columns, mode)
+  logging.info("%s: image sheets in %s, not the official files", name, folder)
+  with files.named(labels_path):
+    return Dataset.from_arrays(
+      x, y, name=name, test=(test_x, test_y), num_classes=num_classes
+    )
+
+
+def _tiles(
+  paths: Sequence[pathlib.Path], count: int, side: int, columns: int, mode: str
+) -> np.ndarray:
+  x = np.concatenate([_read_sheet(path, side, columns, mode) for path in paths])
+  # Padding fills the last row only, so a whole missing row is a damaged file.
+  if not 0 <= len(x) - count < columns:
+    raise ValueError(
+      f"{paths[0].parent} holds {len(x)} {paths[0].stem.split('_')[0]} tiles for"
+      f" {count} labels; get the sheets again"
+    )
+  return x[:count]
+
+
+def _read_sheet(path: pathlib.Path, side: int, columns: int, mode: str) -> np.ndarray:
+  import PIL.Image
+
+  try:
+    with PIL.Image.open(path) as image:
+      sheet = np.atleast_3d(np.asarray(image.convert(mode)))
+  except (OSError, SyntaxError) as error:
+    raise ValueError(f"{path} is damaged: {error}; get it again") from error
+  height, width, channels = sheet.shape
+  if height % side or width != side * columns:
+    raise ValueError(
+      f"{path} is {height} x {width} pixels; a sheet is {side * columns} wide and a"
+      f" multiple of {side} high"
+    )
+  tiles = sheet.reshape(-1, side, columns, side, channels).swapaxes(1, 2)
+  return tiles.reshape(-1, side, side, channels)
