@@ -1,0 +1,127 @@
+"""Born-again students on disjoint parts of the members, averaged."""
+
+import jax
+import jax.numpy as jnp
+
+from mixdef.chain import chain
+from mixdef.defense import Defense, row_keys
+from mixdef.defenses.losses import confidence_penalty
+from mixdef.defenses.validate import check_count, check_number
+from mixdef.learner import Learner, TrainState, classifier
+from mixdef.learners.parts import check_phases, one_line, part_of, phase_of, step_on
+
+_TEACHER_SHARE = 0.5
+
+
+def ban_mpr(
+  model, optimizer, *, students=3, coefficient=0.1, experimental=False
+) -> Learner:
+  """Make the learner of born-again students with a membership-privacy regulariser.
+
+  The members are dealt into G disjoint parts and the epochs into G equal shares. In
+  share g, student g alone learns, from part g, on
+
+  ```
+  t_0 = y,   t_g = (y + p_{g-1}(x)) / 2       p_{g-1}: the student before, fixed
+  loss_i = CE(t_g, p_g(x_i)) - coefficient H(p_g(x_i))
+  answer = log((p_0(x) + ... + p_{G-1}(x)) / G)
+  ```
+
+  So the teacher answers about records that it was not trained on. A step costs one
+  student, and one teacher's answers, whatever G is.
+
+  Args:
+    model: linen module, as `classifier` takes it; every student starts anew.
+    optimizer: optax `GradientTransformation`; each student has its own state.
+    students: G, at least 1; 3 is ours.
+    coefficient: at least 0, of the entropy; 0.1 is that of `confidence_penalty`.
+    experimental: True to accept that the regulariser is a placeholder.
+
+  Returns:
+    The `Learner`. Its metrics are those of the student that the epoch trains. It
+    takes no defense: chains act on `classifier` alone in this version.
+
+  Raises:
+    ValueError: without `experimental=True`, or for numbers out of range; at `init`, for
+      fewer epochs than students and for what `classifier` refuses.
+
+  Guarantee: none. Part g acts on all later students through their teachers' answers,
+    and on the released average.
+
+  Deviation: only the abstract is known: augmentation, subsets, a chain of students, a
+    regulariser, a plain average. The regulariser's formula is not known to us; the
+    entropy of the answer stands in for it, so no result of this learner speaks for or
+    against the method. The equal mix of labels and teacher, the shares of the epochs
+    and G are ours too, and the augmentation is left out. A record's part is drawn from
+    the model's key and the record's id, so the parts are equal on average only.
+
+  Reference: born-again networks with membership privacy regularisation (ban_mpr), 2022;
+    abstract only. Furlanello et al., Born Again Neural Networks, 2018, arXiv
+    1805.04770.
+
+  >>> import optax
+  >>> from mixdef.models import mlp
+  >>> ban_mpr(mlp(64), optax.adam(1e-3), experimental=True).text[-28:]
+  'students=3, coefficient=0.1)'
+  """
+  if experimental is not True:
+    raise ValueError(
+      "ban_mpr: the regulariser's published formula is not known to us and ours is a "
+      "placeholder: pass experimental=True to train with it all the same"
+    )
+  if isinstance(model, tuple | list):
+    raise ValueError(f"ban_mpr takes one model and got {len(model)}: give one")
+  check_count("ban_mpr: students", students)
+  check_number("ban_mpr: coefficient", coefficient, 0)
+  taught = Defense("teacher", batch=_taught)
+  regulariser = confidence_penalty(coefficient, name="regulariser")
+  student = classifier(model, optimizer, chain(taught, regulariser))
+
+  def init(key, spec):
+    check_phases("ban_mpr", spec.epochs, students)
+    keys = row_keys(key, jnp.arange(students))
+    made = jax.vmap(lambda own: student.init(own, spec))(keys)
+    return made._replace(defense={}, key=key)
+
+  def step(state, data, rows, ctx):
+    g = phase_of(ctx, students)
+    teacher = _student(state, jnp.maximum(g - 1, 0))
+    answers = jnp.exp(student.predict(teacher, data.x[rows.index]))
+    share = jnp.where(g > 0, _TEACHER_SHARE, 0.0)
+    state_of = {"teacher": (answers, share), "regulariser": ()}
+    own = _student(state, g)._replace(defense=state_of)
+    chosen = part_of(state.key, rows.index, students) == g
+    own, metrics = step_on(student, own, data, rows, chosen, ctx)
+    params, stats, opt = jax.tree.map(
+      lambda all_of, one: all_of.at[g].set(one), _leaves(state), _leaves(own)
+    )
+    return TrainState(params, stats, opt, {}, state.key), metrics
+
+  def predict(state, x, *, raw=False):
+    del raw  # nothing acts on the outputs
+    log_probs = jax.lax.map(
+      lambda g: student.predict(_student(state, g), x), jnp.arange(students)
+    )
+    return jax.nn.logsumexp(log_probs, 0) - jnp.log(students)
+
+  text = (
+    f"ban_mpr(model={one_line(model)}, students={students}, coefficient={coefficient})"
+  )
+  return Learner(init, step, None, None, predict, text=text)
+
+
+def _taught(batch, state, ctx):
+  """Mix the labels with the teacher's answers [B,K] to these very rows."""
+  del ctx
+  answers, share = state
+  return batch._replace(y=(1 - share) * batch.y + share * answers)
+
+
+def _leaves(state):
+  return state.params, state.stats, state.opt
+
+
+def _student(state, g):
+  """The state of student g, its defense's left open."""
+  params, stats, opt = jax.tree.map(lambda leaf: leaf[g], _leaves(state))
+  return TrainState(params, stats, opt, {}, state.key)

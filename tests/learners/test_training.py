@@ -1,0 +1,139 @@
+"""The learners of several networks in the one train loop."""
+
+import numpy as np
+import optax
+import pytest
+from learner_cases import records, same
+
+import mixdef
+from mixdef import models
+from mixdef.auditing import auc
+from mixdef.data.synthetic import synthetic_memorize
+from mixdef.learner import classifier
+from mixdef.learners import ban_mpr, model_stacking
+from mixdef.training import fit, fit_many
+from mixdef.training import loop as loop_module
+from mixdef.training.progress import Progress
+
+NAMES = ("model_stacking", "ban_mpr")
+SIZES = {"epochs": 4, "batch_size": 6, "num_members": 12}
+
+
+def make(name, optimizer, num_classes, width=16):
+  one = models.mlp(width, num_classes=num_classes)
+  if name == "ban_mpr":
+    return ban_mpr(one, optimizer, experimental=True)
+  if name == "model_stacking":
+    other = models.mlp(width, width, num_classes=num_classes)
+    return model_stacking((one, other), optimizer)
+  return classifier(one, optimizer)
+
+
+@pytest.fixture(scope="module")
+def small():
+  """Return three looped models of each learner on a tiny problem, and their subsets."""
+  data = records()
+  keep = mixdef.subsets(3, len(data), seed=0)
+  learners = {name: make(name, optax.sgd(0.2, momentum=0.9), 3, 4) for name in NAMES}
+  looped = {
+    name: fit_many(learner, data, keep, strategy="loop", **SIZES)
+    for name, learner in learners.items()
+  }
+  return data, keep, learners, looped
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pitfall_154_vmapped_equals_looped(small, name):
+  data, keep, learners, looped = small
+  vmapped = fit_many(learners[name], data, keep, strategy="vmap", **SIZES)
+  assert same(vmapped.states.params, looped[name].states.params, atol=1e-5)
+  np.testing.assert_allclose(
+    vmapped.predict(data.x), looped[name].predict(data.x), atol=1e-5
+  )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_interrupted_run_ends_like_an_unbroken_one(
+  small, name, tmp_path, monkeypatch
+):
+  data, keep, learners, looped = small
+  monkeypatch.setattr(loop_module, "_CHECKPOINT_SECONDS", -1.0)
+  epochs, trained, one_epoch = [], [], loop_module._one_epoch
+
+  def advance(self, units, **figures):
+    epochs.append(units)
+    if len(epochs) == 3:
+      raise KeyboardInterrupt
+
+  def counted(program, training, states, epoch, real):
+    trained.append(epoch)
+    return one_epoch(program, training, states, epoch, real)
+
+  def run():
+    return fit_many(learners[name], data, keep, strategy="loop", out=tmp_path, **SIZES)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(Progress, "advance", advance)
+    with pytest.raises(KeyboardInterrupt):
+      run()
+  monkeypatch.setattr(loop_module, "_one_epoch", counted)
+  resumed = run()
+  assert trained == [2, 3]
+  assert same(resumed.states.params, looped[name].states.params)
+  assert same(resumed.states.stats, looped[name].states.stats)
+  trained.clear()
+  loaded = run()
+  assert not trained
+  np.testing.assert_array_equal(loaded.predict(data.x), resumed.predict(data.x))
+
+
+def test_pitfall_86_another_learner_in_the_folder_is_refused(small, tmp_path):
+  data, keep, learners, _ = small
+  fit_many(learners["ban_mpr"], data, keep[:1], out=tmp_path, **SIZES)
+  with pytest.raises(ValueError, match=r"learner was .*ban_mpr.*model_stacking"):
+    fit_many(learners["model_stacking"], data, keep[:1], out=tmp_path, **SIZES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pitfall_60_out_records_change_nothing(small, name):
+  data, keep, learners, looped = small
+  x = data.x.copy()
+  x[~keep[0]] += 1e3
+  other = mixdef.Dataset(x, data.y, data.num_classes)
+  moved = fit_many(learners[name], other, keep[:1], strategy="loop", **SIZES)
+  assert same(moved[0].state.params, looped[name][0].state.params)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_learns_digits(name):
+  data = mixdef.load("digits").split(0.2, seed=0)
+  learner = make(name, optax.adam(1e-2), data.num_classes, 32)
+  run = fit(learner, data, epochs=9, batch_size=64)
+  # Chance is 0.1; every network has a third of the records and of the epochs.
+  assert run.accuracy(data.test.x, data.test.y) > 0.8
+  assert run.guarantee == {"epsilon": None, "delta": None}
+
+
+def test_signals_and_attacks_work_unchanged(small):
+  _, keep, _, looped = small
+  for ensemble in looped.values():
+    signals = mixdef.signals(ensemble)
+    scores = mixdef.attacks.loss_threshold(signals, target=0)
+    assert scores.shape == keep[0].shape
+    assert np.isfinite(scores).all()
+    norms = mixdef.attacks.gradient_norm(ensemble, target=0)
+    assert len(np.unique(norms[np.isfinite(norms)])) > 1
+
+
+def test_stacking_hides_what_an_undefended_model_leaks():
+  data = synthetic_memorize(240, num_classes=4, num_test=240)
+  keep = mixdef.subsets(4, len(data), seed=0)
+  areas = {}
+  for name in ("classifier", "model_stacking"):
+    learner = make(name, optax.adam(1e-2), 4, 32)
+    ensemble = fit_many(learner, data, keep, epochs=45, batch_size=32, strategy="vmap")
+    own = ensemble.predict(data.x)[:, np.arange(len(data)), data.y]
+    areas[name] = auc(own, keep)
+  # The control: labels are random, so what is known about members is memory.
+  assert areas["classifier"] > 0.9
+  assert areas["model_stacking"] < areas["classifier"] - 0.1
