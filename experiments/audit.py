@@ -143,7 +143,7 @@ def _of_shadows(settings, folder):
   planted = _planted(settings, data)
   transferred = _transferred(settings, folder)
   train = functools.partial(_train, settings, folder)
-  learner = settings.learner(data)
+  learner = settings.make_learner(data)
   ensemble, canaries, baseline = train(learner, data, "shadows"), None, None
   if planted is not None:
     canaries = attack_canaries(
@@ -159,7 +159,7 @@ def _of_shadows(settings, folder):
     canaries=canaries,
     dp_baseline=baseline,
     setting={
-      "defense": str(mixdef.parse(settings.defense)),
+      "defense": settings.defended_by,
       "model": settings.model,
       "optimizer": settings.optimizer,
       "learning_rate": settings.learning_rate,
@@ -240,7 +240,7 @@ def _transferred(settings, folder):
   data = other.cut(other.load(), halves=2)
   keep = mixdef.subsets(2, len(data), seed=settings.seed)
   models = mixdef.fit_many(
-    other.learner(data), data, keep, out=folder / "transfer", **settings.training()
+    other.make_learner(data), data, keep, out=folder / "transfer", **settings.training()
   )
   return {"salem_2": {"source": mixdef.signals(models)}}
 

@@ -3,6 +3,7 @@
   python experiments/bench.py --suite=cpu     ensembles: vmap, scan and loop
   python experiments/bench.py --suite=dp      DP-SGD against the plain step and optax
   python experiments/bench.py --suite=attacks asking models, attacking them, intervals
+  python experiments/bench.py --suite=defenses training and asking with every defense
 
 Every case is compiled, then all are timed in turn, round after round, so a drift of
 the machine hits them alike. result.json has `rows`: the work, the case, milliseconds
@@ -192,7 +193,63 @@ def attacks(settings: BenchSettings) -> list:
   return rows + rows_of("summarize 64 x 4000", cases, settings.repeats)
 
 
-SUITES = {"cpu": ensembles, "dp": private, "attacks": attacks}
+def defended(settings: BenchSettings) -> list:
+  """Time an epoch, teachers included, and a query with every defense."""
+  rows, models, size = [], 2, 1024
+  data = _random_data(size, (28, 28, 1), 10).with_reference(256)
+  keep = np.tile(data.audited, (models, 1))
+  works = {
+    "mlp(256, 128), 28x28": (mixdef.models.mlp(), lambda made: not made.model),
+    "cnn 28x28": (mixdef.models.cnn(), lambda made: bool(made.model)),
+  }
+  for work, (model, fits) in works.items():
+    chosen = {name: make() for name, make in mixdef.defenses.CATALOGUE.items()}
+    chosen = {"none": mixdef.chain()} | {n: d for n, d in chosen.items() if fits(d)}
+    trains, answers = {}, {}
+    for name, defense in chosen.items():
+      training = prepare(
+        mixdef.classifier(model, optax.adam(1e-3), defense),
+        *({}, data, keep, jax.vmap(jax.random.key)(jnp.arange(models))),
+        epochs=10,
+        batch_size=settings.batch_size,
+        num_members=None,
+      )
+      trains[name], state = _epochs_of(training)
+      program = programs(training.source, training.plan, "scan")
+      answers[name] = lambda ask=program.predict, state=state: ask(
+        *(state, {}, jnp.asarray(data.x[:256]))
+      )
+    for measure, cases in (("train", trains), ("answer", answers)):
+      named = f"{measure}, {work}"
+      rows += rows_of(named, cases, settings.repeats, per=models, measure=measure)
+  return rows
+
+
+def _epochs_of(training):
+  """A function that trains one epoch of every stage, and the last stage's states."""
+  stages, part = [], training
+  while part is not None:
+    program = programs(part.source, part.plan, "scan")
+    states = program.init(part.keys, part.zero_table(), {}, part.data)
+    stages.append((part, program, states))
+    part = part.teachers
+
+  def run():
+    done = []
+    for part, program, states in stages:
+      steps = jnp.int32(part.plan.steps_per_epoch)
+      states, _ = program.train(
+        *(states, {}, part.rows, part.data, jnp.int32(5), jnp.int32(0), steps)
+      )
+      if part.learner.epoch:
+        states = program.epoch(states, {}, part.keep, part.data, jnp.int32(5))
+      done.append(states)
+    return done
+
+  return run, stages[0][2]
+
+
+SUITES = {"cpu": ensembles, "dp": private, "attacks": attacks, "defenses": defended}
 
 
 def run(settings: BenchSettings, folder: pathlib.Path) -> dict:

@@ -62,13 +62,14 @@ def execute(settings: JobSettings, folder: pathlib.Path, run: Callable) -> dict:
   """
   folder = pathlib.Path(folder)
   config = dataclasses.asdict(settings)
-  places = {name: config.pop(name) for name in PLACES if name in config}
+  apart = (*PLACES, *settings.grows)
+  places = {name: config.pop(name) for name in apart if name in config}
   path = folder / "config.json"
   fresh = not path.exists()
   notes = {**places, **environment()}
   same_or_refuse(path, config, fix="Choose another --out.", environment=notes)
   done = folder / "result.json"
-  if done.exists():
+  if done.exists() and not settings.grows:
     logging.info("finished before; delete %s to compute it again", done)
     return json.loads(done.read_text())
   try:

@@ -44,7 +44,7 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   shadows = min(settings.num_shadows, 8) if settings.quick else settings.num_shadows
   keep = mixdef.subsets(shadows, len(data), seed=settings.seed, eligible=data.audited)
   ensemble = mixdef.fit_many(
-    settings.learner(data),
+    settings.make_learner(data),
     data,
     keep,
     epochs=settings.passes,
@@ -75,7 +75,7 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   return {
     **accuracies(signals),
     **ensemble[0].guarantee,
-    "defense": str(mixdef.parse(settings.defense)),
+    "defense": settings.defended_by,
     "dataset": data.name,
     "num_records": len(data),
     "design": "bernoulli",

@@ -1,6 +1,7 @@
 """Flags that every job takes, and what they describe: data, model, defense."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -8,13 +9,13 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import optax
 from absl import flags
 
 import mixdef
-from mixdef.parse import parse_call
+from mixdef.parse import parse_call, split_calls
 
 AnyJob = TypeVar("AnyJob", bound="JobSettings")
 
@@ -47,6 +48,9 @@ class JobSettings:
   out: str = ""
   seed: int = 0
 
+  # Settings that a second run in the same folder may change, to add to its result.
+  grows: ClassVar[tuple[str, ...]] = ()
+
   def __post_init__(self):
     """Refuse what cannot be used before anything is written."""
     if self.seed < 0:
@@ -78,6 +82,7 @@ class Settings(JobSettings):
   standardize: bool = False
   model: str = "mlp"
   defense: str = "none"
+  learner: str = "classifier"
   optimizer: str = "adam"
   learning_rate: float = 1e-3
   epochs: int = 50
@@ -104,7 +109,14 @@ class Settings(JobSettings):
   @property
   def label(self) -> str:
     """Data set and defense."""
-    return f"{self.dataset}-{self.defense}"
+    return f"{self.dataset}-{self.defended_by}"
+
+  @property
+  def defended_by(self) -> str:
+    """The defense in its canonical form, or the learner that is one by structure."""
+    if self.learner != "classifier":
+      return self.learner
+    return str(mixdef.parse(self.defense))
 
   def load(self) -> mixdef.Dataset:
     """Return the data set named."""
@@ -137,12 +149,17 @@ class Settings(JobSettings):
 
   def network(self, data: mixdef.Dataset) -> Any:
     """Return the linen module named."""
+    return self._network(self.model, data)
+
+  def _network(self, text, data):
     return parse_call(
-      self.model, mixdef.models.CATALOGUE, "model", num_classes=data.num_classes
+      text, mixdef.models.CATALOGUE, "model", num_classes=data.num_classes
     )
 
-  def learner(self, data: mixdef.Dataset) -> mixdef.Learner:
-    """Return the learner of the model, optimizer and defense named."""
+  def make_learner(
+    self, data: mixdef.Dataset, defense: mixdef.Defense | None = None
+  ) -> mixdef.Learner:
+    """Return the learner of the models, optimizer and defense named, or given."""
     if "learning_rate" in self.optimizer:
       raise ValueError(
         f"--optimizer={self.optimizer}: give the rate by --learning_rate"
@@ -150,7 +167,17 @@ class Settings(JobSettings):
     optimizer = parse_call(
       self.optimizer, OPTIMIZERS, "optimizer", learning_rate=self.learning_rate
     )
-    return mixdef.classifier(self.network(data), optimizer, mixdef.parse(self.defense))
+    defense = mixdef.parse(self.defense) if defense is None else defense
+    if self.learner == "classifier":
+      return mixdef.classifier(self.network(data), optimizer, defense)
+    if defense.parts:
+      raise ValueError(f"--learner={self.learner} takes no defense: drop {defense}")
+    networks = tuple(self._network(text, data) for text in split_calls(self.model))
+    makers = {
+      name: functools.partial(make, networks[0] if len(networks) == 1 else networks)
+      for name, make in mixdef.learners.CATALOGUE.items()
+    }
+    return parse_call(self.learner, makers, "learner", optimizer=optimizer)
 
   @property
   def passes(self) -> int:
@@ -172,8 +199,10 @@ _HELP = {
   "data_dir": "where the raw files lie. Default: $MIXDEF_DATA, or ./data",
   "train_size": "records a model trains on, drawn by the seed; 0: all there are",
   "standardize": "subtract the mean and divide by the deviation, per feature",
-  "model": f"one of {', '.join(mixdef.models.CATALOGUE)}, as 'mlp(256, 128)'",
+  "model": f"one of {', '.join(mixdef.models.CATALOGUE)}, as 'mlp(256, 128)'; "
+  "model_stacking takes two, joined by a comma",
   "defense": "'none' or parts joined by |, as 'adamixup|weight_decay(1e-4)'",
+  "learner": f"classifier, or {' or '.join(mixdef.learners.CATALOGUE)}",
   "optimizer": f"one of {', '.join(OPTIMIZERS)}, as 'sgd(momentum=0.9)'",
   "learning_rate": "of the optimizer",
   "epochs": "passes over the training records",
@@ -182,13 +211,17 @@ _HELP = {
   "quick": "a small run to see that everything works",
   "num_shadows": "models to train, each on a random half of the records",
   "strategy": "vmap, scan, loop, or auto: measure and choose",
-  "suite": "cpu: strategies of ensembles; dp: steps of DP-SGD; attacks: an audit",
+  "suite": "cpu: ensembles; dp: steps of DP-SGD; attacks: an audit; defenses: of all",
   "repeats": "rounds of timing",
   "attacks": "joined by commas, as 'lira_online, rmia(a=0.5)'. Default: all",
   "views": "none, mirror, shifts (LiRA's 18) or mixed: views of a record asked about",
   "canaries": "records planted to see the worst case, as mislabelled:200; or none",
   "canary_source": "data set that out-of-distribution canaries come from",
   "dp_baseline": "also train and attack DP-SGD of matched accuracy",
+  "study": "grid of defenses that a paper compares, instead of --defenses",
+  "defenses": "to compare, joined by ;, lists as grids: 'none; mixup([0.1, 1.0])'",
+  "datasets": "names joined by commas, instead of --dataset",
+  "seeds": "how many seeds to repeat everything with, from --seed on",
   "transfer": "data set of the shadow that salem_2 transfers from",
   "attack_targets": "models that costly attacks are tried on",
   "attack_records": "records that attacks with questions of their own ask about",

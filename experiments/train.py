@@ -23,7 +23,7 @@ def run(settings: Settings, folder: pathlib.Path) -> dict:
     data = data.split(0.2, seed=settings.seed)
   data = settings.cut(data, halves=1)
   trained = mixdef.fit(
-    settings.learner(data),
+    settings.make_learner(data),
     data,
     epochs=settings.passes,
     batch_size=settings.batch_size,
@@ -39,7 +39,7 @@ def run(settings: Settings, folder: pathlib.Path) -> dict:
     "test_accuracy": test,
     "gap_attack": gap_attack_accuracy(train, test),
     **trained.guarantee,
-    "defense": str(mixdef.parse(settings.defense)),
+    "defense": settings.defended_by,
     "dataset": data.name,
     "num_train": len(members),
     "num_test": len(held_out),

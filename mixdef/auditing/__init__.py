@@ -40,6 +40,7 @@ from mixdef.auditing.report import Audit, audit, read_report
 from mixdef.auditing.risk import class_risk, record_risk
 from mixdef.auditing.running import Budget, Findings, run_attacks
 from mixdef.auditing.summary import summarize
+from mixdef.auditing.trade_off import trade_off_plot
 from mixdef.auditing.worst_case import attack_canaries, attack_dp_baseline
 
 __all__ = [
@@ -90,4 +91,5 @@ __all__ = [
   "shadow_thresholds",
   "summarize",
   "tpr_at_fpr",
+  "trade_off_plot",
 ]

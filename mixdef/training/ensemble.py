@@ -144,6 +144,12 @@ class Ensemble:
     keep = self.keep[s]
     return Run(self.source, values, state, keep, self.data, self.plan, self.history)
 
+  def take(self, models: slice) -> "Ensemble":
+    """Return the ensemble of some of the models."""
+    own = (self.states, self.values, self.keep)
+    states, values, keep = jax.tree.map(lambda leaf: leaf[models], own)
+    return dataclasses.replace(self, states=states, values=values, keep=keep)
+
   def predict(self, x, *, raw: bool = False) -> np.ndarray:
     """Return every released model's log-probabilities [S,B,K] for records x [B,...].
 
@@ -169,5 +175,6 @@ class Ensemble:
     predict = program.raw if raw else program.predict
     for first in range(0, len(self), self.models_at_once):
       models = slice(first, first + self.models_at_once)
-      own = jax.tree.map(lambda leaf, m=models: leaf[m], (self.states, self.values))
-      yield models, functools.partial(predict_in_blocks, predict, *jax.device_put(own))
+      own = self.take(models)
+      own = jax.device_put((own.states, own.values))
+      yield models, functools.partial(predict_in_blocks, predict, *own)

@@ -79,6 +79,7 @@ def fit_many(
   strategy: str = "auto",
   memory_gb: float | None = None,
   num_members: int | None = None,
+  ids: Any = None,
   over: Mapping[str, Any] | None = None,
   out: str | pathlib.Path | None = None,
   progress: bool = False,
@@ -91,7 +92,7 @@ def fit_many(
     keep: bool [S,N], the members of each model.
     epochs: passes over the members.
     batch_size: members a step sees on average.
-    seed: of everything random; model s draws from its own stream (seed, s).
+    seed: of everything random; see `ids`.
     strategy: "vmap", "scan", "loop", or "auto", which measures them and logs which.
     memory_gb: bound on what the models in training may take; default 60% of what is
       free. More models than fit are trained in equal chunks.
@@ -99,6 +100,8 @@ def fit_many(
       sampling probability follow. The default, the mean row of `keep`, is read off the
       membership itself: give it where epsilon is to mean something to the letter, or
       where models added later must train like those that exist.
+    ids: int [S], whose random stream (seed, id) each model draws from; default 0..S-1.
+      Models of one id and different hyper-parameters are paired.
     over: hyper-parameters that differ per model, {name: [S]}.
     out: folder for checkpoints and metrics.jsonl; an interrupted call resumes from it.
     progress: show a progress bar (on a terminal) or lines.
@@ -128,7 +131,9 @@ def fit_many(
         f"over[{name!r}] has shape {value.shape}: give one value for each of the "
         f"{len(keep)} models"
       )
-  ids = jnp.arange(len(keep))
+  ids = jnp.arange(len(keep)) if ids is None else jnp.asarray(ids)
+  if ids.shape != (len(keep),):
+    raise ValueError(f"ids have shape {ids.shape}: give one for each of {len(keep)}")
   keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(ids)
   training = prepare(
     *(learner, values, data, keep, keys),
@@ -176,6 +181,7 @@ def _sign(store, training, seed):
     "learner": learner.text,
     "records": digest(data.x, data.y, data.reference),
     "keep": digest(training.keep),
+    "keys": digest(jax.random.key_data(training.keys)),
     "program": digest(np.frombuffer(training.program_text().encode(), np.uint8)),
     "hyper_parameters": {name: digest(v) for name, v in training.values.items()},
     "seed": seed,

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import jax
@@ -7,6 +8,7 @@ import lira
 import numpy as np
 import pytest
 import settings as settings_module
+import sweep
 import train
 from settings import PROTOCOLS, Settings
 
@@ -162,7 +164,7 @@ def test_every_protocol_builds(name):
   settings = Settings(**PROTOCOLS[name], quick=True)
   x = np.random.default_rng(0).integers(256, size=(6, 28, 28, 1)).astype(np.uint8)
   data = Dataset.from_arrays(x, [0, 1, 2, 0, 1, 2])
-  learner, members = settings.learner(data), np.ones((1, 6), bool)
+  learner, members = settings.make_learner(data), np.ones((1, 6), bool)
   plan = make_plan(learner.traits, data, members, epochs=1, batch_size=6)
   spec = plan.spec(Data(*map(jnp.asarray, (x, data.y, data.reference))), None)
   state = jax.eval_shape(lambda key: learner.init(key, spec), jax.random.key(0))
@@ -205,18 +207,32 @@ def test_the_records_are_drawn_by_the_seed():
     ({"defense": "mixup("}, "cannot read 'mixup\\('"),
     ({"defense": "mixup|mixup"}, "two parts of the chain are called 'mixup'"),
     ({"defense": "label_smoothing(x)"}, "'x' is no literal"),
+    ({"learner": "staking"}, "no learner is called 'staking'"),
+    ({"learner": "model_stacking", "defense": "mixup"}, "takes no defense: drop mixup"),
+    ({"learner": "model_stacking"}, "model_stacking.* two"),
+    ({"learner": "ban_mpr(3)"}, "ban_mpr"),
   ],
 )
 def test_mistakes_in_the_settings_are_one_line(wrong, message):
   settings = Settings(train_size=20)
   with pytest.raises(ValueError, match=message) as raised:
-    Settings(**{**settings.__dict__, **wrong}).learner(settings.load())
+    Settings(**{**settings.__dict__, **wrong}).make_learner(settings.load())
   assert "\n" not in str(raised.value)
 
 
+def test_a_learner_of_its_own_is_named_on_the_command_line():
+  stacked = Settings(learner="model_stacking", model="mlp(8), mlp(4)")
+  assert stacked.defended_by == "model_stacking"
+  assert "model_stacking" in stacked.label
+  assert "model_stacking" in stacked.make_learner(stacked.load()).text
+  chained = Settings(learner="ban_mpr(students=2, experimental=True)")
+  assert "ban_mpr" in chained.make_learner(chained.load()).text
+
+
 def test_every_flag_has_a_help_text():
-  for kind in (Settings, lira.LiraSettings):
-    assert set(kind.__dataclass_fields__) <= set(settings_module._HELP)
+  for kind in (Settings, lira.LiraSettings, sweep.SweepSettings):
+    names = {field.name for field in dataclasses.fields(kind)}
+    assert names <= set(settings_module._HELP)
 
 
 def test_a_command_that_trained_nothing_leaves_its_folder_to_the_next(tmp_path):

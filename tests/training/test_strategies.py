@@ -1,6 +1,7 @@
 import importlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -160,6 +161,22 @@ def test_over_equals_models_trained_with_each_value():
   np.testing.assert_allclose(swept[2].predict(swept.data.x), given[2], atol=1e-5)
 
 
+def test_models_of_one_id_are_paired(ensembles, learner):
+  ids = [2, 0, 2]
+  chosen = train(learner, keep=KEEP[ids], ids=ids, strategy="loop")
+  states = jax.tree.map(lambda leaf: leaf[jnp.array(ids)], ensembles["loop"].states)
+  assert same(chosen.states, states)
+
+
+def test_some_models_of_an_ensemble_answer_as_before(ensembles):
+  whole = ensembles["vmap"]
+  part = whole.take(slice(1, 3))
+  assert len(part) == 2
+  np.testing.assert_array_equal(part.keep, whole.keep[1:3])
+  x = whole.data.x
+  np.testing.assert_allclose(part.predict(x), whole.predict(x)[1:3], atol=1e-6)
+
+
 def test_pitfall_158_training_stays_float32_under_x64():
   with jax.enable_x64():
     ensemble = train()
@@ -178,6 +195,7 @@ def test_pitfall_158_training_stays_float32_under_x64():
     ({"num_members": 0}, "num_members=0 must be at least 1"),
     ({"strategy": "fast"}, "strategy='fast' is none of vmap, scan, loop, auto"),
     ({"memory_gb": 0}, "memory_gb=0 must be positive"),
+    ({"ids": [0]}, r"ids have shape \(1,\): give one for each of 2"),
     ({"over": {"rate": [1.0]}}, r"one value for each of the 2 models"),
     ({"keep": np.ones((2, 3), bool)}, r"keep has shape \(2, 3\)"),
     ({"keep": np.ones((2, RECORDS))}, "keep has type float64"),

@@ -1,0 +1,216 @@
+"""Compare a grid of defenses on the same records: one table and one plot.
+
+  python experiments/sweep.py --defenses="none; relaxloss([0.5, 1.0])" --num_shadows=16
+
+A list in the place of an argument is every value in turn; where nothing static depends
+on the values, one program trains them all side by side. Every cell trains its own
+shadows on the same random halves of the same records, and every model is the target
+once. Writes sweep.csv, sweep.md, sweep.png and result.json; run again, it resumes, and
+with other defenses, data sets or seeds it adds to the table. Only figures are kept: for
+models and scores use lira.py or audit.py.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import shutil
+from typing import Any
+
+import job
+import numpy as np
+import sweep_tables
+from absl import logging
+from settings import Settings
+from studies import STUDIES
+
+import mixdef
+from mixdef.auditing import Budget, accuracies, run_attacks
+from mixdef.grid import Grid, read_grids
+from mixdef.parse import split_calls
+from mixdef.training.store import write_json
+
+ATTACKS = (
+  "gap, loss_threshold, threshold_known, lira_online, lira_offline, rmia, "
+  "label_only_noise"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepSettings(Settings):
+  """What to compare, besides the common settings; `defense` is not read."""
+
+  study: str = ""
+  defenses: str = ""
+  datasets: str = ""
+  seeds: int = 1
+  num_shadows: int = 16
+  attacks: str = ATTACKS
+  attack_targets: int = 4
+  attack_records: int = 500
+  strategy: str = "auto"
+  memory_gb: float = 0.0
+
+  grows = ("study", "defenses", "dataset", "datasets", "seed", "seeds", "num_shadows")
+
+  def __post_init__(self):
+    """Refuse what cannot be compared before anything is written."""
+    super().__post_init__()
+    if bool(self.study) == bool(self.defenses):
+      raise ValueError(
+        "give one of --study=NAME and --defenses='none; mixup([0.1, 1])'"
+      )
+    if self.study and self.study not in STUDIES:
+      raise ValueError(f"--study={self.study}: choose from {', '.join(STUDIES)}")
+    if self.defense != "none":
+      raise ValueError("--defense is not read here: write --defenses='none; ...'")
+    if self.num_shadows < 2 or self.seeds < 1:
+      raise ValueError(
+        f"--num_shadows={self.num_shadows} --seeds={self.seeds}: an attack needs 2 "
+        f"models at least and 16 to say much, and a sweep one seed"
+      )
+    names = [mixdef.attacks.resolve(name) for name in self.chosen_attacks]
+    if not names:
+      raise ValueError("--attacks is empty: name one at least")
+    _ = self.grids
+
+  @property
+  def label(self) -> str:
+    """Data sets and the study, if it has a name."""
+    return f"{self.datasets or self.dataset}-{self.study or 'defenses'}"
+
+  @property
+  def chosen_attacks(self) -> list[str]:
+    """The attacks, with their arguments."""
+    return split_calls(self.attacks)
+
+  @property
+  def grids(self) -> list[Grid]:
+    """The families of defenses."""
+    return read_grids(self.defenses or "; ".join(STUDIES[self.study]))
+
+  @property
+  def shadows(self) -> int:
+    """Models to train for one cell."""
+    return min(self.num_shadows, 4) if self.quick else self.num_shadows
+
+  def runs(self) -> list["SweepSettings"]:
+    """The same settings for each data set and seed alone."""
+    names = [part.strip() for part in self.datasets.split(",") if part.strip()]
+    return [
+      dataclasses.replace(self, dataset=name, seed=seed)
+      for name in names or [self.dataset]
+      for seed in range(self.seed, self.seed + self.seeds)
+    ]
+
+
+def run(settings: SweepSettings, folder: pathlib.Path) -> dict:
+  """Train and attack every cell; returns what result.json holds."""
+  rows: list[dict[str, Any]] = []
+  for one in settings.runs():
+    data = one.load()
+    if data.test is None:
+      data = data.split(0.2, seed=one.seed)
+    data = one.cut(data, halves=2)
+    for grid in one.grids:
+      for part in _programs(grid):
+        rows += _cells(one, data, grid.text, part, folder)
+        sweep_tables.write(_with_earlier(rows, folder), folder)
+  return {"cells": _with_earlier(rows, folder)}
+
+
+def _programs(grid: Grid) -> list[Grid]:
+  """The grid whole if one program trains all its cells, or else cell by cell."""
+  if grid.traceable() or not grid.values:
+    return [grid]
+  return [grid._replace(template=text, values={}) for text in grid.texts]
+
+
+def _cells(settings, data, family, grid, folder) -> list[dict[str, Any]]:
+  """What the cells that one program trains hold, computed unless it is there."""
+  place = folder / "cells" / data.name / f"seed-{settings.seed}"
+  place.mkdir(parents=True, exist_ok=True)
+  paths = [place / f"{_mark(settings.shadows, text)}.json" for text in grid.texts]
+  if not all(path.exists() for path in paths):
+    scratch = place / f"training-{_mark(settings.shadows, *grid.texts)}"
+    try:
+      found = _figures(settings, data, grid, scratch)
+    except ValueError as error:
+      logging.info("%s on %s is not run: %s", grid.template, data.name, error)
+      found = [{"not_run": str(error)} for _ in paths]
+    common = {"dataset": data.name, "seed": settings.seed, "family": family}
+    for path, text, figures in zip(paths, grid.texts, found, strict=True):
+      write_json(path, {**common, "defense": text, **figures})
+    shutil.rmtree(scratch, ignore_errors=True)
+  return [json.loads(path.read_text()) for path in paths]
+
+
+def _mark(*words) -> str:
+  return hashlib.sha256(repr(words).encode()).hexdigest()[:16]
+
+
+def _with_earlier(rows, folder):
+  """The rows, and behind them those that earlier runs left in the folder."""
+  earlier = (json.loads(p.read_text()) for p in sorted(folder.glob("cells/*/*/*.json")))
+  return [*rows, *(row for row in earlier if row not in rows)]
+
+
+def _figures(settings, data, grid, scratch) -> list[dict[str, Any]]:
+  """Train the shadows of all cells together and attack each cell's."""
+  cells, shadows = len(grid.cells), settings.shadows
+  keep = mixdef.subsets(shadows, len(data), seed=settings.seed, eligible=data.audited)
+  logging.info("%s: %s, %d models", data.name, grid.template, cells * shadows)
+
+  def learner(**values):
+    return settings.make_learner(data, grid.defense(**values))
+
+  ensemble = mixdef.fit_many(
+    learner if grid.values else learner(),
+    data,
+    np.tile(keep, (cells, 1)),
+    epochs=settings.passes,
+    batch_size=settings.batch_size,
+    seed=settings.seed,
+    ids=np.tile(np.arange(shadows), cells),
+    over={name: np.repeat(column, shadows) for name, column in grid.values.items()},
+    strategy=settings.strategy,
+    memory_gb=settings.memory_gb or None,
+    num_members=round(0.5 * int(data.audited.sum())),
+    out=scratch,
+    progress=True,
+  )
+  seconds = ensemble.seconds / cells
+  return [
+    {
+      **_attacked(settings, ensemble.take(slice(first, first + shadows))),
+      "seconds": round(seconds, 2),
+    }
+    for first in range(0, cells * shadows, shadows)
+  ]
+
+
+def _attacked(settings, ensemble) -> dict[str, Any]:
+  """Figures of one cell."""
+  signals = mixdef.signals(ensemble, population=ensemble.data.test)
+  budget = Budget(targets=settings.attack_targets, records=settings.attack_records)
+  found = run_attacks(
+    settings.chosen_attacks, signals, ensemble, budget=budget, seed=settings.seed
+  )
+  return {
+    **accuracies(signals),
+    **ensemble[0].guarantee,
+    "num_shadows": len(ensemble),
+    "num_records": int(ensemble.data.audited.sum()),
+    "strategy": ensemble.strategy,
+    "attacks": found.figures,
+    "attacks_not_run": found.not_run,
+  }
+
+
+def show(result: dict) -> None:
+  """Print the table."""
+  print(sweep_tables.markdown(result["cells"]), end="")
+
+
+if __name__ == "__main__":
+  job.main("sweep", SweepSettings, run, show)

@@ -1,0 +1,162 @@
+import csv
+import json
+
+import job
+import pytest
+import sweep
+import sweep_tables
+from studies import STUDIES
+
+from mixdef.grid import read_grids
+
+SMALL = {"model": "mlp(8)", "epochs": 2, "quick": True, "strategy": "vmap"}
+ATTACKS = "gap, loss_threshold, lira_offline"
+
+
+def settings_of(**options):
+  return sweep.SweepSettings(**{**SMALL, "attacks": ATTACKS, **options})
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("sweep") / "run"
+  settings = settings_of(defenses="none; label_smoothing([0.2, 0.6]); mmd")
+  return folder, job.execute(settings, folder, sweep.run)
+
+
+def by_defense(result):
+  return {cell["defense"]: cell for cell in result["cells"]}
+
+
+def test_every_cell_has_its_figures_or_the_reason(swept):
+  _, result = swept
+  cells = by_defense(result)
+  smoothed = ["label_smoothing(epsilon=0.2)", "label_smoothing(epsilon=0.6)"]
+  assert list(cells) == ["none", *smoothed, "mmd"]
+  for name in ("none", *smoothed):
+    assert set(cells[name]["attacks"]) == {"gap", "loss_threshold", "lira_offline"}
+    assert 0 <= cells[name]["test_accuracy"] <= 1
+  assert "--reference=500" in cells["mmd"]["not_run"]
+
+
+def test_cells_of_one_program_equal_cells_trained_alone(swept, tmp_path):
+  _, result = swept
+  text = "label_smoothing(0.6)"
+  alone = job.execute(settings_of(defenses=text), tmp_path / "alone", sweep.run)
+  (cell,) = alone["cells"]
+  together = by_defense(result)[cell["defense"]]
+  for name in ("train_accuracy", "test_accuracy", "num_records"):
+    assert cell[name] == together[name]
+  assert cell["attacks"]["loss_threshold"]["auc"] == pytest.approx(
+    together["attacks"]["loss_threshold"]["auc"], abs=1e-6
+  )
+
+
+def test_a_second_run_adds_cells_and_computes_none_again(swept, monkeypatch):
+  folder, result = swept
+  kept = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/*/*.json")}
+  assert len(kept) == 4
+  assert not list(folder.rglob("checkpoints"))
+  more = settings_of(defenses="none; label_smoothing(0.4)")
+  trained = []
+  figures = sweep._figures
+
+  def counted(settings, data, grid, scratch):
+    trained.append(grid.text)
+    return figures(settings, data, grid, scratch)
+
+  monkeypatch.setattr(sweep, "_figures", counted)
+  added = job.execute(more, folder, sweep.run)
+  assert trained == ["label_smoothing(0.4)"]
+  assert {path: path.stat().st_mtime_ns for path in kept} == kept
+  assert set(by_defense(result)) < set(by_defense(added))
+
+
+def test_another_recipe_needs_another_folder(swept):
+  folder, _ = swept
+  with pytest.raises(ValueError, match="epochs was 2, now 3"):
+    job.execute(settings_of(defenses="none", epochs=3), folder, sweep.run)
+
+
+def test_the_tables_hold_every_cell(swept):
+  folder, _ = swept
+  with (folder / "sweep.csv").open() as file:
+    rows = {row["defense"]: row for row in csv.DictReader(file)}
+  assert float(rows["none"]["loss_threshold_auc"]) > 0.5
+  assert rows["mmd"]["not_run"]
+  table = (folder / "sweep.md").read_text().splitlines()
+  widths = {line.count("|") for line in table[:5]}
+  assert len(widths) == 1
+  assert (folder / "sweep.png").stat().st_size > 10_000
+  json.loads((folder / "result.json").read_text())
+
+
+def cell(**changes):
+  figures = {
+    "auc": 0.8,
+    "auc_ci": [0.7, 0.9],
+    "balanced_accuracy": 0.6,
+    "tpr": {"0.001": {"value": 0.1, "ci": [0.05, 0.2], "resolvable": True}},
+  }
+  facts = {
+    "dataset": "digits",
+    "seed": 0,
+    "family": "none",
+    "defense": "none",
+    "num_shadows": 4,
+    "epsilon": None,
+    "gap_attack": 0.55,
+    "test_accuracy": 0.9,
+    "test_accuracy_std": 0.01,
+    "attacks": {"rmia": figures},
+  }
+  return {**facts, **changes}
+
+
+def test_one_seed_shows_intervals_and_several_their_spread():
+  one = sweep_tables.markdown([cell()])
+  assert "| 90.0 ± 1.0 | 55.0 | 0.800 [0.700, 0.900] | 10.0 [5.0, 20.0] |" in one
+  two = sweep_tables.markdown([cell(), cell(seed=1, test_accuracy=0.8)])
+  assert len(two.splitlines()) == 3
+  assert "| 85.0 ± 7.1 | 55.0 ± 0.0 | 0.800 ± 0.000 | 10.0 ± 0.0 |" in two
+
+
+def test_a_bar_in_a_defense_does_not_end_its_column():
+  table = sweep_tables.markdown([cell(defense="mixup|l1")])
+  assert r"`mixup\|l1`" in table
+
+
+@pytest.mark.parametrize("name", sorted(STUDIES))
+def test_every_study_is_a_grid_that_can_be_built(name):
+  grids = read_grids("; ".join(STUDIES[name]))
+  texts = [text for grid in grids for text in grid.texts]
+  assert "none" in texts
+  assert len(texts) == len(set(texts))
+
+
+@pytest.mark.parametrize(
+  ("options", "reason"),
+  [
+    ({}, "--study=NAME and --defenses"),
+    ({"study": "kaya", "defenses": "none"}, "give one of"),
+    ({"study": "nobody"}, "choose from kaya"),
+    ({"defenses": "none", "defense": "mixup"}, "--defense is not read here"),
+    ({"defenses": "none; l1([-1.0])"}, "at least 0"),
+    ({"defenses": "none", "num_shadows": 1}, "2 models at least"),
+    ({"defenses": "none", "attacks": "nothing"}, "nothing"),
+    ({"defenses": "none", "attacks": ""}, "--attacks is empty"),
+  ],
+)
+def test_what_cannot_be_compared_is_refused_at_once(options, reason):
+  with pytest.raises(ValueError, match=reason):
+    settings_of(**options)
+
+
+def test_data_sets_and_seeds_are_every_combination():
+  settings = settings_of(defenses="none", datasets="digits, mnist", seeds=2, seed=3)
+  assert [(one.dataset, one.seed) for one in settings.runs()] == [
+    ("digits", 3),
+    ("digits", 4),
+    ("mnist", 3),
+    ("mnist", 4),
+  ]
