@@ -42,8 +42,8 @@ def write(cells: Sequence[dict[str, Any]], folder: pathlib.Path) -> None:
 
 def strongest(cell: dict[str, Any]) -> dict[str, Any] | None:
   """Return the figures of the attack with the highest AUC; None if none was run."""
-  attacks = cell.get("attacks", {}).values()
-  return max(attacks, key=lambda figures: figures["auc"], default=None)
+  attacks = list(cell.get("attacks", {}).values())
+  return max(attacks, key=lambda figures: figures["auc"]) if attacks else None
 
 
 def markdown(cells: Sequence[dict[str, Any]]) -> str:

@@ -1,6 +1,6 @@
 """Know, and reduce, what a trained model leaks about its training records."""
 
-from mixdef import attacks, auditing, data, defenses, models
+from mixdef import attacks, auditing, data, defenses, learners, models
 from mixdef.attacks import Signals
 from mixdef.attacks.query import signals
 from mixdef.auditing import audit
@@ -9,19 +9,24 @@ from mixdef.data import Dataset, load, splits, subsets
 from mixdef.defense import Defense, Stage, defense
 from mixdef.defenses import (
   adamixup,
+  adversarial_regularization,
   ccl,
   confidence_masking,
   confidence_penalty,
   cutmix,
   cutout,
+  de_et_al,
   distillation,
   disturb_label,
+  dmp,
   dp_sgd,
   dropout,
   early_stopping,
   ema,
   focal_loss,
   gaussian_noise,
+  group_norm,
+  hamp,
   hamp_entropy,
   hamp_label,
   hamp_output,
@@ -29,14 +34,19 @@ from mixdef.defenses import (
   label_smoothing,
   memguard,
   mixup,
+  mmd,
+  past,
   random_crop,
   random_flip,
   relaxloss,
+  selena,
   spatial_dropout,
   weight_decay,
+  weight_standardization,
   weighted_smoothing,
 )
 from mixdef.learner import Learner, classifier
+from mixdef.learners import ban_mpr, model_stacking
 from mixdef.parse import parse
 from mixdef.training import Ensemble, Run, fit, fit_many
 
@@ -49,9 +59,11 @@ __all__ = [
   "Signals",
   "Stage",
   "adamixup",
+  "adversarial_regularization",
   "attacks",
   "audit",
   "auditing",
+  "ban_mpr",
   "ccl",
   "chain",
   "classifier",
@@ -60,10 +72,12 @@ __all__ = [
   "cutmix",
   "cutout",
   "data",
+  "de_et_al",
   "defense",
   "defenses",
   "distillation",
   "disturb_label",
+  "dmp",
   "dp_sgd",
   "dropout",
   "early_stopping",
@@ -73,23 +87,31 @@ __all__ = [
   "focal_loss",
   "from_optax",
   "gaussian_noise",
+  "group_norm",
+  "hamp",
   "hamp_entropy",
   "hamp_label",
   "hamp_output",
   "l1",
   "label_smoothing",
+  "learners",
   "load",
   "memguard",
   "mixup",
+  "mmd",
+  "model_stacking",
   "models",
   "parse",
+  "past",
   "random_crop",
   "random_flip",
   "relaxloss",
+  "selena",
   "signals",
   "spatial_dropout",
   "splits",
   "subsets",
   "weight_decay",
+  "weight_standardization",
   "weighted_smoothing",
 ]

@@ -148,6 +148,13 @@ def _refuse(parts):
   for field in fields:
     if fields.count(field) > 1:
       raise ValueError(f"two parts set the model's {field!r}: keep one of them")
+  student = next((part for part in parts if part.rows), None)
+  for part in parts:
+    if student and part is not student and "needs_reference" in part.traits:
+      raise ValueError(
+        f"{student.name} trains on the reference records, so {part.name} cannot take "
+        f"them for non-members: drop one"
+      )
   clipped = next((part for part in parts if "per_example" in part.traits), None)
   if clipped:
     for part in parts:

@@ -48,7 +48,8 @@ class Batch(NamedTuple):
   """One batch: x [B,...], y [B,K] on the simplex, and where each row comes from.
 
   A row is `lam * record[index] + (1 - lam) * record[partner]`; unmixed rows have
-  partner = index and lam = 1.
+  partner = index and lam = 1. `view` int [B] says which of its record's views a row is,
+  where records have several, side by side; None where each has one.
   """
 
   x: Any
@@ -58,6 +59,7 @@ class Batch(NamedTuple):
   reference: Any
   partner: Any
   lam: Any
+  view: Any = None
 
 
 class Data(NamedTuple):
@@ -247,6 +249,22 @@ def take(table, batch: Batch):
 def row_keys(key, ids):
   """One key per row [B], a function of the row's id only."""
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
+
+
+def batch_keys(key, batch: Batch):
+  """One key per row of the batch [B], a function of its record's id and its view.
+
+  View 0 has the key that the record has without other views.
+  """
+  keys = row_keys(key, batch.index)
+  if batch.view is None:
+    return keys
+
+  def of_view(key, view):
+    # The name keeps views apart from what a part splits off the key of view 0.
+    return jax.random.fold_in(fold_in_name(key, "view"), view)
+
+  return jnp.where(batch.view == 0, keys, jax.vmap(of_view)(keys, batch.view))
 
 
 def hash_rows(x):

@@ -14,13 +14,15 @@ from mixdef.chain import chain
 from mixdef.defense import Defense
 
 
-def parse(text: str) -> Defense:
+def parse(text: str, *, values: Mapping[str, Any] | None = None) -> Defense:
   """Build the chain that `text` describes; `str()` of the result gives it back.
 
   Args:
     text: `name(arguments)|name|...`, or `none`. Names are those of
-      `mixdef.defenses.CATALOGUE` and their aliases, arguments are Python literals
-      (`inf` too).
+      `mixdef.defenses.CATALOGUE`, their aliases, and those of `RECIPES` there, which
+      stand for several parts; arguments are Python literals (`inf` too).
+    values: what further names among the arguments stand for, traced numbers of a sweep
+      for example: `parse("mixup(a)", values={"a": 0.3})`.
 
   Raises:
     ValueError: for an unknown name, an argument that is no literal or that the defense
@@ -28,13 +30,17 @@ def parse(text: str) -> Defense:
 
   >>> str(parse("l2(1e-4) | label_smoothing"))
   'weight_decay(coefficient=0.0001)|label_smoothing'
+  >>> str(parse("hamp|ema"))
+  'hamp_label|hamp_entropy(official_scale=True)|hamp_output|ema'
   """
-  from mixdef.defenses import ALIASES, CATALOGUE  # they are built from this module's
+  # Imported here: what they hold is built from what this module imports.
+  from mixdef.defenses import ALIASES, CATALOGUE, RECIPES
 
   if text.strip() in ("", "none"):
     return chain()
-  nodes = _split(_expression(text))
-  return chain(*(_call(node, CATALOGUE, ALIASES, "defense") for node in nodes))
+  nodes = _split(expression(text))
+  known, names = {**CATALOGUE, **RECIPES}, dict(values or {})
+  return chain(*(_call(node, known, ALIASES, "defense", names) for node in nodes))
 
 
 def parse_call(
@@ -51,10 +57,11 @@ def parse_call(
     text: the call.
     catalogue: name to factory.
     what: what the catalogue holds, for messages.
-    aliases: other names of its entries.
-    **extra: arguments the text may override.
+    aliases: other names, of an entry or of a call of one, `"ccl(form='ccql')"`; the
+      text may override the arguments of that call, by keyword.
+    **extra: arguments the alias and the text may override.
   """
-  return _call(_expression(text), catalogue, aliases or {}, what, **extra)
+  return _call(expression(text), catalogue, aliases or {}, what, {}, **extra)
 
 
 def split_calls(text: str) -> list[str]:
@@ -63,11 +70,16 @@ def split_calls(text: str) -> list[str]:
   >>> split_calls("rmia(gamma=1.0, a=0.5), base")
   ['rmia(gamma=1.0, a=0.5)', 'base']
   """
-  node = _expression(f"({text},)" if text.strip() else "()")
+  node = expression(f"({text},)" if text.strip() else "()")
   return [ast.unparse(part) for part in node.elts]
 
 
-def _expression(text):
+def expression(text: str) -> Any:
+  """Return the syntax tree of a text.
+
+  Raises:
+    ValueError: for what is no expression, with the column.
+  """
   try:
     return ast.parse(text.strip(), mode="eval").body
   except SyntaxError as error:
@@ -83,38 +95,49 @@ def _split(node):
   return [node]
 
 
-def _call(node, catalogue, aliases, what, **extra):
+def _call(node, catalogue, aliases, what, names, **extra):
   function = node.func if isinstance(node, ast.Call) else node
   if not isinstance(function, ast.Name):
     raise ValueError(f"{ast.unparse(node)!r} is no {what}: write name(argument=value)")
-  name = aliases.get(function.id, function.id)
+  alias = expression(aliases.get(function.id, function.id))
+  name = ast.unparse(alias.func if isinstance(alias, ast.Call) else alias)
   if name not in catalogue:
     near = difflib.get_close_matches(name, [*catalogue, *aliases], n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "known:"
     known = "" if near else " " + ", ".join(sorted(catalogue))
     raise ValueError(f"no {what} is called {function.id!r}; {hint}{known}")
-  args, kwargs = [], dict(extra)
-  if isinstance(node, ast.Call):
-    args = [_literal(arg, name) for arg in node.args]
-    for keyword in node.keywords:
-      if keyword.arg is None:
-        raise ValueError(f"{name}: write each argument out, ** is not read")
-      if keyword.arg in kwargs and keyword.arg not in extra:
-        raise ValueError(f"{name}: {keyword.arg} is given twice")
-      kwargs[keyword.arg] = _literal(keyword.value, name)
+  _, preset = _arguments(alias, name, {})
+  args, given = _arguments(node, name, names)
   try:
-    return catalogue[name](*args, **kwargs)
+    return catalogue[name](*args, **{**extra, **preset, **given})
   except TypeError as error:
     raise ValueError(f"{ast.unparse(node)}: {error}") from None
 
 
-def _literal(node, name):
+def _arguments(node, name, names):
+  """Return the positional and the keyword arguments of a call; none of a bare name."""
+  if not isinstance(node, ast.Call):
+    return [], {}
+  given = {}
+  for keyword in node.keywords:
+    if keyword.arg is None:
+      raise ValueError(f"{name}: write each argument out, ** is not read")
+    if keyword.arg in given:
+      raise ValueError(f"{name}: {keyword.arg} is given twice")
+    given[keyword.arg] = literal(keyword.value, name, names)
+  return [literal(arg, name, names) for arg in node.args], given
+
+
+def literal(node: ast.AST, where: str, names: Mapping[str, Any]) -> Any:
+  """Return the value of an argument's node, or what its name stands for."""
+  if isinstance(node, ast.Name) and node.id in names:
+    return names[node.id]
   if isinstance(node, ast.Name) and node.id == "inf":
     return math.inf
   try:
     return ast.literal_eval(node)
   except ValueError:
     raise ValueError(
-      f"{name}: {ast.unparse(node)!r} is no literal; numbers, strings in quotes, "
+      f"{where}: {ast.unparse(node)!r} is no literal; numbers, strings in quotes, "
       f"True, False, None and tuples are"
     ) from None

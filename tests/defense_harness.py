@@ -20,6 +20,7 @@ from mixdef.defense import (
   View,
 )
 from mixdef.learner import classifier
+from mixdef.models import standardized
 
 N, D, K = 12, 5, 3
 EPOCHS, STEPS_PER_EPOCH = 8, 2
@@ -33,10 +34,19 @@ class Net(nn.Module):
   num_classes: int = K
   dropout: float = 0.0
   spatial_dropout: float = 0.0
+  norm: str = "none"
+  weight_standardization: bool = False
 
   @nn.compact
   def __call__(self, x, *, train=False, weight=None):
-    x = nn.relu(nn.Dense(6)(x.reshape(x.shape[0], -1)))
+    x = x.reshape(x.shape[0], -1)
+    if self.weight_standardization:  # a convolution of one pixel is a dense layer
+      x = standardized.Conv(6, (1,))(x[:, None])[:, 0]
+    else:
+      x = nn.Dense(6)(x)
+    if self.norm == "group":  # beside, so that extreme logits stay extreme
+      x = x + nn.GroupNorm(2)(x)
+    x = nn.relu(x)
     x = nn.Dropout(self.dropout)(x, deterministic=not train)
     x = nn.Dropout(self.spatial_dropout)(x, deterministic=not train)
     return nn.Dense(self.num_classes)(x)

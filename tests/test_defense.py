@@ -37,6 +37,7 @@ from mixdef.defense import (
 from mixdef.defenses import (
   adamixup,
   distillation,
+  dmp,
   dp_sgd,
   dropout,
   early_stopping,
@@ -44,6 +45,7 @@ from mixdef.defenses import (
   l1,
   label_smoothing,
   mixup,
+  mmd,
   relaxloss,
   weight_decay,
   weighted_smoothing,
@@ -220,6 +222,7 @@ REFUSED = [
   ((dropout(), dropout(name="again")), "two parts set the model's 'dropout'"),
   ((dp_sgd(), relaxloss()), "relaxloss makes the loss of a record depend on the whole"),
   ((dp_sgd(guarantee=False), relaxloss()), "drop one of them"),
+  ((dmp(), mmd()), "trains on the reference records, so mmd cannot take them"),
   ((dp_sgd(), mixup()), r"give up epsilon with dp_sgd\(..., guarantee=False\)"),
   ((adamixup(), dp_sgd()), "guarantee=False"),
   ((weighted_smoothing(), dp_sgd()), "guarantee=False"),

@@ -20,6 +20,11 @@ from mixdef.parse import parse, parse_call
     ("mixup(inf)", "mixup(alpha=inf)"),
     ("l2", "weight_decay"),
     ("kd(4.0)", "distillation(temperature=4.0)"),
+    ("ccel", "ccl"),
+    ("ccql", "ccl(form='ccql')"),
+    ("ccql(0.3, beta=0.1)", "ccl(alpha=0.3, beta=0.1, form='ccql')"),
+    ("ccql(form='ccel')", "ccl"),
+    ("l1|hamp|ema", "l1|hamp_label|hamp_entropy(official_scale=True)|hamp_output|ema"),
     ("adamixup(end=0.1)|dp_sgd(guarantee=False)", "adamixup|dp_sgd(guarantee=False)"),
     ("label_smoothing | l1(1e-4)|ema", "label_smoothing|l1(coefficient=0.0001)|ema"),
     ("l1(name='a')|l1(name='b')", "l1(name='a')|l1(name='b')"),
@@ -59,6 +64,10 @@ def test_infinity_reaches_the_factory():
     ("mixup(alpha=abs(-1))", r"mixup: 'abs\(-1\)' is no literal"),
     ("mixup(alpha=x)", "mixup: 'x' is no literal"),
     ("mixup(**{'alpha': 1})", r"mixup: write each argument out"),
+    ("l1(name='a', name='b')", "name is given twice"),
+    ("hamp(gama=0.5)", "hamp.*unexpected keyword argument 'gama'"),
+    ("hamp|hamp_output", "two parts of the chain are called 'hamp_output'"),
+    ("hampp", "did you mean hamp"),
     ("mixup(", r"cannot read 'mixup\('"),
     ("mixup + ema", r"'mixup \+ ema' is no defense"),
     ("mixup(1)(2)", r"is no defense"),
@@ -89,6 +98,21 @@ def test_models_are_read_by_the_same_grammar():
   assert given == ((), 5)
   with pytest.raises(ValueError, match="no model is called 'cnn'"):
     parse_call("cnn", catalogue, "model")
+
+
+def test_an_alias_may_be_a_call_whose_arguments_the_text_overrides():
+  def net(*widths, depth=1, num_classes=10):
+    return widths, depth, num_classes
+
+  options = {"aliases": {"deep": "net(depth=9, num_classes=4)"}, "num_classes": 3}
+  assert parse_call("net", {"net": net}, "model", **options) == ((), 1, 3)
+  assert parse_call("deep", {"net": net}, "model", **options) == ((), 9, 4)
+  assert parse_call("deep(8, depth=2)", {"net": net}, "model", **options) == (
+    *((8,), 2),
+    4,
+  )
+  with pytest.raises(ValueError, match="did you mean deep"):
+    parse_call("depp", {"net": net}, "model", **options)
 
 
 def test_numbers_survive_the_round_trip_exactly():

@@ -1,13 +1,21 @@
 """Defenses: one factory a defense, composed by `mixdef.chain`.
 
-`CATALOGUE` maps canonical names to factories and is what `mixdef.parse` reads.
+`CATALOGUE` maps canonical names to factories, `RECIPES` those of published chains of
+them, and `ALIASES` other names to calls: what `mixdef.parse` reads.
 """
 
 from mixdef.defenses.adamixup import adamixup
-from mixdef.defenses.architecture import dropout, spatial_dropout
+from mixdef.defenses.adversarial import adversarial_regularization
+from mixdef.defenses.architecture import (
+  dropout,
+  group_norm,
+  spatial_dropout,
+  weight_standardization,
+)
 from mixdef.defenses.augment import cutout, gaussian_noise, random_crop, random_flip
 from mixdef.defenses.averaging import ema
 from mixdef.defenses.concave import ccl
+from mixdef.defenses.dmp import dmp
 from mixdef.defenses.labels import disturb_label, hamp_label, label_smoothing
 from mixdef.defenses.losses import (
   confidence_penalty,
@@ -17,9 +25,13 @@ from mixdef.defenses.losses import (
 )
 from mixdef.defenses.memguard import memguard
 from mixdef.defenses.mixing import cutmix, mixup
+from mixdef.defenses.mmd import mmd
+from mixdef.defenses.past import past
 from mixdef.defenses.privacy import dp_sgd
+from mixdef.defenses.recipes import RECIPES, de_et_al, hamp
 from mixdef.defenses.regularize import l1, weight_decay
 from mixdef.defenses.release import confidence_masking, hamp_output
+from mixdef.defenses.selena import selena
 from mixdef.defenses.smoothing import weighted_smoothing
 from mixdef.defenses.stopping import early_stopping
 from mixdef.defenses.teachers import distillation
@@ -28,6 +40,7 @@ CATALOGUE = {
   factory.__name__: factory
   for factory in (
     adamixup,
+    adversarial_regularization,
     ccl,
     confidence_masking,
     confidence_penalty,
@@ -35,12 +48,14 @@ CATALOGUE = {
     cutout,
     distillation,
     disturb_label,
+    dmp,
     dp_sgd,
     dropout,
     early_stopping,
     ema,
     focal_loss,
     gaussian_noise,
+    group_norm,
     hamp_entropy,
     hamp_label,
     hamp_output,
@@ -48,14 +63,23 @@ CATALOGUE = {
     label_smoothing,
     memguard,
     mixup,
+    mmd,
+    past,
     random_crop,
     random_flip,
     relaxloss,
+    selena,
     spatial_dropout,
     weight_decay,
+    weight_standardization,
     weighted_smoothing,
   )
 }
-ALIASES = {"ccel": "ccl", "kd": "distillation", "l2": "weight_decay"}
+ALIASES = {
+  "ccel": "ccl",
+  "ccql": "ccl(form='ccql')",
+  "kd": "distillation",
+  "l2": "weight_decay",
+}
 
-__all__ = ["ALIASES", "CATALOGUE", *CATALOGUE]
+__all__ = ["ALIASES", "CATALOGUE", "RECIPES", "de_et_al", "hamp", *CATALOGUE]

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from mixdef.defense import Defense, defense, row_keys
+from mixdef.defense import Defense, batch_keys, defense
 from mixdef.defenses.validate import check_choice, check_number, is_static
 
 
@@ -218,7 +218,7 @@ def _each_row(name, change, *, off, pictures=True):
     del state
     if pictures:
       check_pictures(name, batch.x)
-    keys = row_keys(ctx.key, batch.index)
+    keys = batch_keys(ctx.key, batch)
     return batch._replace(x=jax.vmap(change)(keys, batch.x))
 
   return Defense("", batch=None if off else batch, traits=frozenset({"augment"}))

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from mixdef.defense import Defense, defense, row_keys
+from mixdef.defense import Defense, batch_keys, defense
 from mixdef.defenses.validate import check_number, is_static
 
 
@@ -83,7 +83,7 @@ def disturb_label(alpha=0.1) -> Defense:
       other = jax.nn.one_hot(drawn, len(y), dtype=y.dtype)
       return jnp.where(jax.random.bernoulli(coin_key, alpha), other, y)
 
-    keys = row_keys(ctx.key, batch.index)
+    keys = batch_keys(ctx.key, batch)
     return batch._replace(y=jax.vmap(one)(keys, batch.y))
 
   return Defense("", batch=batch, traits=frozenset({"label"}))

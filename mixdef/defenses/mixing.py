@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from mixdef.defense import Batch, Defense, defense, row_keys
+from mixdef.defense import Batch, Defense, batch_keys, defense
 from mixdef.defenses.augment import check_pictures, draw_box
 from mixdef.defenses.validate import check_choice, check_number, is_static
 
@@ -53,6 +53,11 @@ def mixup(alpha=1.0, *, per="batch", pairs=False) -> Defense:
     del state
     lam_key, order_key, pair_key = jax.random.split(ctx.key, 3)
     if pairs:
+      if batch.view is not None:
+        raise ValueError(
+          "mixup: pairs=True reorders the rows, and dp_sgd(multiplicity=...) clips the "
+          "neighbouring views of a record together: leave pairs out"
+        )
       order = shuffle(order_key, batch.weight)
       batch = jax.tree.map(lambda leaf: leaf[order], batch)
     shape = batch.weight.shape if per == "record" else ()
@@ -120,7 +125,7 @@ def cutmix(alpha=1.0, *, per="batch") -> Defense:
     del state
     check_pictures("cutmix", batch.x)
     box_key, pair_key = jax.random.split(ctx.key)
-    keys = row_keys(box_key, batch.index) if per == "record" else box_key[None]
+    keys = batch_keys(box_key, batch) if per == "record" else box_key[None]
     boxes = jax.vmap(lambda key: box(key, batch.x.shape[1:3]))(keys)
     row = shuffle(pair_key, batch.weight)
     inside = boxes.reshape(boxes.shape + (1,) * (batch.x.ndim - 3))

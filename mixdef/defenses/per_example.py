@@ -1,12 +1,13 @@
 """Clipped per-example gradients: `ghost` (two passes) and `microbatch` (any model).
 
-Both estimate, for rows i with weight w_i and gradient g_i of their own loss,
+Both estimate, for records i with weight w_i and gradient g_i of the mean loss of their
+`views` neighbouring rows (one, if nothing is said),
 
   sum_i w_i min(1, C / ||g_i||) g_i / denominator
 
-and both follow the contract of `Defense.value_and_grad`. A row whose loss or gradient
-is not finite adds exactly zero, and its loss is returned as NaN so that it can be
-counted.
+and both follow the contract of `Defense.value_and_grad`. A record with a loss or
+gradient that is not finite adds exactly zero, and the losses of its rows are returned
+as NaN so that it can be counted. In shapes, R is records and B = R views is rows.
 """
 
 import itertools
@@ -21,16 +22,17 @@ from flax.linen.linear import canonicalize_padding
 from mixdef.defense import weighted_mean
 
 
-def ghost(losses_fn, *, clip, denominator, size=16):
+def ghost(losses_fn, *, clip, denominator, size=16, views=1):
   """Clip per-example gradients at about the cost of two ordinary passes.
 
   The first pass finds the norms without building any per-example gradient: each leaf
-  module's output passes through an identity whose derivative for a dummy vector [B] is
-  that layer's squared gradient norm per row, so one pull-back returns their sum. The
+  module's output passes through an identity whose derivative for a dummy vector [R] is
+  that layer's squared gradient norm per record, so one pull-back returns their sum. The
   second pass differentiates the rows' losses weighted by their clipping factors.
 
-  `nn.Dense` and `nn.Conv` have closed forms; every other leaf module (norms,
-  embeddings, grouped convolutions, your own) gets its own small per-row gradient. A
+  `nn.Dense` and `nn.Conv` have closed forms, in which the views of a record are further
+  positions of it; every other leaf module (norms, embeddings, grouped convolutions,
+  your own) gets its own small per-record gradient. A
   model that this does not cover (a module that holds parameters beside submodules, or
   is applied twice or under a lifted transform such as `nn.remat`, or whose input does
   not lead with the batch axis) is estimated by `microbatch`, which is logged.
@@ -42,13 +44,15 @@ def ghost(losses_fn, *, clip, denominator, size=16):
     clip: C > 0.
     denominator: scalar, the public batch size.
     size: records held at once if `microbatch` must take over.
+    views: neighbouring rows that are one record, >= 1.
 
   Returns:
     `(params, batch, state, ctx) -> ((value, (losses [B], aux)), grads)`.
 
-  Deviation: rows that are not finite are replaced by a finite row of the batch in the
-    second pass, because a zero factor times NaN is NaN. Norms carry float32 rounding.
-    A layer whose input happens to lead with another axis of length B is not noticed.
+  Deviation: records that are not finite are replaced by a finite one of the batch in
+    the second pass, because a zero factor times NaN is NaN. Norms carry float32
+    rounding. A layer whose input happens to lead with another axis of length B is not
+    noticed.
 
   Reference: Goodfellow, "Efficient Per-Example Gradient Computations", 2015, arXiv
     1510.01799; Li et al., "Large Language Models Can Be Strong Differentially Private
@@ -56,95 +60,113 @@ def ghost(losses_fn, *, clip, denominator, size=16):
     Large Convolutional Neural Networks with Differential Privacy", 2022, arXiv
     2205.10683.
   """
-  fallback = microbatch(losses_fn, clip=clip, denominator=denominator, size=size)
+  options = {"clip": clip, "denominator": denominator, "views": views}
+  fallback = microbatch(losses_fn, size=size, **options)
 
   def run(params, batch, state, ctx):
     try:
-      measured = _squared_norms(losses_fn, params, batch, ctx)
+      measured = _squared_norms(losses_fn, params, batch, ctx, views)
     except _UnsupportedError as reason:
       logging.warning("no ghost clipping, microbatches of %d instead: %s", size, reason)
       return fallback(params, batch, state, ctx)
-    return _clipped(losses_fn, params, batch, ctx, measured, clip, denominator)
+    return _clipped(losses_fn, params, batch, ctx, measured, **options)
 
   return run
 
 
-def microbatch(losses_fn, *, clip, denominator, size=16):
+def microbatch(losses_fn, *, clip, denominator, size=16, views=1):
   """Clip per-example gradients with norms from gradients taken `size` at a time.
 
   Args:
     losses_fn: `(params, batch, ctx) -> (losses [B], aux)`; it is given batches of one
-      row, and each leaf of `aux` must lead with the axis B.
+      record, and each leaf of `aux` must lead with the axis B.
     clip: C > 0.
     denominator: scalar, the public batch size.
     size: records held at once; memory grows as size times the parameters.
+    views: neighbouring rows that are one record, >= 1.
 
   Returns:
     `(params, batch, state, ctx) -> ((value, (losses [B], aux)), grads)`.
   """
 
-  def one(params, row, ctx):
-    losses, aux = losses_fn(params, jax.tree.map(lambda a: a[None], row), ctx)
-    return losses[0], jax.tree.map(lambda a: a[0], aux)
-
   def alone(params, batch, ctx):
-    return jax.vmap(lambda row: one(params, row, ctx))(batch)
+    one = jax.vmap(lambda record: losses_fn(params, record, ctx))
+    return _ungrouped(one(_grouped(batch, views)))
 
   def run(params, batch, state, ctx):
     del state
 
-    def measure(row):
-      (loss, aux), grads = jax.value_and_grad(one, has_aux=True)(params, row, ctx)
-      return loss, sum(_square(leaf) for leaf in jax.tree.leaves(grads)), aux
+    def measure(record):
+      def mean(params):
+        losses, aux = losses_fn(params, record, ctx)
+        return losses.mean(), (losses, aux)
 
-    rows = min(size, batch.weight.shape[0])
-    measured = jax.lax.map(measure, batch, batch_size=rows)
-    return _clipped(alone, params, batch, ctx, measured, clip, denominator)
+      grads, out = jax.grad(mean, has_aux=True)(params)
+      return sum(_square(leaf) for leaf in jax.tree.leaves(grads)), out
+
+    records = _grouped(batch, views)
+    at_once = min(size, records.weight.shape[0])
+    squared, out = jax.lax.map(measure, records, batch_size=at_once)
+    losses, aux = _ungrouped(out)
+    measured = (losses, squared, aux)
+    return _clipped(alone, params, batch, ctx, measured, clip, denominator, views)
 
   return run
 
 
-def _clipped(losses_fn, params, batch, ctx, measured, clip, denominator):
-  """Sum the clipped gradients of rows whose losses and squared norms are known."""
+def _clipped(losses_fn, params, batch, ctx, measured, clip, denominator, views):
+  """Sum the clipped gradients of records whose losses and squared norms are known."""
   losses, squared, aux = measured
-  finite = jnp.isfinite(losses) & jnp.isfinite(squared)
+  finite = jnp.isfinite(losses).reshape(-1, views).all(1) & jnp.isfinite(squared)
   # Rounding can bring the square of a vanishing gradient below zero.
   norm = jnp.sqrt(jnp.maximum(squared, 0.0))
   factor = jnp.minimum(1.0, clip / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
-  factor = jnp.where(finite, factor * batch.weight, 0.0)
-  clean = _copy_over(batch, finite)
+  factor = jnp.where(finite, factor * batch.weight[::views], 0.0)
+  clean = _copy_over(batch, finite, views)
 
   def total(params):
-    return (losses_fn(params, clean, ctx)[0] * factor).sum()
+    means = losses_fn(params, clean, ctx)[0].reshape(-1, views).mean(1)
+    return (means * factor).sum()
 
   grads = jax.tree.map(
     lambda leaf: jnp.where(finite.any(), leaf / denominator, 0).astype(leaf.dtype),
     jax.grad(total)(params),
   )
-  value = weighted_mean(jnp.where(finite, losses, 0.0), batch.weight * finite)
-  return (value, (jnp.where(finite, losses, jnp.nan), aux)), grads
+  kept = jnp.repeat(finite, views)
+  value = weighted_mean(jnp.where(kept, losses, 0.0), batch.weight * kept)
+  return (value, (jnp.where(kept, losses, jnp.nan), aux)), grads
 
 
 def _square(leaf):
   return (leaf.astype(jnp.float32) ** 2).sum()
 
 
-def _copy_over(batch, finite):
-  """Put a finite row in the place of each row that is not.
+def _grouped(tree, views):
+  """Split the leading axis of every leaf into records and views, [R,views,...]."""
+  return jax.tree.map(lambda a: a.reshape(-1, views, *a.shape[1:]), tree)
+
+
+def _ungrouped(tree):
+  return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), tree)
+
+
+def _copy_over(batch, finite, views):
+  """Put a finite record in the place of each record that is not.
 
   Their ids stay: `losses_fn` may derive its random stream from them, and the second
   pass must see the dropout masks that the norms were taken with.
   """
-  rows = jnp.where(finite, jnp.arange(finite.shape[0]), finite.argmax())
-  return jax.tree.map(lambda a: a[rows], batch)._replace(index=batch.index)
+  source = jnp.where(finite, jnp.arange(finite.shape[0]), finite.argmax())
+  clean = jax.tree.map(lambda a: a[source], _grouped(batch, views))
+  return _ungrouped(clean)._replace(index=batch.index)
 
 
 class _UnsupportedError(Exception):
   """Why a model cannot be clipped by `ghost`."""
 
 
-def _squared_norms(losses_fn, params, batch, ctx):
-  """Run the model once; return its losses [B], squared gradient norms [B] and aux."""
+def _squared_norms(losses_fn, params, batch, ctx, views):
+  """Run the model once; return its losses [B], squared gradient norms [R] and aux."""
   names = {
     id(leaf): jax.tree_util.keystr(path, simple=True, separator="/")
     for path, leaf in jax.tree_util.tree_leaves_with_path(params)
@@ -152,20 +174,20 @@ def _squared_norms(losses_fn, params, batch, ctx):
   seen = set()
 
   def tagged(dummy):
-    with nn.intercept_methods(_tagger(dummy, names, seen)):
+    with nn.intercept_methods(_tagger(dummy, views, names, seen)):
       return losses_fn(params, batch, ctx)
 
-  dummy = jnp.zeros(batch.weight.shape, jnp.float32)
+  dummy = jnp.zeros(batch.weight.shape[0] // views, jnp.float32)
   losses, pull, aux = jax.vjp(tagged, dummy, has_aux=True)
   # A parameter that no tag has seen would be missing from the norm.
   unseen = sorted(name for leaf, name in names.items() if leaf not in seen)
   if unseen:
     raise _UnsupportedError(f"{unseen[0]} acts outside a plain leaf module")
-  (squared,) = pull(jnp.ones_like(losses))
+  (squared,) = pull(jnp.full_like(losses, 1 / views))
   return losses, squared, aux
 
 
-def _tagger(dummy, names, seen):
+def _tagger(dummy, views, names, seen):
   """Make the interceptor that tags each leaf module that holds trained parameters.
 
   Parameters are told by identity, so those of a frozen second network are left alone
@@ -189,26 +211,27 @@ def _tagger(dummy, names, seen):
     inside.add(module.path)
     out = call(*args, **kwargs)
     inside.remove(module.path)
-    _check_call(where, module, args, kwargs, out, dummy)
+    rows = dummy.shape[0] * views
+    _check_call(where, module, args, kwargs, out, rows)
     seen.update(ids)
-    square = _RULES.get(type(module), _layer_rule)(module, kwargs, args[0])
+    square = _RULES.get(type(module), _layer_rule)(module, kwargs, args[0], views)
     return _tag(square, out, dummy, args[0], own)
 
   return intercept
 
 
-def _check_call(where, module, args, kwargs, out, dummy):
+def _check_call(where, module, args, kwargs, out, rows):
   if len(args) != 1 or any(hasattr(v, "shape") for v in kwargs.values()):
     raise _UnsupportedError(f"{where} takes more than one array")
   if len(module.variables) > 1:
     raise _UnsupportedError(f"{where} holds more than parameters")
   for array in (args[0], out):
-    if getattr(array, "shape", ())[:1] != dummy.shape:
+    if getattr(array, "shape", ())[:1] != (rows,):
       raise _UnsupportedError(f"{where} does not keep the batch axis first")
 
 
 def _tag(square, out, dummy, x, params):
-  """Return `out`; pulled back, `dummy` gets `square(cotangent, x, params)` [B]."""
+  """Return `out`; pulled back, `dummy` gets `square(cotangent, x, params)` [R]."""
 
   @jax.custom_vjp
   def identity(out, dummy, x, params):
@@ -227,7 +250,7 @@ def _tag(square, out, dummy, x, params):
 
 
 def _kernel_square(a, b):
-  """Square the norm of sum_t a_t b_t^T per row, for a [B,T,I] and b [B,T,O] -> [B]."""
+  """Square the norm of sum_t a_t b_t^T, for a [R,T,I] and b [R,T,O] -> [R]."""
   a, b = a.astype(jnp.float32), b.astype(jnp.float32)
   if a.shape[1] == 1:
     return (a**2).sum((1, 2)) * (b**2).sum((1, 2))
@@ -236,20 +259,20 @@ def _kernel_square(a, b):
   return ((a.mT @ b) ** 2).sum((1, 2))
 
 
-def _affine_square(a, b, use_bias):
-  a, b = (v.reshape(v.shape[0], -1, v.shape[-1]) for v in (a, b))
+def _affine_square(a, b, use_bias, views):
+  a, b = (v.reshape(v.shape[0] // views, -1, v.shape[-1]) for v in (a, b))
   square = _kernel_square(a, b)
   if use_bias:
     square += (b.astype(jnp.float32).sum(1) ** 2).sum(-1)
   return square
 
 
-def _dense_rule(module, kwargs, x):
+def _dense_rule(module, kwargs, x, views):
   del kwargs, x
-  return lambda cotangent, x, _: _affine_square(x, cotangent, module.use_bias)
+  return lambda cotangent, x, _: _affine_square(x, cotangent, module.use_bias, views)
 
 
-def _conv_rule(module, kwargs, x):
+def _conv_rule(module, kwargs, x, views):
   kernel = _tuple(module.kernel_size, 1)
   rank = len(kernel)
   strides, dilation = (
@@ -264,7 +287,7 @@ def _conv_rule(module, kwargs, x):
     and (not isinstance(padding, str) or padding in ("SAME", "VALID"))
   )
   if not plain:
-    return _layer_rule(module, kwargs, x)
+    return _layer_rule(module, kwargs, x, views)
   if isinstance(padding, str):
     window = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
     padding = jax.lax.padtype_to_pads(x.shape[1:-1], window, strides, padding)
@@ -276,30 +299,31 @@ def _conv_rule(module, kwargs, x):
       steps = zip(offset, dilation, cotangent.shape[1:-1], strides, strict=True)
       cut = [slice(o * d, o * d + (n - 1) * s + 1, s) for o, d, n, s in steps]
       patches.append(x[:, *cut])
-    return _affine_square(jnp.concatenate(patches, -1), cotangent, module.use_bias)
+    patches = jnp.concatenate(patches, -1)
+    return _affine_square(patches, cotangent, module.use_bias, views)
 
   return square
 
 
-def _layer_rule(module, kwargs, x):
-  """Any leaf module: differentiate this one layer, row by row."""
+def _layer_rule(module, kwargs, x, views):
+  """Any leaf module: differentiate this one layer, record by record."""
   alone = module.clone(parent=None, name=None)
 
-  def apply(params, row):
-    return alone.apply({"params": params}, row[None], **kwargs)[0]
+  def apply(params, rows):
+    return alone.apply({"params": params}, rows, **kwargs)
 
   try:
-    jax.eval_shape(apply, module.variables["params"], x[0])
+    jax.eval_shape(apply, module.variables["params"], x[:views])
   except FlaxError as error:
     where = "/".join(module.path)
     raise _UnsupportedError(f"{where} cannot run alone: {error}") from None
 
   def square(cotangent, x, params):
-    def one(cotangent, row):
-      _, pull = jax.vjp(lambda params: apply(params, row), params)
+    def one(cotangent, rows):
+      _, pull = jax.vjp(lambda params: apply(params, rows), params)
       return sum(_square(leaf) for leaf in jax.tree.leaves(pull(cotangent)))
 
-    return jax.vmap(one)(cotangent, x)
+    return jax.vmap(one)(*_grouped((cotangent, x), views))
 
   return square
 

@@ -21,12 +21,14 @@ def dp_sgd(
   delta: float = 1e-5,
   estimator: str = "ghost",
   microbatch_size: int = 16,
+  multiplicity: int = 1,
   guarantee: bool = True,
 ) -> Defense:
   r"""Clip each record's gradient and add Gaussian noise to their sum (Algorithm 1).
 
   $$u = \frac{1}{B} \Big( \sum_i g_i \min(1, C / \lVert g_i \rVert_2)
-    + \mathcal{N}(0, z^2 C^2 I) \Big)$$
+    + \mathcal{N}(0, z^2 C^2 I) \Big),
+  \qquad g_i = \nabla \frac{1}{K} \sum_{v=1}^{K} \ell(x_{iv})$$
 
   B is the public batch size, whatever number of records a step happens to draw. The
   noise is drawn once a step, after the sum, from the model's own key. Training samples
@@ -43,7 +45,11 @@ def dp_sgd(
       `noise_multiplier` must be left out.
     delta: in (0, 1), below one over the number of members.
     estimator: `ghost` (fast) or `microbatch` (any model; both give the same gradient).
-    microbatch_size: records held at once by `microbatch`, >= 1.
+    microbatch_size: records held at once by `microbatch`, with all their views, >= 1.
+    multiplicity: K >= 1, the views of a record in a step. Each meets the other parts of
+      the chain as a row of its own, so that every augmentation draws anew; a record is
+      clipped once, as the mean of its views. A step costs K times as much; De et al.
+      take 16.
     guarantee: False gives up the guarantee, and epsilon with it (NaN), which admits
       parts that mix records.
 
@@ -56,7 +62,9 @@ def dp_sgd(
     not cover a choice of hyper-parameters made on the same data, several models trained
     on the same records, records of the defender's own (`reference`), or duplicates of
     a record, nor the exact counts and metrics that the trainer sees. Without noise
-    epsilon is infinite. Floating-point noise is not exactly Gaussian.
+    epsilon is infinite. Floating-point noise is not exactly Gaussian. The views of a
+    record are one clipping group and are sampled together, so `multiplicity` changes
+    neither its bound nor q, and epsilon does not depend on it.
 
   Deviation: Abadi et al. divide by the lot size, which is B here, and track moments;
     epsilon here comes from Renyi accounting, see `accounting.epsilon`. One clipping
@@ -66,10 +74,12 @@ def dp_sgd(
     1607.00133; De et al., "Unlocking High-Accuracy Differentially Private Image
     Classification through Scale", 2022, arXiv 2204.13650.
 
-  >>> str(dp_sgd(epsilon=8.0))
-  'dp_sgd(epsilon=8.0)'
+  >>> str(dp_sgd(epsilon=8.0, multiplicity=16))
+  'dp_sgd(epsilon=8.0, multiplicity=16)'
   """
-  _validate(noise_multiplier, clip, epsilon, delta, estimator, microbatch_size)
+  _validate(noise_multiplier, clip, epsilon, delta, estimator)
+  check_count("dp_sgd: microbatch_size", microbatch_size)
+  check_count("dp_sgd: multiplicity", multiplicity)
   silent = _is_zero(noise_multiplier)
 
   def init(key, spec):
@@ -95,13 +105,20 @@ def dp_sgd(
       "skipped": jnp.int32(0),
     }
 
+  def batch(batch, state, ctx):
+    del state, ctx
+    views = jnp.tile(jnp.arange(multiplicity), batch.weight.shape[0])
+    batch = jax.tree.map(lambda leaf: jnp.repeat(leaf, multiplicity, 0), batch)
+    return batch._replace(view=views)
+
   def value_and_grad(losses_fn):
     estimate = {"ghost": ghost, "microbatch": microbatch}[estimator]
 
     def run(params, batch, state, ctx):
       size = state["batch_size"]
-      options = {"clip": clip, "denominator": size, "size": microbatch_size}
-      return estimate(losses_fn, **options)(params, batch, state, ctx)
+      limits = {"clip": clip, "denominator": size}
+      groups = {"size": microbatch_size, "views": multiplicity}
+      return estimate(losses_fn, **limits, **groups)(params, batch, state, ctx)
 
     return run
 
@@ -114,14 +131,18 @@ def dp_sgd(
 
   def update(state, ctx, losses, log_probs, batch, variables):
     del ctx, log_probs, variables
-    # The estimators return NaN as the loss of a record that they left out.
-    left_out = (batch.weight > 0) & ~jnp.isfinite(losses)
+    # The estimators return NaN as the losses of a record that they left out.
+    rows = (batch.weight > 0) & ~jnp.isfinite(losses)
+    left_out = rows[::multiplicity]
     return {**state, "skipped": state["skipped"] + left_out.sum(dtype=jnp.int32)}
 
-  traits = {"per_example", "poisson"} | (set() if guarantee else {"no_guarantee"})
+  traits = {"per_example", "poisson", "table"}
+  if not guarantee:
+    traits |= {"no_guarantee"}
   return Defense(
     name="",
     init=init,
+    batch=batch if multiplicity > 1 else None,
     value_and_grad=value_and_grad,
     grads=grads,
     update=update,
@@ -157,11 +178,10 @@ def _is_zero(value):
   return is_static(value) and value == 0
 
 
-def _validate(noise_multiplier, clip, epsilon, delta, estimator, microbatch_size):
+def _validate(noise_multiplier, clip, epsilon, delta, estimator):
   check_number("dp_sgd: noise_multiplier", noise_multiplier, 0)
   check_number("dp_sgd: clip", clip, above=0)
   check_choice("dp_sgd: estimator", estimator, ("ghost", "microbatch"))
-  check_count("dp_sgd: microbatch_size", microbatch_size)
   if is_static(noise_multiplier) and noise_multiplier == math.inf:
     raise ValueError("dp_sgd: noise_multiplier is inf; give a finite number")
   if not is_static(delta) or not 0 < delta < 1:

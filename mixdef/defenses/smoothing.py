@@ -8,10 +8,10 @@ from absl import logging
 
 from mixdef.defense import (
   Defense,
+  batch_keys,
   defense,
   fold_in_name,
   mean_value_and_grad,
-  row_keys,
   take,
 )
 from mixdef.defenses.validate import check_choice, check_number, is_static
@@ -115,7 +115,7 @@ def weighted_smoothing(
 
   def row_noise(key, batch, shape):
     draw = jax.vmap(lambda row: jax.random.normal(row, shape))
-    return draw(row_keys(key, batch.index))
+    return draw(batch_keys(key, batch))
 
   def log_probs(log_probs, state, ctx, batch):
     probs = jax.lax.stop_gradient(jnp.exp(log_probs))

@@ -1,4 +1,4 @@
-"""Defenses that train on another model's answers."""
+"""Distillation, and what all defenses share that train on other models' answers."""
 
 import jax
 import jax.numpy as jnp
@@ -57,17 +57,11 @@ def distillation(
 
   def init(key, spec):
     del key
-    if spec.table is None:
-      raise ValueError(
-        "distillation has no teacher: Spec.table is None; train with fit or fit_many, "
-        "which train the stage before"
-      )
-    return jax.nn.softmax(spec.table / temperature)
+    return soft_targets("distillation", spec, temperature)
 
   def batch(batch, state, ctx):
     del ctx
-    member = (batch.weight > 0)[:, None]
-    return batch._replace(y=jnp.where(member, state[batch.index], batch.y))
+    return with_targets(batch, state)
 
   def loss(losses, state, ctx, log_probs, batch):
     del ctx
@@ -80,12 +74,37 @@ def distillation(
   soft = form == "soft"
   return Defense(
     "",
-    before=(Stage(rows=_same_members, table=_only_teacher),),
+    before=(ONE_TEACHER,),
     init=init,
     batch=batch if soft else None,
     loss=None if soft else loss,
     traits=frozenset({"table"} if soft else ()),
   )
+
+
+def soft_targets(what, spec, temperature=1.0):
+  """Return the targets softmax(teacher / T) [N,K] of the stage before.
+
+  Args:
+    what: the defense, for the message.
+    spec: its `Spec`.
+    temperature: T above 0.
+
+  Raises:
+    ValueError: if no teacher was trained.
+  """
+  if spec.table is None:
+    raise ValueError(
+      f"{what} has no teacher: Spec.table is None; train with fit or fit_many, which "
+      f"train the stage before"
+    )
+  return jax.nn.softmax(spec.table / temperature)
+
+
+def with_targets(batch, targets):
+  """Replace the labels of the rows that are trained on by targets [N,K]."""
+  trained = (batch.weight > 0)[:, None]
+  return batch._replace(y=jnp.where(trained, targets[batch.index], batch.y))
 
 
 def _same_members(key, keep, reference):
@@ -96,6 +115,9 @@ def _same_members(key, keep, reference):
 def _only_teacher(key, log_probs, rows, keep):
   del key, rows, keep
   return log_probs[0]
+
+
+ONE_TEACHER = Stage(rows=_same_members, table=_only_teacher)
 
 
 def _kl(q, log_s):

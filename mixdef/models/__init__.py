@@ -2,8 +2,9 @@
 
 Every network is called as `module.apply(variables, x, train=False, weight=None)` and
 returns logits `[B,K]`. Fields of all: `num_classes`, `dropout`; of those for images
-also `spatial_dropout` and `lowering`; of the residual and dense ones also `norm`. A
-defense changes them with `module.clone(dropout=0.5)`, which checks them again.
+also `spatial_dropout`, `lowering` and `weight_standardization`; of the residual and
+dense ones also `norm`. A defense changes them with `module.clone(dropout=0.5)`, which
+checks them again.
 """
 
 from mixdef.models.cnn import cnn

@@ -5,6 +5,7 @@ import functools
 import flax.linen as nn
 import jax
 
+from mixdef.models import standardized
 from mixdef.models.convolution import linen_conv
 from mixdef.models.layers import as_images, check_fields, drop_channels
 from mixdef.models.pooling import max_pool
@@ -24,6 +25,7 @@ class CNN(nn.Module):
   dropout: float = 0.0
   spatial_dropout: float = 0.0
   lowering: str = "auto"
+  weight_standardization: bool = False
 
   def __post_init__(self):
     check_fields(self)
@@ -36,9 +38,10 @@ class CNN(nn.Module):
     """Return logits `[B,K]` for `x [B,H,W,C]`; `weight` changes nothing here."""
     del weight
     x = as_images(x)
+    conv = standardized.Conv if self.weight_standardization else nn.Conv
     for layer in range(2):
       valid = layer == 1 and min(x.shape[1:3]) >= _SMALLEST_VALID
-      x = nn.Conv(
+      x = conv(
         32,
         (5, 5),
         padding="VALID" if valid else "SAME",
@@ -59,6 +62,7 @@ def cnn(
   dropout: float = 0.0,
   spatial_dropout: float = 0.0,
   lowering: str = "auto",
+  weight_standardization: bool = False,
 ) -> CNN:
   """Make the CNN of ML-Leaks and its successors.
 
@@ -72,6 +76,8 @@ def cnn(
     dropout: rate in [0,1) before the last dense layer, in training only.
     spatial_dropout: rate in [0,1) after each pooling, of whole channels.
     lowering: how convolutions reach XLA, see `mixdef.models.convolution`.
+    weight_standardization: standardise each convolution's kernel, see
+      `mixdef.models.standardized`.
 
   Returns:
     The module; `module.apply(variables, x, train=False)` gives logits `[B,K]`.
@@ -86,5 +92,9 @@ def cnn(
   Reference: Salem et al., ML-Leaks, NDSS 2019, arXiv 1806.01246.
   """
   return CNN(
-    num_classes, dropout=dropout, spatial_dropout=spatial_dropout, lowering=lowering
+    num_classes,
+    dropout=dropout,
+    spatial_dropout=spatial_dropout,
+    lowering=lowering,
+    weight_standardization=weight_standardization,
   )

@@ -30,6 +30,7 @@ class DenseNet(nn.Module):
   spatial_dropout: float = 0.0
   norm: str = "group"
   lowering: str = "auto"
+  weight_standardization: bool = False
 
   def __post_init__(self):
     check_depth(self.depth, unit=6, extra=4)
@@ -42,7 +43,11 @@ class DenseNet(nn.Module):
     self, x: jax.Array, *, train: bool = False, weight: jax.Array | None = None
   ) -> jax.Array:
     """Return logits `[B,K]`; `weight [B]` is 0 for rows outside batch statistics."""
-    conv = conv_layer(self.lowering, bias=self.norm == "none")
+    conv = conv_layer(
+      self.lowering,
+      bias=self.norm == "none",
+      standardize=self.weight_standardization,
+    )
     norm = functools.partial(normalize, norm=self.norm, train=train, weight=weight)
     x = conv(2 * self.growth, 3)(as_images(x))
     for block in range(_BLOCKS):
@@ -67,6 +72,7 @@ def densenet(
   spatial_dropout: float = 0.0,
   norm: str = "group",
   lowering: str = "auto",
+  weight_standardization: bool = False,
 ) -> DenseNet:
   """Make a DenseNet-BC.
 
@@ -85,6 +91,8 @@ def densenet(
     norm: "group" (groups = largest divisor of the channels up to 16), "batch" or
       "none".
     lowering: how convolutions reach XLA, see `mixdef.models.convolution`.
+    weight_standardization: standardise each convolution's kernel, see
+      `mixdef.models.standardized`.
 
   Returns:
     The module; `module.apply(variables, x, train=False)` gives logits `[B,K]`.
@@ -98,4 +106,13 @@ def densenet(
   Reference: Huang, Liu, van der Maaten, Weinberger, Densely Connected Convolutional
   Networks, CVPR 2017, arXiv 1608.06993.
   """
-  return DenseNet(depth, growth, num_classes, dropout, spatial_dropout, norm, lowering)
+  return DenseNet(
+    depth,
+    growth,
+    num_classes,
+    dropout=dropout,
+    spatial_dropout=spatial_dropout,
+    norm=norm,
+    lowering=lowering,
+    weight_standardization=weight_standardization,
+  )

@@ -1,7 +1,7 @@
 """What the networks share: their layers' settings and the checks of their fields.
 
-Every parameterised layer is a plain leaf of `flax.linen`, applied once, batch axis
-first: rules for per-example gradients are found by layer type.
+Every parameterised layer is a leaf of `flax.linen` or a `standardized.Conv`, applied
+once, batch axis first: rules for per-example gradients are found by layer type.
 """
 
 import functools
@@ -11,25 +11,30 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mixdef.models import standardized
 from mixdef.models.convolution import LOWERINGS, linen_conv
 
 NORMS = ("group", "batch", "none")
 _MAX_GROUPS = 16
 
 
-def conv_layer(lowering: str, *, bias: bool) -> Callable[..., nn.Conv]:
+def conv_layer(
+  lowering: str, *, bias: bool, standardize: bool
+) -> Callable[..., nn.Conv]:
   """Return `conv(channels, size, stride=1)`, which makes an `nn.Conv`.
 
   Args:
     lowering: how the convolution reaches XLA, see `mixdef.models.convolution`.
     bias: whether the layer has one; it is redundant before a normalisation.
+    standardize: make a `standardized.Conv`.
 
   Returns:
     A function that makes layers padded by half their size on all sides.
   """
+  layer = standardized.Conv if standardize else nn.Conv
 
   def conv(channels: int, size: int, stride: int = 1) -> nn.Conv:
-    return nn.Conv(
+    return layer(
       channels,
       (size, size),
       strides=stride,

@@ -28,6 +28,7 @@ class ResNet(nn.Module):
   spatial_dropout: float = 0.0
   norm: str = "group"
   lowering: str = "auto"
+  weight_standardization: bool = False
 
   def __post_init__(self):
     check_depth(self.depth, unit=6, extra=2)
@@ -39,7 +40,11 @@ class ResNet(nn.Module):
     self, x: jax.Array, *, train: bool = False, weight: jax.Array | None = None
   ) -> jax.Array:
     """Return logits `[B,K]`; `weight [B]` is 0 for rows outside batch statistics."""
-    conv = conv_layer(self.lowering, bias=self.norm == "none")
+    conv = conv_layer(
+      self.lowering,
+      bias=self.norm == "none",
+      standardize=self.weight_standardization,
+    )
     norm = functools.partial(normalize, norm=self.norm, train=train, weight=weight)
     x = nn.relu(norm(conv(16, 3)(as_images(x))))
     for width in _WIDTHS:
@@ -63,6 +68,7 @@ class WideResNet(nn.Module):
   spatial_dropout: float = 0.0
   norm: str = "group"
   lowering: str = "auto"
+  weight_standardization: bool = False
 
   def __post_init__(self):
     check_depth(self.depth, unit=6, extra=4)
@@ -75,7 +81,11 @@ class WideResNet(nn.Module):
     self, x: jax.Array, *, train: bool = False, weight: jax.Array | None = None
   ) -> jax.Array:
     """Return logits `[B,K]`; `weight [B]` is 0 for rows outside batch statistics."""
-    conv = conv_layer(self.lowering, bias=self.norm == "none")
+    conv = conv_layer(
+      self.lowering,
+      bias=self.norm == "none",
+      standardize=self.weight_standardization,
+    )
     norm = functools.partial(normalize, norm=self.norm, train=train, weight=weight)
     x = conv(16, 3)(as_images(x))
     for stage, width in enumerate(base * self.width for base in _WIDTHS):
@@ -99,6 +109,7 @@ def resnet(
   spatial_dropout: float = 0.0,
   norm: str = "group",
   lowering: str = "auto",
+  weight_standardization: bool = False,
 ) -> ResNet:
   """Make a CIFAR-style residual network.
 
@@ -115,6 +126,8 @@ def resnet(
     norm: "group" (groups = largest divisor of the channels up to 16), "batch" or
       "none".
     lowering: how convolutions reach XLA, see `mixdef.models.convolution`.
+    weight_standardization: standardise each convolution's kernel, see
+      `mixdef.models.standardized`.
 
   Returns:
     The module; `module.apply(variables, x, train=False)` gives logits `[B,K]`.
@@ -129,7 +142,15 @@ def resnet(
   Reference: He, Zhang, Ren, Sun, Deep Residual Learning for Image Recognition,
   CVPR 2016, arXiv 1512.03385, section 4.2.
   """
-  return ResNet(depth, num_classes, dropout, spatial_dropout, norm, lowering)
+  return ResNet(
+    depth,
+    num_classes,
+    dropout=dropout,
+    spatial_dropout=spatial_dropout,
+    norm=norm,
+    lowering=lowering,
+    weight_standardization=weight_standardization,
+  )
 
 
 def wide_resnet(
@@ -141,6 +162,7 @@ def wide_resnet(
   spatial_dropout: float = 0.0,
   norm: str = "group",
   lowering: str = "auto",
+  weight_standardization: bool = False,
 ) -> WideResNet:
   """Make a wide residual network, WRN-depth-width.
 
@@ -158,6 +180,8 @@ def wide_resnet(
     norm: "group" (groups = largest divisor of the channels up to 16), "batch" or
       "none".
     lowering: how convolutions reach XLA, see `mixdef.models.convolution`.
+    weight_standardization: standardise each convolution's kernel, see
+      `mixdef.models.standardized`.
 
   Returns:
     The module; `module.apply(variables, x, train=False)` gives logits `[B,K]`.
@@ -171,7 +195,16 @@ def wide_resnet(
   Reference: Zagoruyko, Komodakis, Wide Residual Networks, BMVC 2016,
   arXiv 1605.07146.
   """
-  return WideResNet(depth, width, num_classes, dropout, spatial_dropout, norm, lowering)
+  return WideResNet(
+    depth,
+    width,
+    num_classes,
+    dropout=dropout,
+    spatial_dropout=spatial_dropout,
+    norm=norm,
+    lowering=lowering,
+    weight_standardization=weight_standardization,
+  )
 
 
 def _widen(x: jax.Array, channels: int) -> jax.Array:

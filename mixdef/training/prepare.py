@@ -98,26 +98,25 @@ def prepare(source, values, data, keep, keys, *, epochs, batch_size, num_members
   learner = source if isinstance(source, Learner) else source(**first)
   if "needs_reference" in learner.traits and not data.reference.any():
     raise ValueError(
-      "the defense compares members with the defender's own records, and there are "
-      "none: data.with_reference(500), or --reference=500"
+      "the defense needs reference records, the defender's own, and there are none: "
+      "data.with_reference(500), or --reference=500"
     )
   device = Data(*map(jnp.asarray, (data.x, data.y, data.reference)))
   rows = keep = jnp.asarray(keep)
   if learner.rows:
-    choose_rows = jax.vmap(learner.rows, in_axes=(0, 0, None))
-    rows = choose_rows(fold_keys(keys, "rows"), keep, device.reference)
+    rows = _choose(learner.rows, fold_keys(keys, "rows"), keep, device.reference)
   plan = make_plan(
     *(learner.traits, data, rows),
     epochs=epochs,
     batch_size=batch_size,
-    num_members=num_members,
+    num_members=None if learner.rows else num_members,
   )
   teachers = None
   if learner.before:
     ((stage, teacher),) = learner.before
     each = jnp.arange(stage.models)
-    choose_rows = jax.vmap(stage.rows, in_axes=(0, 0, None))
-    their_rows = choose_rows(fold_keys(keys, "stage"), keep, device.reference)
+    stage_keys = fold_keys(keys, "stage")
+    their_rows = _choose(stage.rows, stage_keys, keep, device.reference)
     their_keys = jax.vmap(row_keys, in_axes=(0, None))(fold_keys(keys, "teacher"), each)
     teachers = prepare(
       teacher if isinstance(source, Learner) else _teacher_of(source),
@@ -125,9 +124,26 @@ def prepare(source, values, data, keep, keys, *, epochs, batch_size, num_members
       *(data, np.asarray(their_rows).reshape(-1, len(data)), their_keys.reshape(-1)),
       epochs=epochs,
       batch_size=batch_size,
-      num_members=num_members if stage.models == 1 else None,
+      num_members=_teacher_size(num_members, stage, stage_keys[0], device.reference),
     )
   return Training(source, learner, values, device, keep, rows, keys, plan, teachers)
+
+
+def _choose(rows, keys, keep, reference):
+  """Rows of each model, chosen for one at a time.
+
+  A choice may draw per record and teacher: for S models at once that is much memory.
+  """
+  return jax.lax.map(lambda own: rows(*own, reference), (keys, keep))
+
+
+def _teacher_size(num_members, stage, key, reference):
+  """Public size of a teacher's training set: its share if all records were members."""
+  if num_members is None:
+    return None
+  everyone = ~reference
+  share = stage.rows(key, everyone, reference).sum() / (stage.models * everyone.sum())
+  return max(1, round(num_members * float(share)))
 
 
 def _teacher_of(source):

@@ -184,6 +184,15 @@ FALLBACK = [
 ]
 
 
+def make_views(views, weight):
+  """Records with `views` different rows each, side by side."""
+  batch = make_batch(np.repeat(weight, views))
+  record = jnp.repeat(jnp.arange(B // views), views)
+  index = record + 10
+  y = batch.y[record * views]
+  return batch._replace(y=y, index=index, partner=index, view=jnp.arange(B) % views)
+
+
 def make_batch(weight=None, seed=0):
   rng = np.random.default_rng(seed)
   y = rng.dirichlet(np.ones(K), B)
@@ -215,13 +224,16 @@ def cross_entropy(model):
   return losses_fn
 
 
-def naive(losses_fn, params, batch, clip, denominator):
-  """Clip one record's gradient after the other, in numpy."""
+def naive(losses_fn, params, batch, clip, denominator, views=1):
+  """Clip one record's gradient, the mean of its rows', after the other, in numpy."""
   gradient = jax.jit(jax.grad(lambda p, row: losses_fn(p, row, CTX)[0][0]))
   total = jax.tree.map(lambda leaf: np.zeros(leaf.shape), params)
-  for i in range(batch.weight.shape[0]):
-    row = jax.tree.map(lambda a, i=i: a[i : i + 1], batch)
-    grads = jax.tree.map(np.float64, gradient(params, row))
+  for i in range(0, batch.weight.shape[0], views):
+    rows = [
+      jax.tree.map(lambda a, j=j: a[j : j + 1], batch) for j in range(i, i + views)
+    ]
+    each = [jax.tree.map(np.float64, gradient(params, row)) for row in rows]
+    grads = jax.tree.map(lambda *leaves: sum(leaves) / views, *each)
     norm = math.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(grads)))
     factor = float(batch.weight[i]) * min(1.0, clip / norm) / denominator
     total = jax.tree.map(lambda t, g, f=factor: t + f * g, total, grads)

@@ -91,7 +91,7 @@ def test_more_padding_changes_no_draw():
   short, padded = make_batch(5), make_batch(9, [1] * 5 + [0] * 4)
   padded = padded._replace(x=padded.x.at[:5].set(short.x))
   a, b = (mixed(mixup(per="record"), one) for one in (short, padded))
-  for one, other in zip(a, b, strict=True):
+  for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
     np.testing.assert_array_equal(one, other[:5])
 
 

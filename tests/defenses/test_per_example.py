@@ -16,7 +16,11 @@ from per_example_cases import (
   FALLBACK,
   GHOST,
   B,
+  Conv,
+  Custom,
   Dense,
+  DenseOverPositions,
+  Embed,
   K,
   Norms,
   Small,
@@ -25,6 +29,7 @@ from per_example_cases import (
   flat,
   init,
   make_batch,
+  make_views,
   naive,
 )
 
@@ -82,6 +87,37 @@ def test_microbatch_equals_a_loop_over_the_records(size):
   plain, _ = jax.jit(losses_fn)(params, batch, CTX)
   np.testing.assert_allclose(losses, plain, rtol=1e-5)
   assert float(value) == pytest.approx(np.average(plain, weights=batch.weight))
+
+
+GROUPED = [(ghost, n) for n in (Dense, DenseOverPositions, Conv, Norms, Embed, Custom)]
+
+
+@pytest.mark.parametrize(
+  ("estimator", "net"), [*GROUPED, (microbatch, Small), (microbatch, Norms)]
+)
+def test_pitfall_92_the_mean_of_a_records_views_is_clipped(estimator, net, warnings):
+  views = 2
+  model, batch = net(), make_views(views, [1, 0, 1])
+  params = init(model)
+  losses_fn = cross_entropy(model)
+  estimate = jax.jit(estimator(losses_fn, clip=CLIP, denominator=4.0, views=views))
+  (value, (losses, (log_probs, _))), grads = estimate(params, batch, None, CTX)
+  assert_close(grads, naive(losses_fn, params, batch, CLIP, 4.0, views))
+  plain, (plain_log_probs, _) = jax.jit(losses_fn)(params, batch, CTX)
+  np.testing.assert_allclose(losses, plain, rtol=1e-5)
+  np.testing.assert_allclose(log_probs, plain_log_probs, rtol=1e-5)
+  assert float(value) == pytest.approx(np.average(plain, weights=batch.weight))
+  assert not warnings
+
+
+def test_views_survive_the_change_to_microbatches(warnings):
+  model, batch = FALLBACK[0](), make_views(3, [1, 1])
+  params = init(model)
+  losses_fn = cross_entropy(model)
+  estimate = jax.jit(ghost(losses_fn, clip=CLIP, denominator=4.0, size=1, views=3))
+  _, grads = estimate(params, batch, None, CTX)
+  assert_close(grads, naive(losses_fn, params, batch, CLIP, 4.0, 3))
+  assert len(warnings) == 1
 
 
 @pytest.mark.parametrize("estimator", [ghost, microbatch])
@@ -187,6 +223,21 @@ def test_pitfall_90_an_infinite_gradient_with_a_finite_loss_adds_zero(estimator)
 
 
 @pytest.mark.parametrize("estimator", [ghost, microbatch])
+def test_one_bad_view_leaves_its_record_out(estimator):
+  model, batch = Small(), make_views(2, [1, 1, 1])
+  params = init(model)
+  options = {"clip": CLIP, "denominator": 4.0, "views": 2}
+  estimate = jax.jit(estimator(cross_entropy(model), **options))
+  bad = batch._replace(x=batch.x.at[1].set(np.nan))
+  without = batch._replace(weight=batch.weight.at[:2].set(0))
+  (value, (losses, _)), grads = estimate(params, bad, None, CTX)
+  (expected_value, _), expected = estimate(params, without, None, CTX)
+  np.testing.assert_array_equal(np.isnan(losses), np.arange(B) < 2)
+  assert_close(grads, expected, 1e-6)
+  assert float(value) == pytest.approx(float(expected_value), rel=1e-6)
+
+
+@pytest.mark.parametrize("estimator", [ghost, microbatch])
 def test_a_batch_of_bad_records_gives_a_zero_gradient(estimator):
   model, batch = Dense(), make_batch()
   bad = batch._replace(x=jnp.full_like(batch.x, jnp.nan))
@@ -253,6 +304,29 @@ def test_microbatch_draws_a_mask_per_record():
   estimate = jax.jit(microbatch(keyed(model), clip=CLIP, denominator=1.0))
   (_, (losses, _)), _ = estimate(init(model), same, None, CTX)
   assert len(np.unique(losses)) == B
+
+
+@pytest.mark.parametrize("estimator", [ghost, microbatch])
+def test_every_view_draws_a_mask_and_both_passes_use_it(estimator):
+  """Clipped to a thousandth, each record's gradient has that norm under one draw."""
+  model, batch = Dropped(), make_views(3, [1, 1])
+  same = batch._replace(x=jnp.broadcast_to(batch.x[0], batch.x.shape))
+  params, losses_fn = init(model), keyed(model)
+  tight = estimator(losses_fn, clip=1e-3, denominator=1.0, views=3)
+  (_, (losses, _)), grads = jax.jit(tight)(params, same, None, CTX)
+  assert len(np.unique(losses)) == B
+
+  def mean(params, record):
+    # A microbatch draws by its own record's id, a batch once for all of its rows.
+    rows = slice(3 * record, 3 * record + 3)
+    if estimator is ghost:
+      return losses_fn(params, same, CTX)[0][rows].mean()
+    return losses_fn(params, jax.tree.map(lambda a: a[rows], same), CTX)[0].mean()
+
+  each = [jax.jit(jax.grad(mean), static_argnums=1)(params, r) for r in range(2)]
+  norms = [float(optax.tree.norm(one)) for one in each]
+  expected = jax.tree.map(lambda a, b: 1e-3 * (a / norms[0] + b / norms[1]), *each)
+  assert_close(grads, expected)
 
 
 def test_ghost_leaves_a_frozen_second_network_alone(warnings):

@@ -8,8 +8,21 @@ import optax
 import pytest
 
 from mixdef.chain import chain, from_optax
-from mixdef.defense import Ctx, Data, Defense, Rows, Spec
+from mixdef.defense import (
+  Batch,
+  Ctx,
+  Data,
+  Defense,
+  Rows,
+  Spec,
+  batch_keys,
+  fold_in_name,
+  row_keys,
+)
 from mixdef.defenses import accounting
+from mixdef.defenses.augment import gaussian_noise
+from mixdef.defenses.labels import disturb_label
+from mixdef.defenses.mixing import mixup
 from mixdef.defenses.privacy import dp_sgd
 from mixdef.learner import classifier
 
@@ -193,6 +206,106 @@ def part_with(name, *traits):
   return Defense(name, text=name, batch=lambda b, s, c: b, traits=frozenset(traits))
 
 
+@pytest.mark.parametrize("estimator", ["ghost", "microbatch"])
+def test_pitfall_92_equal_views_are_one_view(estimator):
+  updates = []
+  for multiplicity in (1, 4):
+    options = {"estimator": estimator, "multiplicity": multiplicity}
+    learner = learner_of(dp_sgd(0, CLIP, **options))
+    state = init(learner)
+    after, metrics = step(learner, state, rows=make_rows([1, 1, 1, 1, 0, 1]))
+    updates.append([moved(state, after), metrics["loss"], metrics["accuracy"]])
+  for one, four in zip(*updates, strict=True):
+    np.testing.assert_allclose(four, one, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("estimator", ["ghost", "microbatch"])
+def test_pitfall_92_a_step_clips_the_mean_of_views_that_differ(estimator):
+  """Against a loop over records: gradient of the mean of three noisy views, clipped."""
+  augment = gaussian_noise(1.0, clip=False)
+  part = dp_sgd(0, CLIP, estimator=estimator, multiplicity=3)
+  learner, data = learner_of(chain(augment, part)), make_data()
+  state = init(learner)
+  update = moved(state, step(learner, state)[0])
+  keys = row_keys(own_key("gaussian_noise"), jnp.arange(B))
+
+  def view_loss(params, i, v):
+    key = keys[i]
+    if v > 0:
+      key = batch_keys(own_key("gaussian_noise"), views_of([i], [v]))[0]
+    x = data.x[i] + jax.random.normal(key, (WIDTH,))
+    return -jax.nn.log_softmax(Net().apply({"params": params}, x))[data.y[i]]
+
+  expected = 0
+  for i in range(B):
+    g = sum(flat(jax.grad(view_loss)(state.params, i, v)) for v in range(3)) / 3
+    expected -= g * min(1, CLIP / np.linalg.norm(g)) / B
+  np.testing.assert_allclose(update, expected, atol=1e-6)
+  for out in range(B):
+    rows = make_rows(np.arange(B) != out)
+    distance = np.linalg.norm(update - moved(state, step(learner, state, rows=rows)[0]))
+    assert distance <= CLIP / B * (1 + 1e-4), "one record has one clipping norm"
+
+
+def own_key(name):
+  """The key of a part's batch hook in `step`."""
+  return fold_in_name(jax.random.key(7), "batch", name)
+
+
+def views_of(index, view):
+  rows = jnp.asarray(index)
+  ones = jnp.ones(len(index))
+  x, y = jnp.zeros((len(index), WIDTH)), jax.nn.one_hot(rows % K, K)
+  return Batch(x, y, rows, ones, 0 * ones, rows, ones, jnp.asarray(view))
+
+
+def test_every_view_draws_its_own_augmentation_wherever_dp_sgd_stands():
+  parts = [gaussian_noise(0.5, clip=False), disturb_label(0.5), dp_sgd(multiplicity=16)]
+  batch = views_of(range(2), [0, 0])._replace(view=None)
+  ctx = Ctx(jax.random.key(7), 0, 0, 1)
+  state = {part.name: () for part in parts}
+  changed = chain(*parts).batch(batch, state, ctx)
+  np.testing.assert_array_equal(changed.index, np.repeat([0, 1], 16))
+  np.testing.assert_array_equal(changed.view, np.tile(np.arange(16), 2))
+  np.testing.assert_array_equal(changed.weight, np.ones(32))
+  assert len(np.unique(changed.x[:, 0])) == 32
+  assert 2 < len(np.unique(changed.y, axis=0)) <= 3
+  first = chain(*parts[::-1]).batch(batch, state, ctx)
+  np.testing.assert_array_equal(first.x, changed.x)
+  alone = chain(*parts[:2]).batch(batch, state, ctx)
+  np.testing.assert_array_equal(changed.x[::16], alone.x)
+  np.testing.assert_array_equal(changed.y[::16], alone.y)
+
+
+def test_keys_of_views_are_no_keys_that_a_part_splits_off():
+  key = jax.random.key(0)
+  keys = batch_keys(key, views_of([4] * 3, range(3)))
+  assert keys[0] == row_keys(key, jnp.array([4]))[0]
+  split = jax.random.split(keys[0], 4)
+  every = jax.random.key_data(jnp.concatenate([keys, split]))
+  assert len(np.unique(every, axis=0)) == 7
+
+
+def test_views_change_neither_epsilon_nor_what_is_counted():
+  learner = learner_of(dp_sgd(1.0, CLIP, multiplicity=4))
+  state = init(learner)
+  assert float(state.defense["dp_sgd"]["epsilon"]) == pytest.approx(spent(1.0))
+  data = make_data()
+  data = data._replace(x=data.x.at[1].set(jnp.nan).at[4].set(jnp.inf))
+  after, _ = step(learner, state, data, make_rows([1, 1, 1, 1, 1, 0]))
+  assert int(after.defense["dp_sgd"]["skipped"]) == 2
+
+
+def test_a_mixer_that_reorders_the_rows_is_refused_with_views():
+  private = dp_sgd(guarantee=False, multiplicity=2)
+  learner = learner_of(chain(mixup(pairs=True), private))
+  with pytest.raises(ValueError, match="leave pairs out"):
+    step(learner, init(learner))
+  learner = learner_of(chain(mixup(), private))
+  state = init(learner)
+  assert np.isfinite(flat(step(learner, state)[0].params)).all()
+
+
 def test_pitfall_93_parts_that_mix_records_are_refused():
   mixer, coupled = part_with("mixer", "cross_example"), part_with("pair", "whole_batch")
   with pytest.raises(ValueError, match="guarantee=False"):
@@ -350,6 +463,9 @@ def test_private_training_still_learns():
     ({"delta": 1.0}, "delta is 1.0"),
     ({"estimator": "fast"}, "'ghost', 'microbatch'"),
     ({"microbatch_size": 0}, "microbatch_size is 0"),
+    ({"multiplicity": 0}, "multiplicity is 0; give an integer of at least 1"),
+    ({"multiplicity": 2.0}, "multiplicity is 2.0"),
+    ({"multiplicity": True}, "multiplicity is True"),
   ],
 )
 def test_arguments_out_of_range_are_refused(options, message):

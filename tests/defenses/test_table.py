@@ -28,6 +28,7 @@ from mixdef.parse import parse
 NAMES = sorted(CATALOGUE)
 NEUTRAL = {
   "adamixup": "adamixup('literal', end=1.0)",
+  "adversarial_regularization": "adversarial_regularization(0.0)",
   "ccl": "ccl(1.0, beta=1.0)",
   "confidence_masking": "confidence_masking(temperature=1.0)",
   "confidence_penalty": "confidence_penalty(0.0)",
@@ -47,6 +48,8 @@ NEUTRAL = {
   "label_smoothing": "label_smoothing(0.0)",
   "memguard": "memguard(0.0)",
   "mixup": "mixup(0.0)",
+  "mmd": "mmd(0.0, gate=0.0)",
+  "past": "past(0.0, start=0.0)",
   "random_crop": "random_crop(0)",
   "random_flip": "random_flip(0.0)",
   "relaxloss": "relaxloss(0.0)",
@@ -54,7 +57,13 @@ NEUTRAL = {
   "weight_decay": "weight_decay(0.0)",
   "weighted_smoothing": "weighted_smoothing(0.0)",
 }
-WITHOUT_NEUTRAL = {"hamp_output"}  # every argument of it changes the answers
+WITHOUT_NEUTRAL = {  # every argument, or having none, changes the answers
+  "dmp",
+  "group_norm",
+  "hamp_output",
+  "selena",
+  "weight_standardization",
+}
 VARIANTS = [
   *NAMES,
   *NEUTRAL.values(),
@@ -63,6 +72,7 @@ VARIANTS = [
   "adamixup('probability', schedule='to_min')",
   "mixup(inf, per='record', pairs=True)",
   "mixup(0.3, name='other')",
+  "past(0.1, start=0.0)",
   "cutmix(inf, per='record')",
   "cutout(3)",
   "random_crop(2, fill='reflect')",
@@ -78,10 +88,16 @@ VARIANTS = [
   "weighted_smoothing(norm='none', measure='log_mentr', start=0)",
   "early_stopping(patience=2)",
   "distillation(form='hinton', official_scale=True)",
+  "dmp(4.0, entropy=0.9)",
+  "selena(2, non_models=1)",
   "confidence_masking(2, decimals=1, temperature=3.0)",
   "hamp_output(3)",
   "memguard(2.0, steps=5, epochs=3)",
+  "mmd(10.0, bandwidth=0.5, gate=0.0)",
+  "adversarial_regularization(10.0, attack_steps=2, attack_rate=0.001)",
   "ccl(0.2, form='ccql')",
+  "dp_sgd(0.5, multiplicity=3)",
+  "hamp",
   "focal_loss(0.5)",
   "hamp_entropy(0.1, official_scale=True)",
 ]
@@ -223,7 +239,7 @@ def test_out_records_never_reach_the_parameters(name):
 
 def test_every_default_is_the_canonical_name():
   assert all(str(CATALOGUE[name]()) == name for name in NAMES)
-  assert set(ALIASES.values()) <= set(NAMES)
+  assert {call.partition("(")[0] for call in ALIASES.values()} <= set(NAMES)
   assert set(NEUTRAL) == set(NAMES) - WITHOUT_NEUTRAL
 
 
@@ -251,11 +267,23 @@ def test_every_default_is_the_canonical_name():
     ("early_stopping(0)", "an integer of at least 1"),
     ("early_stopping(5, patience=2)", "give one"),
     ("distillation(0.0)", "above 0"),
+    ("dmp(0.0)", "temperature is 0.0; give a number above 0"),
+    ("dmp(entropy=1.5)", "above 0 and at most 1"),
+    ("selena(0)", "an integer of at least 1"),
+    ("selena(5, non_models=5)", "leaves no teacher that trains on a record"),
     ("confidence_masking(0)", "an integer of at least 1"),
     ("confidence_masking(temperature=-1.0)", "above 0"),
     ("hamp_output(0)", "pool is 0; give an integer of at least 1"),
     ("memguard(-0.5)", "budget is -0.5; give a number of at least 0"),
     ("memguard(steps=0)", "an integer of at least 1"),
+    ("mmd(-1.0)", "coefficient is -1.0; give a number of at least 0"),
+    ("mmd(bandwidth=0.0)", "above 0"),
+    ("mmd(gate=3.0)", "gate is 3.0; give a number of at least 0 and at most 1"),
+    ("adversarial_regularization(-1.0)", "coefficient is -1.0"),
+    ("adversarial_regularization(attack_steps=0)", "an integer of at least 1"),
+    ("adversarial_regularization(attack_rate=0.0)", "above 0"),
+    ("past(-1e-3)", "coefficient is -0.001; give a number of at least 0"),
+    ("past(start=1.5)", "at least 0 and at most 1"),
   ],
 )
 def test_arguments_out_of_range_are_refused_with_the_reason(text, reason):

@@ -1,4 +1,4 @@
-"""Penalties, dropout, averages, snapshots and teachers in training."""
+"""Penalties, dropout, averages and snapshots in training."""
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,6 @@ from defense_harness import (
   REFERENCE,
   SPEC,
   STEPS_PER_EPOCH,
-  TABLE,
   K,
   Loop,
   N,
@@ -21,19 +20,16 @@ from defense_harness import (
   in_epoch,
   init,
   learner_of,
-  make_batch,
   make_log_probs,
   make_view,
   rows_at,
 )
 
 from mixdef.defenses import (
-  distillation,
   dropout,
   early_stopping,
   ema,
   l1,
-  mixup,
   spatial_dropout,
   weight_decay,
 )
@@ -189,78 +185,3 @@ def test_pitfall_78_best_epoch_reads_reference_rows_only():
   assert "needs_reference" in part.traits
   assert "needs_reference" not in early_stopping(3).traits
   assert not bool((KEEP & REFERENCE).any())
-
-
-def test_soft_distillation_trains_on_the_softened_teacher():
-  part, batch = distillation(4.0), make_batch(weight=[1, 1, 1, 1, 0, 0])
-  state = part.init(None, SPEC)
-  y = part.batch(batch, state, in_epoch(0)).y
-  logits = np.asarray(TABLE[:6], np.float64) / 4
-  expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-  np.testing.assert_allclose(y[:4], expected[:4], rtol=1e-5)
-  np.testing.assert_array_equal(y[4:], batch.y[4:])  # padding and reference rows
-
-
-def naive_hinton(teacher, student, losses, t, a):
-  def soften(row):
-    e = np.exp(np.asarray(row, np.float64) / t)
-    return e / e.sum()
-
-  out = []
-  for q, s, l in zip(map(soften, teacher), map(soften, student), losses, strict=True):
-    out.append(a * t**2 * (q * np.log(q / s)).sum() + (1 - a) * float(l))
-  return np.array(out)
-
-
-def test_hinton_distillation_equals_a_naive_loop():
-  part = distillation(3.0, form="hinton", a=0.3)
-  batch, student = make_batch(), make_log_probs()
-  losses = -(batch.y * student).sum(-1)
-  got = part.loss(losses, part.init(None, SPEC), in_epoch(0), student, batch)
-  expected = naive_hinton(TABLE[:6], student, losses, 3.0, 0.3)
-  np.testing.assert_allclose(got, expected, rtol=1e-4)
-
-
-def test_hinton_distillation_mixes_the_teacher_as_the_batch_was_mixed():
-  part = distillation(1.0, form="hinton", a=1.0)
-  batch, student = mixup(0.7).batch(make_batch(), (), in_epoch(0)), make_log_probs()
-  got = part.loss(jnp.zeros(6), part.init(None, SPEC), in_epoch(0), student, batch)
-  p, lam = np.exp(TABLE), np.asarray(batch.lam)[:, None]
-  teacher = np.log(lam * p[batch.index] + (1 - lam) * p[batch.partner])
-  expected = naive_hinton(teacher, student, np.zeros(6), 1.0, 1.0)
-  np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-6)
-
-
-def test_pitfall_68_classes_of_probability_zero_do_not_change_the_kl():
-  batch, student = make_batch(), make_log_probs()
-  wide = jnp.pad(student, ((0, 0), (0, K)), constant_values=-1e4)
-  table = jnp.pad(TABLE, ((0, 0), (0, K)), constant_values=-1e4)
-
-  def kl(log_probs, table, **options):
-    part = distillation(2.0, form="hinton", a=1.0, **options)
-    state = part.init(None, SPEC._replace(table=table))
-    return part.loss(jnp.zeros(6), state, in_epoch(0), log_probs, batch)
-
-  np.testing.assert_allclose(kl(wide, table), kl(student, TABLE), rtol=1e-5)
-  official = kl(student, TABLE, official_scale=True)
-  np.testing.assert_allclose(official * K, kl(student, TABLE), rtol=1e-6)
-
-
-def test_distillation_trains_its_teacher_on_the_members_by_the_rest_of_the_chain():
-  learner = learner_of(distillation(), weight_decay(0.1))
-  ((stage, teacher),) = learner.before
-  rows = stage.rows(jax.random.key(0), KEEP, REFERENCE)
-  np.testing.assert_array_equal(rows, KEEP[None])
-  log_probs = make_log_probs(N)[None]
-  table = stage.table(jax.random.key(0), log_probs, rows, KEEP)
-  np.testing.assert_array_equal(table, log_probs[0])
-  decayed = Loop(weight_decay(0.1))
-  expected = decayed.train(steps=1).params
-  step = jax.jit(teacher.step)
-  got = step(init(teacher), DATA, rows_at(6), ctx_at(6))[0].params
-  assert_same(got, expected, 1e-6)
-
-
-def test_distillation_without_a_teacher_says_so():
-  with pytest.raises(ValueError, match="distillation has no teacher"):
-    distillation().init(None, SPEC._replace(table=None))

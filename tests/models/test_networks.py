@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixdef.models import CATALOGUE, cnn, densenet, mlp, resnet, wide_resnet
+from mixdef.models import (
+  CATALOGUE,
+  cnn,
+  densenet,
+  mlp,
+  resnet,
+  standardized,
+  wide_resnet,
+)
 from mixdef.models.layers import drop_channels
 
 SMALL = {
@@ -135,6 +143,7 @@ def test_lowerings_give_equal_networks_and_gradients(name):
     ("mlp", {}),
     ("cnn", {}),
     *((name, {"norm": n}) for name in NORMALIZED for n in ("group", "batch", "none")),
+    *((name, {"weight_standardization": True}) for name in IMAGES_ONLY),
   ],
 )
 def test_parameters_live_in_plain_leaf_layers_used_once(name, fields):
@@ -146,8 +155,8 @@ def test_parameters_live_in_plain_leaf_layers_used_once(name, fields):
     own = context.module.variables.get("params", {})
     if any(not isinstance(leaf, dict) for leaf in own.values()):
       calls[context.module.path] += 1
-      plain = (nn.Conv, nn.Dense, nn.GroupNorm, nn.BatchNorm)
-      assert type(context.module) in plain
+      conv = standardized.Conv if fields.get("weight_standardization") else nn.Conv
+      assert type(context.module) in (conv, nn.Dense, nn.GroupNorm, nn.BatchNorm)
       assert not any(isinstance(leaf, dict) for leaf in own.values())
       assert len(args) == 1
       assert args[0].shape[0] == y.shape[0] == 2
@@ -246,6 +255,49 @@ def test_spatial_dropout_keeps_or_drops_whole_channels():
   # Channels are drawn for every image: 128 coins, five sigma around one half.
   assert abs(float((y[:, 0, 0] > 0).mean()) - 0.5) < 5 * 0.5 / 128**0.5
   assert len(np.unique(y[:, 0, 0], axis=0)) > 1
+
+
+@pytest.mark.parametrize("name", IMAGES_ONLY)
+def test_weight_standardization_keeps_the_parameters_and_ignores_kernel_means(name):
+  x, plain = draw(2, 8, 8, 1), SMALL[name](lowering="native")
+  model = plain.clone(weight_standardization=True)
+  variables = start(plain, x)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), x)
+  assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, variables)
+
+  def move(path, leaf):
+    kernel = path[-2].key.startswith("Conv") and path[-1].key == "kernel"
+    return 2 * leaf + jnp.arange(1.0, 1 + leaf.shape[-1]) / 8 if kernel else leaf
+
+  moved = jax.tree_util.tree_map_with_path(move, variables)
+  run = jax.jit(model.apply)
+  assert_close(run(moved, x), run(variables, x))
+  # The control: the plain network reads means and sizes of its kernels.
+  run = jax.jit(plain.apply)
+  assert jnp.abs(run(moved, x) - run(variables, x)).max() > 1e-2
+
+
+def test_weight_standardization_starts_from_the_draws_of_the_plain_network():
+  x, key = draw(1, 8, 8, 1), jax.random.key(0)
+  networks = (cnn(), cnn(weight_standardization=True))
+  plain, standard = (jax.jit(model.init)(key, x) for model in networks)
+  jax.tree.map(np.testing.assert_array_equal, plain, standard)
+
+
+def test_standardized_kernels_have_mean_0_and_norm_1_over_their_fan_in():
+  kernel = 3 + 0.7 * draw(3, 5, 4, 6)
+  result = standardized.standardize(kernel)
+  for channel in range(6):
+    w = np.float64(kernel[..., channel])
+    expected = (w - w.mean()) / np.sqrt(w.size * w.var())
+    np.testing.assert_allclose(result[..., channel], expected, atol=1e-6)
+
+
+def test_a_constant_kernel_is_standardized_to_zeros_with_a_finite_gradient():
+  kernel = jnp.full((3, 3, 2, 4), 0.5)
+  assert not standardized.standardize(kernel).any()
+  slope = jax.grad(lambda k: (standardized.standardize(k) * draw(4)).sum())(kernel)
+  assert jnp.isfinite(slope).all()
 
 
 @pytest.mark.parametrize(

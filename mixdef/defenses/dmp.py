@@ -1,0 +1,85 @@
+"""DMP: a student that sees no member, only a teacher's answers on reference rows."""
+
+import math
+
+import jax.numpy as jnp
+from jax.scipy.special import entr
+
+from mixdef.defense import Defense, defense
+from mixdef.defenses.teachers import ONE_TEACHER, soft_targets, with_targets
+from mixdef.defenses.validate import check_number
+
+_ROUNDING = 1e-6  # a uniform answer may have an entropy a little above log K
+
+
+@defense
+def dmp(temperature=1.0, *, entropy=1.0) -> Defense:
+  """Train a student on a teacher's answers for the defender's own records alone.
+
+  With q = softmax(teacher / T), s the student's answer at temperature 1 and R the
+  reference rows:
+
+  ```
+  loss = mean of CE(q_i, s_i) = KL(q_i || s_i) + H(q_i)
+         over i in R with H(softmax(teacher_i)) <= entropy log K
+  ```
+
+  The teacher is trained first, on the members, by the rest of the chain: alone, `dmp`
+  has an undefended teacher. Epochs, and steps an epoch, of the student follow the
+  number of reference rows; their labels are not used.
+
+  Args:
+    temperature: T of the teacher above 0. 1 is the published one.
+    entropy: largest entropy of a teacher's answer that is trained on, as a share of
+      log K, above 0 and at most 1; 1 takes all reference rows. A sure answer is often
+      one far from the members that the teacher memorised.
+
+  Returns:
+    The defense, with one stage before it; it needs reference rows. Its state is
+    `targets` [N,K] and `weight` [N], 1 where the entropy admits the row.
+
+  Raises:
+    ValueError: for a number out of range; at `init`, if no teacher was trained.
+
+  Guarantee: none. The student sees no member, but a teacher that has memorised a member
+    answers otherwise nearby: reference rows close to a member carry that over. Nothing
+    hides the reference rows, which the student is fitted to.
+
+  Deviation: the paper selects reference rows of low entropy, by a rule that is not
+    known; here by a bound on each row's own entropy, at temperature 1 whatever T is
+    [ours]. Rows above it have weight 0, so batches differ in size, and where no row is
+    left nothing is learned: loss and accuracy in the history are then 0. Published
+    code makes the optimizer anew each epoch, and a port of it divides the KL by K;
+    here momentum survives and the KL is a sum over classes.
+
+  Reference: Shejwalkar, Houmansadr, Membership Privacy for Machine Learning Models
+    Through Knowledge Transfer, 2021, arXiv 1906.06589.
+
+  >>> str(dmp(entropy=0.5))
+  'dmp(entropy=0.5)'
+  """
+  check_number("dmp: temperature", temperature, above=0)
+  check_number("dmp: entropy", entropy, high=1, above=0)
+
+  def init(key, spec):
+    del key
+    entropies = entr(soft_targets("dmp", spec)).sum(-1)
+    bound = entropy * math.log(spec.num_classes) + _ROUNDING
+    return {
+      "targets": soft_targets("dmp", spec, temperature),
+      "weight": (entropies <= bound).astype(jnp.float32),
+    }
+
+  def batch(batch, state, ctx):
+    del ctx
+    weight = batch.weight * state["weight"][batch.index]
+    return with_targets(batch._replace(weight=weight), state["targets"])
+
+  return Defense(
+    "",
+    before=(ONE_TEACHER,),
+    rows=lambda key, keep, reference: reference,
+    init=init,
+    batch=batch,
+    traits=frozenset({"table", "needs_reference"}),
+  )

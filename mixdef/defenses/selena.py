@@ -1,0 +1,104 @@
+"""SELENA: a student of teachers none of which saw the record it is asked about."""
+
+import jax
+import jax.numpy as jnp
+
+from mixdef.defense import Defense, Stage, defense, row_keys
+from mixdef.defenses.teachers import soft_targets, with_targets
+from mixdef.defenses.validate import check_count
+
+
+@defense
+def selena(teachers=25, *, non_models=10) -> Defense:
+  """Train a student on what teachers answer that did not see the record.
+
+  Every record i has a random set A_i of L of the K teachers, drawn from the model's key
+  and the record's id alone:
+
+  ```
+  teacher k   trains on the members i with k not in A_i        (Split-AI)
+  q_i         = 1/L sum of softmax(teacher_k(x_i)) over k in A_i
+  loss_i      = CE(q_i, student(x_i)),   members only          (self-distillation)
+  ```
+
+  Each teacher sees about (1 - L/K) of the members and is trained by the rest of the
+  chain: alone, `selena` has undefended teachers. A model costs K + 1 trainings, which
+  `fit_many` runs side by side; the answers of all K, [K,N,classes], are held at once.
+
+  Args:
+    teachers: K, at least 2; the published 25.
+    non_models: L in 1..K-1; the published 10. More make the answers better averaged
+      and the teachers poorer.
+
+  Returns:
+    The defense, with one stage of K trainings before it. Its state is q [N,classes];
+    the rows of records that are no members are never trained on.
+
+  Raises:
+    ValueError: for numbers out of range; at `init`, if no teacher was trained.
+
+  Guarantee: none in general. No teacher behind q_i saw record i, so its label reaches
+    the student through other records only. Near duplicates are other records: a
+    mislabelled record with duplicates is found almost surely. That the student was
+    fitted at the members' inputs is not hidden.
+
+  Deviation: published Split-AI also answers queries, those for records that are no
+    members with the set of a random member. Here the student answers all queries, as
+    in published SELENA, so sets matter in training alone. The published warm-up epoch
+    and learning rates belong to the optimizer.
+
+  Reference: Tang, Mahloujifar, Song, Shejwalkar, Nasr, Houmansadr, Mittal, Mitigating
+    Membership Inference Attacks by Self-Distillation Through a Novel Ensemble
+    Architecture, 2022, arXiv 2110.08324; duplicates: Aerni, Zhang, Tramèr, Evaluations
+    of Machine Learning Privacy Defenses are Misleading, 2024, arXiv 2404.17399.
+
+  >>> str(selena(5, non_models=2))
+  'selena(teachers=5, non_models=2)'
+  """
+  check_count("selena: teachers", teachers)
+  check_count("selena: non_models", non_models)
+  if non_models >= teachers:
+    raise ValueError(
+      f"selena: non_models={non_models} of teachers={teachers} leaves no teacher that "
+      f"trains on a record: give fewer non_models or more teachers"
+    )
+
+  def non_model_sets(key, num_records):
+    """Tell who is in whose set, bool [K,N], and must not see the record."""
+
+    def of_record(key):
+      return jax.random.permutation(key, teachers) < non_models
+
+    return jax.vmap(of_record)(row_keys(key, jnp.arange(num_records))).T
+
+  def rows(key, keep, reference):
+    del reference
+    return keep & ~non_model_sets(key, len(keep))
+
+  def table(key, log_probs, rows, keep):
+    del rows
+
+    def add(total, one):
+      in_set, answers = one
+      return total + jnp.where(in_set[:, None], jnp.exp(answers), 0.0), None
+
+    # One teacher after another: a masked mean would hold all answers several times.
+    sets = non_model_sets(key, len(keep))
+    total, _ = jax.lax.scan(add, jnp.zeros(log_probs.shape[1:]), (sets, log_probs))
+    return jnp.log(total / non_models)
+
+  def init(key, spec):
+    del key
+    return soft_targets("selena", spec)
+
+  def batch(batch, state, ctx):
+    del ctx
+    return with_targets(batch, state)
+
+  return Defense(
+    "",
+    before=(Stage(rows=rows, table=table, models=teachers),),
+    init=init,
+    batch=batch,
+    traits=frozenset({"table"}),
+  )
