@@ -1,21 +1,25 @@
 """Every Python block of the documents runs as printed."""
 
+import importlib.util
+import json
 import pathlib
 import re
 
 import pytest
 
-from mixdef import attacks
+from mixdef import attacks, data, defenses
 from mixdef.auditing import CANARIES
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EVERY = {**defenses.CATALOGUE, **defenses.RECIPES}
 AUDITED = {"audit_arrays.md": "high", "audit_your_model.md": "high"}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_python_blocks_run(path, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(defenses, "CATALOGUE", dict(defenses.CATALOGUE))
   blocks = re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
   assert blocks
   space = {"__name__": "__main__"}
@@ -26,6 +30,9 @@ def test_python_blocks_run(path, tmp_path, monkeypatch):
     assert report["verdict"]["level"] == AUDITED[path.name]
     assert not report["not_run"]
     assert [page.name for page in tmp_path.rglob("*.html")] == ["report.html"]
+  if path.name == "write_a_defense.md":
+    assert space["undefended"] > 0.7
+    assert space["flooded"] < space["undefended"] - 0.05
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -42,3 +49,18 @@ def test_readme_opens_with_exactly_two_commands():
 def test_readme_names_every_attack_and_every_kind_of_canary():
   words = set(re.findall(r"`(\w+)`", (ROOT / "README.md").read_text()))
   assert {*attacks.CATALOGUE, *CANARIES} <= words
+
+
+def test_readme_names_every_defense_and_every_data_set():
+  words = set(re.findall(r"`(\w+)`", (ROOT / "README.md").read_text()))
+  assert {*EVERY, *data.CATALOGUE} <= words
+
+
+def test_the_page_of_defenses_is_what_its_script_writes():
+  path = ROOT / "docs" / "make_defenses.py"
+  spec = importlib.util.spec_from_file_location("make_defenses", path)
+  script = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(script)
+  costs = json.loads((ROOT / "docs" / "defense_costs.json").read_text())
+  assert set(costs) == set(defenses.CATALOGUE), "bench.py --suite=defenses, again"
+  assert (ROOT / "docs" / "defenses.md").read_text() == script.page(costs)
