@@ -36,6 +36,15 @@ PLACES = {
 }
 
 
+# What a batch hook changes, by its trait.
+BATCHES = {
+  "augment": "inputs",
+  "mix": "inputs and labels",
+  "label": "labels",
+  "table": "batch",
+}
+
+
 def page(costs: dict) -> str:
   """Return the page; `costs` maps a name to its two ratios, as bench.py wrote them."""
   lines = [_INTRODUCTION, "", "| name | acts at | state | traits | training | answer |"]
@@ -52,20 +61,25 @@ def page(costs: dict) -> str:
 
 
 def _row(name: str, made: Defense, costs: dict) -> str:
-  acts = [words for hook, words in PLACES.items() if getattr(made, hook)]
-  if made.batch:
-    kinds = [kind for kind in ("augment", "mix", "label") if kind in made.traits]
-    acts[acts.index("batch")] = " and ".join(["batch", *kinds])
-  kinds = sorted(made.traits - {"augment", "mix", "label", "table"})
+  kind = next((kind for kind in BATCHES if kind in made.traits), "table")
+  places = {**PLACES, "batch": BATCHES[kind]}
+  acts = [words for hook, words in places.items() if getattr(made, hook)]
+  kinds = sorted(made.traits - set(BATCHES))
   measured = costs.get(name, {})
   cells = (
     f"`{name}`",
     ", ".join(acts),
     "yes" if made.init else "",
     ", ".join(kinds),
-    *(f"{measured[key]:.2g}" if key in measured else "" for key in ("train", "answer")),
+    *(_ratio(measured.get(key)) for key in ("train", "answer")),
   )
   return f"| {' | '.join(cells)} |"
+
+
+def _ratio(value):
+  if value is None:
+    return ""
+  return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
 
 
 def _entry(name, factory):
@@ -104,9 +118,10 @@ defense = mixdef.parse("random_crop(4)|label_smoothing(0.1)|weight_decay(1e-4)")
 print([part.name for part in defense.parts])
 ```
 
-*training* is the time of an epoch, teachers included, and *answer* that of a query, as
-ratios to the undefended model in one interleaved run of
-`experiments/bench.py --suite=defenses` on two CPU cores. The traits say what a part
+*training* is the time of the last epoch, teachers included, and *answer* that of a
+query where the defense acts on answers: ratios to the undefended model, of the fastest
+rounds in one interleaved run of `experiments/bench.py --suite=defenses` on two CPU
+cores (an MLP; a residual network for the parts of networks). The traits say what a part
 needs or forbids: `needs_reference` wants records of the defender's own
 (`--reference=500`), `whole_batch` and `cross_example` let a record act on the others'
 loss and do not go with `per_example` clipping. Any other two compose, unless both are
@@ -120,10 +135,12 @@ def main(arguments: list[str]) -> None:
   """Take over measured costs if a result of bench.py is named; write the page."""
   if arguments:
     rows = json.loads(pathlib.Path(arguments[0]).read_text())["rows"]
+    plain = {row["work"]: row["ms"][0] for row in rows if row["case"] == "none"}
     costs: dict[str, dict[str, float]] = {}
     for row in rows:
       if row["case"] != "none":
-        costs.setdefault(row["case"], {})[row["measure"]] = row["ratio"]
+        ratio = round(row["ms"][0] / plain[row["work"]], 2)
+        costs.setdefault(row["case"], {})[row["measure"]] = ratio
     COSTS.write_text(json.dumps(costs, indent=1, sort_keys=True) + "\n")
   PAGE.write_text(page(json.loads(COSTS.read_text())))
 

@@ -195,16 +195,18 @@ def attacks(settings: BenchSettings) -> list:
 
 def defended(settings: BenchSettings) -> list:
   """Time an epoch, teachers included, and a query with every defense."""
-  rows, models, size = [], 2, 1024
-  data = _random_data(size, (28, 28, 1), 10).with_reference(256)
-  keep = np.tile(data.audited, (models, 1))
+  rows, models = [], 2
+  every = {name: make() for name, make in mixdef.defenses.CATALOGUE.items()}
+  of_networks = {name: made for name, made in every.items() if made.model}
+  the_rest = {name: made for name, made in every.items() if not made.model}
   works = {
-    "mlp(256, 128), 28x28": (mixdef.models.mlp(), lambda made: not made.model),
-    "cnn 28x28": (mixdef.models.cnn(), lambda made: bool(made.model)),
+    "resnet(8), 28x28": (mixdef.models.resnet(8, norm="batch"), 320, of_networks),
+    "mlp(256, 128), 28x28": (mixdef.models.mlp(), 1280, the_rest),
   }
-  for work, (model, fits) in works.items():
-    chosen = {name: make() for name, make in mixdef.defenses.CATALOGUE.items()}
-    chosen = {"none": mixdef.chain()} | {n: d for n, d in chosen.items() if fits(d)}
+  for work, (model, size, parts) in works.items():
+    data = _random_data(size, (28, 28, 1), 10).with_reference(size // 5)
+    keep = np.tile(data.audited, (models, 1))
+    chosen = {"none": mixdef.chain(), **parts}
     trains, answers = {}, {}
     for name, defense in chosen.items():
       training = prepare(
@@ -216,9 +218,9 @@ def defended(settings: BenchSettings) -> list:
       )
       trains[name], state = _epochs_of(training)
       program = programs(training.source, training.plan, "scan")
-      answers[name] = lambda ask=program.predict, state=state: ask(
-        *(state, {}, jnp.asarray(data.x[:256]))
-      )
+      x = jnp.asarray(data.x[:256])
+      if name == "none" or defense.release_output:
+        answers[name] = lambda ask=program.predict, state=state, x=x: ask(state, {}, x)
     for measure, cases in (("train", trains), ("answer", answers)):
       named = f"{measure}, {work}"
       rows += rows_of(named, cases, settings.repeats, per=models, measure=measure)
@@ -237,12 +239,12 @@ def _epochs_of(training):
   def run():
     done = []
     for part, program, states in stages:
-      steps = jnp.int32(part.plan.steps_per_epoch)
+      steps, last = part.plan.steps_per_epoch, jnp.int32(part.plan.epochs - 1)
       states, _ = program.train(
-        *(states, {}, part.rows, part.data, jnp.int32(5), jnp.int32(0), steps)
+        *(states, {}, part.rows, part.data, last, jnp.int32(0), jnp.int32(steps))
       )
       if part.learner.epoch:
-        states = program.epoch(states, {}, part.keep, part.data, jnp.int32(5))
+        states = program.epoch(states, {}, part.rows, part.data, last)
       done.append(states)
     return done
 

@@ -75,8 +75,8 @@ def execute(settings: JobSettings, folder: pathlib.Path, run: Callable) -> dict:
   try:
     result = run(settings, folder)
   except Exception:
-    if fresh and not any(folder.rglob("checkpoints")):
-      path.unlink()  # nothing was trained: a corrected command may take the folder
+    if fresh and list(folder.iterdir()) == [path]:
+      path.unlink()  # nothing was made: a corrected command may take the folder
     raise
   write_json(done, result)
   logging.info("wrote %s", done)

@@ -93,17 +93,19 @@ class Settings(JobSettings):
   def __post_init__(self):
     """Refuse what cannot be used before anything is written."""
     super().__post_init__()
-    defense = mixdef.parse(self.defense)
+    self._refuse_private_moments(mixdef.parse(self.defense))
     if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
       raise ValueError(f"--learning_rate={self.learning_rate} must be positive")
     for name in ("train_size", "reference"):
       if getattr(self, name) < 0:
         raise ValueError(f"--{name}={getattr(self, name)} must be 0 or more")
+
+  def _refuse_private_moments(self, defense):
     private = "per_example" in defense.traits and "no_guarantee" not in defense.traits
     if self.standardize and private:
       raise ValueError(
         "--standardize takes means and deviations from the private records, which the "
-        "epsilon of --defense does not cover: drop it, or pass guarantee=False"
+        f"epsilon of {defense} does not cover: drop it, or pass guarantee=False"
       )
 
   @property
@@ -168,6 +170,7 @@ class Settings(JobSettings):
       self.optimizer, OPTIMIZERS, "optimizer", learning_rate=self.learning_rate
     )
     defense = mixdef.parse(self.defense) if defense is None else defense
+    self._refuse_private_moments(defense)
     if self.learner == "classifier":
       return mixdef.classifier(self.network(data), optimizer, defense)
     if defense.parts:

@@ -5,9 +5,10 @@
 A list in the place of an argument is every value in turn; where nothing static depends
 on the values, one program trains them all side by side. Every cell trains its own
 shadows on the same random halves of the same records, and every model is the target
-once. Writes sweep.csv, sweep.md, sweep.png and result.json; run again, it resumes, and
-with other defenses, data sets or seeds it adds to the table. Only figures are kept: for
-models and scores use lira.py or audit.py.
+once. Writes sweep.csv, sweep.md, sweep.png and result.json. Run again with the same
+--out, it resumes, and with other defenses, data sets or seeds it adds to the table;
+what was refused is tried again. Only figures are kept: for models and scores use
+lira.py or audit.py.
 """
 
 import dataclasses
@@ -28,7 +29,8 @@ import mixdef
 from mixdef.auditing import Budget, accuracies, run_attacks
 from mixdef.grid import Grid, read_grids
 from mixdef.parse import split_calls
-from mixdef.training.store import write_json
+from mixdef.training import Ensemble
+from mixdef.training.store import AnotherRun, write_json
 
 ATTACKS = (
   "gap, loss_threshold, threshold_known, lira_online, lira_offline, rmia, "
@@ -69,8 +71,8 @@ class SweepSettings(Settings):
         f"--num_shadows={self.num_shadows} --seeds={self.seeds}: an attack needs 2 "
         f"models at least and 16 to say much, and a sweep one seed"
       )
-    names = [mixdef.attacks.resolve(name) for name in self.chosen_attacks]
-    if not names:
+    attacks = [mixdef.attacks.resolve(name) for name in self.chosen_attacks]
+    if not attacks:
       raise ValueError("--attacks is empty: name one at least")
     _ = self.grids
 
@@ -106,17 +108,19 @@ class SweepSettings(Settings):
 
 def run(settings: SweepSettings, folder: pathlib.Path) -> dict:
   """Train and attack every cell; returns what result.json holds."""
-  rows: list[dict[str, Any]] = []
-  for one in settings.runs():
-    data = one.load()
+  # All are read first: a missing file stops the sweep before hours of training.
+  runs = settings.runs()
+  loaded = {one.dataset: one.load() for one in runs if one.seed == settings.seed}
+  for one in runs:
+    data = loaded[one.dataset]
     if data.test is None:
       data = data.split(0.2, seed=one.seed)
     data = one.cut(data, halves=2)
     for grid in one.grids:
       for part in _programs(grid):
-        rows += _cells(one, data, grid.text, part, folder)
-        sweep_tables.write(_with_earlier(rows, folder), folder)
-  return {"cells": _with_earlier(rows, folder)}
+        _complete(one, data, grid.text, part, folder)
+        sweep_tables.write(_cells(settings, folder), folder)
+  return {"cells": _cells(settings, folder)}
 
 
 def _programs(grid: Grid) -> list[Grid]:
@@ -126,72 +130,114 @@ def _programs(grid: Grid) -> list[Grid]:
   return [grid._replace(template=text, values={}) for text in grid.texts]
 
 
-def _cells(settings, data, family, grid, folder) -> list[dict[str, Any]]:
-  """What the cells that one program trains hold, computed unless it is there."""
+def _complete(settings, data, family, grid, folder) -> None:
+  """Compute what is missing of the cells that one program trains."""
   place = folder / "cells" / data.name / f"seed-{settings.seed}"
   place.mkdir(parents=True, exist_ok=True)
   paths = [place / f"{_mark(settings.shadows, text)}.json" for text in grid.texts]
-  if not all(path.exists() for path in paths):
-    scratch = place / f"training-{_mark(settings.shadows, *grid.texts)}"
-    try:
-      found = _figures(settings, data, grid, scratch)
-    except ValueError as error:
-      logging.info("%s on %s is not run: %s", grid.template, data.name, error)
-      found = [{"not_run": str(error)} for _ in paths]
-    common = {"dataset": data.name, "seed": settings.seed, "family": family}
-    for path, text, figures in zip(paths, grid.texts, found, strict=True):
-      write_json(path, {**common, "defense": text, **figures})
-    shutil.rmtree(scratch, ignore_errors=True)
-  return [json.loads(path.read_text()) for path in paths]
+  missing = [i for i, path in enumerate(paths) if not _finished(path)]
+  if not missing:
+    return
+  grid = grid.take(missing)
+  scratch = place / f"training-{_mark(settings.shadows, *grid.texts)}"
+  found = _figures(settings, data, grid, scratch)
+  common = {"dataset": data.name, "seed": settings.seed, "family": family}
+  common["commit"] = job.environment()["commit"]
+  for i, text, figures in zip(missing, grid.texts, found, strict=True):
+    write_json(paths[i], {**common, "defense": text, **figures})
+  shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _mark(*words) -> str:
   return hashlib.sha256(repr(words).encode()).hexdigest()[:16]
 
 
-def _with_earlier(rows, folder):
-  """The rows, and behind them those that earlier runs left in the folder."""
-  earlier = (json.loads(p.read_text()) for p in sorted(folder.glob("cells/*/*/*.json")))
-  return [*rows, *(row for row in earlier if row not in rows)]
+def _finished(path) -> bool:
+  """Tell whether a cell has its figures; one that was refused is tried again."""
+  return path.exists() and "not_run" not in json.loads(path.read_text())
+
+
+def _cells(settings, folder) -> list[dict[str, Any]]:
+  """Every cell in the folder: this command's in its order, then those of others."""
+  families: dict[str, str] = {}
+  for grid in settings.grids:
+    for text in grid.texts:
+      families.setdefault(text, grid.text)
+  place = {text: number for number, text in enumerate(families)}
+
+  def order(cell):
+    return cell["dataset"], place.get(cell["defense"], len(place))
+
+  paths = folder.glob("cells/*/*/*.json")
+  paths = sorted(paths, key=lambda path: path.stat().st_mtime_ns)
+  cells = sorted((json.loads(path.read_text()) for path in paths), key=order)
+  return [
+    {**cell, "family": families.get(cell["defense"], cell["family"])} for cell in cells
+  ]
 
 
 def _figures(settings, data, grid, scratch) -> list[dict[str, Any]]:
   """Train the shadows of all cells together and attack each cell's."""
+  shadows = settings.shadows
+  names = ", ".join(grid.texts)
+  logging.info(
+    "%s, seed %d: %s, %d models each", data.name, settings.seed, names, shadows
+  )
+  try:
+    ensemble = _trained(settings, data, grid, scratch)
+  except ValueError as error:
+    return [_refused(error)] * len(grid.cells)
+  seconds = round(ensemble.seconds / len(grid.cells), 2)
+  slices = (slice(i, i + shadows) for i in range(0, len(ensemble), shadows))
+  return [
+    {**_attacked(settings, ensemble.take(own)), "seconds": seconds} for own in slices
+  ]
+
+
+def _refused(error) -> dict[str, str]:
+  logging.info("not run: %s", error)
+  return {"not_run": str(error)}
+
+
+def _trained(settings, data, grid, scratch) -> Ensemble:
+  """The shadows of the first cell, then of the next, on the same halves."""
   cells, shadows = len(grid.cells), settings.shadows
   keep = mixdef.subsets(shadows, len(data), seed=settings.seed, eligible=data.audited)
-  logging.info("%s: %s, %d models", data.name, grid.template, cells * shadows)
 
   def learner(**values):
     return settings.make_learner(data, grid.defense(**values))
 
-  ensemble = mixdef.fit_many(
-    learner if grid.values else learner(),
-    data,
-    np.tile(keep, (cells, 1)),
-    epochs=settings.passes,
-    batch_size=settings.batch_size,
-    seed=settings.seed,
-    ids=np.tile(np.arange(shadows), cells),
-    over={name: np.repeat(column, shadows) for name, column in grid.values.items()},
-    strategy=settings.strategy,
-    memory_gb=settings.memory_gb or None,
-    num_members=round(0.5 * int(data.audited.sum())),
-    out=scratch,
-    progress=True,
-  )
-  seconds = ensemble.seconds / cells
-  return [
-    {
-      **_attacked(settings, ensemble.take(slice(first, first + shadows))),
-      "seconds": round(seconds, 2),
-    }
-    for first in range(0, cells * shadows, shadows)
-  ]
+  def train():
+    return mixdef.fit_many(
+      learner if grid.values else learner(),
+      data,
+      np.tile(keep, (cells, 1)),
+      epochs=settings.passes,
+      batch_size=settings.batch_size,
+      seed=settings.seed,
+      ids=np.tile(np.arange(shadows), cells),
+      over={name: np.repeat(column, shadows) for name, column in grid.values.items()},
+      strategy=settings.strategy,
+      memory_gb=settings.memory_gb or None,
+      num_members=round(0.5 * int(data.audited.sum())),
+      out=scratch,
+      progress=True,
+    )
+
+  try:
+    return train()
+  except AnotherRun as error:  # the code or --strategy changed since it was stopped
+    logging.info("training anew what was half trained: %s", error)
+    shutil.rmtree(scratch)
+    return train()
 
 
 def _attacked(settings, ensemble) -> dict[str, Any]:
   """Figures of one cell."""
-  signals = mixdef.signals(ensemble, population=ensemble.data.test)
+  try:
+    signals = mixdef.signals(ensemble, population=ensemble.data.test)
+  except ValueError as error:  # a model diverged; those of other cells need not have
+    return _refused(error)
   budget = Budget(targets=settings.attack_targets, records=settings.attack_records)
   found = run_attacks(
     settings.chosen_attacks, signals, ensemble, budget=budget, seed=settings.seed

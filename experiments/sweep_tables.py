@@ -16,6 +16,12 @@ _FACTS = (
   "not_run",
 )
 
+_CAPTION = """
+Accuracies and true-positive rates (TPR) are in %, [ ] is a 95% interval, and ± is the
+standard deviation between models; with several seeds a row is their mean and ± is the
+standard deviation between seeds.
+"""
+
 
 def write(cells: Sequence[dict[str, Any]], folder: pathlib.Path) -> None:
   """Write the three files.
@@ -32,7 +38,12 @@ def write(cells: Sequence[dict[str, Any]], folder: pathlib.Path) -> None:
     table.writerows(rows)
   (folder / "sweep.md").write_text(markdown(cells))
   drawn = [
-    {**cell, "auc": best["auc"], "auc_ci": best["auc_ci"]}
+    {
+      **cell,
+      "auc": best["auc"],
+      "auc_ci": best["auc_ci"],
+      "line": (cell["seed"], cell["num_shadows"]),
+    }
     for cell in cells
     if (best := strongest(cell))
   ]
@@ -47,17 +58,13 @@ def strongest(cell: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def markdown(cells: Sequence[dict[str, Any]]) -> str:
-  """Return a Markdown table, a row a defense and data set.
-
-  Rates are percentages with 95% intervals. With several seeds a row is their mean and,
-  behind ±, the standard deviation between seeds; without, ± is that between models.
-  """
+  """Return a Markdown table, a row a defense and data set, and how to read it."""
   groups: dict[tuple, list] = {}
   for cell in cells:
     key = (cell["dataset"], cell["defense"], cell.get("num_shadows"))
     groups.setdefault(key, []).append(cell)
   names = list(dict.fromkeys(n for cell in cells for n in cell.get("attacks", {})))
-  header = ["data", "defense", "models", "epsilon", "test acc.", "gap attack"]
+  header = ["data", "defense", "models", "seeds", "epsilon", "test acc.", "gap attack"]
   quoted = {name for name in names if any(_resolved(cell, name) for cell in cells)}
   for name in names:
     header.append(f"{name} AUC")
@@ -70,14 +77,14 @@ def markdown(cells: Sequence[dict[str, Any]]) -> str:
       lines.append([*first, f"not run: {refusal}".replace("|", "\\|")])
       continue
     epsilon = group[0]["epsilon"]
-    row = [*first, str(shadows), "" if epsilon is None else f"{epsilon:.3g}"]
+    row = [*first, str(shadows), str(len(group))]
+    row += ["" if epsilon is None else f"{epsilon:.3g}"]
     row += [_accuracy(group), _percent([cell["gap_attack"] for cell in group])]
     for name in names:
-      row += _attack([cell["attacks"].get(name) for cell in group])[
-        : 1 + (name in quoted)
-      ]
+      auc, rate = _attack([cell["attacks"].get(name) for cell in group])
+      row += [auc, rate] if name in quoted else [auc]
     lines.append(row)
-  return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+  return "".join(f"| {' | '.join(line)} |\n" for line in lines) + _CAPTION
 
 
 def _resolved(cell, name):
@@ -120,7 +127,7 @@ def _percent(values):
 def _attack(found):
   """AUC and low-rate TPR of one attack over the seeds."""
   if None in found:
-    return ["", ""]
+    return ["not run", ""]
   aucs = [figures["auc"] for figures in found]
   lows = [figures["tpr"][_LOW] for figures in found]
   rate = "not resolvable"

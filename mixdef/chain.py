@@ -173,8 +173,8 @@ def _refuse_with_clipping(part, clipped):
   give_up = f"drop one, or give up epsilon with {clipped.name}(..., guarantee=False)"
   if "cross_example" in part.traits:
     raise ValueError(
-      f"{part.name} lets a record act on other records' rows, so clipping row by row "
-      f"in {clipped.name} bounds no record: {give_up}"
+      f"{part.name} lets a record act on other records' rows or answers, so clipping "
+      f"row by row in {clipped.name} bounds no record: {give_up}"
     )
   if part.before:
     raise ValueError(

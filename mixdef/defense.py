@@ -96,7 +96,7 @@ class View(NamedTuple):
   """A whole-data look at the model, given to the `epoch` and `finish` hooks.
 
   `predict(x)` returns log-probabilities [.,K] in inference mode; in `finish` it uses
-  the weights that will be released.
+  the weights that will be released. `keep` bool [N] marks the rows trained on.
   """
 
   variables: Any

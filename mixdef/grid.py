@@ -3,6 +3,7 @@
 import ast
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -39,13 +40,24 @@ class Grid(NamedTuple):
     """Return the chain at these values, which may be traced."""
     return parse(self.template, values=values)
 
+  def take(self, cells: Sequence[int]) -> "Grid":
+    """Return the grid of some of the cells, by their number."""
+    values = {
+      name: tuple(column[i] for i in cells) for name, column in self.values.items()
+    }
+    return self._replace(values=values)
+
   def traceable(self) -> bool:
     """Tell whether one program can train all cells: nothing static depends on them."""
     values = [value for column in self.values.values() for value in column]
     if not values or not all(type(v) is float and math.isfinite(v) for v in values):
       return False
+
+    def build(values):
+      self.defense(**values)
+
     try:
-      jax.eval_shape(lambda values: self.defense(**values).init and 0, self.cells[0])
+      jax.eval_shape(build, self.cells[0])
     except (TypeError, ValueError):
       return False
     return True
@@ -59,12 +71,15 @@ def read_grids(text: str) -> list[Grid]:
       every value in turn, and several lists are every combination.
 
   Raises:
-    ValueError: for what `mixdef.parse` refuses, in any cell, and an empty list.
+    ValueError: for what `mixdef.parse` refuses, in any cell, an empty list and no
+      defense at all.
 
   >>> [grid.texts for grid in read_grids("none; label_smoothing([0.1, 0.5])")]
   [['none'], ['label_smoothing', 'label_smoothing(epsilon=0.5)']]
   """
   grids = [_read(part.strip()) for part in text.split(";") if part.strip()]
+  if not grids:
+    raise ValueError(f"{text!r} names no defense: write 'none' for the undefended")
   for grid in grids:
     grid.texts  # noqa: B018  a wrong cell is refused before the first is trained
   return grids

@@ -12,7 +12,8 @@ def trade_off_plot(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
 
   Args:
     rows: each with `dataset`, `family`, `test_accuracy` in [0, 1], and `auc` with
-      `auc_ci` of the attack shown; rows of a family are joined in their order.
+      `auc_ci` of the strongest attack; rows of a family are joined in their order.
+      Where a family has several lines, one a seed, `line` tells them apart.
     path: where to write; the suffix is .png or .svg.
 
   Raises:
@@ -27,31 +28,37 @@ def trade_off_plot(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
 
   datasets = list(dict.fromkeys(row["dataset"] for row in rows))
   families = list(dict.fromkeys(row["family"] for row in rows))
-  legend_rows = -(-len(families) // 3)
-  size = (6.4 * len(datasets), 4.4 + 0.22 * legend_rows)
+  width = 6.4 * len(datasets)
+  longest = max(len(family) for family in families)
+  columns = min(3, max(1, int(width / (0.6 + 0.055 * longest))))  # inches
+  legend_rows = -(-len(families) // columns)
+  size = (width, 4.4 + 0.22 * legend_rows)
   figure = Figure(figsize=size, layout="constrained")
   panels = figure.subplots(1, len(datasets), squeeze=False)[0]
   for axes, dataset in zip(panels, datasets, strict=True):
     for number, family in enumerate(families):
-      cells = [r for r in rows if (r["dataset"], r["family"]) == (dataset, family)]
-      if not cells:
-        continue
-      aucs = [row["auc"] for row in cells]
-      axes.errorbar(
-        [100 * row["test_accuracy"] for row in cells],
-        aucs,
-        yerr=[
-          [row["auc"] - row["auc_ci"][0] for row in cells],
-          [row["auc_ci"][1] - row["auc"] for row in cells],
-        ],
-        color=f"C{number % 10}",
-        marker=_MARKERS[number // 10 % len(_MARKERS)],
-        linewidth=1,
-        markersize=5,
-        label=family,
-      )
+      lines: dict[Any, list] = {}
+      for row in rows:
+        if (row["dataset"], row["family"]) == (dataset, family):
+          lines.setdefault(row.get("line"), []).append(row)
+      for cells in lines.values():
+        axes.errorbar(
+          [100 * row["test_accuracy"] for row in cells],
+          [row["auc"] for row in cells],
+          yerr=[
+            [row["auc"] - row["auc_ci"][0] for row in cells],
+            [row["auc_ci"][1] - row["auc"] for row in cells],
+          ],
+          color=f"C{number % 10}",
+          marker=_MARKERS[number // 10 % len(_MARKERS)],
+          linewidth=1,
+          markersize=5,
+          label=family,
+        )
     axes.axhline(0.5, color="0.5", linestyle=":", linewidth=1)
-    axes.set(title=dataset, xlabel="test accuracy, %", ylabel="AUC of the attack")
+    axes.set(
+      title=dataset, xlabel="test accuracy, %", ylabel="AUC of the strongest attack"
+    )
     axes.grid(color="0.9", linewidth=0.6)
   handles: dict[str, Any] = {}
   for axes in panels:
@@ -61,7 +68,7 @@ def trade_off_plot(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
     list(handles.values()),
     list(handles),
     loc="outside lower center",
-    ncols=3,
+    ncols=columns,
     fontsize="x-small",
   )
   figure.savefig(path, dpi=150)

@@ -39,7 +39,9 @@ COLUMNS: dict[str, tuple[float, float] | str] = {
 _INCOMES = ("<=50K", ">50K")
 
 
-def read(data_dir: pathlib.Path) -> Dataset:
+def read(
+  data_dir: pathlib.Path, *, num_records: tuple[int, int] = (32_561, 16_281)
+) -> Dataset:
   """Return adult.data as records and adult.test as the test file.
 
   The 14 attributes become 105 features in the order of `COLUMNS`: a number x becomes
@@ -48,9 +50,10 @@ def read(data_dir: pathlib.Path) -> Dataset:
 
   Args:
     data_dir: the files lie in data_dir/adult or in data_dir itself.
+    num_records: of the two files; a reduced copy is refused.
 
   Returns:
-    A `Dataset` of float32 [N, 105], officially 32,561 + 16,281, 2 classes.
+    A `Dataset` of float32 [N, 105], 2 classes.
 
   Raises:
     FileNotFoundError: files are missing.
@@ -70,12 +73,12 @@ def read(data_dir: pathlib.Path) -> Dataset:
       " and ".join(NAMES),
       "download them from https://archive.ics.uci.edu/dataset/2/adult (CC BY 4.0)",
     )
-  (x, y), test = (_read_file(path) for path in paths)
+  (x, y), test = map(_read_file, paths, num_records)
   with files.named(paths[0].parent):
     return Dataset.from_arrays(x, y, name="adult", test=test, num_classes=len(_INCOMES))
 
 
-def _read_file(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_file(path: pathlib.Path, count: int) -> tuple[np.ndarray, np.ndarray]:
   x, y = [], []
   for line, row in files.csv_rows(path):
     # The test file starts with a remark.
@@ -88,8 +91,10 @@ def _read_file(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
       raise ValueError(
         f"{path} is damaged: line {line}: {error}; download it again"
       ) from error
-  if not x:
-    raise ValueError(f"{path} is damaged: it holds no record; download it again")
+  if len(x) != count:
+    raise ValueError(
+      f"{path} is damaged: it holds {len(x)} records, not {count}; download it again"
+    )
   return np.array(x, np.float32), np.array(y)
 
 

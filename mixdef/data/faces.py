@@ -12,6 +12,7 @@ CELEBA_SHAPE = (218, 178, 3)
 CELEBA_FILES = "img_align_celeba/*.jpg and list_attr_celeba.txt"
 _ATTRIBUTES, _PARTITION = "list_attr_celeba.txt", "list_eval_partition.txt"
 _TRAIN, _TEST = "0", "2"
+_SPLITS = (_TRAIN, "1", _TEST)
 
 
 def celeba_face(pixels: np.ndarray) -> np.ndarray:
@@ -161,11 +162,12 @@ def _read_male(path: pathlib.Path, num_images: int) -> dict[str, int]:
 
 
 def _read_partition(path: pathlib.Path, male: dict[str, int]) -> dict[str, str]:
-  rows = [line.split() for line in files.read_text(path).splitlines() if line]
-  part = {row[0]: row[-1] for row in rows}
+  rows = [line.split() for line in files.read_text(path).splitlines()]
+  part = {row[0]: row[1] for row in rows if len(row) == 2 and row[1] in _SPLITS}
   if missing := [name for name in male if name not in part]:
     raise ValueError(
-      f"{path} is damaged: it does not list {missing[0]}; download it again"
+      f"{path} is damaged: it gives {missing[0]} no split of {', '.join(_SPLITS)};"
+      " download it again"
     )
   return part
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.scipy.special import entr
 
 from mixdef.defense import Defense, defense
-from mixdef.defenses.teachers import ONE_TEACHER, soft_targets, with_targets
+from mixdef.defenses.teachers import ONE_TEACHER, soft_targets
 from mixdef.defenses.validate import check_number
 
 _ROUNDING = 1e-6  # a uniform answer may have an entropy a little above log K
@@ -72,8 +72,10 @@ def dmp(temperature=1.0, *, entropy=1.0) -> Defense:
 
   def batch(batch, state, ctx):
     del ctx
-    weight = batch.weight * state["weight"][batch.index]
-    return with_targets(batch._replace(weight=weight), state["targets"])
+    return batch._replace(
+      y=state["targets"][batch.index],
+      weight=batch.weight * state["weight"][batch.index],
+    )
 
   return Defense(
     "",

@@ -50,7 +50,8 @@ def memguard(budget=1.0, *, steps=300, epochs=400) -> Defense:
   Guarantee: none on membership. The label is unchanged, so label-only attacks are
     exactly as strong as without it. The distortion is within the budget in expectation
     over the coin, for every record. An attacker who trains on defended answers, or
-    has another attack than g, may still succeed.
+    has another attack than g, may still succeed. g learns from the members without
+    noise and acts on all answers, so `dp_sgd` must give up its epsilon.
 
   Deviation: g is 256-128-64-1 as in the official code, which trains it by SGD at 0.001;
     here it is Adam at 0.001, on 32 members and 32 reference rows a step, drawn with
@@ -86,7 +87,7 @@ def memguard(budget=1.0, *, steps=300, epochs=400) -> Defense:
     init=init,
     finish=finish,
     release_output=release_output,
-    traits=frozenset({"needs_reference"}),
+    traits=frozenset({"needs_reference", "cross_example"}),
   )
 
 

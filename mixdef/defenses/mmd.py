@@ -24,8 +24,8 @@ def mmd(coefficient=3.0, *, bandwidth=1.0, gate=0.03) -> Defense:
   ```
 
   n_c and r_c count the members and the reference rows of class c in the batch, and n
-  sums n_c over the classes that have both. The term is off in the first epoch, whose
-  gap is taken to be 0, and in the last.
+  sums n_c over the classes that have both. In the first epoch the gap is taken to be 0;
+  in the last one the term is off.
 
   Members are compared as they are before mixing: the batch carries clean copies of its
   rows, which have weight 0 and cost a second forward and backward pass. So `mixup|mmd`

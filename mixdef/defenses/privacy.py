@@ -34,13 +34,9 @@ def dp_sgd(
   noise is drawn once a step, after the sum, from the model's own key. Training samples
   by Poisson: every member enters each batch with probability q = B / members.
 
-  The state holds what a report needs: `epsilon`, `delta`, `noise_multiplier`,
-  `batch_size` and `skipped`, the number of records met so far whose loss or gradient
-  was not finite and that therefore added nothing.
-
   Args:
-    noise_multiplier: z >= 0; may be traced, to sweep it over models.
-    clip: C > 0; `inf` clips nothing and needs `noise_multiplier=0`.
+    noise_multiplier: z >= 0; may be traced, to sweep it over models. 1 is ours.
+    clip: C > 0; `inf` clips nothing and needs `noise_multiplier=0`. 1 as De et al.
     epsilon: if given, z is calibrated to spend it over the whole training, and
       `noise_multiplier` must be left out.
     delta: in (0, 1), below one over the number of members.
@@ -52,6 +48,11 @@ def dp_sgd(
       take 16.
     guarantee: False gives up the guarantee, and epsilon with it (NaN), which admits
       parts that mix records.
+
+  Returns:
+    The defense. Its state holds what a report needs: `epsilon`, `delta`,
+    `noise_multiplier`, `batch_size` and `skipped`, the number of records met so far
+    whose loss or gradient was not finite and that therefore added nothing.
 
   Raises:
     ValueError: for an argument outside its range, for noise without a finite clip, and,

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from mixdef.defense import Defense, Stage, defense, row_keys
-from mixdef.defenses.teachers import soft_targets, with_targets
+from mixdef.defenses.teachers import soft_targets
 from mixdef.defenses.validate import check_count
 
 
@@ -93,7 +93,7 @@ def selena(teachers=25, *, non_models=10) -> Defense:
 
   def batch(batch, state, ctx):
     del ctx
-    return with_targets(batch, state)
+    return batch._replace(y=state[batch.index])
 
   return Defense(
     "",

@@ -1,7 +1,6 @@
 """Distillation, and what all defenses share that train on other models' answers."""
 
 import jax
-import jax.numpy as jnp
 
 from mixdef.defense import Defense, Stage, defense, take
 from mixdef.defenses.validate import check_choice, check_number
@@ -38,11 +37,12 @@ def distillation(
     ValueError: for an unknown word or a number out of range; at `init`, if no teacher
       was trained.
 
-  Guarantee: none of its own. With `dp_sgd` teacher and student both spend budget on the
-    same records, and the two trainings compose.
+  Guarantee: none. Teacher and student both learn from the members, and `dp_sgd`
+    accounts for one training, so it must give up its epsilon.
 
   Deviation: a mixed row's teacher answer is the mixture of the two records'
-    probabilities. Reference rows keep their own labels.
+    probabilities. Reference rows are taught alike, so that they stay comparable with
+    the members.
 
   Reference: Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015,
     arXiv 1503.02531; Kaya, Dumitras, 2021 (soft); Chen, Yu, Fritz, 2022, arXiv
@@ -61,7 +61,7 @@ def distillation(
 
   def batch(batch, state, ctx):
     del ctx
-    return with_targets(batch, state)
+    return batch._replace(y=state[batch.index])
 
   def loss(losses, state, ctx, log_probs, batch):
     del ctx
@@ -99,12 +99,6 @@ def soft_targets(what, spec, temperature=1.0):
       f"train the stage before"
     )
   return jax.nn.softmax(spec.table / temperature)
-
-
-def with_targets(batch, targets):
-  """Replace the labels of the rows that are trained on by targets [N,K]."""
-  trained = (batch.weight > 0)[:, None]
-  return batch._replace(y=jnp.where(trained, targets[batch.index], batch.y))
 
 
 def _same_members(key, keep, reference):

@@ -41,7 +41,7 @@ class Loop:
         *(program.init, training.keys, table, training.values, training.data)
       )
       template = jax.eval_shape(
-        *(program.finish, template, training.values, training.keep, training.data)
+        *(program.finish, template, training.values, training.rows, training.data)
       )
       return self.store.load(name, template)
     table = None
@@ -63,7 +63,7 @@ class Loop:
           self.store.save(f"{name}-epoch-{epoch + 1}", states)
           self.store.forget_epochs(name, before=epoch + 1)
           saved = time.monotonic()
-    states = program.finish(states, training.values, training.keep, training.data)
+    states = program.finish(states, training.values, training.rows, training.data)
     if self.store:
       self.store.save(name, states)
       self.store.forget_epochs(name)
@@ -116,7 +116,7 @@ def _one_epoch(program, training, states, epoch, real):
   )
   if training.learner.epoch:
     states = program.epoch(
-      states, training.values, training.keep, training.data, number
+      states, training.values, training.rows, training.data, number
     )
   jax.block_until_ready(states)
   sums = {name: np.asarray(value, np.float64)[:real] for name, value in sums.items()}

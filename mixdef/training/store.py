@@ -27,6 +27,10 @@ def write_json(path: pathlib.Path, value) -> None:
   os.replace(fresh, path)
 
 
+class AnotherRun(ValueError):
+  """A folder holds a run that differs in something that matters."""
+
+
 def same_or_refuse(
   path: pathlib.Path, found: dict, *, fix: str, environment: dict | None = None
 ) -> None:
@@ -39,7 +43,7 @@ def same_or_refuse(
     environment: written with it but never compared: versions, devices.
 
   Raises:
-    ValueError: naming each field that differs, with both values.
+    AnotherRun: naming each field that differs, with both values.
   """
   found = json.loads(json.dumps(found))
   if not path.exists():
@@ -55,7 +59,7 @@ def same_or_refuse(
     if earlier.get(name) != found.get(name)
   ]
   if differing:
-    raise ValueError(f"{path} is of another run: {'; '.join(differing)}. {fix}")
+    raise AnotherRun(f"{path} is of another run: {'; '.join(differing)}. {fix}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mixdef.data import load
+from mixdef.data import adult, load
 from mixdef.data.adult import COLUMNS
 
 FIRST = (
@@ -42,7 +42,7 @@ def decode(features):
 @pytest.mark.parametrize("folder", ["adult", "."])
 def test_every_attribute_can_be_read_back(tmp_path, folder):
   write(tmp_path / folder)
-  data = load("adult", data_dir=tmp_path)
+  data = adult.read(tmp_path, num_records=(2, 2))
   assert (data.x.shape, data.x.dtype) == ((2, 105), np.float32)
   assert (data.name, data.num_classes) == ("adult", 2)
   assert (data.y.tolist(), data.test.y.tolist()) == ([0, 1], [1, 0])
@@ -58,9 +58,9 @@ def test_every_attribute_can_be_read_back(tmp_path, folder):
 
 def test_pitfall_83_the_coding_does_not_depend_on_the_records(tmp_path):
   write(tmp_path)
-  alone = load("adult", data_dir=tmp_path)
+  alone = adult.read(tmp_path, num_records=(2, 2))
   write(tmp_path, (FIRST, SECOND, FIRST.replace("39,", "90,")), (FIRST, FIRST))
-  beside = load("adult", data_dir=tmp_path)
+  beside = adult.read(tmp_path, num_records=(3, 2))
   np.testing.assert_array_equal(beside.x[:2], alone.x)
   np.testing.assert_array_equal(beside.test.x[0], alone.x[0])
 
@@ -85,7 +85,8 @@ def test_missing_files_are_named(tmp_path):
     ((FIRST.replace("39", "?"), FIRST), "line 1: could not convert string to float"),
     ((FIRST, FIRST.replace("<=50K", "50K")), "line 2: '50K' is no income, <=50K or"),
     ((FIRST, "<" * 200_000), "field larger than field limit"),
-    ((), "it holds no record"),
+    ((), "it holds 0 records, not 2;"),
+    ((FIRST,), "it holds 1 records, not 2;"),
   ],
 )
 def test_a_damaged_line_is_named(tmp_path, train, message):
@@ -93,5 +94,5 @@ def test_a_damaged_line_is_named(tmp_path, train, message):
   with pytest.raises(
     ValueError, match=rf"^{tmp_path}/adult.data is damaged: {message}"
   ) as caught:
-    load("adult", data_dir=tmp_path)
+    adult.read(tmp_path, num_records=(2, 2))
   assert "\n" not in str(caught.value)

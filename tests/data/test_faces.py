@@ -109,7 +109,9 @@ _LIST, _PARTITION = "list_attr_celeba.txt", "list_eval_partition.txt"
     (_change(_LIST, "Male", "Beard"), f"{_LIST} is damaged: it has no attribute Male"),
     (_change(_LIST, "000002.jpg", "000001.jpg"), f"{_LIST} is damaged: .* repeats an"),
     (_change(_LIST, "jpg  1  1", "jpg  1  0"), f"{_LIST} is damaged: a line lacks a"),
-    (_change(_PARTITION, "000003.jpg", "7.jpg"), "does not list 000003.jpg"),
+    (_change(_PARTITION, "000003.jpg", "7.jpg"), "gives 000003.jpg no split"),
+    (_change(_PARTITION, "000003.jpg 1", "000003.jpg"), "gives 000003.jpg no split"),
+    (_change(_PARTITION, "000003.jpg 1", "000003.jpg 3"), "gives 000003.jpg no split"),
     (_change(_PARTITION, "jpg 2", "jpg 1"), "3 images of split 0 and 0 of split 2"),
   ],
 )

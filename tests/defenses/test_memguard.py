@@ -19,9 +19,10 @@ from mixdef.attacks import (
 )
 from mixdef.attacks.query import signals
 from mixdef.auditing import auc
+from mixdef.chain import chain
 from mixdef.data import subsets
 from mixdef.data.synthetic import synthetic_memorize
-from mixdef.defenses import memguard
+from mixdef.defenses import dp_sgd, memguard
 from mixdef.defenses.memguard import disguise, log_odds, release_share
 from mixdef.learner import classifier
 from mixdef.training import fit, fit_many
@@ -257,6 +258,12 @@ def test_pitfall_15_raw_answers_skip_the_noise_and_a_repeated_query_changes_noth
   np.testing.assert_array_equal(answers, run.predict(x))
   np.testing.assert_array_equal(run.predict(x, raw=True), undefended.predict(x))
   assert np.abs(answers - undefended.predict(x)).max() > 0.01
+
+
+def test_its_network_voids_epsilon():
+  with pytest.raises(ValueError, match=r"memguard lets a record act .*guarantee=False"):
+    chain(dp_sgd(), memguard())
+  assert "no_guarantee" in chain(dp_sgd(guarantee=False), memguard()).traits
 
 
 def test_training_without_reference_records_is_refused():

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 
 import audit
@@ -139,4 +140,5 @@ def test_the_default_folder_is_called_after_the_audits():
 
 
 def test_every_flag_has_a_help_text():
-  assert set(CompareSettings.__dataclass_fields__) <= set(settings_module._HELP)
+  names = {field.name for field in dataclasses.fields(CompareSettings)}
+  assert names <= set(settings_module._HELP)

@@ -173,7 +173,7 @@ def test_every_protocol_builds(name):
 
 def test_the_default_folder_follows_from_the_settings():
   folder = Settings(defense="adamixup|l2(1e-4)").folder("train")
-  assert str(folder).startswith("runs/train-digits-adamixup-l2-1e-4")
+  assert str(folder).startswith("runs/train-digits-adamixup-weight_decay-coef")
   assert folder == Settings(defense="adamixup|l2(1e-4)").folder("train")
   assert folder != Settings(defense="adamixup|l2(1e-4)", seed=1).folder("train")
   assert str(Settings(out="here").folder("train")) == "here"

@@ -14,6 +14,7 @@ from training_cases import records as all_records
 from mixdef.chain import chain
 from mixdef.defenses.dmp import dmp
 from mixdef.defenses.selena import selena
+from mixdef.defenses.smoothing import weighted_smoothing
 from mixdef.defenses.teachers import distillation
 from mixdef.learner import classifier
 from mixdef.training import fit, fit_many
@@ -146,6 +147,16 @@ def test_a_member_reaches_a_dmp_student_by_its_teacher_only():
   assert not same(train(part, moved).states.params, clean(part).states.params)
   other = relabelled(records(), 35)  # the labels of reference rows are not used
   assert same(train(part, other).states.params, clean(part).states.params)
+
+
+def test_parts_beside_dmp_act_on_the_rows_that_its_student_trains_on():
+  learner = classifier(
+    Linear(), optax.sgd(0.5), chain(weighted_smoothing(start=0), dmp())
+  )
+  run = fit(learner, records(), KEEP[0], **SIZES)
+  z = np.asarray(run.state.defense["weighted_smoothing"]["z"])  # 1 is no noise
+  assert (z[~REFERENCE] == 1).all()
+  assert (z[REFERENCE] != 1).mean() > 0.5
 
 
 def test_pitfall_79_reference_rows_are_disjoint_from_members():
