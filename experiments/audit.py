@@ -208,7 +208,7 @@ def _dp_baseline(settings, folder, ensemble, planted, asked):
   data = ensemble.data
   reached = accuracies(mixdef.signals(ensemble, log_probs=False))
   matched = matched_dp(
-    settings.network(data),
+    settings.networks(data)[0],
     data,
     ensemble.keep[:2],
     accuracy=reached["test_accuracy"],

@@ -149,14 +149,11 @@ class Settings(JobSettings):
     data = data.standardize() if self.standardize else data
     return data.with_reference(self.reference, seed=self.seed)
 
-  def network(self, data: mixdef.Dataset) -> Any:
-    """Return the linen module named."""
-    return self._network(self.model, data)
-
-  def _network(self, text, data):
-    return parse_call(
-      text, mixdef.models.CATALOGUE, "model", num_classes=data.num_classes
-    )
+  def networks(self, data: mixdef.Dataset) -> list[Any]:
+    """Return the linen modules named; some learners take several."""
+    catalogue, classes = mixdef.models.CATALOGUE, data.num_classes
+    texts = split_calls(self.model) or [self.model]
+    return [parse_call(text, catalogue, "model", num_classes=classes) for text in texts]
 
   def make_learner(
     self, data: mixdef.Dataset, defense: mixdef.Defense | None = None
@@ -171,13 +168,15 @@ class Settings(JobSettings):
     )
     defense = mixdef.parse(self.defense) if defense is None else defense
     self._refuse_private_moments(defense)
+    first, *others = self.networks(data)
     if self.learner == "classifier":
-      return mixdef.classifier(self.network(data), optimizer, defense)
+      if others:
+        raise ValueError(f"--model={self.model}: a classifier takes one network")
+      return mixdef.classifier(first, optimizer, defense)
     if defense.parts:
       raise ValueError(f"--learner={self.learner} takes no defense: drop {defense}")
-    networks = tuple(self._network(text, data) for text in split_calls(self.model))
     makers = {
-      name: functools.partial(make, networks[0] if len(networks) == 1 else networks)
+      name: functools.partial(make, (first, *others) if others else first)
       for name, make in mixdef.learners.CATALOGUE.items()
     }
     return parse_call(self.learner, makers, "learner", optimizer=optimizer)

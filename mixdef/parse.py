@@ -70,8 +70,8 @@ def split_calls(text: str) -> list[str]:
   >>> split_calls("rmia(gamma=1.0, a=0.5), base")
   ['rmia(gamma=1.0, a=0.5)', 'base']
   """
-  node = expression(f"({text},)" if text.strip() else "()")
-  return [ast.unparse(part) for part in node.elts]
+  node = expression(text if text.strip() else "()")
+  return [ast.unparse(part) for part in getattr(node, "elts", [node])]
 
 
 def expression(text: str) -> Any:
