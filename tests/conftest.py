@@ -14,6 +14,10 @@ from mixdef.data.synthetic import synthetic_memorize
 from mixdef.learner import classifier
 from mixdef.training import fit_many
 
+# Most of the suite's time is compiling programs that run for a millisecond.
+os.environ["XLA_FLAGS"] = (
+  os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+)
 jax.config.update(
   "jax_compilation_cache_dir",
   str(pathlib.Path.home() / ".cache" / "mixdef" / "test-programs"),
