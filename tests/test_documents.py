@@ -32,7 +32,7 @@ def test_python_blocks_run(path, tmp_path, monkeypatch):
     assert [page.name for page in tmp_path.rglob("*.html")] == ["report.html"]
   if path.name == "write_a_defense.md":
     assert space["undefended"] > 0.7
-    assert space["flooded"] < space["undefended"] - 0.05
+    assert space["flooded"] < space["undefended"] - 0.02
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
