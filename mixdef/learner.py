@@ -218,8 +218,13 @@ def classifier(model, optimizer, defense: Defense | None = None) -> Learner:
     ),
     rows=defense.rows,
     traits=defense.traits,
-    text=f"{' '.join(repr(model).split())}|{defense}",
+    text=f"{one_line(model)}|{defense}",
   )
+
+
+def one_line(module) -> str:
+  """Write a linen module on one line, for a learner's text."""
+  return " ".join(repr(module).split())
 
 
 def _variables(state):

@@ -54,9 +54,9 @@ def adversarial_regularization(
     classifier: training accuracy 1.00 with 1, 0.70 with 26.) h reads log-probabilities,
     the official code logits; they are those of the step, in train mode. The two sides
     weigh alike, however few reference rows ride in a batch. The common part is a
-    reading [ours]; the official code has 128-512-256-128-64-1. The label is the training
-    target, which other parts may have made soft; with a mixer in the chain h compares
-    mixed members with unmixed reference rows [ours].
+    reading [ours]; the official code has 128-512-256-128-64-1. The label is the
+    training target, which other parts may have made soft; with a mixer in the chain h
+    compares mixed members with unmixed reference rows [ours].
 
   Reference: Nasr, Shokri, Houmansadr, Machine Learning with Membership Privacy using
     Adversarial Regularization, 2018, arXiv 1807.05852.

@@ -7,8 +7,8 @@ from mixdef.chain import chain
 from mixdef.defense import Defense, row_keys
 from mixdef.defenses.losses import confidence_penalty
 from mixdef.defenses.validate import check_count, check_number
-from mixdef.learner import Learner, TrainState, classifier
-from mixdef.learners.parts import check_phases, one_line, part_of, phase_of, step_on
+from mixdef.learner import Learner, TrainState, classifier, one_line
+from mixdef.learners.parts import check_phases, part_of, phase_of, step_on
 
 _TEACHER_SHARE = 0.5
 

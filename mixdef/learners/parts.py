@@ -76,8 +76,3 @@ def step_on(learner, state, data, rows, chosen, ctx):
   some = rows.weight.any()
   metrics = {name: jnp.where(some, value, 0.0) for name, value in metrics.items()}
   return jax.tree.map(lambda a, b: jnp.where(some, a, b), new, state), metrics
-
-
-def one_line(module) -> str:
-  """Write a linen module on one line, for a learner's text."""
-  return " ".join(repr(module).split())

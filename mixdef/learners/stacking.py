@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from mixdef.defense import Data, fold_in_name
-from mixdef.learner import Learner, TrainState, classifier
-from mixdef.learners.parts import check_phases, one_line, part_of, phase_of, step_on
+from mixdef.learner import Learner, TrainState, classifier, one_line
+from mixdef.learners.parts import check_phases, part_of, phase_of, step_on
 
 _FIRST_LEVEL = ("first", "second")
 _NETWORKS = (*_FIRST_LEVEL, "combiner")  # network i learns from part i
