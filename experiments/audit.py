@@ -188,7 +188,7 @@ def _train(settings, folder, learner, data, name):
     num_members=int(data.always.sum()) + round(0.5 * int(data.audited.sum())),
     out=folder / name,
     **settings.training(),
-  )
+  ).sound()
 
 
 def _planted(settings, data):

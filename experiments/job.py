@@ -14,7 +14,8 @@ import jax
 from absl import app, flags, logging
 from settings import PLACES, AnyJob, JobSettings, define_flags, from_flags
 
-from mixdef.training.store import same_or_refuse, write_json
+from mixdef.training.hosts import first_then_all
+from mixdef.training.signature import same_or_refuse, write_json
 
 
 def main(
@@ -39,8 +40,11 @@ def main(
     cache_programs()
     try:
       settings = from_flags(kind)
-      show(execute(settings, settings.folder(name), run))
-    except (ValueError, FileNotFoundError, FileExistsError, PermissionError) as error:
+      settings.connect()
+      result = execute(settings, settings.folder(name), run)
+      if jax.process_index() == 0:
+        show(result)
+    except (ValueError, OSError) as error:
       logging.debug("raised at", exc_info=True)
       print(f"{name}: {error}", file=sys.stderr)
       sys.exit(2)
@@ -67,19 +71,24 @@ def execute(settings: JobSettings, folder: pathlib.Path, run: Callable) -> dict:
   path = folder / "config.json"
   fresh = not path.exists()
   notes = {**places, **environment()}
-  same_or_refuse(path, config, fix="Choose another --out.", environment=notes)
+  first_then_all(
+    lambda: same_or_refuse(path, config, fix="Choose another --out.", environment=notes)
+  )
   done = folder / "result.json"
-  if done.exists() and not settings.grows:
-    logging.info("finished before; delete %s to compute it again", done)
-    return json.loads(done.read_text())
+  if done.exists():
+    earlier = json.loads(done.read_text())
+    if settings.finished(earlier):
+      logging.info("finished before; delete %s to compute it again", done)
+      return earlier
   try:
     result = run(settings, folder)
   except Exception:
     if fresh and list(folder.iterdir()) == [path]:
       path.unlink()  # nothing was made: a corrected command may take the folder
     raise
-  write_json(done, result)
-  logging.info("wrote %s", done)
+  if jax.process_index() == 0:  # the others helped
+    write_json(done, result)
+    logging.info("wrote %s", done)
   return result
 
 

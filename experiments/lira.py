@@ -4,7 +4,10 @@
 
 Each shadow trains on a random half of the records with the same defense; every model is
 the target once. Writes result.json, scores.npz (scores [S,N] per attack, keep [S,N],
-and the ids of the N records in their data set) and roc.png; run again, it resumes.
+and the ids of the N records in their data set) and roc.png; run again, it resumes, and
+with more shadows it trains those that are missing. On several hosts that share --out:
+
+  python experiments/lira.py --out=/shared/run --coordinator=auto ...
 """
 
 import collections
@@ -12,12 +15,14 @@ import dataclasses
 import pathlib
 from typing import Any
 
+import jax
 import job
 import numpy as np
 from settings import Settings
 
 import mixdef
 from mixdef.auditing import accuracies, roc_plot, run_attacks
+from mixdef.training import hosts
 
 _FAMILIES = ("threshold", "reference")
 _DRAWN = 8  # the strongest attacks are drawn
@@ -31,6 +36,26 @@ class LiraSettings(Settings):
   strategy: str = "auto"
   memory_gb: float = 0.0
   mirror: bool = False
+  keep_params: bool = True
+  coordinator: str = ""
+  num_processes: int = 0
+  process_id: int = 0
+
+  grows = ("num_shadows",)
+
+  @property
+  def shadows(self) -> int:
+    """Models to train."""
+    return min(self.num_shadows, 8) if self.quick else self.num_shadows
+
+  def finished(self, result: dict) -> bool:
+    """Say whether a result is of as many shadows."""
+    return result["num_shadows"] + len(result["diverged"]) == self.shadows
+
+  def connect(self) -> None:
+    """Join the other processes, if there are any."""
+    if self.coordinator:
+      hosts.connect(self.coordinator, self.num_processes, self.process_id)
 
 
 def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
@@ -41,12 +66,17 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
       f"2 at least and 16 to say much"
     )
   data = settings.cut(settings.load(), halves=2)
-  shadows = min(settings.num_shadows, 8) if settings.quick else settings.num_shadows
-  keep = mixdef.subsets(shadows, len(data), seed=settings.seed, eligible=data.audited)
-  ensemble = mixdef.fit_many(
+  keep = mixdef.subsets(
+    settings.shadows, len(data), seed=settings.seed, eligible=data.audited
+  )
+  views = mixdef.attacks.VIEWS["mirror" if settings.mirror else "none"]
+  answered = mixdef.shadow_signals(
     settings.make_learner(data),
     data,
     keep,
+    queries=views(),
+    population=data.test,
+    keep_params=settings.keep_params,
     epochs=settings.passes,
     batch_size=settings.batch_size,
     seed=settings.seed,
@@ -56,35 +86,39 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
     out=folder,
     progress=True,
   )
-  views = mixdef.attacks.VIEWS["mirror" if settings.mirror else "none"]
-  signals = mixdef.signals(ensemble, queries=views(), population=data.test)
+  if jax.process_index():
+    return {}  # the first process reports
+  signals = answered.signals
   families = mixdef.attacks.FAMILIES
   chosen = [attack.__name__ for kind in _FAMILIES for attack in families[kind]]
   found = run_attacks(chosen, signals)
   arrays: dict[str, Any] = {
     "ids": data.ids,
     "labels": data.y,
-    "keep": keep,
+    "keep": signals.keep,
+    "models": answered.models,
     **found.scores,
   }
   np.savez_compressed(folder / "scores.npz", **arrays)
   ranked = sorted(found.figures, key=lambda name: -found.figures[name]["auc"])
   roc_plot(
-    {name: (found.scores[name], keep) for name in ranked[:_DRAWN]}, folder / "roc.png"
+    {name: (found.scores[name], signals.keep) for name in ranked[:_DRAWN]},
+    folder / "roc.png",
   )
   return {
     **accuracies(signals),
-    **ensemble[0].guarantee,
+    **answered.guarantee,
     "defense": settings.defended_by,
     "dataset": data.name,
     "num_records": len(data),
     "design": "bernoulli",
     "references": "trained with the target's defense",
     "fits": _counts(signals),
-    "num_shadows": len(ensemble),
-    "strategy": ensemble.strategy,
-    "seconds": round(ensemble.seconds, 2),
-    "shadows_per_minute": round(60 * len(ensemble) / ensemble.seconds, 2),
+    "num_shadows": len(answered.models),
+    "diverged": answered.diverged,
+    "strategy": answered.strategy,
+    "seconds": round(answered.seconds, 2),
+    "shadows_per_minute": round(60 * len(keep) / answered.seconds, 2),
     "attacks": found.figures,
     "not_run": found.not_run,
   }
@@ -105,6 +139,8 @@ def show(result: dict) -> None:
     f"train {result['train_accuracy']:.4f}, test {result['test_accuracy']:.4f}, "
     f"{result['shadows_per_minute']:.1f} shadows a minute ({result['strategy']})"
   )
+  if result["diverged"]:
+    print(f"left out, for they diverged: shadows {result['diverged']}")
   pairs = next(iter(result["attacks"].values()))
   print(
     f"{pairs['num_members']} members and {pairs['num_nonmembers']} non-members over "

@@ -30,7 +30,7 @@ from mixdef.auditing import Budget, accuracies, run_attacks
 from mixdef.grid import Grid, read_grids
 from mixdef.parse import split_calls
 from mixdef.training import Ensemble
-from mixdef.training.store import AnotherRun, write_json
+from mixdef.training.signature import AnotherRun, write_json
 
 ATTACKS = (
   "gap, loss_threshold, threshold_known, lira_online, lira_offline, rmia, "
@@ -234,10 +234,12 @@ def _trained(settings, data, grid, scratch) -> Ensemble:
 
 def _attacked(settings, ensemble) -> dict[str, Any]:
   """Figures of one cell."""
+  trained = len(ensemble)
   try:
-    signals = mixdef.signals(ensemble, population=ensemble.data.test)
-  except ValueError as error:  # a model diverged; those of other cells need not have
+    ensemble = ensemble.sound()
+  except ValueError as error:  # those of other cells need not have diverged
     return _refused(error)
+  signals = mixdef.signals(ensemble, population=ensemble.data.test)
   budget = Budget(targets=settings.attack_targets, records=settings.attack_records)
   found = run_attacks(
     settings.chosen_attacks, signals, ensemble, budget=budget, seed=settings.seed
@@ -246,6 +248,7 @@ def _attacked(settings, ensemble) -> dict[str, Any]:
     **accuracies(signals),
     **ensemble[0].guarantee,
     "num_shadows": len(ensemble),
+    "diverged": trained - len(ensemble),
     "num_records": int(ensemble.data.audited.sum()),
     "strategy": ensemble.strategy,
     "attacks": found.figures,

@@ -3,6 +3,7 @@
 from mixdef import attacks, auditing, data, defenses, learners, models
 from mixdef.attacks import Signals
 from mixdef.attacks.query import signals
+from mixdef.attacks.shadow_signals import shadow_signals
 from mixdef.auditing import audit
 from mixdef.chain import chain, from_optax
 from mixdef.data import Dataset, load, splits, subsets
@@ -107,6 +108,7 @@ __all__ = [
   "random_flip",
   "relaxloss",
   "selena",
+  "shadow_signals",
   "signals",
   "spatial_dropout",
   "splits",

@@ -20,7 +20,7 @@ from mixdef.auditing.running import Budget, Findings, run_attacks
 from mixdef.auditing.verdict import strongest, verdict
 from mixdef.data import Dataset, duplicate_records
 from mixdef.training import Ensemble
-from mixdef.training.store import write_json
+from mixdef.training.signature import write_json
 
 SCHEMA = 1
 """Version of the layout of report.json, described in docs/report.schema.json."""

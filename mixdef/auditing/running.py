@@ -14,7 +14,7 @@ from mixdef.attacks import Signals, Unavailable, leave_one_out
 from mixdef.auditing.figures import complete_targets
 from mixdef.auditing.summary import summarize
 from mixdef.training import Ensemble
-from mixdef.training.store import digest, same_or_refuse
+from mixdef.training.signature import digest, same_or_refuse
 
 COSTLY = ("shokri", "salem_1", "salem_2", *catalogue.ON_MODELS)
 """Attacks that train a model of their own or ask many questions a record."""

@@ -1,5 +1,6 @@
 """What training returns: one `Run`, or an `Ensemble` of S of them."""
 
+import collections
 import dataclasses
 import functools
 import math
@@ -50,8 +51,14 @@ def predict_in_blocks(predict: Callable, states, values, x) -> np.ndarray:
 
 
 def _training_seconds(history: list[dict]) -> float:
-  """Seconds spent in the epochs of a history, earlier runs' included."""
-  return sum(row["seconds"] for row in history)
+  """Seconds spent in the epochs of a history, earlier runs' included.
+
+  Of several processes, which train side by side, the one that took longest counts.
+  """
+  spent = collections.Counter()
+  for row in history:
+    spent[row.get("process", 0)] += row["seconds"]
+  return max(spent.values(), default=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,8 +151,28 @@ class Ensemble:
     keep = self.keep[s]
     return Run(self.source, values, state, keep, self.data, self.plan, self.history)
 
-  def take(self, models: slice) -> "Ensemble":
-    """Return the ensemble of some of the models."""
+  @property
+  def diverged(self) -> np.ndarray:
+    """Which models have parameters that are not finite: bool [S]."""
+    sound = [
+      np.isfinite(np.asarray(leaf, np.float32)).reshape(len(self), -1).all(1)
+      for leaf in jax.tree.leaves(self.states.params)
+    ]
+    return ~np.all(sound, axis=0)
+
+  def sound(self) -> "Ensemble":
+    """Return the ensemble of the models that did not diverge.
+
+    Raises:
+      ValueError: if all did.
+    """
+    broken = self.diverged
+    if broken.all():
+      raise ValueError("every model diverged: train with a lower learning rate")
+    return self.take(~broken) if broken.any() else self
+
+  def take(self, models: slice | np.ndarray) -> "Ensemble":
+    """Return the ensemble of some of the models: a slice, a mask or numbers."""
     own = (self.states, self.values, self.keep)
     states, values, keep = jax.tree.map(lambda leaf: leaf[models], own)
     return dataclasses.replace(self, states=states, values=values, keep=keep)

@@ -1,6 +1,6 @@
 """`fit` and `fit_many`: the one train loop, for one model and for S of them."""
 
-import json
+import contextlib
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,12 +12,9 @@ import numpy as np
 from mixdef.data import Dataset, validate_keep
 from mixdef.learner import Learner
 from mixdef.training.ensemble import Ensemble, Run
-from mixdef.training.loop import Loop
 from mixdef.training.prepare import prepare
 from mixdef.training.programs import STRATEGIES
-from mixdef.training.progress import Progress
-from mixdef.training.store import Store, digest, same_or_refuse
-from mixdef.training.strategy import choose, memory_budget, models_at_once
+from mixdef.training.shadows import Shadows, join, open_shadows
 
 
 def fit(
@@ -113,6 +110,50 @@ def fit_many(
     ValueError: for sizes out of range, a defense that needs reference records, or a
       folder that holds another run.
   """
+  with shadow_training(
+    *(learner, data, keep),
+    epochs=epochs,
+    batch_size=batch_size,
+    seed=seed,
+    strategy=strategy,
+    memory_gb=memory_gb,
+    num_members=num_members,
+    ids=ids,
+    over=over,
+    out=out,
+    progress=progress,
+  ) as shadows:
+    parts = [states for _, states in shadows.finished()]
+  if jax.process_count() > 1:
+    parts = [shadows.read()]
+  states = parts[0] if len(parts) == 1 else jax.tree.map(join, *parts)
+  return shadows.ensemble(range(len(shadows.keep)), states)
+
+
+def shadow_training(
+  learner: Learner | Callable[..., Learner],
+  data: Dataset,
+  keep,
+  *,
+  epochs: int,
+  batch_size: int = 128,
+  seed: int = 0,
+  strategy: str = "auto",
+  memory_gb: float | None = None,
+  num_members: int | None = None,
+  ids: Any = None,
+  over: Mapping[str, Any] | None = None,
+  out: str | pathlib.Path | None = None,
+  progress: bool = False,
+) -> contextlib.AbstractContextManager[Shadows]:
+  """Open the training of S models, to use them chunk by chunk; see `fit_many`.
+
+  Returns:
+    A context manager whose `Shadows` yields the finished models.
+
+  Raises:
+    ValueError: as `fit_many`.
+  """
   keep = validate_keep(keep, len(data))
   if (keep & data.reference).any():
     raise ValueError("keep selects reference records: they cannot be members")
@@ -141,82 +182,11 @@ def fit_many(
     batch_size=batch_size,
     num_members=num_members,
   )
-  store = None
-  if out is not None:
-    store = Store(pathlib.Path(out))
-    _sign(store, training, seed)
-  strategy, size = _decide(training, strategy, memory_budget(memory_gb), store)
-  padded = -(-training.count // size) * size
-  work = training.work * padded // training.count
-  loop = Loop(store, Progress(work, unit="epoch", shown=progress))
-  chunks = []
-  for first in range(0, training.count, size):
-    # The last chunk repeats its last model, so that all chunks share one program.
-    rows = np.minimum(np.arange(first, first + size), training.count - 1)
-    real = min(size, training.count - first)
-    states = loop.run(training.take(rows), strategy, f"models-{first:05d}", real)
-    states = jax.tree.map(lambda leaf, real=real: leaf[:real], states)
-    chunks.append(states if size == training.count else _to_host(states))
-  loop.progress.close()
-  states = chunks[0]
-  if len(chunks) > 1:
-    states = jax.tree.map(_join, *chunks)
-  return Ensemble(
-    source=learner,
-    values=values,
-    states=states,
-    keep=keep,
-    data=data,
-    plan=training.plan,
+  return open_shadows(
+    *(learner, data, training),
+    seed=seed,
     strategy=strategy,
-    history=loop.history,
-    models_at_once=size,
+    memory_gb=memory_gb,
+    out=out,
+    progress=progress,
   )
-
-
-def _sign(store, training, seed):
-  """Refuse a folder whose run differs in anything that shapes the states."""
-  learner, data = training.learner, training.data
-  signature = {
-    "learner": learner.text,
-    "records": digest(data.x, data.y, data.reference),
-    "keep": digest(training.keep),
-    "keys": digest(jax.random.key_data(training.keys)),
-    "program": digest(np.frombuffer(training.program_text().encode(), np.uint8)),
-    "hyper_parameters": {name: digest(v) for name, v in training.values.items()},
-    "seed": seed,
-    "jax": jax.__version__,
-    **training.plan._asdict(),
-  }
-  path = store.folder / "checkpoints" / "signature.json"
-  same_or_refuse(path, signature, fix="Choose another out folder.")
-
-
-def _decide(training, strategy, budget, store):
-  """The strategy and chunk size; a resume uses what the first run decided."""
-  path = store and store.folder / "checkpoints" / "strategy.json"
-  if path and path.exists():
-    decided = json.loads(path.read_text())
-    if strategy in ("auto", decided["strategy"]):
-      return decided["strategy"], decided["models_at_once"]
-  if strategy == "auto":
-    strategy, size = choose(training, budget)
-  else:
-    size = models_at_once(training, strategy, budget)
-  if path:
-    decided = {"strategy": strategy, "models_at_once": size}
-    same_or_refuse(path, decided, fix="Choose another out folder.")
-  return strategy, size
-
-
-def _to_host(states):
-  """Make room for the next chunk; random keys stay, for numpy cannot hold them."""
-  return jax.tree.map(lambda leaf: leaf if _is_key(leaf) else np.asarray(leaf), states)
-
-
-def _join(*leaves):
-  return (jnp if _is_key(leaves[0]) else np).concatenate(leaves)
-
-
-def _is_key(leaf):
-  return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -16,98 +16,136 @@ _CHECKPOINT_SECONDS = 60.0
 
 
 class Loop:
-  """Train chunks of models, keeping what a kill must not lose."""
+  """Train chunks of models, keeping what a kill must not lose.
+
+  `history` holds a row an epoch and chunk, those of earlier runs in the store first.
+  """
 
   def __init__(self, store: Store | None, progress: Progress):
-    self.store, self.progress, self.history = store, progress, []
-    self._earlier = store.read_metrics() if store else []
+    self.store, self.progress = store, progress
+    self.history = store.read_metrics() if store else []
 
-  def run(self, training: Training, strategy: str, name: str, real: int):
-    """Train the models of `training` to the end, or load them if that was done.
+  def run(self, training: Training, strategy: str, models: list[int], kind="models"):
+    """Train some models to the end, from their last checkpoint if there is one.
 
     Args:
-      training: the models; those after the first `real` fill up a chunk.
+      training: of the models; those beyond `models` fill up a chunk.
       strategy: how they share the machine.
-      name: of the chunk, in the store and in the metrics.
-      real: how many count in the metrics.
+      models: their numbers.
+      kind: "models", or "teachers" of the stage before.
+
+    Returns:
+      The finished states of all of `training`.
     """
+    name = f"{kind}-{models[0]:05d}"
     program = programs(training.source, training.plan, strategy)
-    if self.store and self.store.has(name):
-      self._recall(name, training.plan.epochs)
-      self.store.forget_epochs(name)
-      self.progress.resume(training.work)
-      table = jax.eval_shape(training.zero_table)
-      template = jax.eval_shape(
-        *(program.init, training.keys, table, training.values, training.data)
-      )
-      template = jax.eval_shape(
-        *(program.finish, template, training.values, training.rows, training.data)
-      )
-      return self.store.load(name, template)
     table = None
     if training.teachers:
-      table = self._table(training, strategy, f"{name}-teachers", real)
+      table = self._table(training, strategy, models)
     states = program.init(training.keys, table, training.values, training.data)
-    states, done = self._resumed(states, name)
-    if self.store:
-      self.store.write_metrics(self.history)  # without rows after the checkpoint
+    states, done = self._resumed(name, models, states)
+    self._forget_rows(name, done)
     self.progress.resume(done * training.count)
     saved = time.monotonic()
     for epoch in range(done, training.plan.epochs):
-      states, row = _one_epoch(program, training, states, epoch, real)
-      self.history.append({"models": name, **row})
+      states, row = _one_epoch(program, training, states, epoch, models)
+      self._append({"models": name, **row})
       self.progress.advance(training.count, loss=row["loss"], accuracy=row["accuracy"])
-      if self.store:
-        self.store.append_metrics(self.history[-1])
-        if time.monotonic() - saved > _CHECKPOINT_SECONDS:
-          self.store.save(f"{name}-epoch-{epoch + 1}", states)
-          self.store.forget_epochs(name, before=epoch + 1)
-          saved = time.monotonic()
-    states = program.finish(states, training.values, training.rows, training.data)
-    if self.store:
-      self.store.save(name, states)
-      self.store.forget_epochs(name)
-    return states
+      if self.store and time.monotonic() - saved > _CHECKPOINT_SECONDS:
+        self._checkpoint(name, models, states, epoch + 1)
+        saved = time.monotonic()
+    return program.finish(states, training.values, training.rows, training.data)
 
-  def _table(self, training, strategy, name, real):
+  def forget(self, models: list[int]) -> None:
+    """Remove the checkpoints of a chunk whose models are safe elsewhere."""
+    if self.store:
+      self.store.forget(f"unfinished/table-{models[0]:05d}")
+      self.store.forget_epochs(f"unfinished/models-{models[0]:05d}")
+
+  def _table(self, training, strategy, models):
     """Train the stage before and condense its outputs into [S,N,K]."""
     teachers = training.teachers
+    name = f"unfinished/table-{models[0]:05d}"
+    if self.store and self.store.has(name):
+      kept = self._pick(name, models, jax.eval_shape(training.zero_table))
+      if kept is not None:
+        self.progress.resume(teachers.work)
+        return kept
     each = teachers.count // training.count
-    states = self.run(teachers, strategy, name, real * each)
+    theirs = [model * each + teacher for model in models for teacher in range(each)]
+    states = self.run(teachers, strategy, theirs, kind="teachers")
     program = programs(teachers.source, teachers.plan, strategy)
     log_probs = jnp.asarray(
       predict_in_blocks(program.raw, states, teachers.values, teachers.data.x)
     )
     stage, _ = training.learner.before[0]
     shape = (training.count, stage.models)
-    return jax.vmap(stage.table)(
+    table = jax.vmap(stage.table)(
       fold_keys(training.keys, "stage"),
       log_probs.reshape(*shape, *log_probs.shape[1:]),
       teachers.rows.reshape(*shape, -1),
       training.keep,
     )
+    if self.store:
+      self.store.save(name, table, models=models, rows=training.count)
+      self.store.forget_epochs(f"unfinished/teachers-{theirs[0]:05d}")
+    return table
 
-  def _resumed(self, states, name):
-    """The latest checkpoint of an unfinished chunk, or the fresh states."""
-    epochs = self.store.epochs(name) if self.store else []
-    if not (self.store and epochs):
-      return states, 0
-    self._recall(name, epochs[-1])
-    return self.store.load(f"{name}-epoch-{epochs[-1]}", states), epochs[-1]
+  def _checkpoint(self, name, models, states, epoch):
+    rows = len(states.key)
+    path = f"unfinished/{name}-epoch-{epoch}"
+    self.store.save(path, states, models=models, rows=rows)
+    self.store.forget_epochs(f"unfinished/{name}", before=epoch)
 
-  def _recall(self, name, epochs):
-    """Take over the metrics an earlier run wrote up to a checkpoint."""
-    self.history += [
-      row
-      for row in self._earlier
-      if row["models"] in (name, f"{name}-teachers")
-      and row not in self.history
-      and (row["models"] != name or row["epoch"] < epochs)
-    ]
+  def _resumed(self, name, models, states):
+    """The latest readable checkpoint of these models, or the fresh states."""
+    name = f"unfinished/{name}"
+    for epoch in reversed(self.store.epochs(name) if self.store else []):
+      kept = self._pick(f"{name}-epoch-{epoch}", models, states)
+      if kept is not None:
+        return kept, epoch
+    return states, 0
+
+  def _pick(self, name, models, template):
+    """Read the rows of some models from what a chunk with at least these left.
+
+    Models that an earlier run has finished need not be among those of this one.
+    """
+    notes = self.store.notes(name) or {"models": [], "rows": 0}
+    if not set(models) <= set(notes["models"]):
+      return None
+    wanted = [notes["models"].index(model) for model in models]
+    count = jax.tree.leaves(template)[0].shape[0]
+    wanted += wanted[-1:] * (count - len(wanted))
+    shapes = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct((notes["rows"], *leaf.shape[1:]), leaf.dtype),
+      template,
+    )
+    kept = self.store.load(name, shapes)
+    if kept is None:
+      return None
+    return jax.tree.map(lambda leaf: leaf[np.array(wanted)], kept)
+
+  def _append(self, row):
+    if jax.process_count() > 1:
+      row["process"] = jax.process_index()
+    self.history.append(row)
+    if self.store:
+      self.store.append_metrics(row)
+
+  def _forget_rows(self, name, done):
+    """Drop the rows of epochs that are trained again."""
+    kept = [r for r in self.history if r["models"] != name or r["epoch"] < done]
+    if self.store and len(kept) < len(self.history):
+      self.store.write_metrics(kept)
+    self.history = kept
 
 
-def _one_epoch(program, training, states, epoch, real):
-  """Train one epoch; returns the states and the row for metrics.jsonl."""
+def _one_epoch(program, training, states, epoch, models):
+  """Train one epoch; returns the states and the row for metrics.jsonl.
+
+  The row holds means over the models whose loss is finite.
+  """
   started = time.monotonic()
   steps, number = training.plan.steps_per_epoch, jnp.int32(epoch)
   states, sums = program.train(
@@ -119,12 +157,18 @@ def _one_epoch(program, training, states, epoch, real):
       states, training.values, training.rows, training.data, number
     )
   jax.block_until_ready(states)
-  sums = {name: np.asarray(value, np.float64)[:real] for name, value in sums.items()}
+  count = len(models)
+  sums = {name: np.asarray(value, np.float64)[:count] for name, value in sums.items()}
   if sums.pop("overflow").any():
     raise RuntimeError(
       f"epoch {epoch}: a batch drew more members than its {training.plan.capacity} "
       f"places, which happens once in 1e9 trainings: train with another seed"
     )
-  means = {name: float(value.mean()) / steps for name, value in sums.items()}
+  sound = np.isfinite(list(sums.values())).all(0)
+  row = {"epoch": epoch}
+  if not sound.all():
+    row["diverged"] = [models[place] for place in np.flatnonzero(~sound)]
+    sound = sound if sound.any() else ~sound
+  means = {name: float(value[sound].mean()) / steps for name, value in sums.items()}
   seconds = round(time.monotonic() - started, 4)
-  return states, {"epoch": epoch, **means, "seconds": seconds}
+  return states, {**row, **means, "seconds": seconds}

@@ -56,6 +56,20 @@ class Training:
       self, values=values, keep=keep, rows=rows, keys=keys, teachers=teachers
     )
 
+  @property
+  def capacities(self) -> list[int]:
+    """Member rows a step can hold, the teachers' behind."""
+    return [self.plan.capacity, *(self.teachers.capacities if self.teachers else [])]
+
+  def with_capacities(self, least: list[int]) -> "Training":
+    """The training with at least so many rows a step, as an earlier run had."""
+    own, *theirs = least
+    return dataclasses.replace(
+      self,
+      plan=self.plan._replace(capacity=max(own, self.plan.capacity)),
+      teachers=self.teachers and self.teachers.with_capacities(theirs),
+    )
+
   def zero_table(self):
     """A table of the right shape [S,N,K], or None when no stage comes before."""
     if not self.teachers:
@@ -75,10 +89,11 @@ class Training:
     """What one model's training and answers compute, lowered to text.
 
     It changes with the model, optimizer and defense, whether or not they have a text of
-    their own, and with nothing else.
+    their own, and with nothing else: not with the places a batch has to spare.
     """
-    program = programs(self.source, self.plan, "vmap")
-    states, values, rows, data, *numbers = self.abstract(1)
+    smallest = dataclasses.replace(self, plan=self.plan._replace(capacity=1))
+    program = programs(self.source, smallest.plan, "vmap")
+    states, values, rows, data, *numbers = smallest.abstract(1)
     one = self.take([0])
     lowered = [
       program.init.lower(one.keys, one.zero_table(), values, data),

@@ -1,124 +1,133 @@
-"""A run folder that survives being killed: Orbax entries, metrics, a signature."""
+"""A run folder that survives being killed: finished models, work in progress, metrics.
+
+```
+<folder>/lock               who writes here
+<folder>/metrics.jsonl      one row an epoch and chunk
+<folder>/signature.json     what all models are made from
+<folder>/strategy.json      how they share the machine
+<folder>/models/00042/      a finished model, with what it alone is made from
+<folder>/unfinished/...     checkpoints of models in training
+```
+"""
 
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
 import shutil
+from collections.abc import Iterable
 
-import numpy as np
+import jax
+from absl import logging
 
+from mixdef.training import entry
 
-def digest(*arrays) -> str:
-  """Hash the content, shape and type of arrays to 16 hexadecimal digits."""
-  state = hashlib.sha256()
-  for array in arrays:
-    array = np.ascontiguousarray(array)
-    state.update(f"{array.dtype}{array.shape}".encode())
-    state.update(array.tobytes())
-  return state.hexdigest()[:16]
-
-
-def write_json(path: pathlib.Path, value) -> None:
-  """Write JSON so that a reader sees the old or the new file, never half of one."""
-  fresh = path.with_name(path.name + ".new")
-  fresh.write_text(json.dumps(value, indent=2) + "\n")
-  os.replace(fresh, path)
-
-
-class AnotherRun(ValueError):
-  """A folder holds a run that differs in something that matters."""
-
-
-def same_or_refuse(
-  path: pathlib.Path, found: dict, *, fix: str, environment: dict | None = None
-) -> None:
-  """Write `found` to `path`, or compare it with what an earlier run wrote there.
-
-  Args:
-    path: a JSON file.
-    found: what must be equal.
-    fix: what to do about a difference, for the message.
-    environment: written with it but never compared: versions, devices.
-
-  Raises:
-    AnotherRun: naming each field that differs, with both values.
-  """
-  found = json.loads(json.dumps(found))
-  if not path.exists():
-    path.parent.mkdir(parents=True, exist_ok=True)
-    noted = {"environment": environment} if environment else {}
-    write_json(path, {**found, **noted})
-    return
-  earlier = json.loads(path.read_text())
-  earlier.pop("environment", None)
-  differing = [
-    f"{name} was {earlier.get(name)!r}, now {found.get(name)!r}"
-    for name in sorted({*earlier, *found})
-    if earlier.get(name) != found.get(name)
-  ]
-  if differing:
-    raise AnotherRun(f"{path} is of another run: {'; '.join(differing)}. {fix}")
+METRICS = "metrics.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
 class Store:
-  """Named pytrees and a metrics file in one folder.
-
-  Entries are written by Orbax, which renames a finished entry into place: one that
-  exists is whole.
-  """
+  """Entries named by paths inside one folder, and the rows of its metrics."""
 
   folder: pathlib.Path
 
-  def save(self, name: str, tree) -> None:
-    """Write a pytree of arrays, replacing an entry of the same name."""
-    import orbax.checkpoint as ocp
+  def save(self, name: str, tree, **notes) -> None:
+    """Write a pytree and notes about it, replacing an entry of the same name.
 
-    with ocp.StandardCheckpointer() as checkpointer:
-      checkpointer.save(self._path(name), tree, force=True)
+    Raises:
+      OSError: if the folder cannot be written or the disk is full.
+    """
+    path = self._path(name)
+    try:
+      entry.write(path, tree, {"entry": name, **notes})
+    except OSError as error:
+      reason = f"{error.strerror}: what is there is whole, so mend that and resume"
+      raise OSError(error.errno, reason, str(path)) from None
 
   def load(self, name: str, template):
-    """Read an entry; `template` gives its tree, shapes and dtypes."""
-    import orbax.checkpoint as ocp
+    """Read a pytree back, or None with a warning if it is damaged; then it is removed.
 
-    with ocp.StandardCheckpointer() as checkpointer:
-      return checkpointer.restore(self._path(name), template)
+    Args:
+      name: of the entry.
+      template: its structure, shapes and types.
+    """
+    try:
+      return entry.read(self._path(name), template)
+    except entry.Damaged as error:
+      self._drop(name, error)
+
+  def load_arrays(self, name: str) -> dict | None:
+    """Read an entry that was a flat dict; a damaged one as `load` does."""
+    try:
+      return entry.read_arrays(self._path(name))
+    except entry.Damaged as error:
+      self._drop(name, error)
+
+  def notes(self, name: str) -> dict | None:
+    """Return the notes of an entry; of a damaged one as `load` does."""
+    try:
+      return entry.read_notes(self._path(name))
+    except entry.Damaged as error:
+      self._drop(name, error)
 
   def has(self, name: str) -> bool:
-    """Say whether a finished entry of that name exists."""
+    """Say whether an entry of that name exists."""
     return self._path(name).exists()
 
+  def forget(self, name: str) -> None:
+    """Remove an entry, if there is one."""
+    shutil.rmtree(self._path(name), ignore_errors=True)
+
   def epochs(self, name: str) -> list[int]:
-    """Epochs of the unfinished entries `<name>-epoch-<number>`, ascending."""
-    prefix = f"{name}-epoch-"
+    """Epochs of the checkpoints `<name>-epoch-<number>`, ascending."""
+    prefix = f"{self._path(name).name}-epoch-"
     found = self._path(name).parent.glob(f"{prefix}*")
     tails = (path.name.removeprefix(prefix) for path in found)
     return sorted(int(tail) for tail in tails if tail.isdigit())
 
-  def forget_epochs(self, name: str, *, before: int | None = None) -> None:
-    """Remove the unfinished entries of a name, or those before an epoch."""
+  def forget_epochs(self, name: str, *, before: float = float("inf")) -> None:
+    """Remove the checkpoints of a name, or those before an epoch."""
     for epoch in self.epochs(name):
-      if before is None or epoch < before:
-        shutil.rmtree(self._path(f"{name}-epoch-{epoch}"))
+      if epoch < before:
+        self.forget(f"{name}-epoch-{epoch}")
 
   def read_metrics(self) -> list[dict]:
-    """Return the rows of metrics.jsonl; a line that a kill cut short is dropped."""
-    path = self.folder / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """Return the rows all processes wrote; a line that a kill cut short is dropped."""
+    rows = {}
+    for path in sorted(self.folder.glob(f"{METRICS}*")):
+      for line in path.read_text().splitlines(keepends=True):
+        if line.endswith("\n"):
+          row = json.loads(line)
+          rows[row["models"], row["epoch"]] = row
+    return list(rows.values())
 
-  def write_metrics(self, rows: list[dict]) -> None:
-    """Replace metrics.jsonl by these rows."""
-    fresh = self.folder / "metrics.jsonl.new"
-    fresh.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.replace(fresh, self.folder / "metrics.jsonl")
+  def write_metrics(self, rows: Iterable[dict]) -> None:
+    """Replace the rows by these; the first of several processes writes for all.
+
+    What others have added since is read after these and counts.
+    """
+    if jax.process_index() == 0:
+      fresh = self.folder / "new-metrics"
+      fresh.write_text("".join(json.dumps(row) + "\n" for row in rows))
+      os.replace(fresh, self.folder / METRICS)
+
+  def gather_metrics(self) -> None:
+    """Bring the rows of all processes together in one file."""
+    others = list(self.folder.glob(f"{METRICS}.*"))
+    if others:
+      self.write_metrics(self.read_metrics())
+      for path in others:
+        path.unlink(missing_ok=True)
 
   def append_metrics(self, row: dict) -> None:
-    """Add a row to metrics.jsonl."""
-    with (self.folder / "metrics.jsonl").open("a") as file:
+    """Add a row to the metrics of this process."""
+    own = f".{jax.process_index()}" if jax.process_index() else ""
+    with (self.folder / (METRICS + own)).open("a") as file:
       file.write(json.dumps(row) + "\n")
 
+  def _drop(self, name, error):
+    logging.warning("%s; it is made anew", error)
+    self.forget(name)
+
   def _path(self, name):
-    return (self.folder / "checkpoints" / name).resolve()
+    return (self.folder / name).resolve()

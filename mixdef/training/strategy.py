@@ -47,32 +47,63 @@ def program_bytes(training, strategy: str, count: int) -> float:
   return needed
 
 
-def models_at_once(training, strategy: str, budget: float) -> int:
-  """Largest number of equal chunks' models whose program fits the budget."""
-  total = training.count
-  size = total
-  while size > 1:
-    needed = program_bytes(training, strategy, size)
-    if needed <= budget:
-      break
+def models_at_once(
+  training, strategy: str, budget: float, most: int
+) -> tuple[int, float]:
+  """Find the largest number of equal chunks' models whose program fits the budget.
+
+  Args:
+    training: what to train.
+    strategy: how the models share the machine.
+    budget: bytes.
+    most: models that this process has to train.
+
+  Returns:
+    The number and the bytes they need; of one model even if they exceed the budget.
+  """
+  size = most
+  while (needed := program_bytes(training, strategy, size)) > budget and size > 1:
     size = min(size - 1, max(1, int(size * budget / needed)))
-  chunks = -(-total // size)
-  return -(-total // chunks)
+  chunks = -(-most // size)
+  return -(-most // chunks), needed
 
 
-def choose(training, budget: float) -> tuple[str, int]:
-  """Time each strategy on the first models of a training and take the fastest.
+def decide(
+  training, strategy: str, memory_gb: float | None, most: int
+) -> tuple[str, int]:
+  """Choose how to train, and log it with the memory it takes.
+
+  Args:
+    training: what to train.
+    strategy: one of `STRATEGIES`, or "auto".
+    memory_gb: as in `fit_many`.
+    most: models that this process has to train.
 
   Returns:
     The strategy and how many models it holds at once.
   """
+  budget = memory_budget(memory_gb)
+  if strategy == "auto":
+    strategy = choose(training, budget, most)
+  size, needed = models_at_once(training, strategy, budget, most)
+  logging.info(
+    "%d models by %s, %d at once: about %.3g of the %.3g GB they may take",
+    *(training.count, strategy, size, needed / 1e9, budget / 1e9),
+  )
+  if needed > budget:
+    logging.warning("not even one model fits the memory it may take; trying")
+  return strategy, size
+
+
+def choose(training, budget: float, most: int) -> str:
+  """Time the strategies on the first models of a training and name the fastest."""
   if training.count == 1:
-    return "loop", 1
-  seconds, sizes = {}, {}
+    return "loop"
+  seconds = {}
   for strategy in STRATEGIES:
-    sizes[strategy] = models_at_once(training, strategy, budget)
+    size, _ = models_at_once(training, strategy, budget, most)
     best = min(seconds.values(), default=float("inf"))
-    seconds[strategy] = _seconds_per_model(training, strategy, sizes[strategy], best)
+    seconds[strategy] = _seconds_per_model(training, strategy, size, best)
   chosen = min(seconds, key=lambda name: seconds[name])
   plan = training.plan
   logging.info(
@@ -81,7 +112,7 @@ def choose(training, budget: float) -> tuple[str, int]:
     60 / (seconds[chosen] * plan.steps_per_epoch * plan.epochs),
     ", ".join(f"{name} {1e3 * value:.2f}" for name, value in seconds.items()),
   )
-  return chosen, sizes[chosen]
+  return chosen
 
 
 def _seconds_per_model(training, strategy, size, best):

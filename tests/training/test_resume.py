@@ -1,6 +1,5 @@
 """Run folders: what a kill leaves behind is taken up, and never mixed."""
 
-import importlib
 import json
 
 import jax
@@ -22,12 +21,12 @@ from mixdef.defense import Defense, Stage
 from mixdef.defenses.labels import label_smoothing
 from mixdef.learner import classifier
 from mixdef.training import loop as loop_module
+from mixdef.training import strategy
 from mixdef.training.progress import Progress
 from mixdef.training.store import Store
 
 EPOCHS = 4
 KEEP = halves(3)
-FIT = importlib.import_module("mixdef.training.fitting")
 
 
 def keyed():
@@ -134,16 +133,17 @@ def test_a_finished_run_is_loaded(tmp_path, trained, unbroken):
   assert again.history == first.history
   x = records().x
   np.testing.assert_array_equal(again.predict(x), first.predict(x))
-  assert not Store(tmp_path).epochs("models-00000")
+  assert not Store(tmp_path).has("unfinished")
 
 
 def test_finished_chunks_are_skipped(
   tmp_path, interrupt, trained, unbroken, monkeypatch
 ):
-  monkeypatch.setattr(FIT, "models_at_once", lambda *_: 2)
+  monkeypatch.setattr(strategy, "models_at_once", lambda *_: (2, 0.0))
   interrupt(EPOCHS + 2, out=tmp_path)
   trained.clear()
-  monkeypatch.setattr(FIT, "models_at_once", lambda *_: 3)  # the folder decides
+  # The folder decides.
+  monkeypatch.setattr(strategy, "models_at_once", lambda *_: (3, 0.0))
   resumed = run(out=tmp_path)
   assert trained == [1, 2, 3]
   assert same(resumed.states, unbroken[LEARNER].states)
@@ -165,7 +165,7 @@ def test_stages_and_random_keys_survive(
   assert jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
   assert epochs_in(tmp_path) == [
     (name, epoch)
-    for name in ("models-00000-teachers", "models-00000")
+    for name in ("teachers-00000", "models-00000")
     for epoch in range(EPOCHS)
   ]
   trained.clear()
@@ -180,7 +180,6 @@ def test_stages_and_random_keys_survive(
     ({"epochs": 3}, "epochs was 4, now 3"),
     ({"batch_size": 7}, "batch_size was 6, now 7"),
     ({"keep": halves(3, seed=1)}, "keep was"),
-    ({"keep": KEEP[:2]}, "keep was"),
     ({"data": perturbed(records(), 3, 1e-3)}, "records was"),
     (
       {"learner": classifier(Linear(), optax.sgd(0.5), label_smoothing(0.1))},
@@ -241,10 +240,11 @@ def test_pitfall_86_swept_names_are_part_of_a_run(tmp_path):
 
 def test_a_metrics_line_cut_short_is_dropped(tmp_path):
   store = Store(tmp_path)
-  store.append_metrics({"epoch": 0})
+  row = {"models": "models-00000", "epoch": 0}
+  store.append_metrics(row)
   with (tmp_path / "metrics.jsonl").open("a") as file:
     file.write('{"epo')
-  assert store.read_metrics() == [{"epoch": 0}]
+  assert store.read_metrics() == [row]
 
 
 def test_pitfall_86_what_only_the_start_reads_is_part_of_a_run(tmp_path):
@@ -259,6 +259,13 @@ def test_pitfall_86_what_only_the_start_reads_is_part_of_a_run(tmp_path):
 def test_a_finished_chunk_drops_the_checkpoints_a_kill_left(tmp_path, unbroken):
   run(out=tmp_path)
   store = Store(tmp_path)
-  store.save("models-00000-epoch-2", unbroken[LEARNER].states)
+  store.save("unfinished/models-00000-epoch-2", unbroken[LEARNER].states)
   run(out=tmp_path)
-  assert not store.epochs("models-00000")
+  assert not store.has("unfinished")
+
+
+def test_fewer_models_of_a_folder_are_its_first(finished, trained, unbroken):
+  first = run(keep=KEEP[:2], out=finished)
+  assert not trained
+  states = jax.tree.map(lambda leaf: leaf[:2], unbroken[LEARNER].states)
+  assert same(first.states, states)

@@ -87,7 +87,7 @@ def test_teachers_enter_the_history(looped):
   rows = [(row["models"], row["epoch"]) for row in looped.history]
   assert rows == [
     (name, epoch)
-    for name in ("models-00000-teachers", "models-00000")
+    for name in ("teachers-00000", "models-00000")
     for epoch in range(SIZES["epochs"])
   ]
 

@@ -1,5 +1,3 @@
-import importlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,14 +16,12 @@ from training_cases import (
 )
 
 from mixdef.learner import classifier
-from mixdef.training import fit, fit_many
+from mixdef.training import fit, fit_many, shadows
+from mixdef.training import strategy as choosing
 from mixdef.training.programs import STRATEGIES
 
 DROPPED = classifier(Dropped(), optax.sgd(0.2))
 KEEP = halves(5)
-FIT = importlib.import_module(
-  "mixdef.training.fitting"
-)  # the name is the function's, too
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +69,7 @@ def test_auto_takes_a_strategy_that_gives_the_same_models(ensembles, learner):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_chunks_equal_the_whole(ensembles, learner, strategy, monkeypatch):
-  monkeypatch.setattr(FIT, "models_at_once", lambda *_: 2)
+  monkeypatch.setattr(choosing, "models_at_once", lambda *_: (2, 0.0))
   chunked = train(learner, keep=KEEP, strategy=strategy)
   # XLA may lower a batched product of 2 models unlike one of 5; else it is bit by bit.
   atol = 1e-6 if strategy == "vmap" else 0.0
@@ -91,8 +87,8 @@ def test_chunks_by_a_tiny_memory_equal_the_whole(ensembles, learner):
 
 def test_progress_ends_at_its_total_with_a_padded_last_chunk(monkeypatch):
   progress = []
-  monkeypatch.setattr(FIT, "models_at_once", lambda *_: 2)
-  monkeypatch.setattr(FIT, "Progress", _recorder(progress))
+  monkeypatch.setattr(choosing, "models_at_once", lambda *_: (2, 0.0))
+  monkeypatch.setattr(shadows, "Progress", _recorder(progress))
   train(keep=KEEP)
   total, *done = progress
   assert sum(done) == total

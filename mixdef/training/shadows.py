@@ -1,0 +1,301 @@
+"""S models to train: the finished are read, the others trained chunk by chunk."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from mixdef.data import Dataset
+from mixdef.learner import Learner, TrainState
+from mixdef.training import hosts
+from mixdef.training.ensemble import Ensemble
+from mixdef.training.entry import is_key
+from mixdef.training.lock import locked
+from mixdef.training.loop import Loop
+from mixdef.training.prepare import Training
+from mixdef.training.programs import programs
+from mixdef.training.progress import Progress
+from mixdef.training.signature import (
+  digest,
+  equal_or_refuse,
+  same_or_refuse,
+  write_json,
+)
+from mixdef.training.store import Store
+from mixdef.training.strategy import decide
+
+_FIX = "Choose another out folder."
+
+
+@dataclasses.dataclass(frozen=True)
+class Shadows:
+  """The models of one ensemble on their way; see `open_shadows`."""
+
+  source: Learner | Callable[..., Learner]
+  data: Dataset
+  keep: np.ndarray
+  training: Training
+  strategy: str
+  models_at_once: int
+  store: Store | None
+  loop: Loop
+
+  def finished(
+    self, wanted: Callable[[int], bool] | None = None, *, keep_params: bool = True
+  ) -> Iterator[tuple[list[int], TrainState]]:
+    """Yield finished models chunk by chunk: those of this process, of several.
+
+    Models that the store has are read, the others trained. What is yielded must be
+    safe when the next chunk is asked for: its checkpoints are removed then.
+
+    Args:
+      wanted: which models; default all.
+      keep_params: write each finished model to the store.
+
+    Yields:
+      Numbers of models, and their states with a leading axis.
+    """
+    total, size = self.training.count, self.models_at_once
+    turn = slice(jax.process_index(), None, jax.process_count())
+    for first in range(0, total, size)[turn]:
+      chunk = range(first, min(first + size, total))
+      models = [model for model in chunk if wanted is None or wanted(model)]
+      kept = {model: self._read(model) for model in models}
+      kept = {model: state for model, state in kept.items() if state is not None}
+      lost = [model for model in models if model not in kept]
+      epochs = self.training.work // total
+      self.loop.progress.resume(epochs * (len(chunk) - len(lost)))
+      if not models:
+        continue
+      if not lost:
+        yield models, _stack([kept[model] for model in models])
+        continue
+      states = self._train(lost)
+      if self.store or size < total:
+        states = _to_host(states)
+      if self.store and keep_params:
+        self._write(lost, states)
+      if kept:
+        for place, model in enumerate(lost):
+          kept[model] = jax.tree.map(lambda leaf, i=place: leaf[i], states)
+        states = _stack([kept[model] for model in models])
+      yield models, states
+      self.loop.forget(lost)
+
+  def read(self) -> TrainState:
+    """Read all models that several processes have written.
+
+    Raises:
+      RuntimeError: if some are missing.
+    """
+    states = [self._read(model) for model in range(self.training.count)]
+    if any(state is None for state in states):
+      raise RuntimeError(f"{self.store.folder} misses models: run the command again")
+    return _stack(states)
+
+  def ensemble(self, models: list[int], states: TrainState) -> Ensemble:
+    """Return some of the models, finished, as an ensemble."""
+    chosen = np.array(models)
+    return Ensemble(
+      source=self.source,
+      values={name: value[chosen] for name, value in self.training.values.items()},
+      states=states,
+      keep=self.keep[chosen],
+      data=self.data,
+      plan=self.training.plan,
+      strategy=self.strategy,
+      history=self.loop.history,
+      models_at_once=self.models_at_once,
+    )
+
+  def has(self, model: int) -> bool:
+    """Say whether a finished model is in the store and can be read."""
+    return self._read(model) is not None
+
+  def made_from(self, model: int) -> dict[str, Any]:
+    """Return what a model alone is made from, as digests."""
+    training = self.training
+    return {
+      "keep": digest(training.keep[model]),
+      "key": digest(jax.random.key_data(training.keys[model])),
+      "hyper_parameters": {n: digest(v[model]) for n, v in training.values.items()},
+    }
+
+  def check(self, kind: str) -> None:
+    """Refuse entries `<kind>/<model>` of the store that were made from other things.
+
+    Raises:
+      AnotherRun: naming the model and the field.
+    """
+    if not self.store:
+      return
+    for model in range(self.training.count):
+      name = f"{kind}/{model:05d}"
+      notes = self.store.notes(name) if self.store.has(name) else None
+      if notes:
+        path = self.store.folder / name
+        equal_or_refuse(path, notes["made_from"], self.made_from(model), fix=_FIX)
+
+  def _read(self, model):
+    name = f"models/{model:05d}"
+    if not (self.store and self.store.has(name)):
+      return None
+    return self.store.load(name, self._shapes)
+
+  @functools.cached_property
+  def _shapes(self):
+    """Shapes and types of one finished model."""
+    one = self.training.take([0])
+    program = programs(self.source, one.plan, "loop")
+    table = jax.eval_shape(one.zero_table)
+    fresh = jax.eval_shape(program.init, one.keys, table, one.values, one.data)
+    done = jax.eval_shape(program.finish, fresh, one.values, one.rows, one.data)
+    return jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), done
+    )
+
+  def _write(self, models, states):
+    for place, model in enumerate(models):
+      state = jax.tree.map(lambda leaf, i=place: leaf[i], states)
+      self.store.save(f"models/{model:05d}", state, made_from=self.made_from(model))
+
+  def _train(self, models):
+    """Train models; a vmapped chunk is filled up, so that all share one program."""
+    count = len(models)
+    fill = self.models_at_once - count if self.strategy == "vmap" else 0
+    rows = models + models[-1:] * fill
+    states = self.loop.run(self.training.take(rows), self.strategy, models)
+    states = jax.tree.map(lambda leaf: leaf[:count], states)
+    for model in np.array(models)[self.ensemble(models, states).diverged]:
+      logging.warning("model %d diverged: its parameters are not finite", model)
+    return states
+
+
+@contextlib.contextmanager
+def open_shadows(
+  source: Learner | Callable[..., Learner],
+  data: Dataset,
+  training: Training,
+  *,
+  seed: int,
+  strategy: str,
+  memory_gb: float | None,
+  out: str | pathlib.Path | None,
+  progress: bool,
+) -> Iterator[Shadows]:
+  """Take a run folder, agree on what is trained in it and how, and hold it.
+
+  Args:
+    source: as `fit_many`'s `learner`.
+    data: the records.
+    training: what `prepare` made of them.
+    seed: of everything random.
+    strategy: as in `fit_many`.
+    memory_gb: as in `fit_many`.
+    out: the folder, or None.
+    progress: show it.
+
+  Raises:
+    AnotherRun: if the folder holds models made from other things.
+    BlockingIOError: if another run is writing there.
+    ValueError: if there is no folder and several processes.
+  """
+  if out is None and jax.process_count() > 1:
+    raise ValueError(
+      f"{jax.process_count()} processes train together: give out, a folder they share"
+    )
+  most = -(-training.count // jax.process_count())
+  store = None if out is None else Store(pathlib.Path(out))
+  with contextlib.ExitStack() as held:
+
+    def agree():
+      if store is None:
+        return training, *decide(training, strategy, memory_gb, most)
+      if jax.process_index() == 0:
+        held.enter_context(locked(store.folder))
+        store.gather_metrics()
+      same_or_refuse(
+        store.folder / "signature.json", _signature(training, seed), fix=_FIX
+      )
+      return _decided(store, training, strategy, memory_gb, most)
+
+    training, strategy, size = hosts.first_then_all(agree)
+    own = len(
+      range(0, training.count, size)[jax.process_index() :: jax.process_count()]
+    )
+    work = training.work // training.count * min(own * size, training.count)
+    loop = Loop(store, Progress(work, unit="epoch", shown=progress))
+    keep = np.asarray(training.keep)
+    shadows = Shadows(source, data, keep, training, strategy, size, store, loop)
+    hosts.first_then_all(lambda: shadows.check("models"))
+    yield shadows
+    loop.progress.close()
+    hosts.wait_for_all("trained")
+    if store and jax.process_index() == 0:
+      store.gather_metrics()
+      store.forget("unfinished")
+    hosts.wait_for_all("gathered")
+    loop.history = store.read_metrics() if store else loop.history
+
+
+def _signature(training, seed):
+  """Everything that shapes all models alike."""
+  learner, plan = training.learner, training.plan._asdict()
+  del plan["capacity"]  # padding
+  return {
+    "learner": learner.text,
+    "records": digest(training.data.x, training.data.y, training.data.reference),
+    "program": digest(np.frombuffer(training.program_text().encode(), np.uint8)),
+    "hyper_parameters": sorted(training.values),
+    "seed": seed,
+    "jax": jax.__version__,
+    "mixdef": metadata.version("mixdef"),
+    **plan,
+  }
+
+
+def _decided(store, training, strategy, memory_gb, most):
+  """Strategy, chunk size and padding; a resume keeps what the first run decided."""
+  path = store.folder / "strategy.json"
+  if path.exists():
+    earlier = json.loads(path.read_text())
+    training = training.with_capacities(earlier["capacities"])
+    size = earlier["models_at_once"]
+    if strategy not in ("auto", earlier["strategy"]):
+      now = {**earlier, "strategy": strategy}
+      equal_or_refuse(path, earlier, now, fix=_FIX)
+    strategy = earlier["strategy"]
+  else:
+    strategy, size = decide(training, strategy, memory_gb, most)
+  decided = {
+    "strategy": strategy,
+    "models_at_once": size,
+    "capacities": training.capacities,
+  }
+  if jax.process_index() == 0:
+    write_json(path, decided)
+  return training, strategy, size
+
+
+def _to_host(states):
+  """Make room for the next chunk; random keys stay, for numpy cannot hold them."""
+  return jax.tree.map(lambda leaf: leaf if is_key(leaf) else np.asarray(leaf), states)
+
+
+def _stack(states):
+  rows = (jax.tree.map(lambda leaf: leaf[None], state) for state in states)
+  return jax.tree.map(join, *rows)
+
+
+def join(*leaves):
+  """Join leaves of states along the models, on the host."""
+  return (jnp if is_key(leaves[0]) else np).concatenate(leaves)

@@ -1,0 +1,69 @@
+"""What a run folder is the run of: digests, and the refusal to mix two runs."""
+
+import hashlib
+import json
+import os
+import pathlib
+
+import numpy as np
+
+
+class AnotherRun(ValueError):
+  """A folder holds a run that differs in something that matters."""
+
+
+def digest(*arrays) -> str:
+  """Hash the content, shape and type of arrays to 16 hexadecimal digits."""
+  state = hashlib.sha256()
+  for array in arrays:
+    array = np.ascontiguousarray(array)
+    state.update(f"{array.dtype}{array.shape}".encode())
+    state.update(array.tobytes())
+  return state.hexdigest()[:16]
+
+
+def write_json(path: pathlib.Path, value) -> None:
+  """Write JSON so that a reader sees the old or the new file, never half of one."""
+  fresh = path.with_name(path.name + ".new")
+  fresh.write_text(json.dumps(value, indent=2) + "\n")
+  os.replace(fresh, path)
+
+
+def same_or_refuse(
+  path: pathlib.Path, found: dict, *, fix: str, environment: dict | None = None
+) -> None:
+  """Write `found` to `path`, or compare it with what an earlier run wrote there.
+
+  Args:
+    path: a JSON file.
+    found: what must be equal.
+    fix: what to do about a difference, for the message.
+    environment: written with it but never compared: versions, devices.
+
+  Raises:
+    AnotherRun: naming each field that differs, with both values.
+  """
+  if not path.exists():
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noted = {"environment": environment} if environment else {}
+    write_json(path, {**found, **noted})
+    return
+  earlier = json.loads(path.read_text())
+  earlier.pop("environment", None)
+  equal_or_refuse(path, earlier, found, fix=fix)
+
+
+def equal_or_refuse(path: pathlib.Path, earlier: dict, found: dict, *, fix: str):
+  """Refuse a difference between what an earlier run noted at `path` and this one.
+
+  Raises:
+    AnotherRun: naming each field that differs, with both values.
+  """
+  found = json.loads(json.dumps(found))
+  differing = [
+    f"{name} was {earlier.get(name)!r}, now {found.get(name)!r}"
+    for name in sorted({*earlier, *found})
+    if earlier.get(name) != found.get(name)
+  ]
+  if differing:
+    raise AnotherRun(f"{path} is of another run: {'; '.join(differing)}. {fix}")
