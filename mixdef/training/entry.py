@@ -77,7 +77,9 @@ def read_notes(path: pathlib.Path) -> dict:
     notes = checkpointer.metadata(path).custom_metadata
   except (OSError, KeyError, ValueError) as error:
     raise Damaged(f"the notes of {path} cannot be read: {error}") from None
-  return notes or {}
+  if not notes:
+    raise Damaged(f"{path} cannot be read: no notes say what it was made from")
+  return notes
 
 
 @functools.cache

@@ -37,7 +37,7 @@ class Loop:
     Returns:
       The finished states of all of `training`.
     """
-    name = f"{kind}-{models[0]:05d}"
+    name = f"{kind}-{self._begun(kind, models):05d}"
     program = programs(training.source, training.plan, strategy)
     table = None
     if training.teachers:
@@ -59,13 +59,24 @@ class Loop:
   def forget(self, models: list[int]) -> None:
     """Remove the checkpoints of a chunk whose models are safe elsewhere."""
     if self.store:
-      self.store.forget(f"unfinished/table-{models[0]:05d}")
-      self.store.forget_epochs(f"unfinished/models-{models[0]:05d}")
+      self.store.forget(f"unfinished/table-{self._begun('table', models):05d}")
+      self.store.forget_epochs(f"unfinished/models-{self._begun('models', models):05d}")
+
+  def _begun(self, kind, models):
+    """Number of the chunk that holds the work on some models: its first model's.
+
+    A kill while a chunk's models are written leaves fewer of them to do than it had.
+    """
+    for name in self.store.names(f"unfinished/{kind}-*") if self.store else []:
+      earlier = (self.store.notes(name) or {}).get("models", [])
+      if set(models) <= set(earlier):
+        return earlier[0]
+    return models[0]
 
   def _table(self, training, strategy, models):
     """Train the stage before and condense its outputs into [S,N,K]."""
     teachers = training.teachers
-    name = f"unfinished/table-{models[0]:05d}"
+    name = f"unfinished/table-{self._begun('table', models):05d}"
     if self.store and self.store.has(name):
       kept = self._pick(name, models, jax.eval_shape(training.zero_table))
       if kept is not None:
@@ -88,7 +99,8 @@ class Loop:
     )
     if self.store:
       self.store.save(name, table, models=models, rows=training.count)
-      self.store.forget_epochs(f"unfinished/teachers-{theirs[0]:05d}")
+      theirs = self._begun("teachers", theirs)
+      self.store.forget_epochs(f"unfinished/teachers-{theirs:05d}")
     return table
 
   def _checkpoint(self, name, models, states, epoch):

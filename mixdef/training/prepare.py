@@ -10,6 +10,7 @@ import numpy as np
 
 from mixdef.defense import Data, fold_in_name, row_keys
 from mixdef.learner import Learner
+from mixdef.training.mesh import on_all_devices
 from mixdef.training.plan import Plan, make_plan
 from mixdef.training.programs import programs
 
@@ -116,7 +117,7 @@ def prepare(source, values, data, keep, keys, *, epochs, batch_size, num_members
       "the defense needs reference records, the defender's own, and there are none: "
       "data.with_reference(500), or --reference=500"
     )
-  device = Data(*map(jnp.asarray, (data.x, data.y, data.reference)))
+  device = on_all_devices(Data(data.x, data.y, data.reference))
   rows = keep = jnp.asarray(keep)
   if learner.rows:
     rows = _choose(learner.rows, fold_keys(keys, "rows"), keep, device.reference)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from mixdef.defense import Ctx, fold_in_name
 from mixdef.learner import Learner
 from mixdef.training.batches import epoch_rows
+from mixdef.training.mesh import compiled, on_one_device
 from mixdef.training.plan import Plan
 
 STRATEGIES = ("vmap", "scan", "loop")
@@ -41,8 +42,8 @@ def over_models(function: Callable, strategy: str, *, shared: int) -> Any:
   """Map a function of one model over the leading axis of all but `shared` arguments.
 
   `vmap` runs the models side by side in one program, `scan` one after another in one
-  program, `loop` one after another from Python. The last `shared` arguments are the
-  same for all models.
+  program, both on every device of this process; `loop` runs one after another from
+  Python, on one device. The last `shared` arguments are the same for all models.
   """
   if strategy == "vmap":
 
@@ -50,22 +51,22 @@ def over_models(function: Callable, strategy: str, *, shared: int) -> Any:
       axes = (0,) * (len(args) - shared) + (None,) * shared
       return jax.vmap(function, in_axes=axes)(*args)
 
-    return jax.jit(side_by_side)
+    return compiled(side_by_side, shared=shared)
   if strategy == "scan":
 
     def in_turn(*args):
       own, rest = args[:-shared], args[-shared:]
       return jax.lax.map(lambda one: function(*one, *rest), own)
 
-    return jax.jit(in_turn)
-  compiled = jax.jit(function)
+    return compiled(in_turn, shared=shared)
+  one_model = jax.jit(function)
 
   def loop(*args):
-    own, rest = args[:-shared], args[-shared:]
+    own, rest = on_one_device((args[:-shared], args[-shared:]))
     outputs = []
     for i in range(jax.tree.leaves(own)[0].shape[0]):
       one = jax.tree.map(lambda leaf, i=i: leaf[i], own)
-      outputs.append(compiled(*one, *rest))
+      outputs.append(one_model(*one, *rest))
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
 
   return loop

@@ -78,6 +78,13 @@ class Store:
     """Remove an entry, if there is one."""
     shutil.rmtree(self._path(name), ignore_errors=True)
 
+  def names(self, pattern: str) -> list[str]:
+    """Return the names of the entries that match a pattern."""
+    found = sorted(self.folder.glob(pattern))
+    return [
+      str(path.relative_to(self.folder)) for path in found if "." not in path.name
+    ]
+
   def epochs(self, name: str) -> list[int]:
     """Epochs of the checkpoints `<name>-epoch-<number>`, ascending."""
     prefix = f"{self._path(name).name}-epoch-"

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
+from mixdef.training.mesh import num_devices
 from mixdef.training.programs import STRATEGIES, programs
 
 _MEASURE_SECONDS = 0.5
@@ -19,9 +20,9 @@ def memory_budget(memory_gb: float | None) -> float:
     if memory_gb <= 0:
       raise ValueError(f"memory_gb={memory_gb} must be positive")
     return memory_gb * 1e9
-  stats = jax.local_devices()[0].memory_stats() or {}
-  if "bytes_limit" in stats:
-    return 0.6 * (stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+  stats = [device.memory_stats() or {} for device in jax.local_devices()]
+  if all("bytes_limit" in own for own in stats):
+    return 0.6 * sum(own["bytes_limit"] - own.get("bytes_in_use", 0) for own in stats)
   free = "SC_AVPHYS_PAGES"  # which macOS does not know
   pages = os.sysconf(free if free in os.sysconf_names else "SC_PHYS_PAGES")
   return 0.6 * pages * os.sysconf("SC_PAGE_SIZE")
@@ -119,7 +120,8 @@ def _seconds_per_model(training, strategy, size, best):
   """Seconds one step takes per model, the epoch's shuffle spread over its steps."""
   program = programs(training.source, training.plan, strategy)
   if strategy != "vmap":
-    size = min(size, 2)  # the cost of a model does not depend on how many there are
+    # The cost of a model does not depend on how many a device trains in turn.
+    size = min(size, 2 * num_devices())
   part = training.take(range(size))
   states = program.init(part.keys, part.zero_table(), part.values, part.data)
   steps = training.plan.steps_per_epoch

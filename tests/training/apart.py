@@ -1,0 +1,76 @@
+"""Train the small problem in a process of its own: `python apart.py <JSON>`.
+
+Keys of the JSON: `models`, `epochs` and `strategy`; and if wanted `out`, a folder;
+`answer`, an npz for the signals; `at_once`, models in a chunk; `devices`, CPU devices
+to force; `coordinator`, [address, processes, number].
+"""
+
+import json
+import os
+import sys
+
+if __name__ == "__main__":
+  ASKED = json.loads(sys.argv[1])
+  if "devices" in ASKED:
+    force = f" --xla_force_host_platform_device_count={ASKED['devices']}"
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + force
+
+import jax
+import numpy as np
+import optax
+import orbax.checkpoint  # noqa: F401 - takes long, and is else imported while training
+from training_cases import Dropped, halves, records
+
+import mixdef
+from mixdef.training import hosts, loop, strategy
+
+LEARNER = mixdef.classifier(Dropped(), optax.adam(0.05), mixdef.mixup(1.0))
+
+
+def train(*, models, epochs, strategy, out=None):
+  """Train and ask; returns the signals."""
+  return mixdef.shadow_signals(
+    LEARNER,
+    records(),
+    halves(models),
+    population=records(count=10, seed=1),
+    epochs=epochs,
+    batch_size=6,
+    num_members=20,
+    strategy=strategy,
+    out=out,
+  ).signals
+
+
+def start(**asked):
+  """Start a process that trains; its output can be read."""
+  import subprocess
+
+  return subprocess.Popen(
+    [sys.executable, __file__, json.dumps(asked, default=str)],
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def main(answer=None, at_once=None, devices=1, coordinator=None, **asked):
+  """Do what the JSON says."""
+  if coordinator:
+    hosts.connect(*coordinator)
+  assert jax.local_device_count() == devices
+  loop._CHECKPOINT_SECONDS = 0.0
+  if at_once:
+    strategy.models_at_once = lambda *_: (at_once, 0.0)
+  print("started", flush=True)
+  signals = train(**asked)
+  if answer and jax.process_index() == 0:
+    np.savez(answer, phi=signals.phi, keep=signals.keep)
+
+
+if __name__ == "__main__":
+  cache = os.path.expanduser("~/.cache/mixdef/test-programs")
+  jax.config.update("jax_compilation_cache_dir", cache)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+  main(**ASKED)

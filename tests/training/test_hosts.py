@@ -1,0 +1,105 @@
+"""Shadows over several devices and hosts: the same models as of one process."""
+
+import json
+import pathlib
+import signal
+import socket
+import time
+
+import apart
+import jax
+import numpy as np
+import pytest
+
+from mixdef.training import hosts
+
+MODELS, EPOCHS = 5, 3
+TASK = {"models": MODELS, "epochs": EPOCHS, "strategy": "loop", "at_once": 2}
+
+
+def free_port():
+  with socket.socket() as listener:
+    listener.bind(("127.0.0.1", 0))
+    return listener.getsockname()[1]
+
+
+def pair(**asked):
+  """Start two processes that train together."""
+  address = f"127.0.0.1:{free_port()}"
+  return [apart.start(**asked, coordinator=[address, 2, i]) for i in range(2)]
+
+
+def wait_for(path: pathlib.Path, processes):
+  deadline = time.monotonic() + 120
+  while not path.exists():
+    ended = [p.communicate()[1] for p in processes if p.poll() is not None]
+    assert not ended, f"ended before {path} was there: {ended}"
+    assert time.monotonic() < deadline, f"no {path} after two minutes"
+    time.sleep(0.01)
+
+
+def finish(process):
+  _, errors = process.communicate(timeout=240)
+  assert process.returncode == 0, errors
+
+
+@pytest.fixture(scope="module")
+def expected():
+  return apart.train(models=MODELS, epochs=EPOCHS, strategy="loop").phi
+
+
+def test_forced_devices_give_the_models_of_one(tmp_path, expected):
+  runs = {
+    (devices, strategy): apart.start(
+      **{**TASK, "strategy": strategy, "at_once": MODELS},
+      devices=devices,
+      answer=tmp_path / f"{devices}-{strategy}.npz",
+    )
+    for devices, strategy in ((4, "vmap"), (8, "scan"))
+  }
+  for (devices, strategy), process in runs.items():
+    finish(process)
+    with np.load(tmp_path / f"{devices}-{strategy}.npz") as given:
+      np.testing.assert_allclose(given["phi"], expected, atol=1e-4)
+
+
+def test_two_hosts_give_the_models_of_one(tmp_path, expected):
+  out, answer = tmp_path / "run", tmp_path / "answer.npz"
+  for process in pair(**TASK, out=out, answer=answer):
+    finish(process)
+  with np.load(answer) as given:
+    np.testing.assert_array_equal(given["phi"], expected)
+  assert len(list((out / "models").iterdir())) == MODELS
+  assert not list(out.glob("metrics.jsonl.*"))
+  lines = (out / "metrics.jsonl").read_text().splitlines()
+  chunks = {json.loads(line)["models"] for line in lines}
+  assert chunks == {"models-00000", "models-00002", "models-00004"}
+
+
+def test_what_a_lost_host_leaves_is_finished_by_one(tmp_path, expected):
+  out, long = tmp_path / "run", 40
+  first, second = processes = pair(**{**TASK, "epochs": long}, out=out)
+  wait_for(out / "metrics.jsonl.1", processes)
+  second.send_signal(signal.SIGKILL)
+  wait_for(out / "models" / "00004", [first])
+  done = {path.name: path.stat().st_mtime_ns for path in (out / "models").iterdir()}
+  first.kill()
+  for process in processes:
+    process.communicate()
+  assert set(done) == {"00000", "00001", "00004"}
+  alone = apart.train(models=MODELS, epochs=long, strategy="loop", out=out)
+  for name, written in done.items():
+    assert (out / "models" / name).stat().st_mtime_ns == written
+  whole = apart.train(models=MODELS, epochs=long, strategy="loop")
+  np.testing.assert_array_equal(alone.phi, whole.phi)
+
+
+def test_several_processes_need_a_folder(monkeypatch):
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  with pytest.raises(ValueError, match="2 processes train together: give out"):
+    apart.train(models=2, epochs=1, strategy="loop")
+
+
+def test_a_process_without_a_number_is_one_line():
+  with pytest.raises(ValueError, match="process_id=2 of num_processes=2"):
+    hosts.connect("127.0.0.1:1", 2, 2)

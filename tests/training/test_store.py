@@ -1,0 +1,280 @@
+"""The shadow store: what it holds is used again if it is whole and of this run."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import optax
+import pytest
+from training_cases import LEARNER, SIZES, Linear, halves, records, same, train
+
+import mixdef
+from mixdef.attacks.views import identity
+from mixdef.learner import classifier
+from mixdef.training import entry, strategy
+from mixdef.training import loop as loop_module
+from mixdef.training.lock import locked
+from mixdef.training.store import Store
+
+KEEP = halves(5)
+
+
+def run(models=5, **options):
+  return train(keep=KEEP[:models], **options)
+
+
+def ask(models=5, learner=LEARNER, **options):
+  options = {"strategy": "loop", **SIZES, **options}
+  data = records()
+  others = records(count=10, seed=1)
+  return mixdef.shadow_signals(
+    learner, data, KEEP[:models], population=others, **options
+  )
+
+
+@pytest.fixture(scope="module")
+def unbroken():
+  return run()
+
+
+@pytest.fixture
+def trained(monkeypatch):
+  """Note the models of each chunk that is trained."""
+  chunks, whole = [], loop_module.Loop.run
+
+  def noted(self, training, strategy, models, **options):
+    chunks.append(list(models))
+    return whole(self, training, strategy, models, **options)
+
+  monkeypatch.setattr(loop_module.Loop, "run", noted)
+  return chunks
+
+
+def test_models_are_added_to_a_store(tmp_path, trained, unbroken):
+  first = run(3, out=tmp_path)
+  grown = run(out=tmp_path)
+  assert trained == [[0, 1, 2], [3, 4]]
+  assert same(grown.states, unbroken.states)
+  assert same(first.states, jax.tree.map(lambda leaf: leaf[:3], unbroken.states))
+  assert len(grown.history) == 2 * SIZES["epochs"]
+
+
+def test_models_are_added_to_a_vmapped_store(tmp_path, trained):
+  whole = run(strategy="vmap")
+  run(3, strategy="vmap", out=tmp_path)
+  grown = run(strategy="vmap", out=tmp_path)
+  # Chunks of three, as the first run decided.
+  assert trained[1:] == [[0, 1, 2], [3, 4]]
+  assert same(grown.states, whole.states, atol=1e-6)
+
+
+def test_larger_subsets_may_join_a_store(tmp_path, trained):
+  larger = KEEP.copy()
+  larger[4] = True
+  data = records()
+  train(data=data, keep=larger[:4], out=tmp_path)
+  grown = train(data=data, keep=larger, out=tmp_path)
+  assert trained == [[0, 1, 2, 3], [4]]
+  assert same(jax.tree.map(lambda leaf: leaf[:4], grown.states), run(4).states)
+
+
+def cut_short(path):
+  os.truncate(path / "arrays.npz", 300)
+
+
+def alter(path):
+  file = path / "arrays.npz"
+  content = bytearray(file.read_bytes())
+  place = content.index(b"NUMPY") + 128  # beyond the header of the first array
+  content[place] ^= 255
+  file.write_bytes(content)
+
+
+def lose_the_arrays(path):
+  (path / "arrays.npz").unlink()
+
+
+def lose_the_notes(path):
+  for file in path.glob("_CHECKPOINT_METADATA"):
+    file.write_text("{")
+
+
+@pytest.mark.parametrize("damage", [cut_short, alter, lose_the_arrays, lose_the_notes])
+def test_a_damaged_model_alone_is_trained_again(
+  tmp_path, trained, unbroken, caplog, damage
+):
+  run(out=tmp_path)
+  trained.clear()
+  damage(tmp_path / "models" / "00003")
+  again = run(out=tmp_path)
+  assert trained == [[3]]
+  assert same(again.states, unbroken.states)
+  (told,) = {m for m in caplog.messages if "cannot be read" in m}
+  assert "models/00003" in told
+  assert "made anew" in told
+
+
+def test_pitfall_86_the_model_and_the_field_that_differ_are_named(tmp_path):
+  run(out=tmp_path)
+  other = KEEP.copy()
+  other[2] = KEEP[3]
+  with pytest.raises(ValueError, match=r"models/00002 is of another run: keep was"):
+    train(keep=other, out=tmp_path)
+
+
+def test_a_version_is_part_of_a_run(tmp_path, monkeypatch):
+  run(1, out=tmp_path)
+  monkeypatch.setattr("mixdef.training.shadows.metadata.version", lambda _: "9.9")
+  with pytest.raises(ValueError, match=r"mixdef was '0.1.0', now '9.9'"):
+    run(1, out=tmp_path)
+
+
+_HOLD = """
+import pathlib, sys
+from mixdef.training.lock import locked
+with locked(pathlib.Path(sys.argv[1])):
+  print("held", flush=True)
+  sys.stdin.read()
+"""
+
+
+def test_a_folder_has_one_writer(tmp_path):
+  holder = subprocess.Popen(
+    [sys.executable, "-c", _HOLD, str(tmp_path)],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  with holder:
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(BlockingIOError, match=f"by process {holder.pid} on") as raised:
+      run(1, out=tmp_path)
+    assert "choose another out folder" in str(raised.value)
+    holder.kill()
+  run(1, out=tmp_path)  # the lock went with its process
+  with locked(tmp_path):
+    assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} on")
+
+
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, trained, unbroken):
+  saved, save = [], np.savez
+
+  def full(file, **arrays):
+    saved.append(file)
+    if len(saved) == SIZES["epochs"] + 3:  # a checkpoint an epoch, then models 0, 1, 2
+      file.write(b"half of an entry")
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    save(file, **arrays)
+
+  monkeypatch.setattr(loop_module, "_CHECKPOINT_SECONDS", -1.0)
+  with monkeypatch.context() as patch:
+    patch.setattr(entry.np, "savez", full)
+    with pytest.raises(
+      OSError, match="No space left on device: what is there is whole"
+    ):
+      run(out=tmp_path)
+  trained.clear()
+  resumed = run(out=tmp_path)
+  assert same(resumed.states, unbroken.states)
+  assert trained == [[2, 3, 4]]
+  # From the checkpoint of all five, not from the start.
+  assert {row["models"] for row in resumed.history} == {"models-00000"}
+  assert sorted(path.name for path in (tmp_path / "models").iterdir()) == [
+    f"{model:05d}" for model in range(5)
+  ]
+
+
+def test_random_keys_and_small_floats_come_back(tmp_path):
+  tree = {
+    "key": jax.random.split(jax.random.key(3), 2),
+    "small": jax.numpy.arange(3, dtype=jax.numpy.bfloat16),
+    "flag": np.array([True, False]),
+  }
+  store = Store(tmp_path)
+  store.save("one", tree, about="a tree")
+  assert same(store.load("one", tree), tree)
+  assert store.notes("one")["about"] == "a tree"
+  assert store.load("one", {**tree, "flag": np.zeros(3, bool)}) is None
+  assert not store.has("one")
+
+
+def test_answers_are_those_of_the_models(trained):
+  ensemble, others = run(), records(count=10, seed=1)
+  whole = mixdef.signals(ensemble, population=others)
+  trained.clear()
+  streamed = ask()
+  assert trained == [[0, 1, 2, 3, 4]]
+  np.testing.assert_array_equal(streamed.models, range(5))
+  assert streamed.diverged == []
+  for given, expected in (
+    (streamed.signals, whole),
+    (streamed.signals.population, whole.population),
+  ):
+    for name in ("phi", "hinge", "correct", "keep", "labels"):
+      np.testing.assert_array_equal(getattr(given, name), getattr(expected, name))
+  np.testing.assert_array_equal(streamed.signals.log_probs, whole.log_probs)
+
+
+def test_answers_are_stored_without_the_models(tmp_path, trained, monkeypatch):
+  monkeypatch.setattr(strategy, "models_at_once", lambda *_: (2, 0.0))
+  expected = ask()
+  trained.clear()
+  first = ask(3, keep_params=False, out=tmp_path)
+  assert not (tmp_path / "models").exists()
+  grown = ask(keep_params=False, out=tmp_path)
+  assert trained == [[0, 1], [2], [3], [4]]
+  np.testing.assert_array_equal(grown.signals.phi, expected.signals.phi)
+  np.testing.assert_array_equal(first.signals.phi, expected.signals.phi[:3])
+
+
+def test_other_questions_are_asked_of_stored_models(tmp_path, trained):
+  ask(out=tmp_path)
+  trained.clear()
+  twice = ask(out=tmp_path, queries=lambda x: np.repeat(identity(x), 2, 1))
+  assert not trained
+  assert twice.signals.phi.shape == (5, 40, 2)
+
+
+def test_damaged_answers_are_asked_for_again(tmp_path, trained):
+  first = ask(out=tmp_path)
+  (answers,) = tmp_path.glob("signals-*")
+  cut_short(answers / "00001")
+  trained.clear()
+  again = ask(out=tmp_path)
+  assert not trained
+  np.testing.assert_array_equal(again.signals.phi, first.signals.phi)
+
+
+def make(rate):
+  return classifier(Linear(), optax.sgd(rate))
+
+
+@pytest.mark.parametrize("strategy", ["vmap", "loop"])
+def test_a_model_that_diverges_harms_no_other(tmp_path, strategy, caplog):
+  over = {"rate": np.array([0.5, np.nan, 0.5], np.float32)}
+  options = {"learner": make, "over": over, "strategy": strategy, "out": tmp_path}
+  found = ask(3, **options)
+  assert found.diverged == [1]
+  assert "model 1 diverged: its parameters are not finite" in caplog.messages
+  np.testing.assert_array_equal(found.signals.keep, KEEP[[0, 2]])
+  alone = ask(3, make(0.5), strategy=strategy)
+  np.testing.assert_allclose(found.signals.phi, alone.signals.phi[[0, 2]], atol=1e-5)
+  scores = mixdef.attacks.leave_one_out(mixdef.attacks.lira_global, found.signals)
+  figures = mixdef.auditing.summarize(scores, found.signals.keep)
+  assert figures["num_members"] == KEEP[[0, 2]].sum()
+  rows = Store(tmp_path).read_metrics()
+  assert all(row["diverged"] == [1] and np.isfinite(row["loss"]) for row in rows[1:])
+  again = ask(3, **options)
+  assert again.diverged == [1]
+  np.testing.assert_array_equal(again.signals.phi, found.signals.phi)
+
+
+def test_all_models_diverging_is_one_line():
+  over = {"rate": np.full(2, np.nan, np.float32)}
+  with pytest.raises(ValueError, match="every model diverged: train with a lower"):
+    ask(2, make, over=over)
+  with pytest.raises(ValueError, match="every model diverged"):
+    train(make, keep=KEEP[:2], over=over).sound()
