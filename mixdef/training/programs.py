@@ -12,8 +12,9 @@ from mixdef.learner import Learner
 from mixdef.training.batches import epoch_rows
 from mixdef.training.mesh import compiled, on_one_device
 from mixdef.training.plan import Plan
+from mixdef.training.workers import in_workers
 
-STRATEGIES = ("vmap", "scan", "loop")
+STRATEGIES = ("vmap", "scan", "loop", "processes")
 
 
 class Programs(NamedTuple):
@@ -43,8 +44,12 @@ def over_models(function: Callable, strategy: str, *, shared: int) -> Any:
 
   `vmap` runs the models side by side in one program, `scan` one after another in one
   program, both on every device of this process; `loop` runs one after another from
-  Python, on one device. The last `shared` arguments are the same for all models.
+  Python, on one device; `processes` runs one per core of a CPU, in worker processes.
+  The last `shared` arguments are the same for all models.
   """
+  if strategy == "processes":
+    traced = over_models(function, "vmap", shared=shared)
+    return in_workers(function, shared=shared, traced=traced)
   if strategy == "vmap":
 
     def side_by_side(*args):
@@ -126,11 +131,13 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
   def predict(state, values, x, raw=False):
     return learner_of(values).predict(state, x, raw=raw)
 
+  # Making models and asking them is quick and may call into Python: it stays here.
+  here = "loop" if strategy == "processes" else strategy
   return Programs(
-    init=over_models(init, strategy, shared=1),
+    init=over_models(init, here, shared=1),
     train=over_models(train, strategy, shared=4),
     epoch=over_models(epoch_end, strategy, shared=2),
     finish=over_models(finish, strategy, shared=1),
-    predict=over_models(predict, strategy, shared=1),
-    raw=over_models(functools.partial(predict, raw=True), strategy, shared=1),
+    predict=over_models(predict, here, shared=1),
+    raw=over_models(functools.partial(predict, raw=True), here, shared=1),
   )

@@ -9,8 +9,10 @@ from absl import logging
 
 from mixdef.training.mesh import num_devices
 from mixdef.training.programs import STRATEGIES, programs
+from mixdef.training.workers import NotExportable, num_workers
 
 _MEASURE_SECONDS = 0.5
+_WORTH_WORKERS_SECONDS = 60.0
 _GIVE_UP = 3.0  # a strategy this many times slower than the best is not timed again
 
 
@@ -97,16 +99,26 @@ def decide(
 
 
 def choose(training, budget: float, most: int) -> str:
-  """Time the strategies on the first models of a training and name the fastest."""
+  """Time the strategies on the first models of a training and name the fastest.
+
+  Worker processes are timed where there are cores for them and the training is long
+  enough to pay for their start.
+  """
   if training.count == 1:
     return "loop"
-  seconds = {}
+  plan, seconds = training.plan, {}
   for strategy in STRATEGIES:
-    size, _ = models_at_once(training, strategy, budget, most)
     best = min(seconds.values(), default=float("inf"))
-    seconds[strategy] = _seconds_per_model(training, strategy, size, best)
+    if strategy == "processes":
+      left = best * most * plan.steps_per_epoch * plan.epochs
+      if num_workers() < 2 or left < _WORTH_WORKERS_SECONDS:
+        continue
+    size, _ = models_at_once(training, strategy, budget, most)
+    try:
+      seconds[strategy] = _seconds_per_model(training, strategy, size, best)
+    except NotExportable as reason:
+      logging.info("%s", reason)
   chosen = min(seconds, key=lambda name: seconds[name])
-  plan = training.plan
   logging.info(
     "strategy %s: about %.3g models per minute (ms a step and model: %s)",
     chosen,
@@ -120,8 +132,9 @@ def _seconds_per_model(training, strategy, size, best):
   """Seconds one step takes per model, the epoch's shuffle spread over its steps."""
   program = programs(training.source, training.plan, strategy)
   if strategy != "vmap":
-    # The cost of a model does not depend on how many a device trains in turn.
-    size = min(size, 2 * num_devices())
+    # The cost of a model does not depend on how many one place trains in turn.
+    places = num_workers() if strategy == "processes" else num_devices()
+    size = min(size, 2 * places)
   part = training.take(range(size))
   states = program.init(part.keys, part.zero_table(), part.values, part.data)
   steps = training.plan.steps_per_epoch

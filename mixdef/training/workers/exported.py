@@ -1,0 +1,102 @@
+"""Functions of one model as programs that worker processes can run."""
+
+import itertools
+from collections.abc import Callable
+
+import jax
+
+from mixdef.training.workers.pool import Program, pool
+
+_numbers = itertools.count()
+
+
+class NotExportable(ValueError):
+  """A function cannot be sent to other processes."""
+
+
+def in_workers(function: Callable, *, shared: int, traced: Callable) -> Callable:
+  """Map a function of one model over S of them in the worker processes.
+
+  Args:
+    function: pure, of arrays and random keys; the last `shared` arguments are the same
+      for all models, the leaves of the others lead with the axis S.
+    shared: at least 1.
+    traced: does the same inside a transformation of jax.
+
+  Returns:
+    The function over S models.
+
+  Raises:
+    ValueError: where jax does not run on a CPU.
+    NotExportable: on the first call, for a function that calls back into Python.
+    RuntimeError: from the function over S models, if a worker dies or fails.
+  """
+  if jax.default_backend() != "cpu":
+    raise ValueError(
+      f"strategy='processes' is for CPUs, and jax runs on {jax.default_backend()!r}: "
+      f"take strategy='auto'"
+    )
+  exported = {}
+
+  def over_workers(*args):
+    leaves, tree = jax.tree.flatten(args)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+      return traced(*args)
+    own = len(jax.tree.leaves(args[:-shared]))
+    kinds = [_kind_of_key(leaf) for leaf in leaves]
+    bits = [_bits(leaf) for leaf in leaves]
+    shapes = [b.shape[1:] for b in bits[:own]] + [b.shape for b in bits[own:]]
+    dtypes = [leaf.dtype for leaf in bits]
+    called = tree, *zip(kinds, shapes, dtypes, strict=True)
+    if called not in exported:
+      specs = list(map(jax.ShapeDtypeStruct, shapes, dtypes))
+      exported[called] = _export(function, tree, kinds, specs, own)
+    program = exported[called]
+    outputs = pool().run(program, bits[:own], bits[own:])
+    outputs = map(_with_keys, outputs, program.kinds)
+    return jax.tree.unflatten(program.tree, outputs)
+
+  return over_workers
+
+
+def _export(function, tree, kinds, specs, own):
+  """Lower a function to a program of plain arrays that other processes can run."""
+  from jax import export
+
+  answer = []
+
+  def flat(*arrays):
+    args = jax.tree.unflatten(tree, map(_with_keys, arrays, kinds))
+    leaves, structure = jax.tree.flatten(function(*args))
+    answer[:] = structure, [_kind_of_key(leaf) for leaf in leaves]
+    return [_bits(leaf) for leaf in leaves]
+
+  compiled = jax.jit(flat)
+  jax.eval_shape(compiled, *specs)  # what the function itself refuses, it says here
+  try:
+    exported = export.export(compiled, platforms=["cpu"])(*specs)
+    blob = bytes(exported.serialize())
+  except (NotImplementedError, ValueError) as problem:
+    reason = str(problem).splitlines()[0]
+    raise NotExportable(
+      f"strategy='processes' cannot send {function.__name__!r} to other processes "
+      f"({reason}): take --strategy=loop"
+    ) from problem
+  return Program(
+    next(_numbers), blob, specs[:own], specs[own:], exported.out_avals, *answer
+  )
+
+
+def _kind_of_key(leaf):
+  """The implementation of random keys, None of other arrays."""
+  if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    return jax.random.key_impl(leaf)
+  return None
+
+
+def _bits(leaf):
+  return jax.random.key_data(leaf) if _kind_of_key(leaf) else leaf
+
+
+def _with_keys(array, kind):
+  return jax.random.wrap_key_data(array, impl=kind) if kind else array

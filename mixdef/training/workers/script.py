@@ -1,0 +1,157 @@
+"""A worker process: runs exported programs on arrays in memory it shares.
+
+It is started as a script, `python script.py '<settings>'`, and needs jax alone. Lines
+of JSON come in on stdin and are answered on stdout one by one; the arrays lie in two
+shared files, `own` for one model's inputs and outputs, `shared` for what all models
+read. When stdin ends, its parent is gone and so is it, whatever it was computing.
+"""
+
+import json
+import mmap
+import os
+import queue
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+ALIGNMENT = 64  # arrays at such places are read where they lie, without a copy
+
+
+def layout(arrays: Sequence[Any], start: int = 0) -> tuple[list[int], int]:
+  """Place arrays one after another.
+
+  Args:
+    arrays: anything with a shape and a dtype.
+    start: the first free byte.
+
+  Returns:
+    The offset of each in bytes, and the first free byte behind them.
+
+  >>> layout([np.zeros(3, np.float32), np.zeros((), bool)])
+  ([0, 64], 128)
+  """
+  offsets, end = [], start
+  for array in arrays:
+    offsets.append(end)
+    size = int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize
+    end += -(-size // ALIGNMENT) * ALIGNMENT
+  return offsets, end
+
+
+def views(memory: Any, arrays: Sequence[Any], start: int = 0) -> list[np.ndarray]:
+  """Return arrays of these shapes and types that lie in memory as `layout` says."""
+  offsets, _ = layout(arrays, start)
+  return [
+    np.ndarray(array.shape, array.dtype, memory, offset)
+    for array, offset in zip(arrays, offsets, strict=True)
+  ]
+
+
+class Memory:
+  """Bytes that several processes see, in a file without a name; they only grow."""
+
+  def __init__(self, descriptor: int):
+    self.descriptor = descriptor
+    self._bytes: Any = b""
+
+  def reserve(self, size: int) -> None:
+    """Make room for at least this many bytes."""
+    if size > os.fstat(self.descriptor).st_size:
+      os.ftruncate(self.descriptor, size)
+
+  def views(self, arrays: Sequence[Any], start: int = 0) -> list[np.ndarray]:
+    """Return writable arrays of these shapes and types, placed by `layout`."""
+    size = os.fstat(self.descriptor).st_size
+    if len(self._bytes) < size:
+      self._bytes = mmap.mmap(self.descriptor, size)
+    return views(self._bytes, arrays, start)
+
+  def write(self, arrays: Sequence[Any], *, skip: int = 0) -> None:
+    """Write arrays from the start on, leaving the first `skip` as they are."""
+    self.reserve(layout(arrays)[1])
+    places = self.views(arrays)
+    for place, array in zip(places[skip:], arrays[skip:], strict=True):
+      place[...] = array
+
+
+class _Programs:
+  """The programs a worker knows, by number."""
+
+  def __init__(self, own: Memory, shared: Memory):
+    self._own, self._shared, self._known = own, shared, {}
+
+  def load(self, program: int, size: int, shared: int) -> None:
+    """Take over an exported program, `size` bytes at the start of the own memory."""
+    import jax
+    from jax import export
+
+    (blob,) = self._own.views([np.empty(size, np.uint8)])
+    exported = export.deserialize(bytearray(blob))
+    count = len(exported.in_avals) - shared
+    own, rest = exported.in_avals[:count], exported.in_avals[count:]
+    self._known[program] = jax.jit(exported.call), own, rest, exported.out_avals
+
+  def forget(self, program: int) -> None:
+    """Free a program."""
+    del self._known[program]
+
+  def run(self, program: int) -> None:
+    """Compute the outputs of the inputs in memory, and put them behind them."""
+    run, own, shared, outputs = self._known[program]
+    results = run(*self._own.views(own), *self._shared.views(shared))
+    places = self._own.views(outputs, layout(own)[1])
+    for place, result in zip(places, results, strict=True):
+      place[...] = result
+
+
+def _lines() -> queue.SimpleQueue:
+  """Read stdin beside the computation, so that its end is noticed at once."""
+  lines = queue.SimpleQueue()
+
+  def read():
+    for line in sys.stdin:
+      lines.put(line)
+    os._exit(0)
+
+  threading.Thread(target=read, daemon=True).start()
+  return lines
+
+
+def main(core: int | None, own: int, shared: int, config: dict[str, Any]) -> None:
+  """Answer the parent's lines until it closes stdin.
+
+  Args:
+    core: the only one to run on; None leaves that to the system.
+    own: descriptor of the memory of this worker.
+    shared: descriptor of the memory of all workers.
+    config: settings of jax.
+  """
+  if core is not None:
+    os.sched_setaffinity(0, [core])  # before jax counts the cores
+  answers = os.fdopen(os.dup(1), "w")
+  os.dup2(2, 1)  # what a library prints must not be taken for an answer
+  lines = _lines()
+  import jax
+
+  jax.config.update("jax_enable_x64", True)  # the program says which types it takes
+  for name, value in config.items():
+    jax.config.update(name, value)
+  programs = _Programs(Memory(own), Memory(shared))
+  tasks = {"load": programs.load, "run": programs.run, "forget": programs.forget}
+  while True:
+    task, *numbers = json.loads(lines.get())
+    error = None
+    try:
+      tasks[task](*numbers)
+    except Exception as problem:
+      first = (str(problem).splitlines() or [""])[0]
+      error = f"{type(problem).__name__}: {first}"
+    answers.write(json.dumps(error) + "\n")
+    answers.flush()
+
+
+if __name__ == "__main__":
+  main(**json.loads(sys.argv[1]))
