@@ -22,6 +22,7 @@ GEOMETRIES = [
   ((1, 1), 1, "SAME"),
   ((1, 1), 2, "VALID"),
   ((2, 3), (3, 1), ((0, 2), (1, 0))),
+  ((4, 3), (2, 3), ((2, 1), (0, 3))),
 ]
 
 
@@ -82,13 +83,31 @@ def test_gradients_equal_native(lowering, window, strides, padding):
   assert_close(actual, desired)
 
 
+# Few channels go several outputs at a time, many as they are; odd widths one by one.
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize(
+  ("width", "inputs", "outputs"), [(8, 1, 20), (7, 3, 16), (6, 8, 8), (8, 17, 3)]
+)
+def test_any_number_of_channels_equals_native(width, inputs, outputs, strides):
+  x, kernel = draw(2, 6, width, inputs), draw(3, 3, inputs, outputs, seed=1)
+  desired = value_and_gradients("native", strides, 1)(x, kernel)
+  assert_close(value_and_gradients("canonical", strides, 1)(x, kernel), desired)
+
+
 @pytest.mark.parametrize("lowering", REWRITTEN)
-@pytest.mark.parametrize(("axes", "strides"), [((None, 0), 1), ((0, 0), 2)])
+@pytest.mark.parametrize(
+  ("axes", "strides"), [((None, 0), 1), ((0, 0), 2), ((0, None), 1)]
+)
 def test_vmap_equals_native_one_by_one(lowering, axes, strides):
   x, kernels = draw(3, 4, 6, 6, 2), draw(3, 3, 3, 2, 5, seed=1)
   x = x if axes[0] == 0 else x[0]
+  kernels = kernels if axes[1] == 0 else kernels[0]
   native = value_and_gradients("native", strides, "SAME")
-  each = [native(x if axes[0] is None else x[s], kernels[s]) for s in range(3)]
+  own = [
+    (x if axes[0] is None else x[s], kernels if axes[1] is None else kernels[s])
+    for s in range(3)
+  ]
+  each = [native(*one) for one in own]
   run = value_and_gradients(lowering, strides, "SAME")
   (_, y), gradients = jax.jit(jax.vmap(run, in_axes=axes))(x, kernels)
   for s, ((_, one_y), one_gradients) in enumerate(each):
@@ -130,6 +149,50 @@ def test_gradient_penalty_equals_native(lowering, strides):
 
   run = jax.jit(jax.grad(penalty), static_argnums=1)
   assert_close(run(kernel, lowering), run(kernel, "native"))
+
+
+def test_gradient_of_the_kernel_gradient_equals_native():
+  x, kernel = draw(2, 6, 6, 2), draw(3, 3, 2, 3, seed=1)
+
+  def squared_norm(x, kernel, lowering):
+    def score(kernel):
+      return jnp.tanh(convolution(x, kernel, 2, lowering=lowering)).sum()
+
+    return (jax.grad(score)(kernel) ** 2).sum()
+
+  run = jax.jit(jax.grad(squared_norm, argnums=(0, 1)), static_argnums=2)
+  assert_close(run(x, kernel, "canonical"), run(x, kernel, "native"))
+
+
+def test_nested_vmap_equals_a_loop_over_pairs():
+  """Models over records, as per-example gradients of an ensemble are taken."""
+  x, kernels = draw(2, 1, 6, 6, 2), draw(2, 3, 3, 2, 3, seed=1)
+
+  def gradient(lowering):
+    def of_one(x, kernel):
+      y = convolution(x, kernel, lowering=lowering)
+      return jax.grad(lambda k: (convolution(x, k, lowering=lowering) * y).sum())(
+        kernel
+      )
+
+    return jax.jit(of_one)
+
+  records = jax.vmap(gradient("canonical"), in_axes=(0, None))
+  actual = jax.jit(jax.vmap(records, in_axes=(None, 0)))(x, kernels)
+  one = gradient("native")
+  assert_close(actual, jnp.stack([jnp.stack([one(r, k) for r in x]) for k in kernels]))
+
+
+def test_half_precision_gradients_are_summed_in_single_precision():
+  # 31 images of 25 windows: in bfloat16, 25 more stop counting right beyond 256.
+  x, kernel = (
+    jnp.ones((31, 5, 5, 1), jnp.bfloat16),
+    jnp.ones((1, 3, 1, 1), jnp.bfloat16),
+  )
+  gradient = jax.grad(
+    lambda kernel: convolution(x, kernel, lowering="canonical").sum().astype(float)
+  )(kernel)
+  assert gradient[0, 1, 0, 0] == jnp.bfloat16(31 * 25)
 
 
 @pytest.mark.parametrize("lowering", REWRITTEN)
