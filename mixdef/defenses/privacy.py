@@ -41,7 +41,8 @@ def dp_sgd(
       `noise_multiplier` must be left out.
     delta: in (0, 1), below one over the number of members.
     estimator: `ghost` (fast) or `microbatch` (any model; both give the same gradient).
-    microbatch_size: records held at once by `microbatch`, with all their views, >= 1.
+    microbatch_size: records held at once by `microbatch`, with all their views, >= 1;
+      memory grows with it and not with the batch. On a CPU 1 is the fastest as well.
     multiplicity: K >= 1, the views of a record in a step. Each meets the other parts of
       the chain as a row of its own, so that every augmentation draws anew; a record is
       clipped once, as the mean of its views. A step costs K times as much; De et al.

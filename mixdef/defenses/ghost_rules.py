@@ -1,0 +1,209 @@
+"""One layer's part in per-example clipping: squared gradient norms and clipped sums.
+
+In shapes, R is records, B = R views is rows, T the positions of a record (with those of
+all its views), I the inputs of a position and O its outputs. The gradient of an affine
+layer's kernel for one record is sum_t a_t b_t^T, for its inputs a [T,I] and the
+cotangents b [T,O] of its outputs.
+"""
+
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.errors import FlaxError
+from flax.linen.linear import canonicalize_padding
+
+# On a CPU the patches of a few images stay in cache, those of a whole batch do not.
+_IMAGES_AT_ONCE = 4
+
+
+class UnsupportedError(Exception):
+  """Why a model cannot be clipped by `ghost`."""
+
+
+def measure(module, kwargs, params, x, cotangent, views):
+  """Measure the gradients of one leaf module, record by record.
+
+  An affine layer keeps its per-record gradients if they are no larger than what they
+  are made of, I O <= T (I + O). Making them then costs no more than the T x T products
+  of their ghost norm, and summing what is kept costs nearly nothing. The sum of every
+  other layer is pulled back through that layer alone.
+
+  Args:
+    module: `nn.Dense`, `nn.Conv` or any other leaf module, as it was applied.
+    kwargs: what it was called with beside `x`.
+    params: its parameters, by name.
+    x: its input, [B,...].
+    cotangent: of its output, [B,...].
+    views: neighbouring rows that are one record.
+
+  Returns:
+    The squared gradient norms [R], and `factor [R] -> sum_i factor_i g_i`, like
+    `params`; a record of factor 0 adds exactly zero to it, whatever its values.
+
+  Raises:
+    UnsupportedError: if the module cannot run alone.
+  """
+  inputs = _inputs(module, x)
+  if inputs is not None:
+    positions = cotangent[0, ..., 0].size * views
+    wide = cotangent.shape[-1]
+    deep = params["kernel"].size // wide
+    if deep * wide <= positions * (deep + wide):
+      return _kept(module, inputs, params, x, cotangent, views)
+    squared = _ghost_squares(module, inputs, x, cotangent, views)
+    return squared, _pulled_sum(module, kwargs, params, x, cotangent, views)
+  squared = _pulled_squares(module, kwargs, params, x, cotangent, views)
+  return squared, _pulled_sum(module, kwargs, params, x, cotangent, views)
+
+
+def square(tree):
+  """Sum the squares of all entries of a tree, in float32."""
+  return sum((leaf.astype(jnp.float32) ** 2).sum() for leaf in jax.tree.leaves(tree))
+
+
+def grouped(tree, views):
+  """Split the leading axis of every leaf into records and views, [R,views,...]."""
+  return jax.tree.map(lambda a: a.reshape(-1, views, *a.shape[1:]), tree)
+
+
+def finite_or_zero(tree, finite):
+  """Replace a gradient that is not finite, for a factor of zero times NaN is NaN."""
+  return jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), tree)
+
+
+def _kept(module, inputs, params, x, cotangent, views):
+  """Make every record's gradient once, for its norm and for the sum."""
+
+  def one(x, b):
+    a, b = _affine(inputs, x, b)
+    grads = {"kernel": b.T @ a}
+    if module.use_bias:
+      grads["bias"] = b.sum(0)
+    squared = square(grads)
+    return squared, finite_or_zero(grads, jnp.isfinite(squared))
+
+  squared, grads = _each_record(module, one, x, cotangent, views)
+
+  def total(factor):
+    return {
+      name: jnp.tensordot(factor, leaf, 1).T.reshape(params[name].shape)
+      for name, leaf in grads.items()
+    }
+
+  return squared, total
+
+
+def _ghost_squares(module, inputs, x, cotangent, views):
+  """Square the norms without making a gradient: <a a^T, b b^T>."""
+
+  def one(x, b):
+    a, b = _affine(inputs, x, b)
+    alone = a.shape[0] == 1
+    squared = square(a) * square(b) if alone else ((a @ a.T) * (b @ b.T)).sum()
+    return squared + square(b.sum(0)) if module.use_bias else squared
+
+  return _each_record(module, one, x, cotangent, views)
+
+
+def _affine(inputs, x, cotangent):
+  """Return a record's inputs [T,I] and cotangents [T,O], in float32."""
+  a = inputs(x.astype(cotangent.dtype))
+  return tuple(v.reshape(-1, v.shape[-1]).astype(jnp.float32) for v in (a, cotangent))
+
+
+def _each_record(module, one, x, cotangent, views):
+  x, cotangent = grouped((x, cotangent), views)
+  if type(module) is nn.Dense or jax.default_backend() != "cpu":
+    return jax.vmap(one)(x, cotangent)
+  at_once = max(1, _IMAGES_AT_ONCE // views)
+  return jax.lax.map(lambda record: one(*record), (x, cotangent), batch_size=at_once)
+
+
+def _pulled_squares(module, kwargs, params, x, cotangent, views):
+  """Differentiate this one layer, record by record."""
+  apply = _alone(module, kwargs)
+  try:
+    jax.eval_shape(apply, params, x[:views])
+  except FlaxError as error:
+    where = "/".join(module.path)
+    raise UnsupportedError(f"{where} cannot run alone: {error}") from None
+
+  def one(x, cotangent):
+    (grads,) = jax.vjp(lambda params: apply(params, x), params)[1](cotangent)
+    return square(grads)
+
+  return jax.vmap(one)(*grouped((x, cotangent), views))
+
+
+def _pulled_sum(module, kwargs, params, x, cotangent, views):
+  apply = _alone(module, kwargs)
+
+  def total(factor):
+    used = jnp.repeat(factor > 0, views)
+
+    def over_rows(value, rows):
+      return jnp.expand_dims(value, range(1, rows.ndim))
+
+    # A zero cotangent does not silence an input of NaN; a used record's input does.
+    clean = jnp.where(over_rows(used, x), x, x[used.argmax()])
+    weighted = cotangent * over_rows(jnp.repeat(factor, views), cotangent)
+    weighted = jnp.where(over_rows(used, weighted), weighted, 0)
+    _, pull = jax.vjp(lambda params: apply(params, clean), params)
+    (grads,) = pull(weighted.astype(cotangent.dtype))
+    return finite_or_zero(grads, used.any())
+
+  return total
+
+
+def _alone(module, kwargs):
+  alone = module.clone(parent=None, name=None)
+  return lambda params, rows: alone.apply({"params": params}, rows, **kwargs)
+
+
+def _inputs(module, x):
+  """Return the function from rows to the inputs of their positions, or None.
+
+  None stands for a layer that is not affine in patches of its input.
+  """
+  if type(module) is nn.Dense:
+    return lambda rows: rows
+  if type(module) is not nn.Conv:
+    return None
+  kernel = _tuple(module.kernel_size, 1)
+  rank = len(kernel)
+  strides, dilation = (
+    _tuple(value, rank) for value in (module.strides, module.kernel_dilation)
+  )
+  padding = canonicalize_padding(module.padding, rank)
+  plain = (
+    module.feature_group_count == 1
+    and module.mask is None
+    and _tuple(module.input_dilation, rank) == (1,) * rank
+    and x.ndim == rank + 2
+    and (not isinstance(padding, str) or padding in ("SAME", "VALID"))
+  )
+  if not plain:
+    return None
+  window = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+  if isinstance(padding, str):
+    padding = jax.lax.padtype_to_pads(x.shape[1:-1], window, strides, padding)
+
+  def patches(rows):
+    rows = jnp.pad(rows, [(0, 0), *padding, (0, 0)])
+    taps = []
+    for offset in itertools.product(*map(range, kernel)):
+      steps = zip(offset, dilation, rows.shape[1:-1], window, strides, strict=True)
+      cut = [slice(o * d, n - w + o * d + 1, s) for o, d, n, w, s in steps]
+      taps.append(rows[:, *cut])
+    return jnp.concatenate(taps, -1)
+
+  return patches
+
+
+def _tuple(value, rank):
+  """Write a linen window argument out per axis."""
+  if value is None or isinstance(value, int):
+    return (1 if value is None else value,) * rank
+  return tuple(value)
