@@ -22,7 +22,10 @@ AnyJob = TypeVar("AnyJob", bound="JobSettings")
 OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "sgd": optax.sgd}
 
 # These change where things lie and how fast, not what is computed.
-PLACES = ("out", "data_dir", "memory_gb", "strategy")
+PLACES = (
+  *("out", "data_dir", "memory_gb", "strategy", "keep_params"),
+  *("coordinator", "num_processes", "process_id"),
+)
 
 # Whole protocols behind one flag; a flag given beside it wins.
 PROTOCOLS = {
@@ -56,6 +59,14 @@ class JobSettings:
     if self.seed < 0:
       raise ValueError(f"--seed={self.seed} must be 0 or more")
 
+  def finished(self, result: dict) -> bool:
+    """Say whether a result in the folder is what these settings ask for, too."""
+    del result
+    return not self.grows
+
+  def connect(self) -> None:
+    """Join the other processes of the job, where it can have any."""
+
   @property
   def label(self) -> str:
     """What the default run folder is called after."""
@@ -87,6 +98,7 @@ class Settings(JobSettings):
   learning_rate: float = 1e-3
   epochs: int = 50
   batch_size: int = 128
+  microbatch: int = 0
   reference: int = 0
   quick: bool = False
 
@@ -96,9 +108,14 @@ class Settings(JobSettings):
     self._refuse_private_moments(mixdef.parse(self.defense))
     if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
       raise ValueError(f"--learning_rate={self.learning_rate} must be positive")
-    for name in ("train_size", "reference"):
+    for name in ("train_size", "microbatch", "reference"):
       if getattr(self, name) < 0:
         raise ValueError(f"--{name}={getattr(self, name)} must be 0 or more")
+    if self.microbatch and self.learner != "classifier":
+      raise ValueError(
+        f"--learner={self.learner} takes whole batches: drop "
+        f"--microbatch={self.microbatch}"
+      )
 
   def _refuse_private_moments(self, defense):
     private = "per_example" in defense.traits and "no_guarantee" not in defense.traits
@@ -172,7 +189,9 @@ class Settings(JobSettings):
     if self.learner == "classifier":
       if others:
         raise ValueError(f"--model={self.model}: a classifier takes one network")
-      return mixdef.classifier(first, optimizer, defense)
+      return mixdef.classifier(
+        first, optimizer, defense, microbatch=self.microbatch or None
+      )
     if defense.parts:
       raise ValueError(f"--learner={self.learner} takes no defense: drop {defense}")
     makers = {
@@ -209,11 +228,12 @@ _HELP = {
   "learning_rate": "of the optimizer",
   "epochs": "passes over the training records",
   "batch_size": "records a step sees on average",
+  "microbatch": "records whose gradients a step takes at once; 0: all of the batch",
   "reference": "records kept aside as the defender's own",
   "quick": "a small run to see that everything works",
   "num_shadows": "models to train, each on a random half of the records",
-  "strategy": "vmap, scan, loop, or auto: measure and choose",
-  "suite": "cpu: ensembles; dp: steps of DP-SGD; attacks: an audit; defenses: of all",
+  "strategy": "vmap, scan, loop, processes, or auto: measure and choose",
+  "suite": "cpu: ensembles; gpu; dp: steps of DP-SGD; attacks: an audit; defenses",
   "repeats": "rounds of timing",
   "attacks": "joined by commas, as 'lira_online, rmia(a=0.5)'. Default: all",
   "views": "none, mirror, shifts (LiRA's 18) or mixed: views of a record asked about",
@@ -230,6 +250,10 @@ _HELP = {
   "arrays": "npz of outputs of models trained elsewhere, instead of training",
   "audits": "run folders of audit.py, joined by commas; the first is compared with",
   "mirror": "ask about every image and its mirror image, as LiRA's own demo does",
+  "keep_params": "keep the models; without them only the answers they gave are stored",
+  "coordinator": "train on several hosts: auto (SLURM, GKE, TPU pod), or host:port",
+  "num_processes": "how many there are, where --coordinator is host:port",
+  "process_id": "which this is, from 0, where --coordinator is host:port",
   "memory_gb": "what the models in training may take. Default: 60% of what is free",
 }
 

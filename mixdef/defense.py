@@ -218,26 +218,57 @@ def weighted_mean(values, weight):
   return (values * weight).sum() / jnp.maximum(weight.sum(), 1.0)
 
 
-def mean_value_and_grad(losses_fn):
+def mean_value_and_grad(losses_fn, *, microbatch=None):
   """Estimate the gradient of the mean loss, as a chain without an estimator does.
 
   Args:
     losses_fn: `(params, batch, ctx) -> (losses [B], aux)`.
+    microbatch: rows differentiated at once, one group after the other, so that memory
+      does not grow with B; None is the whole batch. With it the loss of a row must
+      depend on that row alone, and each leaf of `aux` must lead with the axis B.
 
   Returns:
-    What `Defense.value_and_grad` returns.
+    What `Defense.value_and_grad` returns; the same to rounding for any `microbatch`.
   """
 
   def run(params, batch, state, ctx):
     del state
+    total = jnp.maximum(batch.weight.sum(), 1.0)
 
-    def mean(params):
-      losses, aux = losses_fn(params, batch, ctx)
-      return weighted_mean(losses, batch.weight), (losses, aux)
+    def share(params, rows):
+      losses, aux = losses_fn(params, rows, ctx)
+      return (losses * rows.weight).sum() / total, (losses, aux)
 
-    return jax.value_and_grad(mean, has_aux=True)(params)
+    differentiate = jax.value_and_grad(share, has_aux=True)
+    size = batch.weight.shape[0]
+    if microbatch is None or microbatch >= size:
+      return differentiate(params, batch)
+
+    def add(sums, rows):
+      (value, out), grads = differentiate(params, rows)
+      return jax.tree.map(jnp.add, sums, (value, grads)), out
+
+    zeros = (jnp.zeros_like(total), jax.tree.map(jnp.zeros_like, params))
+    groups = _microbatches(batch, microbatch)
+    (value, grads), out = jax.lax.scan(add, zeros, groups)
+    out = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:size], out)
+    return (value, out), grads
 
   return run
+
+
+def _microbatches(batch, size):
+  """Cut a batch into groups of `size` rows, the last filled up with rows of weight 0.
+
+  They repeat the last row: then they are finite wherever the batch is.
+  """
+  count = batch.weight.shape[0]
+  groups = -(-count // size)
+  rows = jnp.arange(groups * size)
+  if count % size:
+    batch = jax.tree.map(lambda leaf: leaf[jnp.minimum(rows, count - 1)], batch)
+    batch = batch._replace(weight=jnp.where(rows < count, batch.weight, 0))
+  return jax.tree.map(lambda leaf: leaf.reshape(groups, size, *leaf.shape[1:]), batch)
 
 
 def take(table, batch: Batch):

@@ -1,5 +1,6 @@
 """A `Learner`: model, optimizer and defense as pure functions that `fit` drives."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -91,7 +92,9 @@ def descend(defense, optimizer, losses_fn, params, opt, state, batch, ctx):
   return optax.apply_updates(params, updates), opt, state, value, losses, aux
 
 
-def classifier(model, optimizer, defense: Defense | None = None) -> Learner:
+def classifier(
+  model, optimizer, defense: Defense | None = None, *, microbatch: int | None = None
+) -> Learner:
   """Make the learner of a linen classifier.
 
   Args:
@@ -99,6 +102,10 @@ def classifier(model, optimizer, defense: Defense | None = None) -> Learner:
       take `train` (bool) and `weight` [B] (0 = padding), by keyword.
     optimizer: optax `GradientTransformation`.
     defense: a defense or chain; None is undefended.
+    microbatch: rows of a step that are differentiated at once, >= 1; their gradients
+      are summed. A step then needs the memory of this many rows, which on a CPU stay
+      in its cache, and its gradient is that of the whole batch to rounding. Each group
+      of rows draws its own dropout mask. None differentiates the whole batch at once.
 
   Returns:
     The `Learner`. Its metrics are the mean training loss and `accuracy`, the agreement
@@ -106,14 +113,19 @@ def classifier(model, optimizer, defense: Defense | None = None) -> Learner:
     top class.
 
   Raises:
-    ValueError: for a defense that the model cannot carry; at `init`, for a model whose
-      classes differ from the data's or whose BatchNorm cannot be used.
+    ValueError: for a defense that the model or microbatches cannot carry; at `init`,
+      for a model whose classes differ from the data's or whose BatchNorm cannot be
+      used.
 
   >>> from mixdef import models
   >>> learner = classifier(models.mlp(32), optax.adam(1e-3))
   """
   defense = chain() if defense is None else chain(defense)
   model = _with_fields(model, defense)
+  if microbatch is not None:
+    _check_microbatch(microbatch, defense)
+    estimator = functools.partial(mean_value_and_grad, microbatch=microbatch)
+    defense = defense._replace(value_and_grad=estimator)
   accepted = inspect.signature(type(model).__call__).parameters
   anything = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
 
@@ -130,6 +142,12 @@ def classifier(model, optimizer, defense: Defense | None = None) -> Learner:
     options = {"train": False} if anything or "train" in accepted else {}
     variables = dict(model.init(fold_in_name(key, "params"), example, **options))
     _check_model(infer, variables, spec, defense, anything or "weight" in accepted)
+    kept = sorted(variables.keys() - {"params"})
+    if microbatch is not None and kept:
+      raise ValueError(
+        f"the model keeps {kept[0]}, which microbatch={microbatch} would update by "
+        "parts of a batch: use norm='group', or leave microbatch out"
+      )
     spec = spec._replace(variables=variables)
     params = variables["params"]
     stats = {name: value for name, value in variables.items() if name != "params"}
@@ -212,13 +230,16 @@ def classifier(model, optimizer, defense: Defense | None = None) -> Learner:
     before=tuple(
       (
         stage._replace(defense=None),  # the teacher carries it, and it does not hash
-        classifier(model, optimizer, _stage_defense(stage, defense)),
+        classifier(
+          model, optimizer, _stage_defense(stage, defense), microbatch=microbatch
+        ),
       )
       for stage in defense.before
     ),
     rows=defense.rows,
     traits=defense.traits,
-    text=f"{one_line(model)}|{defense}",
+    text=f"{one_line(model)}|{defense}"
+    + (f"|microbatch={microbatch}" if microbatch else ""),
   )
 
 
@@ -253,6 +274,25 @@ def _with_fields(model, defense):
           f"add it to the module or drop the defense"
         )
   return model.clone(**defense.model)
+
+
+def _check_microbatch(microbatch, defense):
+  if type(microbatch) is not int or microbatch < 1:
+    raise ValueError(
+      f"microbatch={microbatch!r} must be an integer of at least 1, or None for the "
+      "whole batch"
+    )
+  for part in defense.parts:
+    if part.value_and_grad:
+      raise ValueError(
+        f"{part.name} estimates gradients in its own way, without "
+        f"microbatch={microbatch}: leave it out"
+      )
+    if part.traits & {"whole_batch", "cross_example"}:
+      raise ValueError(
+        f"{part.name} couples the records of a batch, which microbatch={microbatch} "
+        "would take apart: leave it out"
+      )
 
 
 def _check_model(infer, variables, spec, defense, takes_weight):

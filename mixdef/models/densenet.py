@@ -48,15 +48,17 @@ class DenseNet(nn.Module):
       bias=self.norm == "none",
       standardize=self.weight_standardization,
     )
-    norm = functools.partial(normalize, norm=self.norm, train=train, weight=weight)
+    norm = functools.partial(
+      normalize, norm=self.norm, train=train, weight=weight, lowering=self.lowering
+    )
     x = conv(2 * self.growth, 3)(as_images(x))
     for block in range(_BLOCKS):
       for _ in range((self.depth - 4) // 6):
-        y = conv(4 * self.growth, 1)(nn.relu(norm(x)))
-        y = conv(self.growth, 3)(nn.relu(norm(y)))
+        y = conv(4 * self.growth, 1)(norm(x, relu=True))
+        y = conv(self.growth, 3)(norm(y, relu=True))
         y = drop_channels(y, self.spatial_dropout, train=train)
         x = jnp.concatenate([x, y], axis=-1)
-      x = nn.relu(norm(x))
+      x = norm(x, relu=True)
       if block < _BLOCKS - 1:
         x = avg_pool(conv(x.shape[-1] // 2, 1)(x))
     x = nn.Dropout(self.dropout)(x.mean((1, 2)), deterministic=not train)

@@ -1,7 +1,8 @@
 """What the networks share: their layers' settings and the checks of their fields.
 
-Every parameterised layer is a leaf of `flax.linen` or a `standardized.Conv`, applied
-once, batch axis first: rules for per-example gradients are found by layer type.
+Every parameterised layer is a leaf of `flax.linen`, a `standardized.Conv` or a
+`group_norm.GroupNorm`, applied once, batch axis first: rules for per-example gradients
+are found by layer type.
 """
 
 import functools
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 
 from mixdef.models import standardized
 from mixdef.models.convolution import LOWERINGS, linen_conv
+from mixdef.models.group_norm import GroupNorm
 
 NORMS = ("group", "batch", "none")
 _MAX_GROUPS = 16
@@ -60,7 +62,13 @@ def num_groups(channels: int) -> int:
 
 
 def normalize(
-  x: jax.Array, *, norm: str, train: bool, weight: jax.Array | None
+  x: jax.Array,
+  *,
+  norm: str,
+  train: bool,
+  weight: jax.Array | None,
+  lowering: str,
+  relu: bool = False,
 ) -> jax.Array:
   """Apply the normalisation layer of a network, inside its `nn.compact` method.
 
@@ -69,6 +77,9 @@ def normalize(
     norm: "group", "batch" (momentum 0.9, statistics in `batch_stats`) or "none".
     train: batch statistics are used and updated only when True.
     weight: `[B]`, 0 marks padding, which never enters the batch statistics.
+    lowering: that of the convolutions; where they have no forward mode, group
+      normalisation gives it up as well, for speed.
+    relu: apply a ReLU to the result, whatever `norm` is.
 
   Returns:
     `[B,H,W,C]`.
@@ -76,16 +87,19 @@ def normalize(
   Deviation: a batch of padding alone has no statistics; it counts as all zeros,
   so that the running ones stay finite and learn nothing from padded records.
   """
-  if norm == "none":
-    return x
   if norm == "group":
-    return nn.GroupNorm(num_groups(x.shape[-1]))(x)
-  mask = None
-  if train and weight is not None:
-    mask = (weight > 0)[:, None, None, None]
-    empty = ~mask.any()
-    x, mask = jnp.where(empty, 0, x), mask | empty
-  return nn.BatchNorm(use_running_average=not train, momentum=0.9)(x, mask=mask)
+    on_cpu = jax.default_backend() == "cpu"
+    reverse_only = lowering == "canonical" or (lowering == "auto" and on_cpu)
+    groups = num_groups(x.shape[-1])
+    return GroupNorm(groups, relu=relu, reverse_only=reverse_only)(x)
+  if norm == "batch":
+    mask = None
+    if train and weight is not None:
+      mask = (weight > 0)[:, None, None, None]
+      empty = ~mask.any()
+      x, mask = jnp.where(empty, 0, x), mask | empty
+    x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x, mask=mask)
+  return nn.relu(x) if relu else x
 
 
 def drop_channels(x: jax.Array, rate: float, *, train: bool) -> jax.Array:

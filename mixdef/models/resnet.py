@@ -45,12 +45,14 @@ class ResNet(nn.Module):
       bias=self.norm == "none",
       standardize=self.weight_standardization,
     )
-    norm = functools.partial(normalize, norm=self.norm, train=train, weight=weight)
-    x = nn.relu(norm(conv(16, 3)(as_images(x))))
+    norm = functools.partial(
+      normalize, norm=self.norm, train=train, weight=weight, lowering=self.lowering
+    )
+    x = norm(conv(16, 3)(as_images(x)), relu=True)
     for width in _WIDTHS:
       for block in range((self.depth - 2) // 6):
         stride = 2 if block == 0 and width > _WIDTHS[0] else 1
-        y = nn.relu(norm(conv(width, 3, stride)(x)))
+        y = norm(conv(width, 3, stride)(x), relu=True)
         y = drop_channels(y, self.spatial_dropout, train=train)
         y = norm(conv(width, 3)(y))
         x = nn.relu(_widen(x[:, ::stride, ::stride], width) + y)
@@ -86,17 +88,19 @@ class WideResNet(nn.Module):
       bias=self.norm == "none",
       standardize=self.weight_standardization,
     )
-    norm = functools.partial(normalize, norm=self.norm, train=train, weight=weight)
+    norm = functools.partial(
+      normalize, norm=self.norm, train=train, weight=weight, lowering=self.lowering
+    )
     x = conv(16, 3)(as_images(x))
     for stage, width in enumerate(base * self.width for base in _WIDTHS):
       for block in range((self.depth - 4) // 6):
         stride = 2 if block == 0 and stage > 0 else 1
-        y = nn.relu(norm(x))
+        y = norm(x, relu=True)
         skip = x if x.shape[-1] == width else conv(width, 1, stride)(y)
-        y = nn.relu(norm(conv(width, 3, stride)(y)))
+        y = norm(conv(width, 3, stride)(y), relu=True)
         y = drop_channels(y, self.spatial_dropout, train=train)
         x = skip + conv(width, 3)(y)
-    x = nn.relu(norm(x)).mean((1, 2))
+    x = norm(x, relu=True).mean((1, 2))
     x = nn.Dropout(self.dropout)(x, deterministic=not train)
     return nn.Dense(self.num_classes)(x)
 

@@ -17,6 +17,7 @@ from mixdef.models import (
   standardized,
   wide_resnet,
 )
+from mixdef.models.group_norm import GroupNorm
 from mixdef.models.layers import drop_channels
 
 SMALL = {
@@ -156,7 +157,7 @@ def test_parameters_live_in_plain_leaf_layers_used_once(name, fields):
     if any(not isinstance(leaf, dict) for leaf in own.values()):
       calls[context.module.path] += 1
       conv = standardized.Conv if fields.get("weight_standardization") else nn.Conv
-      assert type(context.module) in (conv, nn.Dense, nn.GroupNorm, nn.BatchNorm)
+      assert type(context.module) in (conv, nn.Dense, GroupNorm, nn.BatchNorm)
       assert not any(isinstance(leaf, dict) for leaf in own.values())
       assert len(args) == 1
       assert args[0].shape[0] == y.shape[0] == 2
@@ -354,3 +355,15 @@ def test_pitfall_157_second_order_gradients_are_finite_on_constant_images(name):
 
   for leaf in jax.tree.leaves(jax.jit(jax.grad(penalty))(variables)):
     assert jnp.isfinite(leaf).all()
+
+
+@pytest.mark.parametrize("lowering", ["native", "im2col"])
+@pytest.mark.parametrize("name", IMAGES_ONLY)
+def test_lowerings_of_plain_operations_have_forward_mode(name, lowering):
+  x = draw(2, 8, 8, 1)
+  model = SMALL[name](lowering=lowering)
+  variables = start(model, x)
+  tangent = jax.eval_shape(
+    lambda x: jax.jvp(lambda x: model.apply(variables, x), (x,), (x,))[1], x
+  )
+  assert tangent.shape == (2, 10)
