@@ -288,7 +288,7 @@ def _check_microbatch(microbatch, defense):
         f"{part.name} estimates gradients in its own way, without "
         f"microbatch={microbatch}: leave it out"
       )
-    if part.traits & {"whole_batch", "cross_example"}:
+    if "whole_batch" in part.traits:
       raise ValueError(
         f"{part.name} couples the records of a batch, which microbatch={microbatch} "
         "would take apart: leave it out"

@@ -74,8 +74,8 @@ def group_norm(
   dtype = jnp.result_type(x, scale, bias)
   exact = jnp.promote_types(dtype, jnp.float32)
   normalize = _reverse_only if reverse_only else _normalize
-  arrays = (array.astype(exact) for array in (x, scale, bias))
-  return normalize(*arrays, num_groups, relu).astype(dtype)
+  x, scale, bias = x.astype(exact), scale.astype(exact), bias.astype(exact)
+  return normalize(x, scale, bias, num_groups, relu).astype(dtype)
 
 
 def _normalize(x, scale, bias, num_groups, relu):

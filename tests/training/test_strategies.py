@@ -189,7 +189,7 @@ def test_pitfall_158_training_stays_float32_under_x64():
     ({"batch_size": 0}, "batch_size=0 must be at least 1"),
     ({"num_members": -3}, "num_members=-3 must be at least 1"),
     ({"num_members": 0}, "num_members=0 must be at least 1"),
-    ({"strategy": "fast"}, "strategy='fast' is none of vmap, scan, loop, processes, auto"),
+    ({"strategy": "fast"}, "'fast' is none of vmap, scan, loop, processes, auto"),
     ({"memory_gb": 0}, "memory_gb=0 must be positive"),
     ({"ids": [0]}, r"ids have shape \(1,\): give one for each of 2"),
     ({"over": {"rate": [1.0]}}, r"one value for each of the 2 models"),
