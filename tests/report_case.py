@@ -1,5 +1,8 @@
 """A report with every section, made of random numbers instead of trained models."""
 
+import copy
+import functools
+
 import numpy as np
 
 from mixdef.auditing import summarize
@@ -18,7 +21,15 @@ _FAMILIES = {
 
 
 def make(models=16, records=300, seed=0):
-  """Return report, scores by name [S, N], keep [S, N], audited [N], x [N, 8, 8, 1]."""
+  """Return report, scores by name [S, N], keep [S, N], audited [N], x [N, 8, 8, 1].
+
+  Whoever asks may change what is returned: it is a copy of what was computed once.
+  """
+  return copy.deepcopy(_made(models, records, seed))
+
+
+@functools.cache
+def _made(models, records, seed):
   rng = np.random.default_rng(seed)
   keep = rng.random((models, records)) < 0.5
   audited = np.arange(records) >= 20

@@ -58,7 +58,9 @@ def test_pitfall_57_misclassified_records_are_at_distance_0(ensemble, scores):
 def test_pitfall_57_and_47_hidden_confidences_change_nothing(ensemble, scores):
   masked = table(masked=True)
   assert masked.predict(masked.data.x).min() < -80  # only the label is shown
-  np.testing.assert_array_equal(label_only_boundary(masked, target=0), scores)
+  # Two programs may round a logit differently: where labels change moves by a bit.
+  hidden = label_only_boundary(masked, target=0)
+  np.testing.assert_allclose(hidden, scores, rtol=1e-5)
 
 
 def test_scores_do_not_depend_on_the_others_attacked(ensemble, scores):

@@ -134,7 +134,7 @@ def test_beta_has_the_tabulated_mean_share(epoch, expected):
   def minor(seed):
     return 1 - mixed(part, epoch, batch=batch, seed=seed).lam[0]
 
-  values = np.asarray(jax.vmap(minor)(jnp.arange(8000)))
+  values = np.asarray(jax.jit(jax.vmap(minor))(jnp.arange(8000)))
   # Half of the shuffles of two rows leave them in place, with a minor share of 0. The
   # standard deviation of a number in [0, 0.5] is at most 0.25: five sigma of 8,000.
   assert abs(values.mean() - expected / 2) < 5 * 0.25 / np.sqrt(len(values))
