@@ -22,6 +22,7 @@ from benches.works import (
   steps_of,
   train_everyone,
 )
+from mixdef.models.onednn.build import register
 from mixdef.training.programs import STRATEGIES
 
 __all__ = ["run", "show"]
@@ -70,11 +71,27 @@ def compare(works: tuple[Work, ...], *, batch: int, repeats: int) -> dict:
 def _strategies(work, batch):
   """An epoch of all models under every strategy that this backend has."""
   data = random_data(work.steps * batch, work.shape, CLASSES)
-  learner = mixdef.classifier(work.model, optax.adam(1e-3), microbatch=work.microbatch)
-  training = train_everyone(learner, data, models=MODELS, batch=batch, epochs=EPOCHS)
   on_cpu = jax.default_backend() == "cpu"
   names = [name for name in STRATEGIES if on_cpu or name != "processes"]
-  return {(OURS, name): steps_of(training, name) for name in names}
+  cases = {}
+  for note, model in _lowerings(work.model):
+    learner = mixdef.classifier(model, optax.adam(1e-3), microbatch=work.microbatch)
+    training = train_everyone(learner, data, models=MODELS, batch=batch, epochs=EPOCHS)
+    cases |= {(OURS, name + note): steps_of(training, name) for name in names}
+  return cases
+
+
+def _lowerings(model):
+  """The network, and where it has convolutions and oneDNN is there, by that, too."""
+  found = [("", model)]
+  if hasattr(model, "lowering"):
+    try:
+      register()
+    except ValueError as reason:
+      logging.info("%s", reason)
+    else:
+      found.append((", oneDNN", model.clone(lowering="onednn")))
+  return found
 
 
 def _timed(work, cases, *, batch, repeats):

@@ -90,7 +90,8 @@ def show(result: dict) -> None:
   print(
     f"{about['models']} models, batch {about['batch_size']}; ms a step and model, all "
     "cores together: median (range)\n"
-    "ratio: PyTorch's median over our best (range over the rounds)\n"
+    "ratio: PyTorch's median, eager and not compiled, over our best (range over the "
+    "rounds)\n"
     f"a shadow: {about['epochs']} epochs of {about['records']:,} records\n"
   )
   for row in result["rows"]:

@@ -19,8 +19,9 @@ from mixdef.models.convolution_cpu import (
   im2col,
   native,
 )
+from mixdef.models.onednn import onednn
 
-LOWERINGS = ("auto", "native", "canonical", "im2col")
+LOWERINGS = ("auto", "native", "canonical", "im2col", "onednn")
 
 Padding = str | int | Sequence[int | Pair]
 
@@ -47,6 +48,9 @@ def convolution(
       any order.
     im2col: patches and one matrix product, so `vmap` over kernels becomes a
       batched product. Slower than `canonical` on CPU.
+    onednn: float32 convolutions by the library oneDNN, with the derivatives and the
+      `vmap` of `canonical`; CPU only, after `pip install 'mixdef[onednn]'`. It is
+      compiled on first use, which takes a C++ compiler a few seconds.
     auto: `canonical` on CPU, `native` elsewhere. The choice for GPU and TPU is
       the conservative one; it has not been measured yet.
 
@@ -64,8 +68,8 @@ def convolution(
     `[B,H',W',O]`.
 
   Raises:
-    ValueError: for an unknown lowering, shapes that do not fit together, or a
-      kernel larger than the padded image.
+    ValueError: for an unknown lowering, shapes that do not fit together, a kernel
+      larger than the padded image, or `onednn` where it cannot be had.
 
   >>> x = jax.numpy.arange(9.0).reshape(1, 3, 3, 1)
   >>> convolution(x, jax.numpy.ones((2, 2, 1, 1)), padding="VALID")[0, :, :, 0]
@@ -87,7 +91,8 @@ def convolution(
     lowering = "canonical" if jax.default_backend() == "cpu" else "native"
   if lowering == "native" or feature_group_count != 1:
     return native(x, kernel, strides, pads, feature_group_count=feature_group_count)
-  return {"canonical": canonical, "im2col": im2col}[lowering](x, kernel, geometry)
+  rewritten = {"canonical": canonical, "im2col": im2col, "onednn": onednn}
+  return rewritten[lowering](x, kernel, geometry)
 
 
 def linen_conv(lowering: str) -> Callable[..., jax.Array]:

@@ -66,7 +66,15 @@ def canonical(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
   """Convolve by what XLA compiles to its fastest kernels on CPU."""
   if geometry.window == (1, 1):
     return im2col(x, kernel, geometry)
-  return _convolve(x, kernel, geometry)
+  return convolve(x, kernel, geometry, _PASSES)
+
+
+class Passes(NamedTuple):
+  """How to compute a convolution and its two gradients, each linear in two arrays."""
+
+  forward: Callable
+  input_gradient: Callable
+  kernel_gradient: Callable
 
 
 def _one_after_another(function: Callable) -> Callable:
@@ -85,52 +93,56 @@ def _one_after_another(function: Callable) -> Callable:
   return wrapped
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _convolve(x, kernel, geometry):
-  forward = functools.partial(_forward, geometry=geometry)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve(
+  x: jax.Array, kernel: jax.Array, geometry: Geometry, passes: Passes
+) -> jax.Array:
+  """Convolve by the given passes, in reverse mode and under `vmap` too."""
+  forward = functools.partial(passes.forward, geometry=geometry)
   return _one_after_another(forward)(x, kernel)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _input_gradient(gradient, kernel, geometry):
-  backward = functools.partial(_backward, geometry=geometry)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _input_gradient(gradient, kernel, geometry, passes):
+  backward = functools.partial(passes.input_gradient, geometry=geometry)
   return _one_after_another(backward)(gradient, kernel)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _kernel_gradient(x, gradient, geometry):
-  correlate = functools.partial(_correlate, geometry=geometry)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _kernel_gradient(x, gradient, geometry, passes):
+  correlate = functools.partial(passes.kernel_gradient, geometry=geometry)
   return jax.custom_batching.sequential_vmap(correlate)(x, gradient)
 
 
 def _derivatives(
   function: jax.custom_vjp, by_first: Callable, by_second: Callable
 ) -> None:
-  """Set the derivatives of one of the three; both take `(a, b, cotangent)`."""
+  """Set the derivatives of one of the three; both take `(a, b, cotangent, *how)`."""
 
-  def forward(a, b, geometry):
-    return function(a, b, geometry), (a, b)
+  def forward(a, b, *how):
+    return function(a, b, *how), (a, b)
 
-  def backward(geometry, residuals, cotangent):
-    return tuple(by(*residuals, cotangent, geometry) for by in (by_first, by_second))
+  def backward(geometry, passes, residuals, cotangent):
+    how = geometry, passes
+    return tuple(by(*residuals, cotangent, *how) for by in (by_first, by_second))
 
   function.defvjp(forward, backward)
 
 
 _derivatives(
-  _convolve,
-  lambda x, kernel, ct, geometry: _input_gradient(ct, kernel, geometry),
-  lambda x, kernel, ct, geometry: _kernel_gradient(x, ct, geometry),
+  convolve,
+  lambda x, kernel, ct, *how: _input_gradient(ct, kernel, *how),
+  lambda x, kernel, ct, *how: _kernel_gradient(x, ct, *how),
 )
 _derivatives(
   _input_gradient,
-  lambda gradient, kernel, ct, geometry: _convolve(ct, kernel, geometry),
-  lambda gradient, kernel, ct, geometry: _kernel_gradient(ct, gradient, geometry),
+  lambda gradient, kernel, ct, *how: convolve(ct, kernel, *how),
+  lambda gradient, kernel, ct, *how: _kernel_gradient(ct, gradient, *how),
 )
 _derivatives(
   _kernel_gradient,
-  lambda x, gradient, ct, geometry: _input_gradient(gradient, ct, geometry),
-  lambda x, gradient, ct, geometry: _convolve(x, ct, geometry),
+  lambda x, gradient, ct, *how: _input_gradient(gradient, ct, *how),
+  lambda x, gradient, ct, *how: convolve(x, ct, *how),
 )
 
 
@@ -208,6 +220,9 @@ def _correlate(x: jax.Array, gradient: jax.Array, geometry: Geometry) -> jax.Arr
   else:
     total = _sum_chunks(_patch_product, x, gradient, geometry).T.reshape(shape)
   return total.astype(x.dtype)
+
+
+_PASSES = Passes(_forward, _backward, _correlate)
 
 
 def _sum_chunks(product: Callable, x, gradient, geometry: Geometry) -> jax.Array:

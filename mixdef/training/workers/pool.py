@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from mixdef.models import onednn
 from mixdef.training.workers import script
 from mixdef.training.workers.script import ALIGNMENT, Memory, layout, views
 
@@ -34,12 +35,14 @@ _REMEMBERED = 32  # programs a worker keeps: a sweep compiles some for each defe
 class Program(NamedTuple):
   """A function of one model, exported; `number` is its name among the workers.
 
+  `calls` are the functions of our own that it calls, beside XLA's.
   `own`, `shared` and `outputs` are the arrays of one call; `tree` and `kinds`, of
   random keys, make the outputs what the function returns.
   """
 
   number: int
   blob: bytes
+  calls: Sequence[str]
   own: Sequence[Any]
   shared: Sequence[Any]
   outputs: Sequence[Any]
@@ -79,6 +82,8 @@ class _Worker:
         self._ask("forget", self._known.pop(0))
       blob = np.frombuffer(program.blob, np.uint8)
       self._memory.write([blob])
+      if program.calls:
+        self._ask("register", str(onednn.library()), program.calls)
       self._ask("load", program.number, len(blob), len(program.shared))
       self._known.append(program.number)
     _, behind = layout(program.own)

@@ -6,6 +6,7 @@ shared files, `own` for one model's inputs and outputs, `shared` for what all mo
 read. When stdin ends, its parent is gone and so is it, whatever it was computing.
 """
 
+import ctypes
 import json
 import mmap
 import os
@@ -77,6 +78,16 @@ class Memory:
       place[...] = array
 
 
+def register(library: str, names: Sequence[str]) -> None:
+  """Make functions of a compiled library known to XLA on CPU, under their own names."""
+  import jax
+
+  functions = ctypes.CDLL(library)
+  for name in names:
+    capsule = jax.ffi.pycapsule(getattr(functions, name))
+    jax.ffi.register_ffi_target(name, capsule, platform="cpu")
+
+
 class _Programs:
   """The programs a worker knows, by number."""
 
@@ -140,12 +151,17 @@ def main(core: int | None, own: int, shared: int, config: dict[str, Any]) -> Non
   for name, value in config.items():
     jax.config.update(name, value)
   programs = _Programs(Memory(own), Memory(shared))
-  tasks = {"load": programs.load, "run": programs.run, "forget": programs.forget}
+  tasks = {
+    "register": register,
+    "load": programs.load,
+    "run": programs.run,
+    "forget": programs.forget,
+  }
   while True:
-    task, *numbers = json.loads(lines.get())
+    task, *arguments = json.loads(lines.get())
     error = None
     try:
-      tasks[task](*numbers)
+      tasks[task](*arguments)
     except Exception as problem:
       first = (str(problem).splitlines() or [""])[0]
       error = f"{type(problem).__name__}: {first}"
