@@ -14,7 +14,7 @@ import jax
 from absl import app, flags, logging
 from settings import PLACES, AnyJob, JobSettings, define_flags, from_flags
 
-from mixdef.training.hosts import first_then_all
+from mixdef.training.hosts import Stopped, first_then_all, together
 from mixdef.training.signature import same_or_refuse, write_json
 
 
@@ -44,7 +44,7 @@ def main(
       result = execute(settings, settings.folder(name), run)
       if jax.process_index() == 0:
         show(result)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, Stopped) as error:
       logging.debug("raised at", exc_info=True)
       print(f"{name}: {error}", file=sys.stderr)
       sys.exit(2)
@@ -81,9 +81,10 @@ def execute(settings: JobSettings, folder: pathlib.Path, run: Callable) -> dict:
       logging.info("finished before; delete %s to compute it again", done)
       return earlier
   try:
-    result = run(settings, folder)
+    with together("reported"):
+      result = run(settings, folder)
   except Exception:
-    if fresh and list(folder.iterdir()) == [path]:
+    if fresh and {made.name for made in folder.iterdir()} <= {path.name, "lock"}:
       path.unlink()  # nothing was made: a corrected command may take the folder
     raise
   if jax.process_index() == 0:  # the others helped

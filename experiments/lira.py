@@ -49,8 +49,9 @@ class LiraSettings(Settings):
     return min(self.num_shadows, 8) if self.quick else self.num_shadows
 
   def finished(self, result: dict) -> bool:
-    """Say whether a result is of as many shadows."""
-    return result["num_shadows"] + len(result["diverged"]) == self.shadows
+    """Say whether a result is of as many shadows, which are kept if they should be."""
+    shadows = result["num_shadows"] + len(result["diverged"])
+    return shadows == self.shadows and result["keep_params"] >= self.keep_params
 
   def connect(self) -> None:
     """Join the other processes, if there are any."""
@@ -118,7 +119,8 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
     "diverged": answered.diverged,
     "strategy": answered.strategy,
     "seconds": round(answered.seconds, 2),
-    "shadows_per_minute": round(60 * len(keep) / answered.seconds, 2),
+    "shadows_per_minute": round(answered.per_minute, 2),
+    "keep_params": settings.keep_params,
     "attacks": found.figures,
     "not_run": found.not_run,
   }

@@ -76,7 +76,8 @@ class JobSettings:
     """Return the run folder: `out`, else a name in runs/ that these settings decide."""
     if self.out:
       return pathlib.Path(self.out)
-    named = {k: v for k, v in dataclasses.asdict(self).items() if k not in PLACES}
+    apart = (*PLACES, *self.grows)
+    named = {k: v for k, v in dataclasses.asdict(self).items() if k not in apart}
     words = json.dumps(named, sort_keys=True)
     mark = hashlib.sha256(words.encode()).hexdigest()[:8]
     slug = re.sub(r"[^a-z0-9_.]+", "-", self.label.lower())[:60].strip("-")

@@ -13,10 +13,12 @@ from mixdef.attacks.signals import Signals
 from mixdef.attacks.views import identity
 from mixdef.data import Dataset
 from mixdef.training.fitting import shadow_training
+from mixdef.training.hosts import Stopped
 from mixdef.training.shadows import Shadows
 from mixdef.training.signature import digest
 
 _OTHERS = "population/"
+_RECORDS = 256  # whose views are held at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,7 @@ class ShadowSignals:
     guarantee: `epsilon` and `delta` that the defense states, else None.
     strategy: how the models shared the machine.
     seconds: that training took, of interrupted runs, too.
+    per_minute: models trained a minute.
   """
 
   signals: Signals
@@ -38,6 +41,7 @@ class ShadowSignals:
   guarantee: dict[str, float | None]
   strategy: str
   seconds: float
+  per_minute: float
 
 
 def shadow_signals(
@@ -110,6 +114,8 @@ class _Asked:
     notes = {"guarantee": chunk[0].guarantee, "diverged": answers is None}
     for place, model in enumerate(models.tolist()):
       arrays = {} if answers is None else _of_model(answers, place)
+      if self.has(model):
+        continue
       if self.shadows.store is None:
         self._here[model] = arrays, notes
         continue
@@ -148,15 +154,16 @@ class _Asked:
       models=np.array(sound),
       diverged=[model for model in found if model not in sound],
       guarantee=found[sound[0]][1]["guarantee"],
-      strategy=shadows.strategy,
+      strategy=shadows.agreed.strategy,
       seconds=ensemble.seconds,
+      per_minute=ensemble.per_minute,
     )
 
   def _read(self, model):
     store, name = self.shadows.store, f"{self.kind}/{model:05d}"
     notes, arrays = store.notes(name), store.load_arrays(name)
     if notes is None or arrays is None:
-      raise RuntimeError(f"{name} of {store.folder} is lost: run the command again")
+      raise Stopped(f"{name} of {store.folder} is lost: run the command again")
     return arrays, notes
 
 
@@ -172,7 +179,12 @@ def _of_model(answers: Signals, place: int) -> dict[str, np.ndarray]:
 
 
 def _name_of(queries, data, population) -> str:
-  """Name the questions by what is asked: the views and the population's records."""
-  some = np.asarray(queries(data.x[:4]))
-  others = () if population is None else (population.x, population.y)
-  return f"signals-{digest(some, *others)}"
+  """Name the questions by what is asked: every view of every record."""
+  asked = [data] if population is None else [data, population]
+  words = [
+    digest(queries(records.x[first : first + _RECORDS]))
+    for records in asked
+    for first in range(0, len(records), _RECORDS)
+  ]
+  words += [digest(records.y) for records in asked]
+  return f"signals-{digest(np.array(words))}"

@@ -15,6 +15,7 @@ import numpy as np
 
 from mixdef.data import Dataset
 from mixdef.learner import Learner, TrainState
+from mixdef.training.mesh import evenly, on_one_device, spread
 from mixdef.training.plan import Plan
 from mixdef.training.programs import programs
 
@@ -143,6 +144,13 @@ class Ensemble:
     """Seconds the epochs took, those of interrupted runs included."""
     return _training_seconds(self.history)
 
+  @property
+  def per_minute(self) -> float:
+    """Models trained a minute, their teachers' time included; NaN if none was."""
+    rows = [row for row in self.history if row["models"].startswith("models-")]
+    trained = sum(row["count"] for row in rows) / self.plan.epochs
+    return 60 * trained / self.seconds if self.seconds else math.nan
+
   def __getitem__(self, s: int) -> Run:
     if not -len(self) <= s < len(self):
       raise IndexError(f"model {s} of an ensemble of {len(self)}")
@@ -153,12 +161,13 @@ class Ensemble:
 
   @property
   def diverged(self) -> np.ndarray:
-    """Which models have parameters that are not finite: bool [S]."""
-    sound = [
+    """Which models have parameters that are not finite, or answer NaN: bool [S]."""
+    finite = [
       np.isfinite(np.asarray(leaf, np.float32)).reshape(len(self), -1).all(1)
-      for leaf in jax.tree.leaves(self.states.params)
+      for leaf in jax.tree.leaves((self.states.params, self.states.stats))
     ]
-    return ~np.all(sound, axis=0)
+    silent = np.isnan(self.predict(self.data.x[:BLOCK])).any((1, 2))
+    return silent | ~np.all(finite, axis=0)
 
   def sound(self) -> "Ensemble":
     """Return the ensemble of the models that did not diverge.
@@ -201,7 +210,12 @@ class Ensemble:
     program = programs(self.source, self.plan, self.strategy)
     predict = program.raw if raw else program.predict
     for first in range(0, len(self), self.models_at_once):
-      models = slice(first, first + self.models_at_once)
-      own = self.take(models)
-      own = jax.device_put((own.states, own.values))
-      yield models, functools.partial(predict_in_blocks, predict, *own)
+      models = slice(first, min(first + self.models_at_once, len(self)))
+      count = models.stop - first
+      fill = np.minimum(np.arange(evenly(count, self.strategy)), count - 1)
+      own = self.take(first + fill)
+      place = spread if self.strategy in ("vmap", "scan") else on_one_device
+      ask = functools.partial(
+        predict_in_blocks, predict, *place((own.states, own.values))
+      )
+      yield models, lambda x, ask=ask, count=count: ask(x)[:count]

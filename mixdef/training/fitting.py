@@ -90,7 +90,9 @@ def fit_many(
     epochs: passes over the members.
     batch_size: members a step sees on average.
     seed: of everything random; see `ids`.
-    strategy: "vmap", "scan", "loop", or "auto", which measures them and logs which.
+    strategy: "vmap", "scan", "loop", "processes" (one pinned to each core of a CPU), or
+      "auto", which measures them and logs which. Models do not depend on it, but for
+      rounding.
     memory_gb: bound on what the models in training may take; default 60% of what is
       free. More models than fit are trained in equal chunks.
     num_members: public size of a training set, from which steps per epoch and the
@@ -100,7 +102,8 @@ def fit_many(
     ids: int [S], whose random stream (seed, id) each model draws from; default 0..S-1.
       Models of one id and different hyper-parameters are paired.
     over: hyper-parameters that differ per model, {name: [S]}.
-    out: folder for checkpoints and metrics.jsonl; an interrupted call resumes from it.
+    out: folder for the models, checkpoints and metrics.jsonl; an interrupted call
+      resumes from it, and one with more models adds them. Several processes share one.
     progress: show a progress bar (on a terminal) or lines.
 
   Returns:
@@ -109,6 +112,9 @@ def fit_many(
   Raises:
     ValueError: for sizes out of range, a defense that needs reference records, or a
       folder that holds another run.
+    BlockingIOError: if another process is writing in the folder.
+    OSError: if the folder cannot be written; what is there stays whole.
+    Stopped: if a worker or another process failed; the same call resumes.
   """
   with shadow_training(
     *(learner, data, keep),

@@ -5,13 +5,19 @@ writes them to a folder that all share. Nothing crosses the network but the star
 the end, and what a lost host had finished is there for those who go on.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import jax
+import numpy as np
 
 Result = TypeVar("Result")
 _WEEK = 7 * 24 * 3600
+
+
+class Stopped(RuntimeError):
+  """The work cannot go on here; what is done is kept, and the same call resumes."""
 
 
 def connect(coordinator: str, num_processes: int, process_id: int) -> None:
@@ -37,34 +43,38 @@ def connect(coordinator: str, num_processes: int, process_id: int) -> None:
   jax.distributed.initialize(coordinator, num_processes, process_id)
 
 
-def first_then_all(work: Callable[[], Result]) -> Result:
-  """Do work on process 0, then on the others, which find what it wrote.
+@contextlib.contextmanager
+def together(what: str) -> Iterator[None]:
+  """Do a part of the work that all processes go through, and wait for all at its end.
+
+  Without this, one that fails leaves the others waiting until JAX ends them all.
 
   Raises:
-    RuntimeError: on the others, if it failed on process 0.
+    Stopped: where this process did well and another failed.
   """
   if jax.process_count() == 1:
-    return work()
+    yield
+    return
   from jax.experimental import multihost_utils
+  from orbax.checkpoint import multihost
 
-  result, error = None, None
-  if jax.process_index() == 0:
-    try:
-      result = work()
-    except Exception as raised:
-      error = raised
-  wait_for_all("process 0")  # a broadcast alone gives up after half a minute
-  failed = multihost_utils.broadcast_one_to_all(error is not None)
+  error = None
+  try:
+    yield
+  except Exception as raised:
+    error = raised
+  multihost.sync_global_processes(what, timeout=_WEEK)
+  failed = multihost_utils.process_allgather(np.array(error is not None))
   if error is not None:
     raise error
-  if failed:
-    raise RuntimeError("process 0 stopped; its message says why")
-  return work() if jax.process_index() else result
+  if failed.any():
+    raise Stopped(f"process {int(failed.argmax())} failed; its message says why")
 
 
-def wait_for_all(what: str) -> None:
-  """Wait until every process has come to this point, for a week at most."""
-  if jax.process_count() > 1:
-    from orbax.checkpoint import multihost
-
-    multihost.sync_global_processes(what, timeout=_WEEK)
+def first_then_all(work: Callable[[], Result]) -> Result:
+  """Do work on process 0, then on the others, which find what it wrote."""
+  first = jax.process_index() == 0
+  with together("first"):
+    result = work() if first else None
+  with together("others"):
+    return result if first else work()

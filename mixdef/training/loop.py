@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixdef.training.ensemble import predict_in_blocks
+from mixdef.training.hosts import Stopped
 from mixdef.training.prepare import Training, fold_keys
 from mixdef.training.programs import programs
 from mixdef.training.progress import Progress
@@ -24,6 +25,7 @@ class Loop:
   def __init__(self, store: Store | None, progress: Progress):
     self.store, self.progress = store, progress
     self.history = store.read_metrics() if store else []
+    self._safe: set[int] = set()
 
   def run(self, training: Training, strategy: str, models: list[int], kind="models"):
     """Train some models to the end, from their last checkpoint if there is one.
@@ -37,50 +39,59 @@ class Loop:
     Returns:
       The finished states of all of `training`.
     """
-    name = f"{kind}-{self._begun(kind, models):05d}"
+    name = f"{kind}-{models[0]:05d}"
     program = programs(training.source, training.plan, strategy)
     table = None
     if training.teachers:
       table = self._table(training, strategy, models)
     states = program.init(training.keys, table, training.values, training.data)
-    states, done = self._resumed(name, models, states)
-    self._forget_rows(name, done)
-    self.progress.resume(done * training.count)
+    states, done = self._resumed(kind, models, states)
+    self._forget_rows(name, len(models), done)
+    self.progress.resume(done * len(models))
     saved = time.monotonic()
     for epoch in range(done, training.plan.epochs):
       states, row = _one_epoch(program, training, states, epoch, models)
-      self._append({"models": name, **row})
-      self.progress.advance(training.count, loss=row["loss"], accuracy=row["accuracy"])
+      self._append({"models": name, "count": len(models), **row})
+      self.progress.advance(len(models), loss=row["loss"], accuracy=row["accuracy"])
       if self.store and time.monotonic() - saved > _CHECKPOINT_SECONDS:
-        self._checkpoint(name, models, states, epoch + 1)
+        self._checkpoint(kind, models, states, epoch + 1)
         saved = time.monotonic()
     return program.finish(states, training.values, training.rows, training.data)
 
   def forget(self, models: list[int]) -> None:
-    """Remove the checkpoints of a chunk whose models are safe elsewhere."""
+    """Remove the checkpoints that hold no models but these and others safe elsewhere.
+
+    Args:
+      models: those that are safe now.
+    """
+    self._safe.update(models)
     if self.store:
-      self.store.forget(f"unfinished/table-{self._begun('table', models):05d}")
-      self.store.forget_epochs(f"unfinished/models-{self._begun('models', models):05d}")
+      for kind in ("models", "table"):
+        for name, notes in self._begun(kind, []):
+          if self._safe.issuperset(notes["models"]):
+            self.store.forget(name)
 
   def _begun(self, kind, models):
-    """Number of the chunk that holds the work on some models: its first model's.
+    """Entries of unfinished work on some models, the furthest first, with their notes.
 
-    A kill while a chunk's models are written leaves fewer of them to do than it had.
+    A kill while a chunk's models are written leaves fewer of them to do than it had,
+    and another run may have chunks of another size.
     """
+    found = []
     for name in self.store.names(f"unfinished/{kind}-*") if self.store else []:
-      earlier = (self.store.notes(name) or {}).get("models", [])
-      if set(models) <= set(earlier):
-        return earlier[0]
-    return models[0]
+      notes = self.store.notes(name)
+      if notes and set(models) <= set(notes["models"]):
+        found.append((name, notes))
+    return sorted(found, key=lambda item: -item[1]["epoch"])
 
   def _table(self, training, strategy, models):
     """Train the stage before and condense its outputs into [S,N,K]."""
     teachers = training.teachers
-    name = f"unfinished/table-{self._begun('table', models):05d}"
-    if self.store and self.store.has(name):
-      kept = self._pick(name, models, jax.eval_shape(training.zero_table))
+    for name, notes in self._begun("table", models):
+      shapes = jax.eval_shape(training.zero_table)
+      kept = self._pick(name, notes["models"], models, shapes)
       if kept is not None:
-        self.progress.resume(teachers.work)
+        self.progress.resume(teachers.work // training.count * len(models))
         return kept
     each = teachers.count // training.count
     theirs = [model * each + teacher for model in models for teacher in range(each)]
@@ -98,45 +109,44 @@ class Loop:
       training.keep,
     )
     if self.store:
-      self.store.save(name, table, models=models, rows=training.count)
-      theirs = self._begun("teachers", theirs)
-      self.store.forget_epochs(f"unfinished/teachers-{theirs:05d}")
+      self._keep(f"table-{models[0]:05d}-{models[-1]:05d}", models, table, epoch=0)
+      for name, _ in self._begun("teachers", theirs):
+        self.store.forget(name)
     return table
 
-  def _checkpoint(self, name, models, states, epoch):
-    rows = len(states.key)
-    path = f"unfinished/{name}-epoch-{epoch}"
-    self.store.save(path, states, models=models, rows=rows)
-    self.store.forget_epochs(f"unfinished/{name}", before=epoch)
+  def _checkpoint(self, kind, models, states, epoch):
+    chunk = f"{kind}-{models[0]:05d}-{models[-1]:05d}"
+    self._keep(f"{chunk}-epoch-{epoch}", models, states, epoch=epoch)
+    for name, notes in self._begun(kind, []):
+      if notes["models"] == models and notes["epoch"] < epoch:
+        self.store.forget(name)
 
-  def _resumed(self, name, models, states):
-    """The latest readable checkpoint of these models, or the fresh states."""
-    name = f"unfinished/{name}"
-    for epoch in reversed(self.store.epochs(name) if self.store else []):
-      kept = self._pick(f"{name}-epoch-{epoch}", models, states)
+  def _keep(self, name, models, tree, *, epoch):
+    """Write the rows of a chunk's models, not those that fill it up."""
+    rows = jax.tree.map(lambda leaf: leaf[: len(models)], tree)
+    self.store.save(f"unfinished/{name}", rows, models=models, epoch=epoch)
+
+  def _resumed(self, kind, models, states):
+    """The furthest readable checkpoint of these models, or the fresh states."""
+    for name, notes in self._begun(kind, models):
+      kept = self._pick(name, notes["models"], models, states)
       if kept is not None:
-        return kept, epoch
+        return kept, notes["epoch"]
     return states, 0
 
-  def _pick(self, name, models, template):
-    """Read the rows of some models from what a chunk with at least these left.
-
-    Models that an earlier run has finished need not be among those of this one.
-    """
-    notes = self.store.notes(name) or {"models": [], "rows": 0}
-    if not set(models) <= set(notes["models"]):
-      return None
-    wanted = [notes["models"].index(model) for model in models]
-    count = jax.tree.leaves(template)[0].shape[0]
-    wanted += wanted[-1:] * (count - len(wanted))
+  def _pick(self, name, earlier, models, template):
+    """Read the rows of some models of a chunk, the last again to fill up."""
     shapes = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct((notes["rows"], *leaf.shape[1:]), leaf.dtype),
+      lambda leaf: jax.ShapeDtypeStruct((len(earlier), *leaf.shape[1:]), leaf.dtype),
       template,
     )
     kept = self.store.load(name, shapes)
     if kept is None:
       return None
-    return jax.tree.map(lambda leaf: leaf[np.array(wanted)], kept)
+    wanted = [earlier.index(model) for model in models]
+    fill = jax.tree.leaves(template)[0].shape[0] - len(wanted)
+    rows = np.array(wanted + wanted[-1:] * fill)
+    return jax.tree.map(lambda leaf: leaf[rows], kept)
 
   def _append(self, row):
     if jax.process_count() > 1:
@@ -145,9 +155,14 @@ class Loop:
     if self.store:
       self.store.append_metrics(row)
 
-  def _forget_rows(self, name, done):
+  def _forget_rows(self, name, count, done):
     """Drop the rows of epochs that are trained again."""
-    kept = [r for r in self.history if r["models"] != name or r["epoch"] < done]
+
+    def stays(row):
+      same = (row["models"], row["count"]) == (name, count)
+      return not same or row["epoch"] < done
+
+    kept = list(filter(stays, self.history))
     if self.store and len(kept) < len(self.history):
       self.store.write_metrics(kept)
     self.history = kept
@@ -172,7 +187,7 @@ def _one_epoch(program, training, states, epoch, models):
   count = len(models)
   sums = {name: np.asarray(value, np.float64)[:count] for name, value in sums.items()}
   if sums.pop("overflow").any():
-    raise RuntimeError(
+    raise Stopped(
       f"epoch {epoch}: a batch drew more members than its {training.plan.capacity} "
       f"places, which happens once in 1e9 trainings: train with another seed"
     )

@@ -34,6 +34,19 @@ def on_all_devices(tree):
   return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()))
 
 
+def evenly(count: int, strategy: str) -> int:
+  """Return how many models fill the devices that a strategy uses, at least `count`."""
+  each = num_devices() if strategy in ("vmap", "scan") else 1
+  return -(-count // each) * each
+
+
+def spread(tree):
+  """Put arrays on the devices of this process, each its share of the models."""
+  if num_devices() == 1:
+    return jax.device_put(tree)
+  return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec(_AXIS)))
+
+
 def on_one_device(tree):
   """Put arrays on the first device, for a program over one model."""
   return tree if num_devices() == 1 else jax.device_put(tree, jax.local_devices()[0])
@@ -49,7 +62,7 @@ def compiled(function: Callable, *, shared: int) -> Callable:
 
   Returns:
     The compiled function. Its `lower` is that of one device. If the devices do not
-    divide the models, the last model fills up.
+    divide the models, the last model fills up; see `evenly`.
   """
   if num_devices() == 1:
     return jax.jit(function)
@@ -81,8 +94,7 @@ class _Sharded:
     if padding:
       rows = np.minimum(np.arange(count + padding), count - 1)
       own = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], own)
-    own = jax.device_put(own, NamedSharding(_mesh(), PartitionSpec(_AXIS)))
-    outputs = self._split(*own, *on_all_devices(rest))
+    outputs = self._split(*spread(own), *on_all_devices(rest))
     if padding:
       outputs = jax.tree.map(lambda leaf: leaf[:count], outputs)
     return outputs

@@ -84,7 +84,11 @@ class Training:
     table = jax.eval_shape(part.zero_table)
     states = jax.eval_shape(init, part.keys, table, part.values, self.data)
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    return states, part.values, part.rows, self.data, number, number, number
+    # Shapes alone: where arrays lie is no part of a program.
+    return (
+      *_shapes((states, part.values, part.rows, self.data)),
+      *(number, number, number),
+    )
 
   def program_text(self) -> str:
     """What one model's training and answers compute, lowered to text.
@@ -96,16 +100,21 @@ class Training:
     program = programs(self.source, smallest.plan, "vmap")
     states, values, rows, data, *numbers = smallest.abstract(1)
     one = self.take([0])
+    keys, table, records = _shapes((one.keys, one.zero_table(), self.data.x[:1]))
     lowered = [
-      program.init.lower(one.keys, one.zero_table(), values, data),
+      program.init.lower(keys, table, values, data),
       program.train.lower(states, values, rows, data, *numbers),
       program.finish.lower(states, values, rows, data),
-      program.predict.lower(states, values, data.x[:1]),
+      program.predict.lower(states, values, records),
     ]
     if self.learner.epoch:
       lowered.append(program.epoch.lower(states, values, rows, data, numbers[0]))
     text = "".join(one.as_text() for one in lowered)
     return text + (self.teachers.program_text() if self.teachers else "")
+
+
+def _shapes(tree):
+  return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
 def prepare(source, values, data, keep, keys, *, epochs, batch_size, num_members):

@@ -3,10 +3,8 @@
 import contextlib
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from typing import Any
 
 import jax
@@ -16,7 +14,8 @@ from absl import logging
 
 from mixdef.data import Dataset
 from mixdef.learner import Learner, TrainState
-from mixdef.training import hosts
+from mixdef.training import hosts, mesh
+from mixdef.training.agreement import FIX, Agreement, agree
 from mixdef.training.ensemble import Ensemble
 from mixdef.training.entry import is_key
 from mixdef.training.lock import locked
@@ -24,16 +23,8 @@ from mixdef.training.loop import Loop
 from mixdef.training.prepare import Training
 from mixdef.training.programs import programs
 from mixdef.training.progress import Progress
-from mixdef.training.signature import (
-  digest,
-  equal_or_refuse,
-  same_or_refuse,
-  write_json,
-)
+from mixdef.training.signature import digest, equal_or_refuse
 from mixdef.training.store import Store
-from mixdef.training.strategy import decide
-
-_FIX = "Choose another out folder."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +34,7 @@ class Shadows:
   source: Learner | Callable[..., Learner]
   data: Dataset
   keep: np.ndarray
-  training: Training
-  strategy: str
-  models_at_once: int
+  agreed: Agreement
   store: Store | None
   loop: Loop
 
@@ -64,15 +53,12 @@ class Shadows:
     Yields:
       Numbers of models, and their states with a leading axis.
     """
-    total, size = self.training.count, self.models_at_once
-    turn = slice(jax.process_index(), None, jax.process_count())
-    for first in range(0, total, size)[turn]:
-      chunk = range(first, min(first + size, total))
+    epochs = self.agreed.training.work // len(self.keep)
+    for chunk in _chunks(len(self.keep), self.agreed.models_at_once):
       models = [model for model in chunk if wanted is None or wanted(model)]
       kept = {model: self._read(model) for model in models}
       kept = {model: state for model, state in kept.items() if state is not None}
       lost = [model for model in models if model not in kept]
-      epochs = self.training.work // total
       self.loop.progress.resume(epochs * (len(chunk) - len(lost)))
       if not models:
         continue
@@ -80,26 +66,25 @@ class Shadows:
         yield models, _stack([kept[model] for model in models])
         continue
       states = self._train(lost)
-      if self.store or size < total:
+      if self.store or len(chunk) < len(self.keep):
         states = _to_host(states)
       if self.store and keep_params:
         self._write(lost, states)
       if kept:
-        for place, model in enumerate(lost):
-          kept[model] = jax.tree.map(lambda leaf, i=place: leaf[i], states)
+        kept |= {model: _row(states, place) for place, model in enumerate(lost)}
         states = _stack([kept[model] for model in models])
       yield models, states
-      self.loop.forget(lost)
+      self.loop.forget(chunk)
 
   def read(self) -> TrainState:
     """Read all models that several processes have written.
 
     Raises:
-      RuntimeError: if some are missing.
+      Stopped: if some are missing.
     """
-    states = [self._read(model) for model in range(self.training.count)]
+    states = [self._read(model) for model in range(self.agreed.training.count)]
     if any(state is None for state in states):
-      raise RuntimeError(f"{self.store.folder} misses models: run the command again")
+      raise hosts.Stopped(f"{self.store.folder} misses models: run it again")
     return _stack(states)
 
   def ensemble(self, models: list[int], states: TrainState) -> Ensemble:
@@ -107,14 +92,16 @@ class Shadows:
     chosen = np.array(models)
     return Ensemble(
       source=self.source,
-      values={name: value[chosen] for name, value in self.training.values.items()},
+      values={
+        name: value[chosen] for name, value in self.agreed.training.values.items()
+      },
       states=states,
       keep=self.keep[chosen],
       data=self.data,
-      plan=self.training.plan,
-      strategy=self.strategy,
+      plan=self.agreed.training.plan,
+      strategy=self.agreed.strategy,
       history=self.loop.history,
-      models_at_once=self.models_at_once,
+      models_at_once=self.agreed.models_at_once,
     )
 
   def has(self, model: int) -> bool:
@@ -123,7 +110,7 @@ class Shadows:
 
   def made_from(self, model: int) -> dict[str, Any]:
     """Return what a model alone is made from, as digests."""
-    training = self.training
+    training = self.agreed.training
     return {
       "keep": digest(training.keep[model]),
       "key": digest(jax.random.key_data(training.keys[model])),
@@ -138,12 +125,12 @@ class Shadows:
     """
     if not self.store:
       return
-    for model in range(self.training.count):
+    for model in range(self.agreed.training.count):
       name = f"{kind}/{model:05d}"
       notes = self.store.notes(name) if self.store.has(name) else None
       if notes:
         path = self.store.folder / name
-        equal_or_refuse(path, notes["made_from"], self.made_from(model), fix=_FIX)
+        equal_or_refuse(path, notes["made_from"], self.made_from(model), fix=FIX)
 
   def _read(self, model):
     name = f"models/{model:05d}"
@@ -154,7 +141,7 @@ class Shadows:
   @functools.cached_property
   def _shapes(self):
     """Shapes and types of one finished model."""
-    one = self.training.take([0])
+    one = self.agreed.training.take([0])
     program = programs(self.source, one.plan, "loop")
     table = jax.eval_shape(one.zero_table)
     fresh = jax.eval_shape(program.init, one.keys, table, one.values, one.data)
@@ -165,15 +152,18 @@ class Shadows:
 
   def _write(self, models, states):
     for place, model in enumerate(models):
-      state = jax.tree.map(lambda leaf, i=place: leaf[i], states)
-      self.store.save(f"models/{model:05d}", state, made_from=self.made_from(model))
+      name, made_from = f"models/{model:05d}", self.made_from(model)
+      self.store.save(name, _row(states, place), made_from=made_from)
 
   def _train(self, models):
     """Train models; a vmapped chunk is filled up, so that all share one program."""
     count = len(models)
-    fill = self.models_at_once - count if self.strategy == "vmap" else 0
+    whole = self.agreed.models_at_once if self.agreed.strategy == "vmap" else count
+    fill = mesh.evenly(whole, self.agreed.strategy) - count
     rows = models + models[-1:] * fill
-    states = self.loop.run(self.training.take(rows), self.strategy, models)
+    states = self.loop.run(
+      self.agreed.training.take(rows), self.agreed.strategy, models
+    )
     states = jax.tree.map(lambda leaf: leaf[:count], states)
     for model in np.array(models)[self.ensemble(models, states).diverged]:
       logging.warning("model %d diverged: its parameters are not finite", model)
@@ -209,86 +199,61 @@ def open_shadows(
     BlockingIOError: if another run is writing there.
     ValueError: if there is no folder and several processes.
   """
-  if out is None and jax.process_count() > 1:
+  processes = jax.process_count()
+  if out is None and processes > 1:
     raise ValueError(
-      f"{jax.process_count()} processes train together: give out, a folder they share"
+      f"{processes} processes train together: give out, a folder they share"
     )
-  most = -(-training.count // jax.process_count())
   store = None if out is None else Store(pathlib.Path(out))
+  first = jax.process_index() == 0
   with contextlib.ExitStack() as held:
 
-    def agree():
-      if store is None:
-        return training, *decide(training, strategy, memory_gb, most)
-      if jax.process_index() == 0:
+    def begin():
+      if store and first:
         held.enter_context(locked(store.folder))
         store.gather_metrics()
-      same_or_refuse(
-        store.folder / "signature.json", _signature(training, seed), fix=_FIX
+      agreed = agree(
+        store,
+        training,
+        seed=seed,
+        strategy=strategy,
+        memory_gb=memory_gb,
+        num_models=-(-training.count // processes),
       )
-      return _decided(store, training, strategy, memory_gb, most)
+      own = sum(map(len, _chunks(training.count, agreed.models_at_once)))
+      work = training.work // training.count * own
+      loop = Loop(store, Progress(work, unit="epoch", shown=progress))
+      keep = np.asarray(training.keep)
+      shadows = Shadows(source, data, keep, agreed, store, loop)
+      shadows.check("models")
+      return shadows
 
-    training, strategy, size = hosts.first_then_all(agree)
-    own = len(
-      range(0, training.count, size)[jax.process_index() :: jax.process_count()]
-    )
-    work = training.work // training.count * min(own * size, training.count)
-    loop = Loop(store, Progress(work, unit="epoch", shown=progress))
-    keep = np.asarray(training.keep)
-    shadows = Shadows(source, data, keep, training, strategy, size, store, loop)
-    hosts.first_then_all(lambda: shadows.check("models"))
-    yield shadows
-    loop.progress.close()
-    hosts.wait_for_all("trained")
-    if store and jax.process_index() == 0:
+    shadows = hosts.first_then_all(begin)
+    try:
+      with hosts.together("trained"):
+        yield shadows
+    finally:
+      shadows.loop.progress.close()
+    if store and first:
       store.gather_metrics()
       store.forget("unfinished")
-    hosts.wait_for_all("gathered")
-    loop.history = store.read_metrics() if store else loop.history
+    with hosts.together("gathered"):
+      shadows.loop.history = store.read_metrics() if store else shadows.loop.history
 
 
-def _signature(training, seed):
-  """Everything that shapes all models alike."""
-  learner, plan = training.learner, training.plan._asdict()
-  del plan["capacity"]  # padding
-  return {
-    "learner": learner.text,
-    "records": digest(training.data.x, training.data.y, training.data.reference),
-    "program": digest(np.frombuffer(training.program_text().encode(), np.uint8)),
-    "hyper_parameters": sorted(training.values),
-    "seed": seed,
-    "jax": jax.__version__,
-    "mixdef": metadata.version("mixdef"),
-    **plan,
-  }
-
-
-def _decided(store, training, strategy, memory_gb, most):
-  """Strategy, chunk size and padding; a resume keeps what the first run decided."""
-  path = store.folder / "strategy.json"
-  if path.exists():
-    earlier = json.loads(path.read_text())
-    training = training.with_capacities(earlier["capacities"])
-    size = earlier["models_at_once"]
-    if strategy not in ("auto", earlier["strategy"]):
-      now = {**earlier, "strategy": strategy}
-      equal_or_refuse(path, earlier, now, fix=_FIX)
-    strategy = earlier["strategy"]
-  else:
-    strategy, size = decide(training, strategy, memory_gb, most)
-  decided = {
-    "strategy": strategy,
-    "models_at_once": size,
-    "capacities": training.capacities,
-  }
-  if jax.process_index() == 0:
-    write_json(path, decided)
-  return training, strategy, size
+def _chunks(total, size):
+  """Return the models of each chunk of this process, of several every n-th."""
+  chunks = [range(first, min(first + size, total)) for first in range(0, total, size)]
+  return chunks[jax.process_index() :: jax.process_count()]
 
 
 def _to_host(states):
   """Make room for the next chunk; random keys stay, for numpy cannot hold them."""
   return jax.tree.map(lambda leaf: leaf if is_key(leaf) else np.asarray(leaf), states)
+
+
+def _row(states, place):
+  return jax.tree.map(lambda leaf: leaf[place], states)
 
 
 def _stack(states):

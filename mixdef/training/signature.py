@@ -29,6 +29,18 @@ def write_json(path: pathlib.Path, value) -> None:
   os.replace(fresh, path)
 
 
+def read_json(path: pathlib.Path) -> dict:
+  """Read what `write_json` wrote.
+
+  Raises:
+    ValueError: naming the file, if it is no JSON.
+  """
+  try:
+    return json.loads(path.read_text())
+  except json.JSONDecodeError as error:
+    raise ValueError(f"{path} is damaged ({error}): delete it") from None
+
+
 def same_or_refuse(
   path: pathlib.Path, found: dict, *, fix: str, environment: dict | None = None
 ) -> None:
@@ -48,7 +60,7 @@ def same_or_refuse(
     noted = {"environment": environment} if environment else {}
     write_json(path, {**found, **noted})
     return
-  earlier = json.loads(path.read_text())
+  earlier = read_json(path)
   earlier.pop("environment", None)
   equal_or_refuse(path, earlier, found, fix=fix)
 

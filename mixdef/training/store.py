@@ -6,6 +6,7 @@
 <folder>/signature.json     what all models are made from
 <folder>/strategy.json      how they share the machine
 <folder>/models/00042/      a finished model, with what it alone is made from
+<folder>/signals-.../00042/  what it answered to the questions of this digest
 <folder>/unfinished/...     checkpoints of models in training
 ```
 """
@@ -51,24 +52,15 @@ class Store:
       name: of the entry.
       template: its structure, shapes and types.
     """
-    try:
-      return entry.read(self._path(name), template)
-    except entry.Damaged as error:
-      self._drop(name, error)
+    return self._or_drop(name, lambda path: entry.read(path, template))
 
   def load_arrays(self, name: str) -> dict | None:
     """Read an entry that was a flat dict; a damaged one as `load` does."""
-    try:
-      return entry.read_arrays(self._path(name))
-    except entry.Damaged as error:
-      self._drop(name, error)
+    return self._or_drop(name, entry.read_arrays)
 
   def notes(self, name: str) -> dict | None:
     """Return the notes of an entry; of a damaged one as `load` does."""
-    try:
-      return entry.read_notes(self._path(name))
-    except entry.Damaged as error:
-      self._drop(name, error)
+    return self._or_drop(name, entry.read_notes)
 
   def has(self, name: str) -> bool:
     """Say whether an entry of that name exists."""
@@ -85,19 +77,6 @@ class Store:
       str(path.relative_to(self.folder)) for path in found if "." not in path.name
     ]
 
-  def epochs(self, name: str) -> list[int]:
-    """Epochs of the checkpoints `<name>-epoch-<number>`, ascending."""
-    prefix = f"{self._path(name).name}-epoch-"
-    found = self._path(name).parent.glob(f"{prefix}*")
-    tails = (path.name.removeprefix(prefix) for path in found)
-    return sorted(int(tail) for tail in tails if tail.isdigit())
-
-  def forget_epochs(self, name: str, *, before: float = float("inf")) -> None:
-    """Remove the checkpoints of a name, or those before an epoch."""
-    for epoch in self.epochs(name):
-      if epoch < before:
-        self.forget(f"{name}-epoch-{epoch}")
-
   def read_metrics(self) -> list[dict]:
     """Return the rows all processes wrote; a line that a kill cut short is dropped."""
     rows = {}
@@ -105,7 +84,7 @@ class Store:
       for line in path.read_text().splitlines(keepends=True):
         if line.endswith("\n"):
           row = json.loads(line)
-          rows[row["models"], row["epoch"]] = row
+          rows[row["models"], row["count"], row["epoch"]] = row
     return list(rows.values())
 
   def write_metrics(self, rows: Iterable[dict]) -> None:
@@ -129,12 +108,18 @@ class Store:
   def append_metrics(self, row: dict) -> None:
     """Add a row to the metrics of this process."""
     own = f".{jax.process_index()}" if jax.process_index() else ""
-    with (self.folder / (METRICS + own)).open("a") as file:
-      file.write(json.dumps(row) + "\n")
+    with (self.folder / (METRICS + own)).open("ab+") as file:
+      file.seek(0)
+      whole = file.read()
+      file.truncate(whole.rfind(b"\n") + 1)  # a kill may have cut a line short
+      file.write(json.dumps(row).encode() + b"\n")
 
-  def _drop(self, name, error):
-    logging.warning("%s; it is made anew", error)
-    self.forget(name)
+  def _or_drop(self, name, read):
+    try:
+      return read(self._path(name))
+    except entry.Damaged as error:
+      logging.warning("%s; it is made anew", error)
+      self.forget(name)
 
   def _path(self, name):
     return (self.folder / name).resolve()

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from mixdef.training.mesh import num_devices
+from mixdef.training.mesh import evenly, num_devices
 from mixdef.training.programs import STRATEGIES, programs
 from mixdef.training.workers import NotExportable, num_workers
 
@@ -42,8 +42,9 @@ def program_bytes(training, strategy: str, count: int) -> float:
   needed = 3.0 * sum(leaf.size * leaf.dtype.itemsize for leaf in own)
   if strategy == "vmap":
     train = programs(training.source, training.plan, strategy).train
-    analysis = train.lower(*arguments).compile().memory_analysis()
-    needed += analysis.temp_size_in_bytes
+    share = -(-count // num_devices())
+    analysis = train.lower(*training.abstract(share)).compile().memory_analysis()
+    needed += num_devices() * analysis.temp_size_in_bytes
   if training.teachers:
     each = training.teachers.count // training.count
     needed = max(needed, program_bytes(training.teachers, strategy, count * each))
@@ -68,7 +69,7 @@ def models_at_once(
   while (needed := program_bytes(training, strategy, size)) > budget and size > 1:
     size = min(size - 1, max(1, int(size * budget / needed)))
   chunks = -(-most // size)
-  return -(-most // chunks), needed
+  return evenly(-(-most // chunks), strategy), needed
 
 
 def decide(

@@ -94,6 +94,23 @@ def test_what_a_lost_host_leaves_is_finished_by_one(tmp_path, expected):
   np.testing.assert_array_equal(alone.phi, whole.phi)
 
 
+def test_a_folder_is_taken_up_on_other_devices(tmp_path, expected):
+  apart.train(models=2, epochs=EPOCHS, strategy="vmap", out=tmp_path)
+  answer = tmp_path / "answer.npz"
+  task = {**TASK, "models": 4, "strategy": "vmap", "at_once": 4}
+  finish(apart.start(**task, devices=4, out=tmp_path, answer=answer))
+  with np.load(answer) as given:
+    np.testing.assert_allclose(given["phi"], expected[:4], atol=1e-4)
+
+
+def test_a_host_that_fails_stops_the_others(tmp_path):
+  first, second = pair(**TASK, out=tmp_path, full=1)
+  for process, told in ((first, "process 1 failed"), (second, "No space left")):
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 1, errors
+    assert told in errors
+
+
 def test_several_processes_need_a_folder(monkeypatch):
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   with pytest.raises(ValueError, match="2 processes train together: give out"):

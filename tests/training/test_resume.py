@@ -185,7 +185,6 @@ def test_stages_and_random_keys_survive(
       {"learner": classifier(Linear(), optax.sgd(0.5), label_smoothing(0.1))},
       r"learner was 'Linear\(\)\|none', now .*label_smoothing",
     ),
-    ({"strategy": "vmap"}, "strategy was 'loop', now 'vmap'"),
   ],
   ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
@@ -240,11 +239,13 @@ def test_pitfall_86_swept_names_are_part_of_a_run(tmp_path):
 
 def test_a_metrics_line_cut_short_is_dropped(tmp_path):
   store = Store(tmp_path)
-  row = {"models": "models-00000", "epoch": 0}
+  row, other = ({"models": "models-00000", "count": 1, "epoch": e} for e in (0, 1))
   store.append_metrics(row)
   with (tmp_path / "metrics.jsonl").open("a") as file:
     file.write('{"epo')
   assert store.read_metrics() == [row]
+  store.append_metrics(other)
+  assert store.read_metrics() == [row, other]
 
 
 def test_pitfall_86_what_only_the_start_reads_is_part_of_a_run(tmp_path):
@@ -269,3 +270,21 @@ def test_fewer_models_of_a_folder_are_its_first(finished, trained, unbroken):
   assert not trained
   states = jax.tree.map(lambda leaf: leaf[:2], unbroken[LEARNER].states)
   assert same(first.states, states)
+
+
+def test_a_run_goes_on_with_another_strategy_or_memory(
+  tmp_path, interrupt, trained, unbroken
+):
+  interrupt(EPOCHS - 1, out=tmp_path)
+  trained.clear()
+  resumed = run(out=tmp_path, strategy="vmap", memory_gb=1e-9)
+  assert resumed.models_at_once == 1
+  assert trained == 3 * [EPOCHS - 2, EPOCHS - 1]
+  assert same(resumed.states, unbroken[LEARNER].states, atol=1e-6)
+
+
+def test_damaged_notes_of_a_folder_are_named(tmp_path):
+  run(out=tmp_path)
+  (tmp_path / "strategy.json").write_text("")
+  with pytest.raises(ValueError, match=r"strategy.json is damaged .*: delete it"):
+    run(out=tmp_path)

@@ -1,5 +1,6 @@
 """The shadow store: what it holds is used again if it is whole and of this run."""
 
+import dataclasses
 import errno
 import os
 import subprocess
@@ -127,7 +128,7 @@ def test_pitfall_86_the_model_and_the_field_that_differ_are_named(tmp_path):
 
 def test_a_version_is_part_of_a_run(tmp_path, monkeypatch):
   run(1, out=tmp_path)
-  monkeypatch.setattr("mixdef.training.shadows.metadata.version", lambda _: "9.9")
+  monkeypatch.setattr("mixdef.training.agreement.metadata.version", lambda _: "9.9")
   with pytest.raises(ValueError, match=r"mixdef was '0.1.0', now '9.9'"):
     run(1, out=tmp_path)
 
@@ -278,3 +279,37 @@ def test_all_models_diverging_is_one_line():
     ask(2, make, over=over)
   with pytest.raises(ValueError, match="every model diverged"):
     train(make, keep=KEEP[:2], over=over).sound()
+
+
+def test_a_model_that_answers_nan_with_finite_parameters_diverged(unbroken):
+  huge = np.float32(3e38)
+
+  def second(leaf):
+    leaf = np.array(leaf)
+    leaf[1] = np.where(leaf[1] < 0, -huge, huge)
+    return leaf
+
+  params = jax.tree.map(second, unbroken.states.params)
+  broken = dataclasses.replace(unbroken, states=unbroken.states._replace(params=params))
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+  np.testing.assert_array_equal(broken.diverged, [False, True, False, False, False])
+  assert len(broken.sound()) == 4
+
+
+def test_questions_are_told_apart_by_every_view(tmp_path):
+  def capped(top):
+    return lambda x: np.stack([x, np.minimum(x, top)], 1)
+
+  highest = float(records().x.max())
+  assert (records().x[:4] < highest - 0.1).all()
+  plain, cut = (ask(2, out=tmp_path, queries=capped(highest - d)) for d in (0.0, 0.1))
+  assert (plain.signals.phi != cut.signals.phi).any()
+
+
+def test_models_a_minute_are_those_that_were_trained(tmp_path):
+  first = run(out=tmp_path)
+  trained = 5 / (first.seconds / 60)
+  assert first.per_minute == pytest.approx(trained)
+  cut_short(tmp_path / "models" / "00000")
+  again = run(out=tmp_path)
+  assert again.per_minute == pytest.approx(6 / (again.seconds / 60))

@@ -85,11 +85,12 @@ def test_chunks_by_a_tiny_memory_equal_the_whole(ensembles, learner):
   assert len(chunked.history) == len(KEEP) * SIZES["epochs"]
 
 
-def test_progress_ends_at_its_total_with_a_padded_last_chunk(monkeypatch):
+@pytest.mark.parametrize("strategy", ["loop", "vmap"])
+def test_progress_ends_at_its_total_with_a_padded_last_chunk(monkeypatch, strategy):
   progress = []
   monkeypatch.setattr(choosing, "models_at_once", lambda *_: (2, 0.0))
   monkeypatch.setattr(shadows, "Progress", _recorder(progress))
-  train(keep=KEEP)
+  train(keep=KEEP, strategy=strategy)
   total, *done = progress
   assert sum(done) == total
 

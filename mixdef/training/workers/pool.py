@@ -20,6 +20,7 @@ import numpy as np
 from absl import logging
 
 from mixdef.models import onednn
+from mixdef.training.hosts import Stopped
 from mixdef.training.workers import script
 from mixdef.training.workers.script import ALIGNMENT, Memory, layout, views
 
@@ -111,10 +112,10 @@ class _Worker:
     except BrokenPipeError:
       answer = ""
     if not answer:
-      raise RuntimeError(self._end())
+      raise Stopped(self._end())
     error = json.loads(answer)
     if error:
-      raise RuntimeError(f"{self._name} failed: {error}")
+      raise Stopped(f"{self._name} failed: {error}")
 
   def _end(self):
     code = self._process.wait()
