@@ -132,7 +132,9 @@ class _Asked:
     if not sound:
       raise ValueError("every model diverged: train with a lower learning rate")
     arrays = [found[model][0] for model in sound]
-    stacks = {name: np.stack([one[name] for one in arrays]) for name in arrays[0]}
+    stacks: dict[str, Any] = {
+      name: np.stack([one[name] for one in arrays]) for name in arrays[0]
+    }
     others = None
     if population is not None:
       theirs = {

@@ -74,7 +74,11 @@ def together(what: str) -> Iterator[None]:
 def first_then_all(work: Callable[[], Result]) -> Result:
   """Do work on process 0, then on the others, which find what it wrote."""
   first = jax.process_index() == 0
+  results = []
   with together("first"):
-    result = work() if first else None
+    if first:
+      results.append(work())
   with together("others"):
-    return result if first else work()
+    if not first:
+      results.append(work())
+  return results[0]

@@ -1,6 +1,8 @@
 """The one train loop: epochs over a chunk of models, kept from being lost."""
 
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +25,8 @@ class Loop:
   """
 
   def __init__(self, store: Store | None, progress: Progress):
-    self.store, self.progress = store, progress
+    self.store: Any = store  # asked for only where there is one
+    self.progress = progress
     self.history = store.read_metrics() if store else []
     self._safe: set[int] = set()
 
@@ -58,7 +61,7 @@ class Loop:
         saved = time.monotonic()
     return program.finish(states, training.values, training.rows, training.data)
 
-  def forget(self, models: list[int]) -> None:
+  def forget(self, models: Sequence[int]) -> None:
     """Remove the checkpoints that hold no models but these and others safe elsewhere.
 
     Args:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -35,7 +35,7 @@ class Shadows:
   data: Dataset
   keep: np.ndarray
   agreed: Agreement
-  store: Store | None
+  store: Any  # Store | None, asked for only where there is one
   loop: Loop
 
   def finished(
@@ -87,8 +87,8 @@ class Shadows:
       raise hosts.Stopped(f"{self.store.folder} misses models: run it again")
     return _stack(states)
 
-  def ensemble(self, models: list[int], states: TrainState) -> Ensemble:
-    """Return some of the models, finished, as an ensemble."""
+  def ensemble(self, models: Sequence[int], states: Any) -> Ensemble:
+    """Return some of the models as an ensemble; None as states where none is asked."""
     chosen = np.array(models)
     return Ensemble(
       source=self.source,
