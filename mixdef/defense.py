@@ -248,9 +248,14 @@ def mean_value_and_grad(losses_fn, *, microbatch=None):
       (value, out), grads = differentiate(params, rows)
       return jax.tree.map(jnp.add, sums, (value, grads)), out
 
-    zeros = (jnp.zeros_like(total), jax.tree.map(jnp.zeros_like, params))
+    def wide_zeros(p):
+      # A long sum of bfloat16 stalls at 256 times its terms.
+      return jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32))
+
+    zeros = (jnp.zeros_like(total), jax.tree.map(wide_zeros, params))
     groups = _microbatches(batch, microbatch)
     (value, grads), out = jax.lax.scan(add, zeros, groups)
+    grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
     out = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:size], out)
     return (value, out), grads
 

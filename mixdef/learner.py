@@ -114,8 +114,8 @@ def classifier(
 
   Raises:
     ValueError: for a defense that the model or microbatches cannot carry; at `init`,
-      for a model whose classes differ from the data's or whose BatchNorm cannot be
-      used.
+      for a model whose classes differ from the data's, or which keeps what cannot be
+      updated, as BatchNorm does (with `dp_sgd` or microbatches, nothing can).
 
   >>> from mixdef import models
   >>> learner = classifier(models.mlp(32), optax.adam(1e-3))
@@ -141,13 +141,8 @@ def classifier(
     example = to_float(spec.example)
     options = {"train": False} if anything or "train" in accepted else {}
     variables = dict(model.init(fold_in_name(key, "params"), example, **options))
-    _check_model(infer, variables, spec, defense, anything or "weight" in accepted)
-    kept = sorted(variables.keys() - {"params"})
-    if microbatch is not None and kept:
-      raise ValueError(
-        f"the model keeps {kept[0]}, which microbatch={microbatch} would update by "
-        "parts of a batch: use norm='group', or leave microbatch out"
-      )
+    _check_model(infer, variables, spec, anything or "weight" in accepted)
+    _check_kept(variables, defense, microbatch)
     spec = spec._replace(variables=variables)
     params = variables["params"]
     stats = {name: value for name, value in variables.items() if name != "params"}
@@ -295,24 +290,32 @@ def _check_microbatch(microbatch, defense):
       )
 
 
-def _check_model(infer, variables, spec, defense, takes_weight):
+def _check_model(infer, variables, spec, takes_weight):
   classes = jax.eval_shape(infer, variables, spec.example).shape[-1]
   if classes != spec.num_classes:
     raise ValueError(
       f"the model returns {classes} classes, the data have {spec.num_classes}: build "
       f"it with num_classes={spec.num_classes}"
     )
-  if "batch_stats" not in variables:
-    return
-  if "per_example" in defense.traits:
-    raise ValueError(
-      "BatchNorm mixes the records of a batch, so per-example clipping bounds nothing: "
-      "use norm='group'"
-    )
-  if not takes_weight:
+  if "batch_stats" in variables and not takes_weight:
     raise ValueError(
       "a model with BatchNorm must take weight=None and pass mask= to it: padded rows "
       "would enter its statistics"
+    )
+
+
+def _check_kept(variables, defense, microbatch):
+  """Refuse what a model keeps beside its parameters, where a step cannot update it."""
+  kept = sorted(variables.keys() - {"params"})
+  if kept and "per_example" in defense.traits:
+    raise ValueError(
+      f"the model keeps {kept[0]}, as BatchNorm does, which per-example clipping does "
+      "not bound and no noise covers: use norm='group', or keep parameters alone"
+    )
+  if kept and microbatch is not None:
+    raise ValueError(
+      f"the model keeps {kept[0]}, which microbatch={microbatch} would update by "
+      "parts of a batch: use norm='group', or leave microbatch out"
     )
 
 

@@ -157,6 +157,18 @@ def test_rows_that_fill_up_the_last_group_count_nothing():
   np.testing.assert_array_equal(aux["x"], batch.x)
 
 
+def test_many_groups_of_half_precision_parameters_are_summed_in_single():
+  def losses_fn(params, batch, ctx):
+    del ctx
+    return params * batch.x, {}
+
+  ones = jnp.ones(1024)
+  run = mean_value_and_grad(losses_fn, microbatch=1)
+  _, grad = run(jnp.bfloat16(1), Batch(*[ones] * 7), (), None)
+  assert grad == 1
+  assert grad.dtype == jnp.bfloat16
+
+
 def test_memory_does_not_grow_with_the_batch():
   def needed(size, microbatch):
     learner = mixdef.classifier(MLP, optax.sgd(0.1), microbatch=microbatch)

@@ -6,6 +6,7 @@ layer's kernel for one record is sum_t a_t b_t^T, for its inputs a [T,I] and the
 cotangents b [T,O] of its outputs.
 """
 
+import functools
 import itertools
 
 import flax.linen as nn
@@ -14,12 +15,19 @@ import jax.numpy as jnp
 from flax.errors import FlaxError
 from flax.linen.linear import canonicalize_padding
 
+from mixdef.models.convolution import linen_conv
+
 # On a CPU the patches of a few images stay in cache, those of a whole batch do not.
 _IMAGES_AT_ONCE = 4
 
 
 class UnsupportedError(Exception):
   """Why a model cannot be clipped by `ghost`."""
+
+
+def name_of(module):
+  """Return a module's path, or its type if it is the whole model."""
+  return "/".join(module.path) or type(module).__name__
 
 
 def measure(module, kwargs, params, x, cotangent, views):
@@ -78,7 +86,7 @@ def _kept(module, inputs, params, x, cotangent, views):
 
   def one(x, b):
     a, b = _affine(inputs, x, b)
-    grads = {"kernel": b.T @ a}
+    grads = {"kernel": jnp.matmul(b.T, a, precision="highest")}
     if module.use_bias:
       grads["bias"] = b.sum(0)
     squared = square(grads)
@@ -88,7 +96,9 @@ def _kept(module, inputs, params, x, cotangent, views):
 
   def total(factor):
     return {
-      name: jnp.tensordot(factor, leaf, 1).T.reshape(params[name].shape)
+      name: jnp.tensordot(factor, leaf, 1, precision="highest").T.reshape(
+        params[name].shape
+      )
       for name, leaf in grads.items()
     }
 
@@ -96,12 +106,25 @@ def _kept(module, inputs, params, x, cotangent, views):
 
 
 def _ghost_squares(module, inputs, x, cotangent, views):
-  """Square the norms without making a gradient: <a a^T, b b^T>."""
+  """Square the norms without making a gradient: <a a^T, b b^T>, never too small.
+
+  The terms may cancel, as those of features that are large and alike at all positions.
+  What rounding may have taken is added, so that it errs towards more clipping: a sum of
+  n products is off by at most n units of rounding of their sizes.
+  """
 
   def one(x, b):
     a, b = _affine(inputs, x, b)
-    alone = a.shape[0] == 1
-    squared = square(a) * square(b) if alone else ((a @ a.T) * (b @ b.T)).sum()
+    if a.shape[0] == 1:
+      squared = square(a) * square(b)
+    else:
+      of_inputs, of_cotangents = (
+        jnp.matmul(v, v.T, precision="highest") for v in (a, b)
+      )
+      sizes = jnp.linalg.norm(a, axis=1) * jnp.linalg.norm(b, axis=1)
+      unit = jnp.finfo(jnp.float32).eps / 2
+      margin = (sum(a.shape) + b.shape[1]) * unit * sizes.sum() ** 2
+      squared = jnp.maximum((of_inputs * of_cotangents).sum(), 0.0) + margin
     return squared + square(b.sum(0)) if module.use_bias else squared
 
   return _each_record(module, one, x, cotangent, views)
@@ -127,8 +150,8 @@ def _pulled_squares(module, kwargs, params, x, cotangent, views):
   try:
     jax.eval_shape(apply, params, x[:views])
   except FlaxError as error:
-    where = "/".join(module.path)
-    raise UnsupportedError(f"{where} cannot run alone: {error}") from None
+    text = f"{name_of(module)} cannot run alone: {error}"
+    raise UnsupportedError(text) from None
 
   def one(x, cotangent):
     (grads,) = jax.vjp(lambda params: apply(params, x), params)[1](cotangent)
@@ -168,8 +191,8 @@ def _inputs(module, x):
   None stands for a layer that is not affine in patches of its input.
   """
   if type(module) is nn.Dense:
-    return lambda rows: rows
-  if type(module) is not nn.Conv:
+    return (lambda rows: rows) if _has_linens_product(module) else None
+  if type(module) is not nn.Conv or not _has_linens_product(module):
     return None
   kernel = _tuple(module.kernel_size, 1)
   rank = len(kernel)
@@ -188,10 +211,14 @@ def _inputs(module, x):
     return None
   window = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
   if isinstance(padding, str):
-    padding = jax.lax.padtype_to_pads(x.shape[1:-1], window, strides, padding)
+    pads = jax.lax.padtype_to_pads(x.shape[1:-1], window, strides, padding)
+  else:
+    pads = padding
 
   def patches(rows):
-    rows = jnp.pad(rows, [(0, 0), *padding, (0, 0)])
+    # Unlike `jnp.pad`, it cuts where a padding is negative.
+    config = [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)]
+    rows = jax.lax.pad(rows, jnp.zeros((), rows.dtype), config)
     taps = []
     for offset in itertools.product(*map(range, kernel)):
       steps = zip(offset, dilation, rows.shape[1:-1], window, strides, strict=True)
@@ -200,6 +227,18 @@ def _inputs(module, x):
     return jnp.concatenate(taps, -1)
 
   return patches
+
+
+def _has_linens_product(module):
+  """Say whether a layer multiplies as linen does; another function may do anything."""
+  if type(module) is nn.Dense:
+    names = ("promote_dtype", "dot_general", "dot_general_cls")
+  else:
+    names = ("promote_dtype", "conv_general_dilated")
+    ours = module.conv_general_dilated_cls
+    if not (isinstance(ours, functools.partial) and ours.func is linen_conv):
+      names += ("conv_general_dilated_cls",)
+  return all(getattr(module, name) is getattr(type(module), name) for name in names)
 
 
 def _tuple(value, rank):

@@ -9,17 +9,18 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Literal
 
-from mixdef.defenses.ghost_rules import UnsupportedError
+from mixdef.defenses.ghost_rules import UnsupportedError, name_of
 
 
 class Layer(NamedTuple):
-  """A leaf module as it was applied; `ids` are the identities of its parameters."""
+  """A leaf module as it was applied; `leaves` says where its parameters stand."""
 
   module: nn.Module
   kwargs: dict
   params: dict
-  ids: dict
+  leaves: dict  # name -> position among the leaves of all parameters
   x: Any  # its input [B,...]
   out: Any  # its output [B,...], or the cotangent of it
 
@@ -38,83 +39,124 @@ def record_layers(losses_fn, params, batch, ctx, weights):
     weights: [B], of the losses in the sum.
 
   Returns:
-    The losses [B], aux, and a list of `Layer`, with cotangents in `out`.
+    The losses [B], aux, and a list of `Layer`, with cotangents in `out`. A parameter
+    that no layer holds does not act on the losses.
 
   Raises:
     UnsupportedError: if a parameter acts elsewhere than in a leaf module that is
       applied once, to one array, and keeps the batch axis first.
   """
-  names = {
-    id(leaf): jax.tree_util.keystr(path, simple=True, separator="/")
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-  }
-
-  def run(offsets):
-    layers = []
-    with nn.intercept_methods(_recorder(layers, names, weights.shape[0], offsets)):
-      losses, aux = losses_fn(params, batch, ctx)
-    return losses, aux, layers
-
-  def find():
-    nonlocal found
-    found = run(None)[2]
-    return [layer.out for layer in found]
-
-  found: list[Layer] = []
-  offsets = [jnp.zeros(out.shape, out.dtype) for out in jax.eval_shape(find)]
-  # A parameter that no layer holds would be missing from the gradient.
-  seen = {i for layer in found for i in layer.ids.values()}
-  unseen = sorted(name for leaf, name in names.items() if leaf not in seen)
-  if unseen:
-    raise UnsupportedError(f"{unseen[0]} acts outside a plain leaf module")
+  rows = weights.shape[0]
+  outputs = _probe(losses_fn, params, batch, ctx, rows)
+  offsets = [jnp.zeros((rows, *out.shape[1:]), out.dtype) for out in outputs]
+  layers: list[Layer] = []
 
   def tapped(offsets):
-    losses, aux, layers = run(offsets)
+    def tap(call, x):
+      out = call(x) + offsets[len(layers)]
+      return out, out
+
+    with nn.intercept_methods(_recorder(layers, params, rows, tap)):
+      losses, aux = losses_fn(params, batch, ctx)
     return losses, (aux, [layer.x for layer in layers])
 
   losses, pull, (aux, inputs) = jax.vjp(tapped, offsets, has_aux=True)
   (cotangents,) = pull(weights.astype(losses.dtype))
   layers = [
     layer._replace(x=x, out=cotangent)
-    for layer, x, cotangent in zip(found, inputs, cotangents, strict=True)
+    for layer, x, cotangent in zip(layers, inputs, cotangents, strict=True)
   ]
   return losses, aux, layers
 
 
-def _recorder(layers, names, rows, offsets):
-  """Make the interceptor that appends to `layers` and adds `offsets` to outputs."""
+def _probe(losses_fn, params, batch, ctx, rows):
+  """Return the shapes of all outputs of layers, if nothing acts beside the layers.
+
+  The model is cut open before and behind every layer: a parameter that still reaches a
+  loss or another layer would be missing from the gradient. It is traced with twice the
+  rows, so that no other axis that is as long is taken for theirs.
+  """
+  layers: list[Layer] = []
+
+  def cut(call, x):
+    out = call(jnp.zeros_like(x))
+    return out, jnp.zeros_like(out)
+
+  def run(params, batch):
+    with nn.intercept_methods(_recorder(layers, params, 2 * rows, cut)):
+      losses, _ = losses_fn(params, batch, ctx)
+    return [layer.out for layer in layers], losses, [layer.x for layer in layers]
+
+  def twice(leaf):
+    return jax.ShapeDtypeStruct((2 * leaf.shape[0], *leaf.shape[1:]), leaf.dtype)
+
+  trace = jax.make_jaxpr(run, return_shape=True)
+  closed, (outputs, *_) = trace(params, jax.tree.map(twice, batch))
+  reached = _reached(closed.jaxpr)
+  for layer, sources in zip(layers, reached, strict=False):
+    if sources - set(layer.leaves.values()):
+      raise UnsupportedError(f"{name_of(layer.module)} uses more than its own input")
+  paths = jax.tree_util.tree_leaves_with_path(params)
+  loose = set().union(*reached[len(layers) :]) & set(range(len(paths)))
+  if loose:
+    path, _ = paths[min(loose)]
+    where = jax.tree_util.keystr(path, simple=True, separator="/")
+    raise UnsupportedError(f"{where} acts outside a plain leaf module")
+  return outputs
+
+
+def _reached(jaxpr):
+  """Return, for every output of a program, the positions of the inputs it may use."""
+  used = {variable: {place} for place, variable in enumerate(jaxpr.invars)}
+
+  def by(variables):
+    sets = (used.get(v, ()) for v in variables if not isinstance(v, Literal))
+    return set().union(*sets)
+
+  for equation in jaxpr.eqns:
+    used |= dict.fromkeys(equation.outvars, by(equation.invars))
+  return [by([variable]) for variable in jaxpr.outvars]
+
+
+def _recorder(layers, params, rows, tap):
+  """Make the interceptor that appends to `layers`.
+
+  `tap(call, x) -> (out, what the model goes on with)` calls each of them.
+  """
   inside = set()
+  leaves = jax.tree.leaves(params)
+  places = {id(leaf): place for place, leaf in enumerate(leaves)}
+  if len(places) < len(leaves):
+    raise UnsupportedError("two parameters are the same array")
 
   def intercept(call, args, kwargs, context):
     module = context.module
     own = {} if module.scope is None else module.variables.get("params", {})
-    ids = {name: id(leaf) for name, leaf in own.items() if id(leaf) in names}
-    if not ids or module.path in inside or context.method_name == "setup":
+    held = {name: places[id(leaf)] for name, leaf in own.items() if id(leaf) in places}
+    if not held or module.path in inside or context.method_name == "setup":
       return call(*args, **kwargs)
-    where = "/".join(module.path) or type(module).__name__
+    where = name_of(module)
     if context.method_name != "__call__":
       raise UnsupportedError(f"{where} is used by its method {context.method_name}")
-    if len(ids) < len(own):
-      raise UnsupportedError(f"{where} holds parameters beside submodules")
-    if any(set(ids.values()) & set(layer.ids.values()) for layer in layers):
+    if len(held) < len(own):
+      raise UnsupportedError(f"{where} holds submodules or frozen parameters as well")
+    if any(set(held.values()) & set(layer.leaves.values()) for layer in layers):
       raise UnsupportedError(f"{where} is applied twice")
+    if len(module.variables) > 1:
+      raise UnsupportedError(f"{where} holds more than parameters")
+    if len(args) != 1 or any(hasattr(v, "shape") for v in kwargs.values()):
+      raise UnsupportedError(f"{where} takes more than one array")
+    _check_rows(where, args[0], rows)
     inside.add(module.path)
-    out = call(*args, **kwargs)
+    out, onward = tap(lambda x: call(x, **kwargs), args[0])
     inside.remove(module.path)
-    _check_call(where, module, args, kwargs, out, rows)
-    if offsets is not None:
-      out = out + offsets[len(layers)]
-    layers.append(Layer(module, kwargs, dict(own), ids, args[0], out))
-    return out
+    _check_rows(where, out, rows)
+    layers.append(Layer(module, kwargs, dict(own), held, args[0], out))
+    return onward
 
   return intercept
 
 
-def _check_call(where, module, args, kwargs, out, rows):
-  if len(args) != 1 or any(hasattr(v, "shape") for v in kwargs.values()):
-    raise UnsupportedError(f"{where} takes more than one array")
-  if len(module.variables) > 1:
-    raise UnsupportedError(f"{where} holds more than parameters")
-  for array in (args[0], out):
-    if getattr(array, "shape", ())[:1] != (rows,):
-      raise UnsupportedError(f"{where} does not keep the batch axis first")
+def _check_rows(where, array, rows):
+  if getattr(array, "shape", ())[:1] != (rows,):
+    raise UnsupportedError(f"{where} does not keep the batch axis first")

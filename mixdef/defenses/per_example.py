@@ -35,14 +35,15 @@ def ghost(losses_fn, *, clip, denominator, size=16, views=1):
 
   `nn.Dense` and `nn.Conv` have closed forms, in which the views of a record are further
   positions of it; every other leaf module (norms, embeddings, grouped convolutions,
-  your own) gets its own small per-record gradient. A model that this does not cover (a
-  module that holds parameters beside submodules, or is applied twice or under a lifted
-  transform such as `nn.remat`, or whose input does not lead with the batch axis) is
-  estimated by `microbatch`, which is logged.
+  your own) gets its own small per-record gradient. A model that this does not cover is
+  estimated by `microbatch`, which is logged: if a parameter acts anywhere but in one
+  call of one leaf module (beside submodules, in a layer that is applied twice, under a
+  lifted transform such as `nn.remat`, in a tied weight or a penalty), or if a layer has
+  an input that does not lead with the batch axis, or a second one.
 
   Args:
-    losses_fn: `(params, batch, ctx) -> (losses [B], aux)`; the loss of a row must
-      depend on that row alone, and parameters may act only inside linen modules.
+    losses_fn: `(params, batch, ctx) -> (losses [B], aux)` for any B; the loss of a row
+      must depend on that row alone, and layers must see the rows in their order.
     clip: C > 0.
     denominator: scalar, the public batch size.
     size: records held at once if `microbatch` must take over, for which each leaf of
@@ -52,8 +53,9 @@ def ghost(losses_fn, *, clip, denominator, size=16, views=1):
   Returns:
     `(params, batch, state, ctx) -> ((value, (losses [B], aux)), grads)`.
 
-  Deviation: norms carry float32 rounding. A layer whose input happens to lead with
-    another axis of length B is not noticed.
+  Deviation: norms carry float32 rounding, which is bounded from above where terms
+    cancel, so that it can only clip more. The sum is rounded as the model's own
+    products are (bfloat16 layers, TF32 on a GPU), which the norms do not see.
 
   Reference: Goodfellow, "Efficient Per-Example Gradient Computations", 2015, arXiv
     1510.01799; Li et al., "Large Language Models Can Be Strong Differentially Private
@@ -81,8 +83,11 @@ def ghost(losses_fn, *, clip, denominator, size=16, views=1):
     sums = {}
     for layer, (_, clipped) in zip(layers, measured, strict=True):
       grads = clipped(factor)
-      sums |= {leaf: grads[name] for name, leaf in layer.ids.items()}
-    total = jax.tree.map(lambda leaf: sums[id(leaf)], params)
+      sums |= {place: grads[name] for name, place in layer.leaves.items()}
+    leaves, structure = jax.tree.flatten(params)
+    total = structure.unflatten(
+      [sums.get(place, jnp.zeros_like(leaf)) for place, leaf in enumerate(leaves)]
+    )
     grads = _divided(total, denominator, params)
     return _returned(losses, finite, batch.weight, aux), grads
 
@@ -121,7 +126,9 @@ def microbatch(losses_fn, *, clip, denominator, size=16, views=1):
       grads, squared, losses, aux = jax.vmap(one)(grouped(rows, views))
       losses, aux = _ungrouped((losses, aux))
       finite, factor = _factors(losses, squared, rows.weight, clip, views)
-      total = jax.tree.map(lambda t, g: t + jnp.tensordot(factor, g, 1), total, grads)
+      total = jax.tree.map(
+        lambda t, g: t + jnp.tensordot(factor, g, 1, precision="highest"), total, grads
+      )
       return total, (losses, finite, aux)
 
     rows = batch.weight.shape[0]

@@ -1,6 +1,7 @@
 """Networks and oracles for the per-example gradient tests."""
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -37,7 +38,7 @@ class Conv(nn.Module):
   @nn.compact
   def __call__(self, x):
     x = nn.tanh(nn.Conv(4, (3, 3), strides=2)(x))
-    x = nn.tanh(nn.Conv(5, (2, 3), padding=((1, 0), (2, 1)), use_bias=False)(x))
+    x = nn.tanh(nn.Conv(5, (2, 3), padding=((2, -1), (2, 1)), use_bias=False)(x))
     x = nn.tanh(nn.Conv(5, (3, 3), kernel_dilation=2, padding=2)(x))
     x = nn.tanh(nn.Conv(6, (3, 3), padding="VALID")(x))
     return nn.Dense(K)(flat(x))
@@ -57,6 +58,21 @@ class OtherConv(nn.Module):
     x = nn.tanh(nn.Conv(2, (3, 3), padding="CIRCULAR")(x))
     x = nn.tanh(nn.Conv(3, (3,), padding="CAUSAL")(x.reshape(x.shape[0], -1, 2)))
     return nn.Dense(K)(flat(x))
+
+
+def tripled(product):
+  return lambda *args, **kwargs: 3 * product(*args, **kwargs)
+
+
+class OtherProducts(nn.Module):
+  """Layers that multiply in their own way."""
+
+  @nn.compact
+  def __call__(self, x):
+    conv = tripled(jax.lax.conv_general_dilated)
+    x = nn.tanh(nn.Conv(3, (3, 3), strides=3, conv_general_dilated=conv)(x))
+    dot = tripled(jax.lax.dot_general)
+    return nn.Dense(K, dot_general_cls=lambda: dot)(flat(x))
 
 
 class Norms(nn.Module):
@@ -151,6 +167,59 @@ class Tied(nn.Module):
     return table.attend(nn.tanh(table(tokens)).mean(1))
 
 
+class TiedTable(nn.Module):
+  """Its table is read as an array as well."""
+
+  @nn.compact
+  def __call__(self, x):
+    table = nn.Embed(K, 4)
+    tokens = (jnp.abs(flat(x)) * 3).astype(jnp.int32) % K
+    return nn.tanh(table(tokens)).mean(1) @ table.embedding.T
+
+
+class Rescaled(nn.Module):
+  """A leaf module that is given another's parameters, or activations, as a field."""
+
+  scale: Any
+
+  @nn.compact
+  def __call__(self, x):
+    return x * self.scale + self.param("bias", nn.initializers.ones, (K,))
+
+
+class BorrowedKernel(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    layer = nn.Dense(K)
+    x = nn.tanh(layer(flat(x)))
+    return Rescaled(layer.variables["params"]["kernel"].sum(0))(x)
+
+
+class PlainAndRemat(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    layer = nn.Dense(36 * 2)
+    x = nn.tanh(layer(flat(x)))
+    return nn.Dense(K)(nn.remat(lambda layer, x: layer(x))(layer, x))
+
+
+class Positional(nn.Module):
+  """A table over positions, of which there are as many as rows."""
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.Dense(4)(x.mean(1)) + nn.Embed(B, 4)(jnp.arange(B))
+    return nn.Dense(K)(nn.tanh(x).mean(1))
+
+
+class TimeMajor(nn.Module):
+  """As many time steps as rows, and they lead."""
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(K)(nn.tanh(nn.Dense(4)(x.mean(1).swapaxes(0, 1))).mean(0))
+
+
 class DropoutInLeaf(nn.Module):
   """A leaf module that draws numbers: alone it cannot be run again."""
 
@@ -164,11 +233,38 @@ class DropoutInLeaf(nn.Module):
     return jax.random.normal(self.make_rng("dropout"))
 
 
+class Difference(nn.Module):
+  """The gradients of two positions that are nearly alike cancel."""
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.Dense(64)(x)
+    return nn.Dense(K)(x[:, 0] - x[:, 1])
+
+
+class Overflowing(nn.Module):
+  """Its gradient is infinite at x[0] = 0 although its loss is finite."""
+
+  @nn.compact
+  def __call__(self, x):
+    x = flat(x)
+    root = jnp.sqrt(jnp.abs(nn.Dense(K, use_bias=False)(x)))
+    return jnp.tanh(root)
+
+
+class Dropped(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    x = nn.Dropout(0.5, deterministic=False)(nn.tanh(nn.Dense(20)(flat(x))))
+    return nn.Dense(K)(x)
+
+
 GHOST = [
   Dense,
   DenseOverPositions,
   Conv,
   OtherConv,
+  OtherProducts,
   Norms,
   Embed,
   Custom,
@@ -180,6 +276,11 @@ FALLBACK = [
   Remat,
   RowsMerged,
   Tied,
+  TiedTable,
+  BorrowedKernel,
+  PlainAndRemat,
+  Positional,
+  TimeMajor,
   DropoutInLeaf,
 ]
 
@@ -220,6 +321,16 @@ def cross_entropy(model):
     )
     log_probs = jax.nn.log_softmax(logits)
     return -(batch.y * log_probs).sum(-1), (log_probs, {})
+
+  return losses_fn
+
+
+def keyed(model):
+  """Losses whose dropout masks depend on the first row's id, as a classifier's do."""
+
+  def losses_fn(params, batch, ctx):
+    key = jax.random.fold_in(ctx.key, batch.index[0])
+    return cross_entropy(model)(params, batch, ctx._replace(key=key))
 
   return losses_fn
 

@@ -20,14 +20,18 @@ from per_example_cases import (
   Custom,
   Dense,
   DenseOverPositions,
+  Difference,
+  Dropped,
   Embed,
   K,
   Norms,
+  Overflowing,
   Small,
   assert_close,
   cross_entropy,
   flat,
   init,
+  keyed,
   make_batch,
   make_views,
   naive,
@@ -74,6 +78,46 @@ def test_ghost_hands_over_to_microbatches_with_a_reason(net, warnings):
   estimate(params, batch, None, CTX)
   assert len(warnings) == 1, "logged when traced, not at every step"
   assert "microbatches of 4 instead: " in warnings[0]
+  assert "instead:  " not in warnings[0], "the layer is named, the whole model too"
+
+
+def test_a_penalty_on_the_parameters_is_clipped_with_each_record(warnings):
+  model, batch = Small(), make_batch()
+  params = init(model)
+
+  def losses_fn(params, batch, ctx):
+    losses, aux = cross_entropy(model)(params, batch, ctx)
+    return losses + sum((leaf**2).sum() for leaf in jax.tree.leaves(params)), aux
+
+  estimate = jax.jit(ghost(losses_fn, clip=CLIP, denominator=4.0))
+  _, grads = estimate(params, batch, None, CTX)
+  assert_close(grads, naive(losses_fn, params, batch, CLIP, 4.0))
+  assert "acts outside a plain leaf module" in warnings[0]
+
+
+def test_a_parameter_that_nothing_uses_has_no_gradient(warnings):
+  model, batch = Small(), make_batch()
+  params = {**init(model), "spare": {"kernel": jnp.ones(2)}}
+  estimate = jax.jit(ghost(cross_entropy(model), clip=CLIP, denominator=4.0))
+  grads = estimate(params, batch, None, CTX)[1]
+  np.testing.assert_array_equal(grads["spare"]["kernel"], [0, 0])
+  assert not warnings
+
+
+@pytest.mark.parametrize("offset", [0, 1e4])
+def test_no_record_exceeds_its_norm_where_terms_cancel(offset):
+  x = offset + np.random.default_rng(0).normal(size=(B, 2, 64))
+  model, batch = Difference(), make_batch()._replace(x=jnp.asarray(x, jnp.float32))
+  params = model.init(jax.random.key(0), batch.x)["params"]
+  estimate = ghost(cross_entropy(model), clip=CLIP, denominator=1)
+
+  def norm(weight):
+    _, grads = estimate(params, batch._replace(weight=weight), None, CTX)
+    return optax.tree.norm(grads)
+
+  norms = jax.jit(jax.vmap(norm))(jnp.eye(B))
+  assert norms.max() < CLIP * (1 + 1e-4)
+  assert offset or norms.min() > CLIP * (1 - 1e-3), "these records are clipped"
 
 
 @pytest.mark.parametrize("size", [1, 4, 100])
@@ -197,16 +241,6 @@ def test_vmap_over_models_equals_a_loop(estimator):
     assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together), run(params))
 
 
-class Overflowing(nn.Module):
-  """Its gradient is infinite at x[0] = 0 although its loss is finite."""
-
-  @nn.compact
-  def __call__(self, x):
-    x = flat(x)
-    root = jnp.sqrt(jnp.abs(nn.Dense(K, use_bias=False)(x)))
-    return jnp.tanh(root)
-
-
 @pytest.mark.parametrize("estimator", [ghost, microbatch])
 @pytest.mark.parametrize("net", [Norms, Conv], ids=lambda net: net.__name__)
 def test_pitfall_90_one_bad_record_adds_exactly_zero(estimator, net):
@@ -261,23 +295,6 @@ def test_a_batch_of_bad_records_gives_a_zero_gradient(estimator, net):
   (value, _), grads = estimate(init(model), bad, None, CTX)
   assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(grads))
   assert float(value) == 0
-
-
-class Dropped(nn.Module):
-  @nn.compact
-  def __call__(self, x):
-    x = nn.Dropout(0.5, deterministic=False)(nn.tanh(nn.Dense(20)(flat(x))))
-    return nn.Dense(K)(x)
-
-
-def keyed(model):
-  """Losses whose dropout masks depend on the first row's id, as a classifier's do."""
-
-  def losses_fn(params, batch, ctx):
-    key = jax.random.fold_in(ctx.key, batch.index[0])
-    return cross_entropy(model)(params, batch, ctx._replace(key=key))
-
-  return losses_fn
 
 
 def test_norms_and_sum_see_one_dropout_mask():

@@ -322,9 +322,24 @@ def test_pitfall_93_parts_that_mix_records_are_refused():
   assert "no_guarantee" in learner.traits
 
 
-def test_pitfall_94_batch_norm_is_refused():
-  with pytest.raises(ValueError, match="BatchNorm"):
-    init(learner_of(dp_sgd(), NormNet()))
+class Centred(nn.Module):
+  """Keeps a running mean of its records."""
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    mean = self.variable("running", "mean", jnp.zeros, x.shape[-1])
+    if train:
+      mean.value = 0.9 * mean.value + 0.1 * x.mean(0)
+    return nn.Dense(K)(x - mean.value)
+
+
+@pytest.mark.parametrize(
+  ("model", "kept"), [(NormNet(), "batch_stats"), (Centred(), "running")]
+)
+def test_pitfall_94_batch_norm_and_all_state_without_noise_are_refused(model, kept):
+  with pytest.raises(ValueError, match=f"the model keeps {kept}, as BatchNorm does"):
+    init(learner_of(dp_sgd(), model))
+  assert kept in init(learner_of(None, model)).stats
 
 
 @pytest.mark.parametrize(
