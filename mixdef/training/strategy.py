@@ -90,10 +90,11 @@ def decide(
   if strategy == "auto":
     strategy = choose(training, budget, most)
   size, needed = models_at_once(training, strategy, budget, most)
-  logging.info(
-    "%d models by %s, %d at once: about %.3g of the %.3g GB they may take",
-    *(training.count, strategy, size, needed / 1e9, budget / 1e9),
-  )
+  if training.count > 1:
+    logging.info(
+      "%d models by %s, %d at once: about %.3g of the %.3g GB they may take",
+      *(training.count, strategy, size, needed / 1e9, budget / 1e9),
+    )
   if needed > budget:
     logging.warning("not even one model fits the memory it may take; trying")
   return strategy, size
