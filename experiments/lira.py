@@ -97,7 +97,6 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
     "ids": data.ids,
     "labels": data.y,
     "keep": signals.keep,
-    "models": answered.models,
     **found.scores,
   }
   np.savez_compressed(folder / "scores.npz", **arrays)

@@ -210,8 +210,8 @@ class Ensemble:
     program = programs(self.source, self.plan, self.strategy)
     predict = program.raw if raw else program.predict
     for first in range(0, len(self), self.models_at_once):
-      models = slice(first, min(first + self.models_at_once, len(self)))
-      count = models.stop - first
+      models = slice(first, first + self.models_at_once)
+      count = min(self.models_at_once, len(self) - first)
       fill = np.minimum(np.arange(evenly(count, self.strategy)), count - 1)
       own = self.take(first + fill)
       place = spread if self.strategy in ("vmap", "scan") else on_one_device

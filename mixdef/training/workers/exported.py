@@ -87,7 +87,7 @@ def _export(function, tree, kinds, specs, own):
   return Program(
     next(_numbers),
     blob,
-    [name for name in onednn.TARGETS if name.encode() in blob],
+    [name for name in onednn.TARGETS if name in exported.mlir_module()],
     specs[:own],
     specs[own:],
     exported.out_avals,
