@@ -8,13 +8,15 @@ from absl import logging
 
 import mixdef
 from benches import peers
-from benches.cpu_table import EPOCHS, OURS, PEAK, RECORDS, row_of, show
+from benches.cpu_table import OURS, PEAK, row_of, show
 from benches.settings import BenchSettings
 from benches.timing import interleave
 from benches.works import (
   CLASSES,
   CNN,
+  EPOCHS,
   MLP,
+  RECORDS,
   WIDE_RESNET,
   Work,
   random_data,

@@ -6,11 +6,9 @@ from typing import Any
 
 from benches.peers import RECIPES
 from benches.timing import milliseconds, spread
+from benches.works import EPOCHS, RECORDS
 
 OURS, PEAK = "ours", "peak"
-
-# Half of CIFAR-10, as a shadow of LiRA trains on: what "shadows a minute" stands for.
-RECORDS, EPOCHS = 25_000, 20
 
 
 def row_of(

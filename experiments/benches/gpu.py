@@ -14,6 +14,8 @@ from benches.timing import interleave, milliseconds, spread
 from benches.works import (
   CLASSES,
   CNN,
+  EPOCHS,
+  RECORDS,
   Work,
   random_data,
   step_flops,
@@ -26,8 +28,6 @@ WIDER_RESNET = Work(
   *("wider_resnet", "WRN-16-4, GroupNorm"),
   *(mixdef.models.wide_resnet(16, 4, norm="group"), (32, 32, 3), 32),
 )
-# Half of CIFAR-10, as a shadow of LiRA trains on: what "shadows a minute" stands for.
-RECORDS, EPOCHS = 25_000, 20
 
 # Dense TFLOP/s of the vendor's data sheets; float32 products run in TF32 by default.
 PEAKS = {
