@@ -25,6 +25,7 @@ class Ctx(NamedTuple):
   step: Any
   epoch: Any
   epochs: Any
+  steps_per_epoch: Any = 1
 
   @property
   def progress(self):
@@ -112,13 +113,17 @@ class Stage(NamedTuple):
 
   `rows(key, keep [N], reference [N]) -> bool [M,N]` says who trains on what;
   `table(key, log_probs [M,N,K], rows [M,N], keep [N]) -> [N,K]` condenses their outputs
-  into `Spec.table`. `defense` None means the rest of the chain.
+  into `Spec.table`. `defense` None means the rest of the chain. `question(learner,
+  state, x [B,...], y [B]) -> [B,...]` is what they are asked instead of
+  log-probabilities, and `columns` how many the table then has instead of K.
   """
 
   rows: Callable
   table: Callable
   models: int = 1
   defense: Any = None
+  question: Any = None
+  columns: int | None = None
 
 
 class Defense(NamedTuple):
@@ -147,7 +152,8 @@ class Defense(NamedTuple):
   Traits order the batch hooks (`table`, `augment`, `mix`, `label`) and state what a
   part needs or forbids: `per_example`, `whole_batch`, `cross_example`, `poisson`,
   `needs_reference` (refused without), `reference_rows` (they ride in the batches),
-  `no_guarantee`, `opaque` (the text cannot be read back).
+  `no_guarantee`, `critic` (its loss is of a GAN's critic), `opaque` (the text cannot be
+  read back).
   """
 
   name: str

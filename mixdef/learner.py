@@ -48,12 +48,21 @@ class Learner(NamedTuple):
   epoch   (state, data, keep, ctx) -> state      None: nothing happens then
   finish  (state, data, keep, ctx) -> state      None: nothing happens then
   predict (state, x, *, raw=False) -> log-probabilities [B,K]
+
+  of a GAN also:
+  predict  (state, x, *, y=None, raw=False) -> D(x, y) of every critic [B,C]
+  generate (state, z [B,latent], y [B,K]) -> records [B,...]
   ```
 
   `predict` answers as the released model does; `raw=True` skips `release_output`: the
   released weights' own answer, which white-box attacks see. `batch`, `before`, `rows`
   and `traits` are the defense's; an attack may change records as `batch` does. `text`
   says what is trained, for messages.
+
+  A GAN has `generate`, with z ~ N(0, I) of `latent` numbers and conditions y, rows of
+  the simplex over `num_classes`.
+  Its members are cut into `groups` disjoint chunks of equal size, one a critic, and a
+  step sees the rows of all of them, [groups * B].
   """
 
   init: Callable
@@ -66,6 +75,10 @@ class Learner(NamedTuple):
   rows: Hook = None
   traits: frozenset[str] = frozenset()
   text: str = ""
+  generate: Hook = None
+  latent: int = 0
+  num_classes: int = 0
+  groups: int = 1
 
 
 def descend(defense, optimizer, losses_fn, params, opt, state, batch, ctx):
@@ -121,6 +134,9 @@ def classifier(
   >>> learner = classifier(models.mlp(32), optax.adam(1e-3))
   """
   defense = chain() if defense is None else chain(defense)
+  for part in defense.parts:
+    if "critic" in part.traits:
+      raise ValueError(f"{part.name} acts on the critic of a GAN: give it to wgan_gp")
   model = _with_fields(model, defense)
   if microbatch is not None:
     _check_microbatch(microbatch, defense)
@@ -222,19 +238,31 @@ def classifier(
     finish=finish if defense.finish else None,
     predict=predict,
     batch=defense.batch,
-    before=tuple(
-      (
-        stage._replace(defense=None),  # the teacher carries it, and it does not hash
-        classifier(
-          model, optimizer, _stage_defense(stage, defense), microbatch=microbatch
-        ),
-      )
-      for stage in defense.before
+    before=stage_learners(
+      defense,
+      functools.partial(classifier, model, optimizer, microbatch=microbatch),
     ),
     rows=defense.rows,
     traits=defense.traits,
     text=f"{one_line(model)}|{defense}"
     + (f"|microbatch={microbatch}" if microbatch else ""),
+  )
+
+
+def stage_learners(defense: Defense, learner: Callable) -> tuple:
+  """Return the stages of a chain, each with the learner of its models.
+
+  Args:
+    defense: a chain.
+    learner: `(defense=) -> Learner`, the structure that all of them share.
+  """
+  return tuple(
+    # The learner carries the stage's defense, and it does not hash.
+    (
+      stage._replace(defense=None),
+      learner(defense=_stage_defense(stage, defense)),
+    )
+    for stage in defense.before
   )
 
 

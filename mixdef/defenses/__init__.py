@@ -15,6 +15,7 @@ from mixdef.defenses.architecture import (
 from mixdef.defenses.augment import cutout, gaussian_noise, random_crop, random_flip
 from mixdef.defenses.averaging import ema
 from mixdef.defenses.concave import ccl
+from mixdef.defenses.critic import relaxloss_gan
 from mixdef.defenses.dmp import dmp
 from mixdef.defenses.labels import disturb_label, hamp_label, label_smoothing
 from mixdef.defenses.losses import (
@@ -68,6 +69,7 @@ CATALOGUE = {
     random_crop,
     random_flip,
     relaxloss,
+    relaxloss_gan,
     selena,
     spatial_dropout,
     weight_decay,
@@ -78,6 +80,7 @@ CATALOGUE = {
 ALIASES = {
   "ccel": "ccl",
   "ccql": "ccl(form='ccql')",
+  "dp_gan": "dp_sgd(estimator='microbatch')",
   "kd": "distillation",
   "l2": "weight_decay",
 }

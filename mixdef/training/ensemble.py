@@ -17,14 +17,16 @@ from mixdef.data import Dataset
 from mixdef.learner import Learner, TrainState
 from mixdef.training.mesh import evenly, on_one_device, spread
 from mixdef.training.plan import Plan
-from mixdef.training.programs import programs
+from mixdef.training.programs import programs, question
 
 _AT_ONCE = 4  # blocks asked side by side on a CPU; each holds its own activations
 BLOCK = 256  # records per forward pass; one size, so one program and equal answers
 
 
-def predict_in_blocks(predict: Callable, states, values, x) -> np.ndarray:
-  """Answer for x [B,...] in padded blocks of one size: float32 [S,B,K].
+def predict_in_blocks(
+  predict: Callable, states, values, *rows, size: int = BLOCK
+) -> np.ndarray:
+  """Answer for rows [B,...] in padded blocks of one size: float32 [S,B,K].
 
   One size means one compiled program, and a record's answer does not depend on which
   others were asked about.
@@ -32,17 +34,22 @@ def predict_in_blocks(predict: Callable, states, values, x) -> np.ndarray:
   Raises:
     ValueError: for no records.
   """
-  if not len(x):
+  count = len(rows[0])
+  if not count:
     raise ValueError("x holds 0 records: nothing to predict")
 
   def answer(first):
-    block = x[first : first + BLOCK]
-    missing = BLOCK - len(block)
+    blocks = [array[first : first + size] for array in rows]
+    missing = size - len(blocks[0])
     if missing:
-      block = np.concatenate([block, np.repeat(np.asarray(block[:1]), missing, 0)])
-    return np.asarray(predict(states, values, jnp.asarray(block)))[:, : BLOCK - missing]
+      blocks = [
+        np.concatenate([block, np.repeat(np.asarray(block[:1]), missing, 0)])
+        for block in blocks
+      ]
+    answers = predict(states, values, *map(jnp.asarray, blocks))
+    return np.asarray(answers)[:, : size - missing]
 
-  first, *others = range(0, len(x), BLOCK)
+  first, *others = range(0, count, size)
   blocks = [answer(first)]  # compiles, once
   # A convolution keeps one core of a CPU busy, so blocks are asked side by side there.
   busy = min(os.cpu_count() or 1, _AT_ONCE) if jax.default_backend() == "cpu" else 1
@@ -101,6 +108,17 @@ class Run:
     """Share of records whose most likely class is y, in [0,1]."""
     return float((self.predict(x).argmax(-1) == np.asarray(y)).mean())
 
+  def ask(self, ask: Callable, *rows, size: int = BLOCK) -> np.ndarray:
+    """Ask the model a question of your own about rows, as `Ensemble.ask`.
+
+    Returns:
+      [B,...].
+    """
+    program = question(self.source, "loop", ask, len(rows))
+    own = (self.state, self.values)
+    states, values = jax.tree.map(lambda leaf: leaf[None], own)
+    return predict_in_blocks(program, states, values, *rows, size=size)[0]
+
   @property
   def seconds(self) -> float:
     """Seconds the epochs took, those of interrupted runs included."""
@@ -112,7 +130,9 @@ class Run:
     for part in self.state.defense.values():
       if isinstance(part, dict) and "epsilon" in part:
         # The states are float32: seven digits are all there is to show.
-        epsilon, delta = (float(f"{part[name]:.6g}") for name in ("epsilon", "delta"))
+        # A GAN's critics have a state each, and the same guarantee.
+        spent = (float(np.max(part[name])) for name in ("epsilon", "delta"))
+        epsilon, delta = (float(f"{value:.6g}") for value in spent)
         if math.isfinite(epsilon):
           return {"epsilon": epsilon, "delta": delta}
     return {"epsilon": None, "delta": None}
@@ -208,7 +228,24 @@ class Ensemble:
       The slice of models, and `x [B,...] -> log-probabilities [S',B,K]` of those S'.
     """
     program = programs(self.source, self.plan, self.strategy)
-    predict = program.raw if raw else program.predict
+    yield from self._asked(program.raw if raw else program.predict)
+
+  def ask(self, ask: Callable, *rows, size: int = BLOCK) -> np.ndarray:
+    """Ask every model a question of your own about rows.
+
+    Args:
+      ask: `(learner, state, *rows [B,...]) -> [B,...]`, traced; where it is the same
+        object as before, its program is found again.
+      *rows: arrays of equal length.
+      size: rows that are asked about at once.
+
+    Returns:
+      [S,B,...].
+    """
+    program = question(self.source, self.strategy, ask, len(rows))
+    return np.concatenate([one(*rows, size=size) for _, one in self._asked(program)])
+
+  def _asked(self, predict):
     for first in range(0, len(self), self.models_at_once):
       models = slice(first, first + self.models_at_once)
       count = min(self.models_at_once, len(self) - first)
@@ -218,4 +255,7 @@ class Ensemble:
       ask = functools.partial(
         predict_in_blocks, predict, *place((own.states, own.values))
       )
-      yield models, lambda x, ask=ask, count=count: ask(x)[:count]
+      yield (
+        models,
+        lambda *rows, ask=ask, count=count, **how: ask(*rows, **how)[:count],
+      )

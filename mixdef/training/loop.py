@@ -11,11 +11,12 @@ import numpy as np
 from mixdef.training.ensemble import predict_in_blocks
 from mixdef.training.hosts import Stopped
 from mixdef.training.prepare import Training, fold_keys
-from mixdef.training.programs import programs
+from mixdef.training.programs import programs, question
 from mixdef.training.progress import Progress
 from mixdef.training.store import Store
 
 _CHECKPOINT_SECONDS = 60.0
+_NO_FIGURES = ("epoch", "diverged", "seconds")  # of an epoch's row
 
 
 class Loop:
@@ -55,7 +56,8 @@ class Loop:
     for epoch in range(done, training.plan.epochs):
       states, row = _one_epoch(program, training, states, epoch, models)
       self._append({"models": name, "count": len(models), **row})
-      self.progress.advance(len(models), loss=row["loss"], accuracy=row["accuracy"])
+      figures = {k: v for k, v in row.items() if k not in _NO_FIGURES}
+      self.progress.advance(len(models), **figures)
       if self.store and time.monotonic() - saved > _CHECKPOINT_SECONDS:
         self._checkpoint(kind, models, states, epoch + 1)
         saved = time.monotonic()
@@ -99,11 +101,14 @@ class Loop:
     each = teachers.count // training.count
     theirs = [model * each + teacher for model in models for teacher in range(each)]
     states = self.run(teachers, strategy, theirs, kind="teachers")
-    program = programs(teachers.source, teachers.plan, strategy)
-    log_probs = jnp.asarray(
-      predict_in_blocks(program.raw, states, teachers.values, teachers.data.x)
-    )
     stage, _ = training.learner.before[0]
+    asked, rows = programs(teachers.source, teachers.plan, strategy).raw, ()
+    if stage.question:
+      rows = (teachers.data.y,)
+      asked = question(teachers.source, strategy, stage.question, 2)
+    log_probs = jnp.asarray(
+      predict_in_blocks(asked, states, teachers.values, teachers.data.x, *rows)
+    )
     shape = (training.count, stage.models)
     table = jax.vmap(stage.table)(
       fold_keys(training.keys, "stage"),

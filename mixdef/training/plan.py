@@ -11,8 +11,8 @@ class Plan(NamedTuple):
   """Static sizes; hashable, so compiled programs are cached by them.
 
   Steps per epoch and the sampling probability come from the public `num_members`.
-  `capacity` is how many member rows a step can hold, `reference_rows` how many of the
-  defender's own ride along.
+  `capacity` is how many member rows a step can hold for each of the `groups` that the
+  members are cut into, `reference_rows` how many of the defender's own ride along.
   """
 
   num_records: int
@@ -24,6 +24,7 @@ class Plan(NamedTuple):
   capacity: int
   reference_rows: int
   poisson: bool
+  groups: int = 1
 
   @property
   def probability(self) -> float:
@@ -45,7 +46,9 @@ class Plan(NamedTuple):
     )
 
 
-def make_plan(traits, data, rows, *, epochs, batch_size, num_members=None) -> Plan:
+def make_plan(
+  traits, data, rows, *, epochs, batch_size, num_members=None, groups=1
+) -> Plan:
   """Derive the sizes of a training.
 
   Args:
@@ -53,8 +56,9 @@ def make_plan(traits, data, rows, *, epochs, batch_size, num_members=None) -> Pl
     data: a `Dataset`.
     rows: bool [S,N], the rows each model trains on.
     epochs: passes over the members, at least 1.
-    batch_size: members a step sees on average, at least 1.
+    batch_size: members a step sees on average, at least 1; of each group.
     num_members: public size of a training set; default the mean row of `rows`.
+    groups: disjoint chunks of the members that a step sees side by side.
 
   Raises:
     ValueError: for sizes out of range, and for Poisson batches larger than the data.
@@ -69,20 +73,21 @@ def make_plan(traits, data, rows, *, epochs, batch_size, num_members=None) -> Pl
   ):
     if value < 1:
       raise ValueError(f"{name}={value} must be at least 1")
-  steps = -(-num_members // batch_size)
+  steps = -(-num_members // (groups * batch_size))
   poisson = "poisson" in traits
   if poisson and batch_size > num_members:
     raise ValueError(
       f"batch_size={batch_size} exceeds the {num_members} members, but Poisson "
       f"sampling needs a probability of at most 1: lower batch_size"
     )
-  if not poisson and sizes.min() < steps:
+  if not poisson and sizes.min() < groups * steps:
+    each = f" of each of {groups} critics" if groups > 1 else ""
     raise ValueError(
-      f"a model has {sizes.min()} members for the {steps} steps of an epoch: raise "
-      f"batch_size above {batch_size}"
+      f"a model has {sizes.min()} members for the {steps} steps of an epoch{each}: "
+      f"raise batch_size above {batch_size}{', or take fewer critics' * (groups > 1)}"
     )
   largest = int(sizes.max())
-  capacity = -(-largest // steps)
+  capacity = -(-largest // (groups * steps))
   if poisson:
     draws = steps * epochs * len(sizes)
     capacity = _poisson_capacity(largest, batch_size / num_members, draws)
@@ -98,6 +103,7 @@ def make_plan(traits, data, rows, *, epochs, batch_size, num_members=None) -> Pl
     capacity=capacity,
     reference_rows=-(-num_reference // steps) if riding else 0,
     poisson=poisson,
+    groups=groups,
   )
 
 

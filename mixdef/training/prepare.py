@@ -75,7 +75,8 @@ class Training:
     """A table of the right shape [S,N,K], or None when no stage comes before."""
     if not self.teachers:
       return None
-    return jnp.zeros((self.count, self.plan.num_records, self.plan.num_classes))
+    columns = self.learner.before[0][0].columns or self.plan.num_classes
+    return jnp.zeros((self.count, self.plan.num_records, columns))
 
   def abstract(self, count: int):
     """Shapes of the arguments of `Programs.train` for the first `count` models."""
@@ -126,6 +127,8 @@ def prepare(source, values, data, keep, keys, *, epochs, batch_size, num_members
       "the defense needs reference records, the defender's own, and there are none: "
       "data.with_reference(500), or --reference=500"
     )
+  if learner.generate:
+    _check_unit_range(data)
   device = on_all_devices(Data(data.x, data.y, data.reference))
   rows = keep = jnp.asarray(keep)
   if learner.rows:
@@ -135,6 +138,7 @@ def prepare(source, values, data, keep, keys, *, epochs, batch_size, num_members
     epochs=epochs,
     batch_size=batch_size,
     num_members=None if learner.rows else num_members,
+    groups=learner.groups,
   )
   teachers = None
   if learner.before:
@@ -152,6 +156,16 @@ def prepare(source, values, data, keep, keys, *, epochs, batch_size, num_members
       num_members=_teacher_size(num_members, stage, stage_keys[0], device.reference),
     )
   return Training(source, learner, values, device, keep, rows, keys, plan, teachers)
+
+
+def _check_unit_range(data):
+  """Refuse records that no generator of values in [0,1] can make (uint8 is 0..255)."""
+  x = data.x
+  if x.dtype != np.uint8 and not (x.min() >= 0 and x.max() <= 1):
+    raise ValueError(
+      f"{data.name} has values from {x.min():.4g} to {x.max():.4g}, and generators "
+      "make values in [0,1]: rescale the records, without --standardize"
+    )
 
 
 def _choose(rows, keys, keep, reference):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from mixdef.defense import Ctx, fold_in_name
 from mixdef.learner import Learner
-from mixdef.training.batches import epoch_rows
+from mixdef.training.batches import chunk_of, epoch_rows
 from mixdef.training.mesh import compiled, on_one_device
 from mixdef.training.plan import Plan
 from mixdef.training.workers import in_workers
@@ -93,7 +93,7 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
 
   def ctx(state, name, position, epoch):
     key = jax.random.fold_in(fold_in_name(state.key, name), position)
-    return Ctx(key, position, epoch, plan.epochs)
+    return Ctx(key, position, epoch, plan.epochs, steps)
 
   def init(key, table, values, data):
     return learner_of(values).init(key, plan.spec(data, table))
@@ -101,7 +101,8 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
   def train(state, values, rows, data, epoch, first, last):
     learner = learner_of(values)
     key = jax.random.fold_in(fold_in_name(state.key, "order"), epoch)
-    deal = epoch_rows(key, rows, data.reference, plan)
+    chunk = chunk_of(state.key, rows, plan.groups) if plan.groups > 1 else None
+    deal = epoch_rows(key, rows, data.reference, plan, chunk)
 
     def one_step(state, i):
       batch, overflow = deal(i)
@@ -131,8 +132,7 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
   def predict(state, values, x, raw=False):
     return learner_of(values).predict(state, x, raw=raw)
 
-  # Making models and asking them is quick and may call into Python: it stays here.
-  here = "loop" if strategy == "processes" else strategy
+  here = _here(strategy)
   return Programs(
     init=over_models(init, here, shared=1),
     train=over_models(train, strategy, shared=4),
@@ -141,3 +141,31 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
     predict=over_models(predict, here, shared=1),
     raw=over_models(functools.partial(predict, raw=True), here, shared=1),
   )
+
+
+@functools.lru_cache(maxsize=32)
+def question(
+  source: Learner | Callable, strategy: str, ask: Callable, rows: int
+) -> Callable:
+  """Build the program that asks every model a question of one's own.
+
+  Args:
+    source: a learner, or `(**values) -> Learner`.
+    strategy: one of `STRATEGIES`.
+    ask: `(learner, state, *rows) -> [B,...]`.
+    rows: how many arrays of rows it takes.
+
+  Returns:
+    `(states, values, *rows [B,...]) -> [S,B,...]`.
+  """
+
+  def run(state, values, *rows):
+    learner = source if isinstance(source, Learner) else source(**values)
+    return ask(learner, state, *rows)
+
+  return over_models(run, _here(strategy), shared=rows)
+
+
+def _here(strategy):
+  """Making models and asking them is quick and may call into Python: no workers."""
+  return "loop" if strategy == "processes" else strategy

@@ -1,0 +1,142 @@
+"""Defenses of a GAN's critic: `relaxloss_gan`, and the loss that it looks at."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mixdef.defense import (
+  Defense,
+  Stage,
+  defense,
+  fold_in_name,
+  row_keys,
+  take,
+  weighted_mean,
+)
+from mixdef.defenses.validate import check_count, check_number
+
+
+def critic_losses(learner, state, x, y, *, num_fakes: int = 1):
+  """Return l(x) = -D(x, y) + mean_z D(G(z, y), y) of every record and critic.
+
+  Args:
+    learner: of a GAN.
+    state: its `TrainState`.
+    x: records [B,...].
+    y: their labels, int [B], or conditions [B,K].
+    num_fakes: latents in the mean; the same ones for every record and model.
+
+  Returns:
+    [B,C] for C critics, lower for members.
+  """
+  if y.ndim == 1:
+    y = jax.nn.one_hot(y, learner.num_classes)
+  # One fixed stream: the fakes of a condition do not depend on what else is asked.
+  keys = row_keys(fold_in_name(jax.random.key(0), "fakes"), jnp.arange(num_fakes))
+
+  def fake_scores(key):
+    z = jax.random.normal(key, (learner.latent,))
+    z = jnp.broadcast_to(z, (len(x), learner.latent))
+    return learner.predict(state, learner.generate(state, z, y), y=y)
+
+  fake = jax.lax.map(fake_scores, keys).mean(0)
+  return fake - learner.predict(state, x, y=y)
+
+
+@defense
+def relaxloss_gan(threshold=None, *, references=4) -> Defense:
+  """Ascend where the critic knows a record better than a model that never saw it.
+
+  ```
+  d_i = -D(x_i, y_i) + D(G(z_i, y_i), y_i)
+  s_i = +1 if d_i < tau_i else -1,     no gradient flows through s_i
+  L_D = mean[s_i D(x_i, y_i) - s_i D(G(z_i, y_i), y_i)] + the gradient penalty
+  ```
+
+  The penalty keeps its sign, and the generator is trained as ever.
+
+  Args:
+    threshold: tau. None trains references first and takes, for each record, their mean
+      d over those that did not train on it; a number is one tau for all records, an
+      array [N] one for each.
+    references: GANs trained before, each on half of the members by the rest of the
+      chain, so that each record is out of half of them; an even number, 2 at least.
+      Read only where `threshold` is None.
+
+  Returns:
+    The defense, with one stage before it where the thresholds come from references.
+
+  Raises:
+    ValueError: for no threshold, or an odd number of references; at `init`, if no
+      references were trained or the array is of another length.
+
+  Guarantee: none.
+
+  Deviation: the official thresholds come from unprotected GANs trained on random halves
+    of a pool that holds other records, too; here the defender needs none but their own
+    members. Records outside of the training have the mean of all thresholds.
+
+  Reference: the RelaxLoss baseline of Mixup Training for Generative Models to Defend
+    Membership Inference Attacks, INFOCOM 2023; Chen, Yu, Fritz, RelaxLoss, 2022, arXiv
+    2207.05801.
+
+  >>> str(relaxloss_gan(-2.0))
+  'relaxloss_gan(threshold=-2.0)'
+  """
+  fixed = threshold is not None and np.ndim(threshold) == 0
+  if fixed:
+    check_number("relaxloss_gan: threshold", threshold)
+  check_count("relaxloss_gan: references", references)
+  if references % 2:
+    raise ValueError(
+      f"relaxloss_gan: references is {references}; give an even number, so that every "
+      "record is out of half of them"
+    )
+
+  def init(key, spec):
+    del key
+    if fixed:
+      return jnp.broadcast_to(jnp.float32(threshold), (spec.num_records,))
+    if threshold is not None:
+      if np.shape(threshold) != (spec.num_records,):
+        raise ValueError(
+          f"relaxloss_gan: threshold has shape {np.shape(threshold)}; give one for "
+          f"each of the {spec.num_records} records"
+        )
+      return jnp.asarray(threshold, jnp.float32)
+    if spec.table is None:
+      raise ValueError(
+        "relaxloss_gan has no thresholds: train with fit or fit_many, which train the "
+        "references first, or give threshold"
+      )
+    return spec.table[:, 0]
+
+  def loss(losses, state, ctx, log_probs, batch):
+    del ctx, log_probs
+    return jnp.where(losses < take(state, batch), -losses, losses)
+
+  return Defense(
+    "",
+    before=() if threshold is not None else (_references(references),),
+    init=init,
+    loss=loss,
+    traits=frozenset({"critic"}),
+  )
+
+
+def _references(count):
+  def rows(key, keep, reference):
+    """Each record in half of the models, chosen at random."""
+    del reference
+    draws = jax.random.uniform(key, (count, keep.shape[0]))
+    return keep & (draws.argsort(0).argsort(0) < count // 2)
+
+  def table(key, log_probs, rows, keep):
+    """Mean loss of each record over the references it is out of, in one column."""
+    del key
+    losses, out = log_probs.mean(-1), ~rows & keep
+    means = (losses * out).sum(0) / jnp.maximum(out.sum(0), 1)
+    means = jnp.where(keep, means, weighted_mean(means, keep.astype(jnp.float32)))
+    return means[:, None]
+
+  return Stage(rows, table, models=count, question=critic_losses, columns=1)

@@ -1,0 +1,24 @@
+"""A generator and a critic that belong together."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+
+
+class Networks(NamedTuple):
+  """The two networks of a GAN and the sizes that they share; hashable.
+
+  Attributes:
+    generator: `(z [B,latent], y [B,K], *, train, weight [B]) -> [B, *shape]` in [0,1].
+    critic: `(x [B, *shape], y [B,K]) -> [B]`. It must judge each record alone: layer,
+      instance or group normalisation, never batch normalisation.
+    latent: numbers of z ~ N(0, I).
+    num_classes: K.
+    shape: of a record.
+  """
+
+  generator: nn.Module
+  critic: nn.Module
+  latent: int
+  num_classes: int
+  shape: tuple[int, ...]
