@@ -1,15 +1,10 @@
 """Membership-inference attacks: functions from signals to scores, larger = member."""
 
-import functools
-import inspect
-from collections.abc import Callable
-
-import numpy as np
-
 from mixdef.attacks.arrays import read_signals
 from mixdef.attacks.augmentation_aware import augmentation_aware
 from mixdef.attacks.bavaria import bavaria
 from mixdef.attacks.boundary import label_only_boundary
+from mixdef.attacks.catalogue import Attack, Catalogue
 from mixdef.attacks.known_records import threshold_known
 from mixdef.attacks.label_only import (
   label_only_logreg,
@@ -43,9 +38,8 @@ from mixdef.attacks.thresholds import (
 from mixdef.attacks.trained import salem_1, salem_2, salem_3, shokri
 from mixdef.attacks.views import VIEWS, flips_and_shifts, mirror, mixed
 from mixdef.attacks.white_box import distance_to_confident, gradient_norm
-from mixdef.parse import parse_call
 
-FAMILIES: dict[str, tuple[Callable[..., np.ndarray], ...]] = {
+FAMILIES: dict[str, tuple[Attack, ...]] = {
   "threshold": (
     gap,
     loss_threshold,
@@ -82,23 +76,6 @@ FAMILIES: dict[str, tuple[Callable[..., np.ndarray], ...]] = {
 }
 """Attacks by what they see and do."""
 
-CATALOGUE: dict[str, Callable[..., np.ndarray]] = {
-  attack.__name__: attack for family in FAMILIES.values() for attack in family
-}
-"""Every attack by its name."""
-
-ON_MODELS = {
-  name: attack
-  for name, attack in CATALOGUE.items()
-  if "ensemble" in inspect.signature(attack).parameters
-}
-"""Attacks that ask the models of an `Ensemble` questions of their own."""
-
-ON_SIGNALS = {
-  name: attack for name, attack in CATALOGUE.items() if name not in ON_MODELS
-}
-"""Attacks that read `Signals`, asked once for all of them."""
-
 NOTES = {
   "threshold_known": "told the membership of 200 records of the target, which are not "
   "scored",
@@ -111,28 +88,24 @@ NOTES = {
 
 ALIASES = {"yeom": "loss_threshold", "dtc": "distance_to_confident"}
 
+ATTACKS = Catalogue(FAMILIES, NOTES, ALIASES, training=("shokri", "salem_1", "salem_2"))
+"""Attacks on classifiers."""
 
-def resolve(text: str) -> Callable[..., np.ndarray]:
-  """Return the attack that a text names.
+CATALOGUE = ATTACKS.attacks
+"""Every attack on classifiers by its name."""
 
-  Args:
-    text: a key of `CATALOGUE` or `ALIASES`, with keyword arguments or without, as
-      "lira_online(score='hinge')".
+ON_MODELS, ON_SIGNALS = ATTACKS.on_models, ATTACKS.on_signals
 
-  Returns:
-    `attack(source, *, target, ...) -> scores [N]`; the source is a `Signals` for the
-    attacks in `ON_SIGNALS`, an `Ensemble` for those in `ON_MODELS`.
 
-  Raises:
-    ValueError: if there is no such attack or it has no such argument.
+def resolve(text: str) -> Attack:
+  """Return the attack on classifiers that a text names, see `Catalogue.resolve`.
 
   >>> resolve("yeom").__name__
   'loss_threshold'
   >>> resolve("rmia(gamma=1.0)").keywords
   {'gamma': 1.0}
   """
-  makers = {name: functools.partial(_with, CATALOGUE[name]) for name in CATALOGUE}
-  return parse_call(text, makers, "attack", aliases=ALIASES)
+  return ATTACKS.resolve(text)
 
 
 def plain_name(text: str) -> str:
@@ -141,30 +114,21 @@ def plain_name(text: str) -> str:
   >>> plain_name("lira_online(score='hinge')")
   'lira_online'
   """
-  attack = resolve(text)
-  plain = attack.func if isinstance(attack, functools.partial) else attack
-  return plain.__name__
+  return ATTACKS.plain_name(text)
 
 
 def family(name: str) -> str:
-  """Return the family of an attack of the catalogue.
+  """Return the family of an attack on classifiers.
 
   >>> family("rmia")
   'reference'
   """
-  return next(key for key, group in FAMILIES.items() if CATALOGUE[name] in group)
-
-
-def _with(attack: Callable[..., np.ndarray], **options) -> Callable[..., np.ndarray]:
-  """Return the attack with these options; a TypeError if it does not take one."""
-  if not options:
-    return attack
-  inspect.signature(attack).bind_partial(**options)
-  return functools.partial(attack, **options)
+  return ATTACKS.family(name)
 
 
 __all__ = [
   "ALIASES",
+  "ATTACKS",
   "CATALOGUE",
   "FAMILIES",
   "NOTES",
@@ -172,6 +136,7 @@ __all__ = [
   "ON_MODELS",
   "ON_SIGNALS",
   "VIEWS",
+  "Catalogue",
   "Signals",
   "Unavailable",
   "family",

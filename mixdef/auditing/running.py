@@ -9,15 +9,11 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from mixdef import attacks as catalogue
-from mixdef.attacks import Signals, Unavailable, leave_one_out
+from mixdef.attacks import ATTACKS, Catalogue, Signals, Unavailable, leave_one_out
 from mixdef.auditing.figures import complete_targets
 from mixdef.auditing.summary import summarize
 from mixdef.training import Ensemble
 from mixdef.training.signature import digest, same_or_refuse
-
-COSTLY = ("shokri", "salem_1", "salem_2", *catalogue.ON_MODELS)
-"""Attacks that train a model of their own or ask many questions a record."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +43,7 @@ def run_attacks(
   signals: Signals,
   ensemble: Ensemble | None = None,
   *,
+  catalogue: Catalogue = ATTACKS,
   budget: Budget | None = None,
   options: Mapping[str, Mapping[str, Any]] | None = None,
   seed: int = 0,
@@ -58,6 +55,7 @@ def run_attacks(
     names: of attacks, with arguments or without: "lira_online(score='hinge')".
     signals: of S models.
     ensemble: the models themselves, for attacks that ask them questions of their own.
+    catalogue: that the names are of; default the attacks on classifiers.
     budget: of the costly attacks; default `Budget()`.
     options: further keyword arguments by the attack's plain name.
     seed: of the records drawn and of the bootstraps.
@@ -86,7 +84,8 @@ def run_attacks(
   for name, attack in chosen.items():
     plain = catalogue.plain_name(name)
     extra = dict((options or {}).get(plain, {}))
-    run = _Run(plain, attack, signals, ensemble, budget, extra, seed)
+    kind = catalogue.costly(plain), plain in catalogue.on_models
+    run = _Run(*kind, attack, signals, ensemble, budget, extra, seed)
     try:
       scores, seconds = _kept(out, name, run)
     except Unavailable as error:
@@ -109,7 +108,7 @@ def run_attacks(
       "degenerate": bool(figures["degenerate"]),  # one target cannot tell
       "num_targets": len(targets),
       "seconds": round(seconds, 2),
-      "note": catalogue.NOTES.get(plain, ""),
+      "note": catalogue.notes.get(plain, ""),
     }
     logging.info("%s: AUC %.4f (%.1f s)", name, figures["auc"], seconds)
   return findings
@@ -119,7 +118,8 @@ def run_attacks(
 class _Run:
   """One attack with everything it reads."""
 
-  plain: str
+  costly: bool
+  asks: bool  # the models, not the signals
   attack: Callable[..., np.ndarray]
   signals: Signals
   ensemble: Ensemble | None
@@ -130,9 +130,9 @@ class _Run:
   def __call__(self) -> np.ndarray:
     """Return the scores [S,N]."""
     targets = None
-    if self.plain in COSTLY:
+    if self.costly:
       targets = range(min(self.budget.targets, len(self.signals.keep)))
-    if self.plain not in catalogue.ON_MODELS:
+    if not self.asks:
       source: Any = self.signals
       return leave_one_out(self.attack, source, targets=targets, **self.extra)
     if self.ensemble is None:
@@ -145,7 +145,7 @@ class _Run:
   def records_asked(self) -> np.ndarray:
     """Return which records are scored, bool [N]."""
     audited = self.signals.audited
-    if self.plain not in catalogue.ON_MODELS:
+    if not self.asks:
       return audited
     rows = np.flatnonzero(audited)
     rng = np.random.default_rng(self.seed)
