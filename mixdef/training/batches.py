@@ -85,7 +85,8 @@ def _shuffled(key, chosen, chunk=None):
 
   With `chunk` [N], those of chunk 0 come first, then those of chunk 1 and so on.
   """
-  draws = jax.random.uniform(key, chosen.shape)
-  if chunk is not None:
-    draws = draws + chunk
-  return jnp.argsort(jnp.where(chosen, draws, jnp.inf))
+  draws = jnp.where(chosen, jax.random.uniform(key, chosen.shape), jnp.inf)
+  if chunk is None:
+    return jnp.argsort(draws)
+  # A sum of both would round a draw near 1 up to the next chunk.
+  return jnp.lexsort((draws, chunk, ~chosen))

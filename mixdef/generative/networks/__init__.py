@@ -6,8 +6,16 @@ returns one number a record [B]. Conditions y [B,K] are rows of the simplex, nev
 integers: they enter by a product, so a mixed label is a condition like any other.
 """
 
+from mixdef.generative.networks.dense import dense_networks, table_networks
 from mixdef.generative.networks.images import image_networks
+from mixdef.generative.networks.medgan import MedganNetworks, medgan_networks
 from mixdef.generative.networks.pair import Networks
-from mixdef.generative.networks.tables import table_networks
 
-__all__ = ["Networks", "image_networks", "table_networks"]
+__all__ = [
+  "MedganNetworks",
+  "Networks",
+  "dense_networks",
+  "image_networks",
+  "medgan_networks",
+  "table_networks",
+]
