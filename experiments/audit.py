@@ -9,10 +9,8 @@ result.json. --dp_baseline adds DP-SGD of matched accuracy. Models trained elsew
 """
 
 import dataclasses
-import datetime
 import functools
 import pathlib
-import sys
 from typing import Any
 
 import job
@@ -127,7 +125,7 @@ def _of_arrays(settings, folder):
     mixdef.attacks.read_signals(path),
     attacks=settings.chosen_attacks(),
     budget=settings.budget,
-    setting={"dataset": path.stem, **_provenance(settings)},
+    setting={"dataset": path.stem, **job.provenance(settings.seed)},
     seed=settings.seed,
     out=folder / "attacks",
   )
@@ -163,7 +161,7 @@ def _of_shadows(settings, folder):
       "model": settings.model,
       "optimizer": settings.optimizer,
       "learning_rate": settings.learning_rate,
-      **_provenance(settings),
+      **job.provenance(settings.seed),
     },
     out=folder / "attacks",
     progress=True,
@@ -243,16 +241,6 @@ def _transferred(settings, folder):
     other.make_learner(data), data, keep, out=folder / "transfer", **settings.training()
   )
   return {"salem_2": {"source": mixdef.signals(models)}}
-
-
-def _provenance(settings):
-  now = datetime.datetime.now(datetime.UTC)
-  return {
-    "seed": settings.seed,
-    **job.environment(),
-    "command": " ".join(["python", *sys.argv]),
-    "date": now.strftime("%Y-%m-%d %H:%M UTC"),
-  }
 
 
 def show(result: dict) -> None:

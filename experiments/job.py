@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import datetime
 import json
 import logging as std_logging
 import pathlib
@@ -106,6 +107,17 @@ def environment() -> dict:
     "python": sys.version.split()[0],
     "devices": [str(device) for device in jax.devices()],
     "commit": commit,
+  }
+
+
+def provenance(seed: int) -> dict:
+  """What a report says of how it was made."""
+  now = datetime.datetime.now(datetime.UTC)
+  return {
+    "seed": seed,
+    **environment(),
+    "command": " ".join(["python", *sys.argv]),
+    "date": now.strftime("%Y-%m-%d %H:%M UTC"),
   }
 
 

@@ -103,6 +103,8 @@ class Settings(JobSettings):
   reference: int = 0
   quick: bool = False
 
+  protocols: ClassVar[dict[str, dict[str, Any]]] = PROTOCOLS
+
   def __post_init__(self):
     """Refuse what cannot be used before anything is written."""
     super().__post_init__()
@@ -255,6 +257,9 @@ _HELP = {
   "coordinator": "train on several hosts: auto (SLURM, GKE, TPU pod), or host:port",
   "num_processes": "how many there are, where --coordinator is host:port",
   "process_id": "which this is, from 0, where --coordinator is host:port",
+  "natural": "run folder of an undefended gan.py, whose GANs are natural references",
+  "samples": "records that each generator makes to be measured",
+  "inception": "npz of the weights of FID's network; docs/generative.md",
   "memory_gb": "what the models in training may take. Default: 60% of what is free",
 }
 
@@ -266,8 +271,9 @@ def define_flags(kind: type[JobSettings]) -> None:
     _DEFINE[type(field.default)](field.name, field.default, _HELP[field.name])
   if issubclass(kind, Settings):
     names.append("protocol")
+    known = list(kind.protocols)
     flags.DEFINE_enum(
-      "protocol", None, list(PROTOCOLS), "settings of a paper; flags beside it win"
+      "protocol", None, known, "settings of a paper; flags beside it win"
     )
   for name in names:
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
@@ -278,7 +284,8 @@ def from_flags(kind: type[AnyJob]) -> AnyJob:
   names = [field.name for field in dataclasses.fields(kind)]
   values: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
   chosen: Any = flags.FLAGS.protocol if "protocol" in flags.FLAGS else None
-  for name, value in PROTOCOLS.get(chosen, {}).items():
+  protocol = kind.protocols[chosen] if chosen and issubclass(kind, Settings) else {}
+  for name, value in protocol.items():
     if not flags.FLAGS[name].present:
       values[name] = value
   return kind(**values)

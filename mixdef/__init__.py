@@ -1,6 +1,6 @@
 """Know, and reduce, what a trained model leaks about its training records."""
 
-from mixdef import attacks, auditing, data, defenses, learners, models
+from mixdef import attacks, auditing, data, defenses, generative, learners, models
 from mixdef.attacks import Signals
 from mixdef.attacks.query import signals
 from mixdef.attacks.shadow_signals import shadow_signals
@@ -40,12 +40,14 @@ from mixdef.defenses import (
   random_crop,
   random_flip,
   relaxloss,
+  relaxloss_gan,
   selena,
   spatial_dropout,
   weight_decay,
   weight_standardization,
   weighted_smoothing,
 )
+from mixdef.generative import mixup_gan, par_gan, wgan_gp
 from mixdef.learner import Learner, classifier
 from mixdef.learners import ban_mpr, model_stacking
 from mixdef.parse import parse
@@ -88,6 +90,7 @@ __all__ = [
   "focal_loss",
   "from_optax",
   "gaussian_noise",
+  "generative",
   "group_norm",
   "hamp",
   "hamp_entropy",
@@ -99,14 +102,17 @@ __all__ = [
   "load",
   "memguard",
   "mixup",
+  "mixup_gan",
   "mmd",
   "model_stacking",
   "models",
+  "par_gan",
   "parse",
   "past",
   "random_crop",
   "random_flip",
   "relaxloss",
+  "relaxloss_gan",
   "selena",
   "shadow_signals",
   "signals",
@@ -116,4 +122,5 @@ __all__ = [
   "weight_decay",
   "weight_standardization",
   "weighted_smoothing",
+  "wgan_gp",
 ]

@@ -26,6 +26,7 @@ from mixdef.auditing.figures import (
   tpr_at_fpr,
 )
 from mixdef.auditing.gdp import gdp_epsilon, gdp_mu
+from mixdef.auditing.generators import Generated, Mosaic, describe_generators
 from mixdef.auditing.intervals import bootstrap_records, paired_bootstrap
 from mixdef.auditing.one_run import (
   epsilon_one_run,
@@ -49,7 +50,9 @@ __all__ = [
   "Audit",
   "Budget",
   "Findings",
+  "Generated",
   "MatchedDP",
+  "Mosaic",
   "accuracies",
   "attack_canaries",
   "attack_dp_baseline",
@@ -61,6 +64,7 @@ __all__ = [
   "calibrated_rates",
   "class_risk",
   "clopper_pearson",
+  "describe_generators",
   "epsilon_at_threshold",
   "epsilon_bonferroni",
   "epsilon_ceiling",

@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from mixdef import attacks as catalogue
-from mixdef.attacks import Signals
+from mixdef.attacks import ATTACKS, Catalogue, Signals
 from mixdef.attacks.query import identity
 from mixdef.attacks.query import signals as ask
 from mixdef.auditing.accuracy import accuracies
 from mixdef.auditing.budget import budget_curve
+from mixdef.auditing.generators import Generated
 from mixdef.auditing.risk import RecordRisk, class_risk, exposure_fpr, record_risk
-from mixdef.auditing.running import Budget, Findings, run_attacks
+from mixdef.auditing.running import Budget, Findings, drawn_records, run_attacks
 from mixdef.auditing.verdict import strongest, verdict
 from mixdef.data import Dataset, duplicate_records
+from mixdef.generative.attacks import ATTACKS as GAN_ATTACKS
+from mixdef.generative.attacks import GanSignals, gan_signals, with_reconstructions
 from mixdef.training import Ensemble
 from mixdef.training.signature import write_json
 
@@ -33,7 +35,9 @@ _BUDGET_ATTACKS = (
   "rmia",
   "base",
   "bavaria",
+  "lira_gan_discriminator",
 )
+_ON_RECONSTRUCTIONS = ("lira_gan_reconstruction",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +49,14 @@ class Audit:
     scores: [S, N] by attack, NaN where a pair was not attacked.
     signals: what the attacks read.
     data: the records, or None if only outputs were audited.
+    generated: what generators make, if it was looked at.
   """
 
   report: dict[str, Any]
   scores: dict[str, np.ndarray]
   signals: Signals
   data: Dataset | None
+  generated: Generated | None = None
 
   def html(self) -> str:
     """Return the report as one self-contained page."""
@@ -62,10 +68,13 @@ class Audit:
       keep=self.signals.keep,
       audited=self.signals.audited,
       x=None if self.data is None else self.data.x,
+      pictures=() if self.generated is None else self.generated.pictures,
     )
 
   def save(self, folder: str | pathlib.Path) -> pathlib.Path:
-    """Write report.html, report.json and scores.npz; returns the page's path."""
+    """Write report.html, report.json, scores.npz and pictures; returns the page."""
+    from mixdef.auditing.pages.pictures import mosaic_png
+
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     signals = self.signals
@@ -79,6 +88,9 @@ class Audit:
       arrays["labels"] = signals.labels
     np.savez_compressed(folder / "scores.npz", **arrays)
     write_json(folder / "report.json", self.report)
+    for picture in self.generated.pictures if self.generated else ():
+      png = mosaic_png(picture.x, picture.scale)
+      (folder / f"{picture.name}.png").write_bytes(png)
     page = folder / "report.html"
     page.write_text(self.html(), encoding="utf-8")
     return page
@@ -94,6 +106,7 @@ def audit(
   options: Mapping[str, Mapping[str, Any]] | None = None,
   canaries: dict[str, Any] | None = None,
   dp_baseline: dict[str, Any] | None = None,
+  generated: Generated | None = None,
   setting: Mapping[str, Any] | None = None,
   seed: int = 0,
   out: str | pathlib.Path | None = None,
@@ -102,10 +115,11 @@ def audit(
   """Attack every model with the others and report who is at risk.
 
   Args:
-    source: trained models, or `Signals` of models trained anywhere. Attacks that ask
-      models questions of their own need the models.
+    source: trained models, classifiers or GANs, or `Signals` of models trained
+      anywhere. Attacks that ask models questions of their own need the models.
     attacks: names with or without arguments, "lira_online(score='hinge')"; default the
-      whole catalogue. What cannot be run is listed with the reason.
+      whole catalogue for classifiers or for GANs. What cannot be run is listed with the
+      reason.
     queries: views of each record for the reference attacks, see `attacks.views`.
     population: records that no model trained on; default the held-out file of the
       ensemble's data. Ignored for `Signals`, which have their own.
@@ -113,6 +127,7 @@ def audit(
     options: further arguments by the attack's plain name.
     canaries: what `attack_canaries` returned.
     dp_baseline: what `attack_dp_baseline` returned.
+    generated: what `describe_generators` returned.
     setting: facts for the report, shown with those known from the models.
     seed: of the records drawn and of the bootstraps.
     out: folder where finished attacks are kept, so that a killed audit goes on.
@@ -129,19 +144,24 @@ def audit(
   Guarantee: none. An audit shows what these attacks find; only a differentially private
     training bounds those that were not tried.
   """
-  names = list(catalogue.CATALOGUE if attacks is None else attacks)
+  catalogue = _catalogue_for(source)
+  names = list(catalogue.attacks if attacks is None else attacks)
   ensemble, data = None, None
   if isinstance(source, Signals):
     signals = source
   else:
     ensemble, data = source, source.data
     population = data.test if population is None else population
-    _refuse_scores_alone(ensemble, names)
-    signals = ask(ensemble, queries=queries, population=population, progress=progress)
+    _refuse_scores_alone(ensemble, names, catalogue)
+    if catalogue is GAN_ATTACKS:
+      signals = _ask_gans(ensemble, names, population, budget, seed, progress)
+    else:
+      signals = ask(ensemble, queries=queries, population=population, progress=progress)
   findings = run_attacks(
     names,
     signals,
     ensemble,
+    catalogue=catalogue,
     budget=budget,
     options=options,
     seed=seed,
@@ -151,7 +171,7 @@ def audit(
     reasons = [f"{name}: {why}" for name, why in findings.not_run.items()]
     raise ValueError(f"no attack could be run; {'; '.join(reasons)}")
   if ensemble is not None:
-    _refuse_scores_alone(ensemble, list(findings.figures))
+    _refuse_scores_alone(ensemble, list(findings.figures), catalogue)
   report: dict[str, Any] = {
     "schema": SCHEMA,
     "title": "",
@@ -160,10 +180,11 @@ def audit(
     "attacks": findings.figures,
     "strongest": strongest(findings.figures),
     "not_run": findings.not_run,
-    "budget": _budget(findings, signals, seed),
+    "budget": _budget(findings, signals, catalogue, seed),
     **_risk(findings, signals, data, seed),
     "canaries": canaries,
     "dp_baseline": dp_baseline,
+    "generator": None if generated is None else generated.figures,
     "limits": _limits(findings, ensemble, population),
   }
   facts = report["setting"]
@@ -176,10 +197,31 @@ def audit(
   title = [str(part) for part in (facts.get("dataset"), defense) if part]
   report["title"] = ", ".join(title) or "outputs"
   report["verdict"] = verdict(report)
-  return Audit(_plain(report), findings.scores, signals, data)
+  return Audit(_plain(report), findings.scores, signals, data, generated)
 
 
-def _refuse_scores_alone(ensemble: Ensemble, names: Sequence[str]) -> None:
+def _ask_gans(ensemble, names, population, budget, seed, progress) -> GanSignals:
+  """Ask the critics about all records, and the generators about some."""
+  signals = gan_signals(ensemble, population=population, progress=progress)
+  if any(GAN_ATTACKS.plain_name(name) in _ON_RECONSTRUCTIONS for name in names):
+    records = (budget or Budget()).records
+    drawn = np.flatnonzero(drawn_records(signals.audited, records, seed))
+    signals = with_reconstructions(signals, ensemble, drawn)
+  return signals
+
+
+def _catalogue_for(source: Ensemble | Signals) -> Catalogue:
+  """Return the attacks that fit what is audited."""
+  if isinstance(source, Signals):
+    gan = isinstance(source, GanSignals)
+  else:
+    gan = source[0].learner.generate is not None
+  return GAN_ATTACKS if gan else ATTACKS
+
+
+def _refuse_scores_alone(
+  ensemble: Ensemble, names: Sequence[str], catalogue: Catalogue
+) -> None:
   """Outputs that a defense changes hide scores, but the label goes around them."""
   families = {catalogue.family(catalogue.plain_name(name)) for name in names}
   if "label_only" in families:
@@ -224,7 +266,9 @@ def _setting(
   return facts
 
 
-def _budget(findings: Findings, signals: Signals, seed: int) -> dict[str, Any]:
+def _budget(
+  findings: Findings, signals: Signals, catalogue: Catalogue, seed: int
+) -> dict[str, Any]:
   return {
     name: budget_curve(catalogue.resolve(name), signals, seed=seed)
     for name in findings.figures
@@ -320,7 +364,7 @@ def _plain(value: Any) -> Any:
   """Return what JSON can hold: no NaN, no infinity, no numpy."""
   if isinstance(value, Mapping):
     return {str(key): _plain(item) for key, item in value.items()}
-  if isinstance(value, (list, tuple)):
+  if isinstance(value, (list, tuple, np.ndarray)):
     return [_plain(item) for item in value]
   if isinstance(value, np.generic):
     value = value.item()

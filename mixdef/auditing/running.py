@@ -147,10 +147,15 @@ class _Run:
     audited = self.signals.audited
     if not self.asks:
       return audited
-    rows = np.flatnonzero(audited)
-    rng = np.random.default_rng(self.seed)
-    drawn = rng.choice(rows, min(self.budget.records, len(rows)), replace=False)
-    return np.isin(np.arange(len(audited)), drawn)
+    return drawn_records(audited, self.budget.records, self.seed)
+
+
+def drawn_records(audited: np.ndarray, count: int, seed: int) -> np.ndarray:
+  """Draw the audited records that costly questions are about, bool [N]."""
+  rows = np.flatnonzero(audited)
+  rng = np.random.default_rng(seed)
+  drawn = rng.choice(rows, min(count, len(rows)), replace=False)
+  return np.isin(np.arange(len(audited)), drawn)
 
 
 def _described(options: Mapping[str, Mapping[str, Any]]) -> dict[str, str] | None:

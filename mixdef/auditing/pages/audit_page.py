@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.auditing.pages import charts, rows, svg, words
+from mixdef.auditing.pages.generator_section import generator_section
 from mixdef.auditing.pages.pictures import record_pictures
 from mixdef.data import validate
 
@@ -26,6 +27,7 @@ def render(
   keep: ArrayLike,
   audited: ArrayLike | None = None,
   x: ArrayLike | None = None,
+  pictures: Sequence[Any] = (),
 ) -> str:
   """Write the report as one self-contained HTML page.
 
@@ -40,6 +42,7 @@ def render(
     keep: bool [S, N], True = member.
     audited: bool [N], the records that count; default all.
     x: [N, ...], to show the most exposed records; default none are shown.
+    pictures: of what a generator makes, see `generator_section`.
 
   Returns:
     The text of an HTML document.
@@ -74,6 +77,7 @@ def render(
       figures=rows.key_figures(report),
       table=rows.attack_table(report["attacks"]),
       roc=_roc(drawn, keep[:, chosen], styles, report["attacks"]),
+      generator=generator_section(report.get("generator"), pictures),
       budget=_budget(report.get("budget") or {}, styles),
       histogram=_histogram(report.get("strongest"), drawn, keep[:, chosen]),
       records=_records(report.get("records"), x),

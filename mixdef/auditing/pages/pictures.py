@@ -50,7 +50,7 @@ def record_pictures(
   low, high = _range(x.dtype, records)
   return [
     {
-      "uri": _png(record, low, high),
+      "uri": data_uri(_png(record, low, high)),
       "alt": (
         f"Record {row['index']}, class {words.plain(row['label'])}: rank {row['rank']},"
         f" found in {words.percent(row['rate'])} of the models trained on it"
@@ -60,6 +60,18 @@ def record_pictures(
     }
     for row, record in zip(exposed, records, strict=True)
   ]
+
+
+def mosaic_png(x: ArrayLike, scale: int = 1) -> bytes:
+  """Return a picture made of many as a PNG.
+
+  Args:
+    x: [H,W], [H,W,1] or [H,W,3] in [0,1].
+    scale: rows and columns that a pixel takes.
+  """
+  pixels = np.asarray(x, np.float64)
+  large = pixels.repeat(scale, 0).repeat(scale, 1)
+  return _png(large, 0.0, 1.0, largest=max(large.shape))
 
 
 def _range(dtype: np.dtype, records: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -73,7 +85,12 @@ def _range(dtype: np.dtype, records: Sequence[np.ndarray]) -> tuple[float, float
   return low, high if high > low else low + 1
 
 
-def _png(record: np.ndarray, low: float, high: float) -> str:
+def data_uri(png: bytes) -> str:
+  """Return a PNG as what an img element can show without a file."""
+  return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _png(record: np.ndarray, low: float, high: float, largest: int = _LARGEST) -> bytes:
   from PIL import Image
 
   pixels = np.clip((record.astype(np.float64) - low) / (high - low), 0, 1)
@@ -81,10 +98,10 @@ def _png(record: np.ndarray, low: float, high: float) -> str:
   if pixels.ndim == 3 and pixels.shape[-1] == 1:
     pixels = pixels[..., 0]
   picture = Image.fromarray(pixels)
-  picture.thumbnail((_LARGEST, _LARGEST))
+  picture.thumbnail((largest, largest))
   data = io.BytesIO()
   picture.save(data, format="PNG", optimize=True)
-  return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+  return data.getvalue()
 
 
 def _features(record: np.ndarray) -> str:

@@ -11,6 +11,8 @@ FAMILIES = {
   "threshold": "Look at the model's own confidence",
   "label_only": "See only the predicted label",
   "white_box": "See the weights",
+  "critic": "Ask the critic, or train one on samples",
+  "generator": "Look at what the generator makes",
 }
 """Headings of the attack table by family."""
 

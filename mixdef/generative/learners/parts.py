@@ -82,6 +82,11 @@ def refuse_parts(name: str, defense) -> None:
     for hook, what in _REFUSED.items():
       if getattr(part, hook) is not None:
         raise ValueError(f"{name} cannot carry {part.name}, which {what}: leave it out")
+    if part.before and "critic" not in part.traits:
+      raise ValueError(
+        f"{name} cannot carry {part.name}, which learns from classifiers trained "
+        "before: leave it out"
+      )
     if part.loss is not None and "critic" not in part.traits:
       raise ValueError(
         f"{name} cannot carry {part.name}, which acts on a classifier's loss: leave it "

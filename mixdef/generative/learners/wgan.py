@@ -326,11 +326,13 @@ def _spread(ctx, keys):
 
 
 def _public(batch, key):
-  """Conditions that no member decides, on every row."""
+  """Conditions and latents that no member decides, on every row."""
   count, classes = batch.y.shape
   labels = jax.random.randint(fold_in_name(key, "conditions"), (count,), 0, classes)
   return batch._replace(
-    y=jax.nn.one_hot(labels, classes), weight=jnp.ones_like(batch.weight)
+    y=jax.nn.one_hot(labels, classes),
+    index=jnp.arange(count),  # latents by record would tell which were drawn
+    weight=jnp.ones_like(batch.weight),
   )
 
 

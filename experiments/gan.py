@@ -1,0 +1,176 @@
+"""Train generative models, attack them, and report what they leak and are worth.
+
+  python experiments/gan.py --dataset=digits --defense=mixup --num_shadows=16
+
+Every GAN trains on a random half of the records and is the target once, the others are
+its references. With a defense, as many undefended GANs are trained on the same halves:
+the natural references of the adaptive attacks; --natural=FOLDER takes those of an
+undefended run. Writes report.html (one self-contained page), report.json, scores.npz,
+the samples as PNG and result.json; run again, it resumes.
+"""
+
+import pathlib
+from typing import Any
+
+import job
+import optax
+from absl import logging
+from gan_settings import GanSettings
+
+import mixdef
+from mixdef.auditing import describe_generators, summarize
+from mixdef.generative.attacks import adaptive_grid, gan_signals
+from mixdef.generative.metrics import classifier_features, inception_features
+from mixdef.generative.theory_report import theory_report
+
+_MODELS = "models"
+_EXTRACTOR_EPOCHS = 20
+
+
+def run(settings: GanSettings, folder: pathlib.Path) -> dict:
+  """Train, attack and measure; returns what result.json holds."""
+  data = settings.records()
+  keep = mixdef.subsets(
+    settings.shadows, len(data), seed=settings.seed, eligible=data.audited
+  )
+  models = _train(settings, data, keep, folder / _MODELS)
+  natural = None
+  if settings.is_defended:
+    place = pathlib.Path(settings.natural or folder / "natural")
+    if settings.natural:
+      place = place / _MODELS
+    natural = _train(settings.undefended, data, keep, place)
+  models, natural = _sound(models, natural)
+  generated = describe_generators(
+    models,
+    _extractor(settings, data),
+    num_samples=settings.samples,
+    adaptive=_adaptive(settings, models, natural),
+    theory=_theory(models, natural),
+    seed=settings.seed,
+  )
+  result = mixdef.audit(
+    models,
+    attacks=settings.chosen_attacks(),
+    budget=settings.budget,
+    generated=generated,
+    setting={
+      "defense": settings.defended_by,
+      "learner": settings.learner,
+      "model": settings.model,
+      "optimizer": settings.optimizer,
+      "learning_rate": settings.learning_rate,
+      "generator_steps": _generator_steps(models),
+      **job.provenance(settings.seed),
+    },
+    seed=settings.seed,
+    out=folder / "attacks",
+    progress=True,
+  )
+  page = result.save(folder)
+  report = result.report
+  names = ("verdict", "strongest", "attacks", "generator", "not_run")
+  return {
+    "report": str(page),
+    **{name: report[name] for name in names},
+    **report["setting"],
+  }
+
+
+def _train(settings, data, keep, folder):
+  """Train one GAN for each row of the keep matrix."""
+  logging.info("training %s of %s", settings.defended_by, settings.learner)
+  return mixdef.fit_many(
+    settings.make_learner(data),
+    data,
+    keep,
+    epochs=settings.passes,
+    batch_size=settings.batch_size,
+    seed=settings.seed,
+    strategy=settings.strategy,
+    memory_gb=settings.memory_gb or None,
+    num_members=round(0.5 * int(data.audited.sum())),
+    out=folder,
+    progress=True,
+  )
+
+
+def _sound(models, natural):
+  """Leave out the rows in which either model diverged: both share one keep matrix."""
+  if natural is None:
+    return models.sound(), None
+  sound = ~(models.diverged | natural.diverged)
+  if sound.sum() < 2:
+    raise ValueError("fewer than two GANs did not diverge: lower --learning_rate")
+  return models.take(sound), natural.take(sound)
+
+
+def _generator_steps(models) -> int:
+  """Count the steps of the first model's generator over the whole training."""
+  rows = [row for row in models.history if row["models"].startswith("models-00000")]
+  share = [row.get("generator_steps", 0.0) for row in rows]
+  return round(sum(share) * models.plan.steps_per_epoch)
+
+
+def _extractor(settings, data):
+  """Return what pictures are compared by: Inception, or a classifier trained here."""
+  if settings.inception:
+    return inception_features(settings.inception)
+  if data.x.ndim == 2:
+    return None
+  logging.info("training a classifier whose features compare samples with records")
+  learner = mixdef.classifier(
+    mixdef.models.cnn(data.num_classes), optax.adam(1e-3), mixdef.chain()
+  )
+  return classifier_features(
+    mixdef.fit(learner, data, epochs=_EXTRACTOR_EPOCHS, seed=settings.seed)
+  )
+
+
+def _adaptive(settings, models, natural) -> list[dict[str, Any]]:
+  """Attack with mixed queries, and with references of either kind."""
+  cells = adaptive_grid(models, natural or models, seed=settings.seed)
+  rows = []
+  for name, cell in cells.items():
+    query, references = name.split("/")
+    if natural is None and references != "natural":
+      continue  # the same once more
+    row = {"query": query, "references": references, "num_targets": len(cell.scores)}
+    figures = summarize(cell.scores, cell.members, seed=settings.seed)
+    rows.append(row | figures | {"coverage": cell.coverage})
+  return rows
+
+
+def _theory(models, natural):
+  """Compare the likelihood ratios under natural references without and with it."""
+  if natural is None:
+    return None
+  audited = models.data.audited
+  losses = [-gan_signals(side).phi[:, audited, 0] for side in (natural, models)]
+  return theory_report(losses[0], models.keep[:, audited], losses[1], fixed=True)
+
+
+def show(result: dict) -> None:
+  """Print the verdict, the figures and where the report is."""
+  verdict = result["verdict"]
+  print(f"{verdict['level'].replace('_', ' ')}: {verdict['headline']}")
+  print(
+    f"{result['num_models']} GANs, {result['defense']}, "
+    f"{result['generator_steps']} generator steps each"
+  )
+  for name, row in result["attacks"].items():
+    low, high = row["auc_ci"]
+    print(f"  {name:36}AUC {row['auc']:.4f} [{low:.4f}, {high:.4f}]")
+  for row in result["generator"]["adaptive"]:
+    low, high = row["auc_ci"]
+    what = f"{row['query']} query, {row['references']} references"
+    print(f"  {what:36}AUC {row['auc']:.4f} [{low:.4f}, {high:.4f}]")
+  for row in result["generator"]["utility"]:
+    print(f"  {row['name']:36}{row['value']:.4f} (real records {row['real']:.4f})")
+  for name, reason in result["not_run"].items():
+    print(f"  not run: {name}: {reason}")
+  print(f"report: {result['report']}")
+
+
+if __name__ == "__main__":
+  job.main("gan", GanSettings, run, show)

@@ -1,0 +1,205 @@
+"""What `gan.py` trains: its flags, and the learners that they name."""
+
+import dataclasses
+import functools
+import inspect
+import math
+from typing import Any
+
+from settings import OPTIMIZERS, Settings
+
+import mixdef
+from mixdef.auditing import Budget
+from mixdef.generative import (
+  dense_networks,
+  image_networks,
+  learners,
+  table_networks,
+)
+from mixdef.generative.attacks import ATTACKS
+from mixdef.parse import parse_call, split_calls
+
+_UNDEFENDED = ("wgan_gp", "mlp_wgan_gp", "medgan")
+_FEW_PIXELS = 256  # pictures of at most so many take dense networks
+_QUICK_RECORDS = 1500
+_QUICK_EPOCHS = 300
+
+
+# The mixup GAN's tables, as the official scripts train: 5,000 of 10,000 faces in each
+# of 128 models whose generator steps on the first batch of an epoch, and 4,096 pictures
+# of CIFAR-10 for 100,000 steps. They take the test files, these the training files.
+GAN_PROTOCOLS = {
+  "mixup_gan_celeba": {
+    "dataset": "celeba",
+    "train_size": 5000,
+    "model": "image_networks(latent=256)",
+    "learner": "wgan_gp(generator_steps='first')",
+    "epochs": 200,
+    "batch_size": 100,
+    "num_shadows": 128,
+    "samples": 4096,
+  },
+  "mixup_gan_cifar10": {
+    "dataset": "cifar10",
+    "train_size": 4096,
+    "model": "image_networks(latent=100)",
+    "epochs": 1563,
+    "batch_size": 64,
+    "num_shadows": 128,
+    "samples": 4096,
+  },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class GanSettings(Settings):
+  """Generative models and how to look at them, besides the common settings."""
+
+  model: str = "auto"
+  learner: str = "wgan_gp"
+  optimizer: str = "adam(b1=0.5, b2=0.999)"
+  learning_rate: float = 4e-4
+  epochs: int = 600
+  batch_size: int = 64
+  num_shadows: int = 16
+  strategy: str = "auto"
+  memory_gb: float = 0.0
+  natural: str = ""
+  attacks: str = ""
+  attack_targets: int = 4
+  attack_records: int = 500
+  samples: int = 2048
+  inception: str = ""
+
+  protocols = GAN_PROTOCOLS
+
+  def __post_init__(self):
+    """Refuse what cannot be used before anything is written."""
+    super().__post_init__()
+    if self.num_shadows < 2:
+      raise ValueError(
+        f"--num_shadows={self.num_shadows}: an attack needs a target and references, "
+        f"2 at least and 16 to say much"
+      )
+    if self.standardize:
+      raise ValueError("--standardize: generators make values in [0,1]; drop it")
+    if self.samples < 100:
+      raise ValueError(f"--samples={self.samples}: take 100 or more to measure utility")
+    self.chosen_attacks()
+
+  @property
+  def defended_by(self) -> str:
+    """The learner, unless it is the plain one, and the defense."""
+    defense = str(mixdef.parse(self.defense))
+    if self.learner.partition("(")[0] in _UNDEFENDED:
+      return defense
+    return self.learner + ("" if defense == "none" else f"|{defense}")
+
+  @property
+  def undefended(self) -> "GanSettings":
+    """The same without a defense: what natural references are trained by."""
+    name = self.learner.partition("(")[0]
+    learner = self.learner if name in _UNDEFENDED else "wgan_gp"
+    return dataclasses.replace(self, learner=learner, defense="none")
+
+  @property
+  def is_defended(self) -> bool:
+    """Whether there is anything to defend against the attacks."""
+    return self.undefended.defended_by != self.defended_by
+
+  @property
+  def shadows(self) -> int:
+    """Models to train."""
+    return min(self.num_shadows, 8) if self.quick else self.num_shadows
+
+  @property
+  def passes(self) -> int:
+    """Epochs to train."""
+    return min(self.epochs, _QUICK_EPOCHS) if self.quick else self.epochs
+
+  @property
+  def budget(self) -> Budget:
+    """What the costly attacks may take."""
+    records = min(self.attack_records, 100) if self.quick else self.attack_records
+    targets = min(self.attack_targets, 1) if self.quick else self.attack_targets
+    return Budget(targets=targets, records=records)
+
+  def chosen_attacks(self) -> list[str]:
+    """Return the attacks named, or all of the catalogue."""
+    names = split_calls(self.attacks) or list(ATTACKS.attacks)
+    for name in names:
+      ATTACKS.resolve(name)
+    return names
+
+  def records(self) -> mixdef.Dataset:
+    """Return the records to train on, with held-out ones."""
+    data = self.load()
+    if data.test is None:
+      data = data.split(0.2, seed=self.seed)
+    whole = dataclasses.replace(self, quick=False)
+    if self.quick and not self.train_size:
+      whole = dataclasses.replace(
+        whole, train_size=min(_QUICK_RECORDS, len(data) - self.reference) // 2
+      )
+    return whole.cut(data, halves=2)
+
+  def make_learner(
+    self, data: mixdef.Dataset, defense: mixdef.Defense | None = None
+  ) -> mixdef.Learner:
+    """Return the learner of the networks, optimizer and defense named, or given."""
+    if "learning_rate" in self.optimizer:
+      raise ValueError(
+        f"--optimizer={self.optimizer}: give the rate by --learning_rate"
+      )
+    defense = mixdef.parse(self.defense) if defense is None else defense
+    options: dict[str, Any] = {
+      "optimizer": parse_call(
+        self.optimizer, OPTIMIZERS, "optimizer", learning_rate=self.learning_rate
+      )
+    }
+    name = self.learner.partition("(")[0]
+    made = learners.CATALOGUE.get(name)
+    if made and "defense" in inspect.signature(made).parameters:
+      options["defense"] = defense
+    elif made and defense.parts:
+      raise ValueError(f"--learner={self.learner} takes no defense: drop {defense}")
+    return parse_call(self.learner, self._makers(data, defense), "learner", **options)
+
+  def _makers(self, data, defense):
+    """Return the catalogue's factories with networks, or with a table's sizes."""
+
+    def filled(make, *args, **options):
+      if "networks" in inspect.signature(make).parameters:
+        return make(self.networks(data, defense), *args, **options)
+      if data.x.ndim != 2:
+        raise ValueError(
+          f"--learner={self.learner} is for tables, and {data.name} holds pictures: "
+          "take wgan_gp"
+        )
+      if self.model != "auto":
+        raise ValueError(
+          f"--learner={self.learner} has networks of its own: drop --model={self.model}"
+        )
+      return make(data.x.shape[1], data.num_classes, *args, **options)
+
+    return {n: functools.partial(filled, m) for n, m in learners.CATALOGUE.items()}
+
+  def networks(self, data: mixdef.Dataset, defense: Any = None) -> Any:
+    """Return the generator and critic named, or those that fit the records."""
+    shape = data.x.shape[1:]
+    makers = {
+      "dense_networks": functools.partial(dense_networks, shape),
+      "image_networks": functools.partial(image_networks, shape),
+      "table_networks": functools.partial(table_networks, shape[0]),
+    }
+    text, options = self.model, {"num_classes": data.num_classes}
+    if text == "auto":
+      pictures = "dense" if math.prod(shape[:2]) <= _FEW_PIXELS else "image"
+      text = "table_networks" if data.x.ndim == 2 else f"{pictures}_networks"
+    name = text.partition("(")[0]
+    if name == "image_networks":
+      if self.quick:
+        options["width"] = 16
+      if defense is not None and "per_example" in defense.traits:
+        options["norm"] = "group"  # batch statistics have no place under clipping
+    return parse_call(text, makers, "model", **options)

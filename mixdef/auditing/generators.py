@@ -1,0 +1,195 @@
+"""What generators make: pictures of it, and what it is worth."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mixdef.data import to_float
+from mixdef.generative.attacks.sampling import grid, interpolations, samples
+from mixdef.generative.metrics import (
+  Extractor,
+  downstream_accuracy,
+  dwp,
+  dwpre,
+  sample_quality,
+)
+from mixdef.training import Ensemble, Run
+
+_COLUMNS = 12  # samples a class that are drawn
+_REMARKS = {
+  "fd": "distance to held-out records, lower is better; few records raise it",
+  "fid": "distance to held-out records, lower is better; few records raise it",
+  "kid": "distance to held-out records, lower is better; it may be negative",
+  "density": "around held-out records; 1 on average for real ones",
+  "coverage": "of held-out records, higher is better; more samples raise it",
+}
+_SIDE = 20  # pixels of a picture at least, so that small ones are large enough to see
+
+
+@dataclasses.dataclass(frozen=True)
+class Mosaic:
+  """A picture for a report: x [H,W] or [H,W,C] in [0,1], drawn `scale` times as large.
+
+  Attributes:
+    name: of its file, without a suffix.
+    title: what it shows.
+    caption: how to read it.
+    x: the pixels.
+    scale: rows and columns that a pixel takes.
+  """
+
+  name: str
+  title: str
+  caption: str
+  x: np.ndarray
+  scale: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Generated:
+  """What a report says of generators: `figures` as in report.json, and pictures."""
+
+  figures: dict[str, Any]
+  pictures: Sequence[Mosaic] = ()
+
+
+def describe_generators(
+  ensemble: Ensemble,
+  extractor: Extractor | None = None,
+  *,
+  models: int = 2,
+  num_samples: int = 2048,
+  columns: int = 100,
+  adaptive: Sequence[dict[str, Any]] = (),
+  theory: dict[str, Any] | None = None,
+  seed: int = 0,
+) -> Generated:
+  """Draw what generators make and measure what it is worth.
+
+  Pictures get the Frechet and kernel distances, density, coverage and downstream
+  accuracy, all against held-out records, which are not covered by copies of training
+  records, and beside each the same of the model's own members. Tables get the two
+  dimension-wise comparisons.
+
+  Args:
+    ensemble: trained GANs, of data with a held-out file.
+    extractor: of the features of pictures; tables need none.
+    models: how many are measured, the first ones.
+    num_samples: pictures drawn from each.
+    columns: of a table, that `dwpre` predicts: those with the most ones.
+    adaptive: rows of the adaptive grid, for the report.
+    theory: what `theory_report` returned, for the report.
+    seed: of the samples.
+
+  Returns:
+    The `Generated`; pictures are of the first model.
+
+  Raises:
+    ValueError: for data without a held-out file, or pictures without an extractor.
+  """
+  data = ensemble.data
+  if data.test is None:
+    raise ValueError(
+      f"{data.name} has no held-out records, which utility is measured on: "
+      "data.split(0.2)"
+    )
+  runs = [ensemble[model] for model in range(min(models, len(ensemble)))]
+  figures: dict[str, Any] = {"adaptive": list(adaptive), "theory": theory}
+  if data.x.ndim == 2:
+    figures |= {
+      "utility": [],
+      "columns": _of_table(runs[0], num_samples, columns, seed),
+    }
+    return Generated(figures)
+  if extractor is None:
+    raise ValueError("pictures are compared by features: give an extractor")
+  each = [_of_pictures(run, extractor, num_samples, seed) for run in runs]
+  figures["utility"] = _joined(each)
+  return Generated(figures, _mosaics(runs[0], seed))
+
+
+def _of_pictures(run: Run, extractor: Extractor, count: int, seed: int):
+  """Return {figure: (of samples, of real records, remark)} of one generator."""
+  made = samples(run, count, seed=seed)
+  members, held_out = to_float(run.data.x[run.keep]), to_float(run.data.test.x)
+  of_samples, of_real = (
+    sample_quality(extractor, held_out, part, seed=seed) for part in (made[0], members)
+  )
+  found = {
+    name: (of_samples[name], of_real[name], _REMARKS[name.partition("_")[0]])
+    for name in of_samples
+    if name.partition("_")[0] in _REMARKS and not name.endswith("_std")
+  }
+  trained = downstream_accuracy(made, run.data, seed=seed)
+  return found | {
+    "downstream_accuracy": (
+      *(trained["accuracy"], trained["real_accuracy"]),
+      "of a classifier trained on samples, or on real records, tested on held-out ones",
+    )
+  }
+
+
+def _joined(each):
+  """Average the figures of several generators."""
+  rows = []
+  for name, (_, _, remark) in each[0].items():
+    values, real = (np.array([one[name][side] for one in each]) for side in (0, 1))
+    rows.append(
+      {
+        "name": name,
+        "value": float(values.mean()),
+        "spread": float(values.std(ddof=1)) if len(values) > 1 else None,
+        "real": float(real.mean()),
+        "note": remark,
+      }
+    )
+  return rows
+
+
+def _of_table(run: Run, columns: int, seed: int):
+  """Compare as many samples, cut at 0.5, as the model has members."""
+  real, held_out = run.data.x[run.keep], run.data.test.x
+  synthetic = samples(run, len(real), seed=seed)[0] > 0.5
+  frequent = np.argsort(-real.mean(0), kind="stable")[:columns]
+  return {
+    "dwp": dwp(real, synthetic),
+    "dwpre": dwpre(real, synthetic, held_out, columns=np.sort(frequent)),
+  }
+
+
+def _mosaics(run: Run, seed: int) -> list[Mosaic]:
+  """Draw samples, real records and ways between samples, a row for each class."""
+  data = run.data
+  made = grid(run, _COLUMNS, seed=seed)
+  members = np.flatnonzero(run.keep)
+  rows = [
+    to_float(data.x[members[data.y[members] == label][:_COLUMNS]])
+    for label in range(data.num_classes)
+  ]
+  real = np.ones_like(made)
+  for row, own in zip(real, rows, strict=True):
+    row[: len(own)] = own
+  ways = interpolations(run, _COLUMNS, seed=seed)
+  return [
+    _mosaic(
+      "samples", "Samples", "A row for each class, a column for each latent.", made
+    ),
+    _mosaic("real", "Training records", "Some of those this model has seen.", real),
+    _mosaic(
+      *("interpolations", "Interpolations"),
+      "From one latent to another: sudden changes between copies of training records "
+      "would speak of memorising.",
+      ways,
+    ),
+  ]
+
+
+def _mosaic(name: str, title: str, caption: str, x: np.ndarray) -> Mosaic:
+  """Put pictures [R,C,H,W] or [R,C,H,W,D] side by side, a white line between them."""
+  rows, columns, height, width = x.shape[:4]
+  x = x.reshape(rows, columns, height, width, -1)
+  x = np.pad(x, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1)
+  whole = x.swapaxes(1, 2).reshape(rows * (height + 1), columns * (width + 1), -1)
+  return Mosaic(name, title, caption, whole, scale=max(1, -(-2 * _SIDE // height)))

@@ -1,0 +1,147 @@
+"""The part of the report on what a generator makes and on attacks made for it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mixdef.auditing.pages import svg, words
+from mixdef.auditing.pages.pictures import data_uri, mosaic_png
+
+_QUERIES = {"single": "the record", "mixed": "mixtures of two records"}
+_REFERENCES = {
+  "natural": "undefended",
+  "mixup": "trained with the target's defense",
+}
+_SCATTERS = {
+  "dwp": ("share of ones", "Each dot is a column: how often it is one."),
+  "dwpre": (
+    "F1 of a regression",
+    "Each dot is a column: how well a logistic regression on the others predicts it, "
+    "fitted on real and on synthetic rows, both judged on held-out real ones.",
+  ),
+}
+
+
+def generator_section(
+  part: Mapping[str, Any] | None, pictures: Sequence[Any]
+) -> dict[str, Any] | None:
+  """Return what the template shows of a generator; None without one.
+
+  Args:
+    part: `generator` of the report.
+    pictures: each with title, x [H,W] or [H,W,C] in [0,1], scale and caption.
+  """
+  if not part:
+    return None
+  return {
+    "pictures": [
+      {
+        "title": one.title,
+        "caption": one.caption,
+        "uri": data_uri(mosaic_png(one.x, one.scale)),
+      }
+      for one in pictures
+    ],
+    "utility": [_utility(row) for row in part.get("utility") or []],
+    "columns": [
+      _scatter(name, points) for name, points in (part.get("columns") or {}).items()
+    ],
+    "adaptive": [_cell(row) for row in part.get("adaptive") or []],
+    "theory": _theory(part.get("theory")),
+  }
+
+
+def _utility(row):
+  value = words.plain(_rounded(row["value"]))
+  spread = row.get("spread")
+  return {
+    "name": row["name"].replace("_", " "),
+    "value": value,
+    "spread": f"±{words.plain(_rounded(spread))}" if spread is not None else "",
+    "real": words.plain(_rounded(row.get("real"))),
+    "note": row.get("note") or "",
+  }
+
+
+def _rounded(value):
+  return None if value is None else float(f"{value:.4g}")
+
+
+def _cell(row):
+  return {
+    "query": _QUERIES[row["query"]],
+    "references": _REFERENCES[row["references"]],
+    "auc": words.measured(row["auc"], row["auc_ci"]),
+    "tpr": [words.rate_at(row["tpr"], fpr) for fpr in ("0.001", "0.01")],
+    "queries": f"{row['num_members']:,} / {row['num_nonmembers']:,}",
+    "targets": words.plain(row["num_targets"]),
+  }
+
+
+def _theory(theory):
+  if not theory:
+    return None
+  moved = theory["proposition_1"]["members"]
+  sides = []
+  for title, key in (("Without the defense", "natural"), ("With it", "mixup")):
+    one = theory[key]
+    sides.append(
+      {
+        "title": title,
+        "members": words.fixed(one["members"]["mean"], 2),
+        "nonmembers": words.fixed(one["nonmembers"]["mean"], 2),
+        "distance": words.fixed(one["total_variation"]["threshold"]),
+        "bound": words.fixed(one["auc_bound"]["threshold"]),
+        "auc": words.measured(one["auc"], one["auc_ci"]),
+      }
+    )
+  return {
+    "falls": words.measured(moved["share"], moved["ci"], words.percent),
+    "sides": sides,
+  }
+
+
+def _scatter(name, points):
+  axis, caption = _SCATTERS[name]
+  chart = scatter_chart(points["real"], points["synthetic"], axis=axis, name=name)
+  return {
+    "chart": chart,
+    "caption": caption,
+    "correlation": words.fixed(points["correlation"]),
+    "rmse": words.fixed(points["rmse"]),
+  }
+
+
+def scatter_chart(
+  real: Sequence[float], synthetic: Sequence[float], *, axis: str, name: str
+) -> str:
+  """Draw a dot for each column, real across and synthetic up, with the diagonal.
+
+  Args:
+    real: [D], in [0,1].
+    synthetic: [D], in [0,1].
+    axis: what is measured.
+    name: prefix of the ids in the SVG.
+
+  Returns:
+    An `<svg>` element.
+  """
+
+  def paint(figure: Any) -> None:
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color=svg.MUTED, linewidth=1, linestyle=":")
+    axes.scatter(real, synthetic, s=12, color=svg.SERIES[0], alpha=0.5, linewidths=0)
+    largest = max(float(np.max(real)), float(np.max(synthetic)), 0.05)
+    axes.set(
+      xlabel=f"real: {axis}",
+      ylabel=f"synthetic: {axis}",
+      xlim=(-0.02 * largest, 1.05 * largest),
+      ylim=(-0.02 * largest, 1.05 * largest),
+      aspect="equal",
+    )
+    axes.grid()
+    axes.set_axisbelow(True)
+
+  alt = f"{axis} of {len(real)} columns, synthetic against real."
+  return svg.draw(paint, size=(4.2, 4.0), name=name, alt=alt)
