@@ -13,7 +13,6 @@ import pathlib
 from typing import Any
 
 import job
-import optax
 from absl import logging
 from gan_settings import GanSettings
 
@@ -29,21 +28,22 @@ _EXTRACTOR_EPOCHS = 20
 
 def run(settings: GanSettings, folder: pathlib.Path) -> dict:
   """Train, attack and measure; returns what result.json holds."""
-  data = settings.records()
+  data, natural = settings.records(), None
+  judge = settings.make_classifier(data)
+  extractor = _extractor(settings, data, judge)
   keep = mixdef.subsets(
     settings.shadows, len(data), seed=settings.seed, eligible=data.audited
   )
+  if settings.natural:  # first, so that a folder of other GANs is refused at once
+    natural = _train(settings.undefended, data, keep, _finished(settings.natural))
   models = _train(settings, data, keep, folder / _MODELS)
-  natural = None
-  if settings.is_defended:
-    place = pathlib.Path(settings.natural or folder / "natural")
-    if settings.natural:
-      place = place / _MODELS
-    natural = _train(settings.undefended, data, keep, place)
+  if settings.is_defended and not settings.natural:
+    natural = _train(settings.undefended, data, keep, folder / "natural")
   models, natural = _sound(models, natural)
   generated = describe_generators(
     models,
-    _extractor(settings, data),
+    extractor,
+    classifier=judge,
     num_samples=settings.samples,
     adaptive=_adaptive(settings, models, natural),
     theory=_theory(models, natural),
@@ -75,6 +75,17 @@ def run(settings: GanSettings, folder: pathlib.Path) -> dict:
     **{name: report[name] for name in names},
     **report["setting"],
   }
+
+
+def _finished(natural: str) -> pathlib.Path:
+  """Return where the GANs of an earlier run lie."""
+  folder = pathlib.Path(natural) / _MODELS
+  if not folder.exists():
+    raise FileNotFoundError(
+      f"--natural={natural}: {folder} is missing; name the run folder of an undefended "
+      f"gan.py"
+    )
+  return folder
 
 
 def _train(settings, data, keep, folder):
@@ -112,19 +123,15 @@ def _generator_steps(models) -> int:
   return round(sum(share) * models.plan.steps_per_epoch)
 
 
-def _extractor(settings, data):
+def _extractor(settings, data, judge):
   """Return what pictures are compared by: Inception, or a classifier trained here."""
   if settings.inception:
     return inception_features(settings.inception)
   if data.x.ndim == 2:
     return None
   logging.info("training a classifier whose features compare samples with records")
-  learner = mixdef.classifier(
-    mixdef.models.cnn(data.num_classes), optax.adam(1e-3), mixdef.chain()
-  )
-  return classifier_features(
-    mixdef.fit(learner, data, epochs=_EXTRACTOR_EPOCHS, seed=settings.seed)
-  )
+  run = mixdef.fit(judge, data, epochs=_EXTRACTOR_EPOCHS, seed=settings.seed)
+  return classifier_features(run)
 
 
 def _adaptive(settings, models, natural) -> list[dict[str, Any]]:
@@ -143,8 +150,8 @@ def _adaptive(settings, models, natural) -> list[dict[str, Any]]:
 
 def _theory(models, natural):
   """Compare the likelihood ratios under natural references without and with it."""
-  if natural is None:
-    return None
+  if natural is None or len(models) < 3:
+    return None  # no record has an undefended reference with it and one without
   audited = models.data.audited
   losses = [-gan_signals(side).phi[:, audited, 0] for side in (natural, models)]
   return theory_report(losses[0], models.keep[:, audited], losses[1], fixed=True)

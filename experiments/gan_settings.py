@@ -6,6 +6,7 @@ import inspect
 import math
 from typing import Any
 
+import optax
 from settings import OPTIMIZERS, Settings
 
 import mixdef
@@ -69,6 +70,7 @@ class GanSettings(Settings):
   attack_targets: int = 4
   attack_records: int = 500
   samples: int = 2048
+  classifier: str = "cnn"
   inception: str = ""
 
   protocols = GAN_PROTOCOLS
@@ -85,6 +87,11 @@ class GanSettings(Settings):
       raise ValueError("--standardize: generators make values in [0,1]; drop it")
     if self.samples < 100:
       raise ValueError(f"--samples={self.samples}: take 100 or more to measure utility")
+    if self.natural and not self.is_defended:
+      raise ValueError(
+        f"--natural={self.natural}: undefended GANs are their own natural references; "
+        "drop it"
+      )
     self.chosen_attacks()
 
   @property
@@ -100,7 +107,7 @@ class GanSettings(Settings):
     """The same without a defense: what natural references are trained by."""
     name = self.learner.partition("(")[0]
     learner = self.learner if name in _UNDEFENDED else "wgan_gp"
-    return dataclasses.replace(self, learner=learner, defense="none")
+    return dataclasses.replace(self, learner=learner, defense="none", natural="")
 
   @property
   def is_defended(self) -> bool:
@@ -164,6 +171,13 @@ class GanSettings(Settings):
     elif made and defense.parts:
       raise ValueError(f"--learner={self.learner} takes no defense: drop {defense}")
     return parse_call(self.learner, self._makers(data, defense), "learner", **options)
+
+  def make_classifier(self, data: mixdef.Dataset) -> mixdef.Learner:
+    """Return the undefended classifier that samples are judged by."""
+    network = parse_call(
+      self.classifier, mixdef.models.CATALOGUE, "model", num_classes=data.num_classes
+    )
+    return mixdef.classifier(network, optax.adam(1e-3))
 
   def _makers(self, data, defense):
     """Return the catalogue's factories with networks, or with a table's sizes."""

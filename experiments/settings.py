@@ -259,6 +259,8 @@ _HELP = {
   "process_id": "which this is, from 0, where --coordinator is host:port",
   "natural": "run folder of an undefended gan.py, whose GANs are natural references",
   "samples": "records that each generator makes to be measured",
+  "classifier": "network that judges samples: trained on them, and on records for its "
+  "features, as 'cnn'",
   "inception": "npz of the weights of FID's network; docs/generative.md",
   "memory_gb": "what the models in training may take. Default: 60% of what is free",
 }

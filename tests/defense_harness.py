@@ -19,11 +19,16 @@ from mixdef.defense import (
   Spec,
   View,
 )
+from mixdef.defenses import CATALOGUE
 from mixdef.learner import classifier
 from mixdef.models import standardized
 
 N, D, K = 12, 5, 3
 EPOCHS, STEPS_PER_EPOCH = 8, 2
+# What a classifier can carry; the others are tested with GANs.
+CLASSIFIERS = sorted(
+  name for name, make in CATALOGUE.items() if "critic" not in make().traits
+)
 KEEP = jnp.arange(N) < 8
 REFERENCE = jnp.arange(N) >= 10
 

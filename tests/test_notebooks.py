@@ -23,7 +23,25 @@ def test_notebook_runs(path, tmp_path):
     for cell in notebook.cells
     for output in cell.get("outputs", ())
   )
+  CHECKS[path.stem](text, tmp_path)
+
+
+def composed(text, folder):
   aucs = dict(re.findall(r"^(\S+).*LiRA AUC (\d\.\d+)", text, re.MULTILINE))
   assert float(aucs["none"]) > 0.55  # the undefended models leak
   assert float(aucs["dp_sgd(noise_multiplier=1.0)"]) < float(aucs["none"])
-  assert (tmp_path / "roc.png").exists()
+  assert (folder / "roc.png").exists()
+
+
+def both_leak(text, folder):
+  found = re.findall(
+    r"^(\w+) +classifier: LiRA AUC (\S+) .*, LiRA AUC (\S+)$", text, re.MULTILINE
+  )
+  classifiers, gans = ({row[0]: float(row[n]) for row in found} for n in (1, 2))
+  assert list(gans) == ["none", "mixup", "adamixup"]
+  assert min(classifiers["none"], gans["none"]) > 0.55
+  assert gans["mixup"] < gans["none"]
+  assert (folder / "samples.png").exists()
+
+
+CHECKS = {"compose_defenses": composed, "classifier_and_gan": both_leak}

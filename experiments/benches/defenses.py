@@ -15,7 +15,8 @@ __all__ = ["run", "show"]
 def run(settings: BenchSettings) -> dict:
   """Time an epoch, teachers included, and a query with every defense."""
   rows, models = [], 2
-  every = {name: make() for name, make in mixdef.defenses.CATALOGUE.items()}
+  catalogue = {name: make() for name, make in mixdef.defenses.CATALOGUE.items()}
+  every = {n: part for n, part in catalogue.items() if "critic" not in part.traits}
   of_networks = {name: made for name, made in every.items() if made.model}
   the_rest = {name: made for name, made in every.items() if not made.model}
   works = {

@@ -15,6 +15,7 @@ from mixdef.generative.metrics import (
   dwpre,
   sample_quality,
 )
+from mixdef.learner import Learner
 from mixdef.training import Ensemble, Run
 
 _COLUMNS = 12  # samples a class that are drawn
@@ -59,6 +60,7 @@ def describe_generators(
   ensemble: Ensemble,
   extractor: Extractor | None = None,
   *,
+  classifier: Learner | None = None,
   models: int = 2,
   num_samples: int = 2048,
   columns: int = 100,
@@ -70,12 +72,14 @@ def describe_generators(
 
   Pictures get the Frechet and kernel distances, density, coverage and downstream
   accuracy, all against held-out records, which are not covered by copies of training
-  records, and beside each the same of the model's own members. Tables get the two
-  dimension-wise comparisons.
+  records, and beside each the same of the model's own members. Binary tables get the
+  two dimension-wise comparisons, of the first model; of others nothing is measured.
 
   Args:
     ensemble: trained GANs, of data with a held-out file.
     extractor: of the features of pictures; tables need none.
+    classifier: that learns from samples for the downstream accuracy; default that of
+      `downstream_accuracy`.
     models: how many are measured, the first ones.
     num_samples: pictures drawn from each.
     columns: of a table, that `dwpre` predicts: those with the most ones.
@@ -96,33 +100,37 @@ def describe_generators(
       "data.split(0.2)"
     )
   runs = [ensemble[model] for model in range(min(models, len(ensemble)))]
-  figures: dict[str, Any] = {"adaptive": list(adaptive), "theory": theory}
+  figures: dict[str, Any] = {
+    "utility": [],
+    "adaptive": list(adaptive),
+    "theory": theory,
+  }
   if data.x.ndim == 2:
-    figures |= {
-      "utility": [],
-      "columns": _of_table(runs[0], num_samples, columns, seed),
-    }
+    if np.isin(data.x, (0, 1)).all():
+      figures["columns"] = _of_table(runs[0], columns, seed)
     return Generated(figures)
   if extractor is None:
     raise ValueError("pictures are compared by features: give an extractor")
-  each = [_of_pictures(run, extractor, num_samples, seed) for run in runs]
+  each = [_of_pictures(run, extractor, classifier, num_samples, seed) for run in runs]
   figures["utility"] = _joined(each)
   return Generated(figures, _mosaics(runs[0], seed))
 
 
-def _of_pictures(run: Run, extractor: Extractor, count: int, seed: int):
+def _of_pictures(run: Run, extractor: Extractor, classifier, count: int, seed: int):
   """Return {figure: (of samples, of real records, remark)} of one generator."""
   made = samples(run, count, seed=seed)
-  members, held_out = to_float(run.data.x[run.keep]), to_float(run.data.test.x)
+  members = run.data.select(np.flatnonzero(run.keep))
+  held_out = to_float(members.test.x)
   of_samples, of_real = (
-    sample_quality(extractor, held_out, part, seed=seed) for part in (made[0], members)
+    sample_quality(extractor, held_out, x, seed=seed)
+    for x in (made[0], to_float(members.x))
   )
   found = {
     name: (of_samples[name], of_real[name], _REMARKS[name.partition("_")[0]])
     for name in of_samples
     if name.partition("_")[0] in _REMARKS and not name.endswith("_std")
   }
-  trained = downstream_accuracy(made, run.data, seed=seed)
+  trained = downstream_accuracy(made, members, learner=classifier, seed=seed)
   return found | {
     "downstream_accuracy": (
       *(trained["accuracy"], trained["real_accuracy"]),

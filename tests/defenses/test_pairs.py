@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from defense_harness import DATA, D, Loop, init
+from defense_harness import CLASSIFIERS, DATA, D, Loop, init
 
 from mixdef.chain import chain
 from mixdef.defenses import CATALOGUE
 
-NAMES = sorted(CATALOGUE)
+NAMES = CLASSIFIERS
 PICTURES = DATA._replace(x=DATA.x.reshape(-1, 1, D, 1))
 REASONS = (
   "a chain can hold one of the ",

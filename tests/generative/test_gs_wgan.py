@@ -1,6 +1,7 @@
 """GS-WGAN: what the generator hears of the members, and what that is counted as."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -138,17 +139,14 @@ def rounds():
 
 def test_critics_take_turns_and_the_generator_follows_each(rounds):
   _, states = rounds
-  critics = [moved(a, b) for a, b in zip(states, states[1:], strict=False)]
+  critics = [moved(a, b) for a, b in itertools.pairwise(states)]
   assert critics[:2] == [[True] * CRITICS] * 2  # the warm epoch
   turns = [np.flatnonzero(one).tolist() for one in critics[2:]]
   assert all(len(one) == 1 for one in turns)
   assert turns[0::2] == turns[1::2]
   order = [one[0] for one in turns[::2]]
   assert sorted(order[:3]) == sorted(order[3:]) == [0, 1, 2]
-  g = [
-    not same(a.params["g"], b.params["g"])
-    for a, b in zip(states, states[1:], strict=False)
-  ]
+  g = [not same(a.params["g"], b.params["g"]) for a, b in itertools.pairwise(states)]
   assert g == [False] * 2 + [False, True] * 6
 
 

@@ -166,6 +166,10 @@ def key_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     spread = setting.get("test_accuracy_std")
     note = f"±{words.percent(spread)} between models" if spread is not None else ""
     figures.append(("Test accuracy", words.percent(setting["test_accuracy"]), note))
+  for row in (report.get("generator") or {}).get("utility", []):
+    if row["name"] == "downstream_accuracy":
+      note = f"of a classifier trained on samples; {words.percent(row['real'])} on real"
+      figures.append(("Worth of the samples", words.percent(row["value"]), note))
   if setting.get("epsilon") is not None:
     figures.append(
       (

@@ -119,14 +119,17 @@ def pair_signals(
   data = ensemble.data
   pairs = _disjoint_pairs(data.audited, num_pairs, seed)
   y = conditions(ensemble[0], data.y)
-  total = np.zeros((len(ensemble), len(pairs)))
-  for lam in lambdas:
-    mixed_x, mixed_y = (_mixture(values, pairs, lam) for values in (data.x, y))
-    fakes = fake_scores(ensemble, mixed_y, num_fakes)
-    total += (critic_scores(ensemble, mixed_x, mixed_y) - fakes).max(-1)
+  conditions_of = [_mixture(y, pairs, lam) for lam in lambdas]
+  # Together, for a mixture of two classes comes up again with its shares exchanged.
+  fakes = fake_scores(ensemble, np.concatenate(conditions_of), num_fakes)
+  fakes = np.split(fakes, len(lambdas), axis=1)
+  phi = np.zeros((len(ensemble), len(pairs), 1))
+  for lam, mixed_y, fake in zip(lambdas, conditions_of, fakes, strict=True):
+    scores = critic_scores(ensemble, _mixture(data.x, pairs, lam), mixed_y)
+    phi += (scores - fake).max(-1, keepdims=True) / len(lambdas)
   contributors = ensemble.keep[:, pairs]
   return PairSignals(
-    phi=total[..., None] / len(lambdas),
+    phi=phi,
     keep=contributors[..., 0] & contributors[..., 1],
     contributors=contributors,
     design=detect_design(ensemble.keep[:, data.audited]),

@@ -20,11 +20,10 @@ def tiles(
   """
   for columns in _slices(len(points)):
     some = points[columns].astype(np.float64)
-    lengths = np.einsum("md,md->m", some, some)
+    lengths, doubled = np.einsum("md,md->m", some, some), -2 * some
     for rows in _slices(len(x)):
       own = x[rows].astype(np.float64)
-      squares = own @ some.T
-      squares *= -2
+      squares = own @ doubled.T
       squares += lengths
       squares += np.einsum("rd,rd->r", own, own)[:, None]
       yield rows, columns, np.maximum(squares, 0, out=squares)

@@ -50,7 +50,7 @@ def principal_components(x: np.ndarray, components: int) -> Projection:
   last = len(product) - 1
   first = max(0, last + 1 - components)
   values, vectors = eigh(product, subset_by_index=(first, last))
-  values, vectors = values[::-1], vectors[:, ::-1]
+  values, vectors = np.flip(values), np.flip(vectors, 1)
   known = values > 1e-9 * values[0]
   if not known.any():
     raise ValueError(f"the {len(rows)} records are all alike: they have no components")

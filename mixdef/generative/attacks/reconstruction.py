@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.attacks.asking import records_to_ask
-from mixdef.attacks.perturbing import refuse_nan
 from mixdef.data import to_float
 from mixdef.defense import fold_in_name, hash_rows, row_keys
 from mixdef.generative.attacks import latent_search
 from mixdef.generative.attacks.latent_search import Met
-from mixdef.generative.attacks.sampling import conditions
+from mixdef.generative.attacks.sampling import conditions, refuse_diverged
 from mixdef.training import Ensemble, Run
 
 _AT_ONCE = 64  # records searched side by side
@@ -204,8 +203,7 @@ def _losses(run: Run, rows, how):
   data = run.data
   y = conditions(run, data.y[rows])
   losses = run.ask(_question(how), to_float(data.x[rows]), y, size=_AT_ONCE)
-  refuse_nan(losses)
-  return losses.astype(np.float64)
+  return refuse_diverged(losses).astype(np.float64)
 
 
 @functools.lru_cache(maxsize=32)

@@ -115,6 +115,20 @@ def conditions(run: Run, y: ArrayLike) -> np.ndarray:
   return np.eye(classes, dtype=np.float32)[y]
 
 
+def refuse_diverged(made: np.ndarray) -> np.ndarray:
+  """Return what a generator made, or what was found of it, if all of it is finite.
+
+  Raises:
+    ValueError: if a value is NaN or infinite.
+  """
+  if not np.isfinite(made).all():
+    raise ValueError(
+      "the generator makes values that are not finite: it diverged; train it with a "
+      "lower learning rate, or leave it out"
+    )
+  return made
+
+
 def _rows_of_classes(run, z):
   classes = _classes(run)
   made = _made(run, np.tile(z, (classes, 1)), np.repeat(np.arange(classes), len(z)))
@@ -123,12 +137,7 @@ def _rows_of_classes(run, z):
 
 def _made(run, z, y):
   made = run.ask(_ask, z, conditions(run, y))
-  if not np.isfinite(made).all():
-    raise ValueError(
-      "the generator makes values that are not finite: it diverged; train it with a "
-      "lower learning rate, or leave it out"
-    )
-  return made
+  return refuse_diverged(made)
 
 
 def _ask(learner: Any, state, z, y):

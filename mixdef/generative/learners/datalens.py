@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -129,7 +130,9 @@ def datalens(
     raise ValueError(
       f"datalens: top is {top}, and a record has {numbers} numbers: give at most these"
     )
-  generator, critic = networks.generator, networks.critic
+  # Their `apply` has a type of several forms; what it returns here is an array.
+  generator: Any = networks.generator
+  critic: Any = networks.critic
 
   def logits(d, x, y):
     return critic.apply({"params": d}, x, y)

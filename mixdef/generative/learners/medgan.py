@@ -1,5 +1,7 @@
 """medGAN: a GAN that ends in an autoencoder's decoder, for tables of zeros and ones."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -36,19 +38,19 @@ def medgan(
   """Make the learner of medGAN, a GAN for rows of many zeros and few ones.
 
   ```
-  L_AE = mean[BCE(x, Dec(Enc(x)))], the sum over columns        the first epochs
+  L_AE = mean[BCE(x, Dec(Enc(x))) summed over columns]      of Enc and Dec, first
   L_D  = mean[-log D(x, mean x)] + mean[-log(1 - D(x', mean x'))]
-  L_G  = mean[-log D(x', mean x')]                              of G and Dec
-  x'   = Dec(G(z)),   z ~ N(0, I)
+  L_G  = mean[-log D(x', mean x')]                          of G and Dec
+  x'   = Dec(G(z)),   z ~ N(0, I); D and Dec end in a sigmoid
   ```
 
   and l2 / 2 times the squared weights of the networks that move. The critic sees every
   row beside the mean of its batch, of real rows or of fakes ("minibatch averaging"),
   so a generator that makes few different rows is found out.
 
-  The defense acts on the rows of both phases, so a mixed medGAN never sees a clean
-  record; what it does to gradients concerns the critic alone. Conditions are carried
-  along and read by no network.
+  The defense acts on the rows of both phases, so the decoder of a mixed medGAN is
+  learned from mixed rows, too; what it does to gradients concerns the critic alone.
+  Conditions are carried along and read by no network.
 
   Args:
     num_features: D, columns of the table.
@@ -101,7 +103,7 @@ def medgan(
   networks = medgan_networks(num_features, num_classes, latent=latent, hidden=hidden)
   encoder, decoder, generator, critic = networks[:4]
 
-  def decode(params, code):
+  def decode(params, code) -> Any:
     return decoder.apply({"params": params["decoder"]}, code)
 
   def fakes(params, stats, z, **how):
@@ -110,9 +112,8 @@ def medgan(
     code, *new = code if "mutable" in how else (code,)
     return jax.nn.sigmoid(decode(params, code)), *new
 
-  def score(params, x, weight):
-    """Judge rows beside their own mean."""
-    return critic.apply({"params": params}, x, _mean_row(x, weight))
+  def score(params, x, mean) -> Any:
+    return critic.apply({"params": params}, x, mean)
 
   def init(key, spec):
     check_sizes(networks, spec)
@@ -161,8 +162,8 @@ def medgan(
 
     def losses_fn(params, batch, ctx):
       del ctx
-      real = score(params, batch.x, batch.weight)
-      made = score(params, fake, batch.weight)
+      real = score(params, batch.x, _mean_row(batch.x, batch.weight))
+      made = score(params, fake, _mean_row(fake, batch.weight))
       losses = jax.nn.softplus(-real) + jax.nn.softplus(made)
       return losses + _decay(l2, params), real - made
 
@@ -185,7 +186,8 @@ def medgan(
 
     def loss(params):
       fake, new = fakes(params, state.stats, z, **how)
-      losses = jax.nn.softplus(-score(state.params["d"], fake, batch.weight))
+      judged = score(state.params["d"], fake, _mean_row(fake, batch.weight))
+      losses = jax.nn.softplus(-judged)
       return weighted_mean(losses, batch.weight) + _decay(l2, params), new
 
     own = _pick(state.params, "g", "decoder")
@@ -219,8 +221,7 @@ def medgan(
 
   def predict(state, x, *, y=None, raw=False):
     del y, raw  # it knows no conditions, and releases what it trained
-    x = to_float(x)
-    return critic.apply({"params": state.params["d"]}, x, state.stats["mean"])[:, None]
+    return score(state.params["d"], to_float(x), state.stats["mean"])[:, None]
 
   return Learner(
     init=init,

@@ -1,6 +1,7 @@
 """privGAN: several GANs, and a network that must not tell whose fake it sees."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +90,9 @@ def priv_gan(
   3
   """
   _validate(pairs, ratio, pretrain_epochs, dp_delay, release)
-  generator, critic = networks.generator, networks.critic
+  # Their `apply` has a type of several forms; what it returns here is an array.
+  generator: Any = networks.generator
+  critic: Any = networks.critic
 
   def score(params, x, y):
     return critic.apply({"params": params}, x, y)
