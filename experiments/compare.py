@@ -2,9 +2,10 @@
 
   python experiments/compare.py --audits=runs/none,runs/relaxloss --out=runs/compare
 
-reads report.json and scores.npz of each run folder of audit.py and writes compare.html,
-compare.csv, compare.md and result.json. Audits of the same records are compared by a
-paired bootstrap over records with the first one named.
+reads report.json and scores.npz of each run folder of audit.py or gan.py and writes
+compare.html, compare.csv, compare.md and result.json. Audits of the same records are
+compared by a paired bootstrap over records with the first one named. The accuracy of
+a GAN is that of classifiers trained on its samples.
 """
 
 import csv
@@ -16,6 +17,7 @@ import numpy as np
 from settings import JobSettings
 
 from mixdef.auditing import paired_bootstrap, read_report, render_comparison
+from mixdef.auditing.pages.compare_page import accuracy_of
 
 _COLUMNS = ("audit", "defense", "accuracy", "accuracy_std", "epsilon", "attack", "auc")
 _COLUMNS += ("auc_low", "auc_high", "fpr", "tpr")
@@ -106,8 +108,7 @@ def _difference(scores, first, other, attack, seed):
 def _row(name, report):
   setting, best = report["setting"], report["strongest"]
   values = (
-    *(name, setting.get("defense"), setting.get("test_accuracy")),
-    *(setting.get("test_accuracy_std"), setting.get("epsilon")),
+    *(name, setting.get("defense"), *accuracy_of(report), setting.get("epsilon")),
     *(best["attack"], best["auc"], *best["auc_ci"], best["fpr"], best["tpr"]),
   )
   return dict(zip(_COLUMNS, values, strict=True))

@@ -206,7 +206,7 @@ class GanSettings(Settings):
       "image_networks": functools.partial(image_networks, shape),
       "table_networks": functools.partial(table_networks, shape[0]),
     }
-    text, options = self.model, {"num_classes": data.num_classes}
+    text, options = self.model, dict[str, Any](num_classes=data.num_classes)
     if text == "auto":
       pictures = "dense" if math.prod(shape[:2]) <= _FEW_PIXELS else "image"
       text = "table_networks" if data.x.ndim == 2 else f"{pictures}_networks"

@@ -134,9 +134,7 @@ def classifier(
   >>> learner = classifier(models.mlp(32), optax.adam(1e-3))
   """
   defense = chain() if defense is None else chain(defense)
-  for part in defense.parts:
-    if "critic" in part.traits:
-      raise ValueError(f"{part.name} acts on the critic of a GAN: give it to wgan_gp")
+  _refuse_critics_parts(defense)
   model = _with_fields(model, defense)
   if microbatch is not None:
     _check_microbatch(microbatch, defense)
@@ -283,6 +281,12 @@ def _stage_defense(stage, defense):
   if stage.defense is not None:
     return stage.defense
   return chain(*(p._replace(model=None) for p in defense.parts if not p.before))
+
+
+def _refuse_critics_parts(defense):
+  for part in defense.parts:
+    if "critic" in part.traits:
+      raise ValueError(f"{part.name} acts on the critic of a GAN: give it to wgan_gp")
 
 
 def _with_fields(model, defense):

@@ -120,7 +120,8 @@ def _of_pictures(run: Run, extractor: Extractor, classifier, count: int, seed: i
   """Return {figure: (of samples, of real records, remark)} of one generator."""
   made = samples(run, count, seed=seed)
   members = run.data.select(np.flatnonzero(run.keep))
-  held_out = to_float(members.test.x)
+  test: Any = members.test
+  held_out = to_float(test.x)
   of_samples, of_real = (
     sample_quality(extractor, held_out, x, seed=seed)
     for x in (made[0], to_float(members.x))
@@ -157,9 +158,11 @@ def _joined(each):
 
 
 def _of_table(run: Run, columns: int, seed: int):
-  """Compare as many samples, cut at 0.5, as the model has members."""
-  real, held_out = run.data.x[run.keep], run.data.test.x
-  synthetic = samples(run, len(real), seed=seed)[0] > 0.5
+  """Compare as many samples, drawn from their probabilities, as there are members."""
+  data: Any = run.data
+  real, held_out = data.x[run.keep], data.test.x
+  shares = samples(run, len(real), seed=seed)[0]
+  synthetic = shares > np.random.default_rng(seed).random(shares.shape)
   frequent = np.argsort(-real.mean(0), kind="stable")[:columns]
   return {
     "dwp": dwp(real, synthetic),

@@ -48,9 +48,9 @@ class Progress:
       self._last_line = now
       rate = (now - self._started) / max(self._done - self._at_start, 1)
       left = rate * (self._total - self._done)
-      words = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+      words = "".join(f"{name} {value:.4g}, " for name, value in figures.items())
       logging.info(
-        "%d/%d %ss, %s, about %.0f s left",
+        "%d/%d %ss, %sabout %.0f s left",
         *(self._done, self._total, self._unit, words, left),
       )
 

@@ -10,7 +10,7 @@ from mixdef.auditing.pages import svg, words
 from mixdef.auditing.pages.audit_page import environment
 from mixdef.auditing.pages.charts import shorten
 
-_HEADLINE = "lira_online"
+_HEADLINES = ("lira_online", "lira_gan_discriminator")
 
 
 def render_comparison(
@@ -51,6 +51,23 @@ def render_comparison(
       ],
     )
   )
+
+
+def accuracy_of(report: Mapping[str, Any]) -> tuple[float | None, float | None]:
+  """Return the test accuracy of an audit and its spread, None where unknown.
+
+  Of generators it is that of classifiers trained on their samples.
+
+  >>> accuracy_of({"setting": {"test_accuracy": 0.9}})
+  (0.9, None)
+  """
+  setting = report.get("setting") or {}
+  if setting.get("test_accuracy") is not None:
+    return setting["test_accuracy"], setting.get("test_accuracy_std")
+  for row in (report.get("generator") or {}).get("utility", []):
+    if row["name"] == "downstream_accuracy":
+      return row["value"], row.get("spread")
+  return None, None
 
 
 def trade_off_chart(points: Sequence[Mapping[str, Any]]) -> str:
@@ -127,10 +144,10 @@ def _points(reports: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
   """The audits, and the DP baseline of each that has one."""
   found = []
   for name, report in reports.items():
-    baseline, setting = report.get("dp_baseline") or {}, report.get("setting") or {}
-    measured = ((name, setting, report), ("DP-SGD", baseline, baseline))
-    for label, facts, source in measured:
-      accuracy = facts.get("test_accuracy")
+    baseline = report.get("dp_baseline") or {}
+    reached = baseline.get("test_accuracy"), baseline.get("test_accuracy_std")
+    measured = ((name, accuracy_of(report), report), ("DP-SGD", reached, baseline))
+    for label, (accuracy, spread), source in measured:
       strongest = source.get("strongest") or {}
       if accuracy is None or strongest.get("auc") is None:
         continue
@@ -138,7 +155,7 @@ def _points(reports: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
         {
           "name": label,
           "accuracy": accuracy,
-          "spread": facts.get("test_accuracy_std"),
+          "spread": spread,
           "auc": strongest["auc"],
           "auc_ci": strongest.get("auc_ci") or [math.nan, math.nan],
         }
@@ -150,12 +167,12 @@ def _row(name: str, report: Mapping[str, Any]) -> dict[str, Any]:
   setting, strongest = report.get("setting") or {}, report.get("strongest") or {}
   attack = strongest.get("attack")
   tpr = report["attacks"][attack]["tpr"] if attack in report["attacks"] else {}
-  lira = report["attacks"].get(_HEADLINE, {})
-  spread = setting.get("test_accuracy_std")
+  lira = next((report["attacks"][a] for a in _HEADLINES if a in report["attacks"]), {})
+  accuracy, spread = accuracy_of(report)
   return {
     "name": name,
     "defense": words.plain(setting.get("defense")),
-    "accuracy": words.percent(setting.get("test_accuracy")),
+    "accuracy": words.percent(accuracy),
     "spread": "" if spread is None else words.percent(spread),
     "attack": attack,
     "strongest": words.measured(strongest.get("auc"), strongest.get("auc_ci")),

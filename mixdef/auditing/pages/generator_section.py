@@ -34,7 +34,7 @@ def generator_section(
   """
   if not part:
     return None
-  return {
+  shown = {
     "pictures": [
       {
         "title": one.title,
@@ -47,6 +47,9 @@ def generator_section(
     "columns": [
       _scatter(name, points) for name, points in (part.get("columns") or {}).items()
     ],
+  }
+  return shown | {
+    "made": any(shown.values()),
     "adaptive": [_cell(row) for row in part.get("adaptive") or []],
     "theory": _theory(part.get("theory")),
   }

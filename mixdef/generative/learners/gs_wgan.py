@@ -1,8 +1,6 @@
 """GS-WGAN: many private critics, and a generator that hears sanitised gradients."""
 
 import functools
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -129,9 +127,7 @@ def gs_wgan(
     raise ValueError(
       f"gs_wgan: warm_epochs is {warm_epochs!r}; give an integer of at least 0"
     )
-  # Their `apply` has a type of several forms; what it returns here is an array.
-  generator: Any = networks.generator
-  critic: Any = networks.critic
+  generator, critic = networks.generator, networks.critic
 
   def spent(spec):
     count = noisy_steps("gs_wgan", spec, warm_epochs, critic_steps)

@@ -87,6 +87,11 @@ def refuse_parts(name: str, defense) -> None:
         f"{name} cannot carry {part.name}, which learns from classifiers trained "
         "before: leave it out"
       )
+    if part.value_and_grad is not None and "per_example" not in part.traits:
+      raise ValueError(
+        f"{name} cannot carry {part.name}, whose gradients are of a classifier's loss: "
+        "leave it out"
+      )
     if part.loss is not None and "critic" not in part.traits:
       raise ValueError(
         f"{name} cannot carry {part.name}, which acts on a classifier's loss: leave it "

@@ -1,8 +1,6 @@
 """A generator and a critic that belong together."""
 
-from typing import NamedTuple
-
-import flax.linen as nn
+from typing import Any, NamedTuple
 
 
 class Networks(NamedTuple):
@@ -17,8 +15,8 @@ class Networks(NamedTuple):
     shape: of a record.
   """
 
-  generator: nn.Module
-  critic: nn.Module
+  generator: Any  # a linen module, whose `apply` has a type of several forms
+  critic: Any
   latent: int
   num_classes: int
   shape: tuple[int, ...]
