@@ -13,11 +13,13 @@ import pathlib
 from typing import Any
 
 import job
+import numpy as np
 from absl import logging
 from gan_settings import GanSettings
 
 import mixdef
 from mixdef.auditing import describe_generators, summarize
+from mixdef.auditing.figures import complete_targets
 from mixdef.generative.attacks import adaptive_grid, gan_signals
 from mixdef.generative.metrics import classifier_features, inception_features
 from mixdef.generative.theory_report import theory_report
@@ -30,7 +32,7 @@ def run(settings: GanSettings, folder: pathlib.Path) -> dict:
   """Train, attack and measure; returns what result.json holds."""
   data, natural = settings.records(), None
   judge = settings.make_classifier(data)
-  extractor = _extractor(settings, data, judge)
+  inception = inception_features(settings.inception) if settings.inception else None
   keep = mixdef.subsets(
     settings.shadows, len(data), seed=settings.seed, eligible=data.audited
   )
@@ -42,7 +44,7 @@ def run(settings: GanSettings, folder: pathlib.Path) -> dict:
   models, natural = _sound(models, natural)
   generated = describe_generators(
     models,
-    extractor,
+    inception or _extractor(settings, data, judge),
     classifier=judge,
     num_samples=settings.samples,
     adaptive=_adaptive(settings, models, natural),
@@ -108,12 +110,11 @@ def _train(settings, data, keep, folder):
 
 def _sound(models, natural):
   """Leave out the rows in which either model diverged: both share one keep matrix."""
-  if natural is None:
-    return models.sound(), None
-  sound = ~(models.diverged | natural.diverged)
+  both = [side for side in (models, natural) if side is not None]
+  sound = ~np.any([side.diverged for side in both], axis=0)
   if sound.sum() < 2:
     raise ValueError("fewer than two GANs did not diverge: lower --learning_rate")
-  return models.take(sound), natural.take(sound)
+  return models.take(sound), None if natural is None else natural.take(sound)
 
 
 def _generator_steps(models) -> int:
@@ -124,9 +125,7 @@ def _generator_steps(models) -> int:
 
 
 def _extractor(settings, data, judge):
-  """Return what pictures are compared by: Inception, or a classifier trained here."""
-  if settings.inception:
-    return inception_features(settings.inception)
+  """Train the classifier whose features pictures are compared by; tables need none."""
   if data.x.ndim == 2:
     return None
   logging.info("training a classifier whose features compare samples with records")
@@ -142,8 +141,11 @@ def _adaptive(settings, models, natural) -> list[dict[str, Any]]:
     query, references = name.split("/")
     if natural is None and references != "natural":
       continue  # the same once more
-    row = {"query": query, "references": references, "num_targets": len(cell.scores)}
-    figures = summarize(cell.scores, cell.members, seed=settings.seed)
+    targets = complete_targets(cell.scores, cell.members)
+    if not len(targets):
+      continue  # too few models: every one has members alone, or none, with a score
+    row = {"query": query, "references": references, "num_targets": len(targets)}
+    figures = summarize(cell.scores[targets], cell.members[targets], seed=settings.seed)
     rows.append(row | figures | {"coverage": cell.coverage})
   return rows
 

@@ -91,9 +91,12 @@ def describe_generators(
     The `Generated`; pictures are of the first model.
 
   Raises:
-    ValueError: for data without a held-out file, or pictures without an extractor.
+    ValueError: for models that make no records, data without a held-out file, or
+      pictures without an extractor.
   """
-  data = ensemble.data
+  data, learner = ensemble.data, ensemble[0].learner
+  if learner.generate is None:
+    raise ValueError(f"{learner.text} makes no records; pass trained GANs")
   if data.test is None:
     raise ValueError(
       f"{data.name} has no held-out records, which utility is measured on: "

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import numpy as np
+import optax
 import pytest
 from gan_cases import (
   CLASSES,
@@ -14,6 +15,7 @@ from gan_cases import (
   MEMBERS,
   NETWORKS,
   RECORDS,
+  SGD,
   SIZES,
   changed,
   records,
@@ -26,7 +28,13 @@ import mixdef
 from mixdef.data import Dataset
 from mixdef.defenses.critic import relaxloss_gan
 from mixdef.defenses.mixing import mixup
-from mixdef.generative import image_networks, mixup_gan, par_gan, wgan_gp
+from mixdef.generative import (
+  image_networks,
+  mixup_gan,
+  par_gan,
+  table_networks,
+  wgan_gp,
+)
 from mixdef.training import loop as loop_module
 from mixdef.training.batches import chunk_of
 from mixdef.training.progress import Progress
@@ -196,7 +204,7 @@ def test_another_gan_in_the_folder_is_refused(tmp_path):
 
 
 def test_models_of_a_grid_over_alpha_are_those_of_their_alpha():
-  make = functools.partial(mixup_gan, NETWORKS)
+  make = functools.partial(mixup_gan, NETWORKS, SGD)
   keep, alphas = KEEP[[0, 0]], [0.0, 0.4]
   grid = train(
     lambda alpha: make(alpha=alpha), keep=keep, over={"alpha": alphas}, ids=[0, 0]
@@ -204,7 +212,7 @@ def test_models_of_a_grid_over_alpha_are_those_of_their_alpha():
   for s, alpha in enumerate(alphas):
     alone = train(make(alpha=alpha), keep=keep[:1])
     assert same(grid[s].state.params, alone[0].state.params, atol=1e-4)
-  assert not same(grid[0].state.params, grid[1].state.params, atol=1e-2)
+  assert not same(grid[0].state.params, grid[1].state.params, atol=1e-3)
 
 
 def test_fit_trains_one_gan():
@@ -214,14 +222,13 @@ def test_fit_trains_one_gan():
   assert run.learner.num_classes == CLASSES
 
 
-def test_a_critic_learns_to_prefer_its_members():
-  """Undefended and trained for long, a critic gives its members away."""
-  data = records(40, seed=3)
-  keep = np.arange(40) < 20
-  learner = wgan_gp(mixdef.generative.table_networks(FEATURES, CLASSES, hidden=64))
-  run = mixdef.fit(learner, data, keep, epochs=300, batch_size=20)
+def test_an_undefended_critic_gives_its_members_away():
+  """The negative control: few records of many columns, trained for long."""
+  data, keep = records(40, shape=(64,), seed=3), np.arange(40) < 20
+  learner = wgan_gp(table_networks(64, CLASSES, hidden=32), optax.adam(1e-3, b1=0.5))
+  run = mixdef.fit(learner, data, keep, epochs=150, batch_size=20)
   score = run.predict(data.x)[:, 0]
-  assert (score[keep][:, None] > score[~keep]).mean() > 0.7
+  assert (score[keep][:, None] > score[~keep]).mean() > 0.8
 
 
 @pytest.mark.parametrize("x", [DATA.x - 0.5, 2 * DATA.x], ids=["below", "above"])

@@ -63,8 +63,9 @@ def gs_wgan(
     standard deviation noise_multiplier * 2 C/B before it goes back through G
   ```
 
-  The critics take turns, each cycle in a new random order, so a step costs one critic,
-  whatever their number. The exponential moving average of G is what `generate` uses.
+  The critics take turns, each cycle in a new random order, so a step computes one
+  critic, whatever their number; on a CPU it still moves the memory of them all. The
+  exponential moving average of G is what `generate` uses.
 
   Args:
     networks: generator and critic. The official z has 10 numbers.

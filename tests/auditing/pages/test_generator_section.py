@@ -16,6 +16,7 @@ from mixdef.auditing import Mosaic
 from mixdef.auditing.pages.audit_page import render
 from mixdef.auditing.pages.compare_page import accuracy_of, render_comparison
 from mixdef.auditing.pages.generator_section import scatter_chart
+from mixdef.auditing.pages.words import MISSING
 from mixdef.generative.theory_report import theory_report
 
 SCHEMA = pathlib.Path(__file__).parents[3] / "docs" / "report.schema.json"
@@ -238,14 +239,19 @@ def test_missing_figures_are_dashes(case):
     part["theory"][side] |= {"auc": None, "auc_ci": [None, None]}
   part["theory"]["proposition_1"]["members"] |= {"share": None, "ci": None}
   page = written(report, *rest)
-  assert lines(section(page, "samples"))[0] == ["fd classifier", "–", "–", "a remark"]
-  assert {row[2] for row in lines(section(page, "adaptive"))} == {"–"}
-  assert {row[5] for row in lines(section(page, "theory"))} == {"–"}
+  assert lines(section(page, "samples"))[0] == [
+    "fd classifier",
+    MISSING,
+    MISSING,
+    "a remark",
+  ]
+  assert {row[2] for row in lines(section(page, "adaptive"))} == {MISSING}
+  assert {row[5] for row in lines(section(page, "theory"))} == {MISSING}
   everything = " ".join(
     text(section(page, name)) for name in ("samples", "adaptive", "theory")
   )
   assert not re.search(r"\b(nan|none|null)\b", everything, re.I)
-  assert "Correlation –" in everything
+  assert f"Correlation {MISSING}" in everything
 
 
 def test_generators_are_compared_by_what_their_samples_teach(case):
@@ -265,7 +271,7 @@ def test_generators_are_compared_by_what_their_samples_teach(case):
   assert accuracy_of(report) == (None, None)
   page = render_comparison({"gan": report}, [])
   assert 'id="trade-off"' not in page
-  assert lines(section(page, "audits"))[0][1] == "–"
+  assert lines(section(page, "audits"))[0][1] == MISSING
 
 
 def test_the_accuracy_of_a_classifier_is_its_own(case):

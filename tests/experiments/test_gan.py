@@ -1,0 +1,395 @@
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import gan
+import job
+import jsonschema
+import numpy as np
+import optax
+import pytest
+import settings as settings_module
+from gan_settings import GAN_PROTOCOLS, GanSettings
+
+import mixdef
+from mixdef.data import Dataset, to_float
+
+SCHEMA = pathlib.Path(__file__).parents[2] / "docs" / "report.schema.json"
+NETWORKS = "dense_networks(hidden=8, latent=3)"
+ATTACKS = ("logan", "lira_gan_discriminator_fixed", "lira_gan_reconstruction")
+MODELS, MEMBERS = 4, 60
+TINY = GanSettings(
+  train_size=MEMBERS,
+  model=NETWORKS,
+  epochs=3,
+  batch_size=20,
+  num_shadows=MODELS,
+  strategy="loop",
+  attacks=", ".join(ATTACKS),
+  attack_records=6,
+  samples=100,
+  classifier="mlp(8)",
+)
+DEFENDED = dataclasses.replace(TINY, learner="par_gan(critics=2)", defense="mixup")
+
+
+def valid_report(folder):
+  """Read the report strictly: without NaN and infinities, by the schema."""
+
+  def refuse(word):
+    raise AssertionError(f"report.json holds {word}")
+
+  report = json.loads((folder / "report.json").read_text(), parse_constant=refuse)
+  jsonschema.validate(report, json.loads(SCHEMA.read_text()))
+  return report
+
+
+def trained(folder):
+  """Return when each history of training was written, and how many rows it has."""
+  return {
+    path.relative_to(folder): (path.stat().st_mtime_ns, len(path.read_text()))
+    for path in folder.rglob("metrics.jsonl")
+  }
+
+
+def cells(report):
+  return {
+    (row["query"], row["references"]): row for row in report["generator"]["adaptive"]
+  }
+
+
+@pytest.fixture(scope="module")
+def undefended(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("gan") / "none"
+  return folder, job.execute(TINY, folder, gan.run)
+
+
+@pytest.fixture(scope="module")
+def defended(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("gan") / "mixup"
+  return folder, job.execute(DEFENDED, folder, gan.run)
+
+
+def test_gan_writes_the_contract(undefended):
+  folder, returned = undefended
+  result, report = (
+    json.loads((folder / "result.json").read_text()),
+    valid_report(folder),
+  )
+  assert result == returned
+  assert set(result["attacks"]) == set(ATTACKS)
+  for name in ("attacks", "verdict", "strongest", "generator", "not_run"):
+    assert result[name] == report[name]
+  facts = ("dataset", "defense", "num_models", "epsilon", "learner", "num_audited")
+  assert [result[name] for name in facts] == [
+    *("digits", "none", MODELS, None, "wgan_gp", 2 * MEMBERS)
+  ]
+  # 60 members in batches of 20: 9 steps, of which the fifth is the generator's.
+  assert result["generator_steps"] == 1
+  assert report["title"] == "digits, no defense"
+  names = [row["name"] for row in result["generator"]["utility"]]
+  assert names == [
+    *("fd_classifier", "kid_classifier", "density_classifier", "coverage_classifier"),
+    "downstream_accuracy",
+  ]
+
+
+def test_gan_writes_scores_pictures_and_one_page(undefended):
+  folder, result = undefended
+  with np.load(folder / "scores.npz") as scores:
+    assert set(scores) == {"ids", "labels", "keep", "audited", *ATTACKS}
+    keep = scores["keep"]
+    assert keep.shape == (MODELS, 2 * MEMBERS)
+    assert {scores[name].shape for name in ATTACKS} == {keep.shape}
+    asked = ~np.isnan(scores["lira_gan_reconstruction"]).all(0)
+  assert 0 < asked.sum() <= TINY.attack_records
+  for name in ("samples", "real", "interpolations"):
+    assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+  page = (folder / "report.html").read_text()
+  assert result["verdict"]["headline"] in page
+  assert page.count('src="data:image/png') >= 3
+  assert "<script" not in page
+  for section in ("samples", "attacks", "adaptive", "setting"):
+    assert f'<section id="{section}">' in page
+
+
+def test_gan_prints_the_verdict_first(undefended, capsys):
+  _, result = undefended
+  gan.show(result)
+  lines = capsys.readouterr().out.splitlines()
+  level = result["verdict"]["level"].replace("_", " ")
+  assert lines[0] == f"{level}: {result['verdict']['headline']}"
+  assert lines[1] == "4 GANs, none, 1 generator steps each"
+  assert sum("references" in line for line in lines) == 2
+  assert any(line.startswith("  downstream_accuracy ") for line in lines)
+  assert lines[-1].endswith("none/report.html")
+
+
+def test_undefended_gans_are_their_own_references(undefended):
+  grid = cells(valid_report(undefended[0]))
+  assert set(grid) == {("single", "natural"), ("mixed", "natural")}
+  assert "theory" not in (undefended[0] / "report.html").read_text().split("<nav")[0]
+
+
+def test_a_finished_run_answers_at_once(undefended):
+  folder, result = undefended
+
+  def never(*_):
+    raise AssertionError
+
+  assert job.execute(TINY, folder, never) == result
+
+
+@pytest.mark.parametrize(
+  ("field", "value"),
+  [("defense", "mixup"), ("samples", 200), ("learner", "mixup_gan"), ("seed", 1)],
+)
+def test_pitfall_86_a_changed_setting_is_refused(undefended, field, value):
+  changed = dataclasses.replace(TINY, **{field: value})
+  with pytest.raises(ValueError, match=f"{field} was .*, now {value!r}") as raised:
+    job.execute(changed, undefended[0], gan.run)
+  assert "Choose another --out" in str(raised.value)
+
+
+def test_a_defense_is_attacked_by_every_adaptive_attacker(defended):
+  report = valid_report(defended[0])
+  grid = cells(report)
+  assert set(grid) == {
+    (query, references)
+    for query in ("single", "mixed")
+    for references in ("natural", "mixup")
+  }
+  for row in grid.values():
+    assert row["num_targets"] == MODELS
+  single = MODELS * 2 * MEMBERS
+  for references in ("natural", "mixup"):
+    row = grid["single", references]
+    assert row["num_members"] + row["num_nonmembers"] + row["excluded"] == single
+  assert report["setting"]["defense"] == "par_gan(critics=2)|mixup"
+  # One natural GAN for each, and what the theory says about the pairs.
+  assert len(list((defended[0] / "natural").glob("models/*"))) == MODELS
+  theory = report["generator"]["theory"]
+  for side in ("natural", "mixup"):
+    assert theory[side]["auc"] <= theory[side]["auc_bound"]["threshold"] + 1e-9
+  page = (defended[0] / "report.html").read_text()
+  assert '<section id="theory">' in page
+  assert "trained with the target&#39;s defense" in page
+
+
+def test_natural_references_of_an_undefended_run_are_those_it_would_train(
+  undefended, defended, tmp_path
+):
+  # Its own GANs lie there, as after a kill: nothing at all is left to train.
+  shutil.copytree(defended[0] / "models", tmp_path / "models")
+  folders = (undefended[0], tmp_path)
+  before = [trained(folder) for folder in folders]
+  settings = dataclasses.replace(DEFENDED, natural=str(undefended[0]))
+  result = job.execute(settings, tmp_path, gan.run)
+  assert [trained(folder) for folder in folders] == before
+  assert not (tmp_path / "natural").exists()
+  assert result["generator_steps"] == defended[1]["generator_steps"]
+  ours, theirs = valid_report(tmp_path), valid_report(defended[0])
+  assert ours["generator"] == theirs["generator"]
+  for name in ATTACKS:
+    assert ours["attacks"][name]["auc"] == theirs["attacks"][name]["auc"]
+
+
+def test_natural_references_of_another_training_are_refused_at_once(
+  undefended, tmp_path
+):
+  before = trained(undefended[0])
+  settings = dataclasses.replace(DEFENDED, natural=str(undefended[0]))
+  for field, value in (("epochs", 4), ("seed", 1)):
+    other = dataclasses.replace(settings, **{field: value})
+    with pytest.raises(ValueError, match=f"{field} was .*, now {value}") as raised:
+      job.execute(other, tmp_path / field, gan.run)
+    assert "\n" not in str(raised.value)
+    assert not list((tmp_path / field).iterdir())
+  nowhere = dataclasses.replace(settings, natural=str(tmp_path / "nowhere"))
+  with pytest.raises(FileNotFoundError, match="name the run folder of an undefended"):
+    job.execute(nowhere, tmp_path / "run", gan.run)
+  assert not list((tmp_path / "run").iterdir())
+  assert not (tmp_path / "nowhere").exists()
+  assert trained(undefended[0]) == before
+
+
+def write_table(folder, count=150):
+  """Write a table in the format of the published ones; returns its folder."""
+  random = np.random.default_rng(0)
+  bits = random.random((count, 446)) < np.linspace(0.02, 0.6, 446)
+  labels = np.arange(count) % 30
+  path = folder / "location30.npz"
+  np.savez(path, x=np.packbits(bits, axis=1), y=labels, n_features=446)
+  return str(folder)
+
+
+def test_a_private_gan_of_a_table_states_its_epsilon(tmp_path):
+  settings = dataclasses.replace(
+    TINY,
+    dataset="location30",
+    data_dir=write_table(tmp_path),
+    train_size=40,
+    model="auto",
+    learner="mlp_wgan_gp(hidden=8, latent=3)",
+    defense="dp_gan(noise_multiplier=1.0)",
+    num_shadows=2,
+    epochs=1,
+    attacks="logan",
+  )
+  result = job.execute(settings, tmp_path / "run", gan.run)
+  report = valid_report(tmp_path / "run")
+  assert 0 < result["epsilon"] < 1000
+  assert result["delta"] > 0
+  assert set(report["generator"]["columns"]) == {"dwp", "dwpre"}
+  assert len(report["generator"]["columns"]["dwp"]["real"]) == 446
+  assert report["generator"]["utility"] == []
+  # Two GANs leave each a single reference: too few for what the theory compares.
+  assert report["generator"]["theory"] is None
+  assert not list((tmp_path / "run").glob("*.png"))
+  page = (tmp_path / "run" / "report.html").read_text()
+  assert "root mean square difference" in page
+
+
+def picture_data(shape=(8, 8, 1), classes=10):
+  x = np.zeros((20, *shape), np.uint8)
+  return Dataset.from_arrays(x, np.arange(20) % classes, num_classes=classes)
+
+
+@pytest.mark.parametrize(
+  ("learner", "defense", "defended_by"),
+  [
+    ("wgan_gp", "none", "none"),
+    ("wgan_gp", "mixup|relaxloss_gan(2.0)", "mixup|relaxloss_gan(threshold=2.0)"),
+    ("par_gan(critics=2)", "none", "par_gan(critics=2)"),
+    ("mixup_gan", "none", "mixup_gan"),
+  ],
+)
+def test_learners_are_named_by_text(learner, defense, defended_by):
+  settings = GanSettings(learner=learner, defense=defense, model=NETWORKS)
+  assert settings.defended_by == defended_by
+  assert settings.make_learner(picture_data()).latent == 3
+  assert settings.is_defended == (defended_by != "none")
+  natural = settings.undefended
+  assert (natural.learner, natural.defended_by) == ("wgan_gp", "none")
+  assert not natural.is_defended
+
+
+def test_networks_follow_from_the_records():
+  chosen = GanSettings().networks(picture_data())
+  assert type(chosen.generator).__name__ == "DenseGenerator"
+  large = picture_data((28, 28, 1))
+  assert type(GanSettings().networks(large).generator).__name__ != "DenseGenerator"
+  table = Dataset.from_arrays(np.zeros((4, 9), np.float32), [0, 1, 0, 1])
+  assert GanSettings().networks(table).shape == (9,)
+  sizes = GanSettings(model=NETWORKS).networks(table)
+  assert (sizes.latent, sizes.shape) == (3, (9,))
+
+
+@pytest.mark.parametrize(
+  ("wrong", "message"),
+  [
+    ({"standardize": True}, r"--standardize: generators make values in \[0,1\]"),
+    ({"num_shadows": 1}, "--num_shadows=1: an attack needs a target and references"),
+    ({"samples": 10}, "--samples=10: take 100 or more"),
+    ({"attacks": "logn"}, "no attack is called 'logn'; did you mean logan"),
+    ({"attacks": "logan(x=1)"}, r"logan\(x=1\)"),
+    ({"natural": "runs/none"}, "--natural=runs/none: .*their own natural references"),
+    ({"defense": "mixupp"}, "no defense is called 'mixupp'"),
+  ],
+)
+def test_mistakes_are_one_line_before_anything_is_written(wrong, message):
+  with pytest.raises(ValueError, match=message) as raised:
+    GanSettings(**wrong)
+  assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+  ("wrong", "message"),
+  [
+    ({"learner": "mlp_wgan_gp"}, "--learner=mlp_wgan_gp is for tables, and digits"),
+    (
+      {"learner": "medgan"},
+      "--learner=medgan is for tables, and digits holds pictures",
+    ),
+    ({"learner": "wgan"}, "no learner is called 'wgan'; did you mean wgan_gp"),
+    ({"learner": "mixup_gan", "defense": "mixup"}, "takes no defense: drop mixup"),
+    ({"model": "dense_network"}, "no model is called 'dense_network'"),
+    ({"classifier": "cn"}, "no model is called 'cn'; did you mean cnn"),
+    ({"optimizer": "adam(learning_rate=1)"}, "give the rate by --learning_rate"),
+    ({"train_size": 10_000}, "digits has 1438 records; --train_size=10000"),
+  ],
+)
+def test_mistakes_in_what_is_trained_are_one_line(tmp_path, wrong, message):
+  settings = dataclasses.replace(TINY, **wrong)
+  with pytest.raises(ValueError, match=message) as raised:
+    job.execute(settings, tmp_path, gan.run)
+  assert "\n" not in str(raised.value)
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_on_the_command_line_is_status_2(monkeypatch, capsys):
+  def start(main):
+    main(["gan.py"])
+
+  with monkeypatch.context() as patch:
+    patch.setattr(job.app, "run", start)
+    patch.setattr(job, "define_flags", lambda kind: None)
+    patch.setattr(job, "_log_plainly", lambda: None)
+    patch.setattr(job, "cache_programs", lambda: None)
+    patch.setattr(job, "from_flags", lambda kind: kind(samples=10))
+    with pytest.raises(SystemExit) as left:
+      job.main("gan", GanSettings, gan.run, gan.show)
+  assert left.value.code == 2
+  errors = capsys.readouterr().err.splitlines()
+  assert errors == ["gan: --samples=10: take 100 or more to measure utility"]
+
+
+def test_medgan_takes_no_other_networks():
+  table = Dataset.from_arrays(np.zeros((4, 9), np.float32), [0, 1, 0, 1])
+  settings = GanSettings(learner="medgan", model=NETWORKS)
+  with pytest.raises(ValueError, match="networks of its own: drop --model=dense_net"):
+    settings.make_learner(table)
+  assert not settings.is_defended
+
+
+@pytest.mark.parametrize(
+  ("name", "shape", "latent"),
+  [
+    ("mixup_gan_celeba", (64, 64, 3), 256),
+    ("mixup_gan_cifar10", (32, 32, 3), 100),
+  ],
+)
+def test_every_protocol_builds_at_its_own_size(name, shape, latent):
+  settings = GanSettings(**GAN_PROTOCOLS[name])
+  learner = settings.make_learner(picture_data(shape, classes=2))
+  assert learner.latent == latent
+  assert settings.num_shadows == 128
+  assert settings.networks(picture_data(shape)).shape == shape
+  assert set(GAN_PROTOCOLS) == {"mixup_gan_celeba", "mixup_gan_cifar10"}
+
+
+def test_a_quick_run_is_small():
+  quick = GanSettings(quick=True, num_shadows=128, epochs=10_000)
+  assert (quick.shadows, quick.passes) == (8, 300)
+  assert (quick.budget.targets, quick.budget.records) == (1, 100)
+  assert len(quick.records()) <= 1500
+  assert quick.records().test is not None
+
+
+def test_records_are_split_where_nobody_did(tmp_path):
+  folder = write_table(tmp_path)
+  data = GanSettings(dataset="location30", data_dir=folder).records()
+  assert (len(data), len(data.test)) == (120, 30)
+  assert set(np.unique(to_float(data.x))) == {0, 1}
+
+
+def test_the_classifier_that_judges_is_undefended():
+  learner = DEFENDED.make_classifier(picture_data())
+  network = mixdef.models.mlp(8, num_classes=10)
+  assert learner.text == mixdef.classifier(network, optax.adam(1e-3)).text
+
+
+def test_every_flag_has_a_help_text():
+  names = {field.name for field in dataclasses.fields(GanSettings)}
+  assert names <= set(settings_module._HELP)
