@@ -3,6 +3,7 @@ import json
 import pathlib
 import shutil
 
+import compare
 import gan
 import job
 import jsonschema
@@ -393,3 +394,17 @@ def test_the_classifier_that_judges_is_undefended():
 def test_every_flag_has_a_help_text():
   names = {field.name for field in dataclasses.fields(GanSettings)}
   assert names <= set(settings_module._HELP)
+
+
+def test_runs_are_compared_by_what_their_samples_teach(undefended, defended, tmp_path):
+  folders = (undefended[0], defended[0])
+  settings = compare.CompareSettings(audits=", ".join(map(str, folders)))
+  result = job.execute(settings, tmp_path, compare.run)
+  assert [row["audit"] for row in result["rows"]] == ["none", "mixup"]
+  for row, folder in zip(result["rows"], folders, strict=True):
+    taught = valid_report(folder)["generator"]["utility"][-1]
+    found = (row["accuracy"], row["accuracy_std"])
+    assert found == (taught["value"], taught["spread"])
+  assert len(result["differences"]) == 1  # both were asked about the same records
+  page = (tmp_path / "compare.html").read_text()
+  assert '<section id="trade-off">' in page

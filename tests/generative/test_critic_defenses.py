@@ -230,7 +230,7 @@ def test_dp_gan_refuses_what_would_void_its_bound():
     start(wgan_gp(batch_norm, defense=defense), data)
   group_norm = image_networks((8, 8), CLASSES, width=2, latent=3, norm="group")
   assert start(wgan_gp(group_norm, defense=defense), data).stats == {}
-  with pytest.raises(ValueError, match="clips records for one critic.*critics=1"):
+  with pytest.raises(ValueError, match=r"clips records for one critic.*critics=1"):
     private(critics=2)
   with pytest.raises(ValueError, match="mixup lets a record act on other"):
     wgan_gp(NETWORKS, defense=mixdef.chain(mixup(), defense))

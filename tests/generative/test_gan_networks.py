@@ -1,6 +1,7 @@
 """The networks of GANs take soft conditions and judge each record alone."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -145,11 +146,11 @@ def test_the_networks_for_celeba_are_the_official_ones():
   made = jax.eval_shape(networks.generator.init, KEY, z, y)["params"]
   judged = jax.eval_shape(networks.critic.init, KEY, x, y)["params"]
   channels = [512, 256, 128, 64]
-  up = sum(25 * a * b for a, b in zip([*channels], [*channels[1:], 3], strict=True))
+  up = sum(25 * a * b for a, b in itertools.pairwise([*channels, 3]))
   norms = 2 * sum(channels)
   assert _size(made) == (256 + 2) * 16 * 512 + up + 3 + norms
   widths = [3 + 2, 64, 128, 256, 512]
-  down = sum(25 * a * b + b for a, b in zip(widths, widths[1:], strict=False))
+  down = sum(25 * a * b + b for a, b in itertools.pairwise(widths))
   assert _size(judged) == down + 2 * (128 + 256 + 512) + 16 * 512 + 1
 
 

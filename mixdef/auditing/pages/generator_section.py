@@ -56,19 +56,18 @@ def generator_section(
 
 
 def _utility(row):
-  value = words.plain(_rounded(row["value"]))
   spread = row.get("spread")
   return {
     "name": row["name"].replace("_", " "),
-    "value": value,
-    "spread": f"±{words.plain(_rounded(spread))}" if spread is not None else "",
-    "real": words.plain(_rounded(row.get("real"))),
+    "value": _rounded(row["value"], 4),
+    "spread": "" if spread is None else f"±{_rounded(spread, 2)}",
+    "real": _rounded(row.get("real"), 4),
     "note": row.get("note") or "",
   }
 
 
-def _rounded(value):
-  return None if value is None else float(f"{value:.4g}")
+def _rounded(value, digits):
+  return words.plain(None if value is None else float(f"{value:.{digits}g}"))
 
 
 def _cell(row):
@@ -85,7 +84,7 @@ def _cell(row):
 def _theory(theory):
   if not theory:
     return None
-  moved = theory["proposition_1"]["members"]
+  moved = theory["proposition_1"]
   sides = []
   for title, key in (("Without the defense", "natural"), ("With it", "mixup")):
     one = theory[key]
@@ -100,7 +99,10 @@ def _theory(theory):
       }
     )
   return {
-    "falls": words.measured(moved["share"], moved["ci"], words.percent),
+    "falls": words.measured(
+      moved["members"]["share"], moved["members"]["ci"], words.percent
+    ),
+    "falls_of_others": words.percent(moved["nonmembers"]["share"]),
     "sides": sides,
   }
 

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -130,9 +129,7 @@ def datalens(
     raise ValueError(
       f"datalens: top is {top}, and a record has {numbers} numbers: give at most these"
     )
-  # Their `apply` has a type of several forms; what it returns here is an array.
-  generator: Any = networks.generator
-  critic: Any = networks.critic
+  generator, critic = networks.generator, networks.critic
 
   def logits(d, x, y):
     return critic.apply({"params": d}, x, y)

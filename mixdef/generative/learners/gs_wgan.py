@@ -1,6 +1,7 @@
 """GS-WGAN: many private critics, and a generator that hears sanitised gradients."""
 
 import functools
+
 import jax
 import jax.numpy as jnp
 import optax

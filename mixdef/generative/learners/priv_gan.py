@@ -1,7 +1,6 @@
 """privGAN: several GANs, and a network that must not tell whose fake it sees."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,9 +89,7 @@ def priv_gan(
   3
   """
   _validate(pairs, ratio, pretrain_epochs, dp_delay, release)
-  # Their `apply` has a type of several forms; what it returns here is an array.
-  generator: Any = networks.generator
-  critic: Any = networks.critic
+  generator, critic = networks.generator, networks.critic
 
   def score(params, x, y):
     return critic.apply({"params": params}, x, y)

@@ -160,8 +160,9 @@ def test_the_theory_names_the_measured_auc_beside_its_bound(case):
     assert row[4] == f"{side['auc_bound']['threshold']:.3f}"
     assert row[5].startswith(f"{side['auc']:.3f} ")
     assert float(row[5].split()[0]) <= float(row[4])
-  share = given["proposition_1"]["members"]["share"]
-  assert f"falls for {100 * share:.3g}% of the members" in text(part)
+  falls = [f"{100 * side['share']:.3g}%" for side in given["proposition_1"].values()]
+  assert f"it falls for {falls[0]} of the members" in text(part)
+  assert f"and for {falls[1]} of the non-members" in text(part)
 
 
 def test_columns_of_a_table_are_dots_on_two_charts(case):
