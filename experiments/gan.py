@@ -159,6 +159,10 @@ def _theory(models, natural):
   return theory_report(losses[0], models.keep[:, audited], losses[1], fixed=True)
 
 
+def _figure(value: float | None) -> str:
+  return "none" if value is None else f"{value:.4f}"
+
+
 def show(result: dict) -> None:
   """Print the verdict, the figures and where the report is."""
   verdict = result["verdict"]
@@ -175,7 +179,11 @@ def show(result: dict) -> None:
     what = f"{row['query']} query, {row['references']} references"
     print(f"  {what:36}AUC {row['auc']:.4f} [{low:.4f}, {high:.4f}]")
   for row in result["generator"]["utility"]:
-    print(f"  {row['name']:36}{row['value']:.4f} (real records {row['real']:.4f})")
+    value, real = _figure(row["value"]), _figure(row["real"])
+    print(f"  {row['name']:36}{value} (real records {real})")
+  for name, row in (result["generator"].get("columns") or {}).items():
+    correlation, rmse = _figure(row["correlation"]), _figure(row["rmse"])
+    print(f"  {name:36}correlation {correlation}, RMSE {rmse}")
   for name, reason in result["not_run"].items():
     print(f"  not run: {name}: {reason}")
   print(f"report: {result['report']}")

@@ -19,13 +19,17 @@ Hook = Any  # a function, or None where nothing acts; typed by the tables below
 
 
 class Ctx(NamedTuple):
-  """Where training stands; only `key` differs per model."""
+  """Where training stands; only `key` differs per model.
+
+  `batch_size` is the public one, whatever number of records a step happens to draw.
+  """
 
   key: Any
   step: Any
   epoch: Any
   epochs: Any
   steps_per_epoch: Any = 1
+  batch_size: Any = 1
 
   @property
   def progress(self):

@@ -79,6 +79,9 @@ def run_attacks(
       "seed": seed,
       **dataclasses.asdict(budget),
     }
+    made = getattr(signals, "reconstruction", None)
+    if ensemble is None and made is not None:  # else the budget and the seed tell them
+      marks["reconstruction"] = digest(made)
     same_or_refuse(out / "signature.json", marks, fix="Choose another out folder.")
   findings = Findings({}, {}, {})
   for name, attack in chosen.items():

@@ -135,14 +135,16 @@ def verdict(report: dict[str, Any]) -> dict[str, Any]:
   """Say what the figures of a report mean for someone who must decide.
 
   Args:
-    report: with attacks, strongest, records, classes, canaries, dp_baseline, setting.
+    report: with attacks, strongest, records, classes, canaries, dp_baseline, setting;
+      of GANs with generator, whose adaptive attacks are graded, too.
 
   Returns:
     {"level", "headline", "who", "how_sure", "what_to_do"}; the last three are lists of
-    sentences. The level is the worse of the audited records' and the canaries'.
+    sentences. The level is the worst of the audited records', the adaptive attacks' on
+    them and the canaries'.
   """
   best, canaries = report["strongest"], report["canaries"]
-  graded = [level_of(best)]
+  graded = [min(map(level_of, (best, _adaptive(report))), key=LEVELS.index)]
   if canaries:
     graded.append(level_of(canaries["strongest"]))
   level = min(graded, key=LEVELS.index)
@@ -154,6 +156,12 @@ def verdict(report: dict[str, Any]) -> dict[str, Any]:
     "how_sure": _how_sure(report, best),
     "what_to_do": _what_to_do(report, level),
   }
+
+
+def _adaptive(report: dict[str, Any]) -> dict[str, Any] | None:
+  """Return the strongest adaptive attack on a GAN, None without any."""
+  rows = (report.get("generator") or {}).get("adaptive") or []
+  return strongest({f"{r['query']}/{r['references']}": r for r in rows})
 
 
 def _who(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
@@ -212,6 +220,15 @@ def _how_sure(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
       f"{best['auc']:.3f} [{low:.3f}, {high:.3f}] over {row['num_members']:,} members "
       f"and {row['num_nonmembers']:,} non-members of {row['num_targets']} models; 0.5 "
       f"is guessing."
+    )
+  if adaptive := _adaptive(report):
+    low, high = adaptive["auc_ci"]
+    query, references = adaptive["attack"].split("/")
+    kind = {"natural": "undefended", "mixup": "defended"}[references]
+    lines.append(
+      f"The strongest of {adaptive['num_attacks']} adaptive attacks, with {query} "
+      f"queries and {kind} references, has AUC {adaptive['auc']:.3f} "
+      f"[{low:.3f}, {high:.3f}]."
     )
   if setting.get("references"):
     lines.append(f"The attacker's own models: {setting['references']}.")

@@ -90,7 +90,7 @@ def make_plan(
   capacity = -(-largest // (groups * steps))
   if poisson:
     draws = steps * epochs * len(sizes)
-    capacity = _poisson_capacity(largest, batch_size / num_members, draws)
+    capacity = _poisson_capacity(largest, batch_size, num_members, draws)
   num_reference = int(np.asarray(data.reference).sum())
   riding = "reference_rows" in traits
   return Plan(
@@ -107,8 +107,12 @@ def make_plan(
   )
 
 
-def _poisson_capacity(size, probability, draws):
-  """Rows that all but one in 1e9 trainings' Poisson batches fit into."""
+def _poisson_capacity(size, batch_size, num_members, draws):
+  """Rows that all but one in 1e9 trainings' Poisson batches fit into.
+
+  They are `batch_size` at least: a GAN makes so many fakes, however few the members.
+  """
   from scipy import stats
 
-  return int(min(size, stats.binom.isf(1e-9 / draws, size, probability) + 1))
+  drawn = stats.binom.isf(1e-9 / draws, size, batch_size / num_members) + 1
+  return max(batch_size, int(min(size, drawn)))

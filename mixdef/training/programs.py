@@ -93,7 +93,7 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
 
   def ctx(state, name, position, epoch):
     key = jax.random.fold_in(fold_in_name(state.key, name), position)
-    return Ctx(key, position, epoch, plan.epochs, steps)
+    return Ctx(key, position, epoch, plan.epochs, steps, plan.batch_size)
 
   def init(key, table, values, data):
     return learner_of(values).init(key, plan.spec(data, table))

@@ -7,6 +7,8 @@ from mixdef import attacks
 from mixdef.attacks import Signals, leave_one_out
 from mixdef.attacks.query import signals as ask
 from mixdef.auditing import Budget, run_attacks, running, summarize
+from mixdef.generative.attacks import ATTACKS as GAN_ATTACKS
+from mixdef.generative.attacks import GanSignals
 
 ASKING = "label_only_noise(draws=5)"
 
@@ -261,3 +263,16 @@ def test_pitfall_53_the_number_of_members_changes_no_decision():
   assert often["positive_rate"] == pytest.approx((5 * tpr + 1 - tnr) / 6)
   # Calling the top n members would call just their share of all records.
   assert abs(often["positive_rate"] - 5 / 6) > 0.1
+
+
+def test_scores_of_other_reconstructions_are_not_taken_for_these(tmp_path):
+  rng = np.random.default_rng(0)
+  keep = rng.random((4, 30)) < 0.5
+  first, second = (
+    GanSignals(phi=np.zeros((4, 30, 1)), keep=keep, reconstruction=losses)
+    for losses in rng.random((2, 4, 30, 1))
+  )
+  how = {"catalogue": GAN_ATTACKS, "out": tmp_path}
+  run_attacks(["lira_gan_reconstruction"], first, **how)
+  with pytest.raises(ValueError, match="reconstruction"):
+    run_attacks(["lira_gan_reconstruction"], second, **how)

@@ -301,3 +301,22 @@ def test_every_sentence_ends_and_no_number_is_missing(report):
     for line in (*said["who"], *said["how_sure"], *said["what_to_do"]):
       assert line.endswith(".")
       assert not re.search(r"\b(nan|None|inf)\b", line)
+
+
+def test_adaptive_attacks_on_a_generator_count_even_if_the_others_find_nothing(report):
+  def row(auc, query, references):
+    rates = {"0.01": {"value": 0.01, "ci": [0.0, 0.02], "resolvable": False}}
+    ends = {"auc": auc, "auc_ci": [auc - 0.02, auc + 0.02], "tpr": rates}
+    return ends | {"query": query, "references": references}
+
+  calm = copy.deepcopy(report)
+  calm["canaries"] = None
+  calm["strongest"] = found(0.48)
+  rows = [row(0.5, "single", "natural"), row(0.8, "mixed", "natural")]
+  calm["generator"] = {"adaptive": rows}
+  said = verdict(calm)
+  assert said["level"] == "high"
+  assert said["headline"].startswith("Training records can be told from others")
+  assert any("mixed queries and undefended" in line for line in said["how_sure"])
+  calm["generator"]["adaptive"] = rows[:1]
+  assert verdict(calm)["level"] == "none_found"

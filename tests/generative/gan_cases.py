@@ -75,7 +75,7 @@ def rows_of(count, padding=1, first=0):
 def ctx_at(step=0, steps_per_epoch=4, seed=5):
   key = jax.random.fold_in(jax.random.key(seed), step)
   epoch = step // steps_per_epoch
-  return Ctx(key, *map(jnp.int32, (step, epoch, 9)), steps_per_epoch)
+  return Ctx(key, *map(jnp.int32, (step, epoch, 9)), steps_per_epoch, batch_size=6)
 
 
 def own_ctx(ctx, critic=0):

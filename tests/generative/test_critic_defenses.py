@@ -222,6 +222,17 @@ def test_the_generator_of_a_dp_gan_sees_members_through_the_critic_alone():
     assert same(other, first, atol=1e-7)
 
 
+def test_the_room_of_a_batch_does_not_tell_the_generator_how_many_members_there_are():
+  """The places of a step follow from the exact number of members; its fakes do not."""
+  learner = private(noise=0.0, clip=1e-20)
+  state = start(learner)
+  drawn = [rows_of(3, padding) for padding in (3, 4, 9)]  # 6 is the public size
+  first, *others = (step(learner, state, rows)[0].params["g"] for rows in drawn)
+  assert not same(first, state.params["g"], atol=1e-5)
+  for other in others:
+    assert same(other, first, atol=1e-7)
+
+
 def test_dp_gan_refuses_what_would_void_its_bound():
   batch_norm = image_networks((8, 8), CLASSES, width=2, latent=3)
   data = records(shape=(8, 8))

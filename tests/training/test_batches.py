@@ -146,6 +146,11 @@ def test_poisson_capacity_suffices_for_the_largest_subset():
   assert 45 < plan.capacity <= 60
 
 
+def test_poisson_capacity_holds_the_public_batch_size():
+  plan = plan_of(members_of(8), batch_size=9, num_members=10, traits={"poisson"})
+  assert plan.capacity == 9
+
+
 def test_reference_rows_ride_only_where_they_are_needed():
   reference, keep = np.arange(N) < 10, np.arange(N) >= 30
   plain = plan_of(keep, batch_size=8, reference=reference)

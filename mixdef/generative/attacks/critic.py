@@ -20,7 +20,9 @@ _OVER = {"max": np.max, "mean": np.mean}
 
 
 def logan(signals: Signals, *, target: int, over: str = "max") -> np.ndarray:
-  """Score by the target's own critic, D(x, y) (white box).
+  """Score by the target's own critic (white box).
+
+      score = D(x, y) - mean_i D(x_i, y_i) over all audited records, members or not
 
   Args:
     signals: of `gan_signals`.
@@ -33,7 +35,9 @@ def logan(signals: Signals, *, target: int, over: str = "max") -> np.ndarray:
   Raises:
     Unavailable: if the signals hold no scores of critics.
 
-  Deviation: the official toy code calls the n records of the highest scores members and
+  Deviation: the loss of a WGAN leaves a constant of each critic free, so each is centred
+    before critics or targets are compared; one critic of one target ranks as the plain
+    D(x, y). The official toy code calls the n records of the highest scores members and
     takes n as known; here the scores are returned.
 
   Reference: Hayes, Melis, Danezis, De Cristofaro, "LOGAN: Membership Inference Attacks
@@ -44,8 +48,9 @@ def logan(signals: Signals, *, target: int, over: str = "max") -> np.ndarray:
   critic = getattr(signals, "critic", None)
   if critic is None:
     raise Unavailable("these signals hold no scores of critics; build with gan_signals")
-  scores = _OVER[over](critic[target, :, 0].astype(np.float64), axis=-1)
-  return signals.only_audited(scores)
+  own = critic[target, :, 0].astype(np.float64)
+  own -= own[signals.audited].mean(0)
+  return signals.only_audited(_OVER[over](own, axis=-1))
 
 
 def logan_black_box(
@@ -79,8 +84,8 @@ def logan_black_box(
     progress: show a progress bar (on a terminal) or lines.
 
   Returns:
-    Scores float64 [N], the mean over the critics where the learner has several; NaN
-    where not attacked.
+    Scores float64 [N], the mean over the critics where the learner has several, above
+    their mean on the samples, since a constant of each is free; NaN where not attacked.
 
   Raises:
     ValueError: for a model or record that is none, or if the attacker's GAN diverges.
@@ -107,7 +112,8 @@ def logan_black_box(
   scores = np.full(len(data), np.nan)
   y = conditions(victim, data.y[rows])
   asked = critic_scores(own, to_float(data.x[rows]), y)[0]
-  scores[rows] = asked.mean(-1, dtype=np.float64)
+  usual = critic_scores(own, made.x, conditions(victim, made.y))[0]
+  scores[rows] = asked.mean(-1, dtype=np.float64) - usual.mean(dtype=np.float64)
   return scores
 
 

@@ -75,7 +75,8 @@ def wgan_gp(
 
   Guarantee: none, unless `dp_sgd` is in the chain: then of the critic, and of the
     generator, which sees the members through the critic alone. Its conditions are then
-    drawn uniformly instead of taken from the batch.
+    drawn uniformly instead of taken from the batch, and its fakes are as many as the
+    public batch size.
 
   Deviation: several critics update the generator's running statistics with the mean of
     theirs, instead of one after another.
@@ -201,7 +202,7 @@ def wgan_gp(
       functools.partial(critic_step, data=data, g=g, stats=stats)
     )(state.params["d"], state.opt["d"], state.defense, rows, ctxs)
     if private:
-      batches = jax.vmap(_public)(batches, keys)
+      batches = jax.vmap(functools.partial(_public, size=ctx.batch_size))(batches, keys)
     new = due(ctx)
     g, opt, stats = jax.lax.cond(
       new,
@@ -325,14 +326,17 @@ def _spread(ctx, keys):
   return same._replace(key=keys)
 
 
-def _public(batch, key):
-  """Conditions and latents that no member decides, on every row."""
+def _public(batch, key, size):
+  """Conditions and latents that no member decides, on the first `size` rows.
+
+  A batch has room for more, and how much depends on how many members there are.
+  """
   count, classes = batch.y.shape
   labels = jax.random.randint(fold_in_name(key, "conditions"), (count,), 0, classes)
   return batch._replace(
     y=jax.nn.one_hot(labels, classes),
     index=jnp.arange(count),  # latents by record would tell which were drawn
-    weight=jnp.ones_like(batch.weight),
+    weight=(jnp.arange(count) < size).astype(batch.weight.dtype),
   )
 
 

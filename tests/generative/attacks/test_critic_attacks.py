@@ -136,9 +136,10 @@ def test_logan_reads_the_critic_and_takes_the_best_or_the_mean_of_several():
     audited=np.array([True, True, False]),
     critic=critic,
   )
-  np.testing.assert_array_equal(attacks.logan(signals, target=0), [4, 3, np.nan])
+  # Above the critics' means of 2 and 3.5 over the audited records.
+  np.testing.assert_array_equal(attacks.logan(signals, target=0), [0.5, 1, np.nan])
   mean = attacks.logan(signals, target=0, over="mean")
-  np.testing.assert_array_equal(mean, [2.5, 3, np.nan])
+  np.testing.assert_array_equal(mean, [-0.25, 0.25, np.nan])
   with pytest.raises(ValueError, match="median"):
     attacks.logan(signals, target=0, over="median")
   with pytest.raises(Unavailable, match="gan_signals"):
@@ -150,6 +151,22 @@ def test_pitfall_109_members_are_the_records_that_the_gan_was_trained_on():
   signals = attacks.gan_signals(gans)
   for target in range(len(gans)):
     assert auc(attacks.logan(signals, target=target), gans.keep[target]) > 0.7
+
+
+def test_the_free_constants_of_critics_hide_no_member_from_logan():
+  signals = attacks.gan_signals(leaky())
+  # Critics 0 and 1 of a target saw half of the members each.
+  chunk = np.arange(64) % 2 == 0
+  gains = [signals.keep & chunk, signals.keep & ~chunk]
+  noise = np.random.default_rng(0).normal(size=(8, 64, 2))
+  critic = (np.stack(gains, -1) * 6 + noise)[:, :, None]
+  free = critic + 50 * np.random.default_rng(1).normal(size=(8, 1, 1, 2))
+  scores = [
+    leave_one_out(attacks.logan, dataclasses.replace(signals, critic=each))
+    for each in (critic, free)
+  ]
+  np.testing.assert_allclose(*scores, atol=1e-9)
+  assert auc(scores[1], signals.keep) > 0.95
 
 
 def test_logan_black_box_learns_from_samples_that_repeat_members():
