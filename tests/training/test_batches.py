@@ -147,7 +147,8 @@ def test_poisson_capacity_suffices_for_the_largest_subset():
 
 
 def test_poisson_capacity_holds_the_public_batch_size():
-  plan = plan_of(members_of(8), batch_size=9, num_members=10, traits={"poisson"})
+  sizes = {"epochs": 1, "batch_size": 9, "num_members": 10}
+  plan = make_plan({"poisson"}, records(N), members_of(8)[None], **sizes)
   assert plan.capacity == 9
 
 

@@ -35,10 +35,10 @@ def logan(signals: Signals, *, target: int, over: str = "max") -> np.ndarray:
   Raises:
     Unavailable: if the signals hold no scores of critics.
 
-  Deviation: the loss of a WGAN leaves a constant of each critic free, so each is centred
-    before critics or targets are compared; one critic of one target ranks as the plain
-    D(x, y). The official toy code calls the n records of the highest scores members and
-    takes n as known; here the scores are returned.
+  Deviation: the loss of a WGAN leaves a constant of each critic free, so each is
+    centred before critics or targets are compared; one critic of one target ranks as
+    the plain D(x, y). The official toy code calls the n records of the highest scores
+    members and takes n as known; here the scores are returned.
 
   Reference: Hayes, Melis, Danezis, De Cristofaro, "LOGAN: Membership Inference Attacks
     Against Generative Models", 2019, arXiv 1705.07663.

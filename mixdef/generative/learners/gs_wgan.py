@@ -1,6 +1,7 @@
 """GS-WGAN: many private critics, and a generator that hears sanitised gradients."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,12 @@ import optax
 
 from mixdef.data import to_float
 from mixdef.defense import fold_in_name, row_keys, weighted_mean
-from mixdef.defenses.validate import check_choice, check_count, check_number
+from mixdef.defenses.validate import (
+  check_choice,
+  check_count,
+  check_number,
+  is_static,
+)
 from mixdef.generative.learners.chunks import (
   by_chunk,
   init_networks,
@@ -125,6 +131,8 @@ def gs_wgan(
   _validate(critics, noise_multiplier, clip, delta, fakes, asked, critic_steps)
   check_number("gs_wgan: penalty", penalty, 0)
   check_number("gs_wgan: average", average, 0, 1)
+  if is_static(average) and average == 1:
+    raise ValueError("gs_wgan: average is 1, which keeps the untrained G; give less")
   if type(warm_epochs) is not int or warm_epochs < 0:
     raise ValueError(
       f"gs_wgan: warm_epochs is {warm_epochs!r}; give an integer of at least 0"
@@ -277,4 +285,9 @@ def _validate(critics, noise_multiplier, clip, delta, fakes, asked, critic_steps
   check_plain("gs_wgan: clip", clip)
   check_number("gs_wgan: noise_multiplier", noise_multiplier, 0)
   check_number("gs_wgan: clip", clip, above=0)
+  if math.inf in (noise_multiplier, clip):
+    raise ValueError(
+      f"gs_wgan: noise_multiplier is {noise_multiplier} and clip {clip}, and their "
+      "product is the noise: give finite numbers"
+    )
   check_delta("gs_wgan", delta)
