@@ -5,8 +5,8 @@
 Every GAN trains on a random half of the records and is the target once, the others are
 its references. With a defense, as many undefended GANs are trained on the same halves:
 the natural references of the adaptive attacks; --natural=FOLDER takes those of an
-undefended run. Writes report.html (one self-contained page), report.json, scores.npz,
-the samples as PNG and result.json; run again, it resumes.
+undefended run, by its own recipe. Writes report.html (one self-contained page),
+report.json, scores.npz, the samples as PNG and result.json; run again, it resumes.
 """
 
 import pathlib
@@ -37,7 +37,8 @@ def run(settings: GanSettings, folder: pathlib.Path) -> dict:
     settings.shadows, len(data), seed=settings.seed, eligible=data.audited
   )
   if settings.natural:  # first, so that a folder of other GANs is refused at once
-    natural = _train(settings.undefended, data, keep, _finished(settings.natural))
+    place = pathlib.Path(settings.natural) / _MODELS
+    natural = _train(settings.natural_run, data, keep, place)
   models = _train(settings, data, keep, folder / _MODELS)
   if settings.is_defended and not settings.natural:
     natural = _train(settings.undefended, data, keep, folder / "natural")
@@ -77,17 +78,6 @@ def run(settings: GanSettings, folder: pathlib.Path) -> dict:
     **{name: report[name] for name in names},
     **report["setting"],
   }
-
-
-def _finished(natural: str) -> pathlib.Path:
-  """Return where the GANs of an earlier run lie."""
-  folder = pathlib.Path(natural) / _MODELS
-  if not folder.exists():
-    raise FileNotFoundError(
-      f"--natural={natural}: {folder} is missing; name the run folder of an undefended "
-      f"gan.py"
-    )
-  return folder
 
 
 def _train(settings, data, keep, folder):

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import inspect
+import json
 import math
+import pathlib
 from typing import Any
 
 import optax
@@ -24,6 +26,9 @@ _UNDEFENDED = ("wgan_gp", "mlp_wgan_gp", "medgan")
 _FEW_PIXELS = 256  # pictures of at most so many take dense networks
 _QUICK_RECORDS = 1500
 _QUICK_EPOCHS = 300
+# What natural references may have of their own; the records and subsets are shared.
+_RECIPE = ("model", "learner", "defense", "optimizer", "learning_rate")
+_RECIPE += ("epochs", "batch_size")
 
 
 # The mixup GAN's tables, as the official scripts train: 5,000 of 10,000 faces in each
@@ -108,6 +113,25 @@ class GanSettings(Settings):
     name = self.learner.partition("(")[0]
     learner = self.learner if name in _UNDEFENDED else "wgan_gp"
     return dataclasses.replace(self, learner=learner, defense="none", natural="")
+
+  @property
+  def natural_run(self) -> "GanSettings":
+    """The undefended run named by `natural`: these settings by that run's recipe."""
+    path = pathlib.Path(self.natural) / "config.json"
+    if not path.exists():
+      raise FileNotFoundError(
+        f"--natural={self.natural}: {path} is missing; name the run folder of an "
+        "undefended gan.py"
+      )
+    earlier = json.loads(path.read_text())
+    recipe = {name: earlier[name] for name in _RECIPE if name in earlier}
+    natural = dataclasses.replace(self.undefended, **recipe)
+    if natural.is_defended:
+      raise ValueError(
+        f"--natural={self.natural} holds GANs trained with {natural.defended_by}: name "
+        "an undefended run"
+      )
+    return natural
 
   @property
   def is_defended(self) -> bool:

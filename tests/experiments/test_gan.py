@@ -198,12 +198,11 @@ def test_natural_references_of_another_training_are_refused_at_once(
 ):
   before = trained(undefended[0])
   settings = dataclasses.replace(DEFENDED, natural=str(undefended[0]))
-  for field, value in (("epochs", 4), ("seed", 1)):
-    other = dataclasses.replace(settings, **{field: value})
-    with pytest.raises(ValueError, match=f"{field} was .*, now {value}") as raised:
-      job.execute(other, tmp_path / field, gan.run)
-    assert "\n" not in str(raised.value)
-    assert not list((tmp_path / field).iterdir())
+  other = dataclasses.replace(settings, seed=1)
+  with pytest.raises(ValueError, match="seed was 0, now 1") as raised:
+    job.execute(other, tmp_path / "seed", gan.run)
+  assert "\n" not in str(raised.value)
+  assert not list((tmp_path / "seed").iterdir())
   nowhere = dataclasses.replace(settings, natural=str(tmp_path / "nowhere"))
   with pytest.raises(FileNotFoundError, match="name the run folder of an undefended"):
     job.execute(nowhere, tmp_path / "run", gan.run)

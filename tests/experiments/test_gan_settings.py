@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import numpy as np
 import optax
@@ -108,3 +109,15 @@ def test_the_classifier_that_judges_is_undefended():
 def test_every_flag_has_a_help_text():
   names = {field.name for field in dataclasses.fields(GanSettings)}
   assert names <= set(settings_module._HELP)
+
+
+def test_natural_references_keep_the_recipe_of_their_run(tmp_path):
+  recipe = {"epochs": 7, "batch_size": 5, "learner": "wgan_gp", "defense": "none"}
+  (tmp_path / "config.json").write_text(json.dumps(recipe | {"seed": 3}))
+  ours = GanSettings(learner="par_gan", epochs=9, seed=1, natural=str(tmp_path))
+  natural = ours.natural_run
+  assert (natural.epochs, natural.batch_size, natural.learner) == (7, 5, "wgan_gp")
+  assert natural.seed == 1  # records and subsets are those of this run
+  (tmp_path / "config.json").write_text(json.dumps(recipe | {"defense": "mixup"}))
+  with pytest.raises(ValueError, match="holds GANs trained with mixup"):
+    _ = ours.natural_run

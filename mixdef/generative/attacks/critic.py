@@ -88,7 +88,8 @@ def logan_black_box(
     their mean on the samples, since a constant of each is free; NaN where not attacked.
 
   Raises:
-    ValueError: for a model or record that is none, or if the attacker's GAN diverges.
+    ValueError: for a model or record that is none.
+    Unavailable: if the attacker's GAN diverges.
 
   Reference: Hayes, Melis, Danezis, De Cristofaro, "LOGAN: Membership Inference Attacks
     Against Generative Models", 2019, arXiv 1705.07663.
@@ -109,6 +110,8 @@ def logan_black_box(
     strategy="loop",
     progress=progress,
   )
+  if own.diverged.any():
+    raise Unavailable("the attacker's own GAN diverged on samples of the target")
   scores = np.full(len(data), np.nan)
   y = conditions(victim, data.y[rows])
   asked = critic_scores(own, to_float(data.x[rows]), y)[0]
