@@ -158,9 +158,7 @@ def test_pitfall_88_vmapped_models_get_their_own_noise_at_every_step():
   key = jax.random.key(0)
   same = jax.vmap(lambda _: learner.init(key, spec))(jnp.arange(3))
   run = jax.jit(
-    jax.vmap(
-      learner.step, in_axes=(0, None, None, Ctx(0, None, None, None)), out_axes=0
-    )
+    jax.vmap(learner.step, in_axes=(0, None, None, Ctx(0, *[None] * 5)), out_axes=0)
   )
   state, noises = same, []
   for number in range(3):

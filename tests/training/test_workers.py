@@ -190,7 +190,10 @@ def test_what_a_worker_refuses_is_one_line():
   assert "\n" not in str(raised.value)
 
 
-def test_an_interrupt_stops_workers_that_compute():
+def test_an_interrupt_stops_workers_that_compute(request):
+  # Started in the background, a process ignores interrupts and hands that on.
+  usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+  request.addfinalizer(lambda: signal.signal(signal.SIGINT, usual))
   before = ticks(children(os.getpid()))
 
   def interrupt():

@@ -1,4 +1,6 @@
-"""What GAN learners share whose critics see a chunk of the members each."""
+"""What GAN learners share: networks, the answers of critics, chunks of members."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from mixdef.generative.learners.parts import (
   gather,
   gradient_penalty,
   latents,
+  uniform_conditions,
 )
 from mixdef.generative.networks import Networks
 
@@ -51,6 +54,24 @@ def init_networks(networks: Networks, optimizer, key, spec, *, critics: int):
   g = made.pop("params")
   opt = {"g": optimizer.init(g), "d": jax.vmap(optimizer.init)(d)}
   return {"g": g, "d": d}, made, opt
+
+
+def critics_answers(networks: Networks) -> Callable:
+  """Return `predict` of a learner: what every critic says of records [B,C].
+
+  Without conditions the critics are asked under the one that favours no class.
+  """
+
+  def predict(state, x, *, y=None, raw=False):
+    del raw  # nothing acts on the answers
+    x, y = to_float(x), uniform_conditions(y, len(x), networks.num_classes)
+
+    def answer(params):
+      return networks.critic.apply({"params": params}, x, y)
+
+    return jax.vmap(answer, out_axes=1)(state.params["d"])
+
+  return predict
 
 
 def by_chunk(rows, chunks: int):

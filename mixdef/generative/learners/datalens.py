@@ -7,16 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mixdef.data import to_float
 from mixdef.defense import fold_in_name, row_keys, weighted_mean
 from mixdef.defenses.validate import check_count, check_number
 from mixdef.generative.learners.chunks import (
   by_chunk,
+  critics_answers,
   init_networks,
   public_fakes,
   real_and_fake,
 )
-from mixdef.generative.learners.parts import uniform_conditions
 from mixdef.generative.learners.sanitised import (
   asked_chunk_epsilon,
   check_delta,
@@ -208,11 +207,6 @@ def datalens(
     }
     return TrainState(params, stats, opt, state.defense, state.key), metrics
 
-  def predict(state, x, *, y=None, raw=False):
-    del raw  # nothing acts on the logits
-    x, y = to_float(x), uniform_conditions(y, len(x), networks.num_classes)
-    return jax.vmap(lambda d: logits(d, x, y), out_axes=1)(state.params["d"])
-
   def generate(state, z, y):
     return generator.apply({"params": state.params["g"], **state.stats}, z, y)
 
@@ -221,7 +215,7 @@ def datalens(
     step=step,
     epoch=None,
     finish=None,
-    predict=predict,
+    predict=critics_answers(networks),
     text=f"datalens(teachers={teachers}, top={top}, noise={noise})|"
     f"{one_line(generator)}|{one_line(critic)}",
     generate=generate,

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mixdef.data import to_float
 from mixdef.defense import fold_in_name, row_keys, weighted_mean
 from mixdef.defenses.validate import (
   check_choice,
@@ -17,12 +16,12 @@ from mixdef.defenses.validate import (
 )
 from mixdef.generative.learners.chunks import (
   by_chunk,
+  critics_answers,
   init_networks,
   public_fakes,
   real_and_fake,
   wasserstein_losses,
 )
-from mixdef.generative.learners.parts import uniform_conditions
 from mixdef.generative.learners.sanitised import (
   asked_chunk_epsilon,
   check_delta,
@@ -235,13 +234,6 @@ def gs_wgan(
     state = TrainState(params, stats, opt, state.defense, state.key)
     return state, {**metrics, "generator_steps": due.astype(jnp.float32)}
 
-  def predict(state, x, *, y=None, raw=False):
-    del raw  # nothing acts on the scores
-    x, y = to_float(x), uniform_conditions(y, len(x), networks.num_classes)
-    return jax.vmap(lambda d: critic.apply({"params": d}, x, y), out_axes=1)(
-      state.params["d"]
-    )
-
   def generate(state, z, y):
     return generator.apply({"params": state.params["average"], **state.stats}, z, y)
 
@@ -250,7 +242,7 @@ def gs_wgan(
     step=step,
     epoch=None,
     finish=None,
-    predict=predict,
+    predict=critics_answers(networks),
     text=f"gs_wgan(critics={critics}, noise_multiplier={noise_multiplier}, "
     f"asked={asked})|{one_line(generator)}|{one_line(critic)}",
     generate=generate,

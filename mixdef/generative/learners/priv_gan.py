@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mixdef.data import to_float
 from mixdef.defense import fold_in_name, row_keys, weighted_mean
 from mixdef.defenses.validate import (
   check_choice,
@@ -14,8 +13,12 @@ from mixdef.defenses.validate import (
   check_number,
   is_static,
 )
-from mixdef.generative.learners.chunks import by_chunk, init_networks
-from mixdef.generative.learners.parts import gather, latents, uniform_conditions
+from mixdef.generative.learners.chunks import (
+  by_chunk,
+  critics_answers,
+  init_networks,
+)
+from mixdef.generative.learners.parts import gather, latents
 from mixdef.generative.networks import Networks
 from mixdef.learner import Learner, TrainState, one_line
 
@@ -216,11 +219,6 @@ def priv_gan(
     metrics = dict(zip(names, figures, strict=True))
     return TrainState(params, stats, opt, state.defense, state.key), metrics
 
-  def predict(state, x, *, y=None, raw=False):
-    del raw  # nothing acts on the logits
-    x, y = to_float(x), uniform_conditions(y, len(x), networks.num_classes)
-    return jax.vmap(lambda d: score(d, x, y), out_axes=1)(state.params["d"])
-
   def generate(state, z, y):
     own = state.params["g"], state.stats
     if release == "one":
@@ -238,7 +236,7 @@ def priv_gan(
     step=step,
     epoch=None,
     finish=None,
-    predict=predict,
+    predict=critics_answers(networks),
     text=f"priv_gan(pairs={pairs}, ratio={ratio}, release={release})|"
     f"{one_line(generator)}|{one_line(critic)}",
     generate=generate,

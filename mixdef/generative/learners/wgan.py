@@ -7,19 +7,17 @@ import jax.numpy as jnp
 import optax
 
 from mixdef.chain import chain
-from mixdef.data import to_float
 from mixdef.defense import Defense, fold_in_name, row_keys, weighted_mean
 from mixdef.defenses.mixing import mixup
 from mixdef.defenses.validate import check_choice, check_count, check_number
+from mixdef.generative.learners.chunks import critics_answers, init_networks
 from mixdef.generative.learners.parts import (
   Pairs,
   between,
-  check_sizes,
   gather,
   gradient_penalty,
   latents,
   refuse_parts,
-  uniform_conditions,
 )
 from mixdef.generative.networks import Networks
 from mixdef.learner import Learner, TrainState, descend, one_line, stage_learners
@@ -117,33 +115,18 @@ def wgan_gp(
     return critic.apply({"params": params}, x, y)
 
   def init(key, spec):
-    check_sizes(networks, spec)
-    y = jnp.zeros((1, networks.num_classes))
-    z = jnp.zeros((1, networks.latent))
-    made = dict(generator.init(fold_in_name(key, "generator"), z, y))
-    example = to_float(spec.example)
-
-    def critic_of(key):
-      variables = critic.init(key, example, y)
-      if variables.keys() != {"params"}:
-        raise ValueError(
-          "the critic keeps more than parameters, as BatchNorm does, and a record's "
-          "score would depend on others: use instance or group normalisation"
-        )
-      state = defense.init(key, spec._replace(variables=variables))
-      return variables["params"], optimizer.init(variables["params"]), state
-
-    keys = row_keys(fold_in_name(key, "critic"), jnp.arange(critics))
-    params, opt, state = jax.vmap(critic_of)(keys)
-    g = made.pop("params")
-    if made and private:
+    params, stats, opt = init_networks(networks, optimizer, key, spec, critics=critics)
+    if stats and private:
       raise ValueError(
         "the generator keeps batch statistics, which carry one record's condition into "
         f"another's gradient: {defense} needs norm='group'"
       )
-    return TrainState(
-      *({"g": g, "d": params}, made, {"g": optimizer.init(g), "d": opt}, state, key)
-    )
+
+    def defended(key, d):
+      return defense.init(key, spec._replace(variables={"params": d}))
+
+    keys = row_keys(fold_in_name(key, "critic"), jnp.arange(critics))
+    return TrainState(params, stats, opt, jax.vmap(defended)(keys, params["d"]), key)
 
   def critic_step(params, opt, defended, rows, ctx, data, g, stats):
     batch = gather(data, rows, networks.num_classes)
@@ -214,18 +197,13 @@ def wgan_gp(
     )
     return state, {**_mean(metrics), "generator_steps": new.astype(jnp.float32)}
 
-  def predict(state, x, *, y=None, raw=False):
-    del raw  # a GAN releases what it trained
-    x, y = to_float(x), uniform_conditions(y, len(x), networks.num_classes)
-    return jax.vmap(lambda d: score(d, x, y), out_axes=1)(state.params["d"])
-
   structure = f"{critics} critics, {generator_against}" if critics > 1 else "wgan_gp"
   return Learner(
     init=init,
     step=step,
     epoch=None,
     finish=None,
-    predict=predict,
+    predict=critics_answers(networks),
     batch=defense.batch,
     before=stage_learners(
       defense,
