@@ -126,8 +126,8 @@ needs or forbids: `needs_reference` wants records of the defender's own
 (`--reference=500`), `whole_batch` and `cross_example` let a record act on the others'
 loss and do not go with `per_example` clipping. Any other two compose, unless both are
 the one mixer, the one gradient estimate, the one training before or the one that
-releases other weights: `chain` then says so. `critic` acts on the loss of a GAN's critic
-([generative.md](generative.md)), and its time is not measured here."""
+releases other weights: `chain` then says so. `critic` acts on the loss of a GAN's
+critic ([generative.md](generative.md)), and its time is not measured here."""
 
 _RECIPES = "A recipe is a name for a chain; `mixdef.parse` reads it like a part."
 
