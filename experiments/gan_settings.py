@@ -9,7 +9,7 @@ import pathlib
 from typing import Any
 
 import optax
-from settings import OPTIMIZERS, Settings
+from settings import Settings
 
 import mixdef
 from mixdef.auditing import Budget
@@ -178,16 +178,8 @@ class GanSettings(Settings):
     self, data: mixdef.Dataset, defense: mixdef.Defense | None = None
   ) -> mixdef.Learner:
     """Return the learner of the networks, optimizer and defense named, or given."""
-    if "learning_rate" in self.optimizer:
-      raise ValueError(
-        f"--optimizer={self.optimizer}: give the rate by --learning_rate"
-      )
     defense = mixdef.parse(self.defense) if defense is None else defense
-    options: dict[str, Any] = {
-      "optimizer": parse_call(
-        self.optimizer, OPTIMIZERS, "optimizer", learning_rate=self.learning_rate
-      )
-    }
+    options: dict[str, Any] = {"optimizer": self.make_optimizer()}
     name = self.learner.partition("(")[0]
     made = learners.CATALOGUE.get(name)
     if made and "defense" in inspect.signature(made).parameters:

@@ -175,17 +175,21 @@ class Settings(JobSettings):
     texts = split_calls(self.model) or [self.model]
     return [parse_call(text, catalogue, "model", num_classes=classes) for text in texts]
 
-  def make_learner(
-    self, data: mixdef.Dataset, defense: mixdef.Defense | None = None
-  ) -> mixdef.Learner:
-    """Return the learner of the models, optimizer and defense named, or given."""
+  def make_optimizer(self) -> optax.GradientTransformation:
+    """Return the optimizer named, at the learning rate given."""
     if "learning_rate" in self.optimizer:
       raise ValueError(
         f"--optimizer={self.optimizer}: give the rate by --learning_rate"
       )
-    optimizer = parse_call(
+    return parse_call(
       self.optimizer, OPTIMIZERS, "optimizer", learning_rate=self.learning_rate
     )
+
+  def make_learner(
+    self, data: mixdef.Dataset, defense: mixdef.Defense | None = None
+  ) -> mixdef.Learner:
+    """Return the learner of the models, optimizer and defense named, or given."""
+    optimizer = self.make_optimizer()
     defense = mixdef.parse(self.defense) if defense is None else defense
     self._refuse_private_moments(defense)
     first, *others = self.networks(data)

@@ -10,7 +10,11 @@ from mixdef.chain import chain
 from mixdef.defense import Defense, fold_in_name, row_keys, weighted_mean
 from mixdef.defenses.mixing import mixup
 from mixdef.defenses.validate import check_choice, check_count, check_number
-from mixdef.generative.learners.chunks import critics_answers, init_networks
+from mixdef.generative.learners.chunks import (
+  by_chunk,
+  critics_answers,
+  init_networks,
+)
 from mixdef.generative.learners.parts import (
   Pairs,
   between,
@@ -177,7 +181,7 @@ def wgan_gp(
     return (ctx.step + 1) % critic_steps == 0
 
   def step(state, data, rows, ctx):
-    rows = jax.tree.map(lambda leaf: leaf.reshape(critics, -1), rows)
+    rows = by_chunk(rows, critics)
     keys = row_keys(ctx.key, jnp.arange(critics))
     ctxs = _spread(ctx, keys)
     g, opt, stats = state.params["g"], state.opt["g"], state.stats

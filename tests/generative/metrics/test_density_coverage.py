@@ -17,12 +17,12 @@ def naive(real, fake, k):
   return {"density": inside.sum() / (k * len(fake)), "coverage": inside.any(1).mean()}
 
 
-def test_golden_values():
+def test_pitfall_127_golden_values():
   result = density_coverage(REAL, [[0.5], [2], [10]], k=1)
   assert result == {"density": 1.0, "coverage": 0.75}
 
 
-def test_the_ball_is_open_and_its_centre_is_no_neighbour():
+def test_pitfall_127_the_ball_is_open_and_its_centre_is_no_neighbour():
   # Radii 1, 1, 2, 3: the fake lies on the ball of 1 and inside that of 3.
   assert density_coverage(REAL, [[2]], k=1) == {"density": 1.0, "coverage": 0.25}
 

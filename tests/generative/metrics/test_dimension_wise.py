@@ -66,7 +66,7 @@ def test_dwpre_sees_dependence_and_dwp_does_not():
   assert dwpre(real, shuffled, test)["rmse"] > 0.5
 
 
-def test_dwp_of_a_set_with_itself_is_the_diagonal():
+def test_pitfall_126_dwp_of_a_set_with_itself_is_the_diagonal():
   x = table(50)
   result = dwp(x, x)
   np.testing.assert_array_equal(result["real"], x.mean(0, dtype=np.float64))
@@ -75,7 +75,7 @@ def test_dwp_of_a_set_with_itself_is_the_diagonal():
   assert result["correlation"] == pytest.approx(1)
 
 
-def test_constant_columns_have_f1_0_and_are_counted():
+def test_pitfall_126_constant_columns_have_f1_0_and_are_counted():
   real, test = table(60), table(40, seed=1)
   synthetic, real = real.copy(), real.copy()
   real[:, 0], synthetic[:, [1, 2]], test[:, 3] = 1, 0, 0

@@ -37,7 +37,7 @@ def test_faithful_records_teach_and_wrong_labels_do_not(data):
   assert wrong["real_accuracy"] == 1
 
 
-def test_the_last_step_counts(data, monkeypatch):
+def test_pitfall_125_the_last_step_counts(data, monkeypatch):
   runs = []
   fit = downstream.fit
 

@@ -32,7 +32,7 @@ def trained(module, x):
 
 
 @pytest.mark.parametrize("block", [1, 4, 7, 100])
-def test_no_partial_block_is_dropped(block):
+def test_pitfall_122_no_partial_block_is_dropped(block):
   x = images(7)
   np.testing.assert_array_equal(features(ROWS, x, block=block), x.reshape(7, -1))
 
@@ -59,7 +59,7 @@ def test_blocks_have_one_size_for_one_program():
     (lambda x: x[:0], "shape"),
   ],
 )
-def test_images_in_another_range_are_refused(change, message):
+def test_pitfall_123_images_in_another_range_are_refused(change, message):
   with pytest.raises(ValueError, match=message):
     features(ROWS, change(images(3)))
 

@@ -42,13 +42,13 @@ def test_equals_the_formula_with_a_matrix_root():
 
 
 @pytest.mark.parametrize("f", [3, 70])
-def test_a_set_is_at_0_from_itself_and_the_distance_is_symmetric(f):
+def test_pitfall_121_a_set_is_at_0_from_itself_and_the_distance_is_symmetric(f):
   a, b = 30 * gaussian(50, f), 30 * gaussian(40, f, seed=1)
   assert abs(frechet_distance(a, a)) < 1e-6
   assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-12)
 
 
-def test_fewer_records_than_features_keep_all_digits():
+def test_pitfall_121_fewer_records_than_features_keep_all_digits():
   a, b = gaussian(30, 90), gaussian(20, 90, seed=1)
   centred = [x - x.mean(0) for x in (a, b)]
   common = np.linalg.svd(centred[0] @ centred[1].T, compute_uv=False).sum()
@@ -73,7 +73,7 @@ def test_features_that_do_not_compare_are_refused():
     frechet_distance_of_moments((np.zeros(2), np.eye(2)), (np.zeros(3), np.eye(3)))
 
 
-def test_fid_is_refused_without_the_true_weights():
+def test_pitfall_120_fid_is_refused_without_the_true_weights():
   x = np.random.default_rng(0).random((12, 4, 4, 3), np.float32)
   result = fd(MEANS, x, x[:9])
   assert set(result) == {"fd_means", "num_real", "num_fake", "weights"}

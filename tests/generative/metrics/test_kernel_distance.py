@@ -19,7 +19,7 @@ def naive(a, b):
   return np.mean(others(a)) + np.mean(others(b)) - 2 * np.mean(across)
 
 
-def test_golden_values_are_not_clipped():
+def test_pitfall_124_golden_values_are_not_clipped():
   assert squared_mmd(A, B) == pytest.approx(-2.472222, abs=1e-6)
   assert squared_mmd(A, B, unbiased=False) == pytest.approx(2.444444, abs=1e-6)
   whole = kid(A, B)
@@ -32,7 +32,7 @@ def test_equals_loops_over_pairs():
   assert squared_mmd(a, b[:7]) == pytest.approx(naive(a, b[:7]), rel=1e-9)
 
 
-def test_subsets_are_seeded():
+def test_pitfall_124_subsets_are_seeded():
   a, b = np.random.default_rng(0).normal(size=(2, 40, 3))
   first = kid(a, b, subsets=5, subset_size=20, seed=1)
   assert kid(a, b, subsets=5, subset_size=20, seed=1) == first
