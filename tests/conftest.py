@@ -7,6 +7,7 @@ import pathlib
 import jax
 import optax
 import pytest
+import xla_flags
 from absl import flags
 
 from mixdef import models
@@ -15,12 +16,8 @@ from mixdef.data.synthetic import synthetic_memorize
 from mixdef.learner import classifier
 from mixdef.training import fit_many
 
-# Most of the suite's time is compiling programs that run for a millisecond. Without
-# fusion emitters a program of one operation compiles in half the time.
-os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "")
-  + " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-)
+# Most of the suite's time is compiling programs that run for a millisecond.
+os.environ["XLA_FLAGS"] = xla_flags.quick_compile(os.environ.get("XLA_FLAGS", ""))
 jax.config.update(
   "jax_compilation_cache_dir",
   str(pathlib.Path.home() / ".cache" / "mixdef" / "test-programs"),
