@@ -20,7 +20,8 @@ class Dataset:
   Make one of your own arrays with `Dataset.from_arrays`, which validates them.
 
   Attributes:
-    x: [N, ...] inputs, uint8 images (0..255) or float32.
+    x: [N, ...] inputs: uint8 images (0..255), float32, or int32 names of things, such
+      as token ids.
     y: [N] int32 labels in [0, num_classes).
     num_classes: number of classes K.
     name: canonical name, printed in every report.
@@ -28,8 +29,9 @@ class Dataset:
       All False by default.
     always: [N] bool, records that every model trains on and that are never audited,
       so that only the others vary; see `auditing.plant`. All False by default.
-    ids: [N] int, each record's place in the file it came from; it travels with the
-      record, so that scores of different selections can be joined. 0..N-1 by default.
+    ids: [N] int or text, all different, each record's name: by default its place in
+      the file it came from, 0..N-1. It travels with the record, so that scores of
+      different selections can be joined.
     test: the official held-out file where the set has one. Never part of N.
   """
 
@@ -52,9 +54,8 @@ class Dataset:
       frozen = np.asarray(getattr(self, field)).view()
       frozen.flags.writeable = False
       object.__setattr__(self, field, frozen)
-    validate.lengths(
-      *(self.x, self.y), reference=self.reference, always=self.always, ids=self.ids
-    )
+    validate.lengths(self.x, self.y, reference=self.reference, always=self.always)
+    validate.ids(self.ids, len(self.x))
     for field in ("reference", "always"):
       validate.mask(getattr(self, field), (len(self.x),), field)
     both = np.flatnonzero(self.reference & self.always)
@@ -90,16 +91,20 @@ class Dataset:
     name: str = "user",
     test: Dataset | tuple[ArrayLike, ArrayLike] | None = None,
     num_classes: int | None = None,
+    ids: ArrayLike | None = None,
   ) -> Self:
     """Validate arrays and make a `Dataset` of them.
 
     Args:
       x: [N, ...] numpy or jax array or nested list, N >= 2, all values finite. uint8
-        is kept and means images of 0..255; every other type becomes float32.
+        is kept and means images of 0..255. Other integers become int32 and stay what
+        they are, token ids for `nn.Embed`, for example; what mixes, disturbs or crops
+        records refuses them. Pass quantities as floats: they become float32.
       y: [N] integers in [0, num_classes).
       name: printed in reports.
       test: None, a `Dataset`, or a pair (x, y) of held-out records.
       num_classes: number of classes K; None takes the largest label plus one.
+      ids: [N] integers or text, all different: names of the records, shown in reports.
 
     Returns:
       A `Dataset` whose `reference` and `always` are all False.
@@ -115,16 +120,17 @@ class Dataset:
     validate.lengths(x, y)
     if len(x) < 2:
       raise ValueError(f"x has {len(x)} record; membership needs at least 2")
-    unchecked = test is not None and not isinstance(test, Dataset)
-    held_out = _held_out(*test, name) if unchecked else test
+    held_out = test if isinstance(test, Dataset) else _held_out(test, name)
     every = y if held_out is None else np.concatenate([y, held_out.y])
-    num_classes = int(every.max()) + 1 if num_classes is None else int(num_classes)
+    if num_classes is None:
+      num_classes = int(every.max()) + 1
+    num_classes = validate.integer(num_classes, "num_classes", least=1)
     validate.label_range(y, num_classes, "y")
     if held_out is not None:
       validate.label_range(held_out.y, num_classes, "test y")
       validate.same_records(x, held_out.x)
       held_out = dataclasses.replace(held_out, num_classes=num_classes)
-    return cls(x, y, num_classes, name, test=held_out)
+    return cls(x, y, num_classes, name, ids=ids, test=held_out)
 
   def select(self, rows: ArrayLike) -> Self:
     """Return the records of `rows`, in that order; the held-out file is kept.
@@ -165,6 +171,7 @@ class Dataset:
     Raises:
       ValueError: `count` is out of range.
     """
+    count = validate.integer(count, "reference")
     free = int((~self.always).sum())
     if not 0 <= count < free:
       kind = "records that are not always members" if self.always.any() else "records"
@@ -199,7 +206,7 @@ class Dataset:
       raise ValueError("reference rows are marked already; split, then with_reference")
     if self.always.any():
       raise ValueError("rows are marked always already; split, then mark or plant them")
-    count = round(fraction * len(self))
+    count = round(validate.real(fraction, "fraction") * len(self))
     if not 0 < count < len(self):
       raise ValueError(
         f"fraction={fraction} holds out {count} of {len(self)} records;"
@@ -222,6 +229,9 @@ class Dataset:
     Returns:
       A `Dataset` with float32 `x`.
 
+    Raises:
+      ValueError: for integers other than uint8, which are names and no quantities.
+
     Guarantee: none. Mean and spread come from the file's own records without noise: DP
       accounting does not cover them, and records outside a model's training set
       influence its inputs.
@@ -234,6 +244,7 @@ class Dataset:
     >>> data.standardize().x.tolist()
     [[-1.0, -0.5], [1.0, 0.5]]
     """
+    validate.quantities(self.x, "standardize")
     mean = self.x.mean(axis=0, dtype=np.float64).astype(np.float32)
     centred = self.x.astype(np.float32) - mean
     variance = np.einsum("n...,n...->...", centred, centred, dtype=np.float64)
@@ -245,17 +256,22 @@ class Dataset:
     return dataclasses.replace(self, x=centred / scale, test=test)
 
 
-def _held_out(x: ArrayLike, y: ArrayLike, name: str) -> Dataset:
+def _held_out(test: Any, name: str) -> Dataset | None:
+  if test is None:
+    return None
+  if not isinstance(test, (tuple, list)) or len(test) != 2:
+    raise ValueError("test is no pair of arrays; pass test=(x, y), or a Dataset")
+  x, y = test
   x, y = validate.inputs(x, "test x"), validate.labels(y, "test y")
   validate.lengths(x, y)
   return Dataset(x, y, int(y.max()) + 1, name)
 
 
 def to_float(x: Any) -> Any:
-  """Convert inputs to the floats a network reads: the only place that scales images.
+  """Convert inputs to what a network reads: the only place that scales images.
 
   Args:
-    x: [...] numpy or jax array, uint8 (0..255) or float.
+    x: [...] numpy or jax array: uint8 (0..255), float, or integers such as token ids.
 
   Returns:
     float32 x / 255 for uint8, else `x` itself. The type is static, so this traces.

@@ -4,6 +4,8 @@ import zlib
 
 import numpy as np
 
+from mixdef.data import validate
+
 
 def stream(seed: int, purpose: str, *index: int) -> np.random.Generator:
   """Return the numpy generator of one purpose under one seed.
@@ -18,7 +20,11 @@ def stream(seed: int, purpose: str, *index: int) -> np.random.Generator:
 
   Returns:
     A `np.random.Generator` that depends on nothing else.
+
+  Raises:
+    ValueError: if the seed is no integer of at least 0.
   """
+  seed = validate.integer(seed, "seed")
   # spawn_key and not [seed, index]: numpy pads entropy with zeros, so that
   # [7, 0] would be the same stream as 7.
   key = (zlib.crc32(purpose.encode()), *index)

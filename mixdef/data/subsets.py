@@ -55,12 +55,11 @@ def subsets(
   >>> subsets(4, 3, design="balanced", always=[True, False, False]).sum(axis=0).tolist()
   [4, 2, 2]
   """
-  for name, value in (("num_models", num_models), ("num_records", num_records)):
-    if value < 1:
-      raise ValueError(f"{name}={value}; take at least 1")
-  if not 0 < fraction <= 1:
+  num_models = validate.integer(num_models, "num_models", least=1)
+  num_records = validate.integer(num_records, "num_records", least=1)
+  if not 0 < validate.real(fraction, "fraction") <= 1:
     raise ValueError(f"fraction={fraction}; take a share in (0, 1]")
-  if design not in _DESIGNS:
+  if design not in tuple(_DESIGNS):
     raise ValueError(f"design={design!r}; take one of {', '.join(_DESIGNS)}")
   keep = _DESIGNS[design](num_models, num_records, seed, fraction)
   if eligible is not None:
@@ -95,9 +94,9 @@ def splits(
   >>> splits(42_100, 4, size=10_520).shape
   (4, 10520)
   """
-  if parts < 1:
-    raise ValueError(f"parts={parts}; take at least 1")
-  size = num_records // parts if size is None else size
+  num_records = validate.integer(num_records, "num_records", least=1)
+  parts = validate.integer(parts, "parts", least=1)
+  size = num_records // parts if size is None else validate.integer(size, "size")
   if size < 1 or parts * size > num_records:
     raise ValueError(
       f"{parts} disjoint parts of {size} do not fit {num_records} records; take"
@@ -120,9 +119,7 @@ def validate_keep(keep: ArrayLike, num_records: int) -> np.ndarray:
   Raises:
     ValueError: wrong type or shape, or a model without records.
   """
-  keep = np.asarray(keep)
-  models = max(1, len(keep)) if keep.ndim == 2 else 1
-  validate.mask(keep, (models, num_records), "keep")
+  keep = validate.membership(keep, num_records)
   empty = np.flatnonzero(~keep.any(axis=1))
   if empty.size:
     raise ValueError(

@@ -1,15 +1,86 @@
 """Checks of a user's arrays: each error names the value, the place and the fix."""
 
+import operator
 from collections.abc import Sized
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+_TEXT = "convert it to numbers: it holds text"
 
-def inputs(x: ArrayLike, what: str) -> np.ndarray:
-  """Return `x` as uint8 or finite float32 with at least two axes."""
-  x = _array(x, what)
+_FIXES = {
+  "c": "pass real numbers: its .real, if the imaginary parts are 0",
+  "O": "convert it to numbers: it holds Python objects",
+  "M": "convert it to numbers: it holds dates",
+  "m": "convert it to numbers: it holds durations",
+  "V": "numpy.savez writes bfloat16 so; save it as float32",
+}
+"""What to do about types that are no numbers, by their kind."""
+
+
+def numbers(values: Any, what: str, *, text: str = _TEXT) -> np.ndarray:
+  """Return `values` as a plain array of bools, integers or floats.
+
+  bfloat16 and its relatives become float32. `text` says what to do about text.
+
+  Raises:
+    ValueError: for masked arrays and types that are no numbers, with what to do.
+  """
+  parts = values if isinstance(values, (list, tuple)) else (values,)
+  if any(map(np.ma.isMaskedArray, parts)):
+    raise ValueError(
+      f"{what} is a masked array, whose mask would be lost; leave out the masked "
+      "records, or fill them: values.filled(...)"
+    )
+  try:
+    array = np.asarray(values)
+  except (ValueError, TypeError, RuntimeError) as error:
+    if "inhomogeneous" in str(error):
+      raise ValueError(f"{what} is ragged; give every record the same shape") from error
+    reason = str(error).splitlines()[0]
+    raise ValueError(f"{what} cannot be read as an array: {reason}") from error
+  kind = array.dtype.kind
+  if kind == "V" and not issubclass(array.dtype.type, np.void):
+    return array.astype(np.float32)
+  if kind == "O" and not array.ndim and array.item() is None:
+    raise ValueError(f"{what} is None; pass an array")
+  if array.dtype.names:
+    raise ValueError(
+      f"{what} has the fields {', '.join(array.dtype.names)}; pass an array of one type"
+    )
+  fix = text if kind in "SUT" else _FIXES.get(kind)
+  if fix:
+    raise ValueError(f"{what} has type {array.dtype}; {fix}")
+  return array
+
+
+def integer(value: Any, name: str, *, least: int = 0) -> int:
+  """Return a whole number of at least `least`; True, 2.0 and None are none."""
+  try:
+    whole = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
+  except TypeError:
+    whole = None
+  if whole is None:
+    raise ValueError(f"{name}={value!r}; take an integer of at least {least}")
+  if whole < least:
+    raise ValueError(f"{name}={whole}; take at least {least}")
+  return whole
+
+
+def real(value: Any, name: str) -> float:
+  """Return a real number; text, None and True are none."""
+  try:
+    if isinstance(value, (bool, np.bool_, str, bytes)):
+      raise TypeError
+    return float(value)
+  except (TypeError, ValueError):
+    raise ValueError(f"{name}={value!r}; take a number") from None
+
+
+def inputs(x: Any, what: str) -> np.ndarray:
+  """Return `x` as uint8, int32 or finite float32 with at least two axes."""
+  x = numbers(x, what)
   if x.ndim < 2:
     raise ValueError(f"{what} has shape {x.shape}; reshape it to [records, features]")
   if 0 in x.shape:
@@ -21,8 +92,14 @@ def inputs(x: ArrayLike, what: str) -> np.ndarray:
         " pass it as float32"
       )
     return x
-  if x.dtype.kind in "cOSUMm":
-    raise ValueError(f"{what} has type {x.dtype}; convert it to numbers (float32)")
+  if x.dtype.kind in "iu":
+    limits = np.iinfo(np.int32)
+    if x.min() < limits.min or x.max() > limits.max:
+      raise ValueError(
+        f"{what} holds integers from {x.min()} to {x.max()}, which int32 does not hold;"
+        " number them anew, or pass quantities as float32"
+      )
+    return x.astype(np.int32)
   with np.errstate(over="ignore"):
     x = x.astype(np.float32)
   if not np.isfinite(x).all():
@@ -33,20 +110,50 @@ def inputs(x: ArrayLike, what: str) -> np.ndarray:
   return x
 
 
-def labels(y: ArrayLike, what: str) -> np.ndarray:
+def are_names(x: Any) -> bool:
+  """Tell whether records are integers that name things, as token ids do."""
+  return np.issubdtype(x.dtype, np.integer) and x.dtype != np.uint8
+
+
+def quantities(x: Any, part: str) -> None:
+  """Refuse records that are names: no `part` of training or attack can change them."""
+  if are_names(x):
+    raise ValueError(
+      f"{part} computes with records, and these are {x.dtype}, names such as token ids;"
+      " leave it out, or pass quantities as float32"
+    )
+
+
+def labels(y: Any, what: str) -> np.ndarray:
   """Return `y` as a non-negative int32 vector."""
-  y = _array(y, what)
+  text = f"labels are integers: np.unique({what}, return_inverse=True)[1]"
+  y = numbers(y, what, text=text)
   if y.ndim != 1:
     raise ValueError(
       f"{what} has shape {y.shape}; labels are one integer a record: y.argmax(1) for"
       " one-hot rows, y.ravel() for a column"
     )
-  if y.size and y.dtype.kind not in "bui":
-    raise ValueError(f"{what} has type {y.dtype}; labels are integers: y.astype(int)")
+  if y.size and y.dtype.kind == "f":
+    _refuse_float_labels(y, what)
   if y.size and (y.min() < 0 or y.max() > np.iinfo(np.int32).max - 1):
     at = int(np.argmax((y < 0) | (y > np.iinfo(np.int32).max - 1)))
     raise ValueError(f"{what}[{at}] is {y[at]}; labels run from 0 to num_classes - 1")
   return y.astype(np.int32)
+
+
+def _refuse_float_labels(y: np.ndarray, what: str) -> None:
+  """Say how floats become classes, or that they are none."""
+  broken = ~np.isfinite(y)
+  if broken.any():
+    at = int(broken.argmax())
+    raise ValueError(f"{what}[{at}] is {y[at]}; leave out records without a label")
+  if (y == np.floor(y)).all():
+    raise ValueError(f"{what} has type {y.dtype}; labels are integers: y.astype(int)")
+  at = int((y != np.floor(y)).argmax())
+  raise ValueError(
+    f"{what}[{at}] is {y[at]}, a real number, but models are classifiers here; make"
+    " classes of it, for example np.digitize(y, edges)"
+  )
 
 
 def label_range(y: np.ndarray, num_classes: int, what: str) -> None:
@@ -70,6 +177,24 @@ def lengths(x: Sized, y: Sized, **columns: Any) -> None:
       )
 
 
+def ids(values: Any, records: int) -> np.ndarray:
+  """Return names of records [N], integers or text, all different."""
+  names = np.asarray(values)
+  if names.shape != (records,):
+    raise ValueError(
+      f"ids has {names.size} entries but x has {records} records; give one each"
+    )
+  if names.dtype.kind not in "iuUT":
+    raise ValueError(f"ids have type {names.dtype}; give integers or text")
+  values, counts = np.unique(names, return_counts=True)
+  if counts.max(initial=0) > 1:
+    raise ValueError(
+      f"ids hold {values[counts.argmax()]!s} {counts.max()} times; give every record a"
+      " name of its own"
+    )
+  return names
+
+
 def same_records(x: np.ndarray, test_x: np.ndarray) -> None:
   """Refuse held-out records of another shape or type than the training records."""
   if (x.shape[1:], x.dtype) != (test_x.shape[1:], test_x.dtype):
@@ -79,16 +204,42 @@ def same_records(x: np.ndarray, test_x: np.ndarray) -> None:
     )
 
 
-def mask(values: ArrayLike, shape: tuple[int, ...], what: str) -> np.ndarray:
+def mask(values: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
   """Return `values` as a bool array of this shape."""
-  values = np.asarray(values)
+  values = numbers(values, what)
   if values.dtype != bool:
-    raise ValueError(
-      f"{what} has type {values.dtype}; give bool, for example weights > 0"
-    )
+    fix = "weights > 0"
+    if np.isin(values, (0, 1)).all():
+      fix = f"{what}.astype(bool)"
+    raise ValueError(f"{what} has type {values.dtype}; give bool, for example {fix}")
   if values.shape != shape:
-    raise ValueError(f"{what} has shape {values.shape}; give {list(shape)}")
+    fix = ""
+    if values.shape == shape[::-1]:
+      fix = f": {what}.T"
+    elif (1, *values.shape) == shape:
+      fix = f": {what}[None]"
+    raise ValueError(f"{what} has shape {values.shape}; give {list(shape)}{fix}")
   return values
+
+
+def membership(keep: Any, records: int) -> np.ndarray:
+  """Return which models trained on which of the records, bool [S, N]."""
+  keep = numbers(keep, "keep")
+  models = 1
+  if keep.ndim == 2:
+    transposed = keep.shape[0] == records != keep.shape[1]
+    models = max(1, keep.shape[1 if transposed else 0])
+  return mask(keep, (models, records), "keep")
+
+
+def scored(scores: Any, member: Any, name: str = "member") -> tuple[Any, np.ndarray]:
+  """Return scores float64 [N] or [S, N] and membership, bool of the same shape."""
+  scores = numbers(scores, "scores")
+  if scores.ndim not in (1, 2):
+    raise ValueError(f"scores have shape {scores.shape}; pass [N] or [S, N]")
+  if scores.dtype == bool and np.asarray(member).dtype != bool:
+    raise ValueError(f"scores are bool and {name} is not; pass scores, then {name}")
+  return scores.astype(np.float64), mask(member, scores.shape, name)
 
 
 def rows(index: ArrayLike, num_records: int) -> np.ndarray:
@@ -109,10 +260,3 @@ def rows(index: ArrayLike, num_records: int) -> np.ndarray:
       f"rows[{at}] is {index[at]}; the records are 0 to {num_records - 1}"
     )
   return index
-
-
-def _array(values: ArrayLike, what: str) -> np.ndarray:
-  try:
-    return np.asarray(values)
-  except ValueError as error:
-    raise ValueError(f"{what} is ragged; give every record the same shape") from error

@@ -24,7 +24,7 @@ def test_own_arrays_in_one_line():
   assert data.test is None
 
 
-@pytest.mark.parametrize("kind", [np.float64, np.float16, np.int64, bool])
+@pytest.mark.parametrize("kind", [np.float64, np.float16, bool])
 def test_tables_become_float32(kind):
   data = Dataset.from_arrays(np.array([[0, 1], [1, 0]], kind), [0, 1])
   assert data.x.dtype == np.float32
@@ -37,6 +37,22 @@ def test_jax_arrays_are_taken(kind):
   assert data.x.dtype == (np.uint8 if kind == jnp.uint8 else np.float32)
   assert data.x.tolist() == [[0, 2], [3, 1]]
   assert isinstance(data.x, np.ndarray)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint16, np.int8, jnp.int32])
+def test_token_ids_stay_integers(kind):
+  tokens = np.array([[0, 1, 2], [3, 1, 0]], kind)
+  data = Dataset.from_arrays(tokens, [0, 1], test=(tokens, [1, 0]))
+  assert data.x.dtype == data.test.x.dtype == np.int32
+  np.testing.assert_array_equal(data.x, tokens)
+  assert to_float(data.x) is data.x
+  with pytest.raises(ValueError, match="standardize computes with records, and these"):
+    data.standardize()
+
+
+def test_names_of_records_travel_with_them():
+  data = Dataset.from_arrays([[1.0], [2.0], [3.0]], [0, 1, 0], ids=["ann", "bo", "cy"])
+  assert data.select([2, 0]).ids.tolist() == ["cy", "ann"]
 
 
 def test_lists_and_a_test_pair():
@@ -58,6 +74,36 @@ def test_lists_and_a_test_pair():
     ([["a"], ["b"]], [0, 1], {}, "x has type <U1; convert it to numbers"),
     (np.eye(2, dtype=np.uint8), [0, 1], {}, "uint8 means images"),
     ([[1.0], [2.0]], [0.0, 1.0], {}, "y has type float64; labels are integers"),
+    ([[1.0], [2.0]], [0.5, 1.0], {}, r"y\[0\] is 0\.5, a real number.* classifiers"),
+    ([[1.0], [2.0]], [0, np.nan], {}, r"y\[1\] is nan; leave out"),
+    ([[1.0], [2.0]], ["a", "b"], {}, r"type <U1; labels are .*np\.unique\(y"),
+    ([[1.0], [2.0]], [0, None], {}, "y has type object; convert"),
+    (np.ma.array([[1.0], [2.0]], mask=[[0], [1]]), [0, 1], {}, "x is a masked array"),
+    ([[1.0], [2.0]], np.ma.array([0, 1], mask=[0, 1]), {}, "y is a masked array"),
+    ([[1j], [2.0]], [0, 1], {}, "x has type complex128; pass real numbers"),
+    (np.zeros((2, 1), "V2"), [0, 1], {}, r"x has type \|V2; .*bfloat16"),
+    (np.zeros((2, 1), "M8[s]"), [0, 1], {}, "x has type datetime64.* holds dates"),
+    (np.zeros(2, [("age", int)]), [0, 1], {}, "x has the fields age"),
+    (None, [0, 1], {}, "x is None; pass an array"),
+    ([[2**40], [1]], [0, 1], {}, "which int32 does not hold"),
+    (
+      [[1.0], [2.0]],
+      [0, 1],
+      {"num_classes": 2.7},
+      r"num_classes=2\.7; take an integer",
+    ),
+    (
+      [[1.0], [2.0]],
+      [0, 1],
+      {"num_classes": True},
+      "num_classes=True; take an integer",
+    ),
+    ([[1.0], [2.0]], [0, 1], {"test": [[1.0]]}, r"pass test=\(x, y\), or a Dataset"),
+    ([[1.0], [2.0]], [0, 1], {"test": np.ones((2, 1))}, "test is no pair of arrays"),
+    ([[1], [2]], [0, 1], {"test": ([[1.0]], [0])}, "test x holds float32 .* alike"),
+    ([[1.0], [2.0]], [0, 1], {"ids": [7, 7]}, "ids hold 7 2 times"),
+    ([[1.0], [2.0]], [0, 1], {"ids": ["a"]}, "ids has 1 entries but x has 2"),
+    ([[1.0], [2.0]], [0, 1], {"ids": [0.5, 1.0]}, "ids have type float64; give integ"),
     ([[1.0], [2.0]], [[1, 0], [0, 1]], {}, r"y has shape \(2, 2\).*argmax"),
     ([[1.0], [2.0]], [0, -1], {}, r"y\[1\] is -1"),
     ([[1.0], [2.0]], [0, 5], {"num_classes": 3}, r"y\[1\] is 5 but num_classes is 3"),

@@ -103,6 +103,15 @@ def test_always_rows_are_in_every_model_and_change_no_other_draw(design):
     ({"design": "paired"}, "design='paired'; take one of bernoulli, balanced"),
     ({"fraction": 0.0}, r"fraction=0\.0; take a share in \(0, 1\]"),
     ({"num_models": 0}, "num_models=0; take at least 1"),
+    ({"num_models": 4.0}, r"num_models=4\.0; take an integer of at least 1"),
+    ({"num_records": True}, "num_records=True; take an integer"),
+    ({"seed": None}, "seed=None; take an integer of at least 0"),
+    ({"seed": -1}, "seed=-1; take at least 0"),
+    ({"seed": 1.5}, r"seed=1\.5; take an integer"),
+    ({"fraction": None}, "fraction=None; take a number"),
+    ({"fraction": "half"}, "fraction='half'; take a number"),
+    ({"design": ["balanced"]}, r"design=\['balanced'\]; take one of"),
+    ({"eligible": [0, 1, 1, 1, 1, 1]}, r"for example eligible\.astype\(bool\)"),
   ],
 )
 def test_subsets_refuse_what_cannot_be_trained(arguments, message):
@@ -131,7 +140,11 @@ def test_splits_use_every_record_they_can():
 @pytest.mark.parametrize(
   ("keep", "message"),
   [
-    (np.ones((2, 3)), "keep has type float64; give bool"),
+    (np.ones((2, 3)), r"keep has type float64; give bool, .*keep\.astype\(bool\)"),
+    (np.array([[0.5, 2, 0]]), r"give bool, for example weights > 0"),
+    (np.ones((3, 2), bool), r"keep has shape \(3, 2\); give \[2, 3\]: keep\.T"),
+    (np.ma.array(np.ones((2, 3), bool), mask=True), "keep is a masked array"),
+    ([[0, 2], [1]], "keep is ragged"),
     (np.ones((2, 4), bool), r"keep has shape \(2, 4\); give \[2, 3\]"),
     (np.ones(3, bool), r"keep has shape \(3,\); give \[1, 3\]"),
     (np.ones((0, 3), bool), r"keep has shape \(0, 3\); give \[1, 3\]"),
