@@ -151,8 +151,8 @@ def _refuse_float_labels(y: np.ndarray, what: str) -> None:
     raise ValueError(f"{what} has type {y.dtype}; labels are integers: y.astype(int)")
   at = int((y != np.floor(y)).argmax())
   raise ValueError(
-    f"{what}[{at}] is {y[at]}, a real number, but models are classifiers here; make"
-    " classes of it, for example np.digitize(y, edges)"
+    f"{what}[{at}] is {y[at]} of type {y.dtype}: this is classification only; make"
+    " classes of real numbers, for example np.digitize(y, edges)"
   )
 
 

@@ -74,7 +74,7 @@ def test_lists_and_a_test_pair():
     ([["a"], ["b"]], [0, 1], {}, "x has type <U1; convert it to numbers"),
     (np.eye(2, dtype=np.uint8), [0, 1], {}, "uint8 means images"),
     ([[1.0], [2.0]], [0.0, 1.0], {}, "y has type float64; labels are integers"),
-    ([[1.0], [2.0]], [0.5, 1.0], {}, r"y\[0\] is 0\.5, a real number.* classifiers"),
+    ([[1.0], [2.0]], [0.5, 1.0], {}, r"y\[0\] is 0\.5 .*classification only"),
     ([[1.0], [2.0]], [0, np.nan], {}, r"y\[1\] is nan; leave out"),
     ([[1.0], [2.0]], ["a", "b"], {}, r"type <U1; labels are .*np\.unique\(y"),
     ([[1.0], [2.0]], [0, None], {}, "y has type object; convert"),
