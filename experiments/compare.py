@@ -18,6 +18,7 @@ from settings import JobSettings
 
 from mixdef.auditing import paired_bootstrap, read_report, render_comparison
 from mixdef.auditing.pages.compare_page import accuracy_of
+from mixdef.reading import read_npz
 
 _COLUMNS = ("audit", "defense", "accuracy", "accuracy_std", "epsilon", "attack", "auc")
 _COLUMNS += ("auc_low", "auc_high", "fpr", "tpr")
@@ -78,11 +79,7 @@ def run(settings: CompareSettings, folder: pathlib.Path) -> dict:
 
 
 def _read_scores(folder):
-  path = folder / "scores.npz"
-  if not path.exists():
-    raise FileNotFoundError(f"{path} is missing; run experiments/audit.py there again")
-  with np.load(path) as archive:
-    return dict(archive)
+  return read_npz(folder / "scores.npz", fix="run experiments/audit.py there again")
 
 
 def _comparable(one, other, attack):

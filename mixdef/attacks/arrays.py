@@ -1,11 +1,9 @@
 """Outputs of models trained anywhere, from one npz file."""
 
 import pathlib
-import zipfile
-
-import numpy as np
 
 from mixdef.attacks.signals import Signals
+from mixdef.reading import read_npz
 
 _OPTIONAL = ("audited", "population_logits", "population_labels")
 
@@ -27,16 +25,7 @@ def read_signals(path: str | pathlib.Path) -> Signals:
     ValueError: naming the file and what is wrong with it.
   """
   path = pathlib.Path(path)
-  if not path.exists():
-    raise FileNotFoundError(f"{path} is missing; write it with numpy.savez")
-  try:
-    with path.open("rb") as file:  # numpy leaves a broken archive that it opened open
-      archive = np.load(file, allow_pickle=False)
-      if isinstance(archive, np.ndarray):
-        raise ValueError("it is one array, of numpy.save")
-      arrays = {name: archive[name] for name in archive.files}
-  except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-    raise ValueError(f"{path} is no npz of plain arrays: {error}") from error
+  arrays = read_npz(path, fix="write it with numpy.savez")
   missing = [name for name in ("logits", "keep", "labels") if name not in arrays]
   if missing:
     raise ValueError(

@@ -1,7 +1,6 @@
 """`audit`: models or their outputs in, a report a person can act on out."""
 
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from mixdef.auditing.verdict import strongest, verdict
 from mixdef.data import Dataset, duplicate_records
 from mixdef.generative.attacks import ATTACKS as GAN_ATTACKS
 from mixdef.generative.attacks import GanSignals, gan_signals, with_reconstructions
+from mixdef.reading import read_json
 from mixdef.training import Ensemble
 from mixdef.training.signature import write_json
 
@@ -388,9 +388,10 @@ def read_report(path: str | pathlib.Path) -> dict[str, Any]:
   """
   path = pathlib.Path(path)
   path = path / "report.json" if path.is_dir() else path
+  what, fix = f"is no report of layout {SCHEMA}", "audit again"
   if not path.exists():
     raise FileNotFoundError(f"{path} is missing; run experiments/audit.py there first")
-  report = json.loads(path.read_text())
-  if not isinstance(report, dict) or report.get("schema") != SCHEMA:
-    raise ValueError(f"{path} is no report of layout {SCHEMA}; audit again")
+  report = read_json(path, what=what, fix=fix)
+  if report.get("schema") != SCHEMA:
+    raise ValueError(f"{path} {what}; {fix}")
   return report

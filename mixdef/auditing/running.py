@@ -12,6 +12,7 @@ from absl import logging
 from mixdef.attacks import ATTACKS, Catalogue, Signals, Unavailable, leave_one_out
 from mixdef.auditing.figures import complete_targets
 from mixdef.auditing.summary import summarize
+from mixdef.reading import Damaged, read_npz
 from mixdef.training import Ensemble
 from mixdef.training.signature import digest, same_or_refuse
 
@@ -180,8 +181,11 @@ def _kept(
   """Return the scores kept under this name, or compute and keep them, and the time."""
   path = None if folder is None else folder / f"{name}.npz"
   if path is not None and path.exists():
-    with np.load(path, allow_pickle=False) as kept:
+    try:
+      kept = read_npz(path, what="is damaged", fix="the attack is run again")
       return kept["scores"], float(kept["seconds"])
+    except Damaged as error:
+      logging.warning("%s", error)
   started = time.monotonic()
   scores = run()
   seconds = time.monotonic() - started

@@ -5,9 +5,11 @@ from importlib import metadata
 
 import jax
 import numpy as np
+from absl import logging
 
+from mixdef.reading import Damaged, read_json, seal
 from mixdef.training.prepare import Training
-from mixdef.training.signature import digest, read_json, same_or_refuse, write_json
+from mixdef.training.signature import digest, same_or_refuse, write_json
 from mixdef.training.store import Store
 from mixdef.training.strategy import decide
 
@@ -53,7 +55,7 @@ def agree(
   signature = store.folder / "signature.json"
   same_or_refuse(signature, _signature(training, seed), fix=FIX)
   path = store.folder / "strategy.json"
-  earlier = read_json(path) if path.exists() else None
+  earlier = _earlier(path)
   asked = {"memory_gb": memory_gb, "models": num_models}
   if earlier:
     training = training.with_capacities(earlier["capacities"])
@@ -66,8 +68,19 @@ def agree(
     "capacities": training.capacities,
     "asked": asked,
   }
-  write_json(path, decided)
+  write_json(path, seal(decided))
   return Agreement(training, strategy, size)
+
+
+def _earlier(path):
+  """Read how earlier models shared the machine; None if it is not known."""
+  try:
+    return read_json(path, fix="it is decided anew", sealed=True)
+  except FileNotFoundError:
+    return None
+  except Damaged as error:
+    logging.warning("%s", error)
+    return None
 
 
 def _signature(training, seed):

@@ -2,21 +2,22 @@
 
 Orbax makes an entry atomic: it is written beside its place and renamed into it. Its
 array handlers refuse what only one process of several holds, so the arrays of an entry
-are one npz file, whose checksums also tell when it was damaged later.
+are one npz file. Checksums tell when it or the notes were damaged later.
 """
 
 import functools
 import pathlib
-import zipfile
 
 import jax
 import numpy as np
 
+from mixdef.reading import Damaged, read_json, read_npz, seal, unsealed
+from mixdef.training.signature import digest
+
 _ARRAYS = "arrays.npz"
-
-
-class Damaged(ValueError):
-  """An entry cannot be read back."""
+_NOTES = "_CHECKPOINT_METADATA"  # where Orbax puts them
+_DIGEST = "arrays"  # the note that tells when arrays were exchanged
+_WHAT, _FIX = "cannot be read", "it is made anew"
 
 
 def write(path: pathlib.Path, tree, notes: dict) -> None:
@@ -29,6 +30,7 @@ def write(path: pathlib.Path, tree, notes: dict) -> None:
   """
   checkpointer, arguments = _orbax()
   arrays = {name: _bits(leaf) for name, leaf in _named(tree).items()}
+  notes = seal({**notes, _DIGEST: _digest(arrays)})
   checkpointer.save(path, args=arguments(arrays), force=True, custom_metadata=notes)
 
 
@@ -44,11 +46,9 @@ def read(path: pathlib.Path, template):
       _restored(arrays.pop(name), like) for name, like in _named(template).items()
     ]
   except (KeyError, TypeError, ValueError) as error:
-    raise Damaged(f"{path} cannot be read: {error}") from None
+    raise _damaged(path, error) from None
   if arrays:
-    raise Damaged(
-      f"{path} holds {', '.join(arrays)}, which nothing here has a place for"
-    )
+    raise _damaged(path, f"nothing here has a place for {', '.join(arrays)}")
   return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
@@ -58,27 +58,45 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
   Raises:
     Damaged: if a file is missing, cut short or altered.
   """
-  checkpointer, arguments = _orbax()
+  written = read_notes(path)[_DIGEST]
   try:
-    return checkpointer.restore(path, args=arguments())
-  except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-    raise Damaged(f"{path} cannot be read: {error}") from None
+    arrays = read_npz(path / _ARRAYS, what=_WHAT, fix=_FIX)
+  except FileNotFoundError:
+    raise _damaged(path, f"{_ARRAYS} is missing") from None
+  if _digest(arrays) != written:
+    raise _damaged(path, "its arrays are not those that were written")
+  return arrays
 
 
 def read_notes(path: pathlib.Path) -> dict:
   """Read the notes of an entry.
 
   Raises:
-    Damaged: if they are missing.
+    Damaged: if they are missing or altered.
   """
-  checkpointer, _ = _orbax()
+  form = {"custom_metadata": {_DIGEST: str}}
   try:
-    notes = checkpointer.metadata(path).custom_metadata
-  except (OSError, KeyError, ValueError) as error:
-    raise Damaged(f"the notes of {path} cannot be read: {error}") from None
-  if not notes:
-    raise Damaged(f"{path} cannot be read: no notes say what it was made from")
-  return notes
+    written = read_json(path / _NOTES, form=form, what=_WHAT, fix=_FIX)
+    return unsealed(written["custom_metadata"])
+  except FileNotFoundError:
+    raise _damaged(path, "no notes say what it was made from") from None
+  except Damaged:
+    raise
+  except ValueError as error:
+    raise _damaged(path / _NOTES, error) from None
+
+
+def _damaged(path, reason) -> Damaged:
+  return Damaged(f"{path} {_WHAT}: {reason}; {_FIX}")
+
+
+def _digest(arrays) -> str:
+  """Hash names and arrays; small floats as the bits they are in the file."""
+  parts = []
+  for name, array in sorted(arrays.items()):
+    small = array.dtype.kind == "V"
+    parts += [name, array.view(f"u{array.dtype.itemsize}") if small else array]
+  return digest(*parts)
 
 
 @functools.cache
@@ -92,11 +110,7 @@ def _orbax():
         np.savez(file, **args.arrays)
 
     def restore(self, directory, args=None):
-      with (
-        (directory / _ARRAYS).open("rb") as file,
-        np.load(file, allow_pickle=False) as arrays,
-      ):
-        return dict(arrays)
+      """Do nothing: `read_arrays` reads the file."""
 
     def finalize(self, directory):
       """Do nothing: the file is whole when `save` returns."""

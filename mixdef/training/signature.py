@@ -7,6 +7,8 @@ import pathlib
 
 import numpy as np
 
+from mixdef.reading import read_json
+
 
 class AnotherRun(ValueError):
   """A folder holds a run that differs in something that matters."""
@@ -16,9 +18,9 @@ def digest(*arrays) -> str:
   """Hash the content, shape and type of arrays to 16 hexadecimal digits."""
   state = hashlib.sha256()
   for array in arrays:
-    array = np.ascontiguousarray(array)
+    array = np.asarray(array)
     state.update(f"{array.dtype}{array.shape}".encode())
-    state.update(array.tobytes())
+    state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
   return state.hexdigest()[:16]
 
 
@@ -27,18 +29,6 @@ def write_json(path: pathlib.Path, value) -> None:
   fresh = path.with_name(path.name + ".new")
   fresh.write_text(json.dumps(value, indent=2) + "\n")
   os.replace(fresh, path)
-
-
-def read_json(path: pathlib.Path) -> dict:
-  """Read what `write_json` wrote.
-
-  Raises:
-    ValueError: naming the file, if it is no JSON.
-  """
-  try:
-    return json.loads(path.read_text())
-  except json.JSONDecodeError as error:
-    raise ValueError(f"{path} is damaged ({error}): delete it") from None
 
 
 def same_or_refuse(
@@ -60,7 +50,7 @@ def same_or_refuse(
     noted = {"environment": environment} if environment else {}
     write_json(path, {**found, **noted})
     return
-  earlier = read_json(path)
+  earlier = read_json(path, fix="delete it")
   earlier.pop("environment", None)
   equal_or_refuse(path, earlier, found, fix=fix)
 

@@ -21,9 +21,11 @@ from collections.abc import Iterable
 import jax
 from absl import logging
 
+from mixdef.reading import Damaged, parse_json
 from mixdef.training import entry
 
 METRICS = "metrics.jsonl"
+_ROW = {"models": str, "count": int, "epoch": int, "seconds": float}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,13 +80,21 @@ class Store:
     ]
 
   def read_metrics(self) -> list[dict]:
-    """Return the rows all processes wrote; a line that a kill cut short is dropped."""
+    """Return the rows all processes wrote; damaged ones are left out, with a warning.
+
+    A last line that a kill cut short is left out without one.
+    """
     rows = {}
     for path in sorted(self.folder.glob(f"{METRICS}*")):
-      for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-          row = json.loads(line)
+      damaged = 0
+      for line in path.read_bytes().split(b"\n")[:-1]:
+        try:
+          row = parse_json(line, _ROW, finite=False)
           rows[row["models"], row["count"], row["epoch"]] = row
+        except ValueError:
+          damaged += 1
+      if damaged:
+        logging.warning("%s: %d rows are damaged and left out", path, damaged)
     return list(rows.values())
 
   def write_metrics(self, rows: Iterable[dict]) -> None:
@@ -117,8 +127,8 @@ class Store:
   def _or_drop(self, name, read):
     try:
       return read(self._path(name))
-    except entry.Damaged as error:
-      logging.warning("%s; it is made anew", error)
+    except Damaged as error:
+      logging.warning("%s", error)
       self.forget(name)
 
   def _path(self, name):

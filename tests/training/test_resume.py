@@ -283,8 +283,17 @@ def test_a_run_goes_on_with_another_strategy_or_memory(
   assert same(resumed.states, unbroken[LEARNER].states, atol=1e-6)
 
 
-def test_damaged_notes_of_a_folder_are_named(tmp_path):
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"strategy": "loop"}', b"\xff"])
+def test_damaged_notes_on_how_models_share_a_machine_are_made_again(
+  tmp_path, trained, unbroken, caplog, text
+):
   run(out=tmp_path)
-  (tmp_path / "strategy.json").write_text("")
-  with pytest.raises(ValueError, match=r"strategy.json is damaged .*: delete it"):
-    run(out=tmp_path)
+  trained.clear()
+  path = tmp_path / "strategy.json"
+  path.write_bytes(text if isinstance(text, bytes) else text.encode())
+  again = run(out=tmp_path)
+  assert not trained
+  assert same(again.states, unbroken[LEARNER].states)
+  (told,) = [line for line in caplog.messages if "strategy.json is damaged" in line]
+  assert told.endswith("it is decided anew")
+  assert json.loads(path.read_text())["strategy"] == "loop"

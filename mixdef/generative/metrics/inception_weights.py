@@ -2,7 +2,6 @@
 
 import functools
 import pathlib
-import zipfile
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 
 from mixdef.generative.metrics.extractors import OFFICIAL, Extractor, fingerprint
 from mixdef.generative.metrics.inception import Inception
+from mixdef.reading import read_npz
 
 SOURCE = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """SHA-256 of pt_inception-2015-12-05-6726825d.pth, the weights that define FID."""
@@ -68,7 +68,7 @@ def inception_features(path: str | pathlib.Path) -> Extractor:
     Local Nash Equilibrium", 2017, arXiv 1706.08500.
   """
   path = pathlib.Path(path)
-  entries = _read(path)
+  entries = read_npz(path, fix="inception_features says how to make it")
   source = str(entries.pop("source", ""))
   variables = _variables(entries, path)
   name = OFFICIAL if source == SOURCE else f"{OFFICIAL}_unverified"
@@ -89,18 +89,6 @@ def _resize(x):
   shape = batch, _SIDE, _SIDE, channels
   exact = jax.lax.Precision.HIGHEST
   return jax.image.resize(x, shape, "bilinear", antialias=False, precision=exact)
-
-
-def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
-  if not path.exists():
-    raise FileNotFoundError(
-      f"{path} is missing; inception_features says how to make it"
-    )
-  try:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-      return dict(archive)
-  except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-    raise ValueError(f"{path} is no npz of plain arrays: {error}") from error
 
 
 def _variables(entries: dict[str, np.ndarray], path: pathlib.Path) -> dict[str, Any]:
