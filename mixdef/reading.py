@@ -148,22 +148,28 @@ def check_form(value: Any, form: Any, place: str = "it") -> None:
   Traceback (most recent call last):
   ValueError: sizes[1] is '2', not int
   """
-  kinds = form if isinstance(form, tuple) else (form,)
   if isinstance(form, dict | list):
-    kinds = (type(form),)
-  right = isinstance(value, (*kinds, int) if float in kinds else kinds)
-  if not right or (isinstance(value, bool) and bool not in kinds):
+    kinds: tuple[type, ...] = (type(form),)
+  else:
+    kinds = form if isinstance(form, tuple) else (form,)
+  if not _is_of(value, kinds):
     named = ("null" if kind is type(None) else kind.__name__ for kind in kinds)
     raise ValueError(f"{place} is {_shortened(repr(value))}, not {' or '.join(named)}")
   if isinstance(form, list):
+    (inner,) = form
     for i, item in enumerate(value):
-      check_form(item, form[0], f"{place}[{i}]")
-  if isinstance(form, dict):
+      check_form(item, inner, f"{place}[{i}]")
+  elif isinstance(form, dict):
     for name, inner in form.items():
       if name not in value:
         raise ValueError(f"{place} has no {name!r}")
-      inside = name if place == "it" else f"{place}.{name}"
-      check_form(value[name], inner, inside)
+      check_form(value[name], inner, name if place == "it" else f"{place}.{name}")
+
+
+def _is_of(value, kinds) -> bool:
+  if isinstance(value, bool):
+    return bool in kinds
+  return isinstance(value, (*kinds, int) if float in kinds else kinds)
 
 
 @contextlib.contextmanager

@@ -65,7 +65,7 @@ def _training_seconds(history: list[dict]) -> float:
   """
   spent = collections.Counter()
   for row in history:
-    spent[row.get("process", 0)] += row["seconds"]
+    spent[row.get("process", 0)] += row.get("seconds", 0.0)
   return max(spent.values(), default=0.0)
 
 

@@ -21,11 +21,11 @@ from collections.abc import Iterable
 import jax
 from absl import logging
 
-from mixdef.reading import Damaged, parse_json
+from mixdef.reading import Damaged, check_form, parse_json
 from mixdef.training import entry
 
 METRICS = "metrics.jsonl"
-_ROW = {"models": str, "count": int, "epoch": int, "seconds": float}
+_ROW = {"models": str, "count": int, "epoch": int}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +90,7 @@ class Store:
       for line in path.read_bytes().split(b"\n")[:-1]:
         try:
           row = parse_json(line, _ROW, finite=False)
+          check_form(row.get("seconds", 0.0), float, "seconds")
           rows[row["models"], row["count"], row["epoch"]] = row
         except ValueError:
           damaged += 1
