@@ -193,7 +193,7 @@ def label_only_logreg(signals: Signals, *, target: int, c: float = 1.0) -> np.nd
   Reference: Aerni, Zhang, Tramer, "Evaluations of Machine Learning Privacy Defenses are
     Misleading", 2024, arXiv 2404.17399.
 
-  >>> logits = np.array([[[1, 0]], [[1, 0]], [[1, 0]], [[0, 1]], [[0, 1]]])
+  >>> logits = np.array([[[2, 0]], [[2, 0]], [[2, 0]], [[0, 2]], [[0, 2]]])
   >>> keep = np.array([[False], [True], [True], [False], [False]])
   >>> signals = Signals.from_logits(logits, [0], keep)
   >>> label_only_logreg(signals, target=0).round(4)

@@ -66,6 +66,12 @@ def loss_of_phi(values: np.ndarray) -> np.ndarray:
   return np.logaddexp(0.0, -values)
 
 
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+  """Return log-probabilities float32 over the last axis; -inf stays -inf."""
+  f = logits - logits.max(-1, keepdims=True)
+  return (f - np.log(np.exp(f).sum(-1, keepdims=True))).astype(np.float32)
+
+
 def refuse(name: str, bad: np.ndarray, what: str, fix: str) -> None:
   """Raise a ValueError with the count and first position where `bad` holds.
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.attacks import per_record
+from mixdef.attacks import outputs, per_record
 from mixdef.attacks.designs import DESIGNS, detect_design, references
 from mixdef.data import validate
 
@@ -35,6 +35,7 @@ class Signals:
     labels: int [N], or None.
     audited: bool [N]; False marks reference rows and other records that are never
       scored and never enter a fit over records. All True by default.
+    ids: integers or text [N], all different: names of the records, or None.
     log_probs: float32 [S, N, K] of the record itself, or None.
     population: the same models on Z records that no model trained on and that are not
       among the N, or None.
@@ -49,38 +50,46 @@ class Signals:
   correct: np.ndarray | None = None
   labels: Any = None
   audited: Any = None
+  ids: Any = None
   log_probs: np.ndarray | None = None
   population: Signals | None = None
   design: Any = None
 
   def __post_init__(self) -> None:
     """Refuse shapes that disagree and values that no attack can rank."""
-    if np.ndim(self.phi) != 3 or 0 in np.shape(self.phi):
-      raise ValueError(f"phi has shape {np.shape(self.phi)}; pass [S, N, Q], none 0")
-    models, records, _ = self.phi.shape
+    phi = validate.numbers(self.phi, "phi").astype(np.float64, copy=False)
+    if phi.ndim != 3 or 0 in phi.shape:
+      raise ValueError(f"phi has shape {phi.shape}; pass [S, N, Q], none 0")
+    models, records, _ = phi.shape
+    arrays = {"phi": phi, "keep": validate.mask(self.keep, (models, records), "keep")}
+    for name in ("hinge", "correct", "labels", "ids"):
+      if getattr(self, name) is not None:
+        arrays[name] = _CHECKS[name](getattr(self, name))
+    audited = np.ones(records, bool) if self.audited is None else self.audited
+    arrays["audited"] = validate.mask(audited, (records,), "audited")
+    for name, values in arrays.items():
+      object.__setattr__(self, name, values)
     for name in ("phi", "hinge", "correct"):
       values = getattr(self, name)
       if values is None:
         continue
-      if values.shape != self.phi.shape:
-        raise ValueError(f"{name} has shape {values.shape}, phi {self.phi.shape}")
+      if values.shape != phi.shape:
+        raise ValueError(f"{name} has shape {values.shape}, phi {phi.shape}")
       per_record.refuse(
         name,
         ~np.isfinite(values),
         "values that are NaN or infinite",
         "build the signals from logits, or drop the models that diverged",
       )
-    audited = np.ones(records, bool) if self.audited is None else self.audited
-    object.__setattr__(self, "audited", audited)
-    validate.mask(self.keep, (models, records), "keep")
-    validate.mask(audited, (records,), "audited")
-    if self.labels is not None and self.labels.shape != (records,):
-      raise ValueError(f"labels have shape {self.labels.shape}; pass [{records}]")
-    outputs = self.log_probs
-    if outputs is not None and outputs.shape[:-1] != (models, records):
-      raise ValueError(f"log_probs have shape {outputs.shape}; pass [S, N, K]")
+    for name in ("labels", "ids"):
+      values = getattr(self, name)
+      if values is not None and values.shape != (records,):
+        raise ValueError(f"{name} have shape {values.shape}; pass [{records}]")
+    answers = self.log_probs
+    if answers is not None and answers.shape[:-1] != (models, records):
+      raise ValueError(f"log_probs have shape {answers.shape}; pass [S, N, K]")
     self._check_population()
-    design = detect_design(self.keep[:, audited])
+    design = detect_design(self.keep[:, self.audited])
     if self.design is None:
       object.__setattr__(self, "design", design)
     elif self.design not in DESIGNS:
@@ -90,6 +99,8 @@ class Signals:
     others = self.population
     if others is None:
       return
+    if not isinstance(others, Signals):
+      raise ValueError("population is no Signals; build them of the same models")
     if others.phi.shape[::2] != self.phi.shape[::2]:
       raise ValueError(
         f"the population's phi has shape {others.phi.shape}, the records' "
@@ -97,6 +108,17 @@ class Signals:
       )
     if others.keep.any():
       raise ValueError("a model trained on a record of the population: leave it out")
+    known = self.audited | self.keep.any(0)
+    own, theirs = _marks(self.phi[:, known]), _marks(others.phi)
+    copies, count = np.isin(theirs, own), len(theirs)
+    # Tables hold equal rows, and few models with coarse outputs agree by chance.
+    by_chance = 1 - len(np.unique(own)) / max(1, len(own))
+    if copies.sum() >= min(2, count) and copies.mean() > max(0.02, 2 * by_chance):
+      raise ValueError(
+        f"{copies.sum()} of the {count} records of the population, the first at "
+        f"{copies.argmax()}, are given the same outputs as audited records by every "
+        "model; pass records that are not among the N"
+      )
 
   @classmethod
   def from_logits(
@@ -107,6 +129,7 @@ class Signals:
     *,
     audited: ArrayLike | None = None,
     population: tuple[ArrayLike, ArrayLike] | None = None,
+    ids: ArrayLike | None = None,
     design: str | None = None,
   ) -> Signals:
     """Build signals from logits or log-probabilities of any framework.
@@ -119,45 +142,49 @@ class Signals:
       audited: bool [N], default all True.
       population: logits [S, Z, K] or [S, Z, Q, K] and labels [Z] of records that no
         model trained on.
+      ids: integers or text [N], names of the records for the report.
       design: one of `designs.DESIGNS`; default found out from `keep`.
 
     Returns:
       Signals with every statistic; one model is worked on at a time.
 
     Raises:
-      ValueError: if shapes disagree, keep is not bool, or the logits hold NaN.
+      ValueError: if shapes disagree, keep is not bool, the logits hold NaN, or are
+        probabilities or on another scale; the message says what to pass.
 
     >>> signals = Signals.from_logits([[[40., 0., 0.]]], [0], [[True]])
     >>> float(signals.phi[0, 0, 0].round(6))
     39.306853
     """
-    logits, labels = np.asarray(logits), np.asarray(labels)
-    if logits.ndim not in (3, 4) or 0 in logits.shape:
-      raise ValueError(
-        f"logits have shape {logits.shape}; pass [S, N, K] or [S, N, Q, K], none 0"
-      )
-    if labels.shape != logits.shape[1:2]:
-      raise ValueError(f"labels have shape {labels.shape}; pass [{logits.shape[1]}]")
-    per_record.refuse(
-      "logits", np.isnan(logits), "NaN", "drop the models or views that diverged"
-    )
-    if logits.ndim == 3:
-      logits = logits[:, :, None]
-    parts = [per_record.statistics(outputs, labels[:, None]) for outputs in logits]
-    others = None
-    if population is not None:
-      logits_z, labels_z = population
-      nobody = np.zeros(np.shape(logits_z)[:2], bool)
-      others = cls.from_logits(logits_z, labels_z, nobody)
+    stacks, labels, keep = outputs.read(logits, labels, keep)
     return cls(
-      **{name: np.stack([part[name] for part in parts]) for name in parts[0]},
-      keep=np.asarray(keep),
+      **stacks,
+      keep=keep,
       labels=labels,
-      audited=_array(audited),
-      log_probs=_log_softmax(logits[:, :, 0]),
-      population=others,
+      audited=audited,
+      ids=ids,
+      population=cls._asked_alike(population, np.shape(logits)),
       design=design,
     )
+
+  @classmethod
+  def _asked_alike(cls, population: Any, shape: tuple[int, ...]) -> Signals | None:
+    """Return the signals of a population; `shape` is that of the records' logits."""
+    if population is None:
+      return None
+    if not isinstance(population, (tuple, list)) or len(population) != 2:
+      raise ValueError("population is no pair of arrays; pass (logits, labels)")
+    logits, labels = population
+    own = np.shape(logits)
+    if own[:1] + own[2:] != shape[:1] + shape[2:]:
+      raise ValueError(
+        f"population logits have shape {own}, the records' {shape}: ask the same "
+        "models with the same views, and pass all classes"
+      )
+    nobody = np.zeros(own[:2], bool)
+    stacks, labels, _ = outputs.read(logits, labels, nobody, name="population logits")
+    del stacks["log_probs"]  # no attack reads a population's
+    return cls(**stacks, keep=nobody, labels=labels)
 
   @classmethod
   def from_phi(
@@ -168,6 +195,7 @@ class Signals:
     labels: ArrayLike | None = None,
     audited: ArrayLike | None = None,
     population: ArrayLike | None = None,
+    ids: ArrayLike | None = None,
     design: str | None = None,
   ) -> Signals:
     """Build signals from phi alone; the loss follows, the rest stays None.
@@ -178,6 +206,7 @@ class Signals:
       labels: int [N], for attacks with one threshold a class.
       audited: bool [N], default all True.
       population: phi [S, Z] or [S, Z, Q] of records that no model trained on.
+      ids: integers or text [N], names of the records for the report.
       design: one of `designs.DESIGNS`; default found out from `keep`.
 
     Returns:
@@ -189,17 +218,17 @@ class Signals:
     >>> Signals.from_phi([[0., 1.]], [[True, False]]).loss.round(3)[0, :, 0]
     array([0.693, 0.313])
     """
-    phi = np.asarray(phi, dtype=np.float64)
-    if phi.ndim == 2:
-      phi = phi[:, :, None]
+    phi = _with_views(phi, "phi")
     others = None
     if population is not None:
-      others = cls.from_phi(population, np.zeros(np.shape(population)[:2], bool))
+      others = _with_views(population, "population")
+      others = cls(phi=others, keep=np.zeros(others.shape[:2], bool))
     return cls(
       phi=phi,
-      keep=np.asarray(keep),
-      labels=_array(labels),
-      audited=_array(audited),
+      keep=keep,
+      labels=labels,
+      audited=audited,
+      ids=ids,
       population=others,
       design=design,
     )
@@ -267,6 +296,26 @@ class Signals:
     return np.where(self.audited, scores, np.nan)
 
 
+_CHECKS = {
+  "hinge": lambda values: validate.numbers(values, "hinge"),
+  "correct": lambda values: validate.bools(values, "correct"),
+  "labels": lambda values: validate.labels(values, "labels"),
+  "ids": validate.ids,
+}
+"""How the optional arrays of `Signals` are read."""
+
+
+def _marks(phi: np.ndarray) -> np.ndarray:
+  """Return a number [N] of each record's phi in all models, to three digits.
+
+  Rounding lets copies be found whose outputs differ as those of other batches do.
+  """
+  digits = np.round(np.clip(phi[..., 0] * 1000, -(2**62), 2**62))
+  digits = digits.astype(np.int64).view(np.uint64)
+  odd = np.random.default_rng(0).integers(2**63, size=len(phi), dtype=np.uint64) * 2 + 1
+  return (digits * odd[:, None]).sum(0, dtype=np.uint64)
+
+
 def leave_one_out(
   attack: Callable[..., np.ndarray],
   source: Any,
@@ -298,12 +347,11 @@ def leave_one_out(
   return scores
 
 
-def _array(values: ArrayLike | None) -> np.ndarray | None:
-  return None if values is None else np.asarray(values)
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-  """Return log-probabilities float32 over the last axis; -inf stays -inf."""
-  f = np.asarray(logits, dtype=np.float64)
-  f = f - f.max(-1, keepdims=True)
-  return (f - np.log(np.exp(f).sum(-1, keepdims=True))).astype(np.float32)
+def _with_views(values: ArrayLike, name: str) -> np.ndarray:
+  """Return [S, N] or [S, N, Q] as float64 [S, N, Q]."""
+  array = validate.numbers(values, name)
+  if array.ndim not in (2, 3) or 0 in array.shape:
+    raise ValueError(
+      f"{name} has shape {array.shape}; pass [S, N] or [S, N, Q], none 0"
+    )
+  return array.reshape(*array.shape[:2], -1).astype(np.float64)

@@ -54,8 +54,10 @@ class Dataset:
       frozen = np.asarray(getattr(self, field)).view()
       frozen.flags.writeable = False
       object.__setattr__(self, field, frozen)
-    validate.lengths(self.x, self.y, reference=self.reference, always=self.always)
-    validate.ids(self.ids, len(self.x))
+    validate.lengths(
+      *(self.x, self.y), reference=self.reference, always=self.always, ids=self.ids
+    )
+    validate.ids(self.ids)
     for field in ("reference", "always"):
       validate.mask(getattr(self, field), (len(self.x),), field)
     both = np.flatnonzero(self.reference & self.always)

@@ -177,20 +177,16 @@ def lengths(x: Sized, y: Sized, **columns: Any) -> None:
       )
 
 
-def ids(values: Any, records: int) -> np.ndarray:
+def ids(values: Any) -> np.ndarray:
   """Return names of records [N], integers or text, all different."""
   names = np.asarray(values)
-  if names.shape != (records,):
-    raise ValueError(
-      f"ids has {names.size} entries but x has {records} records; give one each"
-    )
-  if names.dtype.kind not in "iuUT":
-    raise ValueError(f"ids have type {names.dtype}; give integers or text")
+  if names.dtype.kind not in "iuUT" or names.ndim != 1:
+    raise ValueError(f"ids have type {names.dtype}; give [N] integers or text")
   values, counts = np.unique(names, return_counts=True)
   if counts.max(initial=0) > 1:
     raise ValueError(
-      f"ids hold {values[counts.argmax()]!s} {counts.max()} times; give every record a"
-      " name of its own"
+      f"ids hold {values[counts.argmax()]!s} {counts.max()} times; give every record a "
+      "name of its own"
     )
   return names
 
@@ -204,14 +200,20 @@ def same_records(x: np.ndarray, test_x: np.ndarray) -> None:
     )
 
 
-def mask(values: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
-  """Return `values` as a bool array of this shape."""
+def bools(values: Any, what: str) -> np.ndarray:
+  """Return `values` as a bool array."""
   values = numbers(values, what)
   if values.dtype != bool:
     fix = "weights > 0"
     if np.isin(values, (0, 1)).all():
       fix = f"{what}.astype(bool)"
     raise ValueError(f"{what} has type {values.dtype}; give bool, for example {fix}")
+  return values
+
+
+def mask(values: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
+  """Return `values` as a bool array of this shape."""
+  values = bools(values, what)
   if values.shape != shape:
     fix = ""
     if values.shape == shape[::-1]:
