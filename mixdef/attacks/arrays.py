@@ -5,7 +5,7 @@ import pathlib
 from mixdef.attacks.signals import Signals
 from mixdef.reading import read_npz
 
-_OPTIONAL = ("audited", "population_logits", "population_labels")
+_OPTIONAL = ("audited", "ids", "population_logits", "population_labels")
 
 
 def read_signals(path: str | pathlib.Path) -> Signals:
@@ -13,9 +13,9 @@ def read_signals(path: str | pathlib.Path) -> Signals:
 
   Args:
     path: npz with `logits` [S,N,K] or [S,N,Q,K] (or log-probabilities), `keep` bool
-      [S,N], `labels` int [N], and optionally `audited` bool [N], `population_logits`
-      [S,Z,K] or [S,Z,Q,K] and `population_labels` [Z] of records that no model trained
-      on.
+      [S,N], `labels` int [N], and optionally `audited` bool [N], `ids` [N]
+      (names of the records, integers or text), `population_logits` [S,Z,K] or [S,Z,Q,K]
+      and `population_labels` [Z] of records that no model trained on.
 
   Returns:
     The signals.
@@ -49,6 +49,7 @@ def read_signals(path: str | pathlib.Path) -> Signals:
       arrays["labels"],
       arrays["keep"],
       audited=arrays.get("audited"),
+      ids=arrays.get("ids"),
       population=population,
     )
   except ValueError as error:

@@ -65,6 +65,7 @@ def signals(
     keep=ensemble.keep,
     labels=data.y,
     audited=data.audited,
+    ids=data.ids,
     population=others,
   )
 

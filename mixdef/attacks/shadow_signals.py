@@ -151,6 +151,7 @@ class _Asked:
         keep=ensemble.keep,
         labels=data.y,
         audited=data.audited,
+        ids=data.ids,
         population=others,
       ),
       models=np.array(sound),

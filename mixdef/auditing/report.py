@@ -79,7 +79,7 @@ class Audit:
     folder.mkdir(parents=True, exist_ok=True)
     signals = self.signals
     arrays: dict[str, Any] = {
-      "ids": _ids(signals, self.data),
+      "ids": _ids(signals),
       "keep": signals.keep,
       "audited": signals.audited,
       **self.scores,
@@ -181,7 +181,7 @@ def audit(
     "strongest": strongest(findings.figures),
     "not_run": findings.not_run,
     "budget": _budget(findings, signals, catalogue, seed),
-    **_risk(findings, signals, data, seed),
+    **_risk(findings, signals, seed),
     "canaries": canaries,
     "dp_baseline": dp_baseline,
     "generator": None if generated is None else generated.figures,
@@ -276,9 +276,7 @@ def _budget(
   }
 
 
-def _risk(
-  findings: Findings, signals: Signals, data: Dataset | None, seed: int
-) -> dict[str, Any]:
+def _risk(findings: Findings, signals: Signals, seed: int) -> dict[str, Any]:
   """Per-record and per-class risk under the best attack that met every model."""
   whole = {
     name: figures
@@ -299,22 +297,20 @@ def _risk(
       "attack": name,
       "fpr": fpr,
       "quantiles": risk.quantiles(),
-      "exposed": _exposed(risk, signals, data),
+      "exposed": _exposed(risk, signals),
     },
     "classes": classes,
   }
 
 
-def _exposed(
-  risk: RecordRisk, signals: Signals, data: Dataset | None
-) -> list[dict[str, Any]]:
-  ids = _ids(signals, data)
+def _exposed(risk: RecordRisk, signals: Signals) -> list[dict[str, Any]]:
+  ids = _ids(signals)
   labels = signals.labels
   return [
     {
       "rank": rank,
       "index": int(i),
-      "id": int(ids[i]),
+      "id": ids[i].item(),
       "label": None if labels is None else int(labels[i]),
       "rate": float(risk.found[i]),
       "score": float(risk.score[i]),
@@ -356,8 +352,8 @@ def _limits(
   return lines
 
 
-def _ids(signals: Signals, data: Dataset | None) -> np.ndarray:
-  return np.arange(signals.keep.shape[1]) if data is None else data.ids
+def _ids(signals: Signals) -> np.ndarray:
+  return np.arange(signals.keep.shape[1]) if signals.ids is None else signals.ids
 
 
 def _plain(value: Any) -> Any:

@@ -100,6 +100,7 @@ def gan_signals(
     keep=ensemble.keep,
     labels=data.y,
     audited=data.audited,
+    ids=data.ids,
     population=others,
   )
 
