@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 
 from mixdef.attacks import ranking
 from mixdef.auditing import figures
+from mixdef.data import validate
 
 
 def calibrated_rates(
@@ -43,7 +44,7 @@ def calibrated_rates(
   """
   for fpr in fprs:
     figures.check_fpr(fpr)
-  scores, member = np.asarray(scores, dtype=np.float64), np.asarray(member)
+  scores, member = validate.scored(scores, member)
   targets = [
     figures.scored_pairs(scores[s], member[s])
     for s in figures.pseudo_targets(scores, member)

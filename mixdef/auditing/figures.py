@@ -27,8 +27,7 @@ def scored_pairs(scores: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.n
   Raises:
     ValueError: if shapes differ, member is not bool, or one class is missing.
   """
-  scores = np.asarray(scores, dtype=np.float64)
-  member = validate.mask(member, scores.shape, "member")
+  scores, member = validate.scored(scores, member)
   scored = ~np.isnan(scores)
   scores, member = scores[scored], member[scored]
   if not member.any() or member.all():
@@ -55,8 +54,7 @@ def complete_targets(scores: ArrayLike, member: ArrayLike) -> np.ndarray:
   >>> complete_targets([[1., 2.], [3., np.nan]], [[True, False], [True, False]])
   array([0])
   """
-  scores = np.atleast_2d(np.asarray(scores, dtype=np.float64))
-  member = validate.mask(np.atleast_2d(member), scores.shape, "member")
+  scores, member = map(np.atleast_2d, validate.scored(scores, member))
   scored = ~np.isnan(scores)
   return np.flatnonzero((scored & member).any(1) & (scored & ~member).any(1))
 
@@ -207,7 +205,7 @@ def shadow_thresholds(scores: ArrayLike, member: ArrayLike) -> np.ndarray:
   >>> shadow_thresholds([[1., 3.], [2., 4.]], [[False, True], [False, True]])
   array([4., 3.])
   """
-  scores, member = np.asarray(scores), np.asarray(member)
+  scores, member = validate.scored(scores, member)
   able = pseudo_targets(scores, member)
   own = [ranking.best_threshold(*scored_pairs(scores[s], member[s])) for s in able]
   following = np.searchsorted(able, np.arange(len(scores)), side="right")

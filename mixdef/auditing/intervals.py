@@ -165,8 +165,7 @@ def _check(resamples: int, fprs: Sequence[float]) -> None:
 
 def _rows(scores: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
   """Return scores float64 and membership bool as [S, N]."""
-  scores = np.asarray(scores, dtype=np.float64)
-  member = validate.mask(member, scores.shape, "member")
+  scores, member = validate.scored(scores, member)
   return np.atleast_2d(scores), np.atleast_2d(member)
 
 

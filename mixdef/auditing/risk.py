@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from mixdef.attacks import ranking
 from mixdef.auditing.figures import auc, resolvable, scored_pairs
 from mixdef.auditing.intervals import bootstrap_records
+from mixdef.data import validate
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
 """The shares of records whose exposure a report quotes."""
@@ -80,7 +81,7 @@ def record_risk(scores: ArrayLike, keep: ArrayLike, *, fpr: float) -> RecordRisk
   >>> record_risk(scores, keep, fpr=0).found.tolist()
   [1.0, 1.0, 1.0]
   """
-  scores, keep = np.asarray(scores, dtype=np.float64), np.asarray(keep)
+  scores, keep = validate.scored(scores, keep, "keep")
   curve = ranking.roc(*scored_pairs(scores, keep))
   # Quotients, as fpr * n0 rounds: .29 * 100 < 29.
   allowed = int((curve.fp / curve.fp[-1] <= fpr).sum())
@@ -112,7 +113,7 @@ def class_risk(
   >>> [(row["label"], row["auc"]) for row in rows]
   [(0, 1.0), (1, 0.0)]
   """
-  scores, keep = np.asarray(scores, dtype=np.float64), np.asarray(keep)
+  scores, keep = validate.scored(scores, keep, "keep")
   rows = []
   for label in np.unique(labels):
     part = np.asarray(labels) == label

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.attacks import ranking
@@ -71,10 +70,7 @@ def summarize(
   >>> summary["tpr"]["0.05"]["resolvable"], summary["num_members"]
   (False, 2)
   """
-  scores = np.asarray(scores, dtype=np.float64)
-  if scores.ndim not in (1, 2):
-    raise ValueError(f"scores have shape {scores.shape}; pass [N] or [S, N]")
-  keep = validate.mask(keep, scores.shape, "keep")
+  scores, keep = validate.scored(scores, keep, "keep")
   if audited is not None:
     audited = validate.mask(audited, scores.shape[-1:], "audited")
     scores, keep = scores[..., audited], keep[..., audited]

@@ -3,6 +3,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from mixdef import auditing
 from mixdef.auditing import figures
 
 SCORES = np.array([0.9, 0.8, 0.7, 0.1, 0.95, 0.6, 0.5, 0.4])
@@ -220,3 +221,37 @@ def test_positive_rate_shows_an_attack_that_calls_everyone_a_member():
 def test_ppv_refuses_percentages(rates, message):
   with pytest.raises(ValueError, match=message):
     figures.ppv(*rates)
+
+
+@pytest.mark.parametrize(
+  "measure",
+  [
+    auditing.auc,
+    auditing.summarize,
+    auditing.bootstrap_records,
+    auditing.max_balanced_accuracy,
+    lambda scores, member: auditing.tpr_at_fpr(scores, member, 0.01),
+    lambda scores, member: auditing.record_risk(scores, member, fpr=0.01),
+    lambda scores, member: auditing.class_risk(scores, member, np.arange(8) // 4),
+    lambda scores, member: auditing.calibrated_rates(scores, member, [0.1]),
+  ],
+)
+@pytest.mark.parametrize(
+  ("scores", "member", "message"),
+  [
+    (MEMBER, SCORES, "scores are bool and .* is not; pass scores, then"),
+    (SCORES, SCORES, "has type float64; give bool, for example weights > 0"),
+    (SCORES, MEMBER.astype(int), r"type int64; give bool, .*\.astype\(bool\)"),
+    (SCORES, MEMBER[:3], r"has shape \(3,\); give \[8\]"),
+    (np.ma.array(SCORES, mask=MEMBER), MEMBER, "scores is a masked array"),
+    (SCORES * 1j, MEMBER, "scores has type complex128"),
+    (SCORES.astype(str), MEMBER, "scores has type <U32"),
+    (np.ones((2, 2, 8)), MEMBER, r"scores have shape \(2, 2, 8\); pass \[N\] or"),
+  ],
+)
+def test_arguments_that_are_swapped_or_of_other_shapes_are_refused(
+  measure, scores, member, message
+):
+  with pytest.raises(ValueError, match=message) as raised:
+    measure(scores, member)
+  assert "\n" not in str(raised.value)
