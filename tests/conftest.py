@@ -1,5 +1,6 @@
 """Settings every test runs under."""
 
+import collections
 import gc
 import os
 import pathlib
@@ -25,11 +26,32 @@ jax.config.update(
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 flags.FLAGS.mark_as_parsed()
 
+_MOST_PROGRAMS = 400  # of about a megabyte each
+_compiled = collections.Counter()
+
+
+def _count(event, seconds, **about):
+  del seconds, about
+  _compiled[event] += 1
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
+
 
 def pytest_collection_finish():
   """Spare what lives till the end; tracing allocates much, and leaves few cycles."""
   gc.freeze()
   gc.set_threshold(20_000, 10, 5)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs_are_kept():
+  """Free what earlier modules compiled, once it is much."""
+  yield
+  if _compiled["/jax/core/compile/backend_compile_duration"] > _MOST_PROGRAMS:
+    _compiled.clear()
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture
