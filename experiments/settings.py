@@ -15,6 +15,7 @@ import optax
 from absl import flags
 
 import mixdef
+from mixdef.data.seeds import check_seed
 from mixdef.parse import parse_call, split_calls
 
 AnyJob = TypeVar("AnyJob", bound="JobSettings")
@@ -56,8 +57,7 @@ class JobSettings:
 
   def __post_init__(self):
     """Refuse what cannot be used before anything is written."""
-    if self.seed < 0:
-      raise ValueError(f"--seed={self.seed} must be 0 or more")
+    check_seed(self.seed, "--seed")
 
   def finished(self, result: dict) -> bool:
     """Say whether a result in the folder is what these settings ask for, too."""

@@ -14,6 +14,7 @@ from mixdef.attacks.per_record import HIDDEN
 from mixdef.attacks.signals import Unavailable
 from mixdef.attacks.views import content_hash
 from mixdef.data import to_float
+from mixdef.data.seeds import random_key
 from mixdef.defense import Batch, Ctx, row_keys
 from mixdef.training import Ensemble
 
@@ -101,7 +102,7 @@ def augmentation_aware(
       block = slice(first, first + _RECORDS)
       content = jnp.asarray(content_hash(ensemble.data.x[rows[block]]))
       for r in range(repeats):
-        key = jax.random.fold_in(jax.random.key(seed), r)
+        key = jax.random.fold_in(random_key(seed), r)
         x, y = copies(rows[block], key, content)
         out[block, r] = _cross_entropy(run.predict(x), np.asarray(y))
     return out

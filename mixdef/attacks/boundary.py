@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from mixdef.attacks.asking import records_to_ask
 from mixdef.attacks.perturbing import refuse_nan, score_in_blocks, valid_range
 from mixdef.data import to_float
-from mixdef.data.seeds import stream
+from mixdef.data.seeds import random_key, stream
 from mixdef.defense import hash_rows, row_keys
 from mixdef.training import Ensemble, Run
 
@@ -85,7 +85,7 @@ def label_only_boundary(
   one = (1, *data.x.shape[1:])
   low, high = (np.broadcast_to(b, one).reshape(1, -1) for b in valid_range(data))
   starts = _starts(run, low, high, seed)
-  key = jax.random.key(seed)
+  key = random_key(seed)
 
   def distances(x, y):
     start, found = starts.nearest(x, y)

@@ -4,6 +4,7 @@ import numpy as np
 
 from mixdef.attacks.ranking import best_threshold
 from mixdef.attacks.signals import Signals, Unavailable
+from mixdef.data.seeds import generator
 
 
 def threshold_known(
@@ -55,7 +56,7 @@ def threshold_known(
     )
   order = np.flatnonzero(audited)
   order = order[np.argsort(signals.phi[target, order, 0], kind="stable")]
-  drawn = np.random.default_rng(seed).permutation(order)
+  drawn = generator(seed).permutation(order)
   judged = np.concatenate([drawn[member[drawn] == kind][:known] for kind in (0, 1)])
   values = -signals.loss[target, :, 0]
   scores = signals.only_audited(values - best_threshold(values[judged], member[judged]))

@@ -23,6 +23,7 @@ from mixdef.attacks.views import (
   translations,
 )
 from mixdef.data import to_float
+from mixdef.data.seeds import check_seed
 from mixdef.training import Ensemble
 
 _BLOCK = 2**21  # numbers of a batch of regressions worked on at once
@@ -82,7 +83,7 @@ def label_only_noise(
     shape = (draws, *x.shape[1:])
     copies = np.empty((len(x), *shape), np.float32)
     for copy, record, content in zip(copies, clean, content_hash(x), strict=True):
-      random = np.random.default_rng([seed, content])
+      random = np.random.default_rng([check_seed(seed), content])
       if binary:
         flipped = random.random(shape, np.float32) < flips / record.size
         copy[:] = np.abs(record - flipped)

@@ -14,6 +14,7 @@ import numpy as np
 
 from mixdef.attacks.signals import Unavailable
 from mixdef.data import to_float
+from mixdef.data.seeds import check_seed
 from mixdef.defense import hash_rows
 
 Views = Callable[[np.ndarray], np.ndarray]
@@ -186,7 +187,9 @@ def mixed(
       )
     size = len(weights)
     chosen = [
-      np.random.default_rng([seed, content]).integers(len(partners), size=size)
+      np.random.default_rng([check_seed(seed), content]).integers(
+        len(partners), size=size
+      )
       for content in content_hash(x)
     ]
     others = to_float(partners[np.stack(chosen)])

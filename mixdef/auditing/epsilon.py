@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from mixdef.attacks import ranking
 from mixdef.auditing import error_rates
+from mixdef.data.seeds import generator
 
 
 def epsilon_at_threshold(
@@ -249,7 +250,7 @@ def _split_bounds(
   # The halves have the same sizes in every split, and so the same few bounds.
   fnr_high = error_rates.upper(np.arange(k + 1), k, tail)
   fpr_high = error_rates.upper(np.arange(j + 1), j, tail)
-  rng = np.random.default_rng(seed)
+  rng = generator(seed)
   half = np.arange(k + j) < k
   rest = np.arange(len(inside) - k + len(outside) - j) < len(inside) - k
   bounds = np.empty(splits)

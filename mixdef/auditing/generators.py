@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mixdef.data import to_float
+from mixdef.data.seeds import generator
 from mixdef.generative.attacks.sampling import grid, interpolations, samples
 from mixdef.generative.metrics import (
   Extractor,
@@ -165,7 +166,7 @@ def _of_table(run: Run, columns: int, seed: int):
   data: Any = run.data
   real, held_out = data.x[run.keep], data.test.x
   shares = samples(run, len(real), seed=seed)[0]
-  synthetic = shares > np.random.default_rng(seed).random(shares.shape)
+  synthetic = shares > generator(seed).random(shares.shape)
   frequent = np.argsort(-real.mean(0), kind="stable")[:columns]
   return {
     "dwp": dwp(real, synthetic),

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from mixdef.attacks import ranking
 from mixdef.auditing.figures import check_fpr, scored_pairs
 from mixdef.data import validate
+from mixdef.data.seeds import generator
 
 
 def bootstrap_records(
@@ -62,7 +63,7 @@ def bootstrap_records(
   if threshold is not None:
     decided = _decisions(scores[:, present], member[:, present], threshold)
 
-  rng = np.random.default_rng(seed)
+  rng = generator(seed)
   records = int(present.sum())
   draws: list[list[float]] = []
   for _ in range(resamples):
@@ -144,7 +145,7 @@ def paired_bootstrap(
     pair = one(weights), other(weights)
     return [a - b for a, b in zip(*pair, strict=True)] if all(pair) else []
 
-  rng = np.random.default_rng(seed)
+  rng = generator(seed)
   draws = [differences(_draw(rng, records)) for _ in range(resamples)]
   intervals = _percentiles([draw for draw in draws if draw], records, confidence)
   compared = [

@@ -18,6 +18,7 @@ from mixdef.auditing.risk import RecordRisk, class_risk, exposure_fpr, record_ri
 from mixdef.auditing.running import Budget, Findings, drawn_records, run_attacks
 from mixdef.auditing.verdict import strongest, verdict
 from mixdef.data import Dataset, duplicate_records
+from mixdef.data.seeds import check_seed
 from mixdef.generative.attacks import ATTACKS as GAN_ATTACKS
 from mixdef.generative.attacks import GanSignals, gan_signals, with_reconstructions
 from mixdef.reading import read_json
@@ -145,6 +146,7 @@ def audit(
     training bounds those that were not tried.
   """
   catalogue = _catalogue_for(source)
+  seed = check_seed(seed)
   names = list(catalogue.attacks if attacks is None else attacks)
   ensemble, data = None, None
   if isinstance(source, Signals):

@@ -12,6 +12,7 @@ from absl import logging
 from mixdef.attacks import ATTACKS, Catalogue, Signals, Unavailable, leave_one_out
 from mixdef.auditing.figures import complete_targets
 from mixdef.auditing.summary import summarize
+from mixdef.data.seeds import check_seed, generator
 from mixdef.reading import Damaged, read_npz
 from mixdef.training import Ensemble
 from mixdef.training.signature import digest, same_or_refuse
@@ -71,7 +72,7 @@ def run_attacks(
       models' scores.
   """
   chosen = {name: catalogue.resolve(name) for name in names}
-  budget = budget or Budget()
+  budget, seed = budget or Budget(), check_seed(seed)
   if out is not None:
     marks = {
       "signals": digest(signals.phi, signals.keep, signals.audited),
@@ -157,7 +158,7 @@ class _Run:
 def drawn_records(audited: np.ndarray, count: int, seed: int) -> np.ndarray:
   """Draw the audited records that costly questions are about, bool [N]."""
   rows = np.flatnonzero(audited)
-  rng = np.random.default_rng(seed)
+  rng = generator(seed)
   drawn = rng.choice(rows, min(count, len(rows)), replace=False)
   return np.isin(np.arange(len(audited)), drawn)
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mixdef.data.seeds import random_key
 from mixdef.defense import (
   Defense,
   Stage,
@@ -32,7 +33,7 @@ def critic_losses(learner, state, x, y, *, num_fakes: int = 1):
   if y.ndim == 1:
     y = jax.nn.one_hot(y, learner.num_classes)
   # One fixed stream: the fakes of a condition do not depend on what else is asked.
-  keys = row_keys(fold_in_name(jax.random.key(0), "fakes"), jnp.arange(num_fakes))
+  keys = row_keys(fold_in_name(random_key(0), "fakes"), jnp.arange(num_fakes))
 
   def fake_scores(key):
     z = jax.random.normal(key, (learner.latent,))

@@ -18,6 +18,7 @@ from mixdef.auditing.figures import (
   scored_pairs,
 )
 from mixdef.data import validate
+from mixdef.data.seeds import generator
 from mixdef.generative.theory import falls_with_loss, log_likelihood_ratio
 
 
@@ -147,7 +148,7 @@ def proposition_one(
     for name, mark in marks.items():
       found[name] = float(mark[pairs].mean()) if number else None
     if number:
-      rng = np.random.default_rng(seed)
+      rng = generator(seed)
       found["ci"] = _interval(marks["share"], pairs, rng, resamples, confidence)
     return found
 
@@ -247,7 +248,7 @@ def estimate_total_variation(
     gaps = np.abs(members / members.sum() - others / others.sum())
     return min(1.0, float(gaps.sum() / 2))  # shares add up to 1 but for rounding
 
-  rng = np.random.default_rng(seed)
+  rng = generator(seed)
   shuffled = truth.copy()
   targets = np.split(shuffled, np.cumsum((~np.isnan(scores)).sum(1))[:-1])
   null = []

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from mixdef.data.seeds import KEY_IMPLEMENTATION
 from mixdef.reading import Damaged, read_json, seal
 from mixdef.training.prepare import Training
 from mixdef.training.signature import digest, same_or_refuse, write_json
@@ -93,6 +94,7 @@ def _signature(training, seed):
     "program": digest(np.frombuffer(training.program_text().encode(), np.uint8)),
     "hyper_parameters": sorted(training.values),
     "seed": seed,
+    "random_keys": KEY_IMPLEMENTATION,
     "jax": jax.__version__,
     "mixdef": metadata.version("mixdef"),
     **plan,

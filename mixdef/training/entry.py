@@ -11,6 +11,7 @@ import pathlib
 import jax
 import numpy as np
 
+from mixdef.data.seeds import KEY_IMPLEMENTATION
 from mixdef.reading import Damaged, read_json, read_npz, seal, unsealed
 from mixdef.training.signature import digest
 
@@ -151,7 +152,7 @@ def _bits(leaf):
 def _restored(array, like):
   """Give an array back its type: npz knows neither random keys nor bfloat16."""
   if is_key(like):
-    array = jax.random.wrap_key_data(array)
+    array = jax.random.wrap_key_data(array, impl=KEY_IMPLEMENTATION)
   elif array.dtype.kind == "V":
     array = array.view(like.dtype)
   if (array.shape, array.dtype) != (like.shape, like.dtype):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixdef.data import Dataset, validate_keep
+from mixdef.data.seeds import check_seed, random_key
 from mixdef.learner import Learner
 from mixdef.training.ensemble import Ensemble, Run
 from mixdef.training.prepare import prepare
@@ -178,10 +179,9 @@ def shadow_training(
         f"over[{name!r}] has shape {value.shape}: give one value for each of the "
         f"{len(keep)} models"
       )
-  ids = jnp.arange(len(keep)) if ids is None else jnp.asarray(ids)
-  if ids.shape != (len(keep),):
-    raise ValueError(f"ids have shape {ids.shape}: give one for each of {len(keep)}")
-  keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(ids)
+  seed = check_seed(seed)
+  ids = _check_ids(np.arange(len(keep)) if ids is None else ids, len(keep))
+  keys = jax.vmap(lambda i: jax.random.fold_in(random_key(seed), i))(ids)
   training = prepare(
     *(learner, values, data, keep, keys),
     epochs=epochs,
@@ -196,3 +196,16 @@ def shadow_training(
     out=out,
     progress=progress,
   )
+
+
+def _check_ids(ids, count):
+  """Return the ids of the models' random streams as uint32 [S]."""
+  ids = np.asarray(ids)
+  if ids.shape != (count,):
+    raise ValueError(f"ids have shape {ids.shape}: give one for each of {count} models")
+  if ids.dtype.kind not in "ui" or ids.min() < 0 or ids.max() >= 2**32:
+    raise ValueError(
+      f"ids={ids.tolist()!r} of type {ids.dtype} must be integers of at least 0 and "
+      "below 2**32"
+    )
+  return jnp.asarray(ids.astype(np.uint32))

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 
 from mixdef.attacks import ranking
 from mixdef.auditing.figures import scored_pairs
+from mixdef.data.seeds import generator
 
 
 def roc_band(
@@ -60,7 +61,7 @@ def roc_band(
   tp = _counts(record[truth], reached[truth], size)
   fp = _counts(record[~truth], reached[~truth], size)
 
-  rng = np.random.default_rng(seed)
+  rng = generator(seed)
   draws = [
     np.bincount(rng.integers(0, size[0], size[0]), minlength=size[0])
     for _ in range(resamples)

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from mixdef.attacks import Signals, Unavailable
 from mixdef.attacks.asking import records_to_ask
 from mixdef.data import Dataset, to_float, validate
+from mixdef.data.seeds import generator
 from mixdef.defenses.validate import check_choice, check_count
 from mixdef.generative.attacks.sampling import conditions, samples
 from mixdef.generative.attacks.signals import critic_scores
@@ -184,7 +185,7 @@ def tvd(
 
   observed = distance(np.histogram(scores[members], edges)[0])
   # Dealing membership at random draws the members' counts without replacement.
-  dealt = np.random.default_rng(seed).multivariate_hypergeometric(
+  dealt = generator(seed).multivariate_hypergeometric(
     everyone, inside, size=permutations, method="marginals"
   )
   null = distance(dealt)

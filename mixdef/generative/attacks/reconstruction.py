@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from mixdef.attacks.asking import records_to_ask
 from mixdef.data import to_float
+from mixdef.data.seeds import random_key
 from mixdef.defense import fold_in_name, hash_rows, row_keys
 from mixdef.generative.attacks import latent_search
 from mixdef.generative.attacks.latent_search import Met
@@ -215,7 +216,7 @@ def _question(how: _Search) -> Callable:
 
   def ask(learner: Any, state, x, y):
     latent = learner.latent
-    keys = row_keys(fold_in_name(jax.random.key(how.seed), "latents"), hash_rows(x))
+    keys = row_keys(fold_in_name(random_key(how.seed), "latents"), hash_rows(x))
     tries = jax.vmap(lambda key: jax.random.split(key, how.restarts))(keys).ravel()
 
     def loss(z, rows):

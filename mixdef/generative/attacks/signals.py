@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from mixdef.attacks import Signals
 from mixdef.data import Dataset, to_float, validate
+from mixdef.data.seeds import random_key
 from mixdef.defense import fold_in_name, row_keys
 from mixdef.generative.attacks.sampling import conditions
 from mixdef.training import Ensemble
@@ -209,7 +210,7 @@ def _scores(learner, state, x, y):
 
 def _fake_scores(learner, state, y, fakes):
   """Scores [B,C] of the fakes of these numbers, one under each condition."""
-  keys = row_keys(fold_in_name(jax.random.key(0), "fakes"), fakes)
+  keys = row_keys(fold_in_name(random_key(0), "fakes"), fakes)
   z = jax.vmap(lambda key: jax.random.normal(key, (learner.latent,)))(keys)
   return learner.predict(state, learner.generate(state, z, y), y=y)
 
