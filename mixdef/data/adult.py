@@ -65,7 +65,7 @@ def read(
   Deviation: there is no common coding; this one is ours.
   Reference: Becker and Kohavi, "Adult", UCI Machine Learning Repository, 1996.
   """
-  paths = files.find((data_dir / "adult", data_dir), NAMES)
+  paths = files.find(data_dir, ("adult", ""), NAMES)
   if paths is None:
     raise files.missing(
       "adult",
@@ -74,8 +74,9 @@ def read(
       "download them from https://archive.ics.uci.edu/dataset/2/adult (CC BY 4.0)",
     )
   (x, y), test = map(_read_file, paths, num_records)
-  with files.named(paths[0].parent):
-    return Dataset.from_arrays(x, y, name="adult", test=test, num_classes=len(_INCOMES))
+  return files.dataset(
+    paths[0].parent, x, y, name="adult", num_classes=len(_INCOMES), test=test
+  )
 
 
 def _read_file(path: pathlib.Path, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -88,13 +89,8 @@ def _read_file(path: pathlib.Path, count: int) -> tuple[np.ndarray, np.ndarray]:
       x.append(_encode(row[:-1]))
       y.append(_label(row[-1]))
     except ValueError as error:
-      raise ValueError(
-        f"{path} is damaged: line {line}: {error}; download it again"
-      ) from error
-  if len(x) != count:
-    raise ValueError(
-      f"{path} is damaged: it holds {len(x)} records, not {count}; download it again"
-    )
+      raise files.damaged(path, f"line {line}: {error}") from error
+  files.check_count(path, len(x), count, "records")
   return np.array(x, np.float32), np.array(y)
 
 

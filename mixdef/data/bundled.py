@@ -1,8 +1,6 @@
 """Read the sets that scikit-learn bundles or fetches."""
 
 import pathlib
-import tarfile
-import zlib
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,8 @@ from mixdef.data.dataset import Dataset
 
 _LFW_TABLES = ("pairs.txt", "pairsDevTrain.txt", "pairsDevTest.txt")
 _LFW_PICTURES = ("lfw_funneled", "lfw-funneled.tgz")
-_LFW_SIZE = (250, 250)
+_LFW_SHAPE = (250, 250, 3)
+_LFW_LEAST = 40  # pictures of a person
 
 
 def digits() -> Dataset:
@@ -27,15 +26,18 @@ def digits() -> Dataset:
   return Dataset.from_arrays(x, raw.target, name="digits", num_classes=10)
 
 
-def lfw(data_dir: pathlib.Path) -> Dataset:
+def lfw(data_dir: pathlib.Path, *, num_records: int = 1_867) -> Dataset:
   """Return the faces of the people with at least 40 images, grey, 125 x 94.
 
-  Reads data_dir/lfw_home, scikit-learn's folder, or lets scikit-learn download it.
-  The pixels are in [0, 1] already and are not scaled again. There is no test file: the
-  protocol holds out a tenth, `load("lfw").split(0.1)`.
+  Reads data_dir/lfw_home/lfw_funneled, as scikit-learn unpacks it, or lets scikit-learn
+  download or unpack it. The pixels, their order and the numbers of the people are those
+  of `fetch_lfw_people(min_faces_per_person=40, resize=1.0)`: in [0, 1], and not scaled
+  again. There is no test file: the protocol holds out a tenth,
+  `load("lfw").split(0.1)`.
 
   Args:
     data_dir: folder that holds lfw_home.
+    num_records: pictures of these people.
 
   Raises:
     FileNotFoundError: the files are missing and cannot be downloaded.
@@ -43,17 +45,34 @@ def lfw(data_dir: pathlib.Path) -> Dataset:
 
   Reference: Huang et al., Labeled Faces in the Wild, 2007.
   """
+  folder = data_dir / "lfw_home" / _LFW_PICTURES[0]
+  if not folder.is_dir():
+    _fetch_lfw(data_dir)
+  # Read here: scikit-learn keeps what it read once, whatever the folder holds since.
+  people = {path.name: files.pictures(path) for path in files.subfolders(folder)}
+  kept = {name: paths for name, paths in people.items() if len(paths) >= _LFW_LEAST}
+  if (found := sum(map(len, kept.values()))) != num_records:
+    raise ValueError(
+      f"{folder} is not the whole of LFW: people with {_LFW_LEAST} pictures or more"
+      f" have {found:,} in all, not {num_records:,}; remove it and unpack"
+      f" {_LFW_PICTURES[1]} again"
+    )
+  x = np.stack([_read_face(path) for paths in kept.values() for path in paths])
+  _, numbers = np.unique([name.replace("_", " ") for name in kept], return_inverse=True)
+  y = np.repeat(numbers, [len(paths) for paths in kept.values()])
+  order = np.arange(len(x))
+  np.random.RandomState(42).shuffle(order)
+  return files.dataset(folder, x[order], y[order], name="lfw", num_classes=len(kept))
+
+
+def _fetch_lfw(data_dir: pathlib.Path) -> None:
   from sklearn.datasets import fetch_lfw_people
 
   home = data_dir / "lfw_home"
-  # Scikit-learn pads other pictures with black, and caches what it read.
-  for path in (home / "lfw_funneled").glob("*/*"):
-    _check_picture(path)
   try:
-    faces: Any = fetch_lfw_people(
-      data_home=str(data_dir), min_faces_per_person=40, resize=1.0
-    )
-  except (OSError, ValueError, EOFError, tarfile.TarError, zlib.error) as error:
+    fetch_lfw_people(data_home=str(data_dir), min_faces_per_person=_LFW_LEAST)
+  # It raises whatever the network, the archive and the decoder do.
+  except Exception as error:
     reason = files.first_line(error)
     complete = all((home / name).exists() for name in _LFW_TABLES)
     if complete and any((home / name).exists() for name in _LFW_PICTURES):
@@ -61,27 +80,20 @@ def lfw(data_dir: pathlib.Path) -> Dataset:
         f"{home} is damaged: {reason}; remove it and get its files again"
       ) from error
     raise FileNotFoundError(
-      f"lfw: {home} needs {_LFW_PICTURES[0]}/ (or {_LFW_PICTURES[1]}),"
-      f" {', '.join(_LFW_TABLES)}, and the download failed ({reason}); put them there"
+      f"lfw: {home} needs {_LFW_PICTURES[0]}/ (or {_LFW_PICTURES[1]} and"
+      f" {', '.join(_LFW_TABLES)}), and the download failed ({reason}); put them there"
+      f" ({files.contents(home)})"
     ) from error
-  return Dataset.from_arrays(
-    faces.images[..., None],
-    faces.target,
-    name="lfw",
-    num_classes=len(faces.target_names),
-  )
 
 
-def _check_picture(path: pathlib.Path) -> None:
-  import PIL.Image
-
-  try:
-    with PIL.Image.open(path) as picture:
-      size = picture.size
-  except OSError as error:
-    raise ValueError(f"{path} is damaged: {error}; get it again") from error
-  if size != _LFW_SIZE:
+def _read_face(path: pathlib.Path) -> np.ndarray:
+  pixels = files.read_picture(path)
+  if pixels.shape != _LFW_SHAPE:
+    sizes = (" x ".join(map(str, shape)) for shape in (pixels.shape, _LFW_SHAPE))
     raise ValueError(
-      f"{path} is not of LFW: it is {size[0]} x {size[1]} pixels, not"
-      f" {_LFW_SIZE[0]} x {_LFW_SIZE[1]}; the set is read from its official files only"
+      f"{path} is not of LFW: it is {next(sizes)} pixels, not {next(sizes)}; the set is"
+      " read from its official files only"
     )
+  # The part that scikit-learn cuts out.
+  face = pixels[70:195, 78:172].astype(np.float32) / np.float32(255)
+  return face.mean(axis=2, keepdims=True)

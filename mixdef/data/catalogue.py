@@ -1,9 +1,10 @@
 """Every data set by its canonical name."""
 
 import difflib
+import functools
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from mixdef.data import (
   adult,
@@ -40,31 +41,58 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
 
   Raises:
     ValueError: the name is unknown, or a file is damaged.
+    TypeError: an argument is of the wrong type.
     FileNotFoundError: the files are missing; the line names files, folder and command.
 
   >>> load("digits")
   Dataset(digits: 1,797 x (8, 8, 1) float32, 10 classes, 0 reference, test none)
   """
+  if not isinstance(name, str):
+    raise TypeError(
+      f"name is {type(name).__name__}; give the name of a set, such as 'digits'; for"
+      " your own arrays use Dataset.from_arrays(x, y)"
+    )
   if name not in CATALOGUE:
-    close = difflib.get_close_matches(name, CATALOGUE, n=3, cutoff=0.5)
+    plain = name.strip().lower().replace("-", "_").replace(" ", "_")
+    close = difflib.get_close_matches(plain, CATALOGUE, n=3, cutoff=0.5)
     raise ValueError(
       f"no data set {name!r}; close: {', '.join(close or sorted(CATALOGUE))}; for your"
       " own arrays use Dataset.from_arrays(x, y)"
     )
+  return CATALOGUE[name](_folder(data_dir))
+
+
+def _folder(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
+  given = "data_dir"
   if data_dir is None:
+    given = "MIXDEF_DATA" if os.environ.get("MIXDEF_DATA") else "data_dir"
     data_dir = os.environ.get("MIXDEF_DATA") or "data"
-  return CATALOGUE[name](pathlib.Path(data_dir).expanduser())
+  if not isinstance(data_dir, str | os.PathLike):
+    raise TypeError(f"{given}={data_dir!r}; give the folder of the raw files as text")
+  if not str(data_dir).strip():
+    raise ValueError(f"{given} is empty; name the folder of the raw files")
+  folder = pathlib.Path(data_dir).expanduser()
+  if folder.exists() and not folder.is_dir():
+    raise ValueError(f"{given}={folder} is a file; name the folder that holds it")
+  return folder
 
 
-def _idx(name: str) -> Callable[[pathlib.Path], Dataset]:
-  def read(data_dir: pathlib.Path) -> Dataset:
-    official = f"{idx.NAMES[0]} and its three siblings in {data_dir / name}"
-    return idx.read(data_dir, name) or tfds.read(data_dir, name, official=official)
+def _idx(
+  data_dir: pathlib.Path,
+  *,
+  name: str,
+  digests: Mapping[str, Sequence[str]] = idx.DIGESTS,
+  num_records: tuple[int, int] | None = None,
+) -> Dataset:
+  official = f"{idx.NAMES[0]} and its three siblings in {data_dir / name}"
+  return idx.read(data_dir, name, digests=digests) or tfds.read(
+    data_dir, name, num_records=num_records, official=official
+  )
 
-  return read
 
-
-def _cifar10(data_dir: pathlib.Path) -> Dataset:
+def _cifar10(
+  data_dir: pathlib.Path, *, num_records: tuple[int, int] = (50_000, 10_000)
+) -> Dataset:
   folder = "cifar-10-batches-bin"
   return (
     cifar.read_binary(
@@ -74,6 +102,7 @@ def _cifar10(data_dir: pathlib.Path) -> Dataset:
       names=cifar.CIFAR10_NAMES,
       label_bytes=1,
       num_classes=10,
+      num_records=num_records,
     )
     or sheets.read(
       data_dir,
@@ -82,18 +111,22 @@ def _cifar10(data_dir: pathlib.Path) -> Dataset:
       columns=100,
       mode="RGB",
       num_classes=10,
+      num_records=num_records,
       train=[f"train_{i}" for i in range(5)],
       labels=("train", "test"),
     )
     or tfds.read(
       data_dir,
       "cifar10",
+      num_records=num_records,
       official=f"data_batch_1.bin to test_batch.bin in {data_dir / folder}",
     )
   )
 
 
-def _cifar100(data_dir: pathlib.Path) -> Dataset:
+def _cifar100(
+  data_dir: pathlib.Path, *, num_records: tuple[int, int] = (50_000, 10_000)
+) -> Dataset:
   folder = "cifar-100-binary"
   return cifar.read_binary(
     data_dir,
@@ -102,28 +135,45 @@ def _cifar100(data_dir: pathlib.Path) -> Dataset:
     names=cifar.CIFAR100_NAMES,
     label_bytes=2,
     num_classes=100,
+    num_records=num_records,
   ) or tfds.read(
-    data_dir, "cifar100", official=f"train.bin and test.bin in {data_dir / folder}"
+    data_dir,
+    "cifar100",
+    num_records=num_records,
+    official=f"train.bin and test.bin in {data_dir / folder}",
   )
 
 
-def _stl10(data_dir: pathlib.Path) -> Dataset:
+def _stl10(
+  data_dir: pathlib.Path, *, num_records: tuple[int, int] = (5_000, 8_000)
+) -> Dataset:
   official = f"{', '.join(stl.NAMES)} in {data_dir / stl.FOLDER}"
-  return stl.read(data_dir) or tfds.read(data_dir, "stl10", official=official)
+  return stl.read(data_dir, num_records=num_records) or tfds.read(
+    data_dir, "stl10", num_records=num_records, official=official
+  )
 
 
-def _celeba(data_dir: pathlib.Path) -> Dataset:
+def _celeba(
+  data_dir: pathlib.Path,
+  *,
+  num_images: int = 202_599,
+  num_records: tuple[int, int] | None = None,
+) -> Dataset:
   terms = "non-commercial research, https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
   official = f"{faces.CELEBA_FILES} in {data_dir / 'celeba'} ({terms})"
-  return faces.celeba(data_dir) or tfds.read(data_dir, "celeba", official=official)
+  return faces.celeba(data_dir, num_images=num_images) or tfds.read(
+    data_dir, "celeba", num_records=num_records, official=official
+  )
 
 
-CATALOGUE: dict[str, Callable[[pathlib.Path], Dataset]] = {
+# A reader takes the folder and, as keywords, the official sizes: it reads small files
+# of the same format where others are given.
+CATALOGUE: dict[str, Callable[..., Dataset]] = {
   "digits": lambda data_dir: bundled.digits(),
   "synthetic_memorize": lambda data_dir: synthetic.synthetic_memorize(),
   "synthetic_clusters": lambda data_dir: synthetic.synthetic_clusters(),
-  "mnist": _idx("mnist"),
-  "fashion_mnist": _idx("fashion_mnist"),
+  "mnist": functools.partial(_idx, name="mnist"),
+  "fashion_mnist": functools.partial(_idx, name="fashion_mnist"),
   "cifar10": _cifar10,
   "cifar100": _cifar100,
   "stl10": _stl10,
@@ -131,34 +181,44 @@ CATALOGUE: dict[str, Callable[[pathlib.Path], Dataset]] = {
   "celeba64": faces.celeba64,
   "lfw": bundled.lfw,
   "lfw62": faces.lfw62,
-  "casia_face": lambda data_dir: image_folder.read_classes(
-    data_dir,
-    "casia_face",
+  "casia_face": functools.partial(
+    image_folder.read_classes,
+    name="casia_face",
     folders=("casia_face", "CASIA-WebFace"),
     min_images=100,
     advice="ask the Institute of Automation, Chinese Academy of Sciences, for"
     " CASIA-WebFace (research only, under a signed agreement)",
   ),
   "ham10000": ham10000.read,
-  "location30": lambda data_dir: tables.read_packed(
-    data_dir, "location30", num_features=446, num_classes=30
+  "location30": functools.partial(
+    tables.read_packed,
+    name="location30",
+    num_features=446,
+    num_classes=30,
+    num_records=5_010,
   ),
-  "diabetes130_top100dx": lambda data_dir: tables.read_packed(
-    data_dir, "diabetes130_top100dx", num_features=736, num_classes=100
+  "diabetes130_top100dx": functools.partial(
+    tables.read_packed,
+    name="diabetes130_top100dx",
+    num_features=736,
+    num_classes=100,
+    num_records=62_011,
   ),
-  "texas100": lambda data_dir: texas_purchase.read(data_dir, "texas100"),
-  "purchase100": lambda data_dir: texas_purchase.read(data_dir, "purchase100"),
+  "texas100": functools.partial(texas_purchase.read, name="texas100"),
+  "purchase100": functools.partial(texas_purchase.read, name="purchase100"),
   "adult": adult.read,
-  "mimic3": lambda data_dir: mimic.read(
-    data_dir,
-    "mimic3",
+  "mimic3": functools.partial(
+    mimic.read,
+    name="mimic3",
     num_patients=46_520,
+    num_rows=(58_976, 651_047),
     advice="get credentialed access at https://physionet.org/content/mimiciii/1.4/",
   ),
-  "mimic3_demo": lambda data_dir: mimic.read(
-    data_dir,
-    "mimic3_demo",
+  "mimic3_demo": functools.partial(
+    mimic.read,
+    name="mimic3_demo",
     num_patients=100,
+    num_rows=(129, 1_761),
     advice="download them from https://physionet.org/content/mimiciii-demo/1.4/ (ODbL)",
   ),
 }

@@ -12,6 +12,7 @@ CELEBA_SHAPE = (218, 178, 3)
 CELEBA_FILES = "img_align_celeba/*.jpg and list_attr_celeba.txt"
 _ATTRIBUTES, _PARTITION = "list_attr_celeba.txt", "list_eval_partition.txt"
 _TRAIN, _TEST = "0", "2"
+_IMAGES = "img_align_celeba"
 _SPLITS = (_TRAIN, "1", _TEST)
 
 
@@ -54,40 +55,47 @@ def celeba(data_dir: pathlib.Path, *, num_images: int = 202_599) -> Dataset | No
   Reference: Liu, Luo, Wang, Tang, "Deep Learning Face Attributes in the Wild", 2015,
     arXiv 1411.7766.
   """
-  found = files.find((data_dir / "celeba", data_dir), (_ATTRIBUTES,))
+  found = files.find(data_dir, ("celeba", ""), (_ATTRIBUTES,))
   if found is None:
     return None
   (attributes,) = found
   male = _read_male(attributes, num_images)
-  images = attributes.parent / "img_align_celeba"
-  present = {path.name for path in images.glob("*.jpg")}
+  folder = attributes.parent / _IMAGES
+  images = files.child(attributes.parent, _IMAGES) or folder
+  present = {path.name.lower(): path for path in files.pictures(images)}
   if missing := [name for name in male if name not in present]:
     raise FileNotFoundError(
       f"{images} lacks {len(missing):,} of {len(male):,} images, the first is"
       f" {missing[0]}; unpack the whole img_align_celeba.zip there"
+      f" ({files.contents(images)})"
     )
-  partition = attributes.with_name(_PARTITION)
-  if not partition.is_file():
-    logging.info("celeba: no %s, so all images are records", partition)
-    return Dataset.from_arrays(
-      *_faces(images, male, list(male)), name="celeba", num_classes=2
+  partition = files.find(attributes.parent, ("",), (_PARTITION,))
+  if partition is None:
+    logging.info(
+      "celeba: no %s in %s, so all images are records", _PARTITION, attributes.parent
     )
+    x, y = _faces(present, male, list(male))
+    return files.dataset(attributes.parent, x, y, name="celeba", num_classes=2)
+  (partition,) = partition
   part = _read_partition(partition, male)
   train, test = ([n for n in male if part[n] == split] for split in (_TRAIN, _TEST))
   if not train or not test:
-    raise ValueError(
-      f"{partition} is damaged: {len(train)} images of split {_TRAIN} and {len(test)}"
-      f" of split {_TEST}; download it again"
+    raise files.damaged(
+      partition,
+      f"{len(train)} images of split {_TRAIN} and {len(test)} of split {_TEST}",
     )
-  return Dataset.from_arrays(
-    *_faces(images, male, train),
+  x, y = _faces(present, male, train)
+  return files.dataset(
+    *(attributes.parent, x, y),
     name="celeba",
-    test=_faces(images, male, test),
     num_classes=2,
+    test=_faces(present, male, test),
   )
 
 
-def celeba64(data_dir: pathlib.Path) -> Dataset:
+def celeba64(
+  data_dir: pathlib.Path, *, num_records: tuple[int, int] = (5_120, 1_280)
+) -> Dataset:
   """Return a small copy of CelebA from sheets: never the set `celeba`.
 
   Sheets of 64 tiles a row, 64 x 64, made of the first 6,400 images (5,120 + 1,280). The
@@ -96,13 +104,19 @@ def celeba64(data_dir: pathlib.Path) -> Dataset:
 
   Args:
     data_dir: folder that holds celeba64/{train, test}.webp and labels.npz.
+    num_records: of the training and the test sheet.
 
   Raises:
     FileNotFoundError: files are missing.
     ValueError: a file is damaged; the line names it.
   """
   data = sheets.read(
-    data_dir, "celeba64", side=64, columns=64, mode="RGB", num_classes=2
+    *(data_dir, "celeba64"),
+    side=64,
+    columns=64,
+    mode="RGB",
+    num_classes=2,
+    num_records=num_records,
   )
   if data is None:
     raise files.missing(
@@ -115,7 +129,9 @@ def celeba64(data_dir: pathlib.Path) -> Dataset:
   return data
 
 
-def lfw62(data_dir: pathlib.Path) -> Dataset:
+def lfw62(
+  data_dir: pathlib.Path, *, num_records: tuple[int, int] = (2_442, 581)
+) -> Dataset:
   """Return 62 people of LFW from sheets, grey, 64 x 64: never the protocol's `lfw`.
 
   Sheets of 50 tiles a row with the people that have at least 20 images, 2,442 + 581.
@@ -123,12 +139,20 @@ def lfw62(data_dir: pathlib.Path) -> Dataset:
 
   Args:
     data_dir: folder that holds lfw62/{train, test}.png and labels.npz.
+    num_records: of the training and the test sheet.
 
   Raises:
     FileNotFoundError: files are missing.
     ValueError: a file is damaged; the line names it.
   """
-  data = sheets.read(data_dir, "lfw62", side=64, columns=50, mode="L", num_classes=62)
+  data = sheets.read(
+    *(data_dir, "lfw62"),
+    side=64,
+    columns=50,
+    mode="L",
+    num_classes=62,
+    num_records=num_records,
+  )
   if data is None:
     raise files.missing(
       "lfw62",
@@ -150,31 +174,25 @@ def _read_male(path: pathlib.Path, num_images: int) -> dict[str, int]:
       f" {len(rows)}, not {num_images}; small copies load as celeba64"
     )
   if "Male" not in names.split():
-    raise ValueError(f"{path} is damaged: it has no attribute Male; download it again")
+    raise files.damaged(path, "it has no attribute Male")
   column = 1 + names.split().index("Male")
   male = {row[0]: row[column] for row in rows if len(row) > column}
   if len(male) < num_images or not set(male.values()) <= {"1", "-1"}:
-    raise ValueError(
-      f"{path} is damaged: a line lacks a Male of 1 or -1, or repeats an image;"
-      " download it again"
-    )
-  return {name: int(value == "1") for name, value in male.items()}
+    raise files.damaged(path, "a line lacks a Male of 1 or -1, or repeats an image")
+  return {name.lower(): int(value == "1") for name, value in male.items()}
 
 
 def _read_partition(path: pathlib.Path, male: dict[str, int]) -> dict[str, str]:
   rows = [line.split() for line in files.read_text(path).splitlines()]
-  part = {row[0]: row[1] for row in rows if len(row) == 2 and row[1] in _SPLITS}
+  part = {row[0].lower(): row[1] for row in rows if len(row) == 2 and row[1] in _SPLITS}
   if missing := [name for name in male if name not in part]:
-    raise ValueError(
-      f"{path} is damaged: it gives {missing[0]} no split of {', '.join(_SPLITS)};"
-      " download it again"
-    )
+    raise files.damaged(path, f"it gives {missing[0]} no split of {', '.join(_SPLITS)}")
   return part
 
 
 def _faces(
-  images: pathlib.Path, male: dict[str, int], names: list[str]
+  present: dict[str, pathlib.Path], male: dict[str, int], names: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-  paths = [images / name for name in names]
+  paths = [present[name] for name in names]
   x = image_folder.decode(paths, "celeba", prepare=celeba_face)
   return x, np.array([male[name] for name in names])

@@ -1,25 +1,44 @@
-"""Find and open the files of a set under a data folder."""
+"""Find and open the files of a set under a data folder.
+
+Every reader comes through here, so that whatever is wrong with a file, or with the
+folder it should be in, ends in one line with the path and the fix.
+"""
 
 import contextlib
 import csv
+import errno
 import gzip
 import io
 import os
 import pathlib
-import zipfile
-import zlib
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from absl import logging
+from numpy.typing import ArrayLike
+
+from mixdef import reading
+from mixdef.clutter import is_clutter
+from mixdef.data.dataset import Dataset
+from mixdef.reading import Damaged
+
+_SHOWN = 6  # names of a folder that a message lists
+_DELIMITERS = ",;\t"
+_PICTURES = (".jpg", ".jpeg")
 
 
 def find(
-  folders: Iterable[pathlib.Path], names: Sequence[str]
+  data_dir: pathlib.Path, folders: Sequence[str], names: Sequence[str]
 ) -> list[pathlib.Path] | None:
-  """Return the paths of `names` in the first folder that holds any of them.
+  """Return the paths of `names` in the first folder that holds all of them.
+
+  Capital letters make no difference. A file may lie one folder deeper, as archives
+  unpack.
 
   Args:
-    folders: in order of preference.
+    data_dir: folder of all sets.
+    folders: below `data_dir`, in order of preference; "" is `data_dir` itself.
     names: of the files; each may also be present without its `.gz`.
 
   Returns:
@@ -27,71 +46,67 @@ def find(
 
   Raises:
     FileNotFoundError: a folder holds some of the files only.
+    ValueError: a file is none, but a folder or a device.
   """
-  for folder in folders:
-    found = {name: path for name in names if (path := _either(folder, name))}
-    missing = [name for name in names if name not in found]
-    if found and missing:
-      raise FileNotFoundError(
-        f"{folder} lacks {', '.join(missing)}; put all {len(names)} files there"
+  incomplete = None
+  for folder in _places(data_dir, folders):
+    found = {name: path for name in names if (path := _variant(folder, name))}
+    if len(found) == len(names):
+      return [_checked(path) for path in found.values()]
+    if found and not incomplete:
+      lacking = ", ".join(name for name in names if name not in found)
+      incomplete = FileNotFoundError(
+        f"{folder} lacks {lacking}; put all {len(names)} files there"
+        f" ({contents(folder)})"
       )
-    if found:
-      return list(found.values())
+  if incomplete:
+    raise incomplete
   return None
 
 
-def read_npz(path: pathlib.Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
-  """Return {key: array} of an npz file without pickled objects."""
+def child(folder: pathlib.Path, name: str) -> pathlib.Path | None:
+  """Return folder/name if it is there, in whatever capital letters."""
+  # A broken link is there; it exists for nobody else.
+  if os.path.lexists(exact := folder / name):
+    return exact
+  alike = (path for path in entries(folder) if path.name.lower() == name.lower())
+  return next(alike, None)
+
+
+def entries(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Return what a folder holds, sorted, without the clutter of desktops."""
   try:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-      missing = [key for key in keys if key not in archive]
-      if missing:
-        raise ValueError(f"it has no array {missing[0]!r}")
-      return {key: archive[key] for key in keys}
-  except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-    raise ValueError(f"{path} is damaged: {first_line(error)}; get it again") from error
+    found = sorted(folder.iterdir())
+  except (FileNotFoundError, NotADirectoryError):
+    return []
+  except OSError as error:
+    raise unreadable(folder, error) from error
+  return [path for path in found if not is_clutter(path)]
 
 
-def read_text(path: pathlib.Path) -> str:
-  """Return the text of a file, compressed or not."""
-  try:
-    raw = path.read_bytes()
-    return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
-  except (ValueError, OSError, EOFError, zlib.error) as error:
-    raise ValueError(f"{path} is damaged: {first_line(error)}; get it again") from error
+def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Return the folders in a folder, sorted."""
+  return [path for path in entries(folder) if path.is_dir()]
 
 
-def csv_rows(path: pathlib.Path) -> list[tuple[int, list[str]]]:
-  """Return (line number, fields) of the rows of a csv file that are not empty."""
-  lines = csv.reader(io.StringIO(read_text(path), newline=""), skipinitialspace=True)
-  try:
-    return [(lines.line_num, row) for row in lines if row]
-  except csv.Error as error:
-    raise ValueError(f"{path} is damaged: {error}; get it again") from error
+def pictures(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Return the JPEG files in a folder, sorted, or else those one folder deeper."""
+  here = [path for path in entries(folder) if path.suffix.lower() in _PICTURES]
+  same = [path for path in subfolders(folder) if path.name == folder.name]
+  return here or [path for deeper in same for path in pictures(deeper)]
 
 
-def read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
-  """Return the rows of a csv file with a header, reduced to these columns.
-
-  Args:
-    path: of the file, compressed or not.
-    columns: names; capital letters make no difference.
-
-  Raises:
-    ValueError: a column or a field is missing; the line names the file.
-  """
-  (_, header), *rows = csv_rows(path) or [(1, [])]
-  header = [name.strip().lower() for name in header]
-  if missing := [name for name in columns if name.lower() not in header]:
-    raise ValueError(f"{path} is damaged: it has no column {missing[0]}; get it again")
-  for line, row in rows:
-    if len(row) != len(header):
-      raise ValueError(
-        f"{path} is damaged: line {line} has {len(row)} fields, not {len(header)};"
-        " get it again"
-      )
-  places = [header.index(name.lower()) for name in columns]
-  return [tuple(row[place] for place in places) for _, row in rows]
+def contents(folder: pathlib.Path) -> str:
+  """Say what a folder holds, for the message that something is missing there."""
+  if not folder.is_dir():
+    kind = "it is a file" if folder.exists() else "there is no such folder"
+    above = folder.parent
+    return f"{kind}; {above}: {contents(above)}" if above.is_dir() else kind
+  names = [path.name for path in entries(folder)]
+  if not names:
+    return "it is empty"
+  more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+  return f"it holds {', '.join(names[:_SHOWN])}{more}"
 
 
 def missing(
@@ -107,7 +122,211 @@ def missing(
   """
   return FileNotFoundError(
     f"{name}: {folder} needs {wanted}; {advice}, or set data_dir or MIXDEF_DATA"
+    f" ({contents(folder)})"
   )
+
+
+@contextlib.contextmanager
+def decoding(path: pathlib.Path, fix: str = "get it again") -> Iterator[None]:
+  """Turn whatever a reader raises into one line with the path and the fix.
+
+  Args:
+    path: of the file that is read.
+    fix: of a damaged file.
+
+  Raises:
+    ValueError: the file is damaged.
+    OSError: it is whole, for all one knows, but cannot be read.
+  """
+  try:
+    yield
+  except Damaged:
+    raise
+  except OSError as error:
+    # Decoders raise an OSError without a number where the content is wrong, and seek to
+    # where damaged bytes point.
+    if error.errno not in (None, errno.EINVAL):
+      raise unreadable(path, error) from error
+    raise damaged(path, first_line(error), fix) from error
+  except Exception as error:
+    raise damaged(path, first_line(error), fix) from error
+
+
+def damaged(path: pathlib.Path, why: str, fix: str = "get it again") -> Damaged:
+  """Return the error about the content of a file."""
+  return Damaged(f"{path} is damaged: {why}{_instead(path)}; {fix}")
+
+
+def unreadable(path: pathlib.Path, error: OSError) -> OSError:
+  """Return the error about a file whose content is not to blame."""
+  fix = "mend that and run again: the file may be whole"
+  if isinstance(error, PermissionError):
+    fix = f"give this user the right to read it: chmod -R u+rX '{path}'"
+  return type(error)(f"{path} cannot be read: {error.strerror}; {fix}")
+
+
+def read_bytes(path: pathlib.Path) -> bytes:
+  """Return the bytes of a file."""
+  with decoding(path):
+    return path.read_bytes()
+
+
+def decompressed(path: pathlib.Path) -> bytes:
+  """Return the bytes of a file that may be gzip, whatever its name says."""
+  raw = read_bytes(path)
+  with decoding(path):
+    return gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
+
+
+def read_npz(path: pathlib.Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
+  """Return {key: array} of an npz file without pickled objects."""
+  what, fix = f"is damaged{_instead(path)}", "get it again"
+  with decoding(path):
+    arrays = reading.read_npz(path, what=what, fix=fix)
+  if lacking := [key for key in keys if key not in arrays]:
+    raise damaged(path, f"it has no array {lacking[0]!r}")
+  return {key: arrays[key] for key in keys}
+
+
+def read_text(path: pathlib.Path) -> str:
+  """Return the text of a file, compressed or not, without a byte order mark."""
+  raw = decompressed(path)
+  utf16 = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
+  with decoding(path):
+    text = raw.decode("utf-16" if utf16 else "utf-8-sig")
+    if "\0" in text:
+      raise ValueError("it holds zero bytes, so it is no text in UTF-8")
+    return text
+
+
+def read_picture(path: pathlib.Path, mode: str | None = None) -> np.ndarray:
+  """Return the pixels of a picture: [H, W] for mode "L", [H, W, 3] for "RGB"."""
+  import PIL.Image
+
+  with decoding(path), warnings.catch_warnings():
+    # Damage can turn a small picture into a huge one, of which Pillow warns.
+    warnings.simplefilter("error")
+    with PIL.Image.open(path) as picture:
+      return np.asarray(picture.convert(mode) if mode else picture)
+
+
+def csv_rows(path: pathlib.Path) -> list[tuple[int, list[str]]]:
+  """Return (line number, fields) of the rows of a csv file that are not empty.
+
+  The fields are separated by commas, semicolons or tabs, and stripped of spaces.
+  """
+  text = read_text(path)
+  first = text.lstrip().partition("\n")[0]
+  delimiter = max(_DELIMITERS, key=first.count)
+  lines = csv.reader(
+    io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True
+  )
+  with decoding(path):
+    rows = [(lines.line_num, [field.strip() for field in row]) for row in lines]
+  return [(line, row) for line, row in rows if any(row)]
+
+
+def read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
+  """Return the rows of a csv file with a header, reduced to these columns.
+
+  Args:
+    path: of the file, compressed or not.
+    columns: names; capital letters make no difference.
+
+  Raises:
+    ValueError: a column or a field is missing; the line names the file.
+  """
+  (_, header), *rows = csv_rows(path) or [(1, [])]
+  header = [name.lower() for name in header]
+  if lacking := [name for name in columns if name.lower() not in header]:
+    raise damaged(path, f"it has no column {lacking[0]}")
+  for line, row in rows:
+    if len(row) != len(header):
+      raise damaged(path, f"line {line} has {len(row)} fields, not {len(header)}")
+  places = [header.index(name.lower()) for name in columns]
+  return [tuple(row[place] for place in places) for _, row in rows]
+
+
+def check_count(path: pathlib.Path, found: int, expected: int, what: str) -> None:
+  """Refuse a file that holds more or fewer records than the official one.
+
+  Args:
+    path: of the file.
+    found: number of records in it.
+    expected: number in the official file.
+    what: they are called.
+  """
+  if found != expected:
+    raise ValueError(
+      f"{path} is cut short or another file{_instead(path)}: it holds {found:,} {what},"
+      f" not {expected:,}; put the official file there, or load records of your own by"
+      " Dataset.from_arrays(x, y)"
+    )
+
+
+def check_classes(
+  place: os.PathLike[str], y: np.ndarray, name: str, num_classes: int
+) -> None:
+  """Refuse labels of a set with fewer classes than `name` has."""
+  if y.size and y.max() < num_classes - 1:
+    raise ValueError(
+      f"{place} is not {name}: it has {y.max() + 1} classes, not {num_classes}; put the"
+      f" official file of {name} there"
+    )
+
+
+def dataset(
+  place: os.PathLike[str],
+  x: ArrayLike,
+  y: ArrayLike,
+  *,
+  name: str,
+  num_classes: int,
+  num_records: tuple[int, int] | None = None,
+  balanced: bool = False,
+  test: tuple[ArrayLike, ArrayLike] | None = None,
+) -> Dataset:
+  """Make the `Dataset` of what was read, and log its size.
+
+  Args:
+    place: file or folder that was read.
+    x: [N, ...] inputs.
+    y: [N] labels.
+    name: canonical name of the set.
+    num_classes: number of classes K.
+    num_records: of the official training and test file (0 without one), or None if
+      that is not known.
+    balanced: whether the official files hold as many records of each class.
+    test: held-out inputs and labels.
+
+  Raises:
+    ValueError: the arrays are not those of the set; the line names the place.
+  """
+  with named(place):
+    data = Dataset.from_arrays(x, y, name=name, test=test, num_classes=num_classes)
+  parts = [("training", data)] + ([("test", data.test)] if data.test else [])
+  found = (len(data), len(data.test) if data.test else 0)
+  if num_records and num_records != found:
+    raise ValueError(
+      f"{place} is not the whole {name}: it holds {found[0]:,} + {found[1]:,} records,"
+      f" not {num_records[0]:,} + {num_records[1]:,}; put the official files there, or"
+      " load records of your own by Dataset.from_arrays(x, y)"
+    )
+  for part, records in parts if balanced else ():
+    sizes = np.bincount(records.y, minlength=num_classes)
+    if np.ptp(sizes):
+      raise ValueError(
+        f"{place} does not hold the files of {name}: {sizes.min():,} {part} records are"
+        f" of class {sizes.argmin()}, {sizes.max():,} of class {sizes.argmax()}, and"
+        " officially all classes are equal; put each official file there once"
+      )
+  shape = data.x.shape[1:]
+  features = f"{shape[0]} features" if len(shape) == 1 else " x ".join(map(str, shape))
+  logging.info(
+    "%s: %d records of %s in %s (%d classes, %d test records)",
+    *(name, len(data), features, place, num_classes, found[1]),
+  )
+  return data
 
 
 @contextlib.contextmanager
@@ -121,9 +340,47 @@ def named(place: os.PathLike[str]) -> Iterator[None]:
 
 def first_line(error: Exception) -> str:
   """Return the first line of an error of another library, for a line of ours."""
-  return str(error).split("\n", 1)[0]
+  return str(error).strip().split("\n", 1)[0] or type(error).__name__
 
 
-def _either(folder: pathlib.Path, name: str) -> pathlib.Path | None:
-  paths = (folder / name, folder / name.removesuffix(".gz"))
-  return next((path for path in paths if path.is_file()), None)
+def _places(data_dir: pathlib.Path, folders: Sequence[str]) -> Iterator[pathlib.Path]:
+  for name in folders:
+    if not name:
+      yield data_dir
+    elif folder := child(data_dir, name):
+      yield folder
+      yield from subfolders(folder)
+
+
+def _variant(folder: pathlib.Path, name: str) -> pathlib.Path | None:
+  path = child(folder, name) or child(folder, name.removesuffix(".gz"))
+  # Some archives unpack each file into a folder of its name.
+  return (child(path, path.name) or path) if path and path.is_dir() else path
+
+
+def _checked(path: pathlib.Path) -> pathlib.Path:
+  if path.is_file():
+    return path
+  if path.is_dir():
+    raise ValueError(f"{path} is a folder; put the file of that name in its place")
+  if path.is_symlink():
+    raise FileNotFoundError(
+      f"{path} links to {os.readlink(path)}, which is not there; mend the link"
+    )
+  raise ValueError(f"{path} is no regular file; put the file of that name in its place")
+
+
+def _instead(path: pathlib.Path) -> str:
+  """Say what people often find in the place of a file."""
+  try:
+    with path.open("rb") as file:
+      head = file.read(200).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+  except OSError:
+    return ""
+  if not head:
+    return " (it is empty)"
+  if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+    return " (it is a web page: the server answered with a message in its place)"
+  if head.startswith(b"version https://git-lfs"):
+    return " (it is a pointer of Git LFS: run git lfs pull)"
+  return ""

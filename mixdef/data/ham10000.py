@@ -36,7 +36,7 @@ def read(data_dir: pathlib.Path, *, num_images: int = 10_015) -> Dataset:
   Reference: Tschandl, Rosendahl, Kittler, "The HAM10000 dataset", 2018,
     arXiv 1803.10417.
   """
-  found = files.find((data_dir / "ham10000", data_dir), (_METADATA,))
+  found = files.find(data_dir, ("ham10000", ""), (_METADATA,))
   if found is None:
     raise files.missing(
       "ham10000",
@@ -48,21 +48,26 @@ def read(data_dir: pathlib.Path, *, num_images: int = 10_015) -> Dataset:
   rows = files.read_csv(metadata, ("image_id", "dx"))
   if len(rows) != num_images:
     raise ValueError(
-      f"{metadata} is not HAM10000's: it lists {len(rows)} images, not {num_images}"
+      f"{metadata} is not HAM10000's: it lists {len(rows)} images, not {num_images};"
+      " put the official file there"
     )
+  if len({image for image, _ in rows}) < num_images:
+    raise files.damaged(metadata, "it lists an image twice")
   for image, diagnosis in rows:
     if diagnosis not in CLASSES:
-      raise ValueError(
-        f"{metadata} is damaged: {image} has dx {diagnosis!r}, none of"
-        f" {', '.join(CLASSES)}"
+      raise files.damaged(
+        metadata, f"{image} has dx {diagnosis!r}, none of {', '.join(CLASSES)}"
       )
-  folders = (metadata.parent / folder for folder in _FOLDERS)
-  present = {path.stem: path for folder in folders for path in folder.glob("*.jpg")}
+  folders = [files.child(metadata.parent, folder) for folder in _FOLDERS]
+  present = {
+    path.stem: path for folder in folders if folder for path in files.pictures(folder)
+  }
   if lacking := [image for image, _ in rows if image not in present]:
     raise FileNotFoundError(
       f"{metadata.parent} lacks {len(lacking):,} of {len(rows):,} images, the first is"
       f" {lacking[0]}.jpg; put {_FOLDERS[0]} and {_FOLDERS[1]} there"
+      f" ({files.contents(metadata.parent)})"
     )
   x = image_folder.decode([present[image] for image, _ in rows], "ham10000")
   y = np.array([CLASSES.index(diagnosis) for _, diagnosis in rows])
-  return Dataset.from_arrays(x, y, name="ham10000", num_classes=len(CLASSES))
+  return files.dataset(metadata.parent, x, y, name="ham10000", num_classes=len(CLASSES))

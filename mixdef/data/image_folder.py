@@ -50,17 +50,9 @@ def decode(
   Raises:
     ValueError: a file is damaged, or `prepare` refuses its pixels; the line names it.
   """
-  import PIL.Image
-
   x = np.empty((len(paths), SIDE, SIDE, 3), np.uint8)
   for i, path in enumerate(paths):
-    try:
-      with PIL.Image.open(path) as picture:
-        pixels = np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError) as error:
-      raise ValueError(
-        f"{path} is damaged: {files.first_line(error)}; get it again"
-      ) from error
+    pixels = files.read_picture(path, "RGB")
     with files.named(path):
       x[i] = prepare(pixels)
     logging.log_every_n_seconds(
@@ -71,8 +63,8 @@ def decode(
 
 def read_classes(
   data_dir: pathlib.Path,
-  name: str,
   *,
+  name: str,
   folders: Sequence[str],
   min_images: int,
   advice: str,
@@ -97,16 +89,20 @@ def read_classes(
     FileNotFoundError: none of the folders is there.
     ValueError: fewer than two classes have enough images, or an image is damaged.
   """
-  root = next((data_dir / f for f in folders if (data_dir / f).is_dir()), None)
+  roots = (files.child(data_dir, folder) for folder in folders)
+  root = next((root for root in roots if root and root.is_dir()), None)
   if root is None:
     raise files.missing(name, data_dir / folders[0], "<class>/*.jpg", advice)
-  classes = sorted(folder for folder in root.iterdir() if folder.is_dir())
-  pictures = [sorted(folder.glob("*.jpg")) for folder in classes]
+  classes = files.subfolders(root)
+  if len(classes) == 1 and files.subfolders(classes[0]):
+    (root,) = classes  # as archives unpack
+    classes = files.subfolders(root)
+  pictures = [files.pictures(folder) for folder in classes]
   kept = [paths for paths in pictures if len(paths) >= min_images]
   if len(kept) < 2:
     raise ValueError(
       f"{root} is not {name}: {len(kept)} of its {len(classes)} subfolders hold at"
-      f" least {min_images} .jpg files; two or more are needed"
+      f" least {min_images} .jpg files; two or more are needed ({files.contents(root)})"
     )
   logging.info(
     "%s: %d of %d folders in %s hold at least %d images",
@@ -114,4 +110,4 @@ def read_classes(
   )
   y = np.repeat(np.arange(len(kept)), [len(paths) for paths in kept])
   x = decode([path for paths in kept for path in paths], name)
-  return Dataset.from_arrays(x, y, name=name, num_classes=len(kept))
+  return files.dataset(root, x, y, name=name, num_classes=len(kept))

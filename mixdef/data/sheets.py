@@ -18,6 +18,7 @@ def read(
   columns: int,
   mode: str,
   num_classes: int,
+  num_records: tuple[int, int],
   train: Sequence[str] = ("train",),
   labels: tuple[str, str] = ("y_train", "y_test"),
 ) -> Dataset | None:
@@ -34,6 +35,7 @@ def read(
     columns: tiles in a row.
     mode: "RGB" or "L" (grey).
     num_classes: number of classes K.
+    num_records: of the training and the test file.
     train: names of the training sheets without suffix; the test sheet is `test`.
     labels: names of the training and the test labels in labels.npz.
 
@@ -44,10 +46,9 @@ def read(
     FileNotFoundError: only some of the files are there.
     ValueError: a file is damaged; the line names it.
   """
-  folder = data_dir / name
-  suffix = "png" if (folder / "test.png").is_file() else "webp"
+  suffix = "png" if files.find(data_dir, (name,), ("test.png",)) else "webp"
   names = [*(f"{stem}.{suffix}" for stem in (*train, "test")), "labels.npz"]
-  paths = files.find((folder,), names)
+  paths = files.find(data_dir, (name,), names)
   if paths is None:
     return None
   *train_paths, test_path, labels_path = paths
@@ -55,11 +56,15 @@ def read(
   y, test_y = (table[key] for key in labels)
   x = _tiles(train_paths, len(y), side, columns, mode)
   test_x = _tiles([test_path], len(test_y), side, columns, mode)
-  logging.info("%s: image sheets in %s, not the official files", name, folder)
-  with files.named(labels_path):
-    return Dataset.from_arrays(
-      x, y, name=name, test=(test_x, test_y), num_classes=num_classes
-    )
+  place = labels_path.parent
+  logging.info("%s: image sheets in %s, not the official files", name, place)
+  return files.dataset(
+    *(labels_path, x, y),
+    name=name,
+    num_classes=num_classes,
+    num_records=num_records,
+    test=(test_x, test_y),
+  )
 
 
 def _tiles(
@@ -76,13 +81,7 @@ def _tiles(
 
 
 def _read_sheet(path: pathlib.Path, side: int, columns: int, mode: str) -> np.ndarray:
-  import PIL.Image
-
-  try:
-    with PIL.Image.open(path) as image:
-      sheet = np.atleast_3d(np.asarray(image.convert(mode)))
-  except (OSError, SyntaxError) as error:
-    raise ValueError(f"{path} is damaged: {error}; get it again") from error
+  sheet = np.atleast_3d(files.read_picture(path, mode))
   height, width, channels = sheet.shape
   if height % side or width != side * columns:
     raise ValueError(

@@ -9,7 +9,12 @@ from mixdef.data.dataset import Dataset
 
 
 def read_packed(
-  data_dir: pathlib.Path, name: str, *, num_features: int, num_classes: int
+  data_dir: pathlib.Path,
+  *,
+  name: str,
+  num_features: int,
+  num_classes: int,
+  num_records: int,
 ) -> Dataset:
   """Return the `Dataset` of data_dir/name.npz or data_dir/name/name.npz.
 
@@ -20,6 +25,7 @@ def read_packed(
     name: canonical name of the set.
     num_features: number of features that the set has.
     num_classes: number of classes K.
+    num_records: that the set has.
 
   Returns:
     A `Dataset` of float32 zeros and ones without a test file.
@@ -28,11 +34,12 @@ def read_packed(
     FileNotFoundError: the file is not there.
     ValueError: the file is damaged or of another set; the line names it.
   """
-  found = files.find((data_dir, data_dir / name), (f"{name}.npz",))
+  found = files.find(data_dir, ("", name), (f"{name}.npz",))
   if found is None:
     raise FileNotFoundError(
       f"{name}: {data_dir / name}.npz is missing; put it there (arrays x of packed"
       " bits, n_features, y), or set data_dir or MIXDEF_DATA"
+      f" ({files.contents(data_dir)})"
     )
   (path,) = found
   table = files.read_npz(path, ("x", "y", "n_features"))
@@ -46,6 +53,8 @@ def read_packed(
       f"{path} is damaged: x is {packed.dtype} {packed.shape}, but {width} features"
       f" pack into {-(-width // 8)} bytes a record"
     )
+  files.check_count(path, len(packed), num_records, "records")
   x = np.unpackbits(packed, axis=1, count=width).astype(np.float32)
-  with files.named(path):
-    return Dataset.from_arrays(x, table["y"], name=name, num_classes=num_classes)
+  data = files.dataset(path, x, table["y"], name=name, num_classes=num_classes)
+  files.check_classes(path, data.y, name, num_classes)
+  return data

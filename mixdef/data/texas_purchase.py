@@ -3,14 +3,14 @@
 import pathlib
 import tarfile
 import warnings
-import zlib
 from typing import IO, NamedTuple
 
 import numpy as np
-from absl import logging
 
+from mixdef.clutter import is_clutter
 from mixdef.data import files, validate
 from mixdef.data.dataset import Dataset
+from mixdef.reading import Damaged
 
 _CLASSES = 100
 
@@ -23,23 +23,29 @@ class Source(NamedTuple):
     folder: of the text files in the archive.
     texts: the text files; side by side, the first column is the label.
     widths: the numbers of features that the set is known with.
+    num_records: that the set has.
   """
 
   archive: str
   folder: str
   texts: tuple[str, ...]
   widths: tuple[int, ...]
+  num_records: int
 
 
 SOURCES = {
   "texas100": Source(
-    "dataset_texas.tgz", "texas/100", ("labels", "feats"), (6168, 6169)
+    "dataset_texas.tgz", "texas/100", ("labels", "feats"), (6168, 6169), 67_330
   ),
-  "purchase100": Source("dataset_purchase.tgz", "", ("dataset_purchase",), (600,)),
+  "purchase100": Source(
+    "dataset_purchase.tgz", "", ("dataset_purchase",), (600,), 197_324
+  ),
 }
 
 
-def read(data_dir: pathlib.Path, name: str) -> Dataset:
+def read(
+  data_dir: pathlib.Path, *, name: str, num_records: int | None = None
+) -> Dataset:
   """Return Texas-100 or Purchase-100 from an npz file or the authors' text files.
 
   Takes the first of these that is there, and logs the number of features it finds:
@@ -50,6 +56,7 @@ def read(data_dir: pathlib.Path, name: str) -> Dataset:
   Args:
     data_dir: holds the npz file, the archive or its folders; or data_dir/name does.
     name: canonical name, a key of `SOURCES`.
+    num_records: that the set has; None takes the official number.
 
   Returns:
     A `Dataset` of float32 zeros and ones without a test file.
@@ -64,55 +71,54 @@ def read(data_dir: pathlib.Path, name: str) -> Dataset:
     Machine Learning Models", 2017, arXiv 1610.05820.
   """
   source = SOURCES[name]
-  folders = (data_dir / name, data_dir)
-  if found := files.find(folders, (f"{name}.npz",)):
+  if found := files.find(data_dir, (name, ""), (f"{name}.npz",)):
     place = found[0]
     arrays = files.read_npz(place, ("features", "labels"))
     x, y = arrays["features"], arrays["labels"]
-  elif found := files.find((data_dir / name, data_dir / source.folder), source.texts):
+  elif found := files.find(data_dir, (name, source.folder), source.texts):
     place = found[0].parent
     x, y = _join(place, [_parse(path, path) for path in found])
-  elif found := files.find(folders, (source.archive,)):
+  elif found := files.find(data_dir, (name, ""), (source.archive,)):
     place = found[0]
     x, y = _join(place, _unpack(place, source))
   else:
     raise FileNotFoundError(
       f"{name}: {data_dir / name} needs {name}.npz (arrays features, labels) or"
       f" {source.archive} or its {' and '.join(source.texts)}; put one there, or set"
-      " data_dir or MIXDEF_DATA"
+      f" data_dir or MIXDEF_DATA ({files.contents(data_dir / name)})"
     )
   _check_features(x, place, name)
-  logging.info("%s: %d records of %d features in %s", name, *x.shape, place)
+  files.check_count(place, len(x), num_records or source.num_records, "records")
   with files.named(place):
-    return Dataset.from_arrays(
-      x.astype(np.float32), _labels(y), name=name, num_classes=_CLASSES
-    )
+    y = _labels(y)
+  files.check_classes(place, y, name, _CLASSES)
+  return files.dataset(place, x.astype(np.float32), y, name=name, num_classes=_CLASSES)
 
 
 def _unpack(archive: pathlib.Path, source: Source) -> list[np.ndarray]:
-  members = [pathlib.PurePosixPath(source.folder) / text for text in source.texts]
-  try:
-    with tarfile.open(archive) as tar:
-      return [
-        _parse(archive / member, tar.extractfile(str(member))) for member in members
-      ]
-  except (KeyError, tarfile.TarError, OSError, EOFError, zlib.error) as error:
-    raise ValueError(
-      f"{archive} is damaged: {files.first_line(error)}; download it again"
-    ) from error
+  with files.decoding(archive), tarfile.open(archive) as tar:
+    held = {
+      pathlib.PurePosixPath(member.name): member
+      for member in tar.getmembers()
+      if not is_clutter(member.name)
+    }
+    tables = []
+    for text in source.texts:
+      member = pathlib.PurePosixPath(source.folder) / text
+      if member not in held:
+        names = ", ".join(map(str, list(held)[:5])) or "nothing"
+        fix = f"put the authors' {source.archive} there"
+        raise files.damaged(archive, f"it holds {names}, not {member}", fix)
+      tables.append(_parse(archive / member, tar.extractfile(held[member])))
+    return tables
 
 
 def _parse(path: pathlib.Path, text: pathlib.Path | IO[bytes] | None) -> np.ndarray:
   if text is None:
-    raise ValueError(f"{path} is a folder, not a text file; download it again")
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter("error")  # of an empty file there is only a warning
-      return np.loadtxt(text, np.uint8, delimiter=",", ndmin=2)
-  except (ValueError, UserWarning) as error:
-    raise ValueError(
-      f"{path} is damaged: {files.first_line(error)}; download it again"
-    ) from error
+    raise Damaged(f"{path} is a folder, not a text file; put the file there")
+  with files.decoding(path), warnings.catch_warnings():
+    warnings.simplefilter("error")  # of an empty file there is only a warning
+    return np.loadtxt(text, np.uint8, delimiter=",", ndmin=2, encoding="utf-8-sig")
 
 
 def _join(
@@ -121,7 +127,7 @@ def _join(
   if len(lengths := {len(table) for table in tables}) > 1:
     raise ValueError(
       f"{place} is damaged: its files have {' and '.join(map(str, sorted(lengths)))}"
-      " rows; download it again"
+      " rows; put both files of one download there"
     )
   table = np.concatenate(tables, axis=1)
   return table[:, 1:], table[:, 0]

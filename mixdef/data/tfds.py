@@ -1,9 +1,10 @@
 """Read sets that TensorFlow Datasets has prepared; reading needs no TensorFlow."""
 
+import contextlib
 import importlib.util
 import io
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ class Source(NamedTuple):
   Attributes:
     builder: name of the set there.
     num_classes: number of classes K.
+    num_records: of the splits train and test.
     shape: of its images, [H, W, C].
     image: pixels [H, W, C] uint8 -> [H', W', C] uint8, or None to keep them.
     label: example -> int.
@@ -25,21 +27,23 @@ class Source(NamedTuple):
 
   builder: str
   num_classes: int
+  num_records: tuple[int, int]
   shape: tuple[int, int, int]
   image: Callable[[np.ndarray], np.ndarray] | None = None
   label: Callable[[dict[str, Any]], int] = lambda example: example["label"]
 
 
 SOURCES = {
-  "mnist": Source("mnist", 10, (28, 28, 1)),
-  "fashion_mnist": Source("fashion_mnist", 10, (28, 28, 1)),
-  "cifar10": Source("cifar10", 10, (32, 32, 3)),
-  "cifar100": Source("cifar100", 100, (32, 32, 3)),
-  "stl10": Source("stl10", 10, (96, 96, 3)),
+  "mnist": Source("mnist", 10, (60_000, 10_000), (28, 28, 1)),
+  "fashion_mnist": Source("fashion_mnist", 10, (60_000, 10_000), (28, 28, 1)),
+  "cifar10": Source("cifar10", 10, (50_000, 10_000), (32, 32, 3)),
+  "cifar100": Source("cifar100", 100, (50_000, 10_000), (32, 32, 3)),
+  "stl10": Source("stl10", 10, (5_000, 8_000), (96, 96, 3)),
   # Centre crop 128, 64 x 64, condition Male.
   "celeba": Source(
     "celeb_a",
     2,
+    (162_770, 19_962),
     faces.CELEBA_SHAPE,
     faces.celeba_face,
     lambda example: int(example["attributes"]["Male"]),
@@ -47,7 +51,13 @@ SOURCES = {
 }
 
 
-def read(data_dir: pathlib.Path, name: str, *, official: str = "") -> Dataset:
+def read(
+  data_dir: pathlib.Path,
+  name: str,
+  *,
+  num_records: tuple[int, int] | None = None,
+  official: str = "",
+) -> Dataset:
   """Return the prepared set, or let TensorFlow Datasets download and prepare it.
 
   Looks for data_dir/builder/version in the array_record format, the newest version
@@ -57,6 +67,7 @@ def read(data_dir: pathlib.Path, name: str, *, official: str = "") -> Dataset:
   Args:
     data_dir: folder that holds the folders of the builders.
     name: canonical name, a key of `SOURCES`.
+    num_records: of the splits train and test; None takes the official numbers.
     official: files that would do as well, for the message.
 
   Returns:
@@ -66,40 +77,68 @@ def read(data_dir: pathlib.Path, name: str, *, official: str = "") -> Dataset:
     FileNotFoundError: nothing is prepared and it cannot be prepared here.
     ValueError: the prepared set has another format or is damaged.
   """
-  import tensorflow_datasets as tfds
-
-  source = SOURCES[name]
-  # Preparing leaves folders "incomplete.*" behind when it is interrupted.
-  found = (data_dir / source.builder).glob("[0-9]*.*.*/dataset_info.json")
-  folders = [path.parent for path in found]
-  if not folders:
-    builder = _prepare(data_dir, name, official)
-  else:
-    newest = max(folders, key=lambda folder: tfds.core.Version(folder.name))
-    builder = tfds.builder_from_directory(newest)
-  if builder.info.file_format.value != "array_record":
-    raise ValueError(
-      f"{builder.data_path} holds {builder.info.file_format.value} files, which need"
-      f" TensorFlow; prepare it again: {_command(data_dir, name)} --overwrite"
-    )
-  x, y = _read_split(builder, "train", source)
-  test = _read_split(builder, "test", source)
-  with files.named(builder.data_path):
-    return Dataset.from_arrays(
-      x, y, name=name, test=test, num_classes=source.num_classes
-    )
-
-
-def _prepare(data_dir: pathlib.Path, name: str, official: str) -> Any:
-  import tensorflow_datasets as tfds
-
   source = SOURCES[name]
   wanted = f"neither {official} nor a" if official else "no"
   advice = (
     f"{name}: {wanted} prepared set {data_dir / source.builder}/<version> found; set"
     " data_dir or MIXDEF_DATA to their folder, or run"
     f" python -m pip install -e '.[prepare]' && {_command(data_dir, name)}"
+    f" ({files.contents(data_dir / name)})"
   )
+  try:
+    import tensorflow_datasets as tfds
+  except ImportError as error:
+    raise FileNotFoundError(f"{advice} ({files.first_line(error)})") from error
+
+  # Preparing leaves folders "incomplete.*" behind when it is interrupted.
+  found = (data_dir / source.builder).glob("[0-9]*.*.*/dataset_info.json")
+  folders = [path.parent for path in found]
+  if not folders:
+    builder = _prepare(data_dir, source, advice)
+  else:
+    newest = max(folders, key=lambda folder: tfds.core.Version(folder.name))
+    with _prepared(newest, "its description does not read"):
+      builder = tfds.builder_from_directory(newest)
+  place = pathlib.Path(builder.data_path)
+  if builder.name != source.builder:
+    raise ValueError(
+      f"{place} holds {builder.name}, not {source.builder}; keep each set in a folder"
+      " of its name"
+    )
+  if builder.info.file_format.value != "array_record":
+    raise ValueError(
+      f"{place} holds {builder.info.file_format.value} files, which need"
+      f" TensorFlow; prepare it again: {_command(data_dir, name)} --overwrite"
+    )
+  x, y = _read_split(builder, "train", source)
+  test = _read_split(builder, "test", source)
+  return files.dataset(
+    *(place, x, y),
+    name=name,
+    num_classes=source.num_classes,
+    num_records=num_records or source.num_records,
+    test=test,
+  )
+
+
+@contextlib.contextmanager
+def _prepared(place: pathlib.Path, what: str) -> Iterator[None]:
+  """Turn whatever reading a prepared set raises into one line."""
+  try:
+    yield
+  except PermissionError as error:
+    raise files.unreadable(place, error) from error
+  # Its readers raise errors of many kinds, of protocol buffers and C++ among them.
+  except Exception as error:
+    raise ValueError(
+      f"{place} is damaged: {what} ({files.first_line(error)}); remove the folder and"
+      " prepare it again"
+    ) from error
+
+
+def _prepare(data_dir: pathlib.Path, source: Source, advice: str) -> Any:
+  import tensorflow_datasets as tfds
+
   if importlib.util.find_spec("tensorflow") is None:
     raise FileNotFoundError(advice)
   try:
@@ -130,7 +169,8 @@ def _read_split(
 
   # Decoded here: the decoder of TensorFlow Datasets depends on what is installed.
   decoders = {"image": tfds.decode.SkipDecoding()}
-  try:
+  place = pathlib.Path(builder.data_path)
+  with _prepared(place, f"split {split!r} does not read"):
     examples = builder.as_data_source(split, decoders=decoders)
     x, y = np.empty(0, np.uint8), np.empty(len(examples), np.int32)
     for i, example in enumerate(examples):
@@ -143,9 +183,4 @@ def _read_split(
       if i == 0:
         x = np.empty((len(examples), *pixels.shape), np.uint8)
       x[i], y[i] = pixels, source.label(example)
-  except (RuntimeError, OSError, ValueError, KeyError) as error:
-    raise ValueError(
-      f"{builder.data_path} is damaged: split {split!r} does not read"
-      f" ({files.first_line(error)}); remove the folder and prepare it again"
-    ) from error
   return x, y

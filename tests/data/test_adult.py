@@ -85,8 +85,6 @@ def test_missing_files_are_named(tmp_path):
     ((FIRST.replace("39", "?"), FIRST), "line 1: could not convert string to float"),
     ((FIRST, FIRST.replace("<=50K", "50K")), "line 2: '50K' is no income, <=50K or"),
     ((FIRST, "<" * 200_000), "field larger than field limit"),
-    ((), "it holds 0 records, not 2;"),
-    ((FIRST,), "it holds 1 records, not 2;"),
   ],
 )
 def test_a_damaged_line_is_named(tmp_path, train, message):
@@ -96,3 +94,14 @@ def test_a_damaged_line_is_named(tmp_path, train, message):
   ) as caught:
     adult.read(tmp_path, num_records=(2, 2))
   assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("train", [(), (FIRST,), (FIRST, SECOND, FIRST)])
+def test_a_file_of_another_size_is_named(tmp_path, train):
+  write(tmp_path, train)
+  with pytest.raises(
+    ValueError,
+    match=rf"^{tmp_path}/adult.data .* holds {len(train)} records, not 2;",
+  ) as caught:
+    adult.read(tmp_path, num_records=(2, 2))
+  assert "download" not in str(caught.value)

@@ -4,21 +4,26 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from mixdef.data import load
-from mixdef.data.cifar import CIFAR10_NAMES
+from mixdef.data import CATALOGUE, load
+from mixdef.data.cifar import CIFAR10_NAMES, CIFAR100_NAMES
 
 
 def _records(count, label_bytes, seed):
   random = np.random.default_rng(seed)
   planes = random.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+  # As officially, all classes have as many records: 10 classes, or 100 fine ones.
+  fine = (
+    random.permutation(count) if label_bytes == 2 else seed * count + np.arange(count)
+  )
   labels = random.integers(0, 10, (count, label_bytes), dtype=np.uint8)
+  labels[:, -1] = fine % 10**label_bytes
   return planes, labels
 
 
-def _write_binary(folder, names, label_bytes, count=3):
-  folder.mkdir(parents=True)
+def _write_binary(folder, names, label_bytes, counts):
+  folder.mkdir(parents=True, exist_ok=True)
   written = []
-  for seed, name in enumerate(names):
+  for seed, (name, count) in enumerate(zip(names, counts, strict=True)):
     planes, labels = _records(count, label_bytes, seed)
     rows = np.concatenate([labels, planes.reshape(count, -1)], axis=1)
     (folder / name).write_bytes(rows.tobytes())
@@ -26,41 +31,102 @@ def _write_binary(folder, names, label_bytes, count=3):
   return written
 
 
-@pytest.mark.parametrize("folder", ["cifar10", "cifar-10-batches-bin"])
+def write10(folder):
+  return _write_binary(folder, CIFAR10_NAMES, 1, (2,) * 5 + (10,))
+
+
+def write100(folder):
+  return _write_binary(folder, CIFAR100_NAMES, 2, (200, 100))
+
+
+def read10(data_dir, num_records=(10, 10)):
+  return CATALOGUE["cifar10"](data_dir, num_records=num_records)
+
+
+def read100(data_dir):
+  return CATALOGUE["cifar100"](data_dir, num_records=(200, 100))
+
+
+@pytest.mark.parametrize(
+  "folder",
+  [
+    "cifar10",
+    "cifar-10-batches-bin",
+    "cifar10/cifar-10-batches-bin",
+    "CIFAR10",
+    ".",
+  ],
+)
 def test_reads_the_official_batches_in_order(tmp_path, folder):
-  written = _write_binary(tmp_path / folder, CIFAR10_NAMES, 1)
-  data = load("cifar10", data_dir=tmp_path)
-  assert (data.x.shape, data.x.dtype) == ((15, 32, 32, 3), np.uint8)
-  assert (len(data.test), data.num_classes) == (3, 10)
-  for i in range(15):
-    planes, labels = written[i // 3]
+  written = write10(tmp_path / folder)
+  data = read10(tmp_path)
+  assert (data.x.shape, data.x.dtype) == ((10, 32, 32, 3), np.uint8)
+  assert (len(data.test), data.num_classes) == (10, 10)
+  for i in range(10):
+    planes, labels = written[i // 2]
     for channel in range(3):
-      np.testing.assert_array_equal(data.x[i, :, :, channel], planes[i % 3, channel])
-    assert data.y[i] == labels[i % 3, 0]
+      np.testing.assert_array_equal(data.x[i, :, :, channel], planes[i % 2, channel])
+    assert data.y[i] == labels[i % 2, 0]
 
 
 def test_cifar100_takes_the_fine_label(tmp_path):
-  names = ("train.bin", "test.bin")
-  written = _write_binary(tmp_path / "cifar-100-binary", names, 2)
-  data = load("cifar100", data_dir=tmp_path)
+  written = write100(tmp_path / "cifar-100-binary")
+  data = read100(tmp_path)
   np.testing.assert_array_equal(data.y, written[0][1][:, 1])
   np.testing.assert_array_equal(data.test.x[..., 2], written[1][0][:, 2])
   assert data.num_classes == 100
 
 
 def test_a_damaged_batch_is_named(tmp_path):
-  _write_binary(tmp_path / "cifar10", CIFAR10_NAMES, 1)
+  write10(tmp_path / "cifar10")
   path = tmp_path / "cifar10" / "data_batch_3.bin"
   raw = path.read_bytes()
   path.write_bytes(raw[:-1])
-  with pytest.raises(ValueError, match=r"data_batch_3.bin is damaged: 9218 bytes"):
-    load("cifar10", data_dir=tmp_path)
+  with pytest.raises(ValueError, match=r"data_batch_3.bin is damaged: 6145 bytes"):
+    read10(tmp_path)
   path.write_bytes(bytes([200]) + raw[1:])
   with pytest.raises(ValueError, match=r"data_batch_3.bin .* record 0 has label 200"):
-    load("cifar10", data_dir=tmp_path)
+    read10(tmp_path)
   path.unlink()
   with pytest.raises(FileNotFoundError, match=r"lacks data_batch_3.bin"):
+    read10(tmp_path)
+
+
+def test_a_batch_that_lost_whole_records_is_named(tmp_path):
+  write10(tmp_path / "cifar10")
+  with pytest.raises(
+    ValueError, match=r"data_batch_1.bin .*: it holds 2 records, not 10,000"
+  ):
     load("cifar10", data_dir=tmp_path)
+  path = tmp_path / "cifar10" / "test_batch.bin"
+  path.write_bytes(path.read_bytes()[:-3073])
+  with pytest.raises(
+    ValueError, match=r"test_batch.bin .*: it holds 9 records, not 10"
+  ):
+    read10(tmp_path)
+
+
+def test_a_batch_in_the_place_of_another_is_told(tmp_path):
+  write10(tmp_path / "cifar10")
+  first = (tmp_path / "cifar10" / "data_batch_1.bin").read_bytes()
+  (tmp_path / "cifar10" / "data_batch_4.bin").write_bytes(first)
+  with pytest.raises(
+    ValueError, match=r"0 training records are of class 6, 2 of class 0.*each off"
+  ):
+    read10(tmp_path)
+
+
+def test_one_cifar_is_not_taken_for_the_other(tmp_path):
+  folder = tmp_path / "cifar100"
+  write10(folder)
+  with pytest.raises(FileNotFoundError, match=r"cifar100.*it holds data_batch_1.bin, "):
+    read100(tmp_path)
+  for new, old in zip(CIFAR100_NAMES, CIFAR10_NAMES, strict=False):
+    (folder / old).rename(folder / new)
+  with pytest.raises(
+    ValueError, match=r"train.bin has records of 3073 .* of cifar10 are"
+  ):
+    read100(tmp_path)
 
 
 def _write_sheets(folder, suffix):
@@ -79,7 +145,7 @@ def _write_sheets(folder, suffix):
 @pytest.mark.parametrize("suffix", ["webp", "png"])
 def test_reads_lossless_sheets(tmp_path, suffix):
   tiles, labels = _write_sheets(tmp_path / "cifar10", suffix)
-  data = load("cifar10", data_dir=tmp_path)
+  data = read10(tmp_path, (500, 70))
   np.testing.assert_array_equal(data.x, tiles[:500])
   np.testing.assert_array_equal(data.test.x, tiles[500:])
   np.testing.assert_array_equal(np.concatenate([data.y, data.test.y]), labels)
@@ -145,14 +211,14 @@ def test_pitfall_151_sheets_in_place_of_the_official_files_are_told(
 ):
   folder = tmp_path / "cifar10"
   if official:
-    _write_binary(folder, CIFAR10_NAMES, 1)
+    write10(folder)
   else:
     _write_sheets(folder, "png")
   logger = logging.getLogger("absl")
   logger.addHandler(caplog.handler)
   try:
     with caplog.at_level(logging.INFO, logger="absl"):
-      load("cifar10", data_dir=tmp_path)
+      read10(tmp_path, (10, 10) if official else (500, 70))
   finally:
     logger.removeHandler(caplog.handler)
   told = f"cifar10: image sheets in {folder}, not the official files"

@@ -4,7 +4,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from mixdef.data import faces, load
+from mixdef.data import CATALOGUE, faces, load
 
 # Male is neither the first nor the last.
 ATTRIBUTES = "5_o_Clock_Shadow Male Young"
@@ -163,7 +163,7 @@ def test_reads_a_small_copy_under_its_own_name(
   logger.addHandler(caplog.handler)
   try:
     with caplog.at_level(logging.INFO, logger="absl"):
-      data = load(name, data_dir=tmp_path)
+      data = CATALOGUE[name](tmp_path, num_records=(2 * columns - 3, columns - 4))
   finally:
     logger.removeHandler(caplog.handler)
   assert f"{name}: image sheets in {tmp_path / name}, not the official" in caplog.text
@@ -183,6 +183,11 @@ def test_a_wrong_small_copy_is_named(tmp_path, name, columns, channels, classes)
   y = np.full(2 * columns, classes, np.uint8)
   np.savez(labels, y_train=y, y_test=y[:columns] - 1)
   with pytest.raises(ValueError, match=rf"^{labels}: y\[0\] is {classes} but num_cl"):
+    load(name, data_dir=tmp_path)
+  np.savez(labels, y_train=y - 1, y_test=y[:columns] - 1)
+  with pytest.raises(
+    ValueError, match=rf"not the whole {name}: it holds {2 * columns} \+ {columns} rec"
+  ):
     load(name, data_dir=tmp_path)
   PIL.Image.new("RGB", (32 * columns, 64)).save(tmp_path / name / "test.png")
   with pytest.raises(ValueError, match=rf"test.png is 64 x {32 * columns} pixels"):

@@ -1,10 +1,11 @@
 import gzip
+import hashlib
 import struct
 
 import numpy as np
 import pytest
 
-from mixdef.data import load
+from mixdef.data import CATALOGUE, load
 from mixdef.data.idx import NAMES
 
 
@@ -29,6 +30,10 @@ def _write(folder, *, compress=True, train=12, test=5):
   return arrays
 
 
+def read(data_dir, name="mnist", digests=None):
+  return CATALOGUE[name](data_dir, digests=digests or {})
+
+
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 @pytest.mark.parametrize("compress", [True, False])
 @pytest.mark.parametrize("inside", [True, False])
@@ -36,7 +41,7 @@ def test_reads_the_four_official_files(tmp_path, name, compress, inside):
   x, y, test_x, test_y = _write(
     tmp_path / name if inside else tmp_path, compress=compress
   )
-  data = load(name, data_dir=tmp_path)
+  data = read(tmp_path, name)
   assert (data.x.shape, data.x.dtype) == ((12, 4, 3, 1), np.uint8)
   np.testing.assert_array_equal(data.x[..., 0], x)
   np.testing.assert_array_equal(data.y, y)
@@ -48,7 +53,10 @@ def test_reads_the_four_official_files(tmp_path, name, compress, inside):
 def test_the_environment_names_the_folder(tmp_path, monkeypatch):
   _write(tmp_path / "mnist")
   monkeypatch.setenv("MIXDEF_DATA", str(tmp_path))
-  assert len(load("mnist")) == 12
+  with pytest.raises(
+    ValueError, match=f"^{tmp_path}/mnist/{NAMES[0]} is not the offic"
+  ):
+    load("mnist")
 
 
 def _cut_gzip(path):
@@ -100,7 +108,7 @@ def test_pitfall_151_other_images_under_the_right_names_are_named(tmp_path):
   _write(tmp_path)
   (tmp_path / NAMES[2]).write_bytes(gzip.compress(_encode(np.zeros((5, 4, 4)))))
   with pytest.raises(ValueError, match=rf"^{tmp_path}: test x holds uint8 \(4, 4, 1\)"):
-    load("mnist", data_dir=tmp_path)
+    read(tmp_path)
   (tmp_path / NAMES[0]).write_bytes(gzip.compress(_encode(np.zeros((0, 4, 3)))))
   with pytest.raises(ValueError, match=rf"{NAMES[0]} is damaged: .* holds no record"):
     load("mnist", data_dir=tmp_path)
@@ -113,13 +121,54 @@ def test_a_missing_file_is_named(tmp_path):
     load("mnist", data_dir=tmp_path)
 
 
+def digests(folder):
+  return tuple(
+    hashlib.sha256(gzip.decompress((folder / name).read_bytes())).hexdigest()
+    for name in NAMES
+  )
+
+
 def test_one_set_is_not_taken_for_the_other(tmp_path):
+  for name in ("mnist", "fashion_mnist"):
+    _write(tmp_path / name, train=12 if name == "mnist" else 14)
+  known = {name: digests(tmp_path / name) for name in ("mnist", "fashion_mnist")}
+  assert len(read(tmp_path, "mnist", known)) == 12
+  assert len(read(tmp_path, "fashion_mnist", known)) == 14
+  with pytest.raises(
+    ValueError, match="holds mnist, not fashion_mnist: it is train-im"
+  ):
+    read(tmp_path / "mnist", "fashion_mnist", known)
+
+
+def test_content_that_is_not_the_official_one_is_named(tmp_path):
   _write(tmp_path)
-  labels = np.array([5, 0, 4, 1, 9, 2, 1, 3, 1, 4, 3, 5])
-  (tmp_path / NAMES[1]).write_bytes(gzip.compress(_encode(labels)))
-  assert len(load("mnist", data_dir=tmp_path)) == 12
-  with pytest.raises(ValueError, match="holds mnist, not fashion_mnist"):
-    load("fashion_mnist", data_dir=tmp_path)
+  known = {"mnist": digests(tmp_path)}
+  raw = bytearray(gzip.decompress((tmp_path / NAMES[2]).read_bytes()))
+  raw[30] ^= 1
+  (tmp_path / NAMES[2]).write_bytes(gzip.compress(bytes(raw)))
+  with pytest.raises(
+    ValueError, match=f"{NAMES[2]} is not the official file of mnist: SHA-256"
+  ):
+    read(tmp_path, digests=known)
+
+
+def test_files_that_swapped_their_names_are_told(tmp_path):
+  _write(tmp_path)
+  known = {"mnist": digests(tmp_path)}
+  for one, two in ((0, 2), (1, 3)):
+    first, second = ((tmp_path / NAMES[i]).read_bytes() for i in (one, two))
+    (tmp_path / NAMES[one]).write_bytes(second)
+    (tmp_path / NAMES[two]).write_bytes(first)
+  with pytest.raises(ValueError, match="holds t10k-images-idx3-ubyte; give each file"):
+    read(tmp_path, digests=known)
+
+
+@pytest.mark.parametrize("kind", ["fashion_mnist", "mnist"])
+def test_real_files_of_the_sister_set_are_refused(real_data, tmp_path, kind):
+  name = {"mnist": "fashion_mnist", "fashion_mnist": "mnist"}[kind]
+  (tmp_path / name).symlink_to(real_data(f"{kind}/{NAMES[0]}") / kind)
+  with pytest.raises(ValueError, match=f"holds {kind}, not {name}"):
+    load(name, data_dir=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import PIL.Image
 import pytest
 import sklearn.datasets
 
-from mixdef.data import load
+from mixdef.data import CATALOGUE, load
 
 PEOPLE = (("Ann_A", 100, 40), ("Bob_B", 200, 41), ("Eve_E", 9, 3))
 
@@ -22,9 +22,13 @@ def write(data_dir, people=PEOPLE, *, mode="RGB", size=(250, 250)):
   return home
 
 
+def read(data_dir):
+  return CATALOGUE["lfw"](data_dir, num_records=81)
+
+
 def test_pitfall_83_lfw_pixels_are_scaled_once(tmp_path):
   write(tmp_path)
-  data = load("lfw", data_dir=tmp_path)
+  data = read(tmp_path)
   assert (data.x.shape, data.x.dtype) == ((81, 125, 94, 1), np.float32)
   assert np.bincount(data.y).tolist() == [40, 41]
   np.testing.assert_allclose(data.x[data.y == 0], 100 / 255, atol=1e-6)
@@ -33,14 +37,14 @@ def test_pitfall_83_lfw_pixels_are_scaled_once(tmp_path):
 
 def refused(data_dir, message):
   with pytest.raises(ValueError, match=message) as caught:
-    load("lfw", data_dir=data_dir)
+    read(data_dir)
   assert str(caught.value).startswith(str(data_dir / "lfw_home"))
   assert "\n" not in str(caught.value)
 
 
 def test_pitfall_151_smaller_faces_never_pass_for_lfw(tmp_path):
   write(tmp_path, size=(64, 64))
-  refused(tmp_path, r"_\d+.jpg is not of LFW: it is 64 x 64 pixels, not 250 x 250")
+  refused(tmp_path, r"_\d+.jpg is not of LFW: it is 64 x 64 x 3 pixels, not 250 x 250")
 
 
 def test_pitfall_151_files_that_are_no_pictures_are_named(tmp_path):
@@ -52,8 +56,9 @@ def test_pitfall_151_files_that_are_no_pictures_are_named(tmp_path):
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"people": PEOPLE[2:]}, "lfw_home is damaged: min_faces_per_person=40 is too"),
-    ({"mode": "L"}, "lfw_home is damaged"),
+    ({"people": PEOPLE[2:]}, "people with 40 pictures or more have 0 in all, not 81"),
+    ({"people": PEOPLE[1:]}, "people with 40 pictures or more have 41 in all, not 81"),
+    ({"mode": "L"}, "is not of LFW: it is 250 x 250 pixels, not 250 x 250 x 3"),
   ],
 )
 def test_pitfall_151_other_faces_under_the_right_names_are_named(
@@ -77,3 +82,24 @@ def test_missing_faces_are_one_line(tmp_path, monkeypatch):
     FileNotFoundError, match=r"lfw_home needs lfw_funneled/.*no route"
   ):
     load("lfw", data_dir=tmp_path)
+
+
+def test_lfw_is_what_scikit_learn_reads(tmp_path):
+  home = write(tmp_path, ())
+  random = np.random.default_rng(0)
+  # In scikit-learn's order A_B stands before AB.
+  for person in ("AB", "A_B"):
+    folder = home / "lfw_funneled" / person
+    folder.mkdir(parents=True)
+    for i in range(40):
+      pixels = random.integers(0, 256, (25, 25, 3), dtype=np.uint8)
+      face = PIL.Image.fromarray(np.kron(pixels, np.ones((10, 10, 1), np.uint8)))
+      face.save(folder / f"{person}_{i:04d}.jpg")
+  wanted = sklearn.datasets.fetch_lfw_people(
+    data_home=str(tmp_path), min_faces_per_person=40, resize=1.0
+  )
+  (home / "lfw_funneled" / ".DS_Store").write_text("")
+  (home / "lfw_funneled" / "AB" / "._AB_0001.jpg").write_text("")
+  data = CATALOGUE["lfw"](tmp_path, num_records=80)
+  np.testing.assert_array_equal(data.y, wanted.target)
+  np.testing.assert_allclose(data.x[..., 0], wanted.images, atol=1e-6)

@@ -4,7 +4,7 @@ import gzip
 import numpy as np
 import pytest
 
-from mixdef.data import load, mimic
+from mixdef.data import CATALOGUE, load, mimic
 
 # subject, admission, time, died; patient 20 was admitted twice, the later line first.
 ADMISSIONS = [
@@ -21,6 +21,7 @@ DIAGNOSES = [
   ("6", ""),
   ("5", "25002"),
   ("5", "E8490"),
+  ("5", "0389"),
 ]
 
 
@@ -45,8 +46,10 @@ def write(folder, admissions=ADMISSIONS, diagnoses=DIAGNOSES, *, lower=False, gz
       (folder / name).write_text(text)
 
 
-def read(data_dir, num_patients=3):
-  return mimic.read(data_dir, "mimic3", num_patients=num_patients, advice="ask")
+def read(data_dir, num_rows=(4, 8)):
+  return mimic.read(
+    data_dir, name="mimic3", num_patients=3, num_rows=num_rows, advice="ask"
+  )
 
 
 @pytest.mark.parametrize("lower", [True, False])
@@ -55,18 +58,20 @@ def test_a_patient_is_the_union_of_their_admissions(tmp_path, lower, gz):
   write(tmp_path / "mimic3", lower=lower, gz=gz)
   data = read(tmp_path)
   assert (data.x.dtype, data.name, data.test) == (np.float32, "mimic3", None)
-  # Patients 20, 10, 30; codes 250 (first admission of 20), E849, V10, 428.
-  np.testing.assert_array_equal(data.x, [[1, 1, 1, 0], [1, 1, 0, 1], [0, 0, 0, 0]])
+  # Patients 20, 10, 30; codes 250 (first admission of 20), E849, V10, 428, 038.
+  np.testing.assert_array_equal(
+    data.x, [[1, 1, 1, 0, 0], [1, 1, 0, 1, 1], [0, 0, 0, 0, 0]]
+  )
   assert (data.y.tolist(), data.num_classes) == ([1, 0, 0], 2)
 
 
 def test_pitfall_151_the_demo_never_passes_for_mimic3(tmp_path):
   admissions = [(str(i), str(i), "2150-01-01 00:00:00", "0") for i in range(100)]
   for name in ("mimic3", "mimic3_demo"):
-    write(tmp_path / name, admissions, [("3", "4280")])
+    write(tmp_path / name, admissions, [("3", "0389")])
   with pytest.raises(ValueError, match="is not mimic3: it has 100 patients, not 46520"):
     load("mimic3", data_dir=tmp_path)
-  data = load("mimic3_demo", data_dir=tmp_path)
+  data = CATALOGUE["mimic3_demo"](tmp_path, num_rows=(100, 1))
   assert (data.name, data.x.sum(), data.x[3, 0]) == ("mimic3_demo", 1, 1)
 
 
@@ -100,7 +105,7 @@ def test_missing_files_are_named(tmp_path, name, advice):
 def test_a_wrong_table_is_named(tmp_path, admissions, diagnoses, message):
   write(tmp_path / "mimic3", admissions, diagnoses)
   with pytest.raises(ValueError, match=message) as caught:
-    read(tmp_path)
+    read(tmp_path, (len(admissions), len(diagnoses)))
   assert str(caught.value).startswith(str(tmp_path))
 
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from mixdef.data import load
+from mixdef.data import load, stl
 
 
-def write(folder, train=4, test=3):
+def write(folder, train=10, test=20):
   """Write random images byte by byte, as their documentation says."""
   folder.mkdir()
   random = np.random.default_rng(0)
@@ -24,10 +24,14 @@ def write(folder, train=4, test=3):
   return arrays
 
 
+def read(data_dir):
+  return stl.read(data_dir, num_records=(10, 20))
+
+
 @pytest.mark.parametrize("folder", ["stl10_binary", "stl10"])
 def test_images_stand_upright_and_labels_start_at_0(tmp_path, folder):
   x, y, test_x, test_y = write(tmp_path / folder)
-  data = load("stl10", data_dir=tmp_path)
+  data = read(tmp_path)
   assert (data.name, data.num_classes, data.x.dtype) == ("stl10", 10, np.uint8)
   np.testing.assert_array_equal(data.x, x)
   np.testing.assert_array_equal(data.test.x, test_x)
@@ -38,16 +42,18 @@ def test_images_stand_upright_and_labels_start_at_0(tmp_path, folder):
 def test_a_damaged_file_is_named(tmp_path):
   folder = tmp_path / "stl10_binary"
   write(folder)
+  with pytest.raises(ValueError, match=r"train_X.bin .* holds 10 images, not 5,000"):
+    load("stl10", data_dir=tmp_path)
   (folder / "test_y.bin").write_bytes(bytes([1, 2]))
-  with pytest.raises(ValueError, match=r"test_y.bin holds 2 labels for 3 images"):
-    load("stl10", data_dir=tmp_path)
+  with pytest.raises(ValueError, match=r"test_y.bin .* holds 2 labels, not 20"):
+    read(tmp_path)
   for label in (0, 11):
-    (folder / "test_y.bin").write_bytes(bytes([1, 2, label]))
+    (folder / "test_y.bin").write_bytes(bytes([1, 2, label] + [3] * 17))
     with pytest.raises(ValueError, match=rf"test_y.bin .* label 2 is {label}; labels"):
-      load("stl10", data_dir=tmp_path)
+      read(tmp_path)
   (folder / "train_X.bin").write_bytes(b"<html>")
-  with pytest.raises(ValueError, match=r"train_X.bin is damaged: 6 bytes"):
-    load("stl10", data_dir=tmp_path)
+  with pytest.raises(ValueError, match=r"train_X.bin is damaged: 6 bytes.*a web page"):
+    read(tmp_path)
   (folder / "train_X.bin").unlink()
   with pytest.raises(FileNotFoundError, match=r"lacks train_X.bin; put all 4 files"):
-    load("stl10", data_dir=tmp_path)
+    read(tmp_path)

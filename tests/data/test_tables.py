@@ -1,22 +1,26 @@
 import numpy as np
 import pytest
 
-from mixdef.data import load
+from mixdef.data import CATALOGUE, load
 
 
 def _write(path, num_features=446):
   random = np.random.default_rng(0)
-  bits = random.integers(0, 2, (20, num_features), dtype=np.uint8)
-  y = np.arange(20, dtype=np.uint8)
+  bits = random.integers(0, 2, (30, num_features), dtype=np.uint8)
+  y = np.arange(30, dtype=np.uint8)
   np.savez(path, x=np.packbits(bits, axis=1), y=y, n_features=num_features)
   return bits, y
+
+
+def read(data_dir):
+  return CATALOGUE["location30"](data_dir, num_records=30)
 
 
 @pytest.mark.parametrize("folder", [".", "location30"])
 def test_unpacks_the_bits(tmp_path, folder):
   (tmp_path / folder).mkdir(exist_ok=True)
   bits, y = _write(tmp_path / folder / "location30.npz")
-  data = load("location30", data_dir=tmp_path)
+  data = read(tmp_path)
   assert data.x.dtype == np.float32
   np.testing.assert_array_equal(data.x, bits)
   np.testing.assert_array_equal(data.y, y)
@@ -41,22 +45,24 @@ def test_missing_and_damaged_files_are_named(tmp_path):
   [
     ({"n_features": 736}, "is not location30: n_features is 736, not 446"),
     ({"n_features": [446, 736]}, "is not location30: n_features is "),
-    ({"y": np.full(20, 30)}, r"y\[0\] is 30 but num_classes is 30"),
-    ({"y": np.zeros((20, 30), int)}, r"y has shape \(20, 30\)"),
-    ({"y": np.zeros(19, int)}, "x has 20 records but y has 19"),
-    ({"x": np.zeros((20, 446))}, "is damaged: x is float64"),
+    ({"y": np.full(30, 30)}, r"y\[0\] is 30 but num_classes is 30"),
+    ({"y": np.zeros((30, 30), int)}, r"y has shape \(30, 30\)"),
+    ({"y": np.zeros(29, int)}, "x has 30 records but y has 29"),
+    ({"y": np.arange(30) % 20}, "is not location30: it has 20 classes, not 30"),
+    ({"x": np.zeros((30, 446))}, "is damaged: x is float64"),
+    ({"x": np.zeros((29, 56), np.uint8)}, "it holds 29 records, not 30"),
   ],
 )
 def test_pitfall_151_another_table_under_the_right_name_is_named(
   tmp_path, content, message
 ):
   path = tmp_path / "location30.npz"
-  right = {"x": np.zeros((20, 56), np.uint8), "y": np.arange(20), "n_features": 446}
+  right = {"x": np.zeros((30, 56), np.uint8), "y": np.arange(30), "n_features": 446}
   np.savez(path, **right)
-  assert len(load("location30", data_dir=tmp_path)) == 20
+  assert len(read(tmp_path)) == 30
   np.savez(path, **(right | content))
   with pytest.raises(ValueError, match=f"^{path}.*{message}") as caught:
-    load("location30", data_dir=tmp_path)
+    read(tmp_path)
   assert "\n" not in str(caught.value)
 
 

@@ -4,13 +4,17 @@ import tarfile
 import numpy as np
 import pytest
 
-from mixdef.data import load
+from mixdef.data import CATALOGUE, load
 
 LABELS = np.array([1, 100, 7, 1, 42])
 
 
 def features(width, seed=0):
   return np.random.default_rng(seed).integers(0, 2, (len(LABELS), width))
+
+
+def read(data_dir, name="texas100"):
+  return CATALOGUE[name](data_dir, num_records=len(LABELS))
 
 
 def write_texts(folder, x, labels=LABELS):
@@ -69,7 +73,7 @@ def test_pitfall_152_texas_of_either_width_loads_and_is_reported(
   logger.addHandler(caplog.handler)
   try:
     with caplog.at_level(logging.INFO, logger="absl"):
-      data = load("texas100", data_dir=tmp_path)
+      data = read(tmp_path)
   finally:
     logger.removeHandler(caplog.handler)
   assert f"texas100: 5 records of {width} features in {tmp_path}" in caplog.text
@@ -85,7 +89,7 @@ def test_pitfall_152_no_other_width_passes_for_texas(tmp_path, write, width):
   write(tmp_path, features(width))
   message = rf"{tmp_path}.* is not texas100: .*\(5, {width}\).* 6168 or 6169\]$"
   with pytest.raises(ValueError, match=message):
-    load("texas100", data_dir=tmp_path)
+    read(tmp_path)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -96,7 +100,7 @@ def test_purchase_has_its_label_first(tmp_path, packed):
   if packed:
     pack(tmp_path / "dataset_purchase.tgz", text, "dataset_purchase")
     text.unlink()
-  data = load("purchase100", data_dir=tmp_path)
+  data = read(tmp_path, "purchase100")
   np.testing.assert_array_equal(data.x, x)
   np.testing.assert_array_equal(data.y, LABELS - 1)
   assert (data.name, data.num_classes) == ("purchase100", 100)
@@ -116,7 +120,7 @@ def test_missing_files_are_named(tmp_path):
   texts(tmp_path, features(6169))
   (tmp_path / "texas" / "100" / "labels").unlink()
   with pytest.raises(FileNotFoundError, match=r"texas/100 lacks labels; put all 2"):
-    load("texas100", data_dir=tmp_path)
+    read(tmp_path)
 
 
 def change(place, value):
@@ -132,6 +136,14 @@ def change(place, value):
     ({"features": change((2, 9), 3), "labels": LABELS}, "feature 9 of record 2 is 3"),
     ({"features": np.zeros(6169), "labels": LABELS}, r"shape \(6169,\)"),
     ({"features": np.zeros((0, 6169)), "labels": LABELS}, r"shape \(0, 6169\)"),
+    (
+      {"features": features(6169)[:4], "labels": LABELS[:4]},
+      "it holds 4 records, not 5; put the official file there",
+    ),
+    (
+      {"features": features(6169), "labels": (LABELS + 1) // 2},
+      "is not texas100: it has 50 classes, not 100",
+    ),
     ({"features": features(6169), "labels": LABELS[:4]}, "5 records but y has 4"),
     ({"features": features(6169), "labels": LABELS / 2}, "type float64"),
     (
@@ -154,7 +166,7 @@ def test_a_wrong_npz_is_named(tmp_path, content, message):
   path = tmp_path / "texas100.npz"
   np.savez(path, **content)
   with pytest.raises(ValueError, match=f"^{path}.*{message}") as caught:
-    load("texas100", data_dir=tmp_path)
+    read(tmp_path)
   assert "\n" not in str(caught.value)
 
 
@@ -181,7 +193,7 @@ def test_a_wrong_text_is_named(tmp_path, name, content, message, packed):
       text.unlink()
     message = message.replace("100 is damaged", "dataset_texas.tgz is damaged")
   with pytest.raises(ValueError, match=message) as caught:
-    load("texas100", data_dir=tmp_path)
+    read(tmp_path)
   assert str(caught.value).startswith(str(tmp_path))
   assert "\n" not in str(caught.value)
 
@@ -190,15 +202,17 @@ def test_a_wrong_archive_is_named(tmp_path):
   path = tmp_path / "dataset_texas.tgz"
   write_texts(tmp_path / "elsewhere", features(6169))
   pack(path, tmp_path / "elsewhere", "texas/10")
-  with pytest.raises(ValueError, match=r"texas.tgz is damaged: .*texas/100/labels"):
-    load("texas100", data_dir=tmp_path)
+  with pytest.raises(
+    ValueError, match=r"texas.tgz is damaged: .*texas/100/labels; put"
+  ):
+    read(tmp_path)
   pack(path, tmp_path / "elsewhere", "texas/100")
   path.write_bytes(path.read_bytes()[:2000])
   with pytest.raises(ValueError, match=r"texas.tgz is damaged"):
-    load("texas100", data_dir=tmp_path)
+    read(tmp_path)
   path.write_bytes(b"<html>")
   with pytest.raises(ValueError, match=r"texas.tgz is damaged"):
-    load("texas100", data_dir=tmp_path)
+    read(tmp_path)
   pack(path, tmp_path, "texas/100/labels")
   with pytest.raises(ValueError, match=r"100/labels is a folder, not a text file"):
-    load("texas100", data_dir=tmp_path)
+    read(tmp_path)

@@ -7,9 +7,13 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from mixdef.data import load
+from mixdef.data import CATALOGUE, load
 
 tfds = pytest.importorskip("tensorflow_datasets")
+
+
+def read(name, data_dir):
+  return CATALOGUE[name](data_dir, num_records=(12, 5))
 
 
 def _png(pixels):
@@ -89,7 +93,7 @@ def _prepare(*arguments, **options):
 )
 def test_reads_a_prepared_set(tmp_path, name, shape, num_classes):
   _prepare(name, shape, num_classes, tmp_path)
-  data = load(name, data_dir=tmp_path)
+  data = read(name, tmp_path)
   assert (data.x.shape, data.x.dtype) == ((12, *shape), np.uint8)
   assert (len(data.test), data.num_classes, data.name) == (5, num_classes, name)
   # The prepared order is shuffled: match the records by their pixels.
@@ -100,7 +104,7 @@ def test_reads_a_prepared_set(tmp_path, name, shape, num_classes):
 
 def test_celeba_is_cropped_and_asks_for_male(tmp_path):
   _prepare("celeb_a", (218, 178, 3), 2, tmp_path, celeba=True)
-  data = load("celeba", data_dir=tmp_path)
+  data = read("celeba", tmp_path)
   assert (data.x.shape, data.num_classes) == ((12, 64, 64, 3), 2)
   assert data.y.sum() == 4
   blocks = [_pixels(i, (218, 178, 3))[45:173, 25:153] for i in range(12)]
@@ -148,13 +152,13 @@ def test_the_newest_version_is_read(tmp_path):
     _prepare("mnist", (28, 28, 1), 10, tmp_path, version=version)
   for path in (tmp_path / "mnist" / "9.0.0").glob("*array_record*"):
     path.unlink()
-  assert len(load("mnist", data_dir=tmp_path)) == 12
+  assert len(read("mnist", tmp_path)) == 12
 
 
 def test_reading_needs_no_tensorflow(tmp_path, monkeypatch):
   _prepare("mnist", (28, 28, 1), 10, tmp_path)
   monkeypatch.setitem(sys.modules, "tensorflow", None)
-  assert len(load("mnist", data_dir=tmp_path)) == 12
+  assert len(read("mnist", tmp_path)) == 12
 
 
 def test_a_damaged_set_is_named(tmp_path):
@@ -194,7 +198,7 @@ def test_a_set_is_prepared_where_it_can_be(tmp_path, monkeypatch):
     "builder",
     lambda name, data_dir, file_format: _builder(name, (96, 96, 3), 10, data_dir),
   )
-  assert len(load("stl10", data_dir=tmp_path)) == 12
+  assert len(read("stl10", tmp_path)) == 12
   assert (tmp_path / "stl10" / "3.0.2" / "dataset_info.json").is_file()
 
 
