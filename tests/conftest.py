@@ -1,18 +1,20 @@
 """Settings every test runs under."""
 
 import collections
+import functools
 import gc
 import os
 import pathlib
 
 import jax
+import numpy as np
 import optax
 import pytest
 import xla_flags
 from absl import flags
 
 from mixdef import models
-from mixdef.data import subsets
+from mixdef.data import CATALOGUE, subsets
 from mixdef.data.synthetic import synthetic_memorize
 from mixdef.learner import classifier
 from mixdef.training import fit_many
@@ -66,6 +68,23 @@ def real_data():
     return folder
 
   return locate
+
+
+@pytest.fixture
+def small_table(tmp_path, monkeypatch):
+  """Return `count -> folder` of a file of location30 with so many random records."""
+
+  def write(count):
+    random = np.random.default_rng(0)
+    bits = random.random((count, 446)) < np.linspace(0.02, 0.6, 446)
+    labels = np.arange(count) % 30
+    path = tmp_path / "location30.npz"
+    np.savez(path, x=np.packbits(bits, axis=1), y=labels, n_features=446)
+    read = functools.partial(CATALOGUE["location30"], num_records=count)
+    monkeypatch.setitem(CATALOGUE, "location30", read)
+    return str(tmp_path)
+
+  return write
 
 
 @pytest.fixture(scope="session")

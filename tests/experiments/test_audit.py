@@ -272,12 +272,8 @@ def test_mistakes_in_the_data_are_one_line_before_training(
   assert not list(tmp_path.iterdir())
 
 
-def test_a_table_has_no_mirror_images(tmp_path):
-  random = np.random.default_rng(0)
-  bits = np.packbits(random.random((200, 446)) < 0.5, axis=1)
-  labels = np.arange(200) % 30
-  np.savez(tmp_path / "location30.npz", x=bits, y=labels, n_features=446)
-  table = {"dataset": "location30", "data_dir": str(tmp_path), "train_size": 0}
+def test_a_table_has_no_mirror_images(tmp_path, small_table):
+  table = {"dataset": "location30", "data_dir": small_table(200), "train_size": 0}
   settings = dataclasses.replace(TINY, **table, views="mirror")
   with pytest.raises(ValueError, match=r"are no images .*: they have no mirror image"):
     job.execute(settings, tmp_path / "run", audit.run)

@@ -211,21 +211,11 @@ def test_natural_references_of_another_training_are_refused_at_once(
   assert trained(undefended[0]) == before
 
 
-def write_table(folder, count=150):
-  """Write a table in the format of the published ones; returns its folder."""
-  random = np.random.default_rng(0)
-  bits = random.random((count, 446)) < np.linspace(0.02, 0.6, 446)
-  labels = np.arange(count) % 30
-  path = folder / "location30.npz"
-  np.savez(path, x=np.packbits(bits, axis=1), y=labels, n_features=446)
-  return str(folder)
-
-
-def test_a_private_gan_of_a_table_states_its_epsilon(tmp_path, capsys):
+def test_a_private_gan_of_a_table_states_its_epsilon(tmp_path, capsys, small_table):
   settings = dataclasses.replace(
     TINY,
     dataset="location30",
-    data_dir=write_table(tmp_path),
+    data_dir=small_table(150),
     train_size=40,
     model="auto",
     learner="mlp_wgan_gp(hidden=8, latent=3)",
@@ -293,9 +283,8 @@ def test_a_mistake_on_the_command_line_is_status_2(monkeypatch, capsys):
   assert errors == ["gan: --samples=10: take 100 or more to measure utility"]
 
 
-def test_records_are_split_where_nobody_did(tmp_path):
-  folder = write_table(tmp_path)
-  data = GanSettings(dataset="location30", data_dir=folder).records()
+def test_records_are_split_where_nobody_did(small_table):
+  data = GanSettings(dataset="location30", data_dir=small_table(150)).records()
   assert (len(data), len(data.test)) == (120, 30)
   assert set(np.unique(to_float(data.x))) == {0, 1}
 
