@@ -144,7 +144,7 @@ def resolvable(num_nonmembers: int, fpr: float) -> bool:
 
 
 def clopper_pearson(
-  successes: int, trials: int, *, confidence: float = 0.95
+  successes: float, trials: float, *, confidence: float = 0.95
 ) -> tuple[float, float]:
   """Return the exact interval of a binomial rate.
 
@@ -154,7 +154,7 @@ def clopper_pearson(
     many targets are not independent: use `bootstrap_records` there.
 
   Args:
-    successes: k, 0 to n.
+    successes: k, 0 to n; a fraction for effective numbers of trials.
     trials: n, at least 1.
     confidence: in (0, 1).
 

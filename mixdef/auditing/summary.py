@@ -26,10 +26,9 @@ def summarize(
 ) -> dict[str, Any]:
   """Summarise one attack's scores on one target or on many.
 
-  Intervals are 95 %. With one target, a record is one independent trial and the TPR has
-  its Clopper-Pearson interval, at the threshold that the FPR picked. With several,
-  pairs of a record are dependent, Clopper-Pearson would be too short, and records are
-  resampled with all their targets. The AUC's interval resamples records in both cases.
+  Intervals are 95 % and resample records, each with all its targets, so that they know
+  of the dependence of a record's pairs and of the choice of the threshold at an FPR;
+  see `bootstrap_records` for what few records do to them.
 
   Args:
     scores: [N] or [S, N], larger = member; NaN is excluded and counted.
@@ -41,15 +40,17 @@ def summarize(
 
   Returns:
     A dictionary of plain numbers, ready for JSON:
-      auc, auc_ci [lo, hi];
+      auc, auc_ci [lo, hi], auc_trials: the number of independent trials that it is
+        worth, for which auc_ci is Clopper and Pearson's interval;
+      pairs: how many pairs of a member and a non-member share no record;
       balanced_accuracy, balanced_accuracy_ci [lo, hi]: at shadow-calibrated thresholds,
         which the resampling holds fixed; None for one target, or if fewer than two
         have both classes;
       balanced_accuracy_max: at the best threshold in hindsight;
       positive_rate: share called member at the shadow-calibrated thresholds, and
         degenerate: that is all or none of them. None as balanced_accuracy;
-      tpr: by FPR as text ("0.001"): value, ci [lo, hi], resolvable (ten expected
-        false positives or more), n_nonmembers, and interval, "clopper_pearson" or
+      tpr: by FPR as text ("0.001"): value, ci [lo, hi], trials as for the AUC,
+        resolvable (ten expected false positives or more), n_nonmembers, and interval,
         "bootstrap_records";
       ppv: by prior as text ("0.01", "0.1", "0.5"), the share of those called members
         that are, at ppv_fpr, the lowest of the FPRs that is resolvable (else the
@@ -74,7 +75,6 @@ def summarize(
   if audited is not None:
     audited = validate.mask(audited, scores.shape[-1:], "audited")
     scores, keep = scores[..., audited], keep[..., audited]
-  pooled = scores.ndim == 2 and len(scores) > 1
   curve = ranking.roc(*figures.scored_pairs(scores, keep))
   members, nonmembers = int(curve.tp[-1]), int(curve.fp[-1])
   calibrated = called = threshold = None
@@ -86,25 +86,21 @@ def summarize(
   bounds = bootstrap_records(
     scores,
     keep,
-    fprs=fprs if pooled else (),
+    fprs=fprs,
     threshold=threshold,
     resamples=resamples,
     seed=seed,
   )
   tpr = {}
   for fpr in fprs:
-    figures.check_fpr(fpr)
     value = ranking.highest_tpr(curve.tp, curve.fp, fpr)
-    if pooled:
-      interval = bounds["tpr"][fpr]
-    else:
-      interval = figures.clopper_pearson(round(value * members), members)
     tpr[f"{fpr:g}"] = {
       "value": value,
-      "ci": list(interval),
+      "ci": list(bounds["tpr"][fpr]),
+      "trials": bounds["trials"]["tpr"][fpr],
       "resolvable": figures.resolvable(nonmembers, fpr),
       "n_nonmembers": nonmembers,
-      "interval": "bootstrap_records" if pooled else "clopper_pearson",
+      "interval": "bootstrap_records",
     }
   fpr = next((f for f in sorted(fprs) if tpr[f"{f:g}"]["resolvable"]), max(fprs))
   rate = ranking.highest_tpr(curve.tp, curve.fp, fpr)
@@ -112,6 +108,8 @@ def summarize(
   return {
     "auc": ranking.area(curve.tp, curve.fp),
     "auc_ci": list(bounds["auc"]),
+    "auc_trials": bounds["trials"]["auc"],
+    "pairs": bounds["pairs"],
     "balanced_accuracy": (
       None
       if threshold is None

@@ -4,7 +4,10 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from mixdef.auditing import bootstrap_records, figures
-from mixdef.auditing.intervals import paired_bootstrap
+from mixdef.auditing.intervals import (
+  effective_trials,
+  paired_bootstrap,
+)
 
 
 def tied(seed, targets=4, records=12):
@@ -34,11 +37,24 @@ def test_weighted_bootstrap_equals_a_naive_resample(seed):
     rates = [figures.tpr_at_fpr(flat, truth, rate) for rate in (0.1, 0.3)]
     accuracy = (called[scored & m].mean() + (~called)[scored & ~m].mean()) / 2
     rows.append([roc_auc_score(truth, flat), *rates, accuracy])
-  expected = np.quantile(rows, [0.025, 0.975], axis=0).T
+  scored = ~np.isnan(scores)
+  flat, truth = scores[scored], keep[scored]
+  called = scores >= threshold[:, None]
+  values = [
+    roc_auc_score(truth, flat),
+    *(figures.tpr_at_fpr(flat, truth, rate) for rate in (0.1, 0.3)),
+    (called[scored & keep].mean() + (~called)[scored & ~keep].mean()) / 2,
+  ]
+  pairs = got["pairs"]
+  trials = effective_trials(values, np.var(rows, axis=0), pairs)
+  expected = [
+    figures.clopper_pearson(rate * n, n) for rate, n in zip(values, trials, strict=True)
+  ]
   np.testing.assert_allclose(got["auc"], expected[0])
   np.testing.assert_allclose(got["tpr"][0.1], expected[1])
   np.testing.assert_allclose(got["tpr"][0.3], expected[2])
   np.testing.assert_allclose(got["balanced_accuracy"], expected[3])
+  assert got["trials"]["auc"] == pytest.approx(trials[0])
 
 
 def test_pitfall_134_repeating_targets_does_not_shrink_the_interval():
@@ -71,7 +87,7 @@ def test_pitfall_134_dependent_pairs_need_clusters():
   rng = np.random.default_rng(1)
   records, targets = 60, 16
   missed = {"records": 0, "pairs": 0}
-  for _ in range(40):
+  for _ in range(80):
     member = rng.random(records) < 0.5
     scores = np.tile(rng.normal(size=records), (targets, 1))
     keep = np.tile(member, (targets, 1))
@@ -79,8 +95,8 @@ def test_pitfall_134_dependent_pairs_need_clusters():
     loose = bootstrap_records(scores.ravel(), keep.ravel(), resamples=100)["auc"]
     for name, (low, high) in {"records": clustered, "pairs": loose}.items():
       missed[name] += not low <= 0.5 <= high
-  assert missed["records"] <= 8
-  assert missed["pairs"] >= 20
+  assert missed["records"] <= 16
+  assert missed["pairs"] >= 40
 
 
 def test_seed_decides_the_interval():
@@ -95,7 +111,7 @@ def test_seed_decides_the_interval():
 
 def test_resamples_of_one_class_are_skipped():
   low, high = bootstrap_records([1.0, 0.0], [True, False], resamples=50)["auc"]
-  assert (low, high) == (1.0, 1.0)
+  assert (low, high) == (pytest.approx(0.025), 1.0)  # one right answer in one trial
 
 
 def test_no_resample_is_refused():

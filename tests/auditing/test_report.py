@@ -249,7 +249,7 @@ def test_one_model_is_audited_by_what_needs_no_other(outputs):
   assert found.report["budget"] == {}
   row = found.report["attacks"]["gap"]
   assert row["balanced_accuracy"] is None
-  assert row["tpr"]["0.05"]["interval"] == "clopper_pearson"
+  assert row["tpr"]["0.05"]["interval"] == "bootstrap_records"
   assert found.html()
 
 

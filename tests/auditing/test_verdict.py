@@ -1,4 +1,5 @@
 import copy
+import math
 import re
 
 import numpy as np
@@ -10,6 +11,7 @@ from mixdef.auditing.verdict import (
   LEVELS,
   level_of,
   lowest_resolvable,
+  pairs_needed,
   strongest,
   verdict,
   widened,
@@ -27,6 +29,7 @@ def found(low, rate=None, fpr=0.01):
     "tpr_attack": "lira_online",
     "attack": "lira_online",
     "num_attacks": 5,
+    "pairs": 500,
   }
 
 
@@ -70,30 +73,55 @@ def test_the_worse_of_auc_and_tpr_decides():
 
 
 def test_the_interval_of_the_best_is_that_of_bonferroni():
-  # For a normal estimate, the 95 % interval of one of m is that of level 1 - 0.05/m.
-  value, error = 0.6, 0.01
-  interval = tuple(norm.interval(0.95, value, error))
+  # With many trials, that of a normal estimate of level 1 - 0.05/m.
+  value, trials = 0.6, 1e7
+  error = math.sqrt(value * (1 - value) / trials)
   for m in (1, 5, 20):
     np.testing.assert_allclose(
-      widened(value, interval, m), norm.interval(1 - 0.05 / m, value, error), atol=1e-12
+      widened(value, trials, m), norm.interval(1 - 0.05 / m, value, error), atol=1e-6
     )
-  assert widened(0.6, (0.5, 0.8), 1) == pytest.approx([0.5, 0.8])
-  low, high = widened(0.6, (0.5, 0.8), 10)
-  assert (high - 0.6) / (0.6 - low) == pytest.approx(0.2 / 0.1)
+  # With few, perfect separation by one of 30 attacks has the bound that is exact.
+  low, high = widened(1.0, 25, 30)
+  assert (low**25, high) == (pytest.approx(0.025 / 30), 1)
 
 
-def test_a_widened_interval_stays_a_rate():
-  assert widened(0.99, (0.9, 1.0), 30)[1] == 1.0
-  assert widened(0.01, (0.0, 0.1), 30)[0] == 0.0
+@pytest.mark.parametrize("attacks", [1, 5, 30])
+def test_no_level_is_given_where_perfect_separation_could_not_be_called_high(attacks):
+  perfect = {"tpr_ci": None, "fpr": None, "num_attacks": attacks}
+  needed = pairs_needed(attacks)
+  for pairs in (1, 2, needed - 1, needed, 10 * needed):
+    interval = widened(1.0, pairs, attacks)
+    level = level_of(perfect | {"auc_ci": interval, "pairs": pairs})
+    assert level == ("high" if interval[0] > 0.7 else "too_few_records")
+    assert level_of(perfect | {"auc_ci": [0.2, 0.8], "pairs": pairs}) == (
+      "none_found" if pairs >= needed else "too_few_records"
+    )
+
+
+def test_too_few_records_are_neither_an_accusation_nor_an_all_clear(report):
+  report["strongest"] = found(0.9, 0.5) | {"pairs": 5}
+  level, text = spoken(report)
+  assert level == "too_few_records"
+  assert "too few records to say" in text
+  assert "Audit more records" in text
+  for claim in ("public", "release", "told", "leaving out", "leave out"):
+    assert claim not in text.split("; 0.5")[0].replace("guessing", "")
+  # Canaries that suffice still count.
+  report["canaries"] = canaries(0.8)
+  assert spoken(report)[0] == "high"
+  report["canaries"] = canaries(0.4) | {"strongest": found(0.4)}
+  assert spoken(report)[0] == "too_few_records"
 
 
 def figures(auc, rate, resolvable, fpr="0.01"):
   return {
     "auc": auc,
     "auc_ci": [auc - 0.02, auc + 0.02],
+    "auc_trials": 1500,
+    "pairs": 300,
     "tpr": {
-      fpr: {"value": rate, "ci": [rate - 0.01, rate + 0.01], "resolvable": resolvable},
-      "0.05": {"value": 0.2, "ci": [0.1, 0.3], "resolvable": True},
+      fpr: {"value": rate, "trials": 900, "resolvable": resolvable},
+      "0.05": {"value": 0.2, "trials": 900, "resolvable": True},
     },
   }
 
@@ -106,9 +134,9 @@ def test_the_strongest_is_widened_for_the_number_it_was_picked_from():
   }
   best = strongest(attacks)
   assert (best["attack"], best["auc"], best["num_attacks"]) == ("rmia", 0.8, 3)
-  assert best["auc_ci"] == pytest.approx(widened(0.8, (0.78, 0.82), 3))
+  assert best["auc_ci"] == pytest.approx(widened(0.8, 1500, 3))
   assert (best["fpr"], best["tpr"], best["tpr_attack"]) == (0.01, 0.09, "base")
-  assert best["tpr_ci"] == pytest.approx(widened(0.09, (0.08, 0.1), 3))
+  assert best["tpr_ci"] == pytest.approx(widened(0.09, 900, 3))
   assert strongest({}) is None
 
 
@@ -305,8 +333,8 @@ def test_every_sentence_ends_and_no_number_is_missing(report):
 
 def test_adaptive_attacks_on_a_generator_count_even_if_the_others_find_nothing(report):
   def row(auc, query, references):
-    rates = {"0.01": {"value": 0.01, "ci": [0.0, 0.02], "resolvable": False}}
-    ends = {"auc": auc, "auc_ci": [auc - 0.02, auc + 0.02], "tpr": rates}
+    rates = {"0.01": {"value": 0.01, "trials": 900, "resolvable": False}}
+    ends = {"auc": auc, "auc_trials": 2000, "pairs": 300, "tpr": rates}
     return ends | {"query": query, "references": references}
 
   calm = copy.deepcopy(report)

@@ -96,7 +96,7 @@ def test_the_strongest_is_widened_for_the_selection(found):
   assert best["num_attacks"] == 5
   row = found["attacks"][best["attack"]]
   assert best["auc"] == row["auc"] == max(r["auc"] for r in found["attacks"].values())
-  assert best["auc_ci"] == widened(row["auc"], row["auc_ci"], 5)
+  assert best["auc_ci"] == widened(row["auc"], row["auc_trials"], 5)
   low, high = row["auc_ci"]
   assert best["auc_ci"][0] < low < high <= best["auc_ci"][1]
 

@@ -7,6 +7,11 @@ from numpy.typing import ArrayLike
 
 from mixdef.attacks import ranking
 from mixdef.auditing.figures import scored_pairs
+from mixdef.auditing.intervals import (
+  effective_trials,
+  independent_pairs,
+  rate_intervals,
+)
 from mixdef.data.seeds import generator
 
 
@@ -20,7 +25,7 @@ def roc_band(
   confidence: float = 0.95,
   thresholds: int = 256,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Return the pointwise percentile band of the TPR at each FPR.
+  """Return the pointwise band of the TPR at each FPR.
 
   The same resampling of records as `intervals.bootstrap_records`, for many FPRs at
   once: pairs are counted per record and threshold, and a resample is a weighting of
@@ -46,7 +51,7 @@ def roc_band(
     ValueError: if shapes differ, or one class has no score.
 
   >>> roc_band([3., 2., 1., 0.], [True, True, False, False], [.5])
-  (array([1.]), array([1.]))
+  (array([0.15811388]), array([1.]))
   """
   scores = np.atleast_2d(np.asarray(scores, dtype=np.float64))
   member = np.atleast_2d(member)
@@ -73,8 +78,11 @@ def roc_band(
     for tp, fp in zip(weights @ tp, weights @ fp, strict=True)
     if tp[-1] and fp[-1]
   ]
-  tail = (1 - confidence) / 2
-  low, high = np.quantile(np.array(curves), [tail, 1 - tail], axis=0)
+  whole = tp.sum(0), fp.sum(0)
+  values = [ranking.highest_tpr(*whole, rate) for rate in rates]
+  pairs = independent_pairs(scores, member)
+  trials = effective_trials(values, np.var(curves, axis=0), pairs)
+  low, high = np.array(rate_intervals(values, trials, confidence)).T
   return low, high
 
 
