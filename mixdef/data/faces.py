@@ -170,8 +170,9 @@ def _read_male(path: pathlib.Path, num_images: int) -> dict[str, int]:
   rows = [line.split() for line in lines if line]
   if count.strip() != str(num_images) or len(rows) != num_images:
     raise ValueError(
-      f"{path} is not CelebA's: it announces {count.strip()[:20]!r} images and lists"
-      f" {len(rows)}, not {num_images}; small copies load as celeba64"
+      f"{path} is not CelebA's{files.instead(path)}: it announces"
+      f" {count.strip()[:20]!r} images and lists {len(rows)}, not {num_images}; small"
+      " copies load as celeba64"
     )
   if "Male" not in names.split():
     raise files.damaged(path, "it has no attribute Male")

@@ -154,7 +154,7 @@ def decoding(path: pathlib.Path, fix: str = "get it again") -> Iterator[None]:
 
 def damaged(path: pathlib.Path, why: str, fix: str = "get it again") -> Damaged:
   """Return the error about the content of a file."""
-  return Damaged(f"{path} is damaged: {why}{_instead(path)}; {fix}")
+  return Damaged(f"{path} is damaged: {why}{instead(path)}; {fix}")
 
 
 def unreadable(path: pathlib.Path, error: OSError) -> OSError:
@@ -163,6 +163,22 @@ def unreadable(path: pathlib.Path, error: OSError) -> OSError:
   if isinstance(error, PermissionError):
     fix = f"give this user the right to read it: chmod -R u+rX '{path}'"
   return type(error)(f"{path} cannot be read: {error.strerror}; {fix}")
+
+
+def instead(path: pathlib.Path) -> str:
+  """Say what people often find in the place of a file."""
+  try:
+    with path.open("rb") as file:
+      head = file.read(200).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+  except OSError:
+    return ""
+  if not head:
+    return " (it is empty)"
+  if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+    return " (it is a web page: the server answered with a message in its place)"
+  if head.startswith(b"version https://git-lfs"):
+    return " (it is a pointer of Git LFS: run git lfs pull)"
+  return ""
 
 
 def read_bytes(path: pathlib.Path) -> bytes:
@@ -180,7 +196,7 @@ def decompressed(path: pathlib.Path) -> bytes:
 
 def read_npz(path: pathlib.Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
   """Return {key: array} of an npz file without pickled objects."""
-  what, fix = f"is damaged{_instead(path)}", "get it again"
+  what, fix = f"is damaged{instead(path)}", "get it again"
   with decoding(path):
     arrays = reading.read_npz(path, what=what, fix=fix)
   if lacking := [key for key in keys if key not in arrays]:
@@ -258,7 +274,7 @@ def check_count(path: pathlib.Path, found: int, expected: int, what: str) -> Non
   """
   if found != expected:
     raise ValueError(
-      f"{path} is cut short or another file{_instead(path)}: it holds {found:,} {what},"
+      f"{path} is cut short or another file{instead(path)}: it holds {found:,} {what},"
       f" not {expected:,}; put the official file there, or load records of your own by"
       " Dataset.from_arrays(x, y)"
     )
@@ -368,19 +384,3 @@ def _checked(path: pathlib.Path) -> pathlib.Path:
       f"{path} links to {os.readlink(path)}, which is not there; mend the link"
     )
   raise ValueError(f"{path} is no regular file; put the file of that name in its place")
-
-
-def _instead(path: pathlib.Path) -> str:
-  """Say what people often find in the place of a file."""
-  try:
-    with path.open("rb") as file:
-      head = file.read(200).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-  except OSError:
-    return ""
-  if not head:
-    return " (it is empty)"
-  if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-    return " (it is a web page: the server answered with a message in its place)"
-  if head.startswith(b"version https://git-lfs"):
-    return " (it is a pointer of Git LFS: run git lfs pull)"
-  return ""
