@@ -223,6 +223,8 @@ def read_picture(path: pathlib.Path, mode: str | None = None) -> np.ndarray:
     # Damage can turn a small picture into a huge one, of which Pillow warns.
     warnings.simplefilter("error")
     with PIL.Image.open(path) as picture:
+      picture.verify()  # the checksums of PNG; nothing can be read after it
+    with PIL.Image.open(path) as picture:
       return np.asarray(picture.convert(mode) if mode else picture)
 
 

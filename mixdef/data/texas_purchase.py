@@ -102,6 +102,8 @@ def _unpack(archive: pathlib.Path, source: Source) -> list[np.ndarray]:
       for member in tar.getmembers()
       if not is_clutter(member.name)
     }
+    if tar.fileobj:
+      tar.fileobj.read()  # to the end, where gzip compares its checksum
     tables = []
     for text in source.texts:
       member = pathlib.PurePosixPath(source.folder) / text

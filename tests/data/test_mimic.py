@@ -1,5 +1,6 @@
 import csv
 import gzip
+import io
 
 import numpy as np
 import pytest
@@ -147,3 +148,104 @@ def test_real_demo(real_data):
   assert (data.x.sum(), data.x.shape[1]) == (len(pairs), len({c for _, c in pairs}))
   dead = {row["subject_id"] for row in tables[0] if row["hospital_expire_flag"] == "1"}
   assert data.y.sum() == len(dead)
+
+
+def _rewrite(folder, change):
+  for path in (folder / "mimic3").iterdir():
+    path.write_bytes(change(path.read_text()))
+
+
+def _semicolons(text):
+  rows = csv.reader(text.splitlines())
+  stream = io.StringIO()
+  csv.writer(stream, delimiter=";").writerows(rows)
+  return stream.getvalue().encode()
+
+
+FORMS = {
+  "byte order mark": lambda text: text.encode("utf-8-sig"),
+  "utf-16": lambda text: text.encode("utf-16"),
+  "utf-16, big end first": lambda text: b"\xfe\xff" + text.encode("utf-16-be"),
+  "windows": lambda text: text.replace("\n", "\r\n").encode(),
+  "old mac": lambda text: text.replace("\n", "\r").encode(),
+  "semicolons": _semicolons,
+  "tabs": lambda text: _semicolons(text).replace(b";", b"\t"),
+  "blank lines": lambda text: text.replace("\n", "\n\n,,,\n  \n").encode(),
+  "spaces": lambda text: text.replace(",", " , ").encode(),
+  "no last line end": lambda text: text.rstrip("\n").encode(),
+  "gzip without its suffix": lambda text: gzip.compress(text.encode()),
+  "lower case": lambda text: text.replace("E84", "e84").replace("V1", "v1").encode(),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_the_same_table_reads_alike(tmp_path, form):
+  write(tmp_path / "mimic3")
+  wanted = read(tmp_path)
+  _rewrite(tmp_path, FORMS[form])
+  data = read(tmp_path)
+  np.testing.assert_array_equal(data.x, wanted.x)
+  np.testing.assert_array_equal(data.y, wanted.y)
+
+
+@pytest.mark.parametrize("code", ["", "NULL", "nan", "NaN", "None", " ", "NA", "<NA>"])
+def test_a_diagnosis_without_a_code_adds_no_column(tmp_path, code):
+  write(tmp_path / "mimic3", diagnoses=[*DIAGNOSES[:4], ("6", code), *DIAGNOSES[5:]])
+  assert read(tmp_path).x.shape == (3, 5)
+
+
+def number(code):
+  return code.lstrip("0")
+
+
+def real_number(code):
+  return f"{float(code):.1f}" if code.isdigit() else code
+
+
+@pytest.mark.parametrize("save", [number, real_number])
+@pytest.mark.parametrize("code", ["0389", "0031", "0010"])
+def test_codes_that_lost_their_leading_zeros_are_told(tmp_path, save, code):
+  diagnoses = [(h, save(c)) for h, c in [*DIAGNOSES[:-1], ("5", code)]]
+  write(tmp_path / "mimic3", diagnoses=diagnoses)
+  with pytest.raises(ValueError, match=r"DIAGNOSES_ICD.csv is damaged: ") as caught:
+    read(tmp_path)
+  assert "the file was saved as numbers, which lost the leading zeros" in str(
+    caught.value
+  )
+
+
+def test_a_demo_without_any_leading_zero_says_so(tmp_path):
+  write(tmp_path / "mimic3", diagnoses=[*DIAGNOSES[:-1], ("5", "3890")])
+  with pytest.raises(
+    ValueError, match="no code begins with 0: the file was saved as numbers"
+  ):
+    read(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "code", ["428.0", "SEPSIS", "V", "E", "1234567", "A0389", "-1"]
+)
+def test_what_is_no_icd_9_code_is_named(tmp_path, code):
+  write(tmp_path / "mimic3", diagnoses=[*DIAGNOSES[:-1], ("5", code)])
+  with pytest.raises(ValueError, match=f"'{code}' is no ICD-9 code as MIMIC-III"):
+    read(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("rows", "message"),
+  [
+    ((5, 8), r"ADMISSIONS.csv .* holds 4 admissions, not 5; put the official file"),
+    ((4, 9), r"DIAGNOSES_ICD.csv .* holds 8 diagnoses, not 9; put the official file"),
+  ],
+)
+def test_a_table_cut_short_is_named(tmp_path, rows, message):
+  write(tmp_path / "mimic3")
+  with pytest.raises(ValueError, match=message):
+    read(tmp_path, rows)
+
+
+def test_times_that_do_not_sort_are_named(tmp_path):
+  admissions = [*ADMISSIONS[:3], ("30", "8", "01/02/2141 08:00", "0")]
+  write(tmp_path / "mimic3", admissions)
+  with pytest.raises(ValueError, match="admission 8 has ADMITTIME '01/02/2141 08:00'"):
+    read(tmp_path)
