@@ -1,9 +1,9 @@
 """Sorting scores into a ROC, with ties that move together. Nothing is interpolated."""
 
-import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 class Roc(NamedTuple):
@@ -92,27 +92,29 @@ def best_threshold(scores: np.ndarray, member: np.ndarray) -> float:
 
 
 def highest_tpr(
-  tp: np.ndarray, fp: np.ndarray, fpr: float, *, strict: bool = False
-) -> float:
+  tp: np.ndarray, fp: np.ndarray, fpr: ArrayLike, *, strict: bool = False
+) -> Any:
   """Return the largest TPR over the thresholds whose FPR is at most `fpr`.
 
   Args:
     tp: [T] members at or above each threshold, thresholds descending.
     fp: [T] non-members likewise; whole numbers or sums of whole weights.
-    fpr: in [0, 1].
+    fpr: in [0, 1], one or [P].
     strict: ask for an FPR below `fpr` instead.
 
   Returns:
-    The TPR; 0 where only the threshold +inf is allowed.
+    The TPR, one or [P]; 0 where only the threshold +inf is allowed.
 
   >>> highest_tpr(np.array([1, 2, 2]), np.array([0, 1, 2]), .5)
   1.0
   """
-  members, nonmembers = tp[-1], fp[-1]
-  allowed = math.floor(fpr * nonmembers) + 1
+  members, nonmembers, fpr = tp[-1], fp[-1], np.asarray(fpr, np.float64)
+  allowed = np.floor(fpr * nonmembers) + 1
   # fpr * n0 rounds (.29 * 100 < 29), but a count over n0 equals the literal it stands
   # for, so the comparison is made on the quotient.
-  while allowed / nonmembers > fpr or (strict and allowed / nonmembers >= fpr):
-    allowed -= 1
-  position = int(np.searchsorted(fp, allowed, side="right"))
-  return float(tp[position - 1] / members) if position else 0.0
+  over = np.greater_equal if strict else np.greater
+  while (too_many := over(allowed / nonmembers, fpr)).any():
+    allowed = allowed - too_many
+  position = np.searchsorted(fp, allowed, side="right")
+  found = np.where(position, tp[position - 1] / members, 0.0)
+  return found if found.ndim else float(found)

@@ -76,7 +76,7 @@ def roc_rates(rocs: Iterable[ranking.Roc], *, points: int) -> np.ndarray:
 
 def step_curve(roc: ranking.Roc, rates: np.ndarray) -> np.ndarray:
   """Return the TPR [P] that the best allowed threshold reaches at each FPR [P]."""
-  return np.array([ranking.highest_tpr(roc.tp, roc.fp, rate) for rate in rates])
+  return ranking.highest_tpr(roc.tp, roc.fp, rates)
 
 
 def unresolved(roc: ranking.Roc) -> float:

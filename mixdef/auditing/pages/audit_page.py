@@ -1,5 +1,6 @@
 """The audit report as one HTML page that needs nothing beside itself."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -90,6 +91,7 @@ def render(
   )
 
 
+@functools.cache
 def environment() -> Any:
   """Return the jinja environment of the templates: text is escaped, gaps are errors."""
   import jinja2

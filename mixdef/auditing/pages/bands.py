@@ -74,12 +74,12 @@ def roc_band(
   # Whole numbers below 2**53 stay exact, and float products are the fast ones.
   weights = np.array(draws, dtype=np.float64)
   curves = [
-    [ranking.highest_tpr(tp, fp, rate) for rate in rates]
+    ranking.highest_tpr(tp, fp, rates)
     for tp, fp in zip(weights @ tp, weights @ fp, strict=True)
     if tp[-1] and fp[-1]
   ]
   whole = tp.sum(0), fp.sum(0)
-  values = [ranking.highest_tpr(*whole, rate) for rate in rates]
+  values = ranking.highest_tpr(*whole, rates)
   pairs = independent_pairs(scores, member)
   trials = effective_trials(values, np.var(curves, axis=0), pairs)
   low, high = np.array(rate_intervals(values, trials, confidence)).T
