@@ -15,6 +15,7 @@ import jax
 from absl import app, flags, logging
 from settings import PLACES, AnyJob, JobSettings, define_flags, from_flags
 
+from mixdef.clutter import is_clutter
 from mixdef.training.hosts import Stopped, first_then_all, together
 from mixdef.training.signature import same_or_refuse, write_json
 
@@ -85,7 +86,8 @@ def execute(settings: JobSettings, folder: pathlib.Path, run: Callable) -> dict:
     with together("reported"):
       result = run(settings, folder)
   except Exception:
-    if fresh and {made.name for made in folder.iterdir()} <= {path.name, "lock"}:
+    made = {path.name for path in folder.iterdir() if not is_clutter(path)}
+    if fresh and made <= {path.name, "lock"}:
       path.unlink()  # nothing was made: a corrected command may take the folder
     raise
   if jax.process_index() == 0:  # the others helped

@@ -27,6 +27,7 @@ from studies import STUDIES
 
 import mixdef
 from mixdef.auditing import Budget, accuracies, run_attacks
+from mixdef.clutter import is_clutter
 from mixdef.grid import Grid, read_grids
 from mixdef.parse import split_calls
 from mixdef.training import Ensemble
@@ -168,7 +169,7 @@ def _cells(settings, folder) -> list[dict[str, Any]]:
   def order(cell):
     return cell["dataset"], place.get(cell["defense"], len(place))
 
-  paths = folder.glob("cells/*/*/*.json")
+  paths = (path for path in folder.glob("cells/*/*/*.json") if not is_clutter(path))
   paths = sorted(paths, key=lambda path: path.stat().st_mtime_ns)
   cells = sorted((json.loads(path.read_text()) for path in paths), key=order)
   return [

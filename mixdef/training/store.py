@@ -21,6 +21,7 @@ from collections.abc import Iterable
 import jax
 from absl import logging
 
+from mixdef.clutter import is_clutter
 from mixdef.reading import Damaged, check_form, parse_json
 from mixdef.training import entry
 
@@ -75,8 +76,11 @@ class Store:
   def names(self, pattern: str) -> list[str]:
     """Return the names of the entries that match a pattern."""
     found = sorted(self.folder.glob(pattern))
+    # Entries that are being written have a dot in their name.
     return [
-      str(path.relative_to(self.folder)) for path in found if "." not in path.name
+      str(path.relative_to(self.folder))
+      for path in found
+      if "." not in path.name and not is_clutter(path)
     ]
 
   def read_metrics(self) -> list[dict]:

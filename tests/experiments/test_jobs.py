@@ -243,6 +243,14 @@ def test_a_command_that_trained_nothing_leaves_its_folder_to_the_next(tmp_path):
   job.execute(Settings(**SMALL), tmp_path / "run", train.run)
 
 
+def test_clutter_of_a_desktop_does_not_take_a_folder(tmp_path):
+  (tmp_path / ".DS_Store").write_bytes(b"\0")
+  wrong = Settings(**SMALL, dataset="mnist", data_dir=str(tmp_path / "nothing"))
+  with pytest.raises(FileNotFoundError, match="train-images-idx3-ubyte"):
+    job.execute(wrong, tmp_path, train.run)
+  assert not (tmp_path / "config.json").exists()
+
+
 def test_standardized_inputs_void_a_guarantee():
   with pytest.raises(ValueError, match="--standardize takes means"):
     Settings(standardize=True, defense="dp_sgd")

@@ -72,6 +72,17 @@ def test_a_second_run_adds_cells_and_computes_none_again(swept, monkeypatch):
   assert set(by_defense(result)) < set(by_defense(added))
 
 
+def test_clutter_of_desktops_in_a_run_folder_is_skipped(swept):
+  folder, _ = swept
+  for path in list(folder.rglob("*")):
+    (path.parent / f"._{path.name}").write_bytes(b"\0\5\x16\7")
+    (path.parent / ".DS_Store").write_bytes(b"\0")
+    (path.parent / "Thumbs.db").write_bytes(b"\xd0\xcf")
+  settings = settings_of(defenses="none; label_smoothing(0.2)")
+  again = job.execute(settings, folder, sweep.run)
+  assert {"none", "label_smoothing(epsilon=0.2)"} <= set(by_defense(again))
+
+
 def test_a_longer_family_trains_only_what_is_new(tmp_path, monkeypatch):
   options = {"num_shadows": 2, "attacks": "gap"}
   pair = settings_of(defenses="label_smoothing([0.2, 0.6])", **options)

@@ -313,3 +313,14 @@ def test_models_a_minute_are_those_that_were_trained(tmp_path):
   cut_short(tmp_path / "models" / "00000")
   again = run(out=tmp_path)
   assert again.per_minute == pytest.approx(6 / (again.seconds / 60))
+
+
+def test_clutter_of_desktops_is_no_entry(tmp_path):
+  store = Store(tmp_path)
+  store.save("models/00001", {"a": np.arange(3)})
+  for folder in (tmp_path, tmp_path / "models", tmp_path / "models" / "00001"):
+    for name in (".DS_Store", "._00001", "Thumbs.db", "desktop.ini", "Icon\r"):
+      (folder / name).write_bytes(b"\0\5\x16\7")
+    (folder / "__MACOSX").mkdir()
+  assert store.names("models/*") == ["models/00001"]
+  assert store.load("models/00001", {"a": np.zeros(3, int)})["a"].tolist() == [0, 1, 2]
