@@ -181,7 +181,7 @@ def _one_line(path: pathlib.Path, what: str, fix: str) -> Iterator[None]:
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")  # of headers that look like those of Python 2
       yield
-  except FileNotFoundError:
+  except (FileNotFoundError, NotADirectoryError):
     raise FileNotFoundError(f"{path} is missing; {fix}") from None
   except Exception as error:
     # EINVAL is a seek to where damaged bytes point; the rest is the system's, and the

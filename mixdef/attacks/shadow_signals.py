@@ -81,7 +81,6 @@ def shadow_signals(
   """
   with shadow_training(learner, data, keep, out=out, **training) as shadows:
     asked = _Asked(shadows, _name_of(queries, data, population))
-    shadows.check(asked.kind)
 
     def wanted(model):
       return not asked.has(model) or (keep_params and not shadows.has(model))

@@ -2,6 +2,7 @@
 
 import dataclasses
 from importlib import metadata
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,17 +11,29 @@ from absl import logging
 from mixdef.data.seeds import KEY_IMPLEMENTATION
 from mixdef.reading import Damaged, read_json, seal
 from mixdef.training.prepare import Training
-from mixdef.training.signature import digest, same_or_refuse, write_json
+from mixdef.training.signature import (
+  digest,
+  equal_or_refuse,
+  same_or_refuse,
+  write_json,
+)
 from mixdef.training.store import Store
 from mixdef.training.strategy import decide
 
 FIX = "Choose another out folder."
 
+UNFINISHED = {"models": [int], "epoch": int, "made_from": dict, "each": dict}
+"""Notes of a checkpoint; `each` has a digest for every model."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-  """The training, with the places that earlier models of the folder had in a batch."""
+  """The training, with the places that earlier models of the folder had in a batch.
 
+  `made_from` is what all models of a folder are made from; empty without one.
+  """
+
+  made_from: dict[str, Any]
   training: Training
   strategy: str
   models_at_once: int
@@ -52,16 +65,20 @@ def agree(
     AnotherRun: if the folder is of another training, naming the field.
   """
   if store is None:
-    return Agreement(training, *decide(training, strategy, memory_gb, num_models))
-  signature = store.folder / "signature.json"
-  same_or_refuse(signature, _signature(training, seed), fix=FIX)
+    return Agreement({}, training, *decide(training, strategy, memory_gb, num_models))
+  made_from = _signature(training, seed)
+  _refuse_others(store, training, made_from)
+  fresh = same_or_refuse(store.folder / "signature.json", made_from, fix=FIX)
+  if fresh and not store.names("*/*"):
+    store.write_metrics([])  # rows that a run of something else may have left
   path = store.folder / "strategy.json"
-  earlier = _earlier(path)
+  earlier = None if fresh else _earlier(path)
   asked = {"memory_gb": memory_gb, "models": num_models}
   if earlier:
     training = training.with_capacities(earlier["capacities"])
     if strategy in ("auto", earlier["strategy"]) and earlier["asked"] == asked:
-      return Agreement(training, earlier["strategy"], earlier["models_at_once"])
+      size = earlier["models_at_once"]
+      return Agreement(made_from, training, earlier["strategy"], size)
   strategy, size = decide(training, strategy, memory_gb, num_models)
   decided = {
     "strategy": strategy,
@@ -70,7 +87,29 @@ def agree(
     "asked": asked,
   }
   write_json(path, seal(decided))
-  return Agreement(training, strategy, size)
+  return Agreement(made_from, training, strategy, size)
+
+
+def made_from_alone(training: Training, model: int) -> dict[str, Any]:
+  """Return what tells one model of a training from the others, as digests."""
+  return {
+    "keep": digest(training.keep[model]),
+    "key": digest(jax.random.key_data(training.keys[model])),
+    "hyper_parameters": {n: digest(v[model]) for n, v in training.values.items()},
+  }
+
+
+def _refuse_others(store, training, made_from):
+  """Refuse entries made from other things, whatever the signature says."""
+  for name in [*store.names("models/*"), *store.names("signals-*/*")]:
+    number = name.rpartition("/")[2]
+    known = number.isdigit() and int(number) < training.count
+    if known and (notes := store.notes(name, {"made_from": dict})):
+      found = {**made_from, **made_from_alone(training, int(number))}
+      equal_or_refuse(store.folder / name, notes["made_from"], found, fix=FIX)
+  for name in store.names("unfinished/*"):
+    if notes := store.notes(name, UNFINISHED):
+      equal_or_refuse(store.folder / name, notes["made_from"], made_from, fix=FIX)
 
 
 def _earlier(path):

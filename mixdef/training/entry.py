@@ -7,12 +7,13 @@ are one npz file. Checksums tell when it or the notes were damaged later.
 
 import functools
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
 
 from mixdef.data.seeds import KEY_IMPLEMENTATION
-from mixdef.reading import Damaged, read_json, read_npz, seal, unsealed
+from mixdef.reading import Damaged, check_form, read_json, read_npz, seal, unsealed
 from mixdef.training.signature import digest
 
 _ARRAYS = "arrays.npz"
@@ -69,16 +70,22 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
   return arrays
 
 
-def read_notes(path: pathlib.Path) -> dict:
+def read_notes(path: pathlib.Path, form: Any = dict) -> dict:
   """Read the notes of an entry.
 
+  Args:
+    path: of the entry.
+    form: what they must hold, as in `check_form`.
+
   Raises:
-    Damaged: if they are missing or altered.
+    Damaged: if they are missing, altered or of another form.
   """
-  form = {"custom_metadata": {_DIGEST: str}}
+  outer = {"custom_metadata": {_DIGEST: str}}
   try:
-    written = read_json(path / _NOTES, form=form, what=_WHAT, fix=_FIX)
-    return unsealed(written["custom_metadata"])
+    written = read_json(path / _NOTES, form=outer, what=_WHAT, fix=_FIX)
+    notes = unsealed(written["custom_metadata"])
+    check_form(notes, form)
+    return notes
   except FileNotFoundError:
     raise _damaged(path, "no notes say what it was made from") from None
   except Damaged:

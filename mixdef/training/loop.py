@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mixdef.training.agreement import FIX, UNFINISHED
 from mixdef.training.ensemble import predict_in_blocks
 from mixdef.training.hosts import Stopped
 from mixdef.training.prepare import Training, fold_keys
 from mixdef.training.programs import programs, question
 from mixdef.training.progress import Progress
+from mixdef.training.signature import digest, equal_or_refuse
 from mixdef.training.store import Store
 
 _CHECKPOINT_SECONDS = 60.0
@@ -23,11 +25,13 @@ class Loop:
   """Train chunks of models, keeping what a kill must not lose.
 
   `history` holds a row an epoch and chunk, those of earlier runs in the store first.
+  Checkpoints note `made_from`, what all models are made from, and what each is.
   """
 
-  def __init__(self, store: Store | None, progress: Progress):
+  def __init__(self, store: Store | None, progress: Progress, made_from: dict):
     self.store: Any = store  # asked for only where there is one
     self.progress = progress
+    self.made_from = made_from
     self.history = store.read_metrics() if store else []
     self._safe: set[int] = set()
 
@@ -49,7 +53,7 @@ class Loop:
     if training.teachers:
       table = self._table(training, strategy, models)
     states = program.init(training.keys, table, training.values, training.data)
-    states, done = self._resumed(kind, models, states)
+    states, done = self._resumed(kind, training, models, states)
     self._forget_rows(name, len(models), done)
     self.progress.resume(done * len(models))
     saved = time.monotonic()
@@ -59,7 +63,7 @@ class Loop:
       figures = {k: v for k, v in row.items() if k not in _NO_FIGURES}
       self.progress.advance(len(models), **figures)
       if self.store and time.monotonic() - saved > _CHECKPOINT_SECONDS:
-        self._checkpoint(kind, models, states, epoch + 1)
+        self._checkpoint(kind, training, models, states, epoch + 1)
         saved = time.monotonic()
     return program.finish(states, training.values, training.rows, training.data)
 
@@ -84,7 +88,7 @@ class Loop:
     """
     found = []
     for name in self.store.names(f"unfinished/{kind}-*") if self.store else []:
-      notes = self.store.notes(name)
+      notes = self.store.notes(name, UNFINISHED)
       if notes and set(models) <= set(notes["models"]):
         found.append((name, notes))
     return sorted(found, key=lambda item: -item[1]["epoch"])
@@ -94,7 +98,7 @@ class Loop:
     teachers = training.teachers
     for name, notes in self._begun("table", models):
       shapes = jax.eval_shape(training.zero_table)
-      kept = self._pick(name, notes["models"], models, shapes)
+      kept = self._pick(name, notes, training, models, shapes)
       if kept is not None:
         self.progress.resume(teachers.work // training.count * len(models))
         return kept
@@ -117,33 +121,45 @@ class Loop:
       training.keep,
     )
     if self.store:
-      self._keep(f"table-{models[0]:05d}-{models[-1]:05d}", models, table, epoch=0)
+      name = f"table-{models[0]:05d}-{models[-1]:05d}"
+      self._keep(name, training, models, table, epoch=0)
       for name, _ in self._begun("teachers", theirs):
         self.store.forget(name)
     return table
 
-  def _checkpoint(self, kind, models, states, epoch):
+  def _checkpoint(self, kind, training, models, states, epoch):
     chunk = f"{kind}-{models[0]:05d}-{models[-1]:05d}"
-    self._keep(f"{chunk}-epoch-{epoch}", models, states, epoch=epoch)
+    self._keep(f"{chunk}-epoch-{epoch}", training, models, states, epoch=epoch)
     for name, notes in self._begun(kind, []):
       if notes["models"] == models and notes["epoch"] < epoch:
         self.store.forget(name)
 
-  def _keep(self, name, models, tree, *, epoch):
+  def _keep(self, name, training, models, tree, *, epoch):
     """Write the rows of a chunk's models, not those that fill it up."""
     rows = jax.tree.map(lambda leaf: leaf[: len(models)], tree)
-    self.store.save(f"unfinished/{name}", rows, models=models, epoch=epoch)
+    self.store.save(
+      f"unfinished/{name}",
+      rows,
+      models=models,
+      epoch=epoch,
+      made_from=self.made_from,
+      each=_each_made_from(training, models),
+    )
 
-  def _resumed(self, kind, models, states):
+  def _resumed(self, kind, training, models, states):
     """The furthest readable checkpoint of these models, or the fresh states."""
     for name, notes in self._begun(kind, models):
-      kept = self._pick(name, notes["models"], models, states)
+      kept = self._pick(name, notes, training, models, states)
       if kept is not None:
         return kept, notes["epoch"]
     return states, 0
 
-  def _pick(self, name, earlier, models, template):
+  def _pick(self, name, notes, training, models, template):
     """Read the rows of some models of a chunk, the last again to fill up."""
+    each = _each_made_from(training, models)
+    theirs = {model: notes["each"].get(model) for model in each}
+    equal_or_refuse(self.store.folder / name, theirs, each, fix=FIX)
+    earlier = notes["models"]
     shapes = jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct((len(earlier), *leaf.shape[1:]), leaf.dtype),
       template,
@@ -174,6 +190,16 @@ class Loop:
     if self.store and len(kept) < len(self.history):
       self.store.write_metrics(kept)
     self.history = kept
+
+
+def _each_made_from(training, models):
+  """What tells models apart, by their names: members, random keys, values."""
+  own = training.keep, jax.random.key_data(training.keys), *training.values.values()
+  own = [np.asarray(array) for array in own]
+  return {
+    f"model {model}": digest(*(array[place] for array in own))
+    for place, model in enumerate(models)
+  }
 
 
 def _one_epoch(program, training, states, epoch, models):

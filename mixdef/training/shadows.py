@@ -15,7 +15,7 @@ from absl import logging
 from mixdef.data import Dataset
 from mixdef.learner import Learner, TrainState
 from mixdef.training import hosts, mesh
-from mixdef.training.agreement import FIX, Agreement, agree
+from mixdef.training.agreement import Agreement, agree, made_from_alone
 from mixdef.training.ensemble import Ensemble
 from mixdef.training.entry import is_key
 from mixdef.training.lock import locked
@@ -23,7 +23,6 @@ from mixdef.training.loop import Loop
 from mixdef.training.prepare import Training
 from mixdef.training.programs import programs
 from mixdef.training.progress import Progress
-from mixdef.training.signature import digest, equal_or_refuse
 from mixdef.training.store import Store
 
 
@@ -109,28 +108,8 @@ class Shadows:
     return self._read(model) is not None
 
   def made_from(self, model: int) -> dict[str, Any]:
-    """Return what a model alone is made from, as digests."""
-    training = self.agreed.training
-    return {
-      "keep": digest(training.keep[model]),
-      "key": digest(jax.random.key_data(training.keys[model])),
-      "hyper_parameters": {n: digest(v[model]) for n, v in training.values.items()},
-    }
-
-  def check(self, kind: str) -> None:
-    """Refuse entries `<kind>/<model>` of the store that were made from other things.
-
-    Raises:
-      AnotherRun: naming the model and the field.
-    """
-    if not self.store:
-      return
-    for model in range(self.agreed.training.count):
-      name = f"{kind}/{model:05d}"
-      notes = self.store.notes(name) if self.store.has(name) else None
-      if notes:
-        path = self.store.folder / name
-        equal_or_refuse(path, notes["made_from"], self.made_from(model), fix=FIX)
+    """Return all that a model is made from, arrays as digests."""
+    return {**self.agreed.made_from, **made_from_alone(self.agreed.training, model)}
 
   def _read(self, model):
     name = f"models/{model:05d}"
@@ -222,11 +201,10 @@ def open_shadows(
       )
       own = sum(map(len, _chunks(training.count, agreed.models_at_once)))
       work = training.work // training.count * own
-      loop = Loop(store, Progress(work, unit="epoch", shown=progress))
+      shown = Progress(work, unit="epoch", shown=progress)
+      loop = Loop(store, shown, agreed.made_from)
       keep = np.asarray(training.keep)
-      shadows = Shadows(source, data, keep, agreed, store, loop)
-      shadows.check("models")
-      return shadows
+      return Shadows(source, data, keep, agreed, store, loop)
 
     shadows = hosts.first_then_all(begin)
     try:

@@ -6,8 +6,9 @@ import os
 import pathlib
 
 import numpy as np
+from absl import logging
 
-from mixdef.reading import read_json
+from mixdef.reading import Damaged, read_json
 
 
 class AnotherRun(ValueError):
@@ -33,8 +34,11 @@ def write_json(path: pathlib.Path, value) -> None:
 
 def same_or_refuse(
   path: pathlib.Path, found: dict, *, fix: str, environment: dict | None = None
-) -> None:
+) -> bool:
   """Write `found` to `path`, or compare it with what an earlier run wrote there.
+
+  A damaged file is written anew, with a warning: whatever is kept beside it must note
+  by itself what it was made from.
 
   Args:
     path: a JSON file.
@@ -42,17 +46,27 @@ def same_or_refuse(
     fix: what to do about a difference, for the message.
     environment: written with it but never compared: versions, devices.
 
+  Returns:
+    Whether it was written.
+
   Raises:
     AnotherRun: naming each field that differs, with both values.
   """
-  if not path.exists():
+  try:
+    earlier = read_json(path, fix="it is written anew")
+  except FileNotFoundError:
+    earlier = None
+  except Damaged as error:
+    logging.warning("%s", error)
+    earlier = None
+  if earlier is None:
     path.parent.mkdir(parents=True, exist_ok=True)
     noted = {"environment": environment} if environment else {}
     write_json(path, {**found, **noted})
-    return
-  earlier = read_json(path, fix="delete it")
+    return True
   earlier.pop("environment", None)
   equal_or_refuse(path, earlier, found, fix=fix)
+  return False
 
 
 def equal_or_refuse(path: pathlib.Path, earlier: dict, found: dict, *, fix: str):

@@ -17,6 +17,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 from absl import logging
@@ -61,9 +62,14 @@ class Store:
     """Read an entry that was a flat dict; a damaged one as `load` does."""
     return self._or_drop(name, entry.read_arrays)
 
-  def notes(self, name: str) -> dict | None:
-    """Return the notes of an entry; of a damaged one as `load` does."""
-    return self._or_drop(name, entry.read_notes)
+  def notes(self, name: str, form: Any = dict) -> dict | None:
+    """Return the notes of an entry; of a damaged one as `load` does.
+
+    Args:
+      name: of the entry.
+      form: what they must hold, as in `check_form`.
+    """
+    return self._or_drop(name, lambda path: entry.read_notes(path, form))
 
   def has(self, name: str) -> bool:
     """Say whether an entry of that name exists."""
@@ -71,7 +77,11 @@ class Store:
 
   def forget(self, name: str) -> None:
     """Remove an entry, if there is one."""
-    shutil.rmtree(self._path(name), ignore_errors=True)
+    path = self._path(name)
+    if path.is_dir():
+      shutil.rmtree(path, ignore_errors=True)
+    else:
+      path.unlink(missing_ok=True)
 
   def names(self, pattern: str) -> list[str]:
     """Return the names of the entries that match a pattern."""

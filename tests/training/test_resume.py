@@ -1,6 +1,7 @@
 """Run folders: what a kill leaves behind is taken up, and never mixed."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -200,6 +201,51 @@ def finished(tmp_path_factory):
   folder = tmp_path_factory.mktemp("finished")
   run(out=folder)
   return folder
+
+
+OTHER = classifier(Linear(), optax.sgd(0.5, momentum=0.9), label_smoothing(0.2))
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", b"\xff"])
+def test_pitfall_86_models_are_those_of_the_call_without_a_signature(
+  tmp_path, finished, trained, text
+):
+  folder = shutil.copytree(finished, tmp_path / "copy")
+  signature = folder / "signature.json"
+  whole = signature.read_text()
+  signature.unlink()
+  if text is not None:
+    signature.write_bytes(text if isinstance(text, bytes) else text.encode())
+  with pytest.raises(ValueError, match=r"models/00000 is of another run: .*learner"):
+    run(OTHER, out=folder)
+  run(out=folder)
+  assert not trained
+  assert signature.read_text() == whole
+
+
+@pytest.mark.parametrize("learner", [LEARNER, STAGED], ids=["plain", "staged"])
+def test_pitfall_86_work_in_progress_of_another_run_is_refused(
+  tmp_path, interrupt, trained, learner
+):
+  interrupt(2, learner, out=tmp_path)
+  other = KEEP.copy()
+  other[1] = other[1][::-1]
+  trained.clear()
+  with pytest.raises(ValueError, match=r"epoch-1 is of another run: model \d was"):
+    run(learner, keep=other, out=tmp_path)
+  (tmp_path / "signature.json").unlink()
+  with pytest.raises(ValueError, match=r"epoch-1 is of another run: learner was"):
+    run(OTHER, out=tmp_path)
+  assert not trained
+  run(learner, out=tmp_path)
+  assert trained[0] == 1
+
+
+def test_rows_that_a_killed_run_of_something_else_left_do_not_count(tmp_path):
+  Store(tmp_path).append_metrics(
+    {"models": "models-00007", "count": 1, "epoch": 0, "seconds": 1e6}
+  )
+  assert run(out=tmp_path, keep=KEEP[:1]).seconds < 1e5
 
 
 def test_auto_takes_the_strategy_of_the_folder(finished, trained):

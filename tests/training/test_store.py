@@ -249,6 +249,47 @@ def test_damaged_answers_are_asked_for_again(tmp_path, trained):
   np.testing.assert_array_equal(again.signals.phi, first.signals.phi)
 
 
+def test_pitfall_86_answers_without_models_are_those_of_the_call(tmp_path, trained):
+  ask(2, keep_params=False, out=tmp_path)
+  (tmp_path / "signature.json").unlink()
+  with pytest.raises(ValueError, match=r"signals-\w+/00000 is of another run: program"):
+    ask(2, make(0.4), keep_params=False, out=tmp_path)
+
+
+def test_arrays_under_exchanged_names_are_damage(tmp_path, caplog):
+  tree = {"scale": np.ones(3), "shift": np.zeros(3)}
+  store = Store(tmp_path)
+  store.save("one", tree)
+  np.savez(tmp_path / "one/arrays.npz", scale=tree["shift"], shift=tree["scale"])
+  assert store.load("one", tree) is None
+  (told,) = caplog.messages
+  assert "its arrays are not those that were written; it is made anew" in told
+
+
+def test_a_file_in_the_place_of_an_entry_is_damage(tmp_path):
+  store = Store(tmp_path)
+  (tmp_path / "one").touch()
+  assert store.notes("one") is None
+  store.save("one", {"a": np.ones(3)})
+  assert same(store.load_arrays("one"), {"a": np.ones(3)})
+
+
+@pytest.mark.parametrize(
+  "lines",
+  [b"{}", b"3", b"\xff\xfe", b'{"models": [], "count": 1, "epoch": 0}', b"[" * 9999],
+)
+def test_damaged_rows_of_metrics_are_left_out(tmp_path, lines, caplog):
+  store = Store(tmp_path)
+  rows = [{"models": "models-00000", "count": 1, "epoch": e} for e in (0, 1)]
+  store.write_metrics(rows[:1])
+  with (tmp_path / "metrics.jsonl").open("ab") as file:
+    file.write(lines + b"\n")
+  store.append_metrics(rows[1])
+  assert store.read_metrics() == rows
+  (told,) = caplog.messages
+  assert told.endswith("metrics.jsonl: 1 rows are damaged and left out")
+
+
 def make(rate):
   return classifier(Linear(), optax.sgd(rate))
 
