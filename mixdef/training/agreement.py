@@ -92,8 +92,13 @@ def agree(
 
 def made_from_alone(training: Training, model: int) -> dict[str, Any]:
   """Return what tells one model of a training from the others, as digests."""
+  rows = [training.rows[model]]
+  if training.teachers:
+    each = training.teachers.count // training.count
+    rows.append(training.teachers.rows[model * each : (model + 1) * each])
   return {
     "keep": digest(training.keep[model]),
+    "rows": digest(*rows),
     "key": digest(jax.random.key_data(training.keys[model])),
     "hyper_parameters": {n: digest(v[model]) for n, v in training.values.items()},
   }

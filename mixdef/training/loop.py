@@ -193,8 +193,13 @@ class Loop:
 
 
 def _each_made_from(training, models):
-  """What tells models apart, by their names: members, random keys, values."""
-  own = training.keep, jax.random.key_data(training.keys), *training.values.values()
+  """What tells models apart, by their names: members, rows, random keys, values."""
+  own = (
+    training.keep,
+    training.rows,
+    jax.random.key_data(training.keys),
+    *training.values.values(),
+  )
   own = [np.asarray(array) for array in own]
   return {
     f"model {model}": digest(*(array[place] for array in own))

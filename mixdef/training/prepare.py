@@ -12,7 +12,7 @@ from mixdef.defense import Data, fold_in_name, row_keys
 from mixdef.learner import Learner
 from mixdef.training.mesh import on_all_devices
 from mixdef.training.plan import Plan, make_plan
-from mixdef.training.programs import programs
+from mixdef.training.programs import programs, question
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +110,26 @@ class Training:
     ]
     if self.learner.epoch:
       lowered.append(program.epoch.lower(states, values, rows, data, numbers[0]))
+    if self.teachers:
+      lowered.append(self._lowered_table())
     text = "".join(one.as_text() for one in lowered)
     return text + (self.teachers.program_text() if self.teachers else "")
+
+  def _lowered_table(self):
+    """Lower what makes one model's table of its teachers' answers."""
+    teachers, ((stage, _),) = self.teachers, self.learner.before
+    states, values, rows, data, *_ = teachers.abstract(1)
+    asked, about = programs(teachers.source, teachers.plan, "vmap").raw, (data.x,)
+    if stage.question:
+      asked = question(teachers.source, "vmap", stage.question, 2)
+      about = data.x, data.y
+    answers = jax.eval_shape(asked, states, values, *about)
+    one, kept = _shapes((self.keys[0], self.keep[0]))
+
+    def of_all(leaf):
+      return jax.ShapeDtypeStruct((stage.models, *leaf.shape[1:]), leaf.dtype)
+
+    return jax.jit(stage.table).lower(one, of_all(answers), of_all(rows), kept)
 
 
 def _shapes(tree):

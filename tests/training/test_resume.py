@@ -274,6 +274,22 @@ def test_pitfall_86_what_has_no_text_is_part_of_a_run(tmp_path):
       run(other, out=tmp_path)
 
 
+def test_pitfall_86_what_teachers_hand_over_is_part_of_a_run(tmp_path):
+  def learner(*, models=1, scale=1.0):
+    stage = Stage(
+      rows=lambda key, keep, reference: keep[None].repeat(models, 0),
+      table=lambda key, log_probs, rows, keep: scale * log_probs.mean(0),
+      models=models,
+    )
+    part = Defense("handed", before=(stage,))
+    return classifier(Linear(), optax.sgd(0.1), part)
+
+  run(learner(), keep=KEEP[:1], out=tmp_path)
+  for other in (learner(scale=0.5), learner(models=2)):
+    with pytest.raises(ValueError, match="program was"):
+      run(other, keep=KEEP[:1], out=tmp_path)
+
+
 def test_pitfall_86_swept_names_are_part_of_a_run(tmp_path):
   def make(rate=0.1, momentum=0.1):
     return classifier(Linear(), optax.sgd(rate, momentum))
