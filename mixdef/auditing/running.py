@@ -11,9 +11,15 @@ from absl import logging
 
 from mixdef.attacks import ATTACKS, Catalogue, Signals, Unavailable, leave_one_out
 from mixdef.auditing.figures import complete_targets
+from mixdef.auditing.kept_scores import (
+  file_name,
+  mark_of_models,
+  marks_of,
+  read_scores,
+  write_scores,
+)
 from mixdef.auditing.summary import summarize
 from mixdef.data.seeds import check_seed, generator
-from mixdef.reading import Damaged, read_npz
 from mixdef.training import Ensemble
 from mixdef.training.signature import digest, same_or_refuse
 
@@ -73,18 +79,17 @@ def run_attacks(
   """
   chosen = {name: catalogue.resolve(name) for name in names}
   budget, seed = budget or Budget(), check_seed(seed)
+  marks: dict[str, Any] = {}
+  models = None
   if out is not None:
-    marks = {
-      "signals": digest(signals.phi, signals.keep, signals.audited),
-      "population": signals.population and digest(signals.population.phi),
-      "options": _described(options or {}),
-      "seed": seed,
-      **dataclasses.asdict(budget),
-    }
+    marks = marks_of(signals, options or {}, seed=seed, **dataclasses.asdict(budget))
     made = getattr(signals, "reconstruction", None)
     if ensemble is None and made is not None:  # else the budget and the seed tell them
       marks["reconstruction"] = digest(made)
     same_or_refuse(out / "signature.json", marks, fix="Choose another out folder.")
+    asking = catalogue.on_models.keys() & set(map(catalogue.plain_name, names))
+    if asking and ensemble is not None:
+      models = mark_of_models(ensemble)
   findings = Findings({}, {}, {})
   for name, attack in chosen.items():
     plain = catalogue.plain_name(name)
@@ -92,7 +97,8 @@ def run_attacks(
     kind = catalogue.costly(plain), plain in catalogue.on_models
     run = _Run(*kind, attack, signals, ensemble, budget, extra, seed)
     try:
-      scores, seconds = _kept(out, name, run)
+      made_from = {**marks, "attack": name, "models": models if run.asks else None}
+      scores, seconds = run.kept(out, name, made_from)
     except Unavailable as error:
       findings.not_run[name] = str(error)
       continue
@@ -147,6 +153,24 @@ class _Run:
       self.attack, self.ensemble, targets=targets, records=rows, **self.extra
     )
 
+  def kept(
+    self, folder: pathlib.Path | None, name: str, made_from: Mapping[str, Any]
+  ) -> tuple[np.ndarray, float]:
+    """Return the scores kept under a name, or compute and keep them, and the time."""
+    if folder is None:
+      return self._timed()
+    path = folder / file_name(name)
+    kept = read_scores(path, made_from, self.signals.keep.shape)
+    if kept is None:
+      kept = self._timed()
+      write_scores(path, made_from, *kept)
+    return kept
+
+  def _timed(self):
+    started = time.monotonic()
+    scores = self()
+    return scores, time.monotonic() - started
+
   def records_asked(self) -> np.ndarray:
     """Return which records are scored, bool [N]."""
     audited = self.signals.audited
@@ -161,38 +185,3 @@ def drawn_records(audited: np.ndarray, count: int, seed: int) -> np.ndarray:
   rng = generator(seed)
   drawn = rng.choice(rows, min(count, len(rows)), replace=False)
   return np.isin(np.arange(len(audited)), drawn)
-
-
-def _described(options: Mapping[str, Mapping[str, Any]]) -> dict[str, str] | None:
-  """Return what tells options from others, for a file; None without any."""
-  found = {}
-  for attack, chosen in options.items():
-    for name, value in chosen.items():
-      if isinstance(value, Signals):
-        value = digest(value.phi, value.keep)
-      elif isinstance(value, np.ndarray):
-        value = digest(value)
-      found[f"{attack}.{name}"] = repr(value)
-  return found or None
-
-
-def _kept(
-  folder: pathlib.Path | None, name: str, run: Callable[[], np.ndarray]
-) -> tuple[np.ndarray, float]:
-  """Return the scores kept under this name, or compute and keep them, and the time."""
-  path = None if folder is None else folder / f"{name}.npz"
-  if path is not None and path.exists():
-    try:
-      kept = read_npz(path, what="is damaged", fix="the attack is run again")
-      return kept["scores"], float(kept["seconds"])
-    except Damaged as error:
-      logging.warning("%s", error)
-  started = time.monotonic()
-  scores = run()
-  seconds = time.monotonic() - started
-  if path is not None:
-    partial = path.with_suffix(".tmp")
-    with partial.open("wb") as file:
-      np.savez(file, scores=scores, seconds=seconds)
-    partial.rename(path)  # whole or not at all
-  return scores, seconds

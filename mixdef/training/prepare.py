@@ -111,13 +111,13 @@ class Training:
     if self.learner.epoch:
       lowered.append(program.epoch.lower(states, values, rows, data, numbers[0]))
     if self.teachers:
-      lowered.append(self._lowered_table())
+      lowered.append(self._lowered_table(self.teachers))
     text = "".join(one.as_text() for one in lowered)
     return text + (self.teachers.program_text() if self.teachers else "")
 
-  def _lowered_table(self):
+  def _lowered_table(self, teachers):
     """Lower what makes one model's table of its teachers' answers."""
-    teachers, ((stage, _),) = self.teachers, self.learner.before
+    ((stage, _),) = self.learner.before
     states, values, rows, data, *_ = teachers.abstract(1)
     asked, about = programs(teachers.source, teachers.plan, "vmap").raw, (data.x,)
     if stage.question:

@@ -1,5 +1,7 @@
+import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -221,6 +223,100 @@ def test_options_that_hold_signals_are_told_apart_and_found_again(
   source = {"salem_2": {"source": second}}
   with pytest.raises(ValueError, match="options was"):
     run_attacks(["lira_global"], outputs, options=source, out=tmp_path)
+
+
+def change_correct(signals):
+  return dataclasses.replace(signals, correct=~signals.correct)
+
+
+def change_log_probs(signals):
+  return dataclasses.replace(signals, log_probs=signals.log_probs - 0.1)
+
+
+def change_population_labels(signals):
+  labels = signals.population.labels[::-1]
+  others = dataclasses.replace(signals.population, labels=labels)
+  return dataclasses.replace(signals, population=others)
+
+
+@pytest.mark.parametrize(
+  "change", [change_correct, change_log_probs, change_population_labels]
+)
+def test_all_that_an_attack_may_read_tells_runs_apart(outputs, tmp_path, change):
+  run_attacks(["gap"], outputs, out=tmp_path)
+  with pytest.raises(ValueError, match=r"(answers|population) was"):
+    run_attacks(["gap"], change(outputs), out=tmp_path)
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]"])
+def test_scores_without_a_signature_are_those_of_the_call(
+  outputs, runs, tmp_path, text, caplog
+):
+  run_attacks(["lira_global", "gap"], outputs, out=tmp_path)
+  signature = tmp_path / "signature.json"
+  signature.unlink()
+  if text is not None:
+    signature.write_text(text)
+  other = draw(seed=1)
+  findings = run_attacks(["lira_global"], other, out=tmp_path)
+  expected = leave_one_out(attacks.lira_global, other)
+  np.testing.assert_array_equal(findings.scores["lira_global"], expected)
+  assert "lira_global.npz was made from other things" in caplog.text
+  assert runs == ["lira_global", "gap", "lira_global"]
+
+
+def test_scores_of_other_models_with_equal_answers_are_not_taken(memorised, tmp_path):
+  signals, how = ask(memorised), {"budget": Budget(targets=1, records=5)}
+  run_attacks([ASKING], signals, memorised, out=tmp_path, **how)
+  (kept,) = tmp_path.glob("*.npz")
+  written = kept.stat().st_mtime_ns
+  run_attacks([ASKING], signals, memorised, out=tmp_path, **how)
+  assert kept.stat().st_mtime_ns == written
+  params = jax.tree.map(lambda leaf: 2 * leaf, memorised.states.params)
+  states = memorised.states._replace(params=params)
+  other = dataclasses.replace(memorised, states=states)
+  run_attacks([ASKING], signals, other, out=tmp_path, **how)
+  assert kept.stat().st_mtime_ns > written
+
+
+def cut_short(path):
+  path.write_bytes(path.read_bytes()[:100])
+
+
+def exchange(path):
+  with np.load(path) as kept:
+    arrays = {**kept, "scores": kept["seconds"], "seconds": kept["scores"]}
+  np.savez(path, **arrays)
+
+
+def drop_the_origin(path):
+  with np.load(path) as kept:
+    arrays = {name: kept[name] for name in ("scores", "seconds")}
+  np.savez(path, **arrays)
+
+
+@pytest.mark.parametrize("damage", [cut_short, exchange, drop_the_origin])
+def test_damaged_scores_are_told_and_made_again(
+  outputs, runs, tmp_path, damage, caplog
+):
+  first = run_attacks(["lira_global"], outputs, out=tmp_path)
+  damage(tmp_path / "lira_global.npz")
+  again = run_attacks(["lira_global"], outputs, out=tmp_path)
+  assert runs == ["lira_global"] * 2
+  (told,) = [line for line in caplog.messages if "lira_global.npz" in line]
+  assert told.endswith("the attack is run again")
+  np.testing.assert_array_equal(
+    again.scores["lira_global"], first.scores["lira_global"]
+  )
+  run_attacks(["lira_global"], outputs, out=tmp_path)
+  assert runs == ["lira_global"] * 2
+
+
+def test_long_texts_of_attacks_are_kept_too(outputs, runs, tmp_path):
+  name = f"rmia(gamma={'0' * 300}4.5)"
+  for _ in range(2):
+    run_attacks([name], outputs, out=tmp_path)
+  assert runs == ["rmia"]
 
 
 def test_a_file_that_a_kill_cut_short_is_ignored(outputs, runs, tmp_path):
