@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from mixdef.training.agreement import FIX, UNFINISHED
 from mixdef.training.ensemble import predict_in_blocks
@@ -56,6 +57,11 @@ class Loop:
     states, done = self._resumed(kind, training, models, states)
     self._forget_rows(name, len(models), done)
     self.progress.resume(done * len(models))
+    if done:
+      logging.info(
+        "resuming %s %d to %d after epoch %d of %d",
+        *(kind, models[0], models[-1], done, training.plan.epochs),
+      )
     saved = time.monotonic()
     for epoch in range(done, training.plan.epochs):
       states, row = _one_epoch(program, training, states, epoch, models)

@@ -11,6 +11,9 @@ _SECONDS_BETWEEN_LINES = 10.0
 class Progress:
   """Count work towards a total and show it.
 
+  The first units hold the compiling of the program, so the time left is estimated from
+  those that follow.
+
   Args:
     total: units of work.
     unit: what one is, for example "epoch".
@@ -19,40 +22,55 @@ class Progress:
 
   def __init__(self, total: int, *, unit: str, shown: bool):
     self._total, self._unit, self._shown = total, unit, shown
-    self._done, self._at_start = 0, 0
-    self._started = self._last_line = time.monotonic()
+    self._done = 0
+    self._paced_from: tuple[float, int] | None = None  # when, and what was done by then
+    self._last_line = time.monotonic()
     self._bar = None
     if shown and sys.stderr.isatty():
       from tqdm import tqdm
 
-      self._bar = tqdm(total=total, unit=unit, dynamic_ncols=True)
+      self._bar = tqdm(total=total, unit=unit, dynamic_ncols=True, smoothing=0)
 
   def resume(self, done: int) -> None:
     """Start from work done in an earlier run; it does not enter the estimate."""
     self._done += done
-    self._at_start += done
+    if self._paced_from:
+      since, before = self._paced_from
+      self._paced_from = since, before + done
     if self._bar:
-      self._bar.initial = self._done
+      self._bar.initial += done
       self._bar.update(done)
 
   def advance(self, units: int, **figures: float) -> None:
-    """Add finished work and show the latest figures."""
+    """Add finished work and show the latest metrics."""
     self._done += units
+    now = time.monotonic()
     if self._bar:
       self._bar.set_postfix({k: f"{v:.4g}" for k, v in figures.items()}, refresh=False)
       self._bar.update(units)
-      return
-    now = time.monotonic()
-    finished = self._done >= self._total
-    if self._shown and (finished or now - self._last_line > _SECONDS_BETWEEN_LINES):
+      if not self._paced_from:
+        self._bar.unpause()
+        self._bar.initial = self._done
+    elif self._shown and (
+      self._done >= self._total or now - self._last_line > _SECONDS_BETWEEN_LINES
+    ):
       self._last_line = now
-      rate = (now - self._started) / max(self._done - self._at_start, 1)
-      left = rate * (self._total - self._done)
       words = "".join(f"{name} {value:.4g}, " for name, value in figures.items())
       logging.info(
-        "%d/%d %ss, %sabout %.0f s left",
-        *(self._done, self._total, self._unit, words, left),
+        "%d/%d %ss, %s%s",
+        *(self._done, self._total, self._unit, words, self._time_left(now)),
       )
+    if not self._paced_from:
+      self._paced_from = now, self._done
+
+  def _time_left(self, now: float) -> str:
+    if self._done >= self._total:
+      return "done"
+    since, before = self._paced_from or (now, self._done)
+    if self._done == before:
+      return "time left not known yet"
+    left = (now - since) / (self._done - before) * (self._total - self._done)
+    return f"about {left:.0f} s left"
 
   def close(self) -> None:
     """Leave the bar on the screen as it is."""
