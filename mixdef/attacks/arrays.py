@@ -3,6 +3,7 @@
 import pathlib
 
 from mixdef.attacks.signals import Signals
+from mixdef.files import local_path
 from mixdef.reading import read_npz
 
 _OPTIONAL = ("audited", "ids", "population_logits", "population_labels")
@@ -24,7 +25,7 @@ def read_signals(path: str | pathlib.Path) -> Signals:
     FileNotFoundError: if there is no such file.
     ValueError: naming the file and what is wrong with it.
   """
-  path = pathlib.Path(path)
+  path = local_path(path)
   arrays = read_npz(path, fix="write it with numpy.savez")
   missing = [name for name in ("logits", "keep", "labels") if name not in arrays]
   if missing:

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from mixdef.attacks import ranking
 from mixdef.auditing.figures import scored_pairs
+from mixdef.files import local_path, save_figure
 
 _POINTS = 800
 
@@ -31,7 +32,7 @@ def roc_plot(
   Raises:
     ValueError: for no curve, another suffix, or a curve with one class only.
   """
-  path = Path(path)
+  path = local_path(path)
   if path.suffix not in (".png", ".svg"):
     raise ValueError(f"cannot write {path.name}; end the path in .png or .svg")
   if not curves:
@@ -65,7 +66,7 @@ def roc_plot(
     grid="0.9",
   )
   figure.legend(loc="outside lower center", ncols=2, fontsize="small", handlelength=4)
-  figure.savefig(path, dpi=150)
+  save_figure(figure, path)
 
 
 def roc_rates(rocs: Iterable[ranking.Roc], *, points: int) -> np.ndarray:

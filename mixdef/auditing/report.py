@@ -19,11 +19,11 @@ from mixdef.auditing.running import Budget, Findings, drawn_records, run_attacks
 from mixdef.auditing.verdict import strongest, verdict
 from mixdef.data import Dataset, duplicate_records
 from mixdef.data.seeds import check_seed
+from mixdef.files import local_path, whole_file, write_json, write_text
 from mixdef.generative.attacks import ATTACKS as GAN_ATTACKS
 from mixdef.generative.attacks import GanSignals, gan_signals, with_reconstructions
 from mixdef.reading import read_json
 from mixdef.training import Ensemble
-from mixdef.training.signature import write_json
 
 SCHEMA = 1
 """Version of the layout of report.json, described in docs/report.schema.json."""
@@ -76,7 +76,7 @@ class Audit:
     """Write report.html, report.json, scores.npz and pictures; returns the page."""
     from mixdef.auditing.pages.pictures import mosaic_png
 
-    folder = pathlib.Path(folder)
+    folder = local_path(folder, "folder")
     folder.mkdir(parents=True, exist_ok=True)
     signals = self.signals
     arrays: dict[str, Any] = {
@@ -87,13 +87,15 @@ class Audit:
     }
     if signals.labels is not None:
       arrays["labels"] = signals.labels
-    np.savez_compressed(folder / "scores.npz", **arrays)
+    with whole_file(folder / "scores.npz") as file:
+      np.savez_compressed(file, **arrays)
     write_json(folder / "report.json", self.report)
     for picture in self.generated.pictures if self.generated else ():
       png = mosaic_png(picture.x, picture.scale)
-      (folder / f"{picture.name}.png").write_bytes(png)
+      with whole_file(folder / f"{picture.name}.png") as file:
+        file.write(png)
     page = folder / "report.html"
-    page.write_text(self.html(), encoding="utf-8")
+    write_text(page, self.html())
     return page
 
 
@@ -167,7 +169,7 @@ def audit(
     budget=budget,
     options=options,
     seed=seed,
-    out=None if out is None else pathlib.Path(out),
+    out=None if out is None else local_path(out, "out"),
   )
   if not findings.figures:
     reasons = [f"{name}: {why}" for name, why in findings.not_run.items()]
@@ -384,7 +386,7 @@ def read_report(path: str | pathlib.Path) -> dict[str, Any]:
     ValueError: if it is no report, or of a newer layout.
     FileNotFoundError: if there is none.
   """
-  path = pathlib.Path(path)
+  path = local_path(path)
   path = path / "report.json" if path.is_dir() else path
   what, fix = f"is no report of layout {SCHEMA}", "audit again"
   if not path.exists():

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mixdef.files import local_path, save_figure
+
 _MARKERS = "osD^vP*X<>ph"
 
 
@@ -19,7 +21,7 @@ def trade_off_plot(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
   Raises:
     ValueError: for no row, or another suffix.
   """
-  path = Path(path)
+  path = local_path(path)
   if path.suffix not in (".png", ".svg"):
     raise ValueError(f"cannot write {path.name}; end the path in .png or .svg")
   if not rows:
@@ -71,4 +73,4 @@ def trade_off_plot(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
     ncols=columns,
     fontsize="x-small",
   )
-  figure.savefig(path, dpi=150)
+  save_figure(figure, path)

@@ -23,6 +23,7 @@ from mixdef.data import (
   tfds,
 )
 from mixdef.data.dataset import Dataset
+from mixdef.files import local_path
 
 
 def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
@@ -71,7 +72,7 @@ def _folder(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
     raise TypeError(f"{given}={data_dir!r}; give the folder of the raw files as text")
   if not str(data_dir).strip():
     raise ValueError(f"{given} is empty; name the folder of the raw files")
-  folder = pathlib.Path(data_dir).expanduser()
+  folder = local_path(data_dir, "data_dir")
   if folder.exists() and not folder.is_dir():
     raise ValueError(f"{given}={folder} is a file; name the folder that holds it")
   return folder

@@ -10,6 +10,7 @@ from mixdef.attacks.lira import lira_coverage
 from mixdef.attacks.signals import Signals
 from mixdef.auditing.figures import auc, excluded, scored_pairs
 from mixdef.auditing.intervals import bootstrap_records
+from mixdef.files import local_path, save_figure
 from mixdef.generative import theory
 from mixdef.generative.ratio_shift import (
   LossFits,
@@ -117,7 +118,7 @@ def ratio_plot(
   Raises:
     ValueError: for another suffix, or losses that `theory_report` refuses.
   """
-  path = Path(path)
+  path = local_path(path)
   if path.suffix not in (".png", ".svg"):
     raise ValueError(f"cannot write {path.name}; end the path in .png or .svg")
   from matplotlib.figure import Figure
@@ -152,7 +153,7 @@ def ratio_plot(
   rows[1].set_xlabel("log likelihood ratio (larger: more like a member)")
   handles, labels = rows[0].get_legend_handles_labels()
   figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize="small")
-  figure.savefig(path, dpi=150)
+  save_figure(figure, path)
 
 
 def _targets(

@@ -13,6 +13,7 @@ import numpy as np
 from absl import logging
 
 from mixdef.data import Dataset
+from mixdef.files import local_path
 from mixdef.learner import Learner, TrainState
 from mixdef.training import hosts, mesh
 from mixdef.training.agreement import Agreement, agree, made_from_alone
@@ -183,7 +184,7 @@ def open_shadows(
     raise ValueError(
       f"{processes} processes train together: give out, a folder they share"
     )
-  store = None if out is None else Store(pathlib.Path(out))
+  store = None if out is None else Store(local_path(out, "out"))
   first = jax.process_index() == 0
   with contextlib.ExitStack() as held:
 

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import os
 import pathlib
 
 import numpy as np
 from absl import logging
 
+from mixdef.files import write_json
 from mixdef.reading import Damaged, read_json
 
 
@@ -23,13 +23,6 @@ def digest(*arrays) -> str:
     state.update(f"{array.dtype}{array.shape}".encode())
     state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
   return state.hexdigest()[:16]
-
-
-def write_json(path: pathlib.Path, value) -> None:
-  """Write JSON so that a reader sees the old or the new file, never half of one."""
-  fresh = path.with_name(path.name + ".new")
-  fresh.write_text(json.dumps(value, indent=2) + "\n")
-  os.replace(fresh, path)
 
 
 def same_or_refuse(

@@ -13,7 +13,6 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import shutil
 from collections.abc import Iterable
@@ -23,6 +22,7 @@ import jax
 from absl import logging
 
 from mixdef.clutter import is_clutter
+from mixdef.files import write_text
 from mixdef.reading import Damaged, check_form, parse_json
 from mixdef.training import entry
 
@@ -118,9 +118,8 @@ class Store:
     What others have added since is read after these and counts.
     """
     if jax.process_index() == 0:
-      fresh = self.folder / "new-metrics"
-      fresh.write_text("".join(json.dumps(row) + "\n" for row in rows))
-      os.replace(fresh, self.folder / METRICS)
+      lines = "".join(json.dumps(row) + "\n" for row in rows)
+      write_text(self.folder / METRICS, lines)
 
   def gather_metrics(self) -> None:
     """Bring the rows of all processes together in one file."""

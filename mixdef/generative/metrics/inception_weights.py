@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mixdef.files import local_path
 from mixdef.generative.metrics.extractors import OFFICIAL, Extractor, fingerprint
 from mixdef.generative.metrics.inception import Inception
 from mixdef.reading import read_npz
@@ -67,7 +68,7 @@ def inception_features(path: str | pathlib.Path) -> Extractor:
   Reference: Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a
     Local Nash Equilibrium", 2017, arXiv 1706.08500.
   """
-  path = pathlib.Path(path)
+  path = local_path(path)
   entries = read_npz(path, fix="inception_features says how to make it")
   source = str(entries.pop("source", ""))
   variables = _variables(entries, path)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from mixdef.files import local_path, save_figure
+
 
 def dwp_plot(result: Mapping[str, Any], path: str | Path) -> None:
   """Draw the shares of ones of every column and save them.
@@ -34,7 +36,7 @@ def dwpre_plot(result: Mapping[str, Any], path: str | Path) -> None:
 
 
 def _scatter(result: Mapping[str, Any], path: str | Path, what: str) -> None:
-  path = Path(path)
+  path = local_path(path)
   if path.suffix not in (".png", ".svg"):
     raise ValueError(f"cannot write {path.name}; end the path in .png or .svg")
   from matplotlib.figure import Figure
@@ -53,4 +55,4 @@ def _scatter(result: Mapping[str, Any], path: str | Path, what: str) -> None:
     aspect="equal",
   )
   axes.grid(color="0.9", linewidth=0.6)
-  figure.savefig(path, dpi=150)
+  save_figure(figure, path)

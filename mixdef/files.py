@@ -1,4 +1,4 @@
-"""Write a file so that a reader finds the old one or the new one, never half of one."""
+"""Paths that users give, and files of which a reader never finds half."""
 
 import contextlib
 import json
@@ -6,6 +6,30 @@ import os
 import pathlib
 from collections.abc import Iterator
 from typing import IO, Any
+
+
+def local_path(path: str | os.PathLike, name: str = "path") -> pathlib.Path:
+  """Return a path that a user gave, with `~` expanded.
+
+  Args:
+    path: of a file or folder.
+    name: of the argument, for the message.
+
+  Raises:
+    ValueError: if it is empty, or starts with the name of an unknown user.
+    TypeError: if it is no path.
+
+  >>> local_path("runs/digits").as_posix()
+  'runs/digits'
+  """
+  if not isinstance(path, str | os.PathLike):
+    raise TypeError(f"{name}={path!r} must be a path, as text or pathlib.Path")
+  if not os.fspath(path):
+    raise ValueError(f"{name} is empty: name a file or folder, or leave it out")
+  try:
+    return pathlib.Path(path).expanduser()
+  except RuntimeError as error:
+    raise ValueError(f"{name}={str(path)!r}: {error}") from None
 
 
 @contextlib.contextmanager
@@ -22,7 +46,7 @@ def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
     OSError: naming `path`, if it cannot be written or the disk is full; nothing half
       written stays behind.
   """
-  fresh = path.with_name(path.name + ".new")
+  fresh = path.with_name(f"new-{path.name}")
   try:
     try:
       with fresh.open("wb") as file:
@@ -46,3 +70,10 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Write JSON; see `whole_file`."""
   write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def save_figure(figure: Any, path: str | pathlib.Path) -> None:
+  """Draw a matplotlib figure into a file of the format of its suffix."""
+  path = local_path(path)
+  with whole_file(path) as file:
+    figure.savefig(file, format=path.suffix[1:], dpi=150)
