@@ -223,14 +223,3 @@ def test_pitfall_151_sheets_in_place_of_the_official_files_are_told(
     logger.removeHandler(caplog.handler)
   told = f"cifar10: image sheets in {folder}, not the official files"
   assert (told in caplog.text) != official
-
-
-def test_real_cifar10(real_data):
-  data = load("cifar10", data_dir=real_data("cifar10"))
-  assert (data.x.shape, data.x.dtype) == ((50_000, 32, 32, 3), np.uint8)
-  assert data.test.x.shape == (10_000, 32, 32, 3)
-  assert data.y[:6].tolist() == [6, 9, 9, 4, 1, 1]
-  assert (np.bincount(data.y) == 5000).all()
-  assert (np.bincount(data.test.y) == 1000).all()
-  # The first pixel of the first training image, the frog.
-  assert data.x[0, 0, 0].tolist() == [59, 62, 63]

@@ -192,23 +192,3 @@ def test_a_wrong_small_copy_is_named(tmp_path, name, columns, channels, classes)
   PIL.Image.new("RGB", (32 * columns, 64)).save(tmp_path / name / "test.png")
   with pytest.raises(ValueError, match=rf"test.png is 64 x {32 * columns} pixels"):
     load(name, data_dir=tmp_path)
-
-
-def test_real_celeba64(real_data):
-  data = load("celeba64", data_dir=real_data("celeba64"))
-  assert (data.x.shape, data.test.x.shape[0]) == ((5120, 64, 64, 3), 1280)
-  assert np.bincount(data.y).tolist() == [2985, 2135]
-  # A face is brighter than the four corners and left-right symmetric on average.
-  mean = data.x.mean(axis=(0, 3))
-  assert np.corrcoef(mean.ravel(), mean[:, ::-1].ravel())[0, 1] > 0.95
-  assert np.corrcoef(mean.ravel(), mean[::-1].ravel())[0, 1] < 0.8
-
-
-def test_real_lfw62(real_data):
-  data = load("lfw62", data_dir=real_data("lfw62"))
-  assert (data.x.shape, data.test.x.shape[0]) == ((2442, 64, 64, 1), 581)
-  sizes = np.bincount(data.y, minlength=62) + np.bincount(data.test.y, minlength=62)
-  # The people with at least 20 images; George W. Bush, class 14, has most by far.
-  assert (sizes.min() >= 20, int(sizes.argmax()), sizes.size) == (True, 14, 62)
-  mean = data.x.mean(axis=(0, 3))
-  assert np.corrcoef(mean.ravel(), mean[:, ::-1].ravel())[0, 1] > 0.95

@@ -161,27 +161,3 @@ def test_files_that_swapped_their_names_are_told(tmp_path):
     (tmp_path / NAMES[two]).write_bytes(first)
   with pytest.raises(ValueError, match="holds t10k-images-idx3-ubyte; give each file"):
     read(tmp_path, digests=known)
-
-
-@pytest.mark.parametrize("kind", ["fashion_mnist", "mnist"])
-def test_real_files_of_the_sister_set_are_refused(real_data, tmp_path, kind):
-  name = {"mnist": "fashion_mnist", "fashion_mnist": "mnist"}[kind]
-  (tmp_path / name).symlink_to(real_data(f"{kind}/{NAMES[0]}") / kind)
-  with pytest.raises(ValueError, match=f"holds {kind}, not {name}"):
-    load(name, data_dir=tmp_path)
-
-
-@pytest.mark.parametrize(
-  ("name", "first", "counts"),
-  [
-    ("mnist", [5, 0, 4, 1, 9, 2, 1, 3, 1, 4], (5421, 6742)),
-    ("fashion_mnist", [9, 0, 0, 3, 0, 2, 7, 2, 5, 5], (6000, 6000)),
-  ],
-)
-def test_real_files(real_data, name, first, counts):
-  data = load(name, data_dir=real_data(f"{name}/{NAMES[0]}"))
-  assert (data.x.shape, data.x.dtype) == ((60_000, 28, 28, 1), np.uint8)
-  assert data.test.x.shape == (10_000, 28, 28, 1)
-  assert data.y[:10].tolist() == first
-  sizes = np.bincount(data.y)
-  assert (sizes.min(), sizes.max()) == counts

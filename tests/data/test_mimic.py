@@ -124,32 +124,6 @@ def test_a_damaged_file_is_named(tmp_path):
     read(tmp_path)
 
 
-def test_real_demo(real_data):
-  folder = real_data("mimic3_demo")
-  data = load("mimic3_demo", data_dir=folder)
-  assert (len(data), set(np.unique(data.x))) == (100, {0, 1})
-  assert data.x.any(axis=0).all()
-  # A naive count of distinct pairs (patient, code), by other means than the reader's.
-  tables = []
-  for name in ("ADMISSIONS", "DIAGNOSES_ICD"):
-    with (folder / "mimic3_demo" / f"{name}.csv").open() as file:
-      rows = csv.DictReader(
-        line.lower() if i == 0 else line for i, line in enumerate(file)
-      )
-      tables.append(list(rows))
-  patient = {row["hadm_id"]: row["subject_id"] for row in tables[0]}
-  pairs = {
-    (
-      patient[row["hadm_id"]],
-      row["icd9_code"][: 4 if row["icd9_code"][0] == "E" else 3],
-    )
-    for row in tables[1]
-  }
-  assert (data.x.sum(), data.x.shape[1]) == (len(pairs), len({c for _, c in pairs}))
-  dead = {row["subject_id"] for row in tables[0] if row["hospital_expire_flag"] == "1"}
-  assert data.y.sum() == len(dead)
-
-
 def _rewrite(folder, change):
   for path in (folder / "mimic3").iterdir():
     path.write_bytes(change(path.read_text()))

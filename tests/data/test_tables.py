@@ -64,19 +64,3 @@ def test_pitfall_151_another_table_under_the_right_name_is_named(
   with pytest.raises(ValueError, match=f"^{path}.*{message}") as caught:
     read(tmp_path)
   assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-  ("name", "shape", "num_classes", "first"),
-  [
-    ("location30", (5010, 446), 30, [29, 26, 15]),
-    ("diabetes130_top100dx", (62_011, 736), 100, [6, 0, 1]),
-  ],
-)
-def test_real_tables(real_data, name, shape, num_classes, first):
-  data = load(name, data_dir=real_data(f"{name}.npz"))
-  assert data.name == name
-  assert (data.x.shape, data.x.dtype) == (shape, np.float32)
-  assert set(np.unique(data.x)) == {0, 1}
-  assert data.y[:3].tolist() == first
-  assert (np.bincount(data.y, minlength=num_classes) > 0).all()

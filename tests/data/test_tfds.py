@@ -1,6 +1,7 @@
 import importlib.util
 import io
 import os
+import pathlib
 import sys
 
 import numpy as np
@@ -210,3 +211,46 @@ def test_a_failed_download_keeps_the_advice(tmp_path, monkeypatch):
   monkeypatch.setattr(tfds, "builder", offline)
   with pytest.raises(FileNotFoundError, match=r"build stl10 .*no route to host\)$"):
     load("stl10", data_dir=tmp_path)
+
+
+def test_a_set_of_another_builder_is_named(tmp_path):
+  _prepare("fashion_mnist", (28, 28, 1), 10, tmp_path)
+  (tmp_path / "fashion_mnist").rename(tmp_path / "mnist")
+  with pytest.raises(ValueError, match="holds fashion_mnist, not mnist; keep each set"):
+    read("mnist", tmp_path)
+
+
+def test_a_prepared_set_of_another_size_is_named(tmp_path):
+  _prepare("cifar10", (32, 32, 3), 10, tmp_path)
+  with pytest.raises(
+    ValueError, match=r"3\.0\.2 is not the whole cifar10: it holds 12 \+ 5 records, not"
+  ):
+    load("cifar10", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+@pytest.mark.parametrize("content", [b"", b"<html>", b"{}", b'{"name": 3}', b"\xff"])
+def test_a_damaged_description_is_one_line(tmp_path, name, content):
+  folder = pathlib.Path(_prepare("mnist", (28, 28, 1), 10, tmp_path).data_path)
+  (folder / name).write_bytes(content)
+  with pytest.raises(ValueError, match=f"^{folder} ") as caught:
+    read("mnist", tmp_path)
+  assert "\n" not in str(caught.value)
+
+
+def test_records_that_are_no_records_are_one_line(tmp_path):
+  folder = pathlib.Path(_prepare("mnist", (28, 28, 1), 10, tmp_path).data_path)
+  (path,) = folder.glob("*test.array_record*")
+  raw = path.read_bytes()
+  for content in (b"", b"<html>", raw[: len(raw) // 2], bytes(len(raw))):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{folder} is damaged: split 'test'"):
+      read("mnist", tmp_path)
+
+
+def test_without_tensorflow_datasets_the_advice_is_the_same(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+  with pytest.raises(
+    FileNotFoundError, match=r"^mnist: neither train-.*pip install .*tensorflow_data"
+  ):
+    load("mnist", data_dir=tmp_path)
