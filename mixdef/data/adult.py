@@ -1,10 +1,11 @@
 """Read UCI Adult: census records and whether the income is above 50,000 dollars."""
 
+import math
 import pathlib
 
 import numpy as np
 
-from mixdef.data import files
+from mixdef.data import counts, files
 from mixdef.data.dataset import Dataset
 
 NAMES = ("adult.data", "adult.test")
@@ -74,7 +75,7 @@ def read(
       "download them from https://archive.ics.uci.edu/dataset/2/adult (CC BY 4.0)",
     )
   (x, y), test = map(_read_file, paths, num_records)
-  return files.dataset(
+  return counts.dataset(
     paths[0].parent, x, y, name="adult", num_classes=len(_INCOMES), test=test
   )
 
@@ -90,7 +91,7 @@ def _read_file(path: pathlib.Path, count: int) -> tuple[np.ndarray, np.ndarray]:
       y.append(_label(row[-1]))
     except ValueError as error:
       raise files.damaged(path, f"line {line}: {error}") from error
-  files.check_count(path, len(x), count, "records")
+  counts.check_count(path, len(x), count, "records")
   return np.array(x, np.float32), np.array(y)
 
 
@@ -101,7 +102,9 @@ def _encode(values: list[str]) -> list[float]:
   for (name, coding), value in zip(COLUMNS.items(), values, strict=True):
     if isinstance(coding, tuple):
       mean, spread = coding
-      features.append((float(value) - mean) / spread)
+      if not math.isfinite(number := float(value)):
+        raise ValueError(f"{value!r} is no {name}")
+      features.append((number - mean) / spread)
       continue
     known = coding.split()
     if value not in (*known, "?"):

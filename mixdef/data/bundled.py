@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mixdef.data import files
+from mixdef.data import counts, files
 from mixdef.data.dataset import Dataset
 
 _LFW_TABLES = ("pairs.txt", "pairsDevTrain.txt", "pairsDevTest.txt")
@@ -62,7 +62,7 @@ def lfw(data_dir: pathlib.Path, *, num_records: int = 1_867) -> Dataset:
   y = np.repeat(numbers, [len(paths) for paths in kept.values()])
   order = np.arange(len(x))
   np.random.RandomState(42).shuffle(order)
-  return files.dataset(folder, x[order], y[order], name="lfw", num_classes=len(kept))
+  return counts.dataset(folder, x[order], y[order], name="lfw", num_classes=len(kept))
 
 
 def _fetch_lfw(data_dir: pathlib.Path) -> None:

@@ -4,6 +4,7 @@ import difflib
 import functools
 import os
 import pathlib
+import stat
 from collections.abc import Callable, Mapping, Sequence
 
 from mixdef.data import (
@@ -68,12 +69,18 @@ def _folder(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
   if data_dir is None:
     given = "MIXDEF_DATA" if os.environ.get("MIXDEF_DATA") else "data_dir"
     data_dir = os.environ.get("MIXDEF_DATA") or "data"
-  if not isinstance(data_dir, str | os.PathLike):
-    raise TypeError(f"{given}={data_dir!r}; give the folder of the raw files as text")
-  if not str(data_dir).strip():
-    raise ValueError(f"{given} is empty; name the folder of the raw files")
-  folder = local_path(data_dir, "data_dir")
-  if folder.exists() and not folder.is_dir():
+  folder = local_path(data_dir, given)
+  try:
+    is_folder = stat.S_ISDIR(folder.stat().st_mode)
+  except FileNotFoundError:
+    is_folder = True  # the reader says what should be there
+  # A name that is too long or holds a zero byte, a loop of links, no right to enter.
+  except (ValueError, OSError) as error:
+    reason = getattr(error, "strerror", None) or error
+    raise ValueError(
+      f"{given}={str(data_dir)[:100]!r}: {reason}; name the folder of the raw files"
+    ) from error
+  if not is_folder:
     raise ValueError(f"{given}={folder} is a file; name the folder that holds it")
   return folder
 

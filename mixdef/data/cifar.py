@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mixdef.data import files
+from mixdef.data import counts, files
 from mixdef.data.dataset import Dataset
 
 CIFAR10_NAMES = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
@@ -44,13 +44,13 @@ def read_binary(
   if paths is None:
     return None
   train, test = num_records
-  counts = [*[train // (len(names) - 1)] * (len(names) - 1), test]
+  sizes = [*[train // (len(names) - 1)] * (len(names) - 1), test]
   *parts, held_out = (
     _read_records(path, label_bytes, num_classes, count)
-    for path, count in zip(paths, counts, strict=True)
+    for path, count in zip(paths, sizes, strict=True)
   )
   x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-  return files.dataset(
+  return counts.dataset(
     *(paths[0].parent, x, y),
     name=name,
     num_classes=num_classes,
@@ -74,7 +74,7 @@ def _read_records(
   if not raw.size or raw.size % record:
     raise files.damaged(path, f"{raw.size} bytes are no multiple of {record}")
   rows = raw.reshape(-1, record)
-  files.check_count(path, len(rows), count, "records")
+  counts.check_count(path, len(rows), count, "records")
   y = rows[:, label_bytes - 1]
   if y.max() >= num_classes:
     raise files.damaged(

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 from absl import logging
 
-from mixdef.data import files, image_folder, sheets
+from mixdef.data import counts, files, image_folder, sheets
 from mixdef.data.dataset import Dataset
 
 CELEBA_SHAPE = (218, 178, 3)
@@ -75,7 +75,7 @@ def celeba(data_dir: pathlib.Path, *, num_images: int = 202_599) -> Dataset | No
       "celeba: no %s in %s, so all images are records", _PARTITION, attributes.parent
     )
     x, y = _faces(present, male, list(male))
-    return files.dataset(attributes.parent, x, y, name="celeba", num_classes=2)
+    return counts.dataset(attributes.parent, x, y, name="celeba", num_classes=2)
   (partition,) = partition
   part = _read_partition(partition, male)
   train, test = ([n for n in male if part[n] == split] for split in (_TRAIN, _TEST))
@@ -85,7 +85,7 @@ def celeba(data_dir: pathlib.Path, *, num_images: int = 202_599) -> Dataset | No
       f"{len(train)} images of split {_TRAIN} and {len(test)} of split {_TEST}",
     )
   x, y = _faces(present, male, train)
-  return files.dataset(
+  return counts.dataset(
     *(attributes.parent, x, y),
     name="celeba",
     num_classes=2,

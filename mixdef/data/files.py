@@ -11,16 +11,14 @@ import gzip
 import io
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-from absl import logging
-from numpy.typing import ArrayLike
 
 from mixdef import reading
 from mixdef.clutter import is_clutter
-from mixdef.data.dataset import Dataset
 from mixdef.reading import Damaged
 
 _SHOWN = 6  # names of a folder that a message lists
@@ -33,8 +31,8 @@ def find(
 ) -> list[pathlib.Path] | None:
   """Return the paths of `names` in the first folder that holds all of them.
 
-  Capital letters make no difference. A file may lie one folder deeper, as archives
-  unpack.
+  Capital letters, hyphens, underscores and dots make no difference. A file may lie one
+  folder deeper, as archives unpack, and `data_dir` may be one of the folders itself.
 
   Args:
     data_dir: folder of all sets.
@@ -66,10 +64,10 @@ def find(
 
 def child(folder: pathlib.Path, name: str) -> pathlib.Path | None:
   """Return folder/name if it is there, in whatever capital letters."""
-  # A broken link is there; it exists for nobody else.
+  # A broken link is there, so that it can be told; it does not exist.
   if os.path.lexists(exact := folder / name):
     return exact
-  alike = (path for path in entries(folder) if path.name.lower() == name.lower())
+  alike = (path for path in entries(folder) if _plain(path.name) == _plain(name))
   return next(alike, None)
 
 
@@ -92,8 +90,8 @@ def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
 def pictures(folder: pathlib.Path) -> list[pathlib.Path]:
   """Return the JPEG files in a folder, sorted, or else those one folder deeper."""
   here = [path for path in entries(folder) if path.suffix.lower() in _PICTURES]
-  same = [path for path in subfolders(folder) if path.name == folder.name]
-  return here or [path for deeper in same for path in pictures(deeper)]
+  deeper = folder / folder.name  # as archives unpack
+  return pictures(deeper) if not here and deeper.is_dir() else here
 
 
 def contents(folder: pathlib.Path) -> str:
@@ -102,7 +100,8 @@ def contents(folder: pathlib.Path) -> str:
     kind = "it is a file" if folder.exists() else "there is no such folder"
     above = folder.parent
     return f"{kind}; {above}: {contents(above)}" if above.is_dir() else kind
-  names = [path.name for path in entries(folder)]
+  # A name may hold what cannot be printed, a line end or bytes that are no UTF-8.
+  names = [re.sub(r"[^ -~\w]", "?", path.name) for path in entries(folder)]
   if not names:
     return "it is empty"
   more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
@@ -139,6 +138,8 @@ def decoding(path: pathlib.Path, fix: str = "get it again") -> Iterator[None]:
     OSError: it is whole, for all one knows, but cannot be read.
   """
   try:
+    if path.exists():
+      _checked(path)
     yield
   except Damaged:
     raise
@@ -220,8 +221,10 @@ def read_picture(path: pathlib.Path, mode: str | None = None) -> np.ndarray:
   import PIL.Image
 
   with decoding(path), warnings.catch_warnings():
-    # Damage can turn a small picture into a huge one, of which Pillow warns.
-    warnings.simplefilter("error")
+    # Of damage to what goes with the pixels there are warnings only. It can turn a
+    # small picture into a huge one, too.
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
     with PIL.Image.open(path) as picture:
       picture.verify()  # the checksums of PNG; nothing can be read after it
     with PIL.Image.open(path) as picture:
@@ -265,88 +268,6 @@ def read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[tuple[str, ...]
   return [tuple(row[place] for place in places) for _, row in rows]
 
 
-def check_count(path: pathlib.Path, found: int, expected: int, what: str) -> None:
-  """Refuse a file that holds more or fewer records than the official one.
-
-  Args:
-    path: of the file.
-    found: number of records in it.
-    expected: number in the official file.
-    what: they are called.
-  """
-  if found != expected:
-    raise ValueError(
-      f"{path} is cut short or another file{instead(path)}: it holds {found:,} {what},"
-      f" not {expected:,}; put the official file there, or load records of your own by"
-      " Dataset.from_arrays(x, y)"
-    )
-
-
-def check_classes(
-  place: os.PathLike[str], y: np.ndarray, name: str, num_classes: int
-) -> None:
-  """Refuse labels of a set with fewer classes than `name` has."""
-  if y.size and y.max() < num_classes - 1:
-    raise ValueError(
-      f"{place} is not {name}: it has {y.max() + 1} classes, not {num_classes}; put the"
-      f" official file of {name} there"
-    )
-
-
-def dataset(
-  place: os.PathLike[str],
-  x: ArrayLike,
-  y: ArrayLike,
-  *,
-  name: str,
-  num_classes: int,
-  num_records: tuple[int, int] | None = None,
-  balanced: bool = False,
-  test: tuple[ArrayLike, ArrayLike] | None = None,
-) -> Dataset:
-  """Make the `Dataset` of what was read, and log its size.
-
-  Args:
-    place: file or folder that was read.
-    x: [N, ...] inputs.
-    y: [N] labels.
-    name: canonical name of the set.
-    num_classes: number of classes K.
-    num_records: of the official training and test file (0 without one), or None if
-      that is not known.
-    balanced: whether the official files hold as many records of each class.
-    test: held-out inputs and labels.
-
-  Raises:
-    ValueError: the arrays are not those of the set; the line names the place.
-  """
-  with named(place):
-    data = Dataset.from_arrays(x, y, name=name, test=test, num_classes=num_classes)
-  parts = [("training", data)] + ([("test", data.test)] if data.test else [])
-  found = (len(data), len(data.test) if data.test else 0)
-  if num_records and num_records != found:
-    raise ValueError(
-      f"{place} is not the whole {name}: it holds {found[0]:,} + {found[1]:,} records,"
-      f" not {num_records[0]:,} + {num_records[1]:,}; put the official files there, or"
-      " load records of your own by Dataset.from_arrays(x, y)"
-    )
-  for part, records in parts if balanced else ():
-    sizes = np.bincount(records.y, minlength=num_classes)
-    if np.ptp(sizes):
-      raise ValueError(
-        f"{place} does not hold the files of {name}: {sizes.min():,} {part} records are"
-        f" of class {sizes.argmin()}, {sizes.max():,} of class {sizes.argmax()}, and"
-        " officially all classes are equal; put each official file there once"
-      )
-  shape = data.x.shape[1:]
-  features = f"{shape[0]} features" if len(shape) == 1 else " x ".join(map(str, shape))
-  logging.info(
-    "%s: %d records of %s in %s (%d classes, %d test records)",
-    *(name, len(data), features, place, num_classes, found[1]),
-  )
-  return data
-
-
 @contextlib.contextmanager
 def named(place: os.PathLike[str]) -> Iterator[None]:
   """Say in a `ValueError` about arrays which file or folder they were read from."""
@@ -358,16 +279,20 @@ def named(place: os.PathLike[str]) -> Iterator[None]:
 
 def first_line(error: Exception) -> str:
   """Return the first line of an error of another library, for a line of ours."""
-  return str(error).strip().split("\n", 1)[0] or type(error).__name__
+  return str(error).strip().split("\n", 1)[0].rstrip(":") or type(error).__name__
 
 
 def _places(data_dir: pathlib.Path, folders: Sequence[str]) -> Iterator[pathlib.Path]:
   for name in folders:
-    if not name:
+    if not name or _plain(data_dir.name) == _plain(name):
       yield data_dir
-    elif folder := child(data_dir, name):
+    if name and (folder := child(data_dir, name)):
       yield folder
       yield from subfolders(folder)
+
+
+def _plain(name: str) -> str:
+  return re.sub("[-_. ]", "", name).lower()
 
 
 def _variant(folder: pathlib.Path, name: str) -> pathlib.Path | None:
@@ -380,9 +305,9 @@ def _checked(path: pathlib.Path) -> pathlib.Path:
   if path.is_file():
     return path
   if path.is_dir():
-    raise ValueError(f"{path} is a folder; put the file of that name in its place")
+    raise Damaged(f"{path} is a folder; put the file of that name in its place")
   if path.is_symlink():
     raise FileNotFoundError(
       f"{path} links to {os.readlink(path)}, which is not there; mend the link"
     )
-  raise ValueError(f"{path} is no regular file; put the file of that name in its place")
+  raise Damaged(f"{path} is no regular file; put the file of that name in its place")

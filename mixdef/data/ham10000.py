@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from mixdef.data import files, image_folder
+from mixdef.data import counts, files, image_folder
 from mixdef.data.dataset import Dataset
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
@@ -70,4 +70,6 @@ def read(data_dir: pathlib.Path, *, num_images: int = 10_015) -> Dataset:
     )
   x = image_folder.decode([present[image] for image, _ in rows], "ham10000")
   y = np.array([CLASSES.index(diagnosis) for _, diagnosis in rows])
-  return files.dataset(metadata.parent, x, y, name="ham10000", num_classes=len(CLASSES))
+  return counts.dataset(
+    metadata.parent, x, y, name="ham10000", num_classes=len(CLASSES)
+  )

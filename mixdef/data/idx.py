@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mixdef.data import files, validate
+from mixdef.data import counts, files, validate
 from mixdef.data.dataset import Dataset
 
 NAMES = (
@@ -65,7 +65,7 @@ def read(
     validate.label_range(labels, 10, str(path))
   for i, (path, content) in enumerate(zip(paths, (x, y, test_x, test_y), strict=True)):
     _check_digest(path, content, name, i, digests)
-  return files.dataset(
+  return counts.dataset(
     *(paths[0].parent, x[..., None], y),
     name=name,
     num_classes=10,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from absl import logging
 
-from mixdef.data import files
+from mixdef.data import counts, files
 from mixdef.data.dataset import Dataset
 
 SIDE = 64
@@ -110,4 +110,4 @@ def read_classes(
   )
   y = np.repeat(np.arange(len(kept)), [len(paths) for paths in kept])
   x = decode([path for paths in kept for path in paths], name)
-  return files.dataset(root, x, y, name=name, num_classes=len(kept))
+  return counts.dataset(root, x, y, name=name, num_classes=len(kept))

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from mixdef.data import files
+from mixdef.data import counts, files
 from mixdef.data.dataset import Dataset
 
 NAMES = ("ADMISSIONS.csv.gz", "DIAGNOSES_ICD.csv.gz")
@@ -70,7 +70,7 @@ def read(
       f"{paths[0]} is not {name}: it has {found} patients, not {num_patients}; the"
       " open demo of 100 loads as mimic3_demo, MIMIC-III of 46,520 as mimic3"
     )
-  files.check_count(paths[0], len(rows), num_rows[0], "admissions")
+  counts.check_count(paths[0], len(rows), num_rows[0], "admissions")
   admissions, died = _admissions(paths[0], rows)
   codes = _read_codes(paths[1], admissions, num_rows[1])
   columns: dict[str, int] = {}
@@ -84,7 +84,7 @@ def read(
     raise ValueError(f"{paths[1]} is damaged: no code begins with 0: {_AS_NUMBERS}")
   x = np.zeros((len(died), len(columns)), np.float32)
   x[tuple(np.transpose(cells))] = 1
-  return files.dataset(paths[0].parent, x, died, name=name, num_classes=2)
+  return counts.dataset(paths[0].parent, x, died, name=name, num_classes=2)
 
 
 def _admissions(
@@ -122,7 +122,7 @@ def _read_codes(
   """Return {admission: its codes, cut}, in the order of the file."""
   codes: dict[str, list[str]] = {admission: [] for admission in admissions}
   rows = files.read_csv(path, ("HADM_ID", "ICD9_CODE"))
-  files.check_count(path, len(rows), count, "diagnoses")
+  counts.check_count(path, len(rows), count, "diagnoses")
   for admission, code in rows:
     if admission not in codes:
       raise ValueError(

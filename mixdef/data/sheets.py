@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
-from mixdef.data import files
+from mixdef.data import counts, files, validate
 from mixdef.data.dataset import Dataset
 
 
@@ -53,12 +53,13 @@ def read(
     return None
   *train_paths, test_path, labels_path = paths
   table = files.read_npz(labels_path, labels)
-  y, test_y = (table[key] for key in labels)
+  with files.named(labels_path):
+    y, test_y = map(validate.labels, map(table.get, labels), ("y", "test y"))
   x = _tiles(train_paths, len(y), side, columns, mode)
   test_x = _tiles([test_path], len(test_y), side, columns, mode)
   place = labels_path.parent
   logging.info("%s: image sheets in %s, not the official files", name, place)
-  return files.dataset(
+  return counts.dataset(
     *(labels_path, x, y),
     name=name,
     num_classes=num_classes,

@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from mixdef.data import files
+from mixdef.data import counts, files
 from mixdef.data.dataset import Dataset
 
 FOLDER = "stl10_binary"
@@ -39,7 +39,7 @@ def read(
     return None
   x, test_x = map(_read_images, paths[::2], num_records)
   y, test_y = map(_read_labels, paths[1::2], num_records)
-  return files.dataset(
+  return counts.dataset(
     *(paths[0].parent, x, y),
     name="stl10",
     num_classes=_CLASSES,
@@ -55,14 +55,14 @@ def _read_images(path: pathlib.Path, count: int) -> np.ndarray:
   if not raw.size or raw.size % record:
     raise files.damaged(path, f"{raw.size} bytes are no multiple of {record}")
   planes = raw.reshape(-1, 3, _SIDE, _SIDE)
-  files.check_count(path, len(planes), count, "images")
+  counts.check_count(path, len(planes), count, "images")
   # The last axis of a plane runs down a column, so both orders turn round.
   return np.ascontiguousarray(planes.transpose(0, 3, 2, 1))
 
 
 def _read_labels(path: pathlib.Path, count: int) -> np.ndarray:
   y = np.frombuffer(files.read_bytes(path), np.uint8)
-  files.check_count(path, len(y), count, "labels")
+  counts.check_count(path, len(y), count, "labels")
   wrong = np.flatnonzero((y < 1) | (y > _CLASSES))
   if wrong.size:
     raise files.damaged(

@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from mixdef.data import files
+from mixdef.data import counts, files
 from mixdef.data.dataset import Dataset
 
 
@@ -46,15 +46,16 @@ def read_packed(
   packed, width = table["x"], num_features
   if table["n_features"].shape or table["n_features"] != width:
     raise ValueError(
-      f"{path} is not {name}: n_features is {table['n_features']}, not {width}"
+      f"{path} is not {name}: n_features is {table['n_features'].tolist()!r},"
+      f" not {width}"
     )
   if packed.dtype != np.uint8 or packed.ndim != 2 or packed.shape[1] != -(-width // 8):
     raise ValueError(
       f"{path} is damaged: x is {packed.dtype} {packed.shape}, but {width} features"
       f" pack into {-(-width // 8)} bytes a record"
     )
-  files.check_count(path, len(packed), num_records, "records")
+  counts.check_count(path, len(packed), num_records, "records")
   x = np.unpackbits(packed, axis=1, count=width).astype(np.float32)
-  data = files.dataset(path, x, table["y"], name=name, num_classes=num_classes)
-  files.check_classes(path, data.y, name, num_classes)
+  data = counts.dataset(path, x, table["y"], name=name, num_classes=num_classes)
+  counts.check_classes(path, data.y, name, num_classes)
   return data

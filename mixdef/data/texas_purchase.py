@@ -8,7 +8,7 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from mixdef.clutter import is_clutter
-from mixdef.data import files, validate
+from mixdef.data import counts, files, validate
 from mixdef.data.dataset import Dataset
 from mixdef.reading import Damaged
 
@@ -88,11 +88,11 @@ def read(
       f" data_dir or MIXDEF_DATA ({files.contents(data_dir / name)})"
     )
   _check_features(x, place, name)
-  files.check_count(place, len(x), num_records or source.num_records, "records")
+  counts.check_count(place, len(x), num_records or source.num_records, "records")
   with files.named(place):
     y = _labels(y)
-  files.check_classes(place, y, name, _CLASSES)
-  return files.dataset(place, x.astype(np.float32), y, name=name, num_classes=_CLASSES)
+  counts.check_classes(place, y, name, _CLASSES)
+  return counts.dataset(place, x.astype(np.float32), y, name=name, num_classes=_CLASSES)
 
 
 def _unpack(archive: pathlib.Path, source: Source) -> list[np.ndarray]:
@@ -102,8 +102,8 @@ def _unpack(archive: pathlib.Path, source: Source) -> list[np.ndarray]:
       for member in tar.getmembers()
       if not is_clutter(member.name)
     }
-    if tar.fileobj:
-      tar.fileobj.read()  # to the end, where gzip compares its checksum
+    while tar.fileobj and tar.fileobj.read(1 << 20):
+      pass  # to the end, where gzip compares its checksum
     tables = []
     for text in source.texts:
       member = pathlib.PurePosixPath(source.folder) / text
@@ -141,6 +141,11 @@ def _check_features(x: np.ndarray, place: pathlib.Path, name: str) -> None:
     raise ValueError(
       f"{place} is not {name}: its features have shape {x.shape}, not [records,"
       f" {' or '.join(map(str, widths))}]"
+    )
+  if x.dtype.kind not in "buif":
+    raise ValueError(
+      f"{place} is not {name}: its features have type {x.dtype}, not zeros and ones as"
+      " numbers"
     )
   if (other := (x != 0) & (x != 1)).any():
     row, column = np.argwhere(other)[0]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mixdef.data import faces, files
+from mixdef.data import counts, faces, files
 from mixdef.data.dataset import Dataset
 
 
@@ -112,7 +112,7 @@ def read(
     )
   x, y = _read_split(builder, "train", source)
   test = _read_split(builder, "test", source)
-  return files.dataset(
+  return counts.dataset(
     *(place, x, y),
     name=name,
     num_classes=source.num_classes,

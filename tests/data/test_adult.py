@@ -83,6 +83,8 @@ def test_missing_files_are_named(tmp_path):
     ((FIRST, FIRST.replace("White, ", "")), "line 2: 14 fields, not 15;"),
     ((FIRST, FIRST.replace("White", "white")), "line 2: 'white' is no race"),
     ((FIRST.replace("39", "?"), FIRST), "line 1: could not convert string to float"),
+    ((FIRST.replace("39", "nan"), FIRST), "line 1: 'nan' is no age"),
+    ((FIRST.replace("2174", "1e999"), FIRST), "line 1: '1e999' is no capital-gain"),
     ((FIRST, FIRST.replace("<=50K", "50K")), "line 2: '50K' is no income, <=50K or"),
     ((FIRST, "<" * 200_000), "field larger than field limit"),
   ],

@@ -42,7 +42,7 @@ def test_a_name_is_text(name):
 
 @pytest.mark.parametrize("data_dir", [3, ["data"], b"data", True])
 def test_a_folder_is_a_path(data_dir):
-  with pytest.raises(TypeError, match=rf"^data_dir={re.escape(repr(data_dir))}; give"):
+  with pytest.raises(TypeError, match=rf"^data_dir={re.escape(repr(data_dir))} must"):
     load("digits", data_dir=data_dir)
 
 
@@ -51,11 +51,18 @@ def test_a_folder_that_is_none_is_told(tmp_path, monkeypatch):
   file.write_text("")
   with pytest.raises(ValueError, match=f"^data_dir={file} is a file; name the folder"):
     load("mnist", data_dir=file)
-  with pytest.raises(ValueError, match=r"^data_dir is empty; name the folder"):
+  with pytest.raises(ValueError, match=r"^data_dir is empty: name a file or fol"):
     load("mnist", data_dir="")
   monkeypatch.setenv("MIXDEF_DATA", str(file))
   with pytest.raises(ValueError, match=f"^MIXDEF_DATA={file} is a file; name the"):
     load("mnist")
+
+
+@pytest.mark.parametrize("data_dir", ["~nobody_of_this_name/data", "a\0b", "a" * 5000])
+def test_a_folder_that_cannot_be_is_one_line(data_dir):
+  with pytest.raises(ValueError, match=r"^data_dir='.*': .*") as caught:
+    load("mnist", data_dir=data_dir)
+  assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize("name", FILES)

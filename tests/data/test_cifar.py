@@ -184,6 +184,7 @@ def test_damaged_labels_are_named(tmp_path):
   [
     (np.zeros((500, 1), np.uint8), r"y has shape \(500, 1\)"),
     (np.zeros(500), "y has type float64"),
+    (np.array(3), r"y has shape \(\)"),
     (np.full(500, 10, np.uint8), r"y\[0\] is 10 but num_classes is 10"),
   ],
 )

@@ -342,6 +342,13 @@ def test_names_in_capitals_are_found(small):
   assert refused(folder, read) is None
 
 
+def test_the_data_folder_may_be_the_folder_of_the_set(small):
+  folder, read = small
+  inside = list(folder.iterdir())
+  if len(inside) == 1 and inside[0].is_dir() and inside[0].name != "faces":
+    assert refused(inside[0], read) is None
+
+
 def test_one_folder_deeper_is_found(small):
   folder, read = small
   inside = [path for path in folder.iterdir() if path.is_dir()]

@@ -161,3 +161,32 @@ def test_files_that_swapped_their_names_are_told(tmp_path):
     (tmp_path / NAMES[two]).write_bytes(first)
   with pytest.raises(ValueError, match="holds t10k-images-idx3-ubyte; give each file"):
     read(tmp_path, digests=known)
+
+
+@pytest.mark.parametrize("place", ["MNIST/raw", "mnist", "mnist/raw"])
+@pytest.mark.parametrize("dots", [True, False])
+def test_layouts_of_other_libraries_are_found(tmp_path, place, dots):
+  _write(tmp_path)
+  (tmp_path / place).mkdir(parents=True)
+  for name in NAMES:
+    other = name.replace("-idx", ".idx") if dots else name
+    (tmp_path / name).rename(tmp_path / place / other)
+  assert len(read(tmp_path)) == 12
+
+
+def test_files_in_folders_of_their_names_are_found(tmp_path):
+  _write(tmp_path, compress=False)
+  for name in NAMES:
+    kept = (tmp_path / name.removesuffix(".gz")).rename(tmp_path / "kept")
+    folder = tmp_path / "mnist" / kept.with_name(name.removesuffix(".gz")).name
+    folder.mkdir(parents=True)
+    kept.rename(folder / folder.name)
+  assert len(read(tmp_path)) == 12
+
+
+def test_bytes_behind_the_end_of_a_compressed_file_are_told(tmp_path):
+  _write(tmp_path)
+  path = tmp_path / NAMES[0]
+  path.write_bytes(path.read_bytes() + b"garbage")
+  with pytest.raises(ValueError, match=f"^{path} is damaged: Not a gzipped file"):
+    read(tmp_path)

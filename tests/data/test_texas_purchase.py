@@ -145,6 +145,9 @@ def change(place, value):
       "is not texas100: it has 50 classes, not 100",
     ),
     ({"features": features(6169), "labels": LABELS[:4]}, "5 records but y has 4"),
+    ({"features": features(6169) + 0j, "labels": LABELS}, "have type complex128"),
+    ({"features": features(6169).astype("V8"), "labels": LABELS}, "have type |V8"),
+    ({"features": features(6169).astype(str), "labels": LABELS}, "have type <U21"),
     ({"features": features(6169), "labels": LABELS / 2}, "type float64"),
     (
       {"features": features(6169), "labels": LABELS + 1},

@@ -1,0 +1,93 @@
+"""Compare what was read with what is known of the official files."""
+
+import os
+import pathlib
+
+import numpy as np
+from absl import logging
+from numpy.typing import ArrayLike
+
+from mixdef.data import files
+from mixdef.data.dataset import Dataset
+
+
+def check_count(path: pathlib.Path, found: int, expected: int, what: str) -> None:
+  """Refuse a file that holds more or fewer records than the official one.
+
+  Args:
+    path: of the file.
+    found: number of records in it.
+    expected: number in the official file.
+    what: they are called.
+  """
+  if found != expected:
+    raise ValueError(
+      f"{path} is cut short or another file{files.instead(path)}: it holds"
+      f" {found:,} {what}, not {expected:,}; put the official file there, or load"
+      " records of your own by Dataset.from_arrays(x, y)"
+    )
+
+
+def check_classes(
+  place: os.PathLike[str], y: np.ndarray, name: str, num_classes: int
+) -> None:
+  """Refuse labels of a set with fewer classes than `name` has."""
+  if y.size and y.max() < num_classes - 1:
+    raise ValueError(
+      f"{place} is not {name}: it has {y.max() + 1} classes, not {num_classes}; put the"
+      f" official file of {name} there"
+    )
+
+
+def dataset(
+  place: os.PathLike[str],
+  x: ArrayLike,
+  y: ArrayLike,
+  *,
+  name: str,
+  num_classes: int,
+  num_records: tuple[int, int] | None = None,
+  balanced: bool = False,
+  test: tuple[ArrayLike, ArrayLike] | None = None,
+) -> Dataset:
+  """Make the `Dataset` of what was read, and log its size.
+
+  Args:
+    place: file or folder that was read.
+    x: [N, ...] inputs.
+    y: [N] labels.
+    name: canonical name of the set.
+    num_classes: number of classes K.
+    num_records: of the official training and test file (0 without one), or None if
+      that is not known.
+    balanced: whether the official files hold as many records of each class.
+    test: held-out inputs and labels.
+
+  Raises:
+    ValueError: the arrays are not those of the set; the line names the place.
+  """
+  with files.named(place):
+    data = Dataset.from_arrays(x, y, name=name, test=test, num_classes=num_classes)
+  parts = [("training", data)] + ([("test", data.test)] if data.test else [])
+  found = (len(data), len(data.test) if data.test else 0)
+  if num_records and num_records != found:
+    raise ValueError(
+      f"{place} is not the whole {name}: it holds {found[0]:,} + {found[1]:,} records,"
+      f" not {num_records[0]:,} + {num_records[1]:,}; put the official files there, or"
+      " load records of your own by Dataset.from_arrays(x, y)"
+    )
+  for part, records in parts if balanced else ():
+    sizes = np.bincount(records.y, minlength=num_classes)
+    if np.ptp(sizes):
+      raise ValueError(
+        f"{place} does not hold the files of {name}: {sizes.min():,} {part} records are"
+        f" of class {sizes.argmin()}, {sizes.max():,} of class {sizes.argmax()}, and"
+        " officially all classes are equal; put each official file there once"
+      )
+  shape = data.x.shape[1:]
+  features = f"{shape[0]} features" if len(shape) == 1 else " x ".join(map(str, shape))
+  logging.info(
+    "%s: %d records of %s in %s (%d classes, %d test records)",
+    *(name, len(data), features, place, num_classes, found[1]),
+  )
+  return data
