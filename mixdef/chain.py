@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from mixdef import isolation
 from mixdef.defense import Defense, fold_in_name, weighted_mean
 
 _BATCH_ORDER = ("table", "augment", "mix", "label")
@@ -34,9 +35,12 @@ def chain(*defenses: Defense) -> Defense:
     part for one in defenses for part in ((one,) if one.parts is None else one.parts)
   )
   _refuse(parts)
+  clipped = _clipping_for_a_guarantee(parts)
+  checked = set()
 
   def with_hook(hook):
-    return [part for part in parts if getattr(part, hook) is not None]
+    acting = [part for part in parts if getattr(part, hook) is not None]
+    return sorted(acting, key=_batch_rank) if hook == "batch" else acting
 
   def own(ctx, hook, part):
     return ctx._replace(key=fold_in_name(ctx.key, hook, part.name))
@@ -44,15 +48,17 @@ def chain(*defenses: Defense) -> Defense:
   def thread(hook):
     """Pass a value through every part's hook."""
     acting = with_hook(hook)
-    if hook == "batch":
-      acting = sorted(acting, key=_batch_rank)
     if not acting:
       return None
+
+    def of(part):
+      apart = clipped and part is not clipped and hook == "batch"
+      return isolation.row_by_row(part) if apart else getattr(part, hook)
 
     def run(value, state, ctx, *rest):
       for part in acting:
         mine = (state[part.name], own(ctx, hook, part))
-        value = getattr(part, hook)(value, *mine, *rest)
+        value = of(part)(value, *mine, *rest)
       return value
 
     return run
@@ -63,9 +69,13 @@ def chain(*defenses: Defense) -> Defense:
     if not acting:
       return None
 
+    def of(part):
+      apart = clipped and part is not clipped
+      return isolation.without_members(part, hook) if apart else getattr(part, hook)
+
     def run(state, ctx, *rest):
       new = {
-        part.name: getattr(part, hook)(state[part.name], own(ctx, hook, part), *rest)
+        part.name: of(part)(state[part.name], own(ctx, hook, part), *rest)
         for part in acting
       }
       return {**state, **new}
@@ -73,6 +83,13 @@ def chain(*defenses: Defense) -> Defense:
     return run
 
   def init(key, spec):
+    if clipped:
+      spec = isolation.public(spec)
+      form = (*spec[3:], spec.example.shape, spec.example.dtype)
+      if form not in checked:
+        hooks = {hook: with_hook(hook) for hook in ("batch", "log_probs", "loss")}
+        isolation.check(clipped, hooks, spec)
+        checked.add(form)
     return {
       part.name: _strongly_typed(part.init(fold_in_name(key, part.name), spec))
       if part.init
@@ -120,6 +137,14 @@ def chain(*defenses: Defense) -> Defense:
     traits=frozenset().union(*(part.traits for part in parts)),
     parts=parts,
   )
+
+
+def _clipping_for_a_guarantee(parts):
+  """Return the part that clips every record and counts on it, or None."""
+  for part in parts:
+    if "per_example" in part.traits and "no_guarantee" not in part.traits:
+      return part
+  return None
 
 
 def _refuse(parts):
@@ -180,6 +205,18 @@ def _refuse_with_clipping(part, clipped):
     raise ValueError(
       f"{part.name} trains on the members before, and the epsilon of {clipped.name} "
       f"counts one training: {give_up}"
+    )
+  if part.rows:
+    raise ValueError(
+      f"{part.name} chooses the rows to train on from all members, so that one record "
+      f"decides about others, which {clipped.name} does not bound: {give_up}"
+    )
+  after = [hook for hook in ("update", "epoch", "finish") if getattr(part, hook)]
+  if after and part is not clipped and "post_processing" not in part.traits:
+    raise ValueError(
+      f"{part.name} is shown the members by its {after[0]} hook, which the noise of "
+      f"{clipped.name} does not cover: if it needs the weights or the reference records "
+      f"alone, give it the trait post_processing; else {give_up}"
     )
 
 

@@ -47,4 +47,10 @@ def ema(decay=0.999) -> Defense:
     del variables
     return state
 
-  return Defense("", init=init, update=update, release_params=release_params)
+  return Defense(
+    "",
+    init=init,
+    update=update,
+    release_params=release_params,
+    traits=frozenset({"post_processing"}),
+  )

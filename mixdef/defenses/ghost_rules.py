@@ -76,6 +76,11 @@ def grouped(tree, views):
   return jax.tree.map(lambda a: a.reshape(-1, views, *a.shape[1:]), tree)
 
 
+def ungrouped(tree):
+  """Join the two leading axes of every leaf, as they were before `grouped`."""
+  return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), tree)
+
+
 def finite_or_zero(tree, finite):
   """Replace a gradient that is not finite, for a factor of zero times NaN is NaN."""
   return jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), tree)
@@ -173,8 +178,10 @@ def _pulled_sum(module, kwargs, params, x, cotangent, views):
     clean = jnp.where(over_rows(used, x), x, x[used.argmax()])
     weighted = cotangent * over_rows(jnp.repeat(factor, views), cotangent)
     weighted = jnp.where(over_rows(used, weighted), weighted, 0)
-    _, pull = jax.vjp(lambda params: apply(params, clean), params)
-    (grads,) = pull(weighted.astype(cotangent.dtype))
+    # Record by record: the layer may let the rows that it is given act on each other.
+    each = jax.vmap(apply, (None, 0))
+    _, pull = jax.vjp(lambda params: each(params, grouped(clean, views)), params)
+    (grads,) = pull(grouped(weighted.astype(cotangent.dtype), views))
     return finite_or_zero(grads, used.any())
 
   return total

@@ -11,7 +11,12 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
-from mixdef.defenses.ghost_rules import UnsupportedError, name_of
+from mixdef.defenses.ghost_rules import (
+  UnsupportedError,
+  grouped,
+  name_of,
+  ungrouped,
+)
 
 
 class Layer(NamedTuple):
@@ -25,18 +30,20 @@ class Layer(NamedTuple):
   out: Any  # its output [B,...], or the cotangent of it
 
 
-def record_layers(losses_fn, params, batch, ctx, weights):
-  """Run a model and pull the weighted sum of its losses back to every layer's output.
+def record_layers(losses_fn, params, batch, ctx, views):
+  """Run a model and pull the mean loss of every record back to its layers' outputs.
 
-  Parameters are told by identity, so those of a frozen second network are left alone
-  and those hidden by a lifted transform are noticed.
+  Each record passes the model, and every part of the chain that acts on its loss, in
+  a batch of its own views alone: whatever they do to a batch, no other record is in
+  it. Parameters are told by identity, so those of a frozen second network are left
+  alone and those hidden by a lifted transform are noticed.
 
   Args:
     losses_fn: `(params, batch, ctx) -> (losses [B], aux)`.
     params: those whose layers are recorded.
     batch: its leaves lead with the axis B.
     ctx: handed to `losses_fn`.
-    weights: [B], of the losses in the sum.
+    views: neighbouring rows that are one record.
 
   Returns:
     The losses [B], aux, and a list of `Layer`, with cotangents in `out`. A parameter
@@ -46,22 +53,27 @@ def record_layers(losses_fn, params, batch, ctx, weights):
     UnsupportedError: if a parameter acts elsewhere than in a leaf module that is
       applied once, to one array, and keeps the batch axis first.
   """
-  rows = weights.shape[0]
-  outputs = _probe(losses_fn, params, batch, ctx, rows)
-  offsets = [jnp.zeros((rows, *out.shape[1:]), out.dtype) for out in outputs]
+  records = grouped(batch, views)
+  outputs = _probe(losses_fn, params, records, ctx, views)
+  count = len(records.weight)
+  offsets = [jnp.zeros((count, views, *out.shape[1:]), out.dtype) for out in outputs]
   layers: list[Layer] = []
 
-  def tapped(offsets):
+  def one(record, offsets):
     def tap(call, x):
       out = call(x) + offsets[len(layers)]
       return out, out
 
-    with nn.intercept_methods(_recorder(layers, params, rows, tap)):
-      losses, aux = losses_fn(params, batch, ctx)
+    with nn.intercept_methods(_recorder(layers, params, views, tap)):
+      losses, aux = losses_fn(params, record, ctx)
     return losses, (aux, [layer.x for layer in layers])
 
-  losses, pull, (aux, inputs) = jax.vjp(tapped, offsets, has_aux=True)
-  (cotangents,) = pull(weights.astype(losses.dtype))
+  def tapped(offsets):
+    return jax.vmap(one)(records, offsets)
+
+  losses, pull, kept = jax.vjp(tapped, offsets, has_aux=True)
+  (cotangents,) = pull(jnp.full_like(losses, 1 / views))
+  losses, (aux, inputs), cotangents = ungrouped((losses, kept, cotangents))
   layers = [
     layer._replace(x=x, out=cotangent)
     for layer, x, cotangent in zip(layers, inputs, cotangents, strict=True)
@@ -69,12 +81,12 @@ def record_layers(losses_fn, params, batch, ctx, weights):
   return losses, aux, layers
 
 
-def _probe(losses_fn, params, batch, ctx, rows):
+def _probe(losses_fn, params, records, ctx, views):
   """Return the shapes of all outputs of layers, if nothing acts beside the layers.
 
   The model is cut open before and behind every layer: a parameter that still reaches a
   loss or another layer would be missing from the gradient. It is traced with twice the
-  rows, so that no other axis that is as long is taken for theirs.
+  rows of a record, so that no other axis that is as long is taken for theirs.
   """
   layers: list[Layer] = []
 
@@ -82,16 +94,16 @@ def _probe(losses_fn, params, batch, ctx, rows):
     out = call(jnp.zeros_like(x))
     return out, jnp.zeros_like(out)
 
-  def run(params, batch):
-    with nn.intercept_methods(_recorder(layers, params, 2 * rows, cut)):
-      losses, _ = losses_fn(params, batch, ctx)
+  def run(params, record):
+    with nn.intercept_methods(_recorder(layers, params, 2 * views, cut)):
+      losses, _ = losses_fn(params, record, ctx)
     return [layer.out for layer in layers], losses, [layer.x for layer in layers]
 
   def twice(leaf):
-    return jax.ShapeDtypeStruct((2 * leaf.shape[0], *leaf.shape[1:]), leaf.dtype)
+    return jax.ShapeDtypeStruct((2 * views, *leaf.shape[2:]), leaf.dtype)
 
   trace = jax.make_jaxpr(run, return_shape=True)
-  closed, (outputs, *_) = trace(params, jax.tree.map(twice, batch))
+  closed, (outputs, *_) = trace(params, jax.tree.map(twice, records))
   reached = _reached(closed.jaxpr)
   for layer, sources in zip(layers, reached, strict=False):
     if sources - set(layer.leaves.values()):
@@ -148,9 +160,14 @@ def _recorder(layers, params, rows, tap):
       raise UnsupportedError(f"{where} takes more than one array")
     _check_rows(where, args[0], rows)
     inside.add(module.path)
-    out, onward = tap(lambda x: call(x, **kwargs), args[0])
+
+    def checked(x):
+      out = call(x, **kwargs)
+      _check_rows(where, out, rows)
+      return out
+
+    out, onward = tap(checked, args[0])
     inside.remove(module.path)
-    _check_rows(where, out, rows)
     layers.append(Layer(module, kwargs, dict(own), held, args[0], out))
     return onward
 
@@ -158,5 +175,7 @@ def _recorder(layers, params, rows, tap):
 
 
 def _check_rows(where, array, rows):
-  if getattr(array, "shape", ())[:1] != (rows,):
+  if not hasattr(array, "shape"):
+    raise UnsupportedError(f"{where} takes or returns more than one array")
+  if array.shape[:1] != (rows,):
     raise UnsupportedError(f"{where} does not keep the batch axis first")

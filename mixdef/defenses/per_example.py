@@ -21,6 +21,7 @@ from mixdef.defenses.ghost_rules import (
   grouped,
   measure,
   square,
+  ungrouped,
 )
 from mixdef.defenses.ghost_tape import record_layers
 
@@ -69,9 +70,8 @@ def ghost(losses_fn, *, clip, denominator, size=16, views=1):
   )
 
   def run(params, batch, state, ctx):
-    weights = jnp.full(batch.weight.shape, 1 / views)
     try:
-      losses, aux, layers = record_layers(losses_fn, params, batch, ctx, weights)
+      losses, aux, layers = record_layers(losses_fn, params, batch, ctx, views)
       measured = [
         measure(at.module, at.kwargs, at.params, at.x, at.out, views) for at in layers
       ]
@@ -124,7 +124,7 @@ def microbatch(losses_fn, *, clip, denominator, size=16, views=1):
 
     def add(total, rows):
       grads, squared, losses, aux = jax.vmap(one)(grouped(rows, views))
-      losses, aux = _ungrouped((losses, aux))
+      losses, aux = ungrouped((losses, aux))
       finite, factor = _factors(losses, squared, rows.weight, clip, views)
       total = jax.tree.map(
         lambda t, g: t + jnp.tensordot(factor, g, 1, precision="highest"), total, grads
@@ -137,7 +137,7 @@ def microbatch(losses_fn, *, clip, denominator, size=16, views=1):
     dealt = grouped(_padded(batch, chunks * each - rows), each)
     total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
     total, out = jax.lax.scan(add, total, dealt)
-    losses, finite, aux = jax.tree.map(lambda leaf: leaf[:rows], _ungrouped(out))
+    losses, finite, aux = jax.tree.map(lambda leaf: leaf[:rows], ungrouped(out))
     grads = _divided(total, denominator, params)
     return _returned(losses, finite, batch.weight, aux), grads
 
@@ -161,10 +161,6 @@ def _returned(losses, finite, weight, aux):
 
 def _divided(total, denominator, params):
   return jax.tree.map(lambda t, p: (t / denominator).astype(p.dtype), total, params)
-
-
-def _ungrouped(tree):
-  return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), tree)
 
 
 def _padded(batch, count):

@@ -151,7 +151,13 @@ def hamp_output(pool=1000) -> Defense:
     label = jax.nn.one_hot(log_probs.argmax(-1), log_probs.shape[-1], dtype=bool)
     return _keep_label(out, label)
 
-  return Defense("", init=init, finish=finish, release_output=release_output)
+  return Defense(
+    "",
+    init=init,
+    finish=finish,
+    release_output=release_output,
+    traits=frozenset({"post_processing"}),
+  )
 
 
 def _keep_label(log_probs, label):

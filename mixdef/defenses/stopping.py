@@ -71,7 +71,13 @@ def _fixed(epochs):
     del variables
     return state
 
-  return Defense("", init=init, epoch=epoch, release_params=release_params)
+  return Defense(
+    "",
+    init=init,
+    epoch=epoch,
+    release_params=release_params,
+    traits=frozenset({"post_processing"}),
+  )
 
 
 def _best(patience):
@@ -100,7 +106,7 @@ def _best(patience):
     init=init,
     epoch=epoch,
     release_params=release_params,
-    traits=frozenset({"needs_reference"}),
+    traits=frozenset({"needs_reference", "post_processing"}),
   )
 
 

@@ -302,11 +302,13 @@ def test_norms_and_sum_see_one_dropout_mask():
   params = init(model)
   losses_fn = keyed(model)
 
-  def one(params, i):
-    return losses_fn(params, batch, CTX)[0][i]
+  def one(params, row):
+    return losses_fn(params, row, CTX)[0][0]
 
   gradient = jax.jit(jax.grad(one))
-  rows = [gradient(params, i) for i in range(B)]
+  rows = [
+    gradient(params, jax.tree.map(lambda a, i=i: a[i : i + 1], batch)) for i in range(B)
+  ]
   norms = [float(optax.tree.norm(row)) for row in rows]
   expected = jax.tree.map(
     lambda *g: sum(min(1, CLIP / n) * a for n, a in zip(norms, g, strict=True)), *rows
@@ -328,12 +330,13 @@ def test_a_bad_first_record_does_not_change_the_dropout_of_the_others(estimator)
   assert_close(grads, estimate(params, without, None, CTX)[1], 1e-6)
 
 
-def test_microbatch_draws_a_mask_per_record():
+@pytest.mark.parametrize("estimator", [ghost, microbatch])
+def test_a_record_draws_a_mask_of_its_own(estimator):
   model, batch = Dropped(), make_batch()
   same = batch._replace(
     x=batch.x.at[:].set(batch.x[0]), y=batch.y.at[:].set(batch.y[0])
   )
-  estimate = jax.jit(microbatch(keyed(model), clip=CLIP, denominator=1.0))
+  estimate = jax.jit(estimator(keyed(model), clip=CLIP, denominator=1.0))
   (_, (losses, _)), _ = estimate(init(model), same, None, CTX)
   assert len(np.unique(losses)) == B
 
@@ -349,10 +352,7 @@ def test_every_view_draws_a_mask_that_norm_and_sum_share(estimator):
   assert len(np.unique(losses)) == B
 
   def mean(params, record):
-    # A microbatch draws by its own record's id, a batch once for all of its rows.
     rows = slice(3 * record, 3 * record + 3)
-    if estimator is ghost:
-      return losses_fn(params, same, CTX)[0][rows].mean()
     return losses_fn(params, jax.tree.map(lambda a: a[rows], same), CTX)[0].mean()
 
   each = [jax.jit(jax.grad(mean), static_argnums=1)(params, r) for r in range(2)]
