@@ -215,8 +215,8 @@ def _refuse_with_clipping(part, clipped):
   if after and part is not clipped and "post_processing" not in part.traits:
     raise ValueError(
       f"{part.name} is shown the members by its {after[0]} hook, which the noise of "
-      f"{clipped.name} does not cover: if it needs the weights or the reference records "
-      f"alone, give it the trait post_processing; else {give_up}"
+      f"{clipped.name} does not cover: if it needs the weights or the reference "
+      f"records alone, give it the trait post_processing; else {give_up}"
     )
 
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mixdef.data.seeds import random_key
 from mixdef.defense import Batch, Ctx, Defense
 
 _ROWS = 5
@@ -116,7 +117,7 @@ def check(clipped: Defense, hooks: dict[str, list[Defense]], spec) -> None:
         for name in ("example", "variables", "table")
       }
     )
-    key = jax.random.key(0)
+    key = random_key(0)
     state = {
       part.name: part.init(key, made_up) if part.init else ()
       for parts in hooks.values()
@@ -205,7 +206,7 @@ def _rows(spec, scale, seed):
     x = (scale * rng.normal(size=shape)).astype(dtype)
   index = np.arange(_ROWS) % spec.num_records
   ones = np.ones(_ROWS, np.float32)
-  weight = np.where(index == _ROWS - 1, 0, ones)
+  weight = np.where(np.arange(_ROWS) < _ROWS - 1, ones, 0)
   y = np.eye(spec.num_classes, dtype=np.float32)[
     rng.integers(0, spec.num_classes, _ROWS)
   ]

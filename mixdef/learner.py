@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mixdef import isolation
 from mixdef.chain import chain
 from mixdef.data import to_float
 from mixdef.defense import (
@@ -152,6 +153,7 @@ def classifier(
     return jax.nn.log_softmax(apply(variables, x, train=False))
 
   def init(key, spec):
+    spec = isolation.public(spec) if "per_example" in defense.traits else spec
     example = to_float(spec.example)
     options = {"train": False} if anything or "train" in accepted else {}
     variables = dict(model.init(fold_in_name(key, "params"), example, **options))

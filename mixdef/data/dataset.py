@@ -33,6 +33,8 @@ class Dataset:
       the file it came from, 0..N-1. It travels with the record, so that scores of
       different selections can be joined.
     test: the official held-out file where the set has one. Never part of N.
+    standardized: whether `standardize` has changed x by moments of its own records,
+      which no noise covers: training with an epsilon refuses them.
   """
 
   x: np.ndarray
@@ -43,6 +45,7 @@ class Dataset:
   always: Any = None
   ids: Any = None
   test: Dataset | None = None
+  standardized: bool = False
 
   def __post_init__(self) -> None:
     for field in ("reference", "always"):
@@ -132,7 +135,11 @@ class Dataset:
       validate.label_range(held_out.y, num_classes, "test y")
       validate.same_records(x, held_out.x)
       held_out = dataclasses.replace(held_out, num_classes=num_classes)
-    return cls(x, y, num_classes, name, ids=ids, test=held_out)
+    # Records that were standardised have held-out ones that were, too.
+    standardized = held_out is not None and held_out.standardized
+    return cls(
+      *(x, y, num_classes, name), ids=ids, test=held_out, standardized=standardized
+    )
 
   def select(self, rows: ArrayLike) -> Self:
     """Return the records of `rows`, in that order; the held-out file is kept.
@@ -222,21 +229,27 @@ class Dataset:
     held[by_class[evenly]] = True
     return dataclasses.replace(self.select(~held), test=self.select(held))
 
-  def standardize(self) -> Self:
+  def standardize(self, moments_of: Dataset | None = None) -> Self:
     """Subtract the per-feature mean and divide by the clipped per-feature spread.
 
     x' = (x - mean) / max(std, 1), on the raw scale (0..255 for uint8), both taken over
-    this file's N records and used for `test` too.
+    this file's N records, or over public ones, and used for `test` too.
+
+    Args:
+      moments_of: public records of the same form, whose mean and spread are taken;
+        `data.select(data.reference)` where the defender's own records are public.
 
     Returns:
-      A `Dataset` with float32 `x`.
+      A `Dataset` with float32 `x`; without `moments_of` it is marked `standardized`.
 
     Raises:
-      ValueError: for integers other than uint8, which are names and no quantities.
+      ValueError: for integers other than uint8, which are names and no quantities, and
+        for `moments_of` of another form.
 
-    Guarantee: none. Mean and spread come from the file's own records without noise: DP
-      accounting does not cover them, and records outside a model's training set
-      influence its inputs.
+    Guarantee: none. Without `moments_of` mean and spread come from the file's own
+      records without noise: DP accounting does not cover them, so training with an
+      epsilon refuses the records, and records outside a model's training set influence
+      its inputs.
     Deviation: one sibling repository standardizes train and test apart; the statistics
       of the training file serve both here. On inputs in [0, 1] the clip at 1 leaves
       only the centring.
@@ -247,15 +260,25 @@ class Dataset:
     [[-1.0, -0.5], [1.0, 0.5]]
     """
     validate.quantities(self.x, "standardize")
-    mean = self.x.mean(axis=0, dtype=np.float64).astype(np.float32)
-    centred = self.x.astype(np.float32) - mean
+    source = self.x
+    if moments_of is not None:
+      validate.same_records(self.x, moments_of.x)
+      source = moments_of.x
+    mean = source.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centred = source.astype(np.float32) - mean
     variance = np.einsum("n...,n...->...", centred, centred, dtype=np.float64)
-    spread = np.sqrt(variance / len(self)).astype(np.float32)
+    spread = np.sqrt(variance / len(source)).astype(np.float32)
     scale = np.maximum(spread, np.float32(1))
-    test = self.test
-    if test is not None:
-      test = dataclasses.replace(test, x=(test.x.astype(np.float32) - mean) / scale)
-    return dataclasses.replace(self, x=centred / scale, test=test)
+
+    def scaled(data):
+      return dataclasses.replace(
+        data,
+        x=(data.x.astype(np.float32) - mean) / scale,
+        standardized=data.standardized or moments_of is None,
+      )
+
+    test = None if self.test is None else scaled(self.test)
+    return dataclasses.replace(scaled(self), test=test)
 
 
 def _held_out(test: Any, name: str) -> Dataset | None:

@@ -141,6 +141,8 @@ def dp_sgd(
   traits = {"per_example", "poisson", "table"}
   if not guarantee:
     traits |= {"no_guarantee"}
+  elif not silent:
+    traits |= {"states_epsilon"}
   return Defense(
     name="",
     init=init,

@@ -1,6 +1,7 @@
 """What a run folder is agreed to hold, and how the models in it share the machine."""
 
 import dataclasses
+import secrets
 from importlib import metadata
 from typing import Any
 
@@ -17,6 +18,8 @@ from mixdef.training.store import Store
 from mixdef.training.strategy import decide
 
 FIX = "Choose another out folder."
+DRAWN = "drawn from the operating system"
+_NOISE = "noise.json"
 
 UNFINISHED = {"models": [int], "epoch": int, "made_from": dict, "each": dict}
 """Notes of a checkpoint; `each` has a digest for every model."""
@@ -26,13 +29,15 @@ UNFINISHED = {"models": [int], "epoch": int, "made_from": dict, "each": dict}
 class Agreement:
   """The training, with the places that earlier models of the folder had in a batch.
 
-  `made_from` is what all models of a folder are made from; empty without one.
+  `made_from` is what all models of a folder are made from; empty without one. `noise`
+  says where the seed of the noise is from; None where no epsilon is stated.
   """
 
   made_from: dict[str, Any]
   training: Training
   strategy: str
   models_at_once: int
+  noise: str | None = None
 
 
 def agree(
@@ -40,6 +45,7 @@ def agree(
   training: Training,
   *,
   seed: int,
+  noise_seed: int | None,
   strategy: str,
   memory_gb: float | None,
   num_models: int,
@@ -53,28 +59,41 @@ def agree(
     store: the folder, or None.
     training: what is asked for.
     seed: of everything random.
+    noise_seed: as in `fit_many`.
     strategy: as in `fit_many`.
     memory_gb: as in `fit_many`.
     num_models: that one process has to train.
 
   Raises:
     AnotherRun: if the folder is of another training, naming the field.
+    Damaged: if the seed of the noise that the folder drew cannot be read.
   """
+  noise, secret = None, noise_seed
+  if "states_epsilon" in training.learner.traits:
+    noise = DRAWN if noise_seed is None else "given"
+    secret = _drawn_before(store) if noise_seed is None else noise_seed
+    training = training.with_noise(secret)
   if store is None:
-    return Agreement({}, training, *decide(training, strategy, memory_gb, num_models))
+    how = decide(training, strategy, memory_gb, num_models)
+    return Agreement({}, training, *how, noise)
   made_from = _signature(training, seed)
+  if noise:
+    made_from["noise_seed"] = noise if noise_seed is None else noise_seed
   _refuse_others(store, training, made_from)
   fresh = same_or_refuse(store.folder / "signature.json", made_from, fix=FIX)
   if fresh and not store.names("*/*"):
     store.write_metrics([])  # rows that a run of something else may have left
+  if noise == DRAWN and not (store.folder / _NOISE).exists():
+    write_json(store.folder / _NOISE, seal({"seed": secret}))
+    (store.folder / _NOISE).chmod(0o600)  # who knows it can subtract the noise
   path = store.folder / "strategy.json"
   earlier = None if fresh else _earlier(path)
   asked = {"memory_gb": memory_gb, "models": num_models}
   if earlier:
     training = training.with_capacities(earlier["capacities"])
     if strategy in ("auto", earlier["strategy"]) and earlier["asked"] == asked:
-      size = earlier["models_at_once"]
-      return Agreement(made_from, training, earlier["strategy"], size)
+      how = earlier["strategy"], earlier["models_at_once"]
+      return Agreement(made_from, training, *how, noise)
   strategy, size = decide(training, strategy, memory_gb, num_models)
   decided = {
     "strategy": strategy,
@@ -83,7 +102,15 @@ def agree(
     "asked": asked,
   }
   write_json(path, seal(decided))
-  return Agreement(made_from, training, strategy, size)
+  return Agreement(made_from, training, strategy, size, noise)
+
+
+def _drawn_before(store):
+  """Return the seed of the noise that a folder keeps, or draw one."""
+  if store is None or not (store.folder / _NOISE).exists():
+    return secrets.randbits(63)
+  fix = "the noise of its models is lost: start over in another out folder"
+  return read_json(store.folder / _NOISE, fix=fix, sealed=True)["seed"]
 
 
 def made_from_alone(training: Training, model: int) -> dict[str, Any]:

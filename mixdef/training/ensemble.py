@@ -20,6 +20,7 @@ from mixdef.training.plan import Plan
 from mixdef.training.programs import programs, question
 
 _AT_ONCE = 4  # blocks asked side by side on a CPU; each holds its own activations
+READ_OFF = "read off the membership"
 BLOCK = 256  # records per forward pass; one size, so one program and equal answers
 
 
@@ -73,7 +74,8 @@ def _training_seconds(history: list[dict]) -> float:
 class Run:
   """One trained model: its `state`, its members `keep` bool [N].
 
-  `history` and `seconds` are those of the training it was part of.
+  `history` and `seconds` are those of the training it was part of. `noise` says where
+  the seed of the noise is from, where an epsilon is stated.
   """
 
   source: Learner | Callable[..., Learner]
@@ -83,6 +85,7 @@ class Run:
   data: Dataset
   plan: Plan
   history: list[dict]
+  noise: str | None = None
 
   @property
   def learner(self) -> Learner:
@@ -125,8 +128,13 @@ class Run:
     return _training_seconds(self.history)
 
   @property
-  def guarantee(self) -> dict[str, float | None]:
-    """The `epsilon` and `delta` that the defense's own state states, else None."""
+  def guarantee(self) -> dict[str, float | str | None]:
+    """The `epsilon` and `delta` that the defense states, else None.
+
+    Where there is an epsilon, `num_members` says whether the size of the training set
+    was given or read off the membership, and `noise_seed` whether the seed of the
+    noise was given, so that who knows it can subtract the noise, or drawn.
+    """
     for part in self.state.defense.values():
       if isinstance(part, dict) and "epsilon" in part:
         # The states are float32: seven digits are all there is to show.
@@ -134,7 +142,12 @@ class Run:
         spent = (float(np.max(part[name])) for name in ("epsilon", "delta"))
         epsilon, delta = (float(f"{value:.6g}") for value in spent)
         if math.isfinite(epsilon):
-          return {"epsilon": epsilon, "delta": delta}
+          return {
+            "epsilon": epsilon,
+            "delta": delta,
+            "num_members": "given" if self.plan.size_given else READ_OFF,
+            "noise_seed": self.noise,
+          }
     return {"epsilon": None, "delta": None}
 
 
@@ -155,6 +168,7 @@ class Ensemble:
   strategy: str
   models_at_once: int
   history: list[dict]
+  noise: str | None = None
 
   def __len__(self) -> int:
     return len(self.keep)
@@ -176,8 +190,10 @@ class Ensemble:
       raise IndexError(f"model {s} of an ensemble of {len(self)}")
     own = (self.states, self.values)
     state, values = jax.tree.map(lambda leaf: leaf[s], own)
-    keep = self.keep[s]
-    return Run(self.source, values, state, keep, self.data, self.plan, self.history)
+    return Run(
+      *(self.source, values, state, self.keep[s]),
+      *(self.data, self.plan, self.history, self.noise),
+    )
 
   @property
   def diverged(self) -> np.ndarray:

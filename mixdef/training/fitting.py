@@ -26,6 +26,7 @@ def fit(
   epochs: int,
   batch_size: int = 128,
   seed: int = 0,
+  noise_seed: int | None = None,
   num_members: int | None = None,
   out: str | pathlib.Path | None = None,
   progress: bool = False,
@@ -39,6 +40,7 @@ def fit(
     epochs: passes over the members.
     batch_size: members a step sees on average.
     seed: of everything random.
+    noise_seed: of the noise, where an epsilon is stated, see `fit_many`.
     num_members: public size of the training set, see `fit_many`.
     out: folder for checkpoints and metrics.jsonl; an interrupted call resumes from it.
     progress: show a progress bar (on a terminal) or lines.
@@ -58,6 +60,7 @@ def fit(
     epochs=epochs,
     batch_size=batch_size,
     seed=seed,
+    noise_seed=noise_seed,
     strategy="loop",
     num_members=num_members,
     out=out,
@@ -74,6 +77,7 @@ def fit_many(
   epochs: int,
   batch_size: int = 128,
   seed: int = 0,
+  noise_seed: int | None = None,
   strategy: str = "auto",
   memory_gb: float | None = None,
   num_members: int | None = None,
@@ -91,6 +95,9 @@ def fit_many(
     epochs: passes over the members.
     batch_size: members a step sees on average.
     seed: of everything random; see `ids`.
+    noise_seed: read only where an epsilon is stated, which does not hold against who
+      knows it and `seed`: with both, every draw of the training can be repeated. None
+      draws one from the operating system, and keeps it in `out` for a resume.
     strategy: "vmap", "scan", "loop", "processes" (one pinned to each core of a CPU), or
       "auto", which measures them and logs which. Models do not depend on it, but for
       rounding.
@@ -122,6 +129,7 @@ def fit_many(
     epochs=epochs,
     batch_size=batch_size,
     seed=seed,
+    noise_seed=noise_seed,
     strategy=strategy,
     memory_gb=memory_gb,
     num_members=num_members,
@@ -145,6 +153,7 @@ def shadow_training(
   epochs: int,
   batch_size: int = 128,
   seed: int = 0,
+  noise_seed: int | None = None,
   strategy: str = "auto",
   memory_gb: float | None = None,
   num_members: int | None = None,
@@ -180,6 +189,8 @@ def shadow_training(
         f"{len(keep)} models"
       )
   seed = check_seed(seed)
+  if noise_seed is not None:
+    noise_seed = check_seed(noise_seed, "noise_seed")
   ids = _check_ids(np.arange(len(keep)) if ids is None else ids, len(keep))
   keys = jax.vmap(lambda i: jax.random.fold_in(random_key(seed), i))(ids)
   training = prepare(
@@ -191,6 +202,7 @@ def shadow_training(
   return open_shadows(
     *(learner, data, training),
     seed=seed,
+    noise_seed=noise_seed,
     strategy=strategy,
     memory_gb=memory_gb,
     out=out,

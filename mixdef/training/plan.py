@@ -13,6 +13,7 @@ class Plan(NamedTuple):
   Steps per epoch and the sampling probability come from the public `num_members`.
   `capacity` is how many member rows a step can hold for each of the `groups` that the
   members are cut into, `reference_rows` how many of the defender's own ride along.
+  `size_given` says whether `num_members` was given or read off the membership.
   """
 
   num_records: int
@@ -25,6 +26,7 @@ class Plan(NamedTuple):
   reference_rows: int
   poisson: bool
   groups: int = 1
+  size_given: bool = False
 
   @property
   def probability(self) -> float:
@@ -64,7 +66,8 @@ def make_plan(
     ValueError: for sizes out of range, and for Poisson batches larger than the data.
   """
   sizes = np.asarray(rows).sum(1)
-  if num_members is None:
+  size_given = num_members is not None
+  if not size_given:
     num_members = max(1, round(float(sizes.mean())))
   for name, value in (
     ("epochs", epochs),
@@ -104,6 +107,7 @@ def make_plan(
     reference_rows=-(-num_reference // steps) if riding else 0,
     poisson=poisson,
     groups=groups,
+    size_given=size_given,
   )
 
 

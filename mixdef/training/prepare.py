@@ -62,6 +62,16 @@ class Training:
     """Member rows a step can hold, the teachers' behind."""
     return [self.plan.capacity, *(self.teachers.capacities if self.teachers else [])]
 
+  def with_noise(self, seed: int) -> "Training":
+    """The training whose models draw from streams that this seed decides, too."""
+    words = np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32)
+
+    def own(key):
+      key = fold_in_name(key, "noise")
+      return jax.random.fold_in(jax.random.fold_in(key, words[0]), words[1])
+
+    return dataclasses.replace(self, keys=jax.vmap(own)(self.keys))
+
   def with_capacities(self, least: list[int]) -> "Training":
     """The training with at least so many rows a step, as an earlier run had."""
     own, *theirs = least
@@ -144,6 +154,12 @@ def prepare(source, values, data, keep, keys, *, epochs, batch_size, num_members
     raise ValueError(
       "the defense needs reference records, the defender's own, and there are none: "
       "data.with_reference(500), or --reference=500"
+    )
+  if data.standardized and "states_epsilon" in learner.traits:
+    raise ValueError(
+      f"{data.name} was standardised by the moments of its own records, which the "
+      "epsilon of the training does not cover: give the records as they were, or "
+      "data.standardize(public) with the moments of public ones"
     )
   if learner.generate:
     _check_unit_range(data)

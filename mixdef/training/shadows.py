@@ -100,6 +100,7 @@ class Shadows:
       data=self.data,
       plan=self.agreed.training.plan,
       strategy=self.agreed.strategy,
+      noise=self.agreed.noise,
       history=self.loop.history,
       models_at_once=self.agreed.models_at_once,
     )
@@ -157,6 +158,7 @@ def open_shadows(
   training: Training,
   *,
   seed: int,
+  noise_seed: int | None,
   strategy: str,
   memory_gb: float | None,
   out: str | pathlib.Path | None,
@@ -169,6 +171,7 @@ def open_shadows(
     data: the records.
     training: what `prepare` made of them.
     seed: of everything random.
+    noise_seed: as in `fit_many`.
     strategy: as in `fit_many`.
     memory_gb: as in `fit_many`.
     out: the folder, or None.
@@ -196,6 +199,7 @@ def open_shadows(
         store,
         training,
         seed=seed,
+        noise_seed=noise_seed,
         strategy=strategy,
         memory_gb=memory_gb,
         num_models=-(-training.count // processes),

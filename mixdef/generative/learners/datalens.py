@@ -216,6 +216,7 @@ def datalens(
     epoch=None,
     finish=None,
     predict=critics_answers(networks),
+    traits=frozenset({"states_epsilon"} if noise else ()),
     text=f"datalens(teachers={teachers}, top={top}, noise={noise})|"
     f"{one_line(generator)}|{one_line(critic)}",
     generate=generate,

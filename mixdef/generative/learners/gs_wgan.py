@@ -243,6 +243,7 @@ def gs_wgan(
     epoch=None,
     finish=None,
     predict=critics_answers(networks),
+    traits=frozenset({"states_epsilon"} if noise_multiplier else ()),
     text=f"gs_wgan(critics={critics}, noise_multiplier={noise_multiplier}, "
     f"asked={asked})|{one_line(generator)}|{one_line(critic)}",
     generate=generate,

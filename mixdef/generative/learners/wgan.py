@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mixdef import isolation
 from mixdef.chain import chain
 from mixdef.defense import Defense, fold_in_name, row_keys, weighted_mean
 from mixdef.defenses.mixing import mixup
@@ -115,10 +116,20 @@ def wgan_gp(
     how = {"train": True, "weight": batch.weight, "mutable": list(stats)}
     return generate(params, stats, z, batch.y, **how)
 
+  def fakes_alone(params, stats, batch, ctx):
+    """Make every row's fake without the conditions of the other rows at hand."""
+
+    def alone(row):
+      one = jax.tree.map(lambda leaf: leaf[None], row)
+      return fakes(params, stats, one, ctx)[0][0]
+
+    return jax.vmap(alone)(batch), stats
+
   def score(params, x, y):
     return critic.apply({"params": params}, x, y)
 
   def init(key, spec):
+    spec = isolation.public(spec) if private else spec
     params, stats, opt = init_networks(networks, optimizer, key, spec, critics=critics)
     if stats and private:
       raise ValueError(
@@ -136,7 +147,8 @@ def wgan_gp(
     batch = gather(data, rows, networks.num_classes)
     if defense.batch:
       batch = defense.batch(batch, defended, ctx)
-    fake, stats = jax.lax.stop_gradient(fakes(g, stats, batch, ctx))
+    make = fakes_alone if private else fakes
+    fake, stats = jax.lax.stop_gradient(make(g, stats, batch, ctx))
     points = between(ctx.key, batch.x, fake, batch.index)
 
     def losses_fn(params, batch, ctx):
