@@ -81,9 +81,9 @@ class Data(NamedTuple):
 class Spec(NamedTuple):
   """What a state is initialised from; the integers are static.
 
-  `example` is one record [1,...], `variables` the model's (None until it has been
-  initialised), `table` [N,K] the log-probabilities of the stage before (or None),
-  `num_members` the public training-set size.
+  `example` is one record [1,...], or zeros where a guarantee is given, `variables` the
+  model's (None until it has been initialised), `table` [N,K] the log-probabilities of
+  the stage before (or None), `num_members` the public training-set size.
   """
 
   example: Any
@@ -156,8 +156,13 @@ class Defense(NamedTuple):
   Traits order the batch hooks (`table`, `augment`, `mix`, `label`) and state what a
   part needs or forbids: `per_example`, `whole_batch`, `cross_example`, `poisson`,
   `needs_reference` (refused without), `reference_rows` (they ride in the batches),
-  `no_guarantee`, `critic` (its loss is of a GAN's critic), `opaque` (the text cannot be
-  read back).
+  `no_guarantee`, `states_epsilon` (of differential privacy, in its state),
+  `post_processing` (its `update`, `epoch` and `finish` need no member), `critic` (its
+  loss is of a GAN's critic), `opaque` (the text cannot be read back).
+
+  Beside a part that is `per_example` and gives a guarantee, `batch`, `log_probs` and
+  `loss` see one record at a time, `update` gets None for losses, log-probabilities and
+  batch, and views hold zeros in place of the members; see `mixdef.isolation`.
   """
 
   name: str

@@ -178,7 +178,7 @@ def _trial(clipped, hooks, spec, state, key, epoch, batch, log_probs):
     log_probs = log_probs[batch.index % len(log_probs)]
   for part in hooks["log_probs"]:
     together = part.log_probs(log_probs, state[part.name], ctx, batch)
-    log_probs = _each(part.log_probs, log_probs, state[part.name], ctx, batch)
+    log_probs = _each(part, "log_probs", log_probs, state[part.name], ctx, batch)
     found[f"{part.name} changes the answer of a row by the other rows of its batch"] = (
       _agree(together, log_probs, counted)
     )
@@ -187,7 +187,7 @@ def _trial(clipped, hooks, spec, state, key, epoch, batch, log_probs):
     answers = None if "critic" in part.traits else log_probs
     own = state[part.name]
     together = part.loss(losses, own, ctx, answers, batch)
-    losses = _each(part.loss, losses, own, ctx, answers, batch)
+    losses = _each(part, "loss", losses, own, ctx, answers, batch)
     found[f"{part.name} changes the loss of a row by the other rows of its batch"] = (
       _agree(together, losses, counted)
     )
@@ -215,12 +215,19 @@ def _rows(spec, scale, seed):
   return Batch(x, y, index, weight, 0 * ones, index, ones), log_probs
 
 
-def _each(hook, values, state, ctx, *rest):
-  """Apply a hook to each row in a batch of its own."""
+def _each(part, hook, values, state, ctx, *rest):
+  """Apply a part's hook to each row in a batch of its own."""
 
   def alone(value, *rest):
-    rows = jax.tree.map(lambda leaf: leaf[None], (value, *rest))
-    return hook(rows[0], state, ctx, *rows[1:])[0]
+    value, *rest = jax.tree.map(lambda leaf: leaf[None], (value, *rest))
+    out = getattr(part, hook)(value, state, ctx, *rest)
+    if out.shape != value.shape:
+      raise ValueError(
+        f"{part.name} returns shape {out.shape} from its {hook} hook, not one value a "
+        "row: return what it was given, changed, or give up epsilon with "
+        "guarantee=False"
+      )
+    return out[0]
 
   return jax.vmap(alone)(values, *rest)
 

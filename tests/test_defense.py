@@ -226,6 +226,7 @@ REFUSED = [
   ((dp_sgd(), mixup()), r"give up epsilon with dp_sgd\(..., guarantee=False\)"),
   ((adamixup(), dp_sgd()), "guarantee=False"),
   ((weighted_smoothing(), dp_sgd()), "guarantee=False"),
+  ((dp_sgd(), weighted_smoothing(norm="none")), "shown the members by its epoch hook"),
 ]
 
 
@@ -240,7 +241,7 @@ def test_pitfall_93_parts_that_do_not_combine_are_refused(parts, reason):
   [
     (dp_sgd(guarantee=False), mixup()),
     (dp_sgd(), weight_decay(), ema(), label_smoothing()),
-    (dp_sgd(), weighted_smoothing(norm="none")),
+    (dp_sgd(guarantee=False), weighted_smoothing(norm="none")),
     (label_smoothing(), label_smoothing(0.2, name="again")),
   ],
 )

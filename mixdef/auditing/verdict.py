@@ -6,6 +6,7 @@ from typing import Any
 from scipy.special import bdtrc
 
 from mixdef.auditing.figures import clopper_pearson
+from mixdef.training.ensemble import epsilon_remark
 
 LEVELS = ("high", "moderate", "low", "too_few_records", "none_found")
 """From the most leakage to the least; without enough records there is no grade."""
@@ -258,8 +259,8 @@ def _how_sure(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
     delta = setting.get("delta")
     at = "" if delta is None else f" at delta {delta:.1g}"
     lines.append(
-      f"Training was differentially private: epsilon {setting['epsilon']:.3g}{at} "
-      f"bounds every attack, also those not tried."
+      f"Training was differentially private: epsilon {setting['epsilon']:.3g}{at}"
+      f"{epsilon_remark(setting)} bounds every attack, also those not tried."
     )
     proved = (report["canaries"] or {}).get("epsilon")
     if proved and _disproves(proved, setting["epsilon"], delta):

@@ -40,15 +40,17 @@ def ghost(losses_fn, *, clip, denominator, size=16, views=1):
   estimated by `microbatch`, which is logged: if a parameter acts anywhere but in one
   call of one leaf module (beside submodules, in a layer that is applied twice, under a
   lifted transform such as `nn.remat`, in a tied weight or a penalty), or if a layer has
-  an input that does not lead with the batch axis, or a second one.
+  an input that does not lead with the batch axis, or a second input or output.
+
+  Each record passes the model and its losses in a batch of its own views: a layer or
+  loss that would let rows act on each other sees one record.
 
   Args:
-    losses_fn: `(params, batch, ctx) -> (losses [B], aux)` for any B; the loss of a row
-      must depend on that row alone, and layers must see the rows in their order.
+    losses_fn: `(params, batch, ctx) -> (losses [B], aux)`; it is given batches of one
+      record, and each leaf of `aux` must lead with the axis B.
     clip: C > 0.
     denominator: scalar, the public batch size.
-    size: records held at once if `microbatch` must take over, for which each leaf of
-      `aux` must lead with the axis B.
+    size: records held at once if `microbatch` must take over.
     views: neighbouring rows that are one record, >= 1.
 
   Returns:

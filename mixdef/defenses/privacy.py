@@ -57,16 +57,27 @@ def dp_sgd(
 
   Raises:
     ValueError: for an argument outside its range, for noise without a finite clip, and,
-      at the start of training, for a delta of one over the number of members or more.
+      at the start of training, for a delta of one over the number of members or more,
+      and for another part of the chain that treats a row beside others otherwise than
+      alone.
 
   Guarantee: (epsilon, delta)-differential privacy of everything the training releases,
-    for one record added or removed, against an attacker who sees every step. It does
-    not cover a choice of hyper-parameters made on the same data, several models trained
-    on the same records, records of the defender's own (`reference`), or duplicates of
-    a record, nor the exact counts and metrics that the trainer sees. Without noise
-    epsilon is infinite. Floating-point noise is not exactly Gaussian. The views of a
-    record are one clipping group and are sampled together, so `multiplicity` changes
-    neither its bound nor q, and epsilon does not depend on it.
+    for one record added or removed, against an attacker who sees every step. It holds
+    whatever the chain and the network are: a record passes the batch hooks, the network
+    and the losses with no other record at hand and a weight of at most 1, and the hooks
+    that run beside the noised gradient are not shown the members. It does not hold
+    against those who know the seeds, the model's key or the run folder, with which the
+    noise can be repeated and subtracted: `fit` draws the seed of the noise from the
+    operating system unless `noise_seed` is given. It does not cover what Python keeps
+    aside (a part or network made from the records, a callback to the host), a choice
+    of hyper-parameters made on the same data, several models trained on the same
+    records, records of the defender's own (`reference`), duplicates of a record, the
+    exact counts and metrics that the trainer sees, or the number of members where it
+    is read off the membership; `Run.guarantee` says so. Records standardised by their
+    own moments are refused. Without noise epsilon is infinite. Floating-point noise is
+    not exactly Gaussian. The views of a record are one clipping group and are sampled
+    together, so `multiplicity` changes neither its bound nor q, and epsilon does not
+    depend on it.
 
   Deviation: Abadi et al. divide by the lot size, which is B here, and track moments;
     epsilon here comes from Renyi accounting, see `accounting.epsilon`. One clipping

@@ -68,8 +68,9 @@ def weighted_smoothing(
   Raises:
     ValueError: for an unknown word or a number out of range.
 
-  Guarantee: none. With a norm, a record's noise depends on the other members of its
-    class, so per-example clipping is refused.
+  Guarantee: none. The table is made of the members' answers without noise, and with a
+    norm a record's noise depends on the other members of its class, so `dp_sgd` must
+    give up its epsilon.
 
   Deviation: "literal" gives more noise than average to records with z > 2, since noise
     is symmetric; the code has it so. The official refresh clips logits at 20, which

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -68,6 +68,23 @@ def _training_seconds(history: list[dict]) -> float:
   for row in history:
     spent[row.get("process", 0)] += row.get("seconds", 0.0)
   return max(spent.values(), default=0.0)
+
+
+def epsilon_remark(stated: Mapping[str, Any]) -> str:
+  """Return what weakens an epsilon, to be read behind it; empty for nothing.
+
+  Args:
+    stated: a `Run.guarantee`, or what holds its entries.
+
+  >>> epsilon_remark({"num_members": "read off the membership", "noise_seed": "given"})
+  ' (number of members read off the membership, seed of the noise given)'
+  """
+  found = {
+    "number of members read off the membership": stated.get("num_members") == READ_OFF,
+    "seed of the noise given": stated.get("noise_seed") == "given",
+  }
+  said = ", ".join(words for words, holds in found.items() if holds)
+  return f" ({said})" if said else ""
 
 
 @dataclasses.dataclass(frozen=True)

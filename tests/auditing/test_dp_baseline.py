@@ -11,7 +11,13 @@ from mixdef.data.synthetic import synthetic_clusters
 from mixdef.training import fit_many
 
 NOISES, RATES = (0.05, 0.5, 20.0), (4.0, 1e38)
-TRAINING = {"epochs": 5, "batch_size": 50, "seed": 0, "strategy": "vmap"}
+TRAINING = {
+  "epochs": 5,
+  "batch_size": 50,
+  "seed": 0,
+  "noise_seed": 0,
+  "strategy": "vmap",
+}
 MODEL = models.mlp(16, num_classes=4)
 
 
@@ -74,7 +80,8 @@ def test_the_chosen_learner_trains_what_was_tried(matched, data, keep):
     found.append(np.mean([log_probs[s, i].argmax() == data.y[i] for i in out]))
   first = matched.candidates[0]
   assert first["test_accuracy"] == pytest.approx(np.mean(found), abs=0.01)
-  assert ensemble[0].guarantee == {"epsilon": first["epsilon"], "delta": 1e-4}
+  said = ensemble[0].guarantee
+  assert (said["epsilon"], said["delta"]) == (first["epsilon"], 1e-4)
   chosen = "dp_sgd(noise_multiplier=0.5, delta=0.0001)|ema(decay=0.9999)"
   assert matched.learner.text.endswith(chosen)
 

@@ -11,6 +11,7 @@ from mixdef.auditing.pages import charts, rows, svg, words
 from mixdef.auditing.pages.generator_section import generator_section
 from mixdef.auditing.pages.pictures import record_pictures
 from mixdef.data import validate
+from mixdef.training.ensemble import epsilon_remark
 
 _LEVELS = {
   "high": ("High", 3),
@@ -251,6 +252,7 @@ def _baseline(baseline, attacks) -> dict[str, Any] | None:
   return {
     "given": baseline,
     "epsilon": words.fixed(baseline["epsilon"], 2),
+    "remark": epsilon_remark(baseline),
     "pairs": [
       {
         "attack": name,

@@ -9,6 +9,7 @@ import numpy as np
 from mixdef.auditing.pages import svg, words
 from mixdef.auditing.pages.audit_page import environment
 from mixdef.auditing.pages.charts import shorten
+from mixdef.training.ensemble import epsilon_remark
 
 _HEADLINES = ("lira_online", "lira_gan_discriminator")
 
@@ -178,7 +179,7 @@ def _row(name: str, report: Mapping[str, Any]) -> dict[str, Any]:
     "strongest": words.measured(strongest.get("auc"), strongest.get("auc_ci")),
     "lira": words.measured(lira.get("auc"), lira.get("auc_ci")),
     "tpr": words.rate_at(tpr, "0.001"),
-    "epsilon": words.fixed(setting.get("epsilon"), 2),
+    "epsilon": words.fixed(setting.get("epsilon"), 2) + epsilon_remark(setting),
   }
 
 

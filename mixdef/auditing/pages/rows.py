@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mixdef.auditing.pages import words
+from mixdef.training.ensemble import epsilon_remark
 
 FAMILIES = {
   "reference": "Compare with reference models",
@@ -25,6 +26,8 @@ _SETTING = {
   "num_models": "Models trained",
   "gap_attack": "Accuracy of the gap attack",
   "test_accuracy_std": "Spread of the test accuracy",
+  "num_members": "Size of a training set, for ε",
+  "noise_seed": "Seed of the noise",
   "training_seconds": "Training time",
   "attack_seconds": "Attack time",
 }
@@ -171,13 +174,9 @@ def key_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
       note = f"of a classifier trained on samples; {words.percent(row['real'])} on real"
       figures.append(("Worth of the samples", words.percent(row["value"]), note))
   if setting.get("epsilon") is not None:
-    figures.append(
-      (
-        "Privacy guarantee",
-        f"ε = {words.fixed(setting['epsilon'], 2)}",
-        f"δ = {words.plain(setting.get('delta'))}",
-      )
-    )
+    note = f"δ = {words.plain(setting.get('delta'))}{epsilon_remark(setting)}"
+    value = f"ε = {words.fixed(setting['epsilon'], 2)}"
+    figures.append(("Privacy guarantee", value, note))
   if setting.get("num_models") is not None:
     note = f"{words.plain(setting.get('num_audited'))} records audited"
     figures.append(("Models", words.plain(setting["num_models"]), note))
