@@ -4,6 +4,7 @@
 <folder>/lock               who writes here
 <folder>/metrics.jsonl      one row an epoch and chunk
 <folder>/signature.json     what all models are made from
+<folder>/noise.json         the secret seed of the noise, where an epsilon is stated
 <folder>/strategy.json      how they share the machine
 <folder>/models/00042/      a finished model, with what it alone is made from
 <folder>/signals-.../00042/  what it answered to the questions of this digest

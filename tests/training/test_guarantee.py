@@ -1,4 +1,4 @@
-"""What a stated epsilon rests on: the seed of its noise, public sizes, public moments."""
+"""What a stated epsilon rests on: the seed of its noise, public sizes and moments."""
 
 import json
 import shutil
