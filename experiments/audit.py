@@ -183,10 +183,15 @@ def _train(settings, folder, learner, data, name):
     learner,
     data,
     keep,
-    num_members=int(data.always.sum()) + round(0.5 * int(data.audited.sum())),
+    num_members=_public_size(data),
     out=folder / name,
     **settings.training(),
   ).sound()
+
+
+def _public_size(data):
+  """Members of a model, on average: half of the records that are audited."""
+  return int(data.always.sum()) + round(0.5 * int(data.audited.sum()))
 
 
 def _planted(settings, data):
@@ -210,6 +215,7 @@ def _dp_baseline(settings, folder, ensemble, planted, asked):
     data,
     ensemble.keep[:2],
     accuracy=reached["test_accuracy"],
+    num_members=_public_size(data),
     out=folder / "dp_candidates",
     **settings.training(),
   )

@@ -75,6 +75,10 @@ class Catalogue:
     plain = attack.func if isinstance(attack, functools.partial) else attack
     return plain.__name__
 
+  def about(self, name: str) -> str:
+    """Say in one sentence what an attack scores: the first line of its docstring."""
+    return (self.attacks[name].__doc__ or "").partition("\n")[0]
+
   def family(self, name: str) -> str:
     """Return the family of an attack."""
     attack = self.attacks[name]

@@ -13,6 +13,7 @@ from mixdef.attacks.query import identity
 from mixdef.attacks.query import signals as ask
 from mixdef.auditing.accuracy import accuracies
 from mixdef.auditing.budget import budget_curve
+from mixdef.auditing.comparison import Attacked, paired_differences, without_scores
 from mixdef.auditing.generators import Generated
 from mixdef.auditing.risk import RecordRisk, class_risk, exposure_fpr, record_risk
 from mixdef.auditing.running import Budget, Findings, drawn_records, run_attacks
@@ -186,16 +187,19 @@ def audit(
     "not_run": findings.not_run,
     "budget": _budget(findings, signals, catalogue, seed),
     **_risk(findings, signals, seed),
-    "canaries": canaries,
-    "dp_baseline": dp_baseline,
+    "canaries": without_scores(canaries),
+    "dp_baseline": without_scores(dp_baseline),
     "generator": None if generated is None else generated.figures,
     "limits": _limits(findings, ensemble, population),
   }
   facts = report["setting"]
-  if dp_baseline and "test_accuracy" in facts:
-    report["dp_baseline"] = {
-      **dp_baseline,
-      "defense_test_accuracy": facts["test_accuracy"],
+  if dp_baseline:
+    audited = Attacked(findings.figures, findings.scores, signals.keep)
+    report["dp_baseline"] |= {
+      "defense_test_accuracy": facts.get(
+        "test_accuracy", dp_baseline["defense_test_accuracy"]
+      ),
+      "paired": paired_differences(audited, canaries, dp_baseline, seed=seed),
     }
   defense = "no defense" if facts.get("defense") == "none" else facts.get("defense")
   title = [str(part) for part in (facts.get("dataset"), defense) if part]

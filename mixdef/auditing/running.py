@@ -115,6 +115,7 @@ def run_attacks(
     findings.scores[name] = scores
     findings.figures[name] = {
       "family": catalogue.family(plain),
+      "about": catalogue.about(plain),
       **figures,
       "degenerate": bool(figures["degenerate"]),  # one target cannot tell
       "num_targets": len(targets),

@@ -1,10 +1,12 @@
 """The audit in plain words: who is at risk, how sure, what to do."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from scipy.special import bdtrc
 
+from mixdef.auditing.comparison import sentence
 from mixdef.auditing.figures import clopper_pearson
 from mixdef.training.ensemble import epsilon_remark
 
@@ -93,7 +95,7 @@ def strongest(figures: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
   return found
 
 
-def lowest_resolvable(figures: dict[str, dict[str, Any]]) -> str | None:
+def lowest_resolvable(figures: Mapping[Any, dict[str, Any]]) -> str | None:
   """Return the lowest FPR, as text, that some attack's pairs resolve."""
   known = [
     str(fpr)
@@ -158,11 +160,12 @@ def verdict(report: dict[str, Any]) -> dict[str, Any]:
       of GANs with generator, whose adaptive attacks are graded, too.
 
   Returns:
-    {"level", "headline", "who", "how_sure", "what_to_do"}; the last three are lists of
-    sentences. The level is the worst of the audited records', the adaptive attacks' on
-    them and the canaries'.
+    {"level", "headline", "compared", "who", "how_sure", "what_to_do"}; the last four
+    are lists of sentences. The level is the worst of the audited records', the adaptive
+    attacks' on them and the canaries'.
   """
   best, canaries = report["strongest"], report["canaries"]
+  baseline = report["dp_baseline"]
   graded = [min(map(level_of, (best, _adaptive(report))), key=LEVELS.index)]
   if canaries:
     graded.append(level_of(canaries["strongest"]))
@@ -171,6 +174,7 @@ def verdict(report: dict[str, Any]) -> dict[str, Any]:
   return {
     "level": level,
     "headline": headline,
+    "compared": [sentence(row, baseline) for row in _paired(report)],
     "who": _who(report, best),
     "how_sure": _how_sure(report, best),
     "what_to_do": _what_to_do(report, level),
@@ -307,21 +311,14 @@ def _what_to_do(report: dict[str, Any], level: str) -> list[str]:
   }[level]
   if level == "low" and report["canaries"]:
     lines = lines[:1]
-  baseline = report["dp_baseline"]
-  if baseline and baseline.get("strongest") and report["strongest"]:
-    ours, theirs = report["strongest"], baseline["strongest"]
-    if theirs["auc_ci"][1] < ours["auc_ci"][0]:
-      lines.append(
-        f"DP-SGD with accuracy {baseline['test_accuracy']:.3f} (this model: "
-        f"{baseline['defense_test_accuracy']:.3f}) leaks less (AUC "
-        f"{theirs['auc']:.3f} against {ours['auc']:.3f}): prefer it."
-      )
-    elif ours["auc_ci"][1] < theirs["auc_ci"][0]:
-      lines.append(
-        f"This defense leaks less than DP-SGD tuned towards its accuracy (AUC "
-        f"{ours['auc']:.3f} against {theirs['auc']:.3f})."
-      )
+  if any(row["ci"][0] > 0 for row in _paired(report)):
+    lines.append("Prefer the DP-SGD baseline, or a defense that leaks less than it.")
   return lines
+
+
+def _paired(report: dict[str, Any]) -> list[dict[str, Any]]:
+  """Return the comparisons with DP-SGD on the same records, none without a baseline."""
+  return (report["dp_baseline"] or {}).get("paired") or []
 
 
 def _false_alarms(fpr: float) -> str:

@@ -51,11 +51,13 @@ def attack_canaries(
     seed: of the bootstraps.
 
   Returns:
-    {"kind", "count", "num_always", "num_models", "attacks", "strongest", "exposed_fpr",
-    "exposed_quantiles", "epsilon"}; epsilon is what the first model's canaries prove by
-    a one-run audit with the first attack, a tenth of them guessed on either side, and
-    the ceiling that perfect guesses would reach; it is missing unless canaries were
-    drawn independently. The last three are missing if no attack could be run.
+    {"kind", "count", "num_always", "num_models", "attacks", "scores", "keep",
+    "strongest", "exposed_fpr", "exposed_quantiles", "epsilon"}; the scores [S, N] by
+    attack and keep [S, N] are for paired comparisons; epsilon is what the first model's
+    canaries prove by a one-run audit with the first attack, a tenth of them guessed on
+    either side, and the ceiling that perfect guesses would reach; it is missing unless
+    canaries were drawn independently. The last three are missing if no attack could be
+    run.
 
   Deviation: Aerni et al. fit one variance a record at 64 models; below 33 models the
     pooled variance is used, as LiRA's authors advise for few.
@@ -96,6 +98,8 @@ def attack_canaries(
     "num_always": int(ensemble.data.always.sum()),
     "num_models": len(ensemble),
     "attacks": figures,
+    "scores": scores,
+    "keep": signals.keep,
     "strongest": best,
     **found,
   }
@@ -146,7 +150,8 @@ def attack_dp_baseline(
     seed: of the bootstraps.
 
   Returns:
-    The entry `dp_baseline` of a report.
+    The entry `dp_baseline` of a report, with "scores" [S, N] by attack and "keep"
+    [S, N] for paired comparisons.
   """
   signals: Signals = ask(ensemble, queries=queries, population=population)
   findings = run_attacks(attacks, signals, seed=seed)
@@ -160,6 +165,8 @@ def attack_dp_baseline(
     **{name: reached[name] for name in ("test_accuracy", "test_accuracy_std")},
     **ensemble[0].guarantee,
     "attacks": findings.figures,
+    "scores": findings.scores,
+    "keep": ensemble.keep,
     "strongest": strongest(findings.figures),
     "canaries": canaries,
     "note": _MATCHED if matched.matched else _UNMATCHED,

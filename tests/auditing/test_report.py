@@ -11,7 +11,7 @@ import pytest
 from mixdef import attacks, audit, models
 from mixdef.attacks import Signals
 from mixdef.attacks.query import signals as ask
-from mixdef.auditing import Budget, auc, read_report, record_risk
+from mixdef.auditing import Budget, auc, read_report, record_risk, summarize
 from mixdef.data import Dataset, subsets
 from mixdef.defenses import confidence_masking
 from mixdef.learner import classifier
@@ -270,6 +270,9 @@ def test_canaries_and_baseline_enter_the_report(outputs, leaky):
   strong = leaky.report["strongest"]
   canaries = {"kind": "blank", "count": 9, "attacks": {}, "strongest": strong}
   weak = strong | {"auc": 0.5, "auc_ci": [0.4, 0.55]}
+  chance = np.random.default_rng(0).normal(size=outputs.keep.shape)
+  any_attack = next(iter(leaky.report["attacks"].values()))
+  found = any_attack | summarize(chance, outputs.keep, resamples=10)
   baseline = {
     "noise_multiplier": 1.0,
     "epsilon": math.inf,
@@ -277,7 +280,9 @@ def test_canaries_and_baseline_enter_the_report(outputs, leaky):
     "learning_rate": 0.5,
     "test_accuracy": 0.25,
     "defense_test_accuracy": 0.9,
-    "attacks": {},
+    "attacks": {"loss_threshold": found},
+    "scores": {"loss_threshold": chance},
+    "keep": outputs.keep,
     "strongest": weak,
   }
   names = ["loss_threshold"]
@@ -288,7 +293,14 @@ def test_canaries_and_baseline_enter_the_report(outputs, leaky):
   reached = report["setting"]["test_accuracy"]
   assert report["dp_baseline"]["defense_test_accuracy"] == reached != 0.9
   assert report["dp_baseline"]["epsilon"] is None
-  assert any("prefer it" in line for line in report["verdict"]["what_to_do"])
+  assert "scores" not in report["dp_baseline"]
+  (paired,) = report["dp_baseline"]["paired"]
+  assert paired["auc"] == report["attacks"]["loss_threshold"]["auc"]
+  assert paired["difference"] == pytest.approx(paired["auc"] - paired["dp_auc"])
+  assert paired["ci"][0] > 0
+  (line,) = report["verdict"]["compared"]
+  assert line.startswith("On the audited records, this model leaks more than DP-SGD")
+  assert any("Prefer the DP-SGD" in line for line in report["verdict"]["what_to_do"])
 
 
 @pytest.fixture(scope="module")

@@ -306,19 +306,33 @@ def test_a_weak_finding_asks_for_canaries_only_if_there_were_none(report):
 
 
 @pytest.mark.parametrize(
-  ("theirs", "words"),
-  [(0.5, "prefer it"), (0.9, "This defense leaks less"), (0.69, None)],
+  ("ci", "words", "preferred"),
+  [
+    ([0.02, 0.3], "this model leaks more than DP-SGD", True),
+    ([-0.3, -0.02], "this model leaks less than DP-SGD", False),
+    ([-0.1, 0.2], "it is not decided whether this model leaks more", False),
+  ],
 )
-def test_the_baseline_is_compared_where_the_intervals_are_apart(report, theirs, words):
-  report["strongest"] = found(0.7)
+def test_the_comparison_with_dp_sgd_is_a_sentence_of_its_own(
+  report, ci, words, preferred
+):
   report["dp_baseline"] = {
-    "strongest": found(theirs),
+    "matched": True,
     "test_accuracy": 0.9,
     "defense_test_accuracy": 0.91,
+    "paired": [
+      {"records": "mislabelled", "auc": 0.7, "dp_auc": 0.6, "difference": 0.1, "ci": ci}
+    ],
   }
-  said = " ".join(verdict(report)["what_to_do"])
-  assert ("DP-SGD" in said.replace("dp_sgd", "")) == (words is not None)
-  assert words is None or words in said
+  said = verdict(report)
+  (line,) = said["compared"]
+  assert line.startswith(f"On mislabelled canaries, {words}")
+  assert f"[{ci[0]:+.3f}, {ci[1]:+.3f}] on the same records" in line
+  assert ("Prefer the DP-SGD baseline" in " ".join(said["what_to_do"])) == preferred
+
+
+def test_without_a_baseline_nothing_is_compared(report):
+  assert verdict(report)["compared"] == []
 
 
 def test_every_sentence_ends_and_no_number_is_missing(report):

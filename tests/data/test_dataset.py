@@ -103,7 +103,12 @@ def test_lists_and_a_test_pair():
     ([[1], [2]], [0, 1], {"test": ([[1.0]], [0])}, "test x holds float32 .* alike"),
     ([[1.0], [2.0]], [0, 1], {"ids": [7, 7]}, "ids hold 7 2 times"),
     ([[1.0], [2.0]], [0, 1], {"ids": ["a"]}, "ids has 1 entries but x has 2"),
-    ([[1.0], [2.0]], [0, 1], {"ids": [0.5, 1.0]}, r"ids have type float64; give \[N\] integers"),
+    (
+      [[1.0], [2.0]],
+      [0, 1],
+      {"ids": [0.5, 1.0]},
+      r"ids have type float64; give \[N\] integers",
+    ),
     ([[1.0], [2.0]], [[1, 0], [0, 1]], {}, r"y has shape \(2, 2\).*argmax"),
     ([[1.0], [2.0]], [0, -1], {}, r"y\[1\] is -1"),
     ([[1.0], [2.0]], [0, 5], {"num_classes": 3}, r"y\[1\] is 5 but num_classes is 3"),

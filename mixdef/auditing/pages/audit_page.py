@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from mixdef.auditing.pages import charts, rows, svg, words
 from mixdef.auditing.pages.generator_section import generator_section
 from mixdef.auditing.pages.pictures import record_pictures
+from mixdef.auditing.verdict import lowest_resolvable
 from mixdef.data import validate
 from mixdef.training.ensemble import epsilon_remark
 
@@ -249,18 +250,21 @@ def _baseline(baseline, attacks) -> dict[str, Any] | None:
     return None
   shared = [name for name in attacks if name in baseline["attacks"]]
   shared.sort(key=lambda name: -(attacks[name]["auc"] or 0))
+  both_sides = [(attacks[name], baseline["attacks"][name]) for name in shared]
+  every = [row for both in both_sides for row in both]
+  fpr = lowest_resolvable(dict(enumerate(every)))
   return {
     "given": baseline,
+    "fpr": fpr and words.percent(float(fpr)),
     "epsilon": words.fixed(baseline["epsilon"], 2),
     "remark": epsilon_remark(baseline),
     "pairs": [
       {
         "attack": name,
         "auc": [words.measured(row["auc"], row["auc_ci"]) for row in both],
-        "tpr": [words.rate_at(row["tpr"], "0.001") for row in both],
+        "tpr": fpr and [words.rate_at(row["tpr"], fpr) for row in both],
       }
-      for name in shared
-      for both in [(attacks[name], baseline["attacks"][name])]
+      for name, both in zip(shared, both_sides, strict=True)
     ],
     "candidates": [
       row | {"epsilon": words.fixed(row["epsilon"], 2)}

@@ -31,30 +31,40 @@ _SETTING = {
   "training_seconds": "Training time",
   "attack_seconds": "Attack time",
 }
+_STRONGEST = 5  # attacks that are shown unfolded
 _RATES = {"train_accuracy", "test_accuracy", "test_accuracy_std", "gap_attack"}
 
 
 def attack_table(attacks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-  """Group attacks by family, the strongest first in each.
+  """Rank attacks: the strongest in one table, the others in a folded one by family.
 
   Args:
-    attacks: figures by name, as in report.json.
+    attacks: metrics by name, as in report.json.
 
   Returns:
-    `groups`, each with a `title` and `rows`, where a figure with an interval is a pair
-    of texts; `ppv_fpr`, the false-alarm rate of every PPV, or None if they differ.
+    `strongest`, the rows of the five attacks of largest AUC, where a metric with an
+    interval is a pair of texts; `groups`, the others, each group with a `title` and
+    `rows`, and `others`, their number; `every`, all rows; `ppv_fpr`, the false-alarm
+    rate of every PPV, or None if they differ.
   """
+  ranked = sorted(attacks, key=lambda name: -(attacks[name]["auc"] or 0))
+  rows = {name: _attack(name, attacks[name]) for name in ranked}
+  others = ranked[_STRONGEST:]
   families = dict.fromkeys([*FAMILIES, *(row["family"] for row in attacks.values())])
   groups = []
   for family in families:
-    names = [name for name, row in attacks.items() if row["family"] == family]
-    names.sort(key=lambda name: -(attacks[name]["auc"] or 0))
+    names = [name for name in others if attacks[name]["family"] == family]
     if names:
-      rows = [_attack(name, attacks[name]) for name in names]
-      groups.append({"title": FAMILIES.get(family, words.plain(family)), "rows": rows})
+      title = FAMILIES.get(family, words.plain(family))
+      groups.append({"title": title, "rows": [rows[name] for name in names]})
   rates = {row["ppv_fpr"] for row in attacks.values() if row.get("ppv_fpr")}
-  common = words.percent(rates.pop()) if len(rates) == 1 else None
-  return {"groups": groups, "ppv_fpr": common}
+  return {
+    "strongest": [rows[name] for name in ranked[:_STRONGEST]],
+    "groups": groups,
+    "others": len(others),
+    "every": list(rows.values()),
+    "ppv_fpr": words.percent(rates.pop()) if len(rates) == 1 else None,
+  }
 
 
 def _attack(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,6 +81,7 @@ def _attack(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
     "ppv_fpr": words.percent(row["ppv_fpr"]) if row.get("ppv_fpr") else None,
     "targets": words.plain(row.get("num_targets")),
     "degenerate": bool(row.get("degenerate")),
+    "about": row.get("about") or "",
     "note": row.get("note") or "",
     "reached": calibrated
     and {key: words.percent(calibrated[key]) for key in ("tpr", "fpr", "fpr_spread")},
@@ -86,19 +97,13 @@ def quantile_rows(quantiles: Mapping[str, float | None]) -> list[tuple[str, str]
   """Say what each quantile of the per-record risk means.
 
   >>> quantile_rows({"0.5": .01, "1": .97})
-  [('50% of the records', 'at most 1%'), ('the most exposed record', '97%')]
+  [('50% of the records', 'at most 1%'), ('all records', 'at most 97%')]
   """
   rows = []
   for share, rate in sorted(quantiles.items(), key=lambda item: float(item[0])):
-    if float(share) == 1:
-      rows.append(("the most exposed record", words.percent(rate)))
-    else:
-      rows.append(
-        (
-          f"{words.percent(float(share))} of the records",
-          f"at most {words.percent(rate)}",
-        )
-      )
+    part = float(share)
+    which = "all records" if part == 1 else f"{words.percent(part)} of the records"
+    rows.append((which, f"at most {words.percent(rate)}"))
   return rows
 
 
@@ -162,7 +167,10 @@ def key_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
   if strongest:
     name = strongest["attack"]
     auc = words.measured(strongest["auc"], strongest["auc_ci"])
-    note = ", ".join(filter(None, (f"AUC of {name}", auc["interval"])))
+    widened = (
+      auc["interval"] and f"{auc['interval']}, widened for the choice of the best"
+    )
+    note = ", ".join(filter(None, (f"AUC of {name}, 0.5 is guessing", widened)))
     figures.append(("Strongest attack", auc["value"], note))
     figures.append(_members_found(strongest))
   if setting.get("test_accuracy") is not None:

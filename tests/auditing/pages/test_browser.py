@@ -33,7 +33,12 @@ const light = rgb => {
 const seen = {};
 const measure = frame => {
   const inner = frame.contentWindow, root = frame.contentDocument;
+  const cells = [...root.querySelectorAll("td")];
+  const folded = cells.filter(cell => !cell.checkVisibility()).length;
   root.querySelectorAll("details").forEach(part => part.open = true);
+  const cut = [...root.querySelectorAll(".scroll")]
+    .filter(part => part.scrollWidth > part.clientWidth + 1)
+    .map(part => part.getAttribute("aria-label"));
   const paper = inner.getComputedStyle(root.body).backgroundColor;
   let least = Infinity, palest = "";
   for (const part of root.body.querySelectorAll("*")) {
@@ -53,7 +58,7 @@ const measure = frame => {
   }).map(text => text.textContent);
   seen[frame.title] = {
     inner: inner.innerWidth, scroll: root.documentElement.scrollWidth,
-    paper: parse(paper), least, palest, spilled,
+    paper: parse(paper), least, palest, spilled, cut, folded,
   };
   document.getElementById("seen").textContent = JSON.stringify(seen);
 };
@@ -61,15 +66,16 @@ const measure = frame => {
 FRAME = """<iframe title="{}" srcdoc="{}" width="{}" height="900" style="border:0"
  onload="measure(this)"></iframe>"""
 WIDTHS = (400, 1400)
+PRINTED = 690  # px, an A4 sheet between its margins
 
 
-def look(pages, folder, *, dark):
+def look(pages, folder, *, dark, widths=WIDTHS):
   """Return what the browser measured by page and width, and its console's lines."""
   outer = folder / "outer.html"
   frames = [
     FRAME.format(f"{name} {width}", html.escape(page), width)
     for name, page in pages.items()
-    for width in WIDTHS
+    for width in widths
   ]
   outer.write_text(MEASURE + "".join(frames))
   done = subprocess.run(
@@ -126,6 +132,17 @@ def test_pages_fit_and_read_well(pages, dark, tmp_path):
     assert (sum(seen["paper"]) < 150) == dark
     assert seen["least"] >= 4.5, (name, seen["palest"])
     assert not seen["spilled"], name
+    assert not seen["cut"], name
+    assert (seen["folded"] > 0) == name.startswith("report")
+
+
+def test_print_shows_everything(pages, tmp_path):
+  page = pages["report"].replace("@media print", "@media all")
+  page = page.replace("@media screen and", "@media not all and")
+  everything, _ = look({"report": page}, tmp_path, dark=False, widths=[PRINTED])
+  (seen,) = everything.values()
+  assert seen["folded"] == 0
+  assert not seen["cut"]
 
 
 def test_harness_sees_what_is_wrong(tmp_path):

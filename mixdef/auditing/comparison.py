@@ -1,0 +1,151 @@
+"""The audited models beside DP-SGD of matched accuracy, on the same records."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mixdef.auditing.intervals import paired_bootstrap
+
+
+class Attacked(NamedTuple):
+  """What the attacks on one set of models gave.
+
+  Attributes:
+    figures: metrics by attack.
+    scores: [S, N] by attack, larger = member, NaN = no score.
+    keep: bool [S, N], True = member.
+  """
+
+  figures: Mapping[str, Mapping[str, Any]]
+  scores: Mapping[str, np.ndarray]
+  keep: np.ndarray
+
+
+def paired_differences(
+  audited: Attacked,
+  canaries: Mapping[str, Any] | None,
+  dp_baseline: Mapping[str, Any],
+  *,
+  seed: int = 0,
+) -> list[dict[str, Any]]:
+  """Compare the audited models with the baseline on each kind of record.
+
+  Args:
+    audited: the audited models, on the audited records.
+    canaries: what `attack_canaries` returned for them, or None.
+    dp_baseline: what `attack_dp_baseline` returned.
+    seed: of the resampling.
+
+  Returns:
+    The entries of `paired_difference`, of the audited records and of canaries where
+    both sides have them; nothing for entries of an earlier report, without scores.
+
+  Raises:
+    ValueError: if the two sides were not attacked on the same records.
+  """
+  both = {"audited": (audited, _attacked(dp_baseline))}
+  if canaries:
+    theirs = _attacked(dp_baseline.get("canaries"))
+    both[canaries["kind"]] = (_attacked(canaries), theirs)
+  found = [
+    paired_difference(name, *sides, seed=seed)
+    for name, sides in both.items()
+    if None not in sides
+  ]
+  return [row for row in found if row]
+
+
+def without_scores(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+  """Return what a report keeps of canaries or of a baseline: no score of a record."""
+  if found is None:
+    return None
+  kept = {key: value for key, value in found.items() if key not in ("scores", "keep")}
+  if kept.get("canaries"):
+    kept["canaries"] = without_scores(kept["canaries"])
+  return kept
+
+
+def _attacked(found: Mapping[str, Any] | None) -> Attacked | None:
+  if not found or "scores" not in found:
+    return None
+  return Attacked(found["attacks"], found["scores"], found["keep"])
+
+
+def paired_difference(
+  records: str, audited: Attacked, baseline: Attacked, *, seed: int = 0
+) -> dict[str, Any] | None:
+  """Compare the strongest attack on either side, on the same records.
+
+  On each side the attack with the largest AUC counts, among those that both sides were
+  attacked with. The interval is widened for that choice (Bonferroni over the attacks).
+
+  Args:
+    records: what the records are, for the report: "audited" or a kind of canary.
+    audited: the audited models.
+    baseline: models of the baseline, on the same N records in the same order.
+    seed: of the resampling.
+
+  Returns:
+    {"records", "attack", "auc", "dp_attack", "dp_auc", "difference", "ci"}, the
+    difference being audited minus baseline; None if no attack was run on both.
+
+  Raises:
+    ValueError: if the numbers of records differ.
+  """
+  shared = [name for name in audited.figures if name in baseline.figures]
+  if not shared:
+    return None
+  ours, theirs = (
+    max(shared, key=lambda name: side.figures[name]["auc"])
+    for side in (audited, baseline)
+  )
+  found = paired_bootstrap(
+    (audited.scores[ours], audited.keep),
+    (baseline.scores[theirs], baseline.keep),
+    seed=seed,
+    confidence=1 - 0.05 / len(shared),
+  )["auc"]
+  return {
+    "records": records,
+    "attack": ours,
+    "auc": audited.figures[ours]["auc"],
+    "dp_attack": theirs,
+    "dp_auc": baseline.figures[theirs]["auc"],
+    "difference": found["difference"],
+    "ci": list(found["ci"]),
+  }
+
+
+def sentence(row: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
+  """Say in one sentence which of the two leaks less, or that it is not decided.
+
+  Args:
+    row: of `paired_difference`.
+    baseline: `dp_baseline` of the report, with the accuracies of both.
+
+  >>> row = {"records": "audited", "auc": 0.606, "dp_auc": 0.822, "difference": -0.216}
+  >>> reached = {"test_accuracy": 0.9, "defense_test_accuracy": 0.91, "matched": True}
+  >>> sentence(row | {"ci": [-0.25, -0.18]}, reached).split(" than ")[0]
+  'On the audited records, this model leaks less'
+  """
+  low, high = row["ci"]
+  name = "DP-SGD (differentially private training)"
+  kind = "of matched accuracy" if baseline.get("matched", True) else "of lower accuracy"
+  where = (
+    "On the audited records"
+    if row["records"] == "audited"
+    else f"On {row['records']} canaries"
+  )
+  if low > 0:
+    found = f"this model leaks more than {name} {kind}"
+  elif high < 0:
+    found = f"this model leaks less than {name} {kind}"
+  else:
+    found = f"it is not decided whether this model leaks more than {name} {kind}"
+  return (
+    f"{where}, {found}: AUC {row['auc']:.3f} against {row['dp_auc']:.3f}, difference "
+    f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}] on the same records; test "
+    f"accuracy {baseline['defense_test_accuracy']:.3f} against "
+    f"{baseline['test_accuracy']:.3f}."
+  )
