@@ -1,5 +1,6 @@
 """Compare what was read with what is known of the official files."""
 
+import hashlib
 import os
 import pathlib
 
@@ -48,6 +49,7 @@ def dataset(
   num_classes: int,
   num_records: tuple[int, int] | None = None,
   balanced: bool = False,
+  content: str | None = None,
   test: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> Dataset:
   """Make the `Dataset` of what was read, and log its size.
@@ -61,6 +63,7 @@ def dataset(
     num_records: of the official training and test file (0 without one), or None if
       that is not known.
     balanced: whether the official files hold as many records of each class.
+    content: `digest` of the official records, or None if that is not known.
     test: held-out inputs and labels.
 
   Raises:
@@ -84,6 +87,11 @@ def dataset(
         f" of class {sizes.argmin()}, {sizes.max():,} of class {sizes.argmax()}, and"
         " officially all classes are equal; put each official file there once"
       )
+  if content and digest(data) != content:
+    raise ValueError(
+      f"{place} does not hold {name}: there are as many records, but other ones or with"
+      " other labels; put each file there under its own name, none twice"
+    )
   shape = data.x.shape[1:]
   features = f"{shape[0]} features" if len(shape) == 1 else " x ".join(map(str, shape))
   logging.info(
@@ -91,3 +99,15 @@ def dataset(
     *(name, len(data), features, place, num_classes, found[1]),
   )
   return data
+
+
+def digest(data: Dataset) -> str:
+  """Return a SHA-256 of the records and labels of both files, whatever their order."""
+  state = hashlib.sha256()
+  for part in filter(None, (data, data.test)):
+    records = (
+      hashlib.blake2b(x.tobytes() + y.tobytes(), digest_size=16).digest()
+      for x, y in zip(part.x, part.y, strict=True)
+    )
+    state.update(hashlib.sha256(b"".join(sorted(records))).digest())
+  return state.hexdigest()

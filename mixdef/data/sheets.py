@@ -19,6 +19,7 @@ def read(
   mode: str,
   num_classes: int,
   num_records: tuple[int, int],
+  content: str | None = None,
   train: Sequence[str] = ("train",),
   labels: tuple[str, str] = ("y_train", "y_test"),
 ) -> Dataset | None:
@@ -36,6 +37,7 @@ def read(
     mode: "RGB" or "L" (grey).
     num_classes: number of classes K.
     num_records: of the training and the test file.
+    content: `counts.digest` of the official records, or None if that is not known.
     train: names of the training sheets without suffix; the test sheet is `test`.
     labels: names of the training and the test labels in labels.npz.
 
@@ -64,6 +66,7 @@ def read(
     name=name,
     num_classes=num_classes,
     num_records=num_records,
+    content=content,
     test=(test_x, test_y),
   )
 

@@ -4,7 +4,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from mixdef.data import CATALOGUE, load
+from mixdef.data import CATALOGUE, counts, load
 from mixdef.data.cifar import CIFAR10_NAMES, CIFAR100_NAMES
 
 
@@ -39,8 +39,8 @@ def write100(folder):
   return _write_binary(folder, CIFAR100_NAMES, 2, (200, 100))
 
 
-def read10(data_dir, num_records=(10, 10)):
-  return CATALOGUE["cifar10"](data_dir, num_records=num_records)
+def read10(data_dir, num_records=(10, 10), content=None):
+  return CATALOGUE["cifar10"](data_dir, num_records=num_records, content=content)
 
 
 def read100(data_dir):
@@ -224,3 +224,15 @@ def test_pitfall_151_sheets_in_place_of_the_official_files_are_told(
     logger.removeHandler(caplog.handler)
   told = f"cifar10: image sheets in {folder}, not the official files"
   assert (told in caplog.text) != official
+
+
+def test_sheets_in_the_places_of_each_other_are_told(tmp_path):
+  folder = tmp_path / "cifar10"
+  _write_sheets(folder, "png")
+  content = counts.digest(read10(tmp_path, (500, 70)))
+  assert len(read10(tmp_path, (500, 70), content)) == 500
+  (folder / "train_1.png").rename(folder / "kept.png")
+  (folder / "train_3.png").rename(folder / "train_1.png")
+  (folder / "kept.png").rename(folder / "train_3.png")
+  with pytest.raises(ValueError, match=f"{folder}.* does not hold cifar10: there are"):
+    read10(tmp_path, (500, 70), content)
