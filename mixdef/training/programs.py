@@ -68,13 +68,20 @@ def over_models(function: Callable, strategy: str, *, shared: int) -> Any:
 
   def loop(*args):
     own, rest = on_one_device((args[:-shared], args[-shared:]))
-    outputs = []
-    for i in range(jax.tree.leaves(own)[0].shape[0]):
-      one = jax.tree.map(lambda leaf, i=i: leaf[i], own)
-      outputs.append(one_model(*one, *rest))
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+    count = jax.tree.leaves(own)[0].shape[0]
+    return _stacked([one_model(*_taken(own, i), *rest) for i in range(count)])
 
   return loop
+
+
+@jax.jit  # one program, not one for each shape of a leaf
+def _taken(tree, i):
+  return jax.tree.map(lambda leaf: leaf[i], tree)
+
+
+@jax.jit
+def _stacked(trees):
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 @functools.lru_cache(maxsize=32)
