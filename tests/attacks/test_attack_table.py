@@ -39,6 +39,12 @@ def leaky():
   return make_logits(3.0)
 
 
+@pytest.fixture(scope="module")
+def signals(leaky):
+  """Made once for all attacks, none of which writes to them."""
+  return signals_of(*leaky)
+
+
 def of_name(name):
   """The attack; the one that transfers brings its own other data set."""
   attack = attacks.CATALOGUE[name]
@@ -55,9 +61,8 @@ def attack(request):
 
 
 @pytest.fixture(scope="module")
-def scores_of(leaky):
+def scores_of(signals):
   """Return `attack -> its scores of every model` [S, N], computed once an attack."""
-  signals = signals_of(*leaky)
   return functools.cache(lambda name: attacks.leave_one_out(of_name(name), signals))
 
 
@@ -69,8 +74,8 @@ def without_secrets(attack):
 
 
 @pytest.mark.usefixtures("without_secrets")
-def test_scores_are_finite_float64_per_record(attack, leaky):
-  scores = attack(signals_of(*leaky), target=1)
+def test_scores_are_finite_float64_per_record(attack, signals):
+  scores = attack(signals, target=1)
   assert scores.shape == (300,)
   assert scores.dtype == np.float64
   assert np.isfinite(scores).all()
@@ -90,10 +95,10 @@ def test_a_random_membership_is_not_found(attack):
   assert abs(auc(scores[scored], member) - 0.5) < 5 * error
 
 
-def test_permuting_records_permutes_scores(attack, leaky):
+def test_permuting_records_permutes_scores(attack, leaky, signals):
   logits, labels, keep, population = leaky
   order = np.random.default_rng(1).permutation(len(labels))
-  plain = attack(signals_of(*leaky), target=0)
+  plain = attack(signals, target=0)
   moved = attack(
     signals_of(logits[:, order], labels[order], keep[:, order], population), target=0
   )
@@ -111,11 +116,11 @@ def test_pitfall_11_equal_rows_get_equal_scores(attack, leaky):
 
 
 @pytest.mark.usefixtures("without_secrets")
-def test_pitfall_24_own_membership_never_enters(attack, leaky):
+def test_pitfall_24_own_membership_never_enters(attack, leaky, signals):
   logits, labels, keep, population = leaky
   other = keep.copy()
   other[2] = ~other[2]
-  first = attack(signals_of(*leaky), target=2)
+  first = attack(signals, target=2)
   second = attack(signals_of(logits, labels, other, population), target=2)
   np.testing.assert_array_equal(first, second)
 
@@ -133,10 +138,10 @@ def test_pitfall_24_own_outputs_never_enter_the_fit(name, leaky):
   assert not np.array_equal(first[1:], second[1:])
 
 
-def test_pitfall_29_order_of_models_does_not_matter(attack, leaky):
+def test_pitfall_29_order_of_models_does_not_matter(attack, leaky, signals):
   logits, labels, keep, (outputs, others) = leaky
   order = [0, 1, *np.random.default_rng(0).permutation(np.arange(2, 24))]
-  plain = attack(signals_of(*leaky), target=0)
+  plain = attack(signals, target=0)
   moved = attack(
     signals_of(logits[order], labels, keep[order], (outputs[order], others)), target=0
   )
@@ -173,15 +178,15 @@ def test_inputs_are_never_written_to(attack, leaky):
 
 
 @pytest.mark.parametrize("target", [-1, 24])
-def test_unknown_target_is_refused(attack, leaky, target):
+def test_unknown_target_is_refused(attack, signals, target):
   with pytest.raises(ValueError, match="target"):
-    attack(signals_of(*leaky), target=target)
+    attack(signals, target=target)
 
 
-def test_leave_one_out_attacks_every_model(attack, leaky, scores_of):
+def test_leave_one_out_attacks_every_model(attack, signals, scores_of):
   scores = scores_of(attack.__name__)
-  assert scores.shape == leaky[2].shape
-  np.testing.assert_array_equal(scores[5], attack(signals_of(*leaky), target=5))
+  assert scores.shape == signals.keep.shape
+  np.testing.assert_array_equal(scores[5], attack(signals, target=5))
 
 
 def test_aliases_resolve_and_unknown_names_say_what_is_near():
@@ -194,9 +199,8 @@ def test_aliases_resolve_and_unknown_names_say_what_is_near():
     attacks.resolve("rmja")
 
 
-def test_an_attack_is_named_with_its_arguments(leaky):
+def test_an_attack_is_named_with_its_arguments(signals):
   attack = attacks.resolve("lira_online(score='hinge')")
-  signals = signals_of(*leaky)
   expected = attacks.lira_online(signals, target=1, score="hinge")
   np.testing.assert_array_equal(attack(signals, target=1), expected)
   with pytest.raises(ValueError, match=r"rmia\(gama=1\).*gama"):

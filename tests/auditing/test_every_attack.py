@@ -38,11 +38,11 @@ def audited(ensemble, source):
     list(CATALOGUE),
     signals,
     ensemble,
-    budget=Budget(targets=3, records=RECORDS),
+    budget=Budget(targets=3, records=RECORDS // 2),
     options={
       "salem_2": {"source": source},
       "threshold_known": {"known": 20},
-      "label_only_boundary": {"iterations": 5},
+      "label_only_boundary": {"iterations": 1},
     },
   )
   assert not found.not_run
