@@ -3,9 +3,12 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import pytest
 from per_example_cases import CLIP, CTX, K, cross_entropy, flat, init, make_batch
 
 from mixdef.defenses.per_example import ghost, microbatch
+
+pytestmark = pytest.mark.slow
 
 
 class Wide(nn.Module):

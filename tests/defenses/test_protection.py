@@ -62,6 +62,7 @@ def test_claims_that_hold_here(text):
   assert leakage(text) < leakage("none") - LOWERS[text]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", DOES_NOT)
 def test_claims_that_do_not_hold_here(text):
   assert leakage(text) > leakage("none") - 0.02

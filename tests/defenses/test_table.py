@@ -65,9 +65,7 @@ WITHOUT_NEUTRAL = {  # every argument, or having none, changes the answers
   "selena",
   "weight_standardization",
 }
-VARIANTS = [
-  *NAMES,
-  *NEUTRAL.values(),
+OTHER_ARGUMENTS = [
   "adamixup('performance', label='soft')",
   "adamixup('beta')",
   "adamixup('probability', schedule='to_min')",
@@ -102,7 +100,7 @@ VARIANTS = [
   "focal_loss(0.5)",
   "hamp_entropy(0.1, official_scale=True)",
 ]
-
+VARIANTS = [*NAMES, *NEUTRAL.values(), *OTHER_ARGUMENTS]
 
 PICTURES_ONLY = {"cutmix", "cutout", "random_crop", "random_flip"}
 
@@ -131,7 +129,14 @@ def signature(tree):
   return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.aval.weak_type), tree)
 
 
-@pytest.mark.parametrize("text", VARIANTS)
+@pytest.mark.parametrize(
+  "text",
+  [
+    *NAMES,
+    *NEUTRAL.values(),
+    *(pytest.param(text, marks=pytest.mark.slow) for text in OTHER_ARGUMENTS),
+  ],
+)
 def test_state_keeps_its_form_and_stays_finite(text):
   start, end = init(loop_of(text).learner), trained(text)
   assert signature(start) == signature(end)

@@ -143,6 +143,7 @@ def test_audit_prints_the_verdict_first(audited, capsys):
   assert lines[-1].endswith("run/report.html")
 
 
+@pytest.mark.slow
 def test_an_audit_killed_after_the_training_does_not_train_again(
   tmp_path, audited, monkeypatch
 ):
@@ -174,6 +175,7 @@ def test_no_canaries_are_planted_if_none_are_asked_for(tmp_path, audited):
     assert row["auc"] == with_canaries[name]["auc"]
 
 
+@pytest.mark.slow
 def test_a_shadow_of_another_data_set_transfers(tmp_path):
   settings = dataclasses.replace(TINY, **FEW, transfer="synthetic_memorize")
   settings = dataclasses.replace(settings, attacks="salem_2, gap")

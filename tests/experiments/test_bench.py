@@ -101,6 +101,7 @@ def test_cases_take_turns_and_the_slow_leave_their_group(monkeypatch):
   assert calls[8:] == ["fast", "slow", "alone"] + ["fast", "alone"] * 2
 
 
+@pytest.mark.slow
 def test_without_torch_ours_is_timed_and_one_line_says_how_to_get_it(
   monkeypatch, capsys
 ):
@@ -118,6 +119,7 @@ def test_without_torch_ours_is_timed_and_one_line_says_how_to_get_it(
   assert "pip install 'mixdef[bench]'" in last
 
 
+@pytest.mark.slow
 def test_steps_go_on_from_the_last_and_stop_where_they_are_told():
   data = works.random_data(12, (6,), 10)
   learner = classifier(models.mlp(4), optax.sgd(0.1))
@@ -132,6 +134,7 @@ def test_steps_go_on_from_the_last_and_stop_where_they_are_told():
   assert (more["loss"] > 1.5 * sums["loss"]).all()
 
 
+@pytest.mark.slow
 def test_operations_are_those_of_the_products():
   flops = works.step_flops(models.mlp(64, num_classes=10), (100,), 32)
   # Forward, both gradients of the second layer, the kernel's alone of the first.
@@ -145,6 +148,7 @@ def test_the_gpu_suite_refuses_a_cpu_in_one_line():
   assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_the_gpu_table_on_a_tiny_network(monkeypatch, capsys):
   full, tried = gpu.steps_of, []
 
@@ -202,6 +206,7 @@ def test_figures_of_a_gpu_row():
   assert gpu.peak_flops("NVIDIA H100 NVL", "float32") is None
 
 
+@pytest.mark.slow
 def test_bfloat16_is_computed_in_and_parameters_stay_float32():
   network = models.mlp(8)
   x = jax.random.normal(jax.random.key(0), (4, 6))
@@ -214,6 +219,7 @@ def test_bfloat16_is_computed_in_and_parameters_stay_float32():
   assert 0 < abs(found - exact).max() < 0.05
 
 
+@pytest.mark.slow
 def test_every_dp_column_is_there_and_memory_is_told(monkeypatch, capsys):
   monkeypatch.setattr(dp, "WORKS", {"tiny": (models.mlp(4), (6,))})
   monkeypatch.setattr(dp, "_BATCHES", (4, 8))
@@ -234,6 +240,7 @@ def test_every_suite_is_a_module_that_runs_and_shows(suite):
   assert callable(module.show)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", [works.MLP, works.CNN, works.WIDE_RESNET])
 def test_torch_trains_networks_of_the_same_layers(work):
   torch = pytest.importorskip("torch")
@@ -248,6 +255,7 @@ def test_torch_trains_networks_of_the_same_layers(work):
     torch_networks.trainer(work.name, name, x, y, batch=2)()
 
 
+@pytest.mark.slow
 def test_torch_processes_answer_and_end(monkeypatch):
   pytest.importorskip("torch")
   first, *_ = peers._cores()

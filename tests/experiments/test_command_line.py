@@ -11,9 +11,6 @@ import pytest
 EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
 MISTAKES = {
   "--defense=mixupp": "no defense is called 'mixupp'; did you mean mixup",
-  "--dataset=nope": "no data set 'nope'; close: ",
-  "--model=mlp(0)": "widths=0 must be a positive integer",
-  "--learning_rate=-1": "--learning_rate=-1.0 must be positive",
   "--dataset=mnist": "train-images-idx3-ubyte",
 }
 GOOD = (

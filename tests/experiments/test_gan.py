@@ -175,6 +175,7 @@ def test_a_defense_is_attacked_by_every_adaptive_attacker(defended):
   assert "trained with the target&#39;s defense" in page
 
 
+@pytest.mark.slow
 def test_natural_references_of_an_undefended_run_are_those_it_would_train(
   undefended, defended, tmp_path
 ):

@@ -83,6 +83,7 @@ def test_clutter_of_desktops_in_a_run_folder_is_skipped(swept):
   assert {"none", "label_smoothing(epsilon=0.2)"} <= set(by_defense(again))
 
 
+@pytest.mark.slow
 def test_a_longer_family_trains_only_what_is_new(tmp_path, monkeypatch):
   options = {"num_shadows": 2, "attacks": "gap"}
   pair = settings_of(defenses="label_smoothing([0.2, 0.6])", **options)
@@ -121,6 +122,7 @@ def test_what_was_refused_is_tried_again(tmp_path, monkeypatch):
   assert "not_run" not in cell
 
 
+@pytest.mark.slow
 def test_what_another_strategy_left_half_trained_is_trained_anew(tmp_path, monkeypatch):
   options = {"defenses": "none", "num_shadows": 2, "attacks": "gap"}
 
@@ -167,6 +169,7 @@ def test_pitfall_86_finished_cells_keep_their_recipe_after_an_error(
     job.execute(other, tmp_path, sweep.run)
 
 
+@pytest.mark.slow
 def test_standardized_records_cost_dp_sgd_its_cell(tmp_path):
   settings = settings_of(
     defenses="none; dp_sgd", standardize=True, num_shadows=2, attacks="gap"

@@ -48,19 +48,16 @@ def expected():
   return apart.train(models=MODELS, epochs=EPOCHS, strategy="loop").phi
 
 
-def test_forced_devices_give_the_models_of_one(tmp_path, expected):
-  runs = {
-    (devices, strategy): apart.start(
-      **{**TASK, "strategy": strategy, "at_once": MODELS},
-      devices=devices,
-      answer=tmp_path / f"{devices}-{strategy}.npz",
-    )
-    for devices, strategy in ((4, "vmap"), (8, "scan"))
-  }
-  for (devices, strategy), process in runs.items():
-    finish(process)
-    with np.load(tmp_path / f"{devices}-{strategy}.npz") as given:
-      np.testing.assert_allclose(given["phi"], expected, atol=1e-4)
+@pytest.mark.parametrize(
+  ("devices", "strategy"),
+  [(4, "vmap"), pytest.param(8, "scan", marks=pytest.mark.slow)],
+)
+def test_forced_devices_give_the_models_of_one(tmp_path, expected, devices, strategy):
+  answer = tmp_path / "answer.npz"
+  task = {**TASK, "strategy": strategy, "at_once": MODELS}
+  finish(apart.start(**task, devices=devices, answer=answer))
+  with np.load(answer) as given:
+    np.testing.assert_allclose(given["phi"], expected, atol=1e-4)
 
 
 def test_two_hosts_give_the_models_of_one(tmp_path, expected):
@@ -76,6 +73,7 @@ def test_two_hosts_give_the_models_of_one(tmp_path, expected):
   assert chunks == {"models-00000", "models-00002", "models-00004"}
 
 
+@pytest.mark.slow
 def test_what_a_lost_host_leaves_is_finished_by_one(tmp_path, expected):
   out, long = tmp_path / "run", 40
   first, second = processes = pair(**{**TASK, "epochs": long}, out=out)
@@ -94,6 +92,7 @@ def test_what_a_lost_host_leaves_is_finished_by_one(tmp_path, expected):
   np.testing.assert_array_equal(alone.phi, whole.phi)
 
 
+@pytest.mark.slow
 def test_a_folder_is_taken_up_on_other_devices(tmp_path, expected):
   apart.train(models=2, epochs=EPOCHS, strategy="vmap", out=tmp_path)
   answer = tmp_path / "answer.npz"
@@ -103,6 +102,7 @@ def test_a_folder_is_taken_up_on_other_devices(tmp_path, expected):
     np.testing.assert_allclose(given["phi"], expected[:4], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_host_that_fails_stops_the_others(tmp_path):
   first, second = pair(**TASK, out=tmp_path, full=1)
   for process, told in ((first, "process 1 failed"), (second, "No space left")):

@@ -86,10 +86,7 @@ def check(folder, kills, unbroken):
   assert not (folder / "unfinished").exists()
 
 
-def test_a_few_kills(tmp_path, unbroken):
-  check(tmp_path, kills=3, unbroken=unbroken)
-
-
 @pytest.mark.slow
-def test_twenty_kills(tmp_path, unbroken):
-  check(tmp_path, kills=20, unbroken=unbroken)
+@pytest.mark.parametrize("kills", [3, 20])
+def test_kills(tmp_path, unbroken, kills):
+  check(tmp_path, kills=kills, unbroken=unbroken)

@@ -208,6 +208,7 @@ def test_an_interrupt_stops_workers_that_compute(request):
   assert not children(os.getpid())
 
 
+@pytest.mark.slow
 def test_workers_of_a_killed_parent_go_too():
   parent = subprocess.Popen([sys.executable, "-c", FOREVER])
   wait_for(lambda: ticks(children(parent.pid)) > COMPUTING)
