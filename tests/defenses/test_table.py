@@ -162,6 +162,7 @@ def test_pitfall_153_one_trace_for_all_steps(name):
   assert loop.traces == traces
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_jitted_step_equals_eager_step(name):
   loop = loop_of(name)

@@ -185,6 +185,7 @@ def test_a_shadow_of_another_data_set_transfers(tmp_path):
   assert (tmp_path / "transfer" / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_quick_audit_holds_the_dp_baseline(tmp_path, monkeypatch):
   grid = {"noise_multipliers": (0.05, 1.0), "learning_rates": (1.0, 4.0)}
   fewer_candidates = functools.partial(mixdef.auditing.matched_dp, **grid)

@@ -108,6 +108,7 @@ def test_pitfall_60_out_records_change_nothing(small, name):
   assert same(moved[0].state.params, plain[0].state.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_it_learns_digits(name):
   data = mixdef.load("digits").split(0.2, seed=0)

@@ -190,6 +190,7 @@ def test_what_a_worker_refuses_is_one_line():
   assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_an_interrupt_stops_workers_that_compute(request):
   # Started in the background, a process ignores interrupts and hands that on.
   usual = signal.signal(signal.SIGINT, signal.default_int_handler)
