@@ -45,6 +45,7 @@ def linear(x, y, kernel, bias=0.0, masked=False):
   return dataclasses.replace(ensemble, states=states)
 
 
+@functools.cache
 def overfitted(records=160, count=2, defense=None):
   """Models of random labels: they know their members by heart."""
   data = synthetic_memorize(records, num_features=20, num_classes=4, num_test=2)
