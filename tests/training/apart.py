@@ -35,7 +35,7 @@ def train(*, models, epochs, strategy, out=None):
     LEARNER,
     records(),
     halves(models),
-    population=records(count=10, seed=1),
+    population=records(count=10, seed=2),  # no two have all hidden units off
     epochs=epochs,
     batch_size=6,
     num_members=20,
