@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from mixdef.attacks.designs import detect_design, references
-from mixdef.attacks.shadows import choose_shadow
+from mixdef.attacks.designs import detect_design, shadows
+from mixdef.attacks.shadows import check_shadow, choose_shadow
 from mixdef.attacks.views import Views, content_hash
 from mixdef.training import Ensemble, Run
 
@@ -43,8 +43,8 @@ def shadow_examples(
 ) -> tuple[int, np.ndarray, np.ndarray]:
   """Return the model whose membership an attack learns from, and what it learns on.
 
-  The examples are the audited records for which the shadow may be a reference of the
-  target (see `designs.references`): all of them up to 5,000, from there on those with
+  The examples are the audited records for which the model may be a shadow of the
+  target (see `designs.shadows`): all of them up to 5,000, from there on those with
   the lowest hash of their content.
 
   Args:
@@ -61,8 +61,9 @@ def shadow_examples(
     ValueError: if the named shadow cannot.
   """
   keep, audited = ensemble.keep, ensemble.data.audited
+  check_shadow(len(keep), target, shadow)
   design = detect_design(keep[:, audited])
-  usable = references(keep, target, audited=audited, design=design) & audited
+  usable = shadows(keep, target, audited=audited, design=design) & audited
   shadow = choose_shadow(usable, keep, target, shadow)
   rows = np.flatnonzero(usable[shadow])
   if len(rows) > _FIT:

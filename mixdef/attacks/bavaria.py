@@ -93,7 +93,7 @@ def bavaria(signals: Signals, *, target: int, score: str = "phi") -> np.ndarray:
     score: "phi" or "hinge".
 
   Returns:
-    Scores [N] in nats, mean over views; NaN where not audited.
+    Scores [N] in nats, mean over views; NaN where no reference is left, or not audited.
 
   Raises:
     Unavailable: if no model may be a reference.
@@ -126,6 +126,7 @@ def bavaria(signals: Signals, *, target: int, score: str = "phi") -> np.ndarray:
     raise Unavailable("bavaria needs references: train more models")
   ratio = prior_in.observe(inside).log_predictive(values[target])
   ratio -= prior_out.observe(out).log_predictive(values[target])
+  ratio[~usable.any(0)] = np.nan
   return signals.only_audited(ratio.mean(1))
 
 

@@ -1,20 +1,30 @@
 """Which models may judge a target, given how the training subsets were drawn."""
 
+import math
+
 import numpy as np
 
-DESIGNS = ("bernoulli", "balanced", "constant")
-"""Independent draws, or every record in half of the models, or in another number."""
+DESIGNS = ("bernoulli", "balanced", "constant", "dependent")
+"""Independent draws, or every record in half of the models, or in another number, or
+subsets that give each other away."""
 
 _CHANCE = 1e-9  # a pattern rarer than this under independent draws was made on purpose
+_SIGMA = 6.0  # the same for a normal variable
+_RELATED = 0.9  # correlation: two halves that share 95 % of their records, or 5 %
 
 
 def detect_design(keep: np.ndarray) -> str:
-  """Tell how the subsets were drawn from how many of the S models each record is in.
+  """Tell how the subsets were drawn.
 
-  Balanced: S/2; for odd S some records in floor(S/2) and the others in ceil(S/2).
-  Constant: another number from 2 to S - 2, the same for all or two neighbours.
-  Independent draws at the rate r of `keep` look like this with probability p^N,
-  p = Pr[Bin(S, r) in {those numbers}]; below 1e-9 it is no accident.
+  Balanced: every record is in S/2 models; for odd S some records in floor(S/2) and the
+  others in ceil(S/2). Constant: in another number from 2 to S - 2, the same for all or
+  two neighbours. Independent draws at the rate r of `keep` look like this with
+  probability p^N, p = Pr[Bin(S, r) in {those numbers}]; below 1e-9 it is no accident.
+
+  Dependent: any other subsets from which the members of one follow, in part, from the
+  others': disjoint or nested ones, folds, or records that are drawn at rates of their
+  own. The covariances of all pairs of models that are not `related` add up to more than
+  six standard deviations of what independent draws do.
 
   Args:
     keep: bool [S, N] of the audited records.
@@ -24,70 +34,220 @@ def detect_design(keep: np.ndarray) -> str:
 
   >>> detect_design(np.array([[True] * 40, [False] * 40]))
   'balanced'
+  >>> detect_design(np.arange(400) % 4 == np.arange(4)[:, None])
+  'dependent'
   """
   models, records = keep.shape
+  if records == 0:
+    return "bernoulli"
   counts = keep.sum(0)
-  if records == 0 or np.ptp(counts) > 1:
-    return "bernoulli"
-  low, high = counts.min(), counts.max()
+  low, high = int(counts.min()), int(counts.max())
   balanced = low + high == models
-  if not balanced and (low < 2 or high > models - 2):
-    return "bernoulli"
+  if high - low <= 1 and (balanced or (low >= 2 and high <= models - 2)):
+    from scipy.stats import binom
+
+    share = binom.pmf(np.unique(counts), models, keep.mean()).sum()
+    if share**records < _CHANCE:
+      return "balanced" if balanced else "constant"
+  covariance, spread = _covariance(keep)
+  apart = ~(related(keep) | np.eye(models, dtype=bool))
+  deviation = math.sqrt(2 * np.outer(spread, spread)[apart].sum() / records)
+  told = abs(covariance[apart].sum()) > _SIGMA * deviation > 0
+  return "dependent" if told else "bernoulli"
+
+
+def related(keep: np.ndarray) -> np.ndarray:
+  """Find the pairs of models whose subsets are the same or complements, but for 5 %.
+
+  Neither is a reference of the other: it gives the other's membership away. Pairs that
+  independent draws of so few records bring about do not count.
+
+  Args:
+    keep: bool [S, N] of the audited records.
+
+  Returns:
+    bool [S, S], symmetric, False on the diagonal.
+
+  >>> keep = np.arange(80) % 2 == np.array([[0], [0], [1]])
+  >>> related(keep).sum()
+  np.int64(6)
+  """
+  models, records = keep.shape
+  found = np.zeros((models, models), bool)
+  if records == 0 or models < 2:
+    return found
+  covariance, spread = _covariance(keep)
+  scale = np.sqrt(np.outer(spread, spread))
+  found = np.abs(covariance) >= _RELATED * np.where(scale > 0, scale, np.inf)
+  np.fill_diagonal(found, False)
+  pairs = int(found.sum()) // 2
+  if not pairs:
+    return found
   from scipy.stats import binom
 
-  share = binom.pmf(np.unique(counts), models, keep.mean()).sum()
-  if share**records >= _CHANCE:
-    return "bernoulli"
-  return "balanced" if balanced else "constant"
+  apart = 2 * spread.mean()  # how often two models differ in a record
+  allowed = math.floor((1 - _RELATED) * apart * records)
+  chance = binom.cdf(allowed, records, apart) + binom.cdf(allowed, records, 1 - apart)
+  expected = max(math.comb(models, 2) * chance, 1e-300)
+  rarity = pairs * math.log(expected) - math.lgamma(pairs + 1)  # Poisson
+  return found if rarity < math.log(_CHANCE) else np.zeros_like(found)
 
 
 def references(
-  keep: np.ndarray, target: int, *, audited: np.ndarray, design: str
+  keep: np.ndarray,
+  target: int,
+  *,
+  audited: np.ndarray,
+  design: str,
+  alike: np.ndarray | None = None,
 ) -> np.ndarray:
   """Select the models that an attack on the target may read, per record.
 
-  Left out are the target; a model that trained on exactly the other audited records
-  (pairs of complementary subsets: it gives the target's membership away); and, unless
-  draws were independent, models drawn at random from either side of a record until the
-  numbers that remain say nothing of the target. In a balanced design as many remain
-  with the record as without, in a constant one as few of either kind as any audited
-  record has. Otherwise the counts of the other models tell the target's membership,
-  which biases every attack that uses them.
+  Left out are the target; models whose subset follows from the target's (`related`);
+  and, unless draws were independent, models drawn at random from either side of a
+  record until the numbers that remain say nothing of the target. In a balanced design
+  as many remain with the record as without, in a constant one as few of either kind as
+  any audited record has. In a dependent one equal numbers remain to all records that
+  have so many, chosen to keep most, and none to the others. Otherwise the counts of the
+  other models tell the target's membership, which biases every attack that uses them.
 
   Args:
     keep: bool [S, N].
     target: index of the attacked model.
     audited: bool [N].
     design: one of `DESIGNS`.
+    alike: bool [S, S], pairs that are no references of each other; default `related`.
 
   Returns:
     bool [S, N].
 
   Deviation: the draw depends on the target and on a record's position, so unless draws
-    were independent, permuting records changes which references are dropped. Where each
-    record is in one model or in all but one, nothing is dropped: one side would be left
-    without models, which is no use to anybody.
+    were independent, permuting records changes which references are dropped.
 
   >>> keep = np.array([[True], [True], [False], [False]])
   >>> audited = np.array([True])
   >>> references(keep, 0, audited=audited, design="balanced").sum()
   np.int64(2)
   """
-  usable = np.ones(keep.shape, bool)
+  alike = related(keep[:, audited]) if alike is None else alike
+  usable = np.repeat(~alike[target][:, None], keep.shape[1], 1)
   usable[target] = False
-  if 2.0 ** -int(audited.sum()) < _CHANCE:
-    opposite = (keep[:, audited] != keep[target, audited]).all(1)
-    usable[opposite] = False
   if design == "bernoulli":
     return usable
   sides = usable & keep, usable & ~keep
   most = np.stack([side.sum(0) for side in sides])
   if design == "balanced":
     most[:] = most.min(0)
-  else:
+  elif design == "constant":
     most[:] = most[:, audited].min(1, keepdims=True, initial=len(keep))
+  else:
+    common = _common_counts(most[:, audited], len(keep))
+    most[:] = np.where((most >= common).all(0), common, 0)
   order = np.random.default_rng(target).random(keep.shape)
   for side, count in zip(sides, most, strict=True):
     rank = np.where(side, order, np.inf).argsort(0).argsort(0)
     usable &= ~side | (rank < count)
   return usable
+
+
+def shadows(
+  keep: np.ndarray,
+  target: int,
+  *,
+  audited: np.ndarray,
+  design: str,
+  alike: np.ndarray | None = None,
+) -> np.ndarray:
+  """Select the models on which an attack may learn what members look like, per record.
+
+  They are the `references`, but what is learnt on a model does not depend on how many
+  others have a record: in a dependent design each model may serve, with all records,
+  whose members are not the target's more often than by chance.
+
+  Args:
+    keep: bool [S, N].
+    target: index of the attacked model.
+    audited: bool [N].
+    design: one of `DESIGNS`.
+    alike: as for `references`.
+
+  Returns:
+    bool [S, N].
+  """
+  if design != "dependent":
+    return references(keep, target, audited=audited, design=design, alike=alike)
+  known = keep[:, audited]
+  alike = related(known) if alike is None else alike
+  covariance, spread = _covariance(known)
+  limit = _SIGMA * np.sqrt(spread[target] * spread / known.shape[1])
+  usable = ~alike[target] & (covariance[target] <= limit)
+  usable[target] = False
+  return np.repeat(usable[:, None], keep.shape[1], 1)
+
+
+def first_targets(keep: np.ndarray, count: int) -> list[int]:
+  """Choose the first models that have members and non-members, of different subsets.
+
+  Args:
+    keep: bool [S, N] of the audited records.
+    count: how many; fewer if there are not so many.
+
+  Returns:
+    Their indices, ascending; models of a subset that came before only if others run
+    out.
+
+  >>> first_targets(np.arange(80) % 2 == np.array([[0], [0], [1], [2]]), 2)
+  [0, 1]
+  """
+  able = np.flatnonzero(keep.any(1) & ~keep.all(1))
+  same = related(keep)
+  chosen: list[int] = []
+  for model in able:
+    if len(chosen) < count and not same[model, chosen].any():
+      chosen.append(int(model))
+  spare = [int(model) for model in able if model not in chosen]
+  return sorted(chosen + spare[: count - len(chosen)])
+
+
+def never_varied(keep: np.ndarray) -> np.ndarray:
+  """Find the records that are in all models or in none on purpose, bool [N].
+
+  Of few models independent draws leave such records, too; then there are none.
+
+  Args:
+    keep: bool [S, N] of the audited records.
+
+  >>> always = np.arange(90) < 30
+  >>> keep = np.random.default_rng(0).random((16, 90)) < .5
+  >>> never_varied(keep | always).sum()
+  np.int64(30)
+  """
+  same = keep.all(0) | ~keep.any(0)
+  from scipy.stats import binom
+
+  rate = keep.mean(1)
+  chance = min(1.0, rate.prod() + (1 - rate).prod())
+  on_purpose = binom.sf(same.sum() - 1, len(same), chance) < _CHANCE
+  return same if on_purpose else np.zeros_like(same)
+
+
+def _covariance(keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Return the covariances of the models' memberships [S, S], and variances [S]."""
+  rate = keep.mean(1)
+  centred = keep.astype(np.float32) - rate[:, None].astype(np.float32)
+  return centred @ centred.T / keep.shape[1], rate * (1 - rate)
+
+
+def _common_counts(counts: np.ndarray, models: int) -> np.ndarray:
+  """Return how many models of either side [2, 1] every judged record gets.
+
+  Of counts [2, N], with the record and without, some records have enough; the choice
+  maximises their number times the square roots of both. At least one is without.
+  """
+  table = np.zeros((models + 1, models + 1))
+  np.add.at(table, tuple(counts), 1)
+  enough = table[::-1, ::-1].cumsum(0).cumsum(1)[::-1, ::-1]
+  root = np.sqrt(np.arange(models + 1))
+  gain = enough * (root[:, None] + root)
+  gain[:, 0] = 0
+  return np.array(np.unravel_index(gain.argmax(), gain.shape))[:, None]

@@ -102,7 +102,10 @@ def _reference_features(
 
   A record that no reference is without gets NaN.
   """
-  out = signals.references(target) & ~signals.keep
+  try:
+    out = signals.references(target) & ~signals.keep
+  except Unavailable as error:
+    raise Unavailable(f"{error}, or pass features=") from None
   models = out[:, signals.audited].any(1)
   if not models.any():
     raise Unavailable(

@@ -21,18 +21,27 @@ def one_shadow(
 
   Returns:
     The index, and the records to learn from, bool [N]: audited ones for which the
-    shadow is a reference of the target, see `Signals.references`.
+    shadow may serve, see `Signals.shadows`.
 
   Raises:
     Unavailable: if no model can serve.
     ValueError: if the named shadow cannot.
 
-  >>> one_shadow(Signals.from_phi([[0., 1.]] * 3, [[True, False]] * 3), 1)[0]
+  >>> one_shadow(Signals.from_phi(np.eye(3)[:, :2], [[True, False]] * 3), 1)[0]
   2
   """
-  usable = signals.references(target) & signals.audited
+  check_shadow(len(signals.keep), target, shadow)
+  usable = signals.shadows(target) & signals.audited
   shadow = choose_shadow(usable, signals.keep, target, shadow)
   return shadow, usable[shadow]
+
+
+def check_shadow(models: int, target: int, shadow: int | None) -> None:
+  """Raise a ValueError if a named shadow is no model, or the target."""
+  if shadow is not None and not 0 <= shadow < models:
+    raise ValueError(f"shadow={shadow} is no model; pass 0 to {models - 1}")
+  if shadow == target:
+    raise ValueError(f"shadow={shadow} is the target; name another model")
 
 
 def choose_shadow(
@@ -53,10 +62,6 @@ def choose_shadow(
         f"no other model can be the shadow of target={target}; train more models"
       )
     return (target + int(np.roll(both, -target).argmax())) % len(both)
-  if not 0 <= shadow < len(both):
-    raise ValueError(f"shadow={shadow} is no model; pass 0 to {len(both) - 1}")
-  if shadow == target:
-    raise ValueError(f"shadow={shadow} is the target; name another model")
   if not both[shadow]:
     raise ValueError(
       f"shadow={shadow} has only one kind of record to learn from, or is the target's "
@@ -77,14 +82,14 @@ def several_shadows(signals: Signals, target: int, most: int) -> np.ndarray:
     most: at least 1.
 
   Returns:
-    bool [S, N], subset of `Signals.references(target)` and audited.
+    bool [S, N], subset of `Signals.shadows(target)` and audited.
 
   Raises:
     Unavailable: if the others show only one kind of record.
   """
   if most < 1:
     raise ValueError(f"shadows={most}; an attack needs at least 1")
-  usable = signals.references(target) & signals.audited
+  usable = signals.shadows(target) & signals.audited
   models = np.flatnonzero(usable.any(1))
   phi = signals.phi[:, signals.audited, 0]
   checksums = [zlib.crc32(np.sort(phi[model]).tobytes()) for model in models]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.attacks import outputs, per_record
-from mixdef.attacks.designs import DESIGNS, detect_design, references
+from mixdef.attacks import designs, outputs, per_record
 from mixdef.data import validate
 
 _STATISTICS = ("phi", "hinge", "loss", "correct")
@@ -40,8 +40,8 @@ class Signals:
     population: the same models on Z records that no model trained on and that are not
       among the N, or None.
     design: how the subsets were drawn: "bernoulli", "balanced" (every record in half
-      of the models) or "constant" (in the same number of them); None finds out from
-      `keep`. See `references`.
+      of the models), "constant" (in the same number of them) or "dependent"; None finds
+      out from `keep`. See `references`.
   """
 
   phi: np.ndarray
@@ -89,11 +89,12 @@ class Signals:
     if answers is not None and answers.shape[:-1] != (models, records):
       raise ValueError(f"log_probs have shape {answers.shape}; pass [S, N, K]")
     self._check_population()
-    design = detect_design(self.keep[:, self.audited])
     if self.design is None:
+      design = designs.detect_design(self.keep[:, self.audited])
       object.__setattr__(self, "design", design)
-    elif self.design not in DESIGNS:
-      raise ValueError(f"design={self.design!r}; choose from {', '.join(DESIGNS)}")
+    elif self.design not in designs.DESIGNS:
+      known = ", ".join(designs.DESIGNS)
+      raise ValueError(f"design={self.design!r}; choose from {known}")
 
   def _check_population(self) -> None:
     others = self.population
@@ -249,14 +250,57 @@ class Signals:
       )
     return values
 
+  @functools.cached_property
+  def alike(self) -> np.ndarray:
+    """Pairs of models that are no references of each other, bool [S, S].
+
+    Their subsets follow from each other (`designs.related`), or they are one model that
+    is listed twice: same subset, same outputs.
+    """
+    kept = self.keep[:, self.audited]
+    first = self.phi.reshape(len(kept), -1)
+    twice = _same_rows(kept) & _same_rows(first) & (np.ptp(first, axis=1) > 0)
+    np.fill_diagonal(twice, False)
+    return designs.related(kept) | twice
+
   def references(self, target: int) -> np.ndarray:
     """Return which models may serve as references for each record, bool [S, N].
 
-    Never the target, never its exact complement, and unless draws were independent no
-    more models of either kind than say nothing of the target; see `designs.references`.
+    Never the target or a model whose subset follows from the target's, and unless draws
+    were independent no more models of either kind than say nothing of the target; see
+    `designs.references`.
+
+    Raises:
+      Unavailable: if no model may serve for any record.
     """
+    return self._others(target, designs.references)
+
+  def shadows(self, target: int) -> np.ndarray:
+    """Return on which models and records an attack may learn, bool [S, N].
+
+    See `designs.shadows`.
+
+    Raises:
+      Unavailable: if no model may serve.
+    """
+    return self._others(target, designs.shadows)
+
+  def _others(self, target: int, choose: Callable[..., np.ndarray]) -> np.ndarray:
     self.check_model("target", target)
-    return references(self.keep, target, audited=self.audited, design=self.design)
+    usable = choose(
+      self.keep, target, audited=self.audited, design=self.design, alike=self.alike
+    )
+    if not usable[:, self.audited].any():
+      reason = "the subsets of the other models follow from each other's"
+      if len(usable) == 1:
+        reason = "there is one model"
+      elif self.alike[target].sum() == len(usable) - 1:
+        reason = "the others were trained on its records, or on all but these"
+      raise Unavailable(
+        f"it needs reference models, on subsets independent of model {target}'s: "
+        f"{reason}; train more models"
+      )
+    return usable
 
   def first_models(self, count: int) -> Signals:
     """Return these signals with the first `count` models only.
@@ -272,7 +316,7 @@ class Signals:
       keep=self.keep[:count],
       log_probs=None if self.log_probs is None else self.log_probs[:count],
       population=others,
-      design=None if self.design == "constant" else self.design,
+      design=self.design if self.design in ("bernoulli", "balanced") else None,
     )
 
   def first_view(self) -> Signals:
@@ -305,6 +349,12 @@ _CHECKS = {
 """How the optional arrays of `Signals` are read."""
 
 
+def _same_rows(rows: np.ndarray) -> np.ndarray:
+  """Tell which pairs of rows are equal, bool [S, S]."""
+  marks = np.array([zlib.crc32(np.ascontiguousarray(row).tobytes()) for row in rows])
+  return marks[:, None] == marks
+
+
 def _marks(phi: np.ndarray) -> np.ndarray:
   """Return a number [N] of each record's phi in all models, to three digits.
 
@@ -333,7 +383,11 @@ def leave_one_out(
     **options: passed on to every call.
 
   Returns:
-    Scores float64 [S, N]; compare them with `source.keep`.
+    Scores float64 [S, N]; compare them with `source.keep`. NaN for a target that lacks
+    reference models, if others have some.
+
+  Raises:
+    Unavailable: if no target can be attacked.
 
   >>> signals = Signals.from_phi([[0., 1.], [2., 3.]], [[False, True]] * 2)
   >>> from mixdef.attacks import lira_global
@@ -342,8 +396,15 @@ def leave_one_out(
          [2., 3.]])
   """
   scores = np.full(source.keep.shape, np.nan)
-  for target in range(len(scores)) if targets is None else targets:
-    scores[target] = attack(source, target=target, **options)
+  targets = range(len(scores)) if targets is None else targets
+  missing: list[Unavailable] = []
+  for target in targets:
+    try:
+      scores[target] = attack(source, target=target, **options)
+    except Unavailable as error:
+      missing.append(error)
+  if missing and len(missing) == len(targets):
+    raise missing[0]
   return scores
 
 

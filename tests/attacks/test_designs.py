@@ -3,7 +3,7 @@ import pytest
 
 from mixdef import attacks
 from mixdef.attacks import Signals
-from mixdef.attacks.designs import detect_design, references
+from mixdef.attacks.designs import detect_design, references, shadows
 from mixdef.auditing import auc
 from mixdef.data import subsets
 
@@ -60,8 +60,10 @@ def test_the_lower_half_of_an_odd_number_is_a_constant_design():
 def test_disjoint_subsets_leave_their_shadows_alone():
   # Target, shadow, and records that neither of them trains on: ML-Leaks' splits.
   keep = np.arange(400) % 4 == np.arange(2)[:, None]
-  assert detect_design(keep) == "bernoulli"
-  assert detect_design(np.arange(400) % 4 == np.arange(4)[:, None]) == "bernoulli"
+  assert detect_design(keep) == "dependent"
+  everyone = np.ones(400, bool)
+  usable = shadows(keep, 0, audited=everyone, design="dependent")
+  np.testing.assert_array_equal(usable, [[False] * 400, [True] * 400])
 
 
 def test_rows_that_are_not_audited_do_not_hide_a_balanced_design():
@@ -69,7 +71,7 @@ def test_rows_that_are_not_audited_do_not_hide_a_balanced_design():
   keep = subsets(8, 200, design="balanced", eligible=audited, always=~audited)
   phi = np.random.default_rng(0).normal(size=keep.shape)
   assert Signals.from_phi(phi, keep, audited=audited).design == "balanced"
-  assert Signals.from_phi(phi, keep).design == "bernoulli"
+  assert Signals.from_phi(phi, keep).design == "dependent"
 
 
 @pytest.mark.parametrize("models", [8, 16])
@@ -182,10 +184,13 @@ def test_pitfall_135_part_of_a_balanced_design_is_at_chance():
   keep = subsets(16, 8000, design="balanced")
   phi = np.random.default_rng(0).normal(size=keep.shape)
   part = Signals.from_phi(phi, keep).first_models(8)
-  assert detect_design(part.keep) == "bernoulli"
+  assert detect_design(part.keep) == "dependent"
   found = auc(attacks.leave_one_out(attacks.lira_online, part), part.keep)
   assert found == pytest.approx(0.5, abs=0.008)
   alone = Signals.from_phi(phi[:8], keep[:8])
+  scores = attacks.leave_one_out(attacks.lira_online, alone)
+  assert auc(scores, alone.keep) == pytest.approx(0.5, abs=0.008)
+  alone = Signals.from_phi(phi[:8], keep[:8], design="bernoulli")
   assert auc(attacks.leave_one_out(attacks.lira_online, alone), alone.keep) < 0.485
 
 

@@ -224,7 +224,7 @@ def test_a_target_that_always_answers_alike_gives_finite_scores():
 
 
 def test_quantile_says_what_it_lacks():
-  alone = Signals.from_phi([[0.0, 1.0]], [[True, False]], population=[[0.0, 1.0]])
+  alone = Signals.from_phi([[0.0, 1.0]], [[True, False]], population=[[2.0, 3.0]])
   with pytest.raises(Unavailable, match="train more models, or pass features="):
     quantile(alone, target=0, score="phi")
   with pytest.raises(Unavailable, match="no hinge"):

@@ -25,8 +25,8 @@ def test_pitfall_46_gap_accuracy_is_the_closed_form():
 
 def test_gap_reads_the_identity_view_only():
   logits = np.zeros((1, 2, 2, 2))
-  logits[0, :, 0, 0] = 1  # the identity says class 0, the other view says class 1
-  logits[0, :, 1, 1] = 1
+  logits[0, :, 0, 0] = 2  # the identity says class 0, the other view says class 1
+  logits[0, :, 1, 1] = 2
   signals = Signals.from_logits(logits, [0, 1], [[True, False]])
   np.testing.assert_array_equal(attacks.gap(signals, target=0), [1, 0])
 
@@ -87,7 +87,7 @@ def test_pitfall_49_class_missing_in_the_shadow_gets_the_global_threshold():
 
 def test_confidence_of_sure_records_does_not_tie():
   keep = np.array([[True, False]] * 2)
-  logits = np.array([[[60.0, 0], [50.0, 0]]] * 2)
+  logits = np.array([[[60.0, 0], [50.0, 0]], [[61.0, 0], [51.0, 0]]])
   signals = Signals.from_logits(logits, [0, 0], keep)
   scores = attacks.confidence(signals, target=0)
   assert scores[0] > scores[1]
