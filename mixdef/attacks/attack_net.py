@@ -26,7 +26,7 @@ class AttackNet(NamedTuple):
     return sum(part.size for part in (*self.weights, *self.biases))
 
   def log_odds(self, features: np.ndarray) -> np.ndarray:
-    """Return log P(member)/P(non-member) float64 [N] of features [N, F]."""
+    """Return log P(member)/P(non-member) float64 [N] of [N, F] at a prior of 1/2."""
     values = features
     for layer, (weights, biases) in enumerate(
       zip(self.weights, self.biases, strict=True)
@@ -80,4 +80,7 @@ def fit_attack_net(
   with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
     warnings.simplefilter("ignore", ConvergenceWarning)  # a fixed number is the recipe
     net.fit(features[order], member[order])
-  return AttackNet(tuple(net.coefs_), tuple(net.intercepts_))
+  # The shadow's share of members is not the target's.
+  prior = np.log(member[order].sum() / (~member[order]).sum())
+  *biases, last = net.intercepts_
+  return AttackNet(tuple(net.coefs_), (*biases, last - prior))

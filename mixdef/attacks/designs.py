@@ -1,6 +1,7 @@
 """Which models may judge a target, given how the training subsets were drawn."""
 
 import math
+import zlib
 
 import numpy as np
 
@@ -141,7 +142,7 @@ def references(
   elif design == "constant":
     most[:] = most[:, audited].min(1, keepdims=True, initial=len(keep))
   else:
-    common = _common_counts(most[:, audited], len(keep))
+    common = _common_counts(most[:, audited], keep[target, audited], len(keep))
     most[:] = np.where((most >= common).all(0), common, 0)
   order = np.random.default_rng(target).random(keep.shape)
   for side, count in zip(sides, most, strict=True):
@@ -162,7 +163,7 @@ def shadows(
 
   They are the `references`, but what is learnt on a model does not depend on how many
   others have a record: in a dependent design each model may serve, with all records,
-  whose members are not the target's more often than by chance.
+  whose members are the target's no more often than by chance.
 
   Args:
     keep: bool [S, N].
@@ -178,9 +179,7 @@ def shadows(
     return references(keep, target, audited=audited, design=design, alike=alike)
   known = keep[:, audited]
   alike = related(known) if alike is None else alike
-  covariance, spread = _covariance(known)
-  limit = _SIGMA * np.sqrt(spread[target] * spread / known.shape[1])
-  usable = ~alike[target] & (covariance[target] <= limit)
+  usable = ~alike[target] & (_covariance(known)[0][target] <= 0)
   usable[target] = False
   return np.repeat(usable[:, None], keep.shape[1], 1)
 
@@ -225,10 +224,22 @@ def never_varied(keep: np.ndarray) -> np.ndarray:
   same = keep.all(0) | ~keep.any(0)
   from scipy.stats import binom
 
-  rate = keep.mean(1)
+  rate = keep[~np.triu(related(keep)).any(0)].mean(1)  # a twin draws nothing
   chance = min(1.0, rate.prod() + (1 - rate).prod())
   on_purpose = binom.sf(same.sum() - 1, len(same), chance) < _CHANCE
   return same if on_purpose else np.zeros_like(same)
+
+
+def same_rows(rows: np.ndarray) -> np.ndarray:
+  """Find the pairs of equal rows that hold more than one value, bool [S, S].
+
+  >>> same_rows(np.array([[1, 2], [1, 2], [1, 3], [4, 4], [4, 4]])).sum()
+  np.int64(2)
+  """
+  marks = np.array([zlib.crc32(np.ascontiguousarray(row).tobytes()) for row in rows])
+  same = (marks[:, None] == marks) & (rows != rows[:, :1]).any(1)
+  np.fill_diagonal(same, False)
+  return same
 
 
 def _covariance(keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -238,16 +249,20 @@ def _covariance(keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return centred @ centred.T / keep.shape[1], rate * (1 - rate)
 
 
-def _common_counts(counts: np.ndarray, models: int) -> np.ndarray:
+def _common_counts(counts: np.ndarray, member: np.ndarray, models: int) -> np.ndarray:
   """Return how many models of either side [2, 1] every judged record gets.
 
-  Of counts [2, N], with the record and without, some records have enough; the choice
-  maximises their number times the square roots of both. At least one is without.
+  Of counts [2, N], with the record and without, some records have enough. The choice
+  maximises the pairs of a member and a non-member of the target among them, times the
+  mean square root of the numbers: more models say more, but less and less so. One
+  model at least is without the record.
   """
-  table = np.zeros((models + 1, models + 1))
-  np.add.at(table, tuple(counts), 1)
-  enough = table[::-1, ::-1].cumsum(0).cumsum(1)[::-1, ::-1]
+  pairs = np.ones((models + 1, models + 1))
+  for kind in (member, ~member):
+    table = np.zeros_like(pairs)
+    np.add.at(table, tuple(counts[:, kind]), 1)
+    pairs *= table[::-1, ::-1].cumsum(0).cumsum(1)[::-1, ::-1]
   root = np.sqrt(np.arange(models + 1))
-  gain = enough * (root[:, None] + root)
+  gain = np.sqrt(pairs) * (root[:, None] + root)
   gain[:, 0] = 0
   return np.array(np.unravel_index(gain.argmax(), gain.shape))[:, None]

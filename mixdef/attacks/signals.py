@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -257,11 +256,13 @@ class Signals:
     Their subsets follow from each other (`designs.related`), or they are one model that
     is listed twice: same subset, same outputs.
     """
-    kept = self.keep[:, self.audited]
-    first = self.phi.reshape(len(kept), -1)
-    twice = _same_rows(kept) & _same_rows(first) & (np.ptp(first, axis=1) > 0)
-    np.fill_diagonal(twice, False)
-    return designs.related(kept) | twice
+    return designs.related(self.keep[:, self.audited]) | self._twice
+
+  @functools.cached_property
+  def _twice(self) -> np.ndarray:
+    """Pairs of equal models, bool [S, S]."""
+    outputs = self.phi.reshape(len(self.phi), -1)
+    return designs.same_rows(self.keep) & designs.same_rows(outputs)
 
   def references(self, target: int) -> np.ndarray:
     """Return which models may serve as references for each record, bool [S, N].
@@ -290,6 +291,7 @@ class Signals:
     usable = choose(
       self.keep, target, audited=self.audited, design=self.design, alike=self.alike
     )
+    usable[np.triu(self._twice).any(0)] = False  # a copy is no second opinion
     if not usable[:, self.audited].any():
       reason = "the subsets of the other models follow from each other's"
       if len(usable) == 1:
@@ -347,12 +349,6 @@ _CHECKS = {
   "ids": validate.ids,
 }
 """How the optional arrays of `Signals` are read."""
-
-
-def _same_rows(rows: np.ndarray) -> np.ndarray:
-  """Tell which pairs of rows are equal, bool [S, S]."""
-  marks = np.array([zlib.crc32(np.ascontiguousarray(row).tobytes()) for row in rows])
-  return marks[:, None] == marks
 
 
 def _marks(phi: np.ndarray) -> np.ndarray:

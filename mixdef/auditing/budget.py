@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from mixdef.attacks import Signals, leave_one_out
+from mixdef.attacks import Signals, Unavailable, leave_one_out
+from mixdef.auditing.figures import complete_targets
 from mixdef.auditing.summary import summarize
 
 _FIRST = 4
@@ -44,14 +45,19 @@ def budget_curve(
     seed: of the bootstrap.
 
   Returns:
-    For every size one {"num_models", "auc", "auc_ci", "fpr", "tpr", "tpr_ci",
-    "resolvable"}; num_models counts the target.
+    One {"num_models", "auc", "auc_ci", "fpr", "tpr", "tpr_ci", "resolvable"} for every
+    size at which the targets have references; num_models counts the target.
   """
   targets = range(min(_FIRST, len(signals.keep)))
   rows = []
   for size in budget_sizes(len(signals.keep)):
     part = signals.first_models(size)
-    scores = leave_one_out(attack, part, targets=targets)[targets]
+    try:
+      scores = leave_one_out(attack, part, targets=targets)[targets]
+    except Unavailable:
+      continue
+    if not len(complete_targets(scores, part.keep[targets])):
+      continue
     figures = summarize(
       scores, part.keep[targets], part.audited, fprs=(fpr,), resamples=300, seed=seed
     )

@@ -15,6 +15,7 @@ from mixdef.auditing.accuracy import accuracies
 from mixdef.auditing.budget import budget_curve
 from mixdef.auditing.comparison import Attacked, paired_differences, without_scores
 from mixdef.auditing.generators import Generated
+from mixdef.auditing.judged import judged
 from mixdef.auditing.risk import RecordRisk, class_risk, exposure_fpr, record_risk
 from mixdef.auditing.running import Budget, Findings, drawn_records, run_attacks
 from mixdef.auditing.verdict import strongest, verdict
@@ -142,8 +143,9 @@ def audit(
 
   Raises:
     ValueError: for an unknown attack, a population of another shape or type than the
-      records, a model that answers NaN, no attack that could be run, or released
-      outputs that a defense changes judged without any label-only attack.
+      records, a model that answers NaN, subsets that leave no membership to find, no
+      attack that could be run, or released outputs that a defense changes judged
+      without any label-only attack.
 
   Guarantee: none. An audit shows what these attacks find; only a differentially private
     training bounds those that were not tried.
@@ -162,6 +164,7 @@ def audit(
       signals = _ask_gans(ensemble, names, population, budget, seed, progress)
     else:
       signals = ask(ensemble, queries=queries, population=population, progress=progress)
+  signals, remarks = judged(signals)
   findings = run_attacks(
     names,
     signals,
@@ -190,7 +193,7 @@ def audit(
     "canaries": without_scores(canaries),
     "dp_baseline": without_scores(dp_baseline),
     "generator": None if generated is None else generated.figures,
-    "limits": _limits(findings, ensemble, population),
+    "limits": [*remarks, *_limits(findings, ensemble, population)],
   }
   facts = report["setting"]
   if dp_baseline:
@@ -285,11 +288,12 @@ def _budget(
 
 
 def _risk(findings: Findings, signals: Signals, seed: int) -> dict[str, Any]:
-  """Per-record and per-class risk under the best attack that met every model."""
+  """Per-record and per-class risk under the best attack that met most models."""
+  most = max(figures["num_targets"] for figures in findings.figures.values())
   whole = {
     name: figures
     for name, figures in findings.figures.items()
-    if figures["num_targets"] == len(signals.keep)
+    if figures["num_targets"] == most
   }
   if not whole:
     return {"records": None, "classes": []}

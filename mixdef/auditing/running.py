@@ -10,6 +10,7 @@ import numpy as np
 from absl import logging
 
 from mixdef.attacks import ATTACKS, Catalogue, Signals, Unavailable, leave_one_out
+from mixdef.attacks.designs import first_targets
 from mixdef.auditing.figures import complete_targets
 from mixdef.auditing.kept_scores import (
   file_name,
@@ -29,7 +30,7 @@ class Budget:
   """What the costly attacks may take.
 
   Attributes:
-    targets: models they attack, the first ones.
+    targets: models they attack, the first ones of different subsets.
     records: records they ask about, drawn by the seed, if they ask the models.
   """
 
@@ -143,7 +144,8 @@ class _Run:
     """Return the scores [S,N]."""
     targets = None
     if self.costly:
-      targets = range(min(self.budget.targets, len(self.signals.keep)))
+      kept = self.signals.keep[:, self.signals.audited]
+      targets = first_targets(kept, self.budget.targets)
     if not self.asks:
       source: Any = self.signals
       return leave_one_out(self.attack, source, targets=targets, **self.extra)

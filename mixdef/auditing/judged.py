@@ -1,0 +1,87 @@
+"""What the membership matrix lets an audit judge, and what is left out."""
+
+import dataclasses
+
+import numpy as np
+
+from mixdef.attacks import Signals
+from mixdef.attacks.designs import never_varied, same_rows
+
+
+def judged(signals: Signals) -> tuple[Signals, list[str]]:
+  """Leave out of an audit what its subsets cannot judge, and say so.
+
+  Args:
+    signals: of S models.
+
+  Returns:
+    The signals, in which records that are in all models or in none are not audited any
+    more, and remarks for the report.
+
+  Raises:
+    ValueError: if no model has both members and non-members, or two models of the same
+      outputs are said to be of different subsets.
+  """
+  remarks = []
+  keep = signals.keep[:, signals.audited]
+  same = never_varied(keep)
+  if same.any() and not same.all():
+    always, never = int((same & keep[0]).sum()), int((same & ~keep[0]).sum())
+    remarks.append(
+      f"{always} records are in every training set and {never} in none: they are not "
+      f"attacked, for nothing was varied."
+    )
+    audited = signals.audited.copy()
+    audited[audited] = ~same
+    signals = dataclasses.replace(signals, audited=audited, design=None)
+    keep = keep[:, ~same]
+  able = keep.any(1) & ~keep.all(1)
+  if not able.any():
+    raise ValueError(
+      "no model was trained on some of the audited records and not on others: there is "
+      "no membership to find"
+    )
+  if not able.all():
+    remarks.append(
+      f"Models {_few(~able)} were trained on all audited records or on none: they "
+      "serve as references only."
+    )
+  _refuse_two_subsets_of_one_model(signals)
+  alike = signals.alike
+  if len(keep) > 1 and (keep[able] == keep[able][0]).all():
+    remarks.append(
+      "All models were trained on the same records: none is a reference for another, "
+      "and attacks that need references were not run. The others compare members with "
+      "the remaining records, which says something only if the split was random."
+    )
+  elif alike.any():
+    remarks.append(
+      f"Models {_few(alike.any(1))} were trained on the records of another one, on all "
+      "the others, or nearly so: such models are no references of each other."
+    )
+  if signals.design == "dependent":
+    remarks.append(
+      "The training sets are no independent draws: which models have a record tells, "
+      "in part, which others do. References were evened out so that their numbers say "
+      "nothing, and records with too few of them are not scored by attacks that need "
+      "references."
+    )
+  return signals, remarks
+
+
+def _refuse_two_subsets_of_one_model(signals: Signals) -> None:
+  """Refuse arrays in which one model is listed under two different subsets."""
+  answers = signals.phi.reshape(len(signals.keep), -1)
+  for one, other in np.argwhere(same_rows(answers)):
+    if (signals.keep[one] != signals.keep[other]).any():
+      raise ValueError(
+        f"models {one} and {other} give the same outputs, but keep says that they were "
+        "trained on different records: correct the arrays"
+      )
+
+
+def _few(chosen: np.ndarray) -> str:
+  """List the first indices of a bool array."""
+  places = [str(place) for place in np.flatnonzero(chosen)]
+  more = len(places) - 8
+  return ", ".join(places[:8]) + (f" and {more} others" if more > 0 else "")
