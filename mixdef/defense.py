@@ -156,6 +156,7 @@ class Defense(NamedTuple):
   Traits order the batch hooks (`table`, `augment`, `mix`, `label`) and state what a
   part needs or forbids: `per_example`, `whole_batch`, `cross_example`, `poisson`,
   `needs_reference` (refused without), `reference_rows` (they ride in the batches),
+  `quantities` (it computes with records: token ids and other integers are refused),
   `no_guarantee`, `states_epsilon` (of differential privacy, in its state),
   `post_processing` (its `update`, `epoch` and `finish` need no member), `critic` (its
   loss is of a GAN's critic), `opaque` (the text cannot be read back).
@@ -320,9 +321,12 @@ def batch_keys(key, batch: Batch):
 
 def hash_rows(x):
   """Hash the content of each row of x [B,...] to uint32 [B]; -0.0 counts as 0.0."""
-  bits = x.reshape(x.shape[0], -1).astype(jnp.float32)
-  bits = jnp.where(bits == 0, 0.0, bits)
-  bits = jax.lax.bitcast_convert_type(bits, jnp.uint32)
+  bits = x.reshape(x.shape[0], -1)
+  if jnp.issubdtype(x.dtype, jnp.floating):
+    bits = bits.astype(jnp.float32)
+    bits = jnp.where(bits == 0, 0.0, bits)
+    bits = jax.lax.bitcast_convert_type(bits, jnp.uint32)
+  bits = bits.astype(jnp.uint32)
   place = jnp.arange(bits.shape[1], dtype=jnp.uint32) * jnp.uint32(0x9E3779B9)
   # Entries are scrambled (the finaliser of MurmurHash3) before they are summed: a sum
   # of anything near linear in the place would collide on binary tables.

@@ -168,7 +168,13 @@ def classifier(
   def step(state, data, rows, ctx):
     batch = _gather(data, rows, infer, _variables(state))
     if defense.batch:
+      own = batch.x.dtype
       batch = defense.batch(batch, state.defense, ctx)
+      if batch.x.dtype != own and jnp.issubdtype(own, jnp.integer):
+        raise ValueError(
+          f"a batch hook of {defense} makes {batch.x.dtype} of {own} records, names "
+          "such as token ids: leave it out, or pass quantities as float32"
+        )
 
     def losses_fn(params, batch, ctx):
       variables = {"params": params, **state.stats}

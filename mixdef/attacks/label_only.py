@@ -14,7 +14,7 @@ import numpy as np
 
 from mixdef.attacks.asking import hits, records_to_ask, shadow_examples
 from mixdef.attacks.logistic import fit_logistic
-from mixdef.attacks.signals import Signals
+from mixdef.attacks.signals import Signals, Unavailable
 from mixdef.attacks.views import (
   Views,
   content_hash,
@@ -22,7 +22,7 @@ from mixdef.attacks.views import (
   rotations,
   translations,
 )
-from mixdef.data import to_float
+from mixdef.data import to_float, validate
 from mixdef.data.seeds import check_seed
 from mixdef.training import Ensemble
 
@@ -63,6 +63,7 @@ def label_only_noise(
 
   Raises:
     ValueError: for no such target or record, or numbers out of range.
+    Unavailable: if the records are integers that are names, such as token ids.
 
   Deviation: the official code draws 2,500 to 5,000 copies and selects the radius on the
     source model; here it is given. Copies are not clipped to the range of the data.
@@ -76,6 +77,7 @@ def label_only_noise(
     )
   rows = records_to_ask(ensemble, target, records)
   run, data = ensemble[target], ensemble.data
+  validate.quantities(data.x, "label_only_noise", error=Unavailable)
   binary = _is_binary(data.x)
 
   def noisy(x):

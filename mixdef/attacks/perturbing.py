@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.data import Dataset, to_float
+from mixdef.attacks.signals import Unavailable
+from mixdef.data import Dataset, to_float, validate
 from mixdef.training.progress import Progress
 
 _BLOCK = 128  # records moved at once; one size, so one program and equal answers
@@ -66,10 +67,14 @@ def valid_range(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
     as the network reads them, else the extremes [1,...] of each feature over the
     audited records.
 
+  Raises:
+    Unavailable: for integers that are names, such as token ids.
+
   >>> table = Dataset.from_arrays([[0., 5.], [-2., 9.]], [0, 1])
   >>> [bound.tolist() for bound in valid_range(table)]
   [[[-2.0, 5.0]], [[0.0, 9.0]]]
   """
+  validate.quantities(data.x, "the attack", error=Unavailable)
   x = data.x[data.audited]
   picture = data.x.ndim == 4 and x.min() >= 0 and x.max() <= 1
   if data.x.dtype == np.uint8 or picture:

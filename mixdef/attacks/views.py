@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixdef.attacks.signals import Unavailable
-from mixdef.data import to_float
+from mixdef.data import to_float, validate
 from mixdef.data.seeds import check_seed
 from mixdef.defense import hash_rows
 
@@ -180,6 +180,7 @@ def mixed(
       raise ValueError(f"weights[{j}]={weight} is outside (0, 1): view 0 is the record")
 
   def views(x):
+    validate.quantities(x, "a mixed view", error=Unavailable)
     if (x.shape[1:], x.dtype) != (partners.shape[1:], partners.dtype):
       raise ValueError(
         f"records are {x.shape[1:]} {x.dtype}, partners {partners.shape[1:]} "
@@ -227,6 +228,7 @@ VIEWS: dict[str, Callable[..., Views]] = {
 
 
 def _check_pictures(x, what):
+  validate.quantities(x, f"a {what}", error=Unavailable)
   if x.ndim != 4:
     raise Unavailable(
       f"records of shape {x.shape[1:]} are no images [H,W,C]: they have no {what}"

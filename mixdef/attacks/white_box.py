@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike
 
 from mixdef.attacks.asking import records_to_ask
 from mixdef.attacks.perturbing import refuse_nan, score_in_blocks, valid_range
+from mixdef.attacks.signals import Unavailable
+from mixdef.data import validate
 from mixdef.training import Ensemble
 
 _BISECTIONS = 20  # of the last segment
@@ -154,6 +156,8 @@ def gradient_norm(
   _one_of("norm", norm, "l1", "l2")
   rows = records_to_ask(ensemble, target, records)
   run = ensemble[target]
+  if wrt == "input":
+    validate.quantities(run.data.x, "a gradient by inputs", error=Unavailable)
 
   def scores(x, y):
     phi, length = _gradients(run.learner, run.state, x, y, wrt=wrt, norm=norm)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mixdef.data import Dataset
+from mixdef.data import Dataset, validate
 from mixdef.data.seeds import stream
 
 
@@ -130,6 +130,7 @@ def blank(
     suit it better.
   """
   del source
+  validate.quantities(data.x, "a blank canary")
   random = stream(seed, "blank")
   image = data.x.ndim > 2
   channels = data.x.shape[-1] if data.x.ndim > 3 else 1

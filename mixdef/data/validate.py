@@ -115,10 +115,10 @@ def are_names(x: Any) -> bool:
   return np.issubdtype(x.dtype, np.integer) and x.dtype != np.uint8
 
 
-def quantities(x: Any, part: str) -> None:
+def quantities(x: Any, part: str, *, error: type[ValueError] = ValueError) -> None:
   """Refuse records that are names: no `part` of training or attack can change them."""
   if are_names(x):
-    raise ValueError(
+    raise error(
       f"{part} computes with records, and these are {x.dtype}, names such as token ids;"
       " leave it out, or pass quantities as float32"
     )

@@ -115,7 +115,7 @@ def adamixup(
     less = jnp.maximum(state["m"] * _PATIENT_FACTOR, end / 2)
     return {"m": jnp.where(gap < state["gap"], state["m"], less), "gap": gap}
 
-  traits = {"mix", "cross_example"}
+  traits = {"mix", "cross_example", "quantities"}
   return Defense(
     "",
     init=init,

@@ -221,7 +221,9 @@ def _each_row(name, change, *, off, pictures=True):
     keys = batch_keys(ctx.key, batch)
     return batch._replace(x=jax.vmap(change)(keys, batch.x))
 
-  return Defense("", batch=None if off else batch, traits=frozenset({"augment"}))
+  return Defense(
+    "", batch=None if off else batch, traits=frozenset({"augment", "quantities"})
+  )
 
 
 def _check_pixels(what, value):

@@ -69,7 +69,7 @@ def mixup(alpha=1.0, *, per="batch", pairs=False) -> Defense:
   return Defense(
     "",
     batch=None if off else batch,
-    traits=frozenset({"mix", "cross_example"}),
+    traits=frozenset({"mix", "cross_example", "quantities"}),
   )
 
 
@@ -136,7 +136,7 @@ def cutmix(alpha=1.0, *, per="batch") -> Defense:
   return Defense(
     "",
     batch=None if off else batch,
-    traits=frozenset({"mix", "cross_example"}),
+    traits=frozenset({"mix", "cross_example", "quantities"}),
   )
 
 

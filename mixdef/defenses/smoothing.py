@@ -168,7 +168,7 @@ def weighted_smoothing(
 
     return jax.lax.cond(ctx.epoch >= start, refresh, lambda: state)
 
-  traits = {"augment"} if position == "input" else set()
+  traits = {"augment", "quantities"} if position == "input" else set()
   if norm != "none":
     traits |= {"cross_example"}
   if is_static(sigma) and sigma <= _OFF:

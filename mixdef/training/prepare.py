@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mixdef.data import validate
 from mixdef.defense import Data, fold_in_name, row_keys
 from mixdef.learner import Learner
 from mixdef.training.mesh import on_all_devices
@@ -161,7 +162,10 @@ def prepare(source, values, data, keep, keys, *, epochs, batch_size, num_members
       "epsilon of the training does not cover: give the records as they were, or "
       "data.standardize(public) with the moments of public ones"
     )
+  if "quantities" in learner.traits:
+    validate.quantities(data.x, "a part of the defense (it mixes, disturbs or crops)")
   if learner.generate:
+    validate.quantities(data.x, "a generator")
     _check_unit_range(data)
   device = on_all_devices(Data(data.x, data.y, data.reference))
   rows = keep = jnp.asarray(keep)
