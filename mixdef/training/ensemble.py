@@ -152,19 +152,25 @@ class Run:
     was given or read off the membership, and `noise_seed` whether the seed of the
     noise was given, so that who knows it can subtract the noise, or drawn.
     """
-    for part in self.state.defense.values():
-      if isinstance(part, dict) and "epsilon" in part:
-        # The states are float32: seven digits are all there is to show.
-        # A GAN's critics have a state each, and the same guarantee.
-        spent = (float(np.max(part[name])) for name in ("epsilon", "delta"))
-        epsilon, delta = (float(f"{value:.6g}") for value in spent)
-        if math.isfinite(epsilon):
-          return {
-            "epsilon": epsilon,
-            "delta": delta,
-            "num_members": "given" if self.plan.size_given else READ_OFF,
-            "noise_seed": self.noise,
-          }
+    stated = [
+      part
+      for part in self.state.defense.values()
+      if isinstance(part, dict) and part.keys() >= {"epsilon", "delta"}
+    ]
+    if stated and "states_epsilon" in self.learner.traits:
+      # A GAN's critics have a state each, and the same guarantee; no other part of a
+      # chain can state less. The states are float32: seven digits are all there is.
+      epsilon, delta = (
+        float(f"{max(float(np.max(part[name])) for part in stated):.6g}")
+        for name in ("epsilon", "delta")
+      )
+      if math.isfinite(epsilon):
+        return {
+          "epsilon": epsilon,
+          "delta": delta,
+          "num_members": "given" if self.plan.size_given else READ_OFF,
+          "noise_seed": self.noise,
+        }
     return {"epsilon": None, "delta": None}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from mixdef import Dataset, classifier, dp_sgd, fit, fit_many, models
+from mixdef import Dataset, Defense, chain, classifier, dp_sgd, fit, fit_many, models
 from mixdef.auditing import plant
 from mixdef.training.ensemble import epsilon_remark
 from mixdef.training.signature import AnotherRun
@@ -128,3 +128,16 @@ def test_public_moments_cost_no_guarantee():
   train(data=data)
   with pytest.raises(ValueError, match="prepare both alike"):
     DATA.standardize(STANDARD.select([0, 1]).__class__(np.zeros((2, 3)), [0, 1], 2))
+
+
+def test_no_other_part_can_state_less_than_was_spent(drawn):
+  modest = Defense(
+    "a", text="a", init=lambda key, spec: {"epsilon": 1e-3, "delta": 1e-9}
+  )
+  network = models.mlp(4, num_classes=2)
+  alone = classifier(network, optax.sgd(0.1), modest)
+  beside = classifier(network, optax.sgd(0.1), chain(modest, dp_sgd(2.0, delta=1e-3)))
+  said = [train(learner, noise_seed=0)[0].guarantee for learner in (alone, beside)]
+  assert said[0] == {"epsilon": None, "delta": None}
+  honest = drawn[0].guarantee
+  assert (said[1]["epsilon"], said[1]["delta"]) == (honest["epsilon"], honest["delta"])
