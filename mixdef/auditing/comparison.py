@@ -44,14 +44,14 @@ def paired_differences(
   Raises:
     ValueError: if the two sides were not attacked on the same records.
   """
-  both = {"audited": (audited, _attacked(dp_baseline))}
+  both = [("audited", audited, _attacked(dp_baseline))]
   if canaries:
     theirs = _attacked(dp_baseline.get("canaries"))
-    both[canaries["kind"]] = (_attacked(canaries), theirs)
+    both.append((canaries["kind"], _attacked(canaries), theirs))
   found = [
-    paired_difference(name, *sides, seed=seed)
-    for name, sides in both.items()
-    if None not in sides
+    paired_difference(records, ours, theirs, seed=seed)
+    for records, ours, theirs in both
+    if ours and theirs
   ]
   return [row for row in found if row]
 

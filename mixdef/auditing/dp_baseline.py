@@ -48,7 +48,7 @@ class MatchedDP(NamedTuple):
   accuracy: float
   target_accuracy: float
   matched: bool
-  candidates: list[dict[str, float | None]]
+  candidates: list[dict[str, Any]]
 
 
 def high_utility_dp(
