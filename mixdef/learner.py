@@ -1,7 +1,6 @@
 """A `Learner`: model, optimizer and defense as pure functions that `fit` drives."""
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,6 +22,10 @@ from mixdef.defense import (
   mean_value_and_grad,
   weighted_mean,
 )
+from mixdef.models.adapters import adapt, check_module
+from mixdef.models.probing import check_network
+from mixdef.optimizers import check_optimizer, offered, start
+from mixdef.text import text_of
 
 _VIEW_BLOCK = 512  # records a forward pass of an epoch hook holds at once
 
@@ -87,7 +90,7 @@ def descend(defense, optimizer, losses_fn, params, opt, state, batch, ctx):
 
   Args:
     defense: a chain.
-    optimizer: optax `GradientTransformation`.
+    optimizer: what `check_optimizer` returned.
     losses_fn: `(params, batch, ctx) -> (losses [B], aux)`, not reduced.
     params: parameters of the model.
     opt: the optimizer's state.
@@ -102,7 +105,13 @@ def descend(defense, optimizer, losses_fn, params, opt, state, batch, ctx):
   (value, (losses, aux)), grads = estimate(params, batch, state, ctx)
   if defense.grads:
     grads, state = defense.grads(grads, state, ctx, params)
-  updates, opt = optimizer.update(grads, opt, params)
+
+  def value_fn(params):
+    return weighted_mean(losses_fn(params, batch, ctx)[0], batch.weight)
+
+  extra = {"value": value, "grad": grads, "value_fn": value_fn}
+  extra = {name: extra[name] for name in offered(defense)}
+  updates, opt = optimizer.update(grads, opt, params, **extra)
   return optax.apply_updates(params, updates), opt, state, value, losses, aux
 
 
@@ -112,9 +121,11 @@ def classifier(
   """Make the learner of a linen classifier.
 
   Args:
-    model: linen module whose `__call__(x [B,...])` returns logits [B,K]. It may also
-      take `train` (bool) and `weight` [B] (0 = padding), by keyword.
-    optimizer: optax `GradientTransformation`.
+    model: linen module whose `__call__(x [B,...])` returns logits [B,K]. It may take
+      the flag of training, as `train` or `deterministic` (see `models.adapters`), and
+      `weight` [B] (0 = padding).
+    optimizer: optax transform. One that reads the loss, such as `reduce_on_plateau`, is
+      given that of the batch, but not under `dp_sgd`, whose noise does not cover it.
     defense: a defense or chain; None is undefended.
     microbatch: rows of a step that are differentiated at once, >= 1; their gradients
       are summed. A step then needs the memory of this many rows, which on a CPU stay
@@ -127,43 +138,45 @@ def classifier(
     top class.
 
   Raises:
+    TypeError: for anything but a linen module and an optax transform.
     ValueError: for a defense that the model or microbatches cannot carry; at `init`,
-      for a model whose classes differ from the data's, or which keeps what cannot be
-      updated, as BatchNorm does (with `dp_sgd` or microbatches, nothing can).
+      for a model that returns anything but logits of the data's classes, that would
+      train otherwise than it says (dropout that never acts), or that keeps what cannot
+      be updated, as BatchNorm does (with `dp_sgd` or microbatches, nothing can), and
+      for an optimizer that needs what it cannot be given.
 
   >>> from mixdef import models
   >>> learner = classifier(models.mlp(32), optax.adam(1e-3))
   """
   defense = chain() if defense is None else chain(defense)
   _refuse_critics_parts(defense)
+  check_module(model)
+  optimizer = check_optimizer(optimizer)
   model = _with_fields(model, defense)
   if microbatch is not None:
     _check_microbatch(microbatch, defense)
     estimator = functools.partial(mean_value_and_grad, microbatch=microbatch)
     defense = defense._replace(value_and_grad=estimator)
-  accepted = inspect.signature(type(model).__call__).parameters
-  anything = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
-
-  def apply(variables, x, *, train, weight=None, **kwargs):
-    options = {"train": train, "weight": weight}
-    options = {k: v for k, v in options.items() if anything or k in accepted}
-    return model.apply(variables, to_float(x), **options, **kwargs)
+  network = adapt(model)
 
   def infer(variables, x):
-    return jax.nn.log_softmax(apply(variables, x, train=False))
+    return jax.nn.log_softmax(network.apply(variables, x, train=False))
 
   def init(key, spec):
     spec = isolation.public(spec) if "per_example" in defense.traits else spec
-    example = to_float(spec.example)
-    options = {"train": False} if anything or "train" in accepted else {}
-    variables = dict(model.init(fold_in_name(key, "params"), example, **options))
-    _check_model(infer, variables, spec, anything or "weight" in accepted)
+    variables = network.init(fold_in_name(key, "params"), spec.example)
+    check_network(network, variables, spec.example, spec.num_classes)
     _check_kept(variables, defense, microbatch)
     spec = spec._replace(variables=variables)
     params = variables["params"]
     stats = {name: value for name, value in variables.items() if name != "params"}
     state = defense.init(fold_in_name(key, "defense"), spec)
-    return TrainState(params, stats, optimizer.init(params), state, key)
+    opt = start(
+      *(optimizer, params, fold_in_name(key, "optimizer")),
+      extra=offered(defense),
+      why=f", for {defense} covers no loss" if "per_example" in defense.traits else "",
+    )
+    return TrainState(params, stats, opt, state, key)
 
   def step(state, data, rows, ctx):
     batch = _gather(data, rows, infer, _variables(state))
@@ -180,12 +193,12 @@ def classifier(
       variables = {"params": params, **state.stats}
       # The first row's id keeps dropout masks of single-record batches apart.
       key = jax.random.fold_in(fold_in_name(ctx.key, "model"), batch.index[0])
-      logits, stats = apply(
+      logits, stats = network.apply(
         variables,
         batch.x,
         train=True,
         weight=batch.weight,
-        rngs={"dropout": key},
+        key=key,
         mutable=list(state.stats),
       )
       log_probs = jax.nn.log_softmax(logits)
@@ -250,7 +263,7 @@ def classifier(
     ),
     rows=defense.rows,
     traits=defense.traits,
-    text=f"{one_line(model)}|{defense}"
+    text=f"{text_of(model)}|{defense}"
     + (f"|microbatch={microbatch}" if microbatch else ""),
   )
 
@@ -270,11 +283,6 @@ def stage_learners(defense: Defense, learner: Callable) -> tuple:
     )
     for stage in defense.before
   )
-
-
-def one_line(module) -> str:
-  """Write a linen module on one line, for a learner's text."""
-  return " ".join(repr(module).split())
 
 
 def _variables(state):
@@ -328,20 +336,6 @@ def _check_microbatch(microbatch, defense):
         f"{part.name} couples the records of a batch, which microbatch={microbatch} "
         "would take apart: leave it out"
       )
-
-
-def _check_model(infer, variables, spec, takes_weight):
-  classes = jax.eval_shape(infer, variables, spec.example).shape[-1]
-  if classes != spec.num_classes:
-    raise ValueError(
-      f"the model returns {classes} classes, the data have {spec.num_classes}: build "
-      f"it with num_classes={spec.num_classes}"
-    )
-  if "batch_stats" in variables and not takes_weight:
-    raise ValueError(
-      "a model with BatchNorm must take weight=None and pass mask= to it: padded rows "
-      "would enter its statistics"
-    )
 
 
 def _check_kept(variables, defense, microbatch):

@@ -200,6 +200,51 @@ def same_records(x: np.ndarray, test_x: np.ndarray) -> None:
     )
 
 
+def queries(x: Any, known: np.ndarray) -> np.ndarray:
+  """Return records [B,...] to ask models about, on the scale they were trained on.
+
+  Args:
+    x: uint8 or floats in [0,1] where `known` is uint8, which models read as x / 255;
+      numbers but no uint8 where it is float32; integers where it is names.
+    known: the records [N,...] of the training.
+
+  Raises:
+    ValueError: for another shape, type or scale, which models would answer all the
+      same, and wrongly.
+  """
+  x = numbers(x, "x")
+  shape = known.shape[1:]
+  if x.shape == shape:
+    raise ValueError(f"x is one record of shape {shape}; give a batch of it: x[None]")
+  if x.shape[1:] != shape or not x.ndim:
+    raise ValueError(
+      f"x has shape {x.shape}, and models were trained on records of shape {shape};"
+      f" reshape it to {['B', *shape]}".replace("'", "")
+    )
+  if not len(x):
+    raise ValueError("x holds 0 records; give at least one")
+  if x.dtype == known.dtype:
+    return x
+  trained = f"x is {x.dtype}, and models were trained on {known.dtype}"
+  if are_names(known):
+    if x.dtype.kind not in "iu":
+      raise ValueError(f"{trained}, names such as token ids; pass x.astype(np.int32)")
+    return inputs(x.astype(np.int64), "x")
+  if x.dtype == np.uint8:
+    raise ValueError(
+      f"{trained}; uint8 would be read as x / 255: pass x.astype(np.float32), scaled as"
+      " the training records were"
+    )
+  if known.dtype == np.uint8 and not (
+    x.dtype.kind == "f" and x.min() >= 0 and x.max() <= 1
+  ):
+    raise ValueError(
+      f"{trained} pictures, read as x / 255; values from {x.min():g} to {x.max():g} are"
+      " on another scale: pass x.astype(np.uint8), or floats in [0,1]"
+    )
+  return x.astype(np.float32)
+
+
 def bools(values: Any, what: str) -> np.ndarray:
   """Return `values` as a bool array."""
   values = numbers(values, what)

@@ -7,8 +7,9 @@ from mixdef.chain import chain
 from mixdef.defense import Defense, row_keys
 from mixdef.defenses.losses import confidence_penalty
 from mixdef.defenses.validate import check_count, check_number
-from mixdef.learner import Learner, TrainState, classifier, one_line
+from mixdef.learner import Learner, TrainState, classifier
 from mixdef.learners.parts import check_phases, part_of, phase_of, step_on
+from mixdef.text import text_of
 
 _TEACHER_SHARE = 0.5
 
@@ -105,7 +106,7 @@ def ban_mpr(
     return jax.nn.logsumexp(log_probs, 0) - jnp.log(students)
 
   text = (
-    f"ban_mpr(model={one_line(model)}, students={students}, coefficient={coefficient})"
+    f"ban_mpr(model={text_of(model)}, students={students}, coefficient={coefficient})"
   )
   return Learner(init, step, None, None, predict, text=text)
 

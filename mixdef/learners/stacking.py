@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 
 from mixdef.defense import Data, fold_in_name
-from mixdef.learner import Learner, TrainState, classifier, one_line
+from mixdef.learner import Learner, TrainState, classifier
 from mixdef.learners.parts import check_phases, part_of, phase_of, step_on
+from mixdef.text import text_of
 
 _FIRST_LEVEL = ("first", "second")
 _NETWORKS = (*_FIRST_LEVEL, "combiner")  # network i learns from part i
@@ -74,7 +75,7 @@ def model_stacking(models, optimizer, *, combiner: nn.Module | None = None) -> L
   >>> import optax
   >>> from mixdef.models import mlp
   >>> model_stacking((mlp(64), mlp(32, 32)), optax.adam(1e-3)).text[:35]
-  'model_stacking(models=(MLP( # attri'
+  'model_stacking(models=(MLP(widths=('
   """
   models = _two_different(models)
   combiner = LogisticCombiner() if combiner is None else combiner
@@ -128,8 +129,8 @@ def model_stacking(models, optimizer, *, combiner: nn.Module | None = None) -> L
     networks = _networks(state)
     return learners["combiner"].predict(networks["combiner"], answers(networks, x))
 
-  names = ", ".join(map(one_line, models))
-  text = f"model_stacking(models=({names}), combiner={one_line(combiner)})"
+  names = ", ".join(map(text_of, models))
+  text = f"model_stacking(models=({names}), combiner={text_of(combiner)})"
   return Learner(init, step, None, None, predict, text=text)
 
 
@@ -140,9 +141,9 @@ def _two_different(models):
       f"model_stacking takes two first-level models and got {len(models)}: give "
       f"models=(mlp(64), mlp(32, 32)), for one"
     )
-  if models[0] == models[1]:
+  if text_of(models[0]) == text_of(models[1]):
     raise ValueError(
-      f"model_stacking stacks two different models and got {one_line(models[0])} "
+      f"model_stacking stacks two different models and got {text_of(models[0])} "
       f"twice: change the kind or a width of one"
     )
   return models

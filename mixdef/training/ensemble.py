@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixdef.data import Dataset
+from mixdef.data import Dataset, validate
 from mixdef.learner import Learner, TrainState
 from mixdef.training.mesh import evenly, on_one_device, spread
 from mixdef.training.plan import Plan
@@ -111,13 +111,19 @@ class Run:
       return self.source
     return self.source(**self.values)
 
-  def predict(self, x, *, raw: bool = False) -> np.ndarray:
+  def predict(self, x, *, raw: bool = False, checked: bool = True) -> np.ndarray:
     """Return the released model's log-probabilities [B,K] for records x [B,...].
 
     Args:
       x: records as in the data set: uint8 images or float32.
       raw: skip the output hooks (masked or noised answers).
+      checked: refuse what cannot be such records; an attack that moves records asks
+        about points beyond their range as well.
+
+    Raises:
+      ValueError: for records of another shape, type or scale than the training's.
     """
+    x = validate.queries(x, self.data.x) if checked else x
     program = programs(self.source, self.plan, "loop")
     own = (self.state, self.values)
     states, values = jax.tree.map(lambda leaf: leaf[None], own)
@@ -125,8 +131,19 @@ class Run:
     return predict_in_blocks(predict, states, values, x)[0]
 
   def accuracy(self, x, y) -> float:
-    """Share of records whose most likely class is y, in [0,1]."""
-    return float((self.predict(x).argmax(-1) == np.asarray(y)).mean())
+    """Share of records whose most likely class is y, in [0,1].
+
+    Args:
+      x: records [B,...], as for `predict`.
+      y: labels [B], integers in [0, num_classes).
+
+    Raises:
+      ValueError: for other records or labels.
+    """
+    x, y = validate.queries(x, self.data.x), validate.labels(y, "y")
+    validate.lengths(x, y)
+    validate.label_range(y, self.data.num_classes, "y")
+    return float((self.predict(x).argmax(-1) == y).mean())
 
   def ask(self, ask: Callable, *rows, size: int = BLOCK) -> np.ndarray:
     """Ask the model a question of your own about rows, as `Ensemble.ask`.
@@ -251,7 +268,11 @@ class Ensemble:
     Args:
       x: records as in the data set: uint8 images or float32.
       raw: skip the output hooks (masked or noised answers).
+
+    Raises:
+      ValueError: for records of another shape, type or scale than the training's.
     """
+    x = validate.queries(x, self.data.x)
     return np.concatenate([predict(x) for _, predict in self.chunks(raw=raw)])
 
   def chunks(self, *, raw: bool = False) -> Iterator[tuple[slice, Callable]]:

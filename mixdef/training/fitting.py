@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,9 +50,11 @@ def fit(
     The `Run`.
 
   Raises:
+    TypeError: for what is no learner, or no `Dataset`.
     ValueError: for sizes out of range, a defense that needs reference records, or a
       folder that holds another run.
   """
+  _check_kinds(learner, data)
   keep = ~data.reference if keep is None else np.asarray(keep)
   ensemble = fit_many(
     learner,
@@ -118,6 +121,7 @@ def fit_many(
     The `Ensemble`, models in the order of `keep`.
 
   Raises:
+    TypeError: for what is no learner, or no `Dataset`.
     ValueError: for sizes out of range, a defense that needs reference records, or a
       folder that holds another run.
     BlockingIOError: if another process is writing in the folder.
@@ -170,6 +174,8 @@ def shadow_training(
   Raises:
     ValueError: as `fit_many`.
   """
+  _check_kinds(learner, data)
+  seed = check_seed(seed)
   keep = validate_keep(keep, len(data))
   if (keep & data.reference).any():
     raise ValueError("keep selects reference records: they cannot be members")
@@ -188,7 +194,6 @@ def shadow_training(
         f"over[{name!r}] has shape {value.shape}: give one value for each of the "
         f"{len(keep)} models"
       )
-  seed = check_seed(seed)
   if noise_seed is not None:
     noise_seed = check_seed(noise_seed, "noise_seed")
   ids = _check_ids(np.arange(len(keep)) if ids is None else ids, len(keep))
@@ -208,6 +213,25 @@ def shadow_training(
     out=out,
     progress=progress,
   )
+
+
+def _check_kinds(learner, data):
+  """Refuse what is no learner and no data set, most often a model and arrays."""
+  if isinstance(learner, nn.Module):
+    raise TypeError(
+      f"learner is a {type(learner).__name__}, a model: give fit what "
+      "classifier(model, optimizer) returns"
+    )
+  if not (isinstance(learner, Learner) or callable(learner)):
+    raise TypeError(
+      f"learner is of type {type(learner).__name__}: give fit what "
+      "classifier(model, optimizer) returns"
+    )
+  if not isinstance(data, Dataset):
+    raise TypeError(
+      f"data is of type {type(data).__name__}: make it a Dataset, "
+      "Dataset.from_arrays(x, y)"
+    )
 
 
 def _check_ids(ids, count):

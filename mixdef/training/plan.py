@@ -1,5 +1,6 @@
 """The integers of a training: known before it starts, the same for every model."""
 
+import numbers
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +49,14 @@ class Plan(NamedTuple):
     )
 
 
+def _check_size(name, value):
+  """Refuse anything but a positive integer."""
+  if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    raise ValueError(f"{name}={value!r} must be an integer of at least 1")
+  if value < 1:
+    raise ValueError(f"{name}={value} must be at least 1")
+
+
 def make_plan(
   traits, data, rows, *, epochs, batch_size, num_members=None, groups=1
 ) -> Plan:
@@ -74,8 +83,7 @@ def make_plan(
     ("batch_size", batch_size),
     ("num_members", num_members),
   ):
-    if value < 1:
-      raise ValueError(f"{name}={value} must be at least 1")
+    _check_size(name, value)
   steps = -(-num_members // (groups * batch_size))
   poisson = "poisson" in traits
   if poisson and batch_size > num_members:
@@ -98,11 +106,11 @@ def make_plan(
   riding = "reference_rows" in traits
   return Plan(
     num_records=len(data),
-    num_members=num_members,
+    num_members=int(num_members),
     num_classes=data.num_classes,
-    batch_size=batch_size,
+    batch_size=int(batch_size),
     steps_per_epoch=steps,
-    epochs=epochs,
+    epochs=int(epochs),
     capacity=capacity,
     reference_rows=-(-num_reference // steps) if riding else 0,
     poisson=poisson,

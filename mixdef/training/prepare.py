@@ -151,6 +151,11 @@ def prepare(source, values, data, keep, keys, *, epochs, batch_size, num_members
   """Check what is to be trained and lay it out; arguments as in `fit_many`."""
   first = {name: value[0] for name, value in values.items()}
   learner = source if isinstance(source, Learner) else source(**first)
+  if not isinstance(learner, Learner):
+    raise TypeError(
+      f"learner made a {type(learner).__name__} of {first}: with over it is a function "
+      "(**values) -> classifier(model, optimizer)"
+    )
   if "needs_reference" in learner.traits and not data.reference.any():
     raise ValueError(
       "the defense needs reference records, the defender's own, and there are none: "

@@ -44,7 +44,7 @@ def test_every_door_refuses_it_before_work_starts(seed):
   keep = np.array([[True, False] * 4])
   scores = np.linspace(0, 1, 8)[None]
   for use in (
-    lambda: mixdef.fit_many(None, data, keep, epochs=1, seed=seed),
+    lambda: mixdef.fit_many(lambda: None, data, keep, epochs=1, seed=seed),
     lambda: mixdef.subsets(2, 8, seed=seed),
     lambda: mixdef.splits(8, 2, seed=seed),
     lambda: data.with_reference(2, seed=seed),

@@ -56,8 +56,8 @@ def test_ghost_clipping_is_exact_with_standardized_kernels(name, monkeypatch):
 def test_the_parts_set_the_fields_of_the_networks():
   both = chain(group_norm(), weight_standardization())
   text = classifier(models.resnet(8, norm="batch"), optax.sgd(0.1), both).text
-  assert "norm = 'group'" in text
-  assert "weight_standardization = True" in text
+  assert "norm='group'" in text
+  assert "weight_standardization=True" in text
 
 
 @pytest.mark.parametrize(

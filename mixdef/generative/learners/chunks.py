@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from mixdef.data import to_float
 from mixdef.defense import fold_in_name, row_keys
 from mixdef.generative.learners.parts import (
+  UNSHARED,
   between,
   check_sizes,
   gather,
@@ -16,6 +17,7 @@ from mixdef.generative.learners.parts import (
   uniform_conditions,
 )
 from mixdef.generative.networks import Networks
+from mixdef.optimizers import start
 
 
 def init_networks(networks: Networks, optimizer, key, spec, *, critics: int):
@@ -52,7 +54,11 @@ def init_networks(networks: Networks, optimizer, key, spec, *, critics: int):
 
   d = jax.vmap(critic_of)(row_keys(fold_in_name(key, "critic"), jnp.arange(critics)))
   g = made.pop("params")
-  opt = {"g": optimizer.init(g), "d": jax.vmap(optimizer.init)(d)}
+  own = row_keys(fold_in_name(key, "critic_optimizer"), jnp.arange(critics))
+  opt = {
+    "g": start(optimizer, g, fold_in_name(key, "optimizer"), why=UNSHARED),
+    "d": jax.vmap(lambda p, key: start(optimizer, p, key, why=UNSHARED))(d, own),
+  }
   return {"g": g, "d": d}, made, opt
 
 

@@ -16,6 +16,7 @@ from mixdef.generative.learners.chunks import (
   public_fakes,
   real_and_fake,
 )
+from mixdef.generative.learners.parts import check_parts
 from mixdef.generative.learners.sanitised import (
   asked_chunk_epsilon,
   check_delta,
@@ -26,7 +27,8 @@ from mixdef.generative.learners.sanitised import (
 )
 from mixdef.generative.learners.votes import agreed_direction, top_signs
 from mixdef.generative.networks import Networks
-from mixdef.learner import Learner, TrainState, one_line
+from mixdef.learner import Learner, TrainState
+from mixdef.text import text_of
 
 ADAM = optax.adam(1e-3, b1=0.5)
 """The optimizer of DataLens, for all networks."""
@@ -116,6 +118,7 @@ def datalens(
   >>> datalens(table_networks(20, 2), teachers=50, top=5, noise=60.0).groups
   50
   """
+  optimizer = check_parts(networks, optimizer)
   _validate(teachers, top, noise, threshold, largest, step_size, delta)
   check_count("datalens: fakes", fakes)
   check_count("datalens: critic_steps", critic_steps)
@@ -218,7 +221,7 @@ def datalens(
     predict=critics_answers(networks),
     traits=frozenset({"states_epsilon"} if noise else ()),
     text=f"datalens(teachers={teachers}, top={top}, noise={noise})|"
-    f"{one_line(generator)}|{one_line(critic)}",
+    f"{text_of(generator)}|{text_of(critic)}",
     generate=generate,
     latent=networks.latent,
     num_classes=networks.num_classes,

@@ -22,6 +22,7 @@ from mixdef.generative.learners.chunks import (
   real_and_fake,
   wasserstein_losses,
 )
+from mixdef.generative.learners.parts import check_parts
 from mixdef.generative.learners.sanitised import (
   asked_chunk_epsilon,
   check_delta,
@@ -33,7 +34,8 @@ from mixdef.generative.learners.sanitised import (
   stated,
 )
 from mixdef.generative.networks import Networks
-from mixdef.learner import Learner, TrainState, one_line
+from mixdef.learner import Learner, TrainState
+from mixdef.text import text_of
 
 ADAM = optax.adam(1e-4, b1=0.5, b2=0.9)
 """The optimizer of GS-WGAN, for all networks."""
@@ -127,6 +129,7 @@ def gs_wgan(
   >>> gs_wgan(table_networks(20, 2, latent=10), critics=50).groups
   50
   """
+  optimizer = check_parts(networks, optimizer)
   _validate(critics, noise_multiplier, clip, delta, fakes, asked, critic_steps)
   check_number("gs_wgan: penalty", penalty, 0)
   check_number("gs_wgan: average", average, 0, 1)
@@ -245,7 +248,7 @@ def gs_wgan(
     predict=critics_answers(networks),
     traits=frozenset({"states_epsilon"} if noise_multiplier else ()),
     text=f"gs_wgan(critics={critics}, noise_multiplier={noise_multiplier}, "
-    f"asked={asked})|{one_line(generator)}|{one_line(critic)}",
+    f"asked={asked})|{text_of(generator)}|{text_of(critic)}",
     generate=generate,
     latent=networks.latent,
     num_classes=networks.num_classes,

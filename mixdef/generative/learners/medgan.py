@@ -11,13 +11,16 @@ from mixdef.data import to_float
 from mixdef.defense import Defense, fold_in_name, weighted_mean
 from mixdef.defenses.validate import check_count, check_number
 from mixdef.generative.learners.parts import (
+  UNSHARED,
   check_sizes,
   gather,
   latents,
   refuse_parts,
 )
 from mixdef.generative.networks.medgan import medgan_networks
-from mixdef.learner import Learner, TrainState, descend, one_line
+from mixdef.learner import Learner, TrainState, descend
+from mixdef.optimizers import check_optimizer, start
+from mixdef.text import text_of
 
 ADAM = optax.adam(1e-3)
 """The optimizer of medGAN: one for the autoencoder, the critic and the generator."""
@@ -97,6 +100,7 @@ def medgan(
     raise ValueError(
       f"medgan: pretrain_epochs is {pretrain_epochs!r}; give an integer of at least 0"
     )
+  optimizer = check_optimizer(optimizer)
   check_count("medgan: critic_steps", critic_steps)
   check_number("medgan: l2", l2, 0)
   _refuse(defense)
@@ -130,10 +134,14 @@ def medgan(
       "d": critic.init(fold_in_name(key, "critic"), x, x[0]),
     }
     params = {name: variables.pop("params") for name, variables in made.items()}
+    trained = {
+      "autoencoder": _pick(params, "encoder", "decoder"),
+      "g": _pick(params, "g", "decoder"),
+      "d": params["d"],
+    }
     opt = {
-      "autoencoder": optimizer.init(_pick(params, "encoder", "decoder")),
-      "g": optimizer.init(_pick(params, "g", "decoder")),
-      "d": optimizer.init(params["d"]),
+      name: start(optimizer, own, fold_in_name(key, "optimizer", name), why=UNSHARED)
+      for name, own in trained.items()
     }
     spec = spec._replace(variables={"params": params["d"]})
     defended = defense.init(fold_in_name(key, "defense"), spec)
@@ -232,7 +240,7 @@ def medgan(
     batch=defense.batch,
     traits=defense.traits,
     text="|".join(
-      ["medgan", *map(one_line, (encoder, decoder, generator, critic)), str(defense)]
+      ["medgan", *map(text_of, (encoder, decoder, generator, critic)), str(defense)]
     ),
     generate=lambda state, z, y: fakes(state.params, state.stats, z)[0],
     latent=latent,

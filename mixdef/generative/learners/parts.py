@@ -7,6 +7,12 @@ import jax.numpy as jnp
 
 from mixdef.data import to_float
 from mixdef.defense import Batch, fold_in_name, row_keys
+from mixdef.generative.networks import Networks
+from mixdef.optimizers import check_optimizer
+from mixdef.text import text_of
+
+UNSHARED = ", for a GAN has no one loss"
+"""Why its optimizers are given gradients and parameters alone."""
 
 # A hook that a GAN has no place for, and what it would read or change.
 _REFUSED = {
@@ -97,6 +103,20 @@ def refuse_parts(name: str, defense) -> None:
         f"{name} cannot carry {part.name}, which acts on a classifier's loss: leave it "
         "out"
       )
+
+
+def check_parts(networks: Any, optimizer: Any):
+  """Refuse what is no pair of networks or no optimizer; returns the optimizer.
+
+  Raises:
+    TypeError: naming what it is.
+  """
+  if not isinstance(networks, Networks):
+    raise TypeError(
+      f"networks is {text_of(networks)[:60]} of type {type(networks).__name__}: pass "
+      "generative.networks.image_networks(...) or table_networks(...)"
+    )
+  return check_optimizer(optimizer)
 
 
 def check_sizes(networks, spec) -> None:

@@ -18,9 +18,11 @@ from mixdef.generative.learners.chunks import (
   critics_answers,
   init_networks,
 )
-from mixdef.generative.learners.parts import gather, latents
+from mixdef.generative.learners.parts import UNSHARED, check_parts, gather, latents
 from mixdef.generative.networks import Networks
-from mixdef.learner import Learner, TrainState, one_line
+from mixdef.learner import Learner, TrainState
+from mixdef.optimizers import start
+from mixdef.text import text_of
 
 ADAM = optax.adam(2e-4, b1=0.5)
 """The optimizer of privGAN, for all networks."""
@@ -91,6 +93,7 @@ def priv_gan(
   >>> priv_gan(table_networks(20, 2), pairs=3).groups
   3
   """
+  optimizer = check_parts(networks, optimizer)
   _validate(pairs, ratio, pretrain_epochs, dp_delay, release)
   generator, critic = networks.generator, networks.critic
 
@@ -126,7 +129,7 @@ def priv_gan(
     params, stats, opt = jax.vmap(network)(keys)
     own = fold_in_name(key, "privacy")
     params["p"] = init_networks(networks, optimizer, own, spec, critics=pairs)[0]["d"]
-    opt["p"] = optimizer.init(params["p"])
+    opt["p"] = start(optimizer, params["p"], own, why=UNSHARED)
     return TrainState(params, stats, opt, {}, key)
 
   def fakes(g, stats, z, batch):
@@ -238,7 +241,7 @@ def priv_gan(
     finish=None,
     predict=critics_answers(networks),
     text=f"priv_gan(pairs={pairs}, ratio={ratio}, release={release})|"
-    f"{one_line(generator)}|{one_line(critic)}",
+    f"{text_of(generator)}|{text_of(critic)}",
     generate=generate,
     latent=networks.latent,
     num_classes=networks.num_classes,

@@ -19,13 +19,15 @@ from mixdef.generative.learners.chunks import (
 from mixdef.generative.learners.parts import (
   Pairs,
   between,
+  check_parts,
   gather,
   gradient_penalty,
   latents,
   refuse_parts,
 )
 from mixdef.generative.networks import Networks
-from mixdef.learner import Learner, TrainState, descend, one_line, stage_learners
+from mixdef.learner import Learner, TrainState, descend, stage_learners
+from mixdef.text import text_of
 
 ADAM = optax.adam(4e-4, b1=0.5, b2=0.999)
 """The optimizer of the mixup GAN, for both networks."""
@@ -92,6 +94,7 @@ def wgan_gp(
   >>> wgan_gp(table_networks(20, 2), defense=mixup()).latent
   128
   """
+  optimizer = check_parts(networks, optimizer)
   defense = chain() if defense is None else chain(defense)
   check_number("wgan_gp: penalty", penalty, 0)
   check_count("wgan_gp: critic_steps", critic_steps)
@@ -233,7 +236,7 @@ def wgan_gp(
       ),
     ),
     traits=defense.traits,
-    text=f"{structure}|{one_line(generator)}|{one_line(critic)}|{defense}",
+    text=f"{structure}|{text_of(generator)}|{text_of(critic)}|{defense}",
     generate=lambda state, z, y: generate(state.params["g"], state.stats, z, y),
     latent=networks.latent,
     num_classes=networks.num_classes,

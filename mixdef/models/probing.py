@@ -1,0 +1,172 @@
+"""What a network does, found out with shapes alone before training starts."""
+
+import re
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import errors
+
+from mixdef.data.seeds import random_key
+from mixdef.models.adapters import Network
+
+_SUM_TO_ONE = 1e-3  # how far a row of probabilities may be from it
+
+
+def check_network(network: Network, variables: Any, example, num_classes: int) -> None:
+  """Refuse a network that a classifier cannot train or that would train in silence.
+
+  Args:
+    network: what `adapt` returned.
+    variables: its variables.
+    example: one record [1,...]; its shape and type count.
+    num_classes: K of the data.
+
+  Raises:
+    ValueError: for outputs other than logits [B,K]; for predictions that draw random
+      numbers or rewrite statistics; for statistics that padding would enter, or that
+      change their shape; for dropout or statistics that are off in training as well.
+  """
+  if not variables.get("params"):
+    raise ValueError("the model has no parameters: nothing can be trained")
+  # A batch of one shows a squeezed axis, one more than K which axis is which.
+  for rows in (1, num_classes + 1):
+    x = jax.ShapeDtypeStruct((rows, *example.shape[1:]), example.dtype)
+    logits = _predicted(network, variables, x)
+    _check_logits(logits, rows, num_classes)
+    _check_training(network, variables, x, num_classes)
+  _refuse_probabilities(network, example)
+
+
+def _predicted(network, variables, x):
+  try:
+    return jax.eval_shape(
+      lambda variables, x: network.apply(variables, x, train=False), variables, x
+    )
+  except errors.InvalidRngError as error:
+    raise ValueError(
+      f"the model draws random numbers when it predicts ({_first_line(error)}): let "
+      "its __call__ take train, which is False then"
+    ) from error
+  except errors.FlaxError as error:
+    raise ValueError(
+      f"the model changes what it keeps when it predicts ({_first_line(error)}): let "
+      "its __call__ take train, which is False then"
+    ) from error
+
+
+def _check_logits(logits, rows, num_classes):
+  wanted = f"return logits [B,K], here [{rows},{num_classes}]"
+  if not hasattr(logits, "shape"):
+    names = f" of {', '.join(map(str, logits))}" if isinstance(logits, dict) else ""
+    raise ValueError(f"the model returns a {type(logits).__name__}{names}: {wanted}")
+  shape = list(logits.shape)
+  if logits.ndim != 2 or logits.shape[0] != rows:
+    raise ValueError(f"the model returns {shape} for {rows} records: {wanted}")
+  if shape[1] != num_classes:
+    raise ValueError(
+      f"the model returns {shape[1]} classes, the data have {num_classes}: build "
+      f"it with num_classes={num_classes}"
+    )
+  if logits.dtype not in (jnp.float32, jnp.float64):
+    fix = "the logits themselves, no class numbers"
+    if jnp.issubdtype(logits.dtype, jnp.floating):
+      fix = "logits.astype(jnp.float32), or log-probabilities lose their digits"
+    raise ValueError(f"the model returns {logits.dtype} {shape}: return {fix}")
+
+
+def _check_training(network, variables, x, num_classes):
+  kept = {name: value for name, value in variables.items() if name != "params"}
+  rows = x.shape[0]
+  found: list[str] = []
+
+  def seen(module, given):
+    found.extend(_silent(module, given))
+
+  def train(variables, x, weight, key):
+    how = {"weight": weight, "key": key, "mutable": list(kept), "seen": seen}
+    return network.apply(variables, x, train=True, **how)
+
+  weight = jax.ShapeDtypeStruct((rows,), jnp.float32)
+  key = jax.eval_shape(lambda: random_key(0))
+  try:
+    logits, updated = jax.eval_shape(train, variables, x, weight, key)
+  except errors.FlaxError as error:
+    raise ValueError(
+      f"the model cannot be applied in training ({_first_line(error)}): it may use "
+      "only parameters and collections that it makes with train=False"
+    ) from error
+  _check_logits(logits, rows, num_classes)
+  if found:
+    raise ValueError(found[0])
+  for name, value in kept.items():
+    before, after = map(_shapes, (value, updated.get(name)))
+    if before != after:
+      raise ValueError(
+        f"the model keeps {name!r}, which a step on {rows} records changes from "
+        f"{before[:200]} to {after[:200]}: keep arrays of one shape, and sow to "
+        "'intermediates' alone"
+      )
+
+
+def _silent(module, given):
+  """Yield what a layer does in training that nobody can have wanted."""
+  where = "/".join(module.path) or type(module).__name__
+  flag = given.get("deterministic")
+  if isinstance(module, nn.Dropout | nn.MultiHeadDotProductAttention):
+    rate = getattr(module, "rate", 0) or getattr(module, "dropout_rate", 0)
+    if rate and (module.deterministic if flag is None else flag):
+      yield (
+        f"{where} has dropout at rate {rate} and is deterministic in training too: "
+        "let the model's __call__ take train and pass deterministic=not train, or "
+        "set the rate to 0"
+      )
+  if isinstance(module, nn.BatchNorm):
+    flag = given.get("use_running_average")
+    if module.use_running_average if flag is None else flag:
+      yield (
+        f"{where} uses its running average in training too, which then never "
+        "changes: let the model's __call__ take train and pass "
+        "use_running_average=not train"
+      )
+    elif given.get("mask") is None:
+      yield (
+        "a model with BatchNorm must take weight=None and pass mask= to it: padded "
+        "rows would enter its statistics"
+      )
+
+
+def _shapes(tree):
+  if tree is None:
+    return "nothing"
+  return str(jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree))
+
+
+def _refuse_probabilities(network, example):
+  """Refuse rows that sum to 1, of a network with random weights and records."""
+  records = np.random.default_rng(0).random((2, *example.shape[1:]), np.float32)
+  highest = 255 if example.dtype == np.uint8 else 1
+  records = (highest * records).astype(example.dtype)
+
+  def outputs(key):
+    variables = network.init(key, records[:1])
+    return network.apply(variables, records, train=False)
+
+  # Compiling costs seconds, and only what exponentiates can sum to 1.
+  if not re.search(
+    r"\b(exp2?|logistic)\b", str(jax.make_jaxpr(outputs)(random_key(0)))
+  ):
+    return
+  with jax.ensure_compile_time_eval():
+    rows = np.asarray(jax.jit(outputs)(random_key(0)))
+  if rows.min() >= 0 and np.abs(rows.sum(1) - 1).max() < _SUM_TO_ONE:
+    raise ValueError(
+      "the model returns probabilities, rows that sum to 1, where logits belong: drop "
+      "its softmax"
+    )
+
+
+def _first_line(error):
+  return str(error).split(" (http")[0].splitlines()[0]
