@@ -15,7 +15,7 @@ from typing import Any
 
 import job
 from absl import logging
-from settings import Settings
+from settings import JobSettings, Settings
 
 import mixdef
 from mixdef.attacks import VIEWS
@@ -29,6 +29,7 @@ from mixdef.auditing import (
   plant,
 )
 from mixdef.parse import split_calls
+from mixdef.reading import digest_file
 
 _COMPARED = ("threshold", "reference")  # families that the baseline is attacked with
 
@@ -68,6 +69,19 @@ class AuditSettings(Settings):
   def label(self) -> str:
     """Data set and defense, or the file of outputs."""
     return pathlib.Path(self.arrays).stem if self.arrays else super().label
+
+  def inputs(self) -> dict[str, str]:
+    """Return versions, and digests of the outputs or of all records that are read."""
+    if self.arrays:
+      found = JobSettings.inputs(self)
+      content = digest_file(self.arrays, fix="write it with numpy.savez")
+      return {**found, "content of --arrays": content}
+    found = super().inputs()
+    for flag in ("canary_source", "transfer"):
+      if name := getattr(self, flag):
+        other = dataclasses.replace(self, dataset=name)
+        found[f"content of --{flag}"] = Settings.inputs(other)["content of --dataset"]
+    return found
 
   @property
   def shadows(self) -> int:

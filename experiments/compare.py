@@ -10,6 +10,7 @@ a GAN is that of classifiers trained on its samples.
 
 import csv
 import dataclasses
+import json
 import pathlib
 
 import job
@@ -19,6 +20,7 @@ from settings import JobSettings
 from mixdef.auditing import paired_bootstrap, read_report, render_comparison
 from mixdef.auditing.pages.compare_page import accuracy_of
 from mixdef.reading import read_npz
+from mixdef.training.signature import digest
 
 _COLUMNS = ("audit", "defense", "accuracy", "accuracy_std", "epsilon", "attack", "auc")
 _COLUMNS += ("auc_low", "auc_high", "fpr", "tpr")
@@ -54,6 +56,16 @@ class CompareSettings(JobSettings):
   def folders(self) -> dict[str, pathlib.Path]:
     """The run folders by what each is called in the table: its path's last part."""
     return {path.name: path for path in self.paths}
+
+  def inputs(self) -> dict[str, str]:
+    """Return versions, and digests of what each audit left."""
+    found = super().inputs()
+    for name, path in self.folders.items():
+      report, scores = read_report(path), _read_scores(path)
+      parts = [part for item in sorted(scores.items()) for part in item]
+      words = json.dumps(report, sort_keys=True)
+      found[f"content of {name}"] = digest(words, *parts)
+    return found
 
 
 def run(settings: CompareSettings, folder: pathlib.Path) -> dict:

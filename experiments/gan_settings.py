@@ -21,6 +21,7 @@ from mixdef.generative import (
 )
 from mixdef.generative.attacks import ATTACKS
 from mixdef.parse import parse_call, split_calls
+from mixdef.reading import check_form, digest_file, read_json
 
 _UNDEFENDED = ("wgan_gp", "mlp_wgan_gp", "medgan")
 _FEW_PIXELS = 256  # pictures of at most so many take dense networks
@@ -107,6 +108,17 @@ class GanSettings(Settings):
       return defense
     return self.learner + ("" if defense == "none" else f"|{defense}")
 
+  def inputs(self) -> dict[str, str]:
+    """Return versions, and digests of records, weights and the natural recipe."""
+    found = super().inputs()
+    if self.inception:
+      how = "inception_features says how to make it"
+      found["content of --inception"] = digest_file(self.inception, fix=how)
+    if self.natural:
+      recipe = {name: getattr(self.natural_run, name) for name in _RECIPE}
+      found["content of --natural"] = json.dumps(recipe)
+    return found
+
   @property
   def undefended(self) -> "GanSettings":
     """The same without a defense: what natural references are trained by."""
@@ -123,8 +135,10 @@ class GanSettings(Settings):
         f"--natural={self.natural}: {path} is missing; name the run folder of an "
         "undefended gan.py"
       )
-    earlier = json.loads(path.read_text())
+    earlier = read_json(path, fix="run gan.py there again")
     recipe = {name: earlier[name] for name in _RECIPE if name in earlier}
+    for name, value in recipe.items():
+      check_form(value, type(getattr(self, name)), f"{name} of {path}")
     natural = dataclasses.replace(self.undefended, **recipe)
     if natural.is_defended:
       raise ValueError(

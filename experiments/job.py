@@ -3,12 +3,11 @@
 import contextlib
 import dataclasses
 import datetime
-import json
 import logging as std_logging
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 
 import jax
@@ -16,8 +15,14 @@ from absl import app, flags, logging
 from settings import PLACES, AnyJob, JobSettings, define_flags, from_flags
 
 from mixdef.clutter import is_clutter
+from mixdef.reading import digest_file, read_json
 from mixdef.training.hosts import Stopped, first_then_all, together
 from mixdef.training.signature import same_or_refuse, write_json
+
+_RESULT = "result.json"
+_FINISHED = "finished"  # names and digests in config.json
+_LEFT = (".json", ".npz", ".html", ".csv", ".md", ".png")
+_WORKING = ("config.json", "signature.json", "strategy.json")
 
 
 def main(
@@ -43,7 +48,8 @@ def main(
     try:
       settings = from_flags(kind)
       settings.connect()
-      result = execute(settings, settings.folder(name), run)
+      inputs = settings.inputs()
+      result = execute(settings, settings.folder(name, inputs), run, inputs)
       if jax.process_index() == 0:
         show(result)
     except (ValueError, OSError, Stopped) as error:
@@ -58,30 +64,41 @@ def main(
   app.run(start)
 
 
-def execute(settings: JobSettings, folder: pathlib.Path, run: Callable) -> dict:
+def execute(
+  settings: JobSettings,
+  folder: pathlib.Path,
+  run: Callable,
+  inputs: Mapping[str, str] | None = None,
+) -> dict:
   """Run a job in its folder, or return the result it has already.
 
-  Writes config.json (flags, versions, devices, commit) before and result.json after.
+  Writes config.json (flags, digests of the inputs, versions, devices, commit) before
+  and result.json after; then config.json notes what the folder holds, so that a result
+  is returned again only if it is whole and of these settings and inputs.
+
+  Args:
+    settings: of the job.
+    folder: of the run.
+    run: `(settings, folder) -> result`.
+    inputs: of the result, as `settings.inputs()` returns them.
 
   Raises:
-    ValueError: if the folder holds a run of other settings.
+    ValueError: if the folder holds a run of other settings or inputs.
   """
   folder = pathlib.Path(folder)
   config = dataclasses.asdict(settings)
   apart = (*PLACES, *settings.grows)
   places = {name: config.pop(name) for name in apart if name in config}
+  config |= settings.inputs() if inputs is None else inputs
   path = folder / "config.json"
-  fresh = not path.exists()
-  notes = {**places, **environment()}
-  first_then_all(
-    lambda: same_or_refuse(path, config, fix="Choose another --out.", environment=notes)
+  noted = {"environment": {**places, **environment()}, _FINISHED: {}}
+  fresh = first_then_all(
+    lambda: same_or_refuse(path, config, fix="Choose another --out.", noted=noted)
   )
-  done = folder / "result.json"
-  if done.exists():
-    earlier = json.loads(done.read_text())
-    if settings.finished(earlier):
-      logging.info("finished before; delete %s to compute it again", done)
-      return earlier
+  earlier = None if fresh else _earlier(folder)
+  if earlier is not None and settings.finished(earlier):
+    logging.info("finished before; delete %s to compute it again", folder / _RESULT)
+    return earlier
   try:
     with together("reported"):
       result = run(settings, folder)
@@ -91,9 +108,37 @@ def execute(settings: JobSettings, folder: pathlib.Path, run: Callable) -> dict:
       path.unlink()  # nothing was made: a corrected command may take the folder
     raise
   if jax.process_index() == 0:  # the others helped
-    write_json(done, result)
-    logging.info("wrote %s", done)
+    write_json(folder / _RESULT, result)
+    same_or_refuse(path, config, fix="Choose another --out.", noted=noted)
+    whole = read_json(path, fix="run the command again")
+    write_json(path, {**whole, _FINISHED: _digests(folder)})
+    logging.info("wrote %s", folder / _RESULT)
   return result
+
+
+def _earlier(folder: pathlib.Path) -> dict | None:
+  """Read the result of a finished run whose files are all whole; else None."""
+  again = "it is computed again"
+  finished = read_json(folder / "config.json", fix=again).get(_FINISHED)
+  if not isinstance(finished, dict) or _RESULT not in finished:
+    return None
+  now = _digests(folder)
+  for name, digest in finished.items():
+    if now.get(name) != digest:
+      changed = "is missing" if name not in now else "was changed after it was written"
+      logging.warning("%s %s; %s", folder / name, changed, again)
+      return None
+  return read_json(folder / _RESULT, fix=again)
+
+
+def _digests(folder: pathlib.Path) -> dict[str, str]:
+  """What a job left for people and other jobs: digests of what jobs read, and names."""
+  paths = (path for path in folder.iterdir() if path.suffix in _LEFT)
+  return {
+    path.name: digest_file(path, fix="") if path.suffix in (".json", ".npz") else ""
+    for path in sorted(paths)
+    if path.name not in _WORKING and path.is_file() and not is_clutter(path)
+  }
 
 
 def environment() -> dict:

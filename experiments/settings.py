@@ -8,7 +8,8 @@ import math
 import pathlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib import metadata
 from typing import Any, ClassVar, TypeVar
 
 import optax
@@ -17,6 +18,7 @@ from absl import flags
 import mixdef
 from mixdef.data.seeds import check_seed
 from mixdef.parse import parse_call, split_calls
+from mixdef.training.signature import digest_data
 
 AnyJob = TypeVar("AnyJob", bound="JobSettings")
 
@@ -27,6 +29,9 @@ PLACES = (
   *("out", "data_dir", "memory_gb", "strategy", "keep_params"),
   *("coordinator", "num_processes", "process_id"),
 )
+
+# Data sets that were read for their digests and not used yet.
+_READ: dict[tuple[str, str], mixdef.Dataset] = {}
 
 # Whole protocols behind one flag; a flag given beside it wins.
 PROTOCOLS = {
@@ -72,13 +77,22 @@ class JobSettings:
     """What the default run folder is called after."""
     return ""
 
-  def folder(self, job: str) -> pathlib.Path:
-    """Return the run folder: `out`, else a name in runs/ that these settings decide."""
+  def inputs(self) -> dict[str, str]:
+    """Return what else the result is made from: versions, and digests of content."""
+    return {"mixdef": metadata.version("mixdef")}
+
+  def folder(self, job: str, inputs: Mapping[str, str] | None = None) -> pathlib.Path:
+    """Return the run folder: `out`, else a name in runs/ that these settings decide.
+
+    Args:
+      job: what the name begins with.
+      inputs: of the result; another content has another folder.
+    """
     if self.out:
       return pathlib.Path(self.out)
     apart = (*PLACES, *self.grows)
     named = {k: v for k, v in dataclasses.asdict(self).items() if k not in apart}
-    words = json.dumps(named, sort_keys=True)
+    words = json.dumps({**named, **(inputs or {})}, sort_keys=True)
     mark = hashlib.sha256(words.encode()).hexdigest()[:8]
     slug = re.sub(r"[^a-z0-9_.]+", "-", self.label.lower())[:60].strip("-")
     return pathlib.Path("runs") / f"{job}-{slug}-{mark}"
@@ -141,8 +155,21 @@ class Settings(JobSettings):
     return str(mixdef.parse(self.defense))
 
   def load(self) -> mixdef.Dataset:
-    """Return the data set named."""
+    """Return the data set named; where `inputs` has just read it, that one."""
+    data = _READ.pop((self.dataset, self.data_dir), None)
+    return self._read() if data is None else data
+
+  def _read(self):
     return mixdef.load(self.dataset, data_dir=self.data_dir or None)
+
+  def inputs(self) -> dict[str, str]:
+    """Return versions, and the digest of the records."""
+    data = _READ[self.dataset, self.data_dir] = self._read()
+    return {
+      **super().inputs(),
+      "jax": metadata.version("jax"),
+      "content of --dataset": digest_data(data),
+    }
 
   def cut(self, data: mixdef.Dataset, *, halves: int) -> mixdef.Dataset:
     """Return the records to work with, drawn by the seed, reference rows marked.

@@ -13,16 +13,16 @@ lira.py or audit.py.
 
 import dataclasses
 import hashlib
-import json
 import pathlib
 import shutil
+from importlib import metadata
 from typing import Any
 
 import job
 import numpy as np
 import sweep_tables
 from absl import logging
-from settings import Settings
+from settings import PLACES, JobSettings, Settings
 from studies import STUDIES
 
 import mixdef
@@ -30,8 +30,14 @@ from mixdef.auditing import Budget, accuracies, run_attacks
 from mixdef.clutter import is_clutter
 from mixdef.grid import Grid, read_grids
 from mixdef.parse import split_calls
+from mixdef.reading import Damaged, read_json, seal
 from mixdef.training import Ensemble
-from mixdef.training.signature import AnotherRun, write_json
+from mixdef.training.signature import (
+  AnotherRun,
+  digest_data,
+  equal_or_refuse,
+  write_json,
+)
 
 ATTACKS = (
   "gap, loss_threshold, threshold_known, lira_online, lira_offline, rmia, "
@@ -76,6 +82,16 @@ class SweepSettings(Settings):
     if not attacks:
       raise ValueError("--attacks is empty: name one at least")
     _ = self.grids
+
+  def inputs(self) -> dict[str, str]:
+    """Return versions; every cell notes the digest of its own records."""
+    return {**JobSettings.inputs(self), "jax": metadata.version("jax")}
+
+  def own(self) -> dict[str, Any]:
+    """Return what one data set's cells of one seed have in common."""
+    config = dataclasses.asdict(self)
+    apart = {*PLACES, *self.grows} - {"seed"}
+    return {**{k: v for k, v in config.items() if k not in apart}, **self.inputs()}
 
   @property
   def label(self) -> str:
@@ -136,16 +152,21 @@ def _complete(settings, data, family, grid, folder) -> None:
   place = folder / "cells" / data.name / f"seed-{settings.seed}"
   place.mkdir(parents=True, exist_ok=True)
   paths = [place / f"{_mark(settings.shadows, text)}.json" for text in grid.texts]
-  missing = [i for i, path in enumerate(paths) if not _finished(path)]
+  made_from = {**settings.own(), "records": digest_data(data)}
+  for path in _paths(place):
+    if cell := _read_cell(path):
+      fix = "Choose another --out."
+      equal_or_refuse(path, cell["made_from"], made_from, fix=fix)
+  missing = [i for i, text in enumerate(grid.texts) if not _finished(paths[i], text)]
   if not missing:
     return
   grid = grid.take(missing)
   scratch = place / f"training-{_mark(settings.shadows, *grid.texts)}"
   found = _figures(settings, data, grid, scratch)
   common = {"dataset": data.name, "seed": settings.seed, "family": family}
-  common["commit"] = job.environment()["commit"]
+  common |= {"commit": job.environment()["commit"], "made_from": made_from}
   for i, text, figures in zip(missing, grid.texts, found, strict=True):
-    write_json(paths[i], {**common, "defense": text, **figures})
+    write_json(paths[i], seal({**common, "defense": text, **figures}))
   shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -153,9 +174,26 @@ def _mark(*words) -> str:
   return hashlib.sha256(repr(words).encode()).hexdigest()[:16]
 
 
-def _finished(path) -> bool:
+def _paths(folder, pattern="*.json"):
+  return [path for path in folder.glob(pattern) if not is_clutter(path)]
+
+
+def _read_cell(path) -> dict[str, Any] | None:
+  """Read a cell; a damaged one is told and removed, to be computed again."""
+  form = {"dataset": str, "defense": str, "made_from": dict}
+  try:
+    fix = "removed: the command that made it computes it again"
+    return read_json(path, form=form, sealed=True, fix=fix)
+  except Damaged as error:
+    logging.warning("%s", error)
+    path.unlink()
+    return None
+
+
+def _finished(path, text) -> bool:
   """Tell whether a cell has its figures; one that was refused is tried again."""
-  return path.exists() and "not_run" not in json.loads(path.read_text())
+  cell = _read_cell(path) if path.exists() else None
+  return cell is not None and cell["defense"] == text and "not_run" not in cell
 
 
 def _cells(settings, folder) -> list[dict[str, Any]]:
@@ -169,12 +207,14 @@ def _cells(settings, folder) -> list[dict[str, Any]]:
   def order(cell):
     return cell["dataset"], place.get(cell["defense"], len(place))
 
-  paths = (path for path in folder.glob("cells/*/*/*.json") if not is_clutter(path))
-  paths = sorted(paths, key=lambda path: path.stat().st_mtime_ns)
-  cells = sorted((json.loads(path.read_text()) for path in paths), key=order)
-  return [
-    {**cell, "family": families.get(cell["defense"], cell["family"])} for cell in cells
-  ]
+  paths = sorted(
+    _paths(folder, "cells/*/*/*.json"), key=lambda path: path.stat().st_mtime_ns
+  )
+  cells = sorted(filter(None, map(_read_cell, paths)), key=order)
+  for cell in cells:
+    del cell["made_from"]
+    cell["family"] = families.get(cell["defense"], cell["family"])
+  return cells
 
 
 def _figures(settings, data, grid, scratch) -> list[dict[str, Any]]:

@@ -91,6 +91,23 @@ def read_json(
     return unsealed(value) if sealed else value
 
 
+def digest_file(path: str | pathlib.Path, *, fix: str) -> str:
+  """Hash the content of a file to 16 hexadecimal digits.
+
+  Args:
+    path: of the file.
+    fix: what to do if it is missing, for the message.
+
+  Raises:
+    FileNotFoundError: if there is none.
+    Damaged: if it is no regular file.
+    OSError: if the system does not let it be read.
+  """
+  path = pathlib.Path(path)
+  with _one_line(path, "cannot be read", fix), path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 def seal(value: Mapping[str, Any]) -> dict[str, Any]:
   """Add a checksum to an object of JSON, which tells when it was changed later."""
   words = json.dumps(value, sort_keys=True)

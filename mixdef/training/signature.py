@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 from absl import logging
 
+from mixdef.data import Dataset
 from mixdef.files import write_json
 from mixdef.reading import Damaged, read_json
 
@@ -25,8 +26,15 @@ def digest(*arrays) -> str:
   return state.hexdigest()[:16]
 
 
+def digest_data(data: Dataset) -> str:
+  """Hash all that a data set holds, its held-out records included."""
+  parts = data.x, data.y, data.reference, data.always, data.ids
+  rest = "" if data.test is None else digest_data(data.test)
+  return digest(*parts, data.num_classes, data.name, rest)
+
+
 def same_or_refuse(
-  path: pathlib.Path, found: dict, *, fix: str, environment: dict | None = None
+  path: pathlib.Path, found: dict, *, fix: str, noted: dict | None = None
 ) -> bool:
   """Write `found` to `path`, or compare it with what an earlier run wrote there.
 
@@ -37,7 +45,7 @@ def same_or_refuse(
     path: a JSON file.
     found: what must be equal.
     fix: what to do about a difference, for the message.
-    environment: written with it but never compared: versions, devices.
+    noted: written with it but never compared, as versions and devices.
 
   Returns:
     Whether it was written.
@@ -54,10 +62,10 @@ def same_or_refuse(
     earlier = None
   if earlier is None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    noted = {"environment": environment} if environment else {}
-    write_json(path, {**found, **noted})
+    write_json(path, {**found, **(noted or {})})
     return True
-  earlier.pop("environment", None)
+  for name in noted or {}:
+    earlier.pop(name, None)
   equal_or_refuse(path, earlier, found, fix=fix)
   return False
 
