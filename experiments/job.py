@@ -15,9 +15,10 @@ from absl import app, flags, logging
 from settings import PLACES, AnyJob, JobSettings, define_flags, from_flags
 
 from mixdef.clutter import is_clutter
+from mixdef.files import write_json
 from mixdef.reading import digest_file, read_json
 from mixdef.training.hosts import Stopped, first_then_all, together
-from mixdef.training.signature import same_or_refuse, write_json
+from mixdef.training.signature import same_or_refuse
 
 _RESULT = "result.json"
 _FINISHED = "finished"  # names and digests in config.json

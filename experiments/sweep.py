@@ -28,6 +28,7 @@ from studies import STUDIES
 import mixdef
 from mixdef.auditing import Budget, accuracies, run_attacks
 from mixdef.clutter import is_clutter
+from mixdef.files import write_json
 from mixdef.grid import Grid, read_grids
 from mixdef.parse import split_calls
 from mixdef.reading import Damaged, read_json, seal
@@ -36,7 +37,6 @@ from mixdef.training.signature import (
   AnotherRun,
   digest_data,
   equal_or_refuse,
-  write_json,
 )
 
 ATTACKS = (

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
+from mixdef.files import local_path
+
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _DEFLATES = 1032  # bytes that one byte of deflated data can become, at most
 _SEAL = "checksum"
@@ -48,7 +50,7 @@ def read_npz(
     FileNotFoundError: if there is none.
     OSError: if the system does not let it be read.
   """
-  path = pathlib.Path(path)
+  path = local_path(path)
   with _one_line(path, what, fix), path.open("rb") as file:
     if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
       raise ValueError("it is one array, of numpy.save")
@@ -85,7 +87,7 @@ def read_json(
     FileNotFoundError: if there is none.
     OSError: if the system does not let it be read.
   """
-  path = pathlib.Path(path)
+  path = local_path(path)
   with _one_line(path, what, fix):
     value = parse_json(path.read_bytes(), form)
     return unsealed(value) if sealed else value
@@ -103,7 +105,7 @@ def digest_file(path: str | pathlib.Path, *, fix: str) -> str:
     Damaged: if it is no regular file.
     OSError: if the system does not let it be read.
   """
-  path = pathlib.Path(path)
+  path = local_path(path)
   with _one_line(path, "cannot be read", fix), path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 

@@ -14,6 +14,7 @@ import numpy as np
 from absl import logging
 
 from mixdef.attacks import Signals
+from mixdef.files import whole_file
 from mixdef.reading import Damaged, read_npz
 from mixdef.training import Ensemble
 from mixdef.training.signature import digest
@@ -89,15 +90,13 @@ def write_scores(
   path: pathlib.Path, made_from: Mapping[str, Any], scores: np.ndarray, seconds: float
 ) -> None:
   """Write scores and the seconds they took, whole or not at all."""
-  partial = path.with_suffix(".tmp")
-  with partial.open("wb") as file:
+  with whole_file(path) as file:
     np.savez(
       file,
       scores=np.asarray(scores, np.float64),
       seconds=np.float64(seconds),
       made_from=_text(made_from),
     )
-  partial.replace(path)
 
 
 def file_name(attack: str) -> str:
