@@ -91,7 +91,15 @@ def run(settings: CompareSettings, folder: pathlib.Path) -> dict:
 
 
 def _read_scores(folder):
-  return read_npz(folder / "scores.npz", fix="run experiments/audit.py there again")
+  path, fix = folder / "scores.npz", "run experiments/audit.py there again"
+  arrays = read_npz(path, fix=fix)
+  keep = arrays.get("keep")
+  if keep is None or keep.dtype != bool or keep.ndim != 2:
+    raise ValueError(f"{path} has no keep, bool [S,N]; {fix}")
+  for name, array in arrays.items():
+    if array.dtype.kind == "f" and array.shape != keep.shape:
+      raise ValueError(f"{path}: {name} has another shape than keep; {fix}")
+  return arrays
 
 
 def _comparable(one, other, attack):
@@ -118,7 +126,8 @@ def _row(name, report):
   setting, best = report["setting"], report["strongest"]
   values = (
     *(name, setting.get("defense"), *accuracy_of(report), setting.get("epsilon")),
-    *(best["attack"], best["auc"], *best["auc_ci"], best["fpr"], best["tpr"]),
+    *(best["attack"], best["auc"], *(best.get("auc_ci") or (None, None))),
+    *(best.get("fpr"), best.get("tpr")),
   )
   return dict(zip(_COLUMNS, values, strict=True))
 

@@ -137,9 +137,12 @@ class GanSettings(Settings):
       )
     earlier = read_json(path, fix="run gan.py there again")
     recipe = {name: earlier[name] for name in _RECIPE if name in earlier}
-    for name, value in recipe.items():
-      check_form(value, type(getattr(self, name)), f"{name} of {path}")
-    natural = dataclasses.replace(self.undefended, **recipe)
+    try:
+      for name, value in recipe.items():
+        check_form(value, type(getattr(self, name)), name)
+      natural = dataclasses.replace(self.undefended, **recipe)
+    except ValueError as error:
+      raise ValueError(f"--natural={self.natural}: {path}: {error}") from None
     if natural.is_defended:
       raise ValueError(
         f"--natural={self.natural} holds GANs trained with {natural.defended_by}: name "

@@ -37,9 +37,10 @@ from mixdef.auditing.one_run import (
 from mixdef.auditing.pages.audit_page import render
 from mixdef.auditing.pages.compare_page import render_comparison
 from mixdef.auditing.plots import roc_plot
-from mixdef.auditing.report import Audit, audit, read_report
+from mixdef.auditing.report import Audit, audit
 from mixdef.auditing.risk import class_risk, record_risk
 from mixdef.auditing.running import Budget, Findings, run_attacks
+from mixdef.auditing.saved import read_report
 from mixdef.auditing.summary import summarize
 from mixdef.auditing.trade_off import trade_off_plot
 from mixdef.auditing.worst_case import attack_canaries, attack_dp_baseline

@@ -18,17 +18,14 @@ from mixdef.auditing.generators import Generated
 from mixdef.auditing.judged import judged
 from mixdef.auditing.risk import RecordRisk, class_risk, exposure_fpr, record_risk
 from mixdef.auditing.running import Budget, Findings, drawn_records, run_attacks
+from mixdef.auditing.saved import SCHEMA
 from mixdef.auditing.verdict import strongest, verdict
 from mixdef.data import Dataset, duplicate_records
 from mixdef.data.seeds import check_seed
 from mixdef.files import local_path, whole_file, write_json, write_text
 from mixdef.generative.attacks import ATTACKS as GAN_ATTACKS
 from mixdef.generative.attacks import GanSignals, gan_signals, with_reconstructions
-from mixdef.reading import read_json
 from mixdef.training import Ensemble
-
-SCHEMA = 1
-"""Version of the layout of report.json, described in docs/report.schema.json."""
 
 _EXPOSED = 24
 _BUDGET_ATTACKS = (
@@ -379,27 +376,3 @@ def _plain(value: Any) -> Any:
   if isinstance(value, float) and not math.isfinite(value):
     return None
   return value
-
-
-def read_report(path: str | pathlib.Path) -> dict[str, Any]:
-  """Read a report.json.
-
-  Args:
-    path: the file, or the run folder that holds it.
-
-  Returns:
-    The report.
-
-  Raises:
-    ValueError: if it is no report, or of a newer layout.
-    FileNotFoundError: if there is none.
-  """
-  path = local_path(path)
-  path = path / "report.json" if path.is_dir() else path
-  what, fix = f"is no report of layout {SCHEMA}", "audit again"
-  if not path.exists():
-    raise FileNotFoundError(f"{path} is missing; run experiments/audit.py there first")
-  report = read_json(path, what=what, fix=fix)
-  if report.get("schema") != SCHEMA:
-    raise ValueError(f"{path} {what}; {fix}")
-  return report

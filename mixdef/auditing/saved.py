@@ -1,0 +1,91 @@
+"""Reports read back: what other jobs read of one has the form they expect."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from mixdef.files import local_path
+from mixdef.reading import Damaged, check_form, read_json
+
+SCHEMA = 1
+"""Version of the layout of report.json, described in docs/report.schema.json."""
+
+_MAYBE = (float, type(None))
+_WHAT, _FIX = f"is no report of layout {SCHEMA}", "audit again"
+
+
+def read_report(path: str | pathlib.Path) -> dict[str, Any]:
+  """Read a report.json.
+
+  Args:
+    path: the file, or the run folder that holds it.
+
+  Returns:
+    The report.
+
+  Raises:
+    ValueError: if it is no report, or of a newer layout.
+    FileNotFoundError: if there is none.
+  """
+  path = local_path(path)
+  path = path / "report.json" if path.is_dir() else path
+  if not path.exists():
+    raise FileNotFoundError(f"{path} is missing; run experiments/audit.py there first")
+  report = read_json(path, what=_WHAT, fix=_FIX)
+  try:
+    _check(report)
+  except ValueError as error:
+    raise Damaged(f"{path} {_WHAT}: {error}; {_FIX}") from None
+  return report
+
+
+def _check(report: Mapping[str, Any]) -> None:
+  """Refuse another form of what a comparison reads.
+
+  Raises:
+    ValueError: naming the first place that differs.
+  """
+  check_form(report, {"schema": int})
+  if report["schema"] != SCHEMA:
+    raise ValueError(f"schema is {report['schema']}")
+  check_form(report, {"setting": dict, "strongest": {"attack": str}, "attacks": dict})
+  for name in ("test_accuracy", "test_accuracy_std", "epsilon"):
+    check_form(report["setting"].get(name), _MAYBE, f"setting.{name}")
+  check_form(report["setting"].get("defense"), (str, type(None)), "setting.defense")
+  _check_figures(report["strongest"], "strongest")
+  for name in ("fpr", "tpr"):
+    check_form(report["strongest"].get(name), _MAYBE, f"strongest.{name}")
+  for name, figures in report["attacks"].items():
+    place = f"attacks.{name}"
+    check_form(figures, {"tpr": dict}, place)
+    _check_figures(figures, place)
+    for rate, row in figures["tpr"].items():
+      at = f"{place}.tpr.{rate}"
+      check_form(row, {"value": _MAYBE, "resolvable": bool}, at)
+      _check_interval(row, "ci", at)
+  baseline = report.get("dp_baseline")
+  if baseline is not None:
+    check_form(baseline, dict, "dp_baseline")
+    for name in ("test_accuracy", "test_accuracy_std"):
+      check_form(baseline.get(name), _MAYBE, f"dp_baseline.{name}")
+    if baseline.get("strongest") is not None:
+      _check_figures(baseline["strongest"], "dp_baseline.strongest")
+  generator = report.get("generator")
+  if generator is not None:
+    row = {"name": str, "value": _MAYBE}
+    check_form(generator, {"utility": [row]}, "generator")
+    for row in generator["utility"]:
+      check_form(row.get("spread"), _MAYBE, "spread in generator.utility")
+
+
+def _check_figures(figures: Any, place: str) -> None:
+  check_form(figures, {"auc": _MAYBE}, place)
+  _check_interval(figures, "auc_ci", place)
+
+
+def _check_interval(figures: Mapping[str, Any], name: str, place: str) -> None:
+  ends = figures.get(name)
+  if ends is not None:
+    check_form(ends, [_MAYBE], f"{place}.{name}")
+    if len(ends) != 2:
+      raise ValueError(f"{place}.{name} has {len(ends)} ends, not 2")

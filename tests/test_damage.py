@@ -1,0 +1,274 @@
+"""Thousands of damaged files: each is one line, or is told and made again."""
+
+import copy
+import json
+import pathlib
+
+import compare
+import job
+import numpy as np
+import pytest
+import report_case
+import sweep
+from gan_settings import GanSettings
+from settings import JobSettings
+
+from mixdef.attacks import read_signals
+from mixdef.auditing import kept_scores, read_report
+from mixdef.auditing.pages import compare_page
+from mixdef.reading import seal
+from mixdef.training import signature
+from mixdef.training.store import Store
+
+WRONG = (None, True, 0, -1, 2**70, 1.5, "text", "", [], [[]], {}, {"a": 1})
+
+
+def broken(content, count, seed=0):
+  """Yield damaged versions of the bytes of a file."""
+  rng = np.random.default_rng(seed)
+  yield b""
+  yield content[:1]
+  yield b"\xff\xfe" + content
+  yield content + content
+  for _ in range(count):
+    first, last = sorted(rng.integers(0, len(content) + 1, 2).tolist())
+    flipped = np.frombuffer(content, np.uint8).copy()
+    places = rng.integers(0, len(flipped), rng.integers(1, 4))
+    flipped[places] ^= 1 << rng.integers(0, 8, len(places)).astype(np.uint8)
+    block = slice(first, min(last, first + 64))
+    zeroed = np.frombuffer(content, np.uint8).copy()
+    zeroed[block] = 0
+    yield content[:first]
+    yield content[first:]
+    yield content[:first] + content[last:]
+    yield flipped.tobytes()
+    yield zeroed.tobytes()
+
+
+def altered(value):
+  """Yield JSON values with one node of another type, or without one."""
+
+  def places(node, path):
+    yield path
+    if isinstance(node, dict | list):
+      node = dict(enumerate(node)) if isinstance(node, list) else node
+    for name, inner in node.items() if isinstance(node, dict) else ():
+      yield from places(inner, (*path, name))
+
+  for path in places(value, ()):
+    if not path:
+      yield from WRONG
+      continue
+    for wrong in (*WRONG, ...):
+      whole = copy.deepcopy(value)
+      owner = whole
+      for name in path[:-1]:
+        owner = owner[name]
+      if wrong is ...:
+        del owner[path[-1]]
+      else:
+        owner[path[-1]] = wrong
+      yield whole
+
+
+def texts(value, count):
+  """Yield the bytes of damaged JSON files."""
+  yield from broken(json.dumps(value, indent=1).encode(), count)
+  yield b"[" * 100_000
+  yield json.dumps(value).encode("utf-16")
+  for other in altered(value):
+    yield json.dumps(other).encode()
+
+
+def one_line(path, read):
+  """Read a damaged file; an error must be one line that names it."""
+  try:
+    return read(path)
+  except (ValueError, OSError) as error:
+    line = "undecoded" if isinstance(error, UnicodeError) else str(error)
+  assert path.name in line
+  assert "\n" not in line
+  assert len(line) < 700
+  return None
+
+
+def outputs():
+  rng = np.random.default_rng(0)
+  return {
+    "logits": rng.normal(size=(3, 8, 3)).astype(np.float32),
+    "keep": np.arange(24).reshape(3, 8) % 5 < 2,
+    "labels": np.arange(8) % 3,
+  }
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_damaged_arrays_of_a_user(tmp_path, save):
+  path = tmp_path / "outputs.npz"
+  save(path, **outputs())
+  expected, read = read_signals(path), 0
+  for content in broken(path.read_bytes(), 80):
+    path.write_bytes(content)
+    found = one_line(path, read_signals)
+    if found is not None:  # what was hit says nothing, as a date
+      read += 1
+      np.testing.assert_array_equal(found.phi, expected.phi)
+      np.testing.assert_array_equal(found.keep, expected.keep)
+  assert read < 100
+
+
+def test_arrays_of_a_user_under_exchanged_names(tmp_path):
+  path = tmp_path / "outputs.npz"
+  arrays = outputs()
+  for one in arrays:
+    for other in arrays:
+      if one != other:
+        np.savez(path, **{**arrays, one: arrays[other], other: arrays[one]})
+        assert one_line(path, read_signals) is None
+
+
+@pytest.mark.parametrize("place", ["file", "folder", "secret"])
+def test_places_that_are_no_file(tmp_path, place, monkeypatch):
+  path = tmp_path / "report.npz"
+  if place == "folder":
+    path.mkdir()
+  elif place == "secret":
+    path.touch()
+
+    def refuse(*_):
+      raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(pathlib.Path, "open", refuse)
+  assert one_line(path, read_signals) is None
+
+
+def test_damaged_reports(tmp_path):
+  report = report_case.make(models=4, records=60)[0]
+  first = next(iter(report["attacks"]))
+  row = {name: report["attacks"][first][name] for name in ("auc", "auc_ci", "tpr")}
+  row["tpr"] = {"0.001": row["tpr"]["0.001"]}
+  report = {
+    **{name: report[name] for name in ("schema", "setting", "strongest")},
+    "attacks": {first: row},
+    "dp_baseline": {
+      "test_accuracy": 0.5,
+      "strongest": {"auc": 0.6, "auc_ci": [0.5, 0.7]},
+    },
+    "generator": {"utility": [{"name": "downstream_accuracy", "value": 0.5}]},
+  }
+  path = tmp_path / "report.json"
+  for content in texts(report, 60):
+    path.write_bytes(content)
+    found = one_line(path, read_report)
+    if found is not None:  # what a comparison reads of it, which is slow to draw
+      compare._row("a", found)
+      compare_page._row("a", found)
+      compare_page._points({"a": found})
+
+
+TREE = {"a/b": np.arange(6.0).reshape(2, 3), "c": np.array([True, False])}
+
+
+@pytest.mark.parametrize("name", ["arrays.npz", "_CHECKPOINT_METADATA"])
+def test_damaged_entries_of_a_store(tmp_path, name, caplog):
+  store = Store(tmp_path)
+  store.save("one", TREE, made_from={"learner": "Linear()"}, models=[0, 1])
+  folder = tmp_path / "one"
+  files = {path.name: path.read_bytes() for path in folder.iterdir()}
+  whole = files[name]
+  every = broken(whole, 60) if name == "arrays.npz" else texts(json.loads(whole), 60)
+  for content in every:
+    folder.mkdir(exist_ok=True)
+    for other, kept in {**files, name: content}.items():
+      (folder / other).write_bytes(kept)
+    caplog.clear()
+    found = store.load_arrays("one")
+    assert found is None or all((found[n] == TREE[n]).all() for n in TREE)
+    assert len(caplog.messages) == (found is None)
+    assert folder.exists() == (found is not None)
+    notes = store.notes("one", {"made_from": dict}) if found else None
+    assert notes is None or notes["made_from"] == {"learner": "Linear()"}
+
+
+def test_damaged_rows_of_metrics(tmp_path):
+  store = Store(tmp_path)
+  rows = [
+    {"models": "models-00000", "count": 2, "epoch": e, "loss": 0.5, "seconds": 0.25}
+    for e in range(3)
+  ]
+  store.write_metrics(rows)
+  path = tmp_path / "metrics.jsonl"
+  whole = path.read_bytes()
+  lines = [json.dumps(row).encode() + b"\n" + whole for row in altered(rows[0])]
+  for content in [*broken(whole, 150), *lines]:
+    path.write_bytes(content)
+    for row in store.read_metrics():
+      assert isinstance(row["models"], str)
+      assert row.get("seconds", 0) + row["epoch"] + row["count"] >= -3
+
+
+def test_damaged_signatures(tmp_path, caplog):
+  path = tmp_path / "signature.json"
+  found = {"learner": "Linear()", "seed": 0, "sizes": [1, 2]}
+  for content in texts(found, 100):
+    path.write_bytes(content)
+    caplog.clear()
+
+    def compared(path):
+      return signature.same_or_refuse(path, found, fix="Choose another out folder.")
+
+    fresh = one_line(path, compared)
+    assert len(caplog.messages) == bool(fresh)
+    assert fresh is None or json.loads(path.read_bytes().decode("utf-8-sig")) == found
+
+
+def test_damaged_scores(tmp_path, caplog):
+  path, made_from, scores = tmp_path / "a.npz", {"attack": "a"}, np.ones((2, 5))
+  kept_scores.write_scores(path, made_from, scores, 0.5)
+  for content in broken(path.read_bytes(), 80):
+    path.write_bytes(content)
+    caplog.clear()
+    found = kept_scores.read_scores(path, made_from, (2, 5))
+    assert len(caplog.messages) == (found is None)
+    assert found is None or (found[0] == scores).all()
+
+
+@pytest.mark.parametrize("name", ["result.json", "config.json"])
+def test_damaged_files_of_a_job(tmp_path, monkeypatch, name):
+  monkeypatch.setattr(job, "environment", dict)
+  result = {"value": 0.25, "rows": [{"a": 1}]}
+
+  def run(settings, folder):
+    del settings, folder
+    return result
+
+  job.execute(JobSettings(), tmp_path, run)
+  whole = (tmp_path / name).read_bytes()
+  config = (tmp_path / "config.json").read_bytes()
+  for content in texts(json.loads(whole), 30):
+    (tmp_path / "config.json").write_bytes(config)
+    (tmp_path / name).write_bytes(content)
+    found = one_line(
+      tmp_path / "config.json", lambda _: job.execute(JobSettings(), tmp_path, run)
+    )
+    assert found in (None, result)
+    assert found is not None or name == "config.json"
+
+
+def test_damaged_cells_of_a_sweep(tmp_path, caplog):
+  path = tmp_path / "cell.json"
+  cell = seal({"dataset": "digits", "defense": "none", "made_from": {"a": 1}})
+  for content in texts(cell, 60):
+    path.write_bytes(content)
+    caplog.clear()
+    found = sweep._read_cell(path)
+    assert len(caplog.messages) == (found is None)
+    assert path.exists() == (found is not None)
+
+
+def test_damaged_recipes_of_natural_references(tmp_path):
+  path = tmp_path / "config.json"
+  settings = GanSettings(defense="mixup", natural=str(tmp_path))
+  recipe = {"epochs": 7, "learning_rate": 0.1, "defense": "none", "other": [1]}
+  for content in texts(recipe, 60):
+    path.write_bytes(content)
+    one_line(path, lambda _: settings.natural_run)
