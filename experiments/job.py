@@ -23,7 +23,7 @@ from mixdef.training.signature import same_or_refuse
 _RESULT = "result.json"
 _FINISHED = "finished"  # names and digests in config.json
 _LEFT = (".json", ".npz", ".html", ".csv", ".md", ".png")
-_WORKING = ("config.json", "signature.json", "strategy.json")
+_WORKING = ("config.json", "signature.json", "strategy.json", "noise.json")
 
 
 def main(
