@@ -19,6 +19,7 @@ from settings import JobSettings, Settings
 
 import mixdef
 from mixdef.attacks import VIEWS
+from mixdef.attacks.signals import check_model
 from mixdef.auditing import (
   Budget,
   accuracies,
@@ -50,6 +51,7 @@ class AuditSettings(Settings):
   attack_targets: int = 4
   attack_records: int = 500
   arrays: str = ""
+  target: str = ""
 
   def __post_init__(self):
     """Refuse what cannot be used before anything is written."""
@@ -64,6 +66,8 @@ class AuditSettings(Settings):
       raise ValueError(f"--views={self.views!r}; choose from {', '.join(VIEWS)}")
     if self.canaries != "none":
       parse_canaries(self.canaries)
+    if self.released is not None and not self.arrays:
+      check_model("--target", self.released, self.shadows)
 
   @property
   def label(self) -> str:
@@ -87,6 +91,17 @@ class AuditSettings(Settings):
   def shadows(self) -> int:
     """Models to train."""
     return min(self.num_shadows, 8) if self.quick else self.num_shadows
+
+  @property
+  def released(self) -> int | None:
+    """The model to audit alone; None for all."""
+    if not self.target:
+      return None
+    if not self.target.isdecimal():
+      raise ValueError(
+        f"--target={self.target!r} is no model; pass a whole number from 0 on"
+      )
+    return int(self.target)
 
   @property
   def canary_kind(self) -> str:
@@ -137,6 +152,7 @@ def _of_arrays(settings, folder):
   path = pathlib.Path(settings.arrays)
   return mixdef.audit(
     mixdef.attacks.read_signals(path),
+    target=settings.released,
     attacks=settings.chosen_attacks(),
     budget=settings.budget,
     setting={"dataset": path.stem, **job.provenance(settings.seed)},
@@ -165,6 +181,7 @@ def _of_shadows(settings, folder):
     baseline = _dp_baseline(settings, folder, ensemble, planted, asked)
   return mixdef.audit(
     ensemble,
+    target=settings.released,
     attacks=settings.chosen_attacks(),
     budget=settings.budget,
     options=transferred,

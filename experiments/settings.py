@@ -281,6 +281,8 @@ _HELP = {
   "transfer": "data set of the shadow that salem_2 transfers from",
   "attack_targets": "models that costly attacks are tried on",
   "attack_records": "records that attacks with questions of their own ask about",
+  "target": "the one model to audit, 0 to the number of models - 1; the others are "
+  "references only. Default: all, pooled, which describes the recipe",
   "arrays": "npz of outputs of models trained elsewhere, instead of training",
   "audits": "run folders of audit.py, joined by commas; the first is compared with",
   "mirror": "ask about every image and its mirror image, as LiRA's own demo does",

@@ -6,7 +6,7 @@ import functools
 import numpy as np
 
 from mixdef.auditing import summarize
-from mixdef.auditing.verdict import strongest
+from mixdef.auditing.levels import strongest
 
 _FAMILIES = {
   "lira_online": ("reference", 1.4),
@@ -133,6 +133,13 @@ def _report(attacks, audited):
         "Do not publish the confidences of this model.",
         "Train with dp_sgd where the exposed records must not be found.",
       ],
+    },
+    "target": {
+      "model": None,
+      "num_members": None,
+      "num_nonmembers": None,
+      "num_references": None,
+      "text": "the recipe, all 16 models pooled: not one model",
     },
     "setting": {
       "dataset": "digits",

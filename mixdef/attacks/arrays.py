@@ -1,12 +1,13 @@
 """Outputs of models trained anywhere, from one npz file."""
 
 import pathlib
+from typing import Any
 
 from mixdef.attacks.signals import Signals
 from mixdef.files import local_path
 from mixdef.reading import read_npz
 
-_OPTIONAL = ("audited", "ids", "population_logits", "population_labels")
+_OPTIONAL = ("audited", "ids", "population_logits", "population_labels", "target")
 
 
 def read_signals(path: str | pathlib.Path) -> Signals:
@@ -16,7 +17,8 @@ def read_signals(path: str | pathlib.Path) -> Signals:
     path: npz with `logits` [S,N,K] or [S,N,Q,K] (or log-probabilities), `keep` bool
       [S,N], `labels` int [N], and optionally `audited` bool [N], `ids` [N]
       (names of the records, integers or text), `population_logits` [S,Z,K] or [S,Z,Q,K]
-      and `population_labels` [Z] of records that no model trained on.
+      and `population_labels` [Z] of records that no model trained on, `target` (an int
+      from 0 to S-1), the model to audit alone.
 
   Returns:
     The signals.
@@ -26,7 +28,7 @@ def read_signals(path: str | pathlib.Path) -> Signals:
     ValueError: naming the file and what is wrong with it.
   """
   path = local_path(path)
-  arrays = read_npz(path, fix="write it with numpy.savez")
+  arrays: dict[str, Any] = read_npz(path, fix="write it with numpy.savez")
   missing = [name for name in ("logits", "keep", "labels") if name not in arrays]
   if missing:
     raise ValueError(
@@ -52,6 +54,7 @@ def read_signals(path: str | pathlib.Path) -> Signals:
       audited=arrays.get("audited"),
       ids=arrays.get("ids"),
       population=population,
+      target=arrays.get("target"),
     )
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from error

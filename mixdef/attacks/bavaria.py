@@ -123,7 +123,7 @@ def bavaria(signals: Signals, *, target: int, score: str = "phi") -> np.ndarray:
   prior_in = fit_prior(inside, audited, spare=spare) or prior_out
   prior_out = prior_out or prior_in
   if prior_in is None or prior_out is None:
-    raise Unavailable("bavaria needs references: train more models")
+    raise Unavailable("needs reference models: train more models")
   ratio = prior_in.observe(inside).log_predictive(values[target])
   ratio -= prior_out.observe(out).log_predictive(values[target])
   ratio[~usable.any(0)] = np.nan

@@ -109,7 +109,7 @@ def _reference_features(
   models = out[:, signals.audited].any(1)
   if not models.any():
     raise Unavailable(
-      "quantile needs a reference without the record: train more models, or pass "
+      "needs reference models, one without the record: train more models, or pass "
       "features="
     )
   count = out.sum(0)

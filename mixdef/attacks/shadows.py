@@ -59,7 +59,8 @@ def choose_shadow(
   if shadow is None:
     if not both.any():
       raise Unavailable(
-        f"no other model can be the shadow of target={target}; train more models"
+        f"needs reference models: no other model can be the shadow of target={target}; "
+        "train more models"
       )
     return (target + int(np.roll(both, -target).argmax())) % len(both)
   if not both[shadow]:
@@ -96,8 +97,8 @@ def several_shadows(signals: Signals, target: int, most: int) -> np.ndarray:
   usable[models[np.argsort(checksums)[most:]]] = False
   if not (usable & signals.keep).any() or not (usable & ~signals.keep).any():
     raise Unavailable(
-      f"the other models show target={target} no members, or no non-members, to learn "
-      f"from; train more models"
+      f"needs reference models: the others show target={target} no members, or no "
+      "non-members, to learn from; train more models"
     )
   return usable
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,6 +42,8 @@ class Signals:
     design: how the subsets were drawn: "bernoulli", "balanced" (every record in half
       of the models), "constant" (in the same number of them) or "dependent"; None finds
       out from `keep`. See `references`.
+    target: the one model to audit, to which the others are references only; None to
+      audit each in turn.
   """
 
   phi: np.ndarray
@@ -53,6 +56,7 @@ class Signals:
   log_probs: np.ndarray | None = None
   population: Signals | None = None
   design: Any = None
+  target: Any = None
 
   def __post_init__(self) -> None:
     """Refuse shapes that disagree and values that no attack can rank."""
@@ -94,6 +98,8 @@ class Signals:
     elif self.design not in designs.DESIGNS:
       known = ", ".join(designs.DESIGNS)
       raise ValueError(f"design={self.design!r}; choose from {known}")
+    if self.target is not None:
+      object.__setattr__(self, "target", self.check_model("target", self.target))
 
   def _check_population(self) -> None:
     others = self.population
@@ -131,6 +137,7 @@ class Signals:
     population: tuple[ArrayLike, ArrayLike] | None = None,
     ids: ArrayLike | None = None,
     design: str | None = None,
+    target: int | None = None,
   ) -> Signals:
     """Build signals from logits or log-probabilities of any framework.
 
@@ -144,6 +151,7 @@ class Signals:
         model trained on.
       ids: integers or text [N], names of the records for the report.
       design: one of `designs.DESIGNS`; default found out from `keep`.
+      target: the one model to audit, 0 to S-1; default each in turn.
 
     Returns:
       Signals with every statistic; one model is worked on at a time.
@@ -165,6 +173,7 @@ class Signals:
       ids=ids,
       population=cls._asked_alike(population, np.shape(logits)),
       design=design,
+      target=target,
     )
 
   @classmethod
@@ -311,14 +320,21 @@ class Signals:
     to the other side than the target, and evening them out costs references only. Part
     of a constant design counts as what it looks like.
     """
-    others = self.population and self.population.first_models(count)
+    return self._only(slice(count), range(count))
+
+  def only_models(self, models: Sequence[int]) -> Signals:
+    """Return these signals with these models only, in this order."""
+    return self._only(list(models), models)
+
+  def _only(self, chosen: slice | list[int], models: Sequence[int]) -> Signals:
     return dataclasses.replace(
       self,
-      **self._each(lambda values: values[:count]),
-      keep=self.keep[:count],
-      log_probs=None if self.log_probs is None else self.log_probs[:count],
-      population=others,
+      **self._each(lambda values: values[chosen]),
+      keep=self.keep[chosen],
+      log_probs=None if self.log_probs is None else self.log_probs[chosen],
+      population=self.population and self.population._only(chosen, models),
       design=self.design if self.design in ("bernoulli", "balanced") else None,
+      target=models.index(self.target) if self.target in models else None,
     )
 
   def first_view(self) -> Signals:
@@ -331,15 +347,30 @@ class Signals:
     stacks = {name: getattr(self, name) for name in ("phi", "hinge", "correct")}
     return {name: None if v is None else cut(v) for name, v in stacks.items()}
 
-  def check_model(self, name: str, model: int) -> None:
-    """Raise a ValueError unless `model` is one of the S models."""
-    models = len(self.phi)
-    if not 0 <= model < models:
-      raise ValueError(f"{name}={model} is no model; pass 0 to {models - 1}")
+  def check_model(self, name: str, model: Any) -> int:
+    """Return the index of a model; a ValueError unless it is one of the S models."""
+    return check_model(name, model, len(self.phi))
 
   def only_audited(self, scores: np.ndarray) -> np.ndarray:
     """Return a copy of scores [N] with NaN at the records that are not audited."""
     return np.where(self.audited, scores, np.nan)
+
+
+def check_model(name: str, model: Any, models: int) -> int:
+  """Return the index of a model as an int.
+
+  Raises:
+    ValueError: unless it is a whole number from 0 to models - 1.
+
+  >>> check_model("target", np.int8(2), 4)
+  2
+  """
+  whole = np.ndim(model) == 0 and np.asarray(model).dtype.kind in "iu"
+  if not whole or not 0 <= model < models:
+    possible = "pass 0, there is only one" if models == 1 else f"pass 0 to {models - 1}"
+    given = reprlib.repr(np.asarray(model).tolist())
+    raise ValueError(f"{name}={given} is no model; {possible}")
+  return int(model)
 
 
 _CHECKS = {
@@ -354,9 +385,11 @@ _CHECKS = {
 def _marks(phi: np.ndarray) -> np.ndarray:
   """Return a number [N] of each record's phi in all models, to three digits.
 
-  Rounding lets copies be found whose outputs differ as those of other batches do.
+  Rounding lets copies be found whose outputs differ as those of other batches do. In
+  one model many records agree to three digits by chance: there it is to five.
   """
-  digits = np.round(np.clip(phi[..., 0] * 1000, -(2**62), 2**62))
+  scale = 1e3 if len(phi) > 1 else 1e5
+  digits = np.round(np.clip(phi[..., 0] * scale, -(2**62), 2**62))
   digits = digits.astype(np.int64).view(np.uint64)
   odd = np.random.default_rng(0).integers(2**63, size=len(phi), dtype=np.uint64) * 2 + 1
   return (digits * odd[:, None]).sum(0, dtype=np.uint64)

@@ -33,9 +33,10 @@ def budget_curve(
   fpr: float = 0.01,
   seed: int = 0,
 ) -> list[dict[str, Any]]:
-  """Attack the same first models with more and more references.
+  """Attack the same models with more and more references.
 
-  The targets are the first four models at every size, so only the references differ.
+  The targets are the first four models at every size, so only the references differ; or
+  the one target that the signals name, with the others in their order.
   The whole curve is reported: stopping where the result looks good is a selection.
 
   Args:
@@ -49,6 +50,9 @@ def budget_curve(
     size at which the targets have references; num_models counts the target.
   """
   targets = range(min(_FIRST, len(signals.keep)))
+  if signals.target is not None:
+    others = [s for s in range(len(signals.keep)) if s != signals.target]
+    signals, targets = signals.only_models([signals.target, *others]), range(1)
   rows = []
   for size in budget_sizes(len(signals.keep)):
     part = signals.first_models(size)

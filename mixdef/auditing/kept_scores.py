@@ -21,7 +21,7 @@ from mixdef.training.signature import digest
 
 _FIRST = ("phi", "keep", "audited")
 # Names of records change no score, and these others have marks of their own.
-_APART = (*_FIRST, "ids", "population", "reconstruction")
+_APART = (*_FIRST, "ids", "target", "population", "reconstruction")
 
 
 def marks_of(signals: Signals, options: Mapping[str, Any], **more: Any) -> dict:

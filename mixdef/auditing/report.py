@@ -11,15 +11,17 @@ import numpy as np
 from mixdef.attacks import ATTACKS, Catalogue, Signals
 from mixdef.attacks.query import identity
 from mixdef.attacks.query import signals as ask
+from mixdef.attacks.signals import check_model
 from mixdef.auditing.accuracy import accuracies
 from mixdef.auditing.budget import budget_curve
 from mixdef.auditing.comparison import Attacked, paired_differences, without_scores
+from mixdef.auditing.exposure import describe, exposure
 from mixdef.auditing.generators import Generated
 from mixdef.auditing.judged import judged
-from mixdef.auditing.risk import RecordRisk, class_risk, exposure_fpr, record_risk
+from mixdef.auditing.levels import strongest
 from mixdef.auditing.running import Budget, Findings, drawn_records, run_attacks
 from mixdef.auditing.saved import SCHEMA
-from mixdef.auditing.verdict import strongest, verdict
+from mixdef.auditing.verdict import verdict
 from mixdef.data import Dataset, duplicate_records
 from mixdef.data.seeds import check_seed
 from mixdef.files import local_path, whole_file, write_json, write_text
@@ -27,7 +29,6 @@ from mixdef.generative.attacks import ATTACKS as GAN_ATTACKS
 from mixdef.generative.attacks import GanSignals, gan_signals, with_reconstructions
 from mixdef.training import Ensemble
 
-_EXPOSED = 24
 _BUDGET_ATTACKS = (
   "lira_online",
   "lira_online_fixed",
@@ -37,6 +38,13 @@ _BUDGET_ATTACKS = (
   "bavaria",
   "lira_gan_discriminator",
 )
+_HINDSIGHT = {
+  True: "TPR is read off the ROC at the best threshold in hindsight; report.json also "
+  "has what an attacker reaches who sets thresholds on models of their own.",
+  False: "TPR is read off the ROC at the best threshold in hindsight. What an attacker "
+  "reaches with thresholds set on other models, and the balanced accuracy at those, "
+  "are left out: only one model was attacked.",
+}
 _ON_RECONSTRUCTIONS = ("lira_gan_reconstruction",)
 
 
@@ -101,6 +109,7 @@ class Audit:
 def audit(
   source: Ensemble | Signals,
   *,
+  target: int | None = None,
   attacks: Sequence[str] | None = None,
   queries: Callable[[np.ndarray], np.ndarray] = identity,
   population: Dataset | None = None,
@@ -116,9 +125,19 @@ def audit(
 ) -> Audit:
   """Attack every model with the others and report who is at risk.
 
+  Without a target the report describes the recipe: the models are pooled, each attacked
+  with the others as its references. With one it describes that model alone, say the one
+  to be released: its members and non-members, with the others as references only. What
+  needs attacks on several models is left out: thresholds set on other models, and the
+  accuracy at those. Canaries and the baseline are other models of the recipe: they are
+  shown, and the level is not theirs. One model alone, without references, can be judged
+  on average only, and no record is listed.
+
   Args:
     source: trained models, classifiers or GANs, or `Signals` of models trained
       anywhere. Attacks that ask models questions of their own need the models.
+    target: the model to audit, 0 to S-1; default the one that the signals name, else
+      all of them.
     attacks: names with or without arguments, "lira_online(score='hinge')"; default the
       whole catalogue for classifiers or for GANs. What cannot be run is listed with the
       reason.
@@ -139,10 +158,11 @@ def audit(
     The `Audit`; `audit(...).save(folder)` writes the report.
 
   Raises:
-    ValueError: for an unknown attack, a population of another shape or type than the
-      records, a model that answers NaN, subsets that leave no membership to find, no
-      attack that could be run, or released outputs that a defense changes judged
-      without any label-only attack.
+    ValueError: for an unknown attack, a target that is no model or not the one that the
+      signals name, a population of another shape or type than the records, a model that
+      answers NaN, subsets that leave no membership to find, no attack that could be
+      run, or released outputs that a defense changes judged without any label-only
+      attack.
 
   Guarantee: none. An audit shows what these attacks find; only a differentially private
     training bounds those that were not tried.
@@ -151,6 +171,7 @@ def audit(
   seed = check_seed(seed)
   names = list(catalogue.attacks if attacks is None else attacks)
   ensemble, data = None, None
+  target = _chosen_target(source, target)
   if isinstance(source, Signals):
     signals = source
   else:
@@ -161,7 +182,7 @@ def audit(
       signals = _ask_gans(ensemble, names, population, budget, seed, progress)
     else:
       signals = ask(ensemble, queries=queries, population=population, progress=progress)
-  signals, remarks = judged(signals)
+  signals, remarks = judged(dataclasses.replace(signals, target=target))
   findings = run_attacks(
     names,
     signals,
@@ -181,16 +202,17 @@ def audit(
     "schema": SCHEMA,
     "title": "",
     "verdict": {},
+    "target": describe(signals),
     "setting": _setting(signals, ensemble, findings) | dict(setting or {}),
     "attacks": findings.figures,
     "strongest": strongest(findings.figures),
     "not_run": findings.not_run,
     "budget": _budget(findings, signals, catalogue, seed),
-    **_risk(findings, signals, seed),
+    **exposure(findings, signals, _ids(signals), catalogue=catalogue, seed=seed),
     "canaries": without_scores(canaries),
     "dp_baseline": without_scores(dp_baseline),
     "generator": None if generated is None else generated.figures,
-    "limits": [*remarks, *_limits(findings, ensemble, population)],
+    "limits": [*remarks, *_limits(findings, signals, ensemble, population)],
   }
   facts = report["setting"]
   if dp_baseline:
@@ -206,6 +228,20 @@ def audit(
   report["title"] = ", ".join(title) or "outputs"
   report["verdict"] = verdict(report)
   return Audit(_plain(report), findings.scores, signals, data, generated)
+
+
+def _chosen_target(source: Ensemble | Signals, target: int | None) -> int | None:
+  """Return the model to audit, named by the caller or by the signals."""
+  named = source.target if isinstance(source, Signals) else None
+  if target is None:
+    return named
+  target = check_model("target", target, len(source.keep))
+  if named not in (None, target):
+    raise ValueError(
+      f"target={target}, but the outputs name model {named} as the one to audit: drop "
+      "one of the two"
+    )
+  return target
 
 
 def _ask_gans(ensemble, names, population, budget, seed, progress) -> GanSignals:
@@ -256,8 +292,10 @@ def _setting(
     "queries": f"{signals.phi.shape[2]} views a record",
     "attack_seconds": round(sum(f["seconds"] for f in findings.figures.values()), 1),
   }
+  target = signals.target
   if signals.correct is not None:
-    facts |= accuracies(signals)
+    part = signals if target is None else signals.only_models([target])
+    facts |= accuracies(part)
   if ensemble is not None:
     facts |= {
       "dataset": ensemble.data.name,
@@ -269,7 +307,7 @@ def _setting(
       "strategy": ensemble.strategy,
       "training_seconds": round(ensemble.seconds, 1),
       "shadows_per_minute": round(60 * models / max(ensemble.seconds, 1e-9), 1),
-      **ensemble[0].guarantee,
+      **ensemble[target or 0].guarantee,
     }
   return facts
 
@@ -284,62 +322,22 @@ def _budget(
   }
 
 
-def _risk(findings: Findings, signals: Signals, seed: int) -> dict[str, Any]:
-  """Per-record and per-class risk under the best attack that met most models."""
-  most = max(figures["num_targets"] for figures in findings.figures.values())
-  whole = {
-    name: figures
-    for name, figures in findings.figures.items()
-    if figures["num_targets"] == most
-  }
-  if not whole:
-    return {"records": None, "classes": []}
-  name = max(whole, key=lambda key: whole[key]["auc"])
-  scores, keep = findings.scores[name], signals.keep
-  fpr = exposure_fpr(whole[name]["num_nonmembers"])
-  risk = record_risk(scores, keep, fpr=fpr)
-  classes = []
-  if signals.labels is not None:
-    classes = class_risk(scores, keep, signals.labels, seed=seed)
-  return {
-    "records": {
-      "attack": name,
-      "fpr": fpr,
-      "quantiles": risk.quantiles(),
-      "exposed": _exposed(risk, signals),
-    },
-    "classes": classes,
-  }
-
-
-def _exposed(risk: RecordRisk, signals: Signals) -> list[dict[str, Any]]:
-  ids = _ids(signals)
-  labels = signals.labels
-  return [
-    {
-      "rank": rank,
-      "index": int(i),
-      "id": ids[i].item(),
-      "label": None if labels is None else int(labels[i]),
-      "rate": float(risk.found[i]),
-      "score": float(risk.score[i]),
-      "times": int(risk.times[i]),
-    }
-    for rank, i in enumerate(risk.ranked()[:_EXPOSED], 1)
-  ]
-
-
 def _limits(
-  findings: Findings, ensemble: Ensemble | None, population: Dataset | None
+  findings: Findings,
+  signals: Signals,
+  ensemble: Ensemble | None,
+  population: Dataset | None,
 ) -> list[str]:
   lines = [
     "Intervals resample the records, given these trainings; they do not cover the "
     "randomness of training.",
-    "TPR is read off the ROC at the best threshold in hindsight; report.json also has "
-    "what an attacker reaches who sets thresholds on models of their own.",
-    "Attacks differ in what they may see: white-box and trained ones were tried on the "
-    "first models only where the table says so.",
+    _HINDSIGHT[len(signals.keep) > 1 and signals.target is None],
   ]
+  if signals.target is None:
+    lines.append(
+      "Attacks differ in what they may see: white-box and trained ones were tried on "
+      "the first models only where the table says so."
+    )
   notes = {name: f["note"] for name, f in findings.figures.items() if f["note"]}
   lines += [f"{name}: {note}." for name, note in notes.items()]
   if ensemble is None:

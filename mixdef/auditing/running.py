@@ -62,7 +62,7 @@ def run_attacks(
 
   Args:
     names: of attacks, with arguments or without: "lira_online(score='hinge')".
-    signals: of S models.
+    signals: of S models; if they name a `target`, that model alone is attacked.
     ensemble: the models themselves, for attacks that ask them questions of their own.
     catalogue: that the names are of; default the attacks on classifiers.
     budget: of the costly attacks; default `Budget()`.
@@ -83,7 +83,13 @@ def run_attacks(
   marks: dict[str, Any] = {}
   models = None
   if out is not None:
-    marks = marks_of(signals, options or {}, seed=seed, **dataclasses.asdict(budget))
+    marks = marks_of(
+      signals,
+      options or {},
+      seed=seed,
+      target=signals.target,
+      **dataclasses.asdict(budget),
+    )
     made = getattr(signals, "reconstruction", None)
     if ensemble is None and made is not None:  # else the budget and the seed tell them
       marks["reconstruction"] = digest(made)
@@ -105,10 +111,7 @@ def run_attacks(
       continue
     targets = complete_targets(scores, signals.keep)
     if not len(targets):
-      findings.not_run[name] = (
-        "no model has both a member and a non-member with a score: train more models, "
-        "or ask about more records"
-      )
+      findings.not_run[name] = run.why_unscored()
       continue
     figures = summarize(
       scores[targets], signals.keep[targets], run.records_asked(), seed=seed
@@ -143,7 +146,9 @@ class _Run:
   def __call__(self) -> np.ndarray:
     """Return the scores [S,N]."""
     targets = None
-    if self.costly:
+    if self.signals.target is not None:
+      targets = [self.signals.target]
+    elif self.costly:
       kept = self.signals.keep[:, self.signals.audited]
       targets = first_targets(kept, self.budget.targets)
     if not self.asks:
@@ -173,6 +178,23 @@ class _Run:
     started = time.monotonic()
     scores = self()
     return scores, time.monotonic() - started
+
+  def why_unscored(self) -> str:
+    """Say why no model has both a member and a non-member with a score."""
+    target, asked = self.signals.target, self.records_asked()
+    keep = self.signals.keep[:, asked]
+    subject = "no model has"
+    if target is not None:
+      keep, subject = keep[target : target + 1], f"model {target} does not have"
+    if not np.logical_and(keep.any(1), ~keep.all(1)).any():
+      return (
+        f"{subject} both a member and a non-member among the {asked.sum()} records "
+        "asked about: ask about more records"
+      )
+    return (
+      f"{subject} both a member and a non-member with a score: it needs reference "
+      "models; train more models, or ask about more records"
+    )
 
   def records_asked(self) -> np.ndarray:
     """Return which records are scored, bool [N]."""

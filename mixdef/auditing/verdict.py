@@ -1,140 +1,18 @@
 """The audit in plain words: who is at risk, how sure, what to do."""
 
-import math
-from collections.abc import Mapping
 from typing import Any
 
 from scipy.special import bdtrc
 
 from mixdef.auditing.comparison import sentence
-from mixdef.auditing.figures import clopper_pearson
+from mixdef.auditing.levels import (
+  LEVELS,
+  level_of,
+  pairs_needed,
+  strongest,
+  widened,
+)
 from mixdef.training.ensemble import epsilon_remark
-
-LEVELS = ("high", "moderate", "low", "too_few_records", "none_found")
-"""From the most leakage to the least; without enough records there is no grade."""
-
-_HIGH, _MODERATE = 0.7, 0.55
-
-
-def widened(value: float, trials: float, comparisons: int) -> list[float]:
-  """Return a 95 % interval that is valid for the best of several (Bonferroni).
-
-  Args:
-    value: the rate.
-    trials: how many independent trials it is worth, see `intervals`.
-    comparisons: m >= 1, how many rates it was picked from.
-
-  Returns:
-    Clopper and Pearson's interval [lo, hi] at confidence 1 - .05/m.
-
-  >>> [round(bound, 3) for bound in widened(0.6, 2400, 20)]
-  [0.569, 0.63]
-  """
-  confidence = 1 - 0.05 / comparisons
-  return list(clopper_pearson(value * trials, trials, confidence=confidence))
-
-
-def pairs_needed(comparisons: int) -> int:
-  """Return from how many independent pairs on an audit can be graded at all.
-
-  Perfect separation by the best of m attacks must have an interval above the bound of
-  "high", (.025/m)^(1/pairs) > 0.7. Below, an attack that names everyone would not be
-  told from a weaker one, and one that finds nothing would say nothing.
-
-  >>> pairs_needed(1), pairs_needed(30)
-  (11, 20)
-  """
-  return math.floor(math.log(0.025 / comparisons) / math.log(_HIGH)) + 1
-
-
-def strongest(figures: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
-  """Pick the attack with the largest AUC and widen its interval for the choice.
-
-  Args:
-    figures: {attack: summary}.
-
-  Returns:
-    {"attack", "auc", "auc_ci", "num_attacks", "pairs", "fpr", "tpr", "tpr_ci",
-    "tpr_attack", "note"}; pairs are the attack's independent ones; the TPR is the
-    largest any attack has at the lowest FPR that its pairs resolve, None if there is
-    none. None without attacks.
-  """
-  if not figures:
-    return None
-  count = len(figures)
-  name = max(figures, key=lambda key: figures[key]["auc"])
-  best = figures[name]
-  choice = f"the best of {count}: its interval is widened for that choice"
-  found: dict[str, Any] = {
-    "attack": name,
-    "auc": best["auc"],
-    "auc_ci": widened(best["auc"], best["auc_trials"], count),
-    "num_attacks": count,
-    "pairs": best["pairs"],
-    "fpr": None,
-    "tpr": None,
-    "tpr_ci": None,
-    "tpr_attack": None,
-    "note": choice if count > 1 else "the only one",
-  }
-  fpr = lowest_resolvable(figures)
-  if fpr is not None:
-    rates = {
-      key: row["tpr"][fpr]
-      for key, row in figures.items()
-      if row["tpr"][fpr]["resolvable"]
-    }
-    top = max(rates, key=lambda key: rates[key]["value"])
-    rate = rates[top]
-    found |= {
-      "fpr": float(fpr),
-      "tpr": rate["value"],
-      "tpr_ci": widened(rate["value"], rate["trials"], count),
-      "tpr_attack": top,
-    }
-  return found
-
-
-def lowest_resolvable(figures: Mapping[Any, dict[str, Any]]) -> str | None:
-  """Return the lowest FPR, as text, that some attack's pairs resolve."""
-  known = [
-    str(fpr)
-    for row in figures.values()
-    for fpr, rate in row["tpr"].items()
-    if rate["resolvable"]
-  ]
-  return min(known, key=float) if known else None
-
-
-def level_of(best: dict[str, Any] | None) -> str:
-  """Grade a finding.
-
-  high: the interval of the AUC lies above 0.7, or that of the TPR above ten times its
-  FPR. moderate: above 0.55, or above three times. low: above 0.5, or above the FPR.
-  none_found: neither interval excludes chance. The TPR's interval counts only from a
-  TPR of one percent on. too_few_records: fewer pairs than `pairs_needed`.
-
-  Deviation: these bounds are a convention of this library, for reading at a glance.
-
-  >>> rest = {"pairs": 500, "num_attacks": 30}
-  >>> level_of({"auc_ci": [0.69, 0.8], "tpr_ci": [0.02, 0.04], "fpr": 0.001, **rest})
-  'high'
-  >>> level_of({"auc_ci": [0.49, 0.52], "tpr_ci": None, "fpr": None, **rest})
-  'none_found'
-  """
-  if best is None:
-    return "none_found"
-  if best["pairs"] < pairs_needed(best["num_attacks"]):
-    return "too_few_records"
-  low = best["auc_ci"][0]
-  times = 0.0
-  if best["tpr_ci"] is not None and best["tpr_ci"][0] >= 0.01:
-    times = best["tpr_ci"][0] / best["fpr"]
-  for level, area, factor in (("high", _HIGH, 10), ("moderate", _MODERATE, 3)):
-    if low > area or times > factor:
-      return level
-  return "low" if low > 0.5 or times > 1 else "none_found"
-
 
 _HEADLINES = {
   "high": "Training records can be told from others. Treat membership as public.",
@@ -152,25 +30,39 @@ _UNUSUAL = {
 """Headlines where planted canaries are worse off than the audited records."""
 
 
+_ON_AVERAGE = {
+  "high": "On average the model treats its training records very differently.",
+  "moderate": "On average the model treats its training records differently.",
+  "low": "On average the model treats its training records slightly differently.",
+  "too_few_records": _HEADLINES["too_few_records"],
+  "none_found": "On average the model treats its training records like any others.",
+}
+"""Headlines of one model without references: nobody can be singled out."""
+
+
 def verdict(report: dict[str, Any]) -> dict[str, Any]:
-  """Say what the figures of a report mean for someone who must decide.
+  """Say what the metrics of a report mean for someone who must decide.
 
   Args:
-    report: with attacks, strongest, records, classes, canaries, dp_baseline, setting;
-      of GANs with generator, whose adaptive attacks are graded, too.
+    report: with attacks, strongest, records, classes, canaries, dp_baseline, setting,
+      target; of GANs with generator, whose adaptive attacks are graded, too.
 
   Returns:
     {"level", "headline", "compared", "who", "how_sure", "what_to_do"}; the last four
     are lists of sentences. The level is the worst of the audited records', the adaptive
-    attacks' on them and the canaries'.
+    attacks' on them and the canaries'; of a report on one model it is not the
+    canaries', for they were planted in others.
   """
   best, canaries = report["strongest"], report["canaries"]
   baseline = report["dp_baseline"]
   graded = [min(map(level_of, (best, _adaptive(report))), key=LEVELS.index)]
-  if canaries:
+  if canaries and report["target"]["model"] is None:
     graded.append(level_of(canaries["strongest"]))
   level = min(graded, key=LEVELS.index)
-  headline = _HEADLINES[level] if level == graded[0] else _UNUSUAL[level]
+  if _alone(report):
+    headline = f"{_ON_AVERAGE[level]} Nobody can be singled out without references."
+  else:
+    headline = _HEADLINES[level] if level == graded[0] else _UNUSUAL[level]
   return {
     "level": level,
     "headline": headline,
@@ -181,6 +73,11 @@ def verdict(report: dict[str, Any]) -> dict[str, Any]:
   }
 
 
+def _alone(report: dict[str, Any]) -> bool:
+  """Tell whether no model has a reference."""
+  return report["target"]["num_references"] == 0
+
+
 def _adaptive(report: dict[str, Any]) -> dict[str, Any] | None:
   """Return the strongest adaptive attack on a GAN, None without any."""
   rows = (report.get("generator") or {}).get("adaptive") or []
@@ -188,15 +85,25 @@ def _adaptive(report: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _who(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
-  lines = []
-  if best and best["tpr"] is not None:
+  lines, setting, target = [], report["setting"], report["target"]
+  if _alone(report):
+    if "train_accuracy" in setting:
+      lines.append(
+        f"Only an average gap is measured: accuracy {setting['train_accuracy']:.3f} on "
+        f"members, {setting['test_accuracy']:.3f} on non-members."
+      )
+    lines.append(
+      "Which records are known by heart and which are merely easy cannot be told "
+      "without references."
+    )
+  elif best and best["tpr"] is not None:
     lines.append(
       f"At {_false_alarms(best['fpr'])}, {best['tpr_attack']} names "
       f"{_share(best['tpr'])} of the training records; guessing names "
       f"{_share(best['fpr'])}."
     )
   records = report["records"]
-  if records and not _by_chance(records, report["setting"]):
+  if target["model"] is None and records and not _by_chance(report):
     most, tenth = records["exposed"][0], records["quantiles"]["0.9"]
     share = "every one" if tenth == 1 else f"{_share(tenth)} of them or more"
     others = f", and one record in ten in {share}" if tenth else ""
@@ -215,34 +122,55 @@ def _who(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
   canaries = report["canaries"]
   if canaries and canaries["strongest"]["tpr"] is not None:
     found = canaries["strongest"]
+    where = "" if target["model"] is None else " in other models of the recipe"
     lines.append(
-      f"In the worst case looked at, {canaries['kind']} records planted for the audit, "
-      f"{_share(found['tpr'])} are named at {_false_alarms(found['fpr'])}."
+      f"In the worst case looked at, {canaries['kind']} records planted{where} for the "
+      f"audit, {_share(found['tpr'])} are named at {_false_alarms(found['fpr'])}."
     )
   return lines
 
 
-def _by_chance(records: dict[str, Any], setting: dict[str, Any]) -> bool:
-  """Tell whether false alarms explain the most exposed of all records (Bonferroni)."""
+def _by_chance(report: dict[str, Any]) -> bool:
+  """Tell whether false alarms explain the list of exposed records.
+
+  Over several models the most exposed of all records must be found more often than
+  chance would find any (Bonferroni). In one model no record is told from a false alarm,
+  but more of its members must be found than false alarms explain.
+  """
+  records = report["records"]
+  if not records or not records["exposed"]:
+    return True
+  if report["target"]["model"] is not None:
+    attacks = report["attacks"]
+    rate = attacks[records["attack"]]["tpr"][f"{records['fpr']:g}"]
+    low, _ = widened(rate["value"], rate["trials"], len(attacks))
+    return low <= records["fpr"]
   most = records["exposed"][0]
   as_often = bdtrc(_hits(most) - 1, most["times"], records["fpr"])
-  return bool(setting["num_audited"] * as_often >= 0.05)
+  return bool(report["setting"]["num_audited"] * as_often >= 0.05)
 
 
 def _hits(record: dict[str, Any]) -> int:
   return round(record["rate"] * record["times"])
 
 
+_LEAVE_OUT = "Consider leaving out the most exposed records listed below."
+_PLANT = "Plant canaries before relying on it: averages hide the worst case."
+
+
 def _how_sure(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
-  setting, lines = report["setting"], []
+  setting, target = report["setting"], report["target"]
+  lines = [f"This describes {target['text']}."]
   if best:
     low, high = best["auc_ci"]
     row = report["attacks"][best["attack"]]
+    models = f"{row['num_targets']} models"
+    if row["num_targets"] == 1:
+      models = "model 0" if target["model"] is None else f"model {target['model']}"
     lines.append(
       f"The strongest of {best['num_attacks']} attacks, {best['attack']}, has AUC "
       f"{best['auc']:.3f} [{low:.3f}, {high:.3f}] over {row['num_members']:,} members "
-      f"and {row['num_nonmembers']:,} non-members of {row['num_targets']} models; 0.5 "
-      f"is guessing."
+      f"and {row['num_nonmembers']:,} non-members of {models}; 0.5 is guessing."
     )
   if adaptive := _adaptive(report):
     low, high = adaptive["auc_ci"]
@@ -285,32 +213,47 @@ def _disproves(proved: dict[str, Any], epsilon: float, delta: float | None) -> b
 
 
 def _what_to_do(report: dict[str, Any], level: str) -> list[str]:
+  by_chance, alone = _by_chance(report), _alone(report)
+  canaries = report["canaries"]
   lines = {
     "high": [
       "Do not release this model if being in its training set is a secret.",
       "Train with a defense, or with more of it, and audit again; "
       "dp_sgd is the only one with a guarantee.",
-      "Consider leaving out the most exposed records listed below.",
+      *([] if by_chance else [_LEAVE_OUT]),
     ],
     "moderate": [
       "Decide with the owners of the data whether this much may be learned.",
       "Compare a stronger defense at the accuracy you need, by the same audit.",
     ],
     "low": [
-      "Release is defensible if the exposed records listed below are acceptable.",
-      "Plant canaries before relying on it: averages hide the worst case.",
+      "Release is defensible if so small a difference is acceptable."
+      if by_chance
+      else "Release is defensible if the exposed records listed below are acceptable.",
+      *([] if canaries else [_PLANT]),
     ],
     "too_few_records": [
-      "Audit more records: on so few, the interval of an attack would be wide even if "
-      "it made no mistake.",
+      f"Audit more records, {pairs_needed(report['strongest']['num_attacks'])} members "
+      "and as many non-members at least: on fewer, the interval of an attack would be "
+      "wide even if it made no mistake."
     ],
     "none_found": [
       "Nothing here speaks against release; it is no proof that nothing leaks.",
       "Read the resolution of the table: few pairs cannot show a small leak.",
     ],
   }[level]
-  if level == "low" and report["canaries"]:
-    lines = lines[:1]
+  if alone:
+    lines.append(
+      "Train reference models on random subsets of the records and audit again with "
+      "them: an average hides the few records that are known by heart."
+    )
+  elif canaries and report["target"]["model"] is not None:
+    worst = level_of(canaries["strongest"])
+    if LEVELS.index(worst) < LEVELS.index(level):
+      lines.append(
+        f"Mind unusual records: planted in other models of the recipe they are graded "
+        f"{worst}, while the level above is of this model's own records."
+      )
   if any(row["ci"][0] > 0 for row in _paired(report)):
     lines.append("Prefer the DP-SGD baseline, or a defense that leaks less than it.")
   return lines

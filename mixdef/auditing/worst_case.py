@@ -11,10 +11,10 @@ from mixdef.attacks.query import identity
 from mixdef.attacks.query import signals as ask
 from mixdef.auditing.accuracy import accuracies
 from mixdef.auditing.dp_baseline import MatchedDP
+from mixdef.auditing.levels import strongest
 from mixdef.auditing.one_run import epsilon_one_run, one_run_bound
 from mixdef.auditing.risk import exposure_fpr, record_risk
 from mixdef.auditing.running import run_attacks
-from mixdef.auditing.verdict import strongest
 from mixdef.data import Dataset
 from mixdef.training import Ensemble
 

@@ -7,15 +7,15 @@ import pytest
 import report_case
 from scipy.stats import binom, norm
 
-from mixdef.auditing.verdict import (
+from mixdef.auditing.levels import (
   LEVELS,
   level_of,
   lowest_resolvable,
   pairs_needed,
   strongest,
-  verdict,
   widened,
 )
+from mixdef.auditing.verdict import verdict
 
 
 def found(low, rate=None, fpr=0.01):
@@ -153,6 +153,18 @@ def test_a_rate_that_few_pairs_give_is_not_the_strongest():
   only["white_box"]["tpr"]["0.05"]["resolvable"] = False
   assert lowest_resolvable(only) is None
   assert strongest(only)["tpr"] is strongest(only)["tpr_ci"] is None
+
+
+def test_an_attack_on_few_records_is_passed_over_where_others_have_more():
+  attacks = {
+    "lira_online": figures(1.0, 0.9, True) | {"pairs": 3},
+    "rmia": figures(0.6, 0.05, True),
+  }
+  best = strongest(attacks)
+  assert (best["attack"], best["tpr_attack"], best["num_attacks"]) == ("rmia",) * 2 + (
+    2,
+  )
+  assert strongest({"lira_online": attacks["lira_online"]})["attack"] == "lira_online"
 
 
 @pytest.fixture(scope="module")

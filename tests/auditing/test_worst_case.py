@@ -18,7 +18,7 @@ from mixdef.auditing import (
   record_risk,
 )
 from mixdef.auditing.comparison import without_scores
-from mixdef.auditing.verdict import widened
+from mixdef.auditing.levels import widened
 from mixdef.data import subsets
 from mixdef.data.synthetic import synthetic_clusters
 from mixdef.learner import classifier

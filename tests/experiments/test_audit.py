@@ -225,6 +225,26 @@ def test_outputs_of_models_trained_elsewhere_are_audited(tmp_path):
   assert control["verdict"]["level"] in ("none_found", "low")
 
 
+def test_one_model_of_a_file_is_audited_by_flag_or_by_the_file(tmp_path):
+  names = "loss_threshold, lira_online_fixed"
+  plain = write_outputs(tmp_path / "plain.npz", records=120)
+  named = write_outputs(tmp_path / "named.npz", records=120, target=2)
+  by_flag = AuditSettings(arrays=str(plain), attacks=names, target="2")
+  by_file = AuditSettings(arrays=str(named), attacks=names)
+  reports = []
+  for i, settings in enumerate((by_flag, by_file)):
+    job.execute(settings, tmp_path / f"run{i}", audit.run)
+    reports.append(valid_report(tmp_path / f"run{i}"))
+  for part in ("target", "records", "classes", "verdict"):
+    assert reports[0][part] == reports[1][part]
+  assert reports[0]["target"]["model"] == 2
+  for target, message in (("6", "target=6 is no model; pass 0 to 5"), ("1", "model 2")):
+    settings = dataclasses.replace(by_file, target=target)
+    with pytest.raises(ValueError, match=message):
+      job.execute(settings, tmp_path / "refused", audit.run)
+    assert not (tmp_path / "refused" / "config.json").exists()
+
+
 def test_outputs_alone_cannot_be_asked_questions(tmp_path):
   path = write_outputs(tmp_path / "outputs.npz")
   settings = AuditSettings(arrays=str(path), attacks="gradient_norm")
@@ -243,6 +263,11 @@ def test_outputs_alone_cannot_be_asked_questions(tmp_path):
     ({"canaries": "loud:9"}, "no canaries are called 'loud'; take clean, mislabelled"),
     ({"canaries": "blank"}, "canaries='blank'; write kind:count"),
     ({"views": "shake"}, "--views='shake'; choose from none, mirror, shifts, mixed"),
+    ({"target": "-1"}, "--target='-1' is no model; pass a whole number from 0 on"),
+    ({"target": "0.0"}, "--target='0.0' is no model"),
+    ({"target": "first", "arrays": "a.npz"}, "--target='first' is no model"),
+    ({"target": "16"}, "--target=16 is no model; pass 0 to 15"),
+    ({"target": "8", "quick": True}, "--target=8 is no model; pass 0 to 7"),
     ({"num_shadows": 1}, "--num_shadows=1: an attack needs a target and references"),
   ],
 )

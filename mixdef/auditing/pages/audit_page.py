@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mixdef.auditing.levels import lowest_resolvable
 from mixdef.auditing.pages import charts, rows, svg, words
 from mixdef.auditing.pages.generator_section import generator_section
 from mixdef.auditing.pages.pictures import record_pictures
-from mixdef.auditing.verdict import lowest_resolvable
 from mixdef.data import validate
 from mixdef.training.ensemble import epsilon_remark
 
@@ -199,6 +199,7 @@ def _records(records, x) -> dict[str, Any] | None:
   pictures = None if x is None else record_pictures(x, records["exposed"])
   return {
     "attack": records["attack"],
+    "note": records.get("note") or "",
     "fpr": words.percent(records["fpr"]),
     "quantiles": rows.quantile_rows(records["quantiles"]),
     "exposed": rows.exposed_rows(records["exposed"], pictures),

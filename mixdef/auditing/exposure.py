@@ -1,0 +1,132 @@
+"""Which models a report describes, and which of their records are exposed."""
+
+from typing import Any
+
+import numpy as np
+
+from mixdef.attacks import Catalogue, Signals
+from mixdef.auditing.risk import RecordRisk, class_risk, exposure_fpr, record_risk
+from mixdef.auditing.running import Findings
+
+_LISTED = 24
+
+
+def describe(signals: Signals) -> dict[str, Any]:
+  """Say which model, or how many, a report describes.
+
+  Args:
+    signals: of S models, with or without a target.
+
+  Returns:
+    {"model": index or None, "num_members", "num_nonmembers", "num_references",
+    "text"}; the numbers are of audited records of that model, None for several. Of
+    models among which none is a reference for another, num_references is 0.
+  """
+  models, target = len(signals.keep), signals.target
+  references = (~signals.alike).sum(1) - 1
+  if target is None and models > 1:
+    counts = dict.fromkeys(("model", "num_members", "num_nonmembers", "num_references"))
+    if not references.any():
+      counts["num_references"] = 0
+      text = f"{models} models pooled, of which none is a reference for another"
+      return {**counts, "text": text}
+    text = (
+      f"the recipe, all {models} models pooled, each attacked with the others as "
+      "references: not one model"
+    )
+    return {**counts, "text": text}
+  keep = signals.keep[target or 0, signals.audited]
+  members, others = int(keep.sum()), int((~keep).sum())
+  released = "" if target is None else ", the released one"
+  count = int(references[target or 0])
+  return {
+    "model": target or 0,
+    "num_members": members,
+    "num_nonmembers": others,
+    "num_references": count,
+    "text": f"model {target or 0}{released}, {members:,} members / {others:,} "
+    f"non-members, {count} reference model{'' if count == 1 else 's'}",
+  }
+
+
+def exposure(
+  findings: Findings,
+  signals: Signals,
+  ids: np.ndarray,
+  *,
+  catalogue: Catalogue,
+  seed: int,
+) -> dict[str, Any]:
+  """Measure the risk of records and classes under the best attack on all of them.
+
+  Args:
+    findings: of `run_attacks`.
+    signals: that were attacked. If they name a target, only those of its members that
+      are found are listed; of one model without references none is.
+    ids: names of the records, [N].
+    catalogue: that the attacks are of.
+    seed: of the bootstraps.
+
+  Returns:
+    {"records", "classes"} of a report.
+  """
+  targets = range(len(signals.keep)) if signals.target is None else [signals.target]
+  most = max(row["num_targets"] for row in findings.figures.values())
+  whole = {
+    name: row for name, row in findings.figures.items() if row["num_targets"] == most
+  }
+  # An attack that asks the models is tried on some of the records only.
+  asking = {name for name in whole if catalogue.plain_name(name) in catalogue.on_models}
+  every = {name: row for name, row in whole.items() if name not in asking} or whole
+  name = max(every, key=lambda key: every[key]["auc"])
+  scores, keep = findings.scores[name][targets], signals.keep[targets]
+  classes = []
+  if signals.labels is not None:
+    classes = class_risk(scores, keep, signals.labels, seed=seed)
+  if describe(signals)["num_references"] == 0:
+    return {"records": None, "classes": classes}
+  fpr = exposure_fpr(every[name]["num_nonmembers"])
+  risk = record_risk(scores, keep, fpr=fpr)
+  records = {
+    "attack": name,
+    "fpr": fpr,
+    "note": _note(risk, fpr, signals),
+    "quantiles": risk.quantiles(),
+    "exposed": _exposed(risk, signals, ids),
+  }
+  return {"records": records, "classes": classes}
+
+
+def _note(risk: RecordRisk, fpr: float, signals: Signals) -> str:
+  """Say whose records the list names."""
+  if signals.target is None:
+    return (
+      f"This describes the recipe, all {len(signals.keep)} models pooled: a record may "
+      "be missing from the training set of the one you release."
+    )
+  members, found = int((risk.times > 0).sum()), int(np.nansum(risk.found))
+  return (
+    f"Members of model {signals.target} only: {found} of its {members:,} score above "
+    f"what {100 * fpr:g}% of its non-members reach; chance alone would give about "
+    f"{fpr * members:.3g}."
+  )
+
+
+def _exposed(
+  risk: RecordRisk, signals: Signals, ids: np.ndarray
+) -> list[dict[str, Any]]:
+  labels, ranked = signals.labels, risk.ranked()
+  if signals.target is not None:
+    ranked = ranked[risk.found[ranked] > 0]
+  return [
+    {
+      "rank": rank,
+      "index": int(i),
+      "id": ids[i].item(),
+      "label": None if labels is None else int(labels[i]),
+      "rate": float(risk.found[i]),
+      "score": float(risk.score[i]),
+      "times": int(risk.times[i]),
+    }
+    for rank, i in enumerate(ranked[:_LISTED], 1)
+  ]
