@@ -60,6 +60,7 @@ def test_forced_devices_give_the_models_of_one(tmp_path, expected, devices, stra
     np.testing.assert_allclose(given["phi"], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_two_hosts_give_the_models_of_one(tmp_path, expected):
   out, answer = tmp_path / "run", tmp_path / "answer.npz"
   for process in pair(**TASK, out=out, answer=answer):

@@ -169,6 +169,7 @@ def test_each_worker_has_a_core_of_its_own():
   assert len(set.union(*cores)) == len(cores)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_one_line_and_the_next_call_starts_afresh():
   there = over_models(scatter, "processes", shared=2)
   args = scattered()
