@@ -168,8 +168,7 @@ def _trial(clipped, hooks, spec, state, key, epoch, batch, log_probs):
         together.index == batch.index
       ).all()
     found[f"{part.name} changes a row by the other rows of its batch"] = _agree(
-      together._replace(weight=alone.weight, index=alone.index, reference=None),
-      alone._replace(reference=None),
+      *(together._replace(reference=None), alone._replace(reference=None)),
       batch.weight > 0,
     )
     batch = alone
@@ -221,9 +220,9 @@ def _each(part, hook, values, state, ctx, *rest):
   def alone(value, *rest):
     value, *rest = jax.tree.map(lambda leaf: leaf[None], (value, *rest))
     out = getattr(part, hook)(value, state, ctx, *rest)
-    if out.shape != value.shape:
+    if jnp.shape(out) != value.shape:
       raise ValueError(
-        f"{part.name} returns shape {out.shape} from its {hook} hook, not one value a "
+        f"{part.name} returns shape {jnp.shape(out)} from its {hook} hook, not one value a "
         "row: return what it was given, changed, or give up epsilon with "
         "guarantee=False"
       )

@@ -147,6 +147,9 @@ COUPLING = {
   "weights times ten": part(
     batch=lambda b, s, c: b._replace(weight=10 * b.weight),
   ),
+  "weights that sum to one": part(
+    batch=lambda b, s, c: b._replace(weight=b.weight / b.weight.sum())
+  ),
   "negative weights": part(batch=lambda b, s, c: b._replace(weight=-b.weight)),
   "weights of NaN": part(batch=lambda b, s, c: b._replace(weight=jnp.nan * b.weight)),
   "weights of one for padding": part(
@@ -183,6 +186,7 @@ COUPLING = {
   ),
   "losses by rank": part(loss=lambda l, s, c, lp, b: l * jnp.argsort(jnp.argsort(l))),
   "the sum of the losses": part(loss=lambda l, s, c, lp, b: l.sum()),
+  "a number for a loss": part(loss=lambda l, s, c, lp, b: 0.0),
 }
 
 
