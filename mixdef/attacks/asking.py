@@ -6,6 +6,7 @@ import numpy as np
 
 from mixdef.attacks.designs import detect_design, shadows
 from mixdef.attacks.shadows import check_shadow, choose_shadow
+from mixdef.attacks.signals import check_model
 from mixdef.attacks.views import Views, content_hash
 from mixdef.training import Ensemble, Run
 
@@ -24,8 +25,7 @@ def records_to_ask(ensemble: Ensemble, target: int, records: Any = None) -> np.n
   Raises:
     ValueError: if the target is no model, or a record is none or not audited.
   """
-  if not 0 <= target < len(ensemble):
-    raise ValueError(f"target={target} is no model; pass 0 to {len(ensemble) - 1}")
+  check_model("target", target, len(ensemble))
   audited = ensemble.data.audited
   if records is None:
     return np.flatnonzero(audited)

@@ -222,6 +222,8 @@ def never_varied(keep: np.ndarray) -> np.ndarray:
   np.int64(30)
   """
   same = keep.all(0) | ~keep.any(0)
+  if not same.any():
+    return same
   from scipy.stats import binom
 
   rate = keep[~np.triu(related(keep)).any(0)].mean(1)  # a twin draws nothing

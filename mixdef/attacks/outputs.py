@@ -46,11 +46,17 @@ def read(
   keep = validate.bools(keep, "keep")
   labels = validate.labels(labels, "labels")
   _check_axes(logits, labels, keep, name)
+  classes = logits.shape[-1]
+  outside = labels >= classes
+  fix = "number the classes from 0"
+  per_record.refuse("labels", outside, f"values outside 0..{classes - 1}", fix)
   _refuse_nan(logits, name)
   stacks: dict[str, np.ndarray] = {}
   for model, block in enumerate(logits):
     f = (block if block.ndim == 3 else block[:, None]).astype(np.float64)
     _refuse_scales(f, f"{name}[{model}]")
+    infinite = np.isposinf(f)
+    per_record.refuse(f"{name}[{model}]", infinite, "+inf", "clip them before saving")
     one = per_record.statistics(f, labels[:, None])
     one["log_probs"] = per_record.log_softmax(f[:, 0])
     for key, values in one.items():
@@ -111,7 +117,8 @@ def _refuse_scales(f: np.ndarray, name: str) -> None:
   Logits do not sum to a constant over the classes. Rounding to 16 bits or two digits is
   allowed for. Where all mass is on one class, logarithms of any base look alike.
   """
-  natural = _sum_to_one(np.exp(f - np.maximum(f.max(-1, keepdims=True), 0)))
+  with np.errstate(invalid="ignore"):  # +inf is refused later
+    natural = _sum_to_one(np.exp(f - np.maximum(f.max(-1, keepdims=True), 0)))
   for scales, possible in ((_LINEAR, True), (_LOGARITHMS, ~natural)):
     for scale, (probabilities, fix) in scales.items():
       with np.errstate(over="ignore"):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mixdef.attacks.signals import Signals, Unavailable
+from mixdef.attacks.signals import Signals, Unavailable, check_model
 
 
 def one_shadow(
@@ -38,8 +38,8 @@ def one_shadow(
 
 def check_shadow(models: int, target: int, shadow: int | None) -> None:
   """Raise a ValueError if a named shadow is no model, or the target."""
-  if shadow is not None and not 0 <= shadow < models:
-    raise ValueError(f"shadow={shadow} is no model; pass 0 to {models - 1}")
+  if shadow is not None:
+    check_model("shadow", shadow, models)
   if shadow == target:
     raise ValueError(f"shadow={shadow} is the target; name another model")
 

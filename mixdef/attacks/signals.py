@@ -65,7 +65,7 @@ class Signals:
       raise ValueError(f"phi has shape {phi.shape}; pass [S, N, Q], none 0")
     models, records, _ = phi.shape
     arrays = {"phi": phi, "keep": validate.mask(self.keep, (models, records), "keep")}
-    for name in ("hinge", "correct", "labels", "ids"):
+    for name in _CHECKS:
       if getattr(self, name) is not None:
         arrays[name] = _CHECKS[name](getattr(self, name))
     audited = np.ones(records, bool) if self.audited is None else self.audited
@@ -228,6 +228,11 @@ class Signals:
     array([0.693, 0.313])
     """
     phi = _with_views(phi, "phi")
+    if phi.size > 50 and 0 <= phi.min() < phi.max() <= 1:
+      raise ValueError(
+        "phi holds nothing outside [0, 1], as the confidences p do; pass "
+        "phi = log p - log(1 - p)"
+      )
     others = None
     if population is not None:
       others = _with_views(population, "population")
@@ -374,6 +379,7 @@ def check_model(name: str, model: Any, models: int) -> int:
 
 
 _CHECKS = {
+  "log_probs": lambda values: validate.numbers(values, "log_probs"),
   "hinge": lambda values: validate.numbers(values, "hinge"),
   "correct": lambda values: validate.bools(values, "correct"),
   "labels": lambda values: validate.labels(values, "labels"),

@@ -20,6 +20,7 @@ from mixdef.auditing.kept_scores import (
   write_scores,
 )
 from mixdef.auditing.summary import summarize
+from mixdef.data import validate
 from mixdef.data.seeds import check_seed, generator
 from mixdef.training import Ensemble
 from mixdef.training.signature import digest, same_or_refuse
@@ -36,6 +37,11 @@ class Budget:
 
   targets: int = 4
   records: int = 500
+
+  def __post_init__(self) -> None:
+    """Refuse what is no number of models or records."""
+    validate.integer(self.targets, "budget: targets", least=1)
+    validate.integer(self.records, "budget: records", least=1)
 
 
 @dataclasses.dataclass(frozen=True)

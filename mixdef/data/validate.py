@@ -306,4 +306,9 @@ def rows(index: ArrayLike, num_records: int) -> np.ndarray:
     raise ValueError(
       f"rows[{at}] is {index[at]}; the records are 0 to {num_records - 1}"
     )
+  counts = np.bincount(index, minlength=num_records)
+  if counts.max() > 1:
+    raise ValueError(
+      f"rows hold {counts.argmax()} {counts.max()} times; select a record once"
+    )
   return index

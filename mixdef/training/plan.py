@@ -1,10 +1,10 @@
 """The integers of a training: known before it starts, the same for every model."""
 
-import numbers
 from typing import NamedTuple
 
 import numpy as np
 
+from mixdef.data import validate
 from mixdef.defense import Data, Spec
 
 
@@ -49,14 +49,6 @@ class Plan(NamedTuple):
     )
 
 
-def _check_size(name, value):
-  """Refuse anything but a positive integer."""
-  if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-    raise ValueError(f"{name}={value!r} must be an integer of at least 1")
-  if value < 1:
-    raise ValueError(f"{name}={value} must be at least 1")
-
-
 def make_plan(
   traits, data, rows, *, epochs, batch_size, num_members=None, groups=1
 ) -> Plan:
@@ -78,12 +70,9 @@ def make_plan(
   size_given = num_members is not None
   if not size_given:
     num_members = max(1, round(float(sizes.mean())))
-  for name, value in (
-    ("epochs", epochs),
-    ("batch_size", batch_size),
-    ("num_members", num_members),
-  ):
-    _check_size(name, value)
+  epochs = validate.integer(epochs, "epochs", least=1)
+  batch_size = validate.integer(batch_size, "batch_size", least=1)
+  num_members = validate.integer(num_members, "num_members", least=1)
   steps = -(-num_members // (groups * batch_size))
   poisson = "poisson" in traits
   if poisson and batch_size > num_members:

@@ -186,10 +186,14 @@ def test_pitfall_158_training_stays_float32_under_x64():
 @pytest.mark.parametrize(
   ("wrong", "message"),
   [
-    ({"epochs": 0}, "epochs=0 must be at least 1"),
-    ({"batch_size": 0}, "batch_size=0 must be at least 1"),
-    ({"num_members": -3}, "num_members=-3 must be at least 1"),
-    ({"num_members": 0}, "num_members=0 must be at least 1"),
+    ({"epochs": 0}, "epochs=0; take at least 1"),
+    ({"batch_size": 0}, "batch_size=0; take at least 1"),
+    ({"epochs": 2.0}, r"epochs=2\.0; take an integer of at least 1"),
+    ({"epochs": None}, "epochs=None; take an integer"),
+    ({"batch_size": True}, "batch_size=True; take an integer"),
+    ({"num_members": "9"}, "num_members='9'; take an integer"),
+    ({"num_members": -3}, "num_members=-3; take at least 1"),
+    ({"num_members": 0}, "num_members=0; take at least 1"),
     ({"strategy": "fast"}, "'fast' is none of vmap, scan, loop, processes, auto"),
     ({"memory_gb": 0}, "memory_gb=0 must be positive"),
     ({"ids": [0]}, r"ids have shape \(1,\): give one for each of 2"),
