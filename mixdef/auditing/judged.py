@@ -1,6 +1,7 @@
 """What the membership matrix lets an audit judge, and what is left out."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -80,7 +81,7 @@ def _refuse_two_subsets_of_one_model(signals: Signals) -> None:
       )
 
 
-def _few(chosen: np.ndarray) -> str:
+def _few(chosen: Any) -> str:
   """List the first indices of a bool array."""
   places = [str(place) for place in np.flatnonzero(chosen)]
   more = len(places) - 8

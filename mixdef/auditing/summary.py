@@ -65,7 +65,7 @@ def summarize(
   Raises:
     ValueError: if shapes differ or one class has no score.
 
-  >>> summary = summarize([3., 2., 1., 0.], np.array([True, True, False, False]))
+  >>> summary = summarize([3., 2., 1., 0.], [True, True, False, False])
   >>> summary["auc"], summary["tpr"]["0.05"]["value"]
   (1.0, 1.0)
   >>> summary["tpr"]["0.05"]["resolvable"], summary["num_members"]
