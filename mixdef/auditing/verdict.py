@@ -98,7 +98,7 @@ def _who(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
     )
   elif best and best["tpr"] is not None:
     lines.append(
-      f"At {_false_alarms(best['fpr'])}, {best['tpr_attack']} names "
+      f"At {_false_alarms(best['fpr'])}, the attack {best['tpr_attack']} names "
       f"{_share(best['tpr'])} of the training records; guessing names "
       f"{_share(best['fpr'])}."
     )
@@ -109,7 +109,7 @@ def _who(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
     others = f", and one record in ten in {share}" if tenth else ""
     lines.append(
       f"Records differ: the most exposed one is found in {_hits(most)} of the "
-      f"{most['times']} models trained on it{others} (at "
+      f"{_models(most['times'])} trained on it{others} (at "
       f"{_false_alarms(records['fpr'])})."
     )
   classes = report["classes"]
@@ -164,13 +164,15 @@ def _how_sure(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
   if best:
     low, high = best["auc_ci"]
     row = report["attacks"][best["attack"]]
-    models = f"{row['num_targets']} models"
+    models = _models(row["num_targets"])
     if row["num_targets"] == 1:
       models = "model 0" if target["model"] is None else f"model {target['model']}"
     lines.append(
       f"The strongest of {best['num_attacks']} attacks, {best['attack']}, has AUC "
       f"{best['auc']:.3f} [{low:.3f}, {high:.3f}] over {row['num_members']:,} members "
-      f"and {row['num_nonmembers']:,} non-members of {models}; 0.5 is guessing."
+      f"and {row['num_nonmembers']:,} non-members of {models}. AUC is how often a "
+      f"member scores above a non-member; 0.5 is guessing. The interval is widened for "
+      f"the choice of the best."
     )
   if adaptive := _adaptive(report):
     low, high = adaptive["auc_ci"]
@@ -219,7 +221,7 @@ def _what_to_do(report: dict[str, Any], level: str) -> list[str]:
     "high": [
       "Do not release this model if being in its training set is a secret.",
       "Train with a defense, or with more of it, and audit again; "
-      "dp_sgd is the only one with a guarantee.",
+      "dp_sgd, differentially private training, is the only one with a guarantee.",
       *([] if by_chance else [_LEAVE_OUT]),
     ],
     "moderate": [
@@ -262,6 +264,10 @@ def _what_to_do(report: dict[str, Any], level: str) -> list[str]:
 def _paired(report: dict[str, Any]) -> list[dict[str, Any]]:
   """Return the comparisons with DP-SGD on the same records, none without a baseline."""
   return (report["dp_baseline"] or {}).get("paired") or []
+
+
+def _models(count: int) -> str:
+  return "1 model" if count == 1 else f"{count} models"
 
 
 def _false_alarms(fpr: float) -> str:

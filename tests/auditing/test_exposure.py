@@ -103,7 +103,7 @@ def test_the_metrics_are_those_of_the_released_model_alone(released, pooled):
   assert any("left out" in line for line in released.report["limits"])
   best = released.report["strongest"]
   assert f"AUC {best['auc']:.3f}" in spoken(released.report)
-  assert "non-members of model 0;" in spoken(released.report)
+  assert "non-members of model 0." in spoken(released.report)
 
 
 def test_classes_budget_and_accuracy_are_of_the_released_model(released):

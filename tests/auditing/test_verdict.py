@@ -212,7 +212,10 @@ def test_the_figures_are_quoted_as_they_are(report):
   best = report["strongest"] = found(0.6, 0.031, 0.02)
   row = report["attacks"]["lira_online"]
   _, text = spoken(report)
-  assert "At one false alarm in 50 non-members, lira_online names 4.1 % of" in text
+  assert (
+    "At one false alarm in 50 non-members, the attack lira_online names 4.1 % of"
+    in text
+  )
   assert "guessing names 2.0 %" in text
   assert f"AUC {best['auc']:.3f} [0.600, 0.640]" in text
   assert f"{row['num_members']:,} members" in text
