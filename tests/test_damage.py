@@ -3,6 +3,7 @@
 import copy
 import json
 import pathlib
+import shutil
 
 import compare
 import job
@@ -17,6 +18,7 @@ from mixdef.attacks import read_signals
 from mixdef.auditing import kept_scores, read_report
 from mixdef.auditing.pages import compare_page
 from mixdef.reading import seal
+from mixdef.training import entry as store_entry
 from mixdef.training import signature
 from mixdef.training.store import Store
 
@@ -272,3 +274,48 @@ def test_damaged_recipes_of_natural_references(tmp_path):
   for content in texts(recipe, 60):
     path.write_bytes(content)
     one_line(path, lambda _: settings.natural_run)
+
+
+def remove(path):
+  shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def replace_by_folder(path):
+  remove(path)
+  path.mkdir()
+
+
+@pytest.mark.parametrize("act", [remove, replace_by_folder])
+@pytest.mark.parametrize("name", ["", "config.json", "result.json", "scores.npz"])
+def test_files_that_vanish_while_a_job_runs(tmp_path, monkeypatch, act, name):
+  monkeypatch.setattr(job, "environment", dict)
+  folder = tmp_path / "run"
+
+  def run(settings, folder):
+    del settings
+    np.savez(folder / "scores.npz", scores=np.zeros(2))
+    if calls.pop():
+      (folder / "result.json").touch()
+      act(folder / name)
+    return {"value": 0.5}
+
+  calls = [False, True]
+  one_line(folder, lambda folder: job.execute(JobSettings(), folder, run))
+  calls = [False]
+  found = one_line(folder, lambda folder: job.execute(JobSettings(), folder, run))
+  assert found == {"value": 0.5} or act is replace_by_folder
+
+
+def test_entries_that_vanish_while_they_are_read(tmp_path, monkeypatch, caplog):
+  store = Store(tmp_path)
+  store.save("one", TREE)
+  whole = store_entry.read_notes
+
+  def read_notes(path, form=dict):
+    notes = whole(path, form)
+    shutil.rmtree(path)
+    return notes
+
+  monkeypatch.setattr(store_entry, "read_notes", read_notes)
+  assert store.load_arrays("one") is None
+  assert caplog.messages[0].endswith("arrays.npz is missing; it is made anew")
