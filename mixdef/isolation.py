@@ -222,8 +222,8 @@ def _each(part, hook, values, state, ctx, *rest):
     out = getattr(part, hook)(value, state, ctx, *rest)
     if jnp.shape(out) != value.shape:
       raise ValueError(
-        f"{part.name} returns shape {jnp.shape(out)} from its {hook} hook, not one value a "
-        "row: return what it was given, changed, or give up epsilon with "
+        f"{part.name} returns shape {jnp.shape(out)} from its {hook} hook, not one "
+        "value a row: return what it was given, changed, or give up epsilon with "
         "guarantee=False"
       )
     return out[0]

@@ -183,6 +183,10 @@ def prepare(source, values, data, keep, keys, *, epochs, batch_size, num_members
     num_members=None if learner.rows else num_members,
     groups=learner.groups,
   )
+  if values and "per_example" in learner.traits and not learner.before:
+    # Where values are traced nothing can be tried out; those of the first model can.
+    spec = plan.spec(device, None)
+    jax.eval_shape(lambda key: learner.init(key, spec), keys[0])
   teachers = None
   if learner.before:
     ((stage, teacher),) = learner.before

@@ -99,6 +99,17 @@ def test_a_size_read_off_the_membership_is_marked(drawn):
   )
 
 
+def test_parts_that_couple_rows_are_refused_in_a_sweep_before_work_starts(tmp_path):
+  def learner(scale):
+    centred = Defense("mine", loss=lambda losses, *rest: scale * losses.mean() + losses)
+    network = models.mlp(4, num_classes=2)
+    return classifier(network, optax.sgd(0.1), chain(centred, dp_sgd(delta=1e-3)))
+
+  with pytest.raises(ValueError, match="mine changes the loss of a row by the other"):
+    train(learner, over={"scale": np.ones(2)}, out=tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
 STANDARD = DATA.split(0.2).standardize()
 
 
