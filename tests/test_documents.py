@@ -12,11 +12,18 @@ from mixdef.auditing import CANARIES
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SLOW = pytest.mark.slow  # three trainings of GANs
 EVERY = {**defenses.CATALOGUE, **defenses.RECIPES}
 AUDITED = {"audit_arrays.md": "high", "audit_your_model.md": "high"}
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+  "path",
+  [
+    pytest.param(path, id=path.name, marks=SLOW if path.name == "generative.md" else ())
+    for path in DOCUMENTS
+  ],
+)
 def test_python_blocks_run(path, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(defenses, "CATALOGUE", dict(defenses.CATALOGUE))
