@@ -44,8 +44,8 @@ def judged(signals: Signals) -> tuple[Signals, list[str]]:
     )
   if not able.all():
     remarks.append(
-      f"Models {_few(~able)} were trained on all audited records or on none: they "
-      "serve as references only."
+      f"{_models(~able)} trained on all audited records or on none: of use as a "
+      "reference only."
     )
   _refuse_two_subsets_of_one_model(signals)
   alike = signals.alike
@@ -57,7 +57,7 @@ def judged(signals: Signals) -> tuple[Signals, list[str]]:
     )
   elif alike.any():
     remarks.append(
-      f"Models {_few(alike.any(1))} were trained on the records of another one, on all "
+      f"{_models(alike.any(1))} trained on the records of another one, on all "
       "the others, or nearly so: such models are no references of each other."
     )
   if signals.design == "dependent":
@@ -81,8 +81,9 @@ def _refuse_two_subsets_of_one_model(signals: Signals) -> None:
       )
 
 
-def _few(chosen: Any) -> str:
-  """List the first indices of a bool array."""
+def _models(chosen: Any) -> str:
+  """List the first models of a bool array, with their verb."""
   places = [str(place) for place in np.flatnonzero(chosen)]
   more = len(places) - 8
-  return ", ".join(places[:8]) + (f" and {more} others" if more > 0 else "")
+  listed = ", ".join(places[:8]) + (f" and {more} others" if more > 0 else "")
+  return f"Model {listed} was" if len(places) == 1 else f"Models {listed} were"

@@ -173,8 +173,7 @@ def test_models_of_all_or_no_records_are_references_only():
   keep = np.concatenate([halves(6, 0), np.ones((1, RECORDS), bool)])
   signals, remarks = judged(leaky(keep))
   assert remarks == [
-    "Models 6 were trained on all audited records or on none: they serve as references "
-    "only."
+    "Model 6 was trained on all audited records or on none: of use as a reference only."
   ]
   assert signals.references(0)[6].all()
 
