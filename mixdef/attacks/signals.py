@@ -264,7 +264,7 @@ class Signals:
     return values
 
   @functools.cached_property
-  def alike(self) -> np.ndarray:
+  def related(self) -> np.ndarray:
     """Pairs of models that are no references of each other, bool [S, S].
 
     Their subsets follow from each other (`designs.related`), or they are one model that
@@ -303,14 +303,14 @@ class Signals:
   def _others(self, target: int, choose: Callable[..., np.ndarray]) -> np.ndarray:
     self.check_model("target", target)
     usable = choose(
-      self.keep, target, audited=self.audited, design=self.design, alike=self.alike
+      self.keep, target, audited=self.audited, design=self.design, alike=self.related
     )
     usable[np.triu(self._twice).any(0)] = False  # a copy is no second opinion
     if not usable[:, self.audited].any():
       reason = "the subsets of the other models follow from each other's"
       if len(usable) == 1:
         reason = "there is one model"
-      elif self.alike[target].sum() == len(usable) - 1:
+      elif self.related[target].sum() == len(usable) - 1:
         reason = "the others were trained on its records, or on all but these"
       raise Unavailable(
         f"it needs reference models, on subsets independent of model {target}'s: "

@@ -23,7 +23,7 @@ def describe(signals: Signals) -> dict[str, Any]:
     models among which none is a reference for another, num_references is 0.
   """
   models, target = len(signals.keep), signals.target
-  references = (~signals.alike).sum(1) - 1
+  references = (~signals.related).sum(1) - 1
   if target is None and models > 1:
     counts = dict.fromkeys(("model", "num_members", "num_nonmembers", "num_references"))
     if not references.any():

@@ -48,7 +48,7 @@ def judged(signals: Signals) -> tuple[Signals, list[str]]:
       "reference only."
     )
   _refuse_two_subsets_of_one_model(signals)
-  alike = signals.alike
+  alike = signals.related
   if len(keep) > 1 and (keep[able] == keep[able][0]).all():
     remarks.append(
       "All models were trained on the same records: none is a reference for another, "

@@ -173,6 +173,16 @@ def _with_twin(signals: Signals, target: int) -> tuple[Signals, int]:
   signals.check_model("target", target)
   phi = np.concatenate([signals.phi, signals.phi[[target]]])
   keep = np.concatenate([signals.keep, signals.keep[[target]]])
-  # Independent draws: nothing is evened out, as nothing is in the official code.
-  twin = Signals(phi=phi, keep=keep, audited=signals.audited, design="bernoulli")
+  # Nothing is evened out, as nothing is in the official code.
+  twin = _Everyone(phi=phi, keep=keep, audited=signals.audited, design="bernoulli")
   return twin, len(signals.phi)
+
+
+class _Everyone(Signals):
+  """Signals whose models are references of each other, whatever their subsets."""
+
+  def references(self, target: int) -> np.ndarray:
+    """Return all models but the target, bool [S, N]."""
+    return np.repeat(np.arange(len(self.keep)) != target, self.keep.shape[1]).reshape(
+      self.keep.shape
+    )
