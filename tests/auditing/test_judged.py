@@ -192,3 +192,15 @@ def test_one_model_under_two_subsets_is_refused():
     ValueError, match="models 1 and 3 give the same outputs, but keep"
   ):
     audit(Signals.from_phi(phi, keep), attacks=["loss_threshold"])
+
+
+def test_exposed_records_go_by_their_names(tmp_path):
+  signals = leaky(halves(8, 0))
+  names = np.array([f"patient-{i}" for i in range(RECORDS)])
+  named = Signals.from_phi(3 * signals.phi, signals.keep, ids=names)
+  result = audit(named, attacks=["lira_offline_fixed"])
+  for row in result.report["records"]["exposed"]:
+    assert row["id"] == f"patient-{row['index']}"
+  page = result.save(tmp_path).read_text()
+  assert f">{result.report['records']['exposed'][0]['id']}<" in page
+  np.testing.assert_array_equal(np.load(tmp_path / "scores.npz")["ids"], names)
