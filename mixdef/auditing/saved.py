@@ -32,6 +32,8 @@ def read_report(path: str | pathlib.Path) -> dict[str, Any]:
   if not path.exists():
     raise FileNotFoundError(f"{path} is missing; run experiments/audit.py there first")
   report = read_json(path, what=_WHAT, fix=_FIX)
+  if report.get("schema") != SCHEMA:
+    raise Damaged(f"{path} {_WHAT}; {_FIX}")
   try:
     _check(report)
   except ValueError as error:
@@ -45,9 +47,6 @@ def _check(report: Mapping[str, Any]) -> None:
   Raises:
     ValueError: naming the first place that differs.
   """
-  check_form(report, {"schema": int})
-  if report["schema"] != SCHEMA:
-    raise ValueError(f"schema is {report['schema']}")
   check_form(report, {"setting": dict, "strongest": {"attack": str}, "attacks": dict})
   for name in ("test_accuracy", "test_accuracy_std", "epsilon"):
     check_form(report["setting"].get(name), _MAYBE, f"setting.{name}")
