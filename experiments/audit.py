@@ -8,6 +8,8 @@ result.json. --dp_baseline adds DP-SGD of matched accuracy. Models trained elsew
 --arrays=FILE.npz (docs/audit_arrays.md). Run again with the same --out, it resumes.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import pathlib
@@ -15,33 +17,20 @@ from typing import Any
 
 import job
 from absl import logging
-from settings import JobSettings, Settings
+from etils import epy
+from settings import JobSettings, Settings, ShadowSettings, about
 
-import mixdef
-from mixdef.attacks import VIEWS
-from mixdef.attacks.signals import check_model
-from mixdef.auditing import (
-  Budget,
-  accuracies,
-  attack_canaries,
-  attack_dp_baseline,
-  matched_dp,
-  parse_canaries,
-  plant,
-)
-from mixdef.parse import split_calls
-from mixdef.reading import digest_file
+with epy.lazy_imports():
+  import mixdef
+  from mixdef import auditing, reading
 
 _COMPARED = ("threshold", "reference")  # families that the baseline is attacked with
 
 
 @dataclasses.dataclass(frozen=True)
-class AuditSettings(Settings):
+class AuditSettings(ShadowSettings):
   """What to audit, besides the common settings."""
 
-  num_shadows: int = 16
-  strategy: str = "auto"
-  memory_gb: float = 0.0
   attacks: str = ""
   views: str = "none"
   canaries: str = "mislabelled:200"
@@ -56,18 +45,26 @@ class AuditSettings(Settings):
   def __post_init__(self):
     """Refuse what cannot be used before anything is written."""
     super().__post_init__()
-    self.chosen_attacks()
-    if self.num_shadows < 2:
-      raise ValueError(
-        f"--num_shadows={self.num_shadows}: an attack needs a target and references, "
-        f"2 at least and 16 to say much"
-      )
-    if self.views not in VIEWS:
-      raise ValueError(f"--views={self.views!r}; choose from {', '.join(VIEWS)}")
-    if self.canaries != "none":
-      parse_canaries(self.canaries)
+    attacks = mixdef.attacks
+    called = [attacks.plain_name(name) for name in self.chosen_attacks()]
+    kind, _ = self.planted
+    if self.canary_source:
+      with about("canary_source", self.canary_source):
+        mixdef.data.check_name(self.canary_source)
+      if kind != "ood":
+        raise ValueError(
+          f"--canary_source={self.canary_source} is what ood canaries are made of: "
+          f"write --canaries=ood:200, or drop it"
+        )
+    if self.transfer:
+      with about("transfer", self.transfer):
+        mixdef.data.check_name(self.transfer)
+      if "salem_2" not in called:
+        raise ValueError(
+          f"--transfer={self.transfer} is for salem_2: add it to --attacks, or drop it"
+        )
     if self.released is not None and not self.arrays:
-      check_model("--target", self.released, self.shadows)
+      attacks.signals.check_model("--target", self.released, self.shadows)
 
   @property
   def label(self) -> str:
@@ -78,7 +75,7 @@ class AuditSettings(Settings):
     """Return versions, and digests of the outputs or of all records that are read."""
     if self.arrays:
       found = JobSettings.inputs(self)
-      content = digest_file(self.arrays, fix="write it with numpy.savez")
+      content = reading.digest_file(self.arrays, fix="write it with numpy.savez")
       return {**found, "content of --arrays": content}
     found = super().inputs()
     for flag in ("canary_source", "transfer"):
@@ -88,9 +85,12 @@ class AuditSettings(Settings):
     return found
 
   @property
-  def shadows(self) -> int:
-    """Models to train."""
-    return min(self.num_shadows, 8) if self.quick else self.num_shadows
+  def planted(self) -> tuple[str, int]:
+    """The kind of the canaries and how many; "none" and 0 without."""
+    if self.canaries == "none":
+      return "none", 0
+    with about("canaries", self.canaries):
+      return auditing.parse_canaries(self.canaries)
 
   @property
   def released(self) -> int | None:
@@ -104,16 +104,11 @@ class AuditSettings(Settings):
     return int(self.target)
 
   @property
-  def canary_kind(self) -> str:
-    """What kind of canaries is planted."""
-    return parse_canaries(self.canaries)[0]
-
-  @property
-  def budget(self) -> Budget:
+  def budget(self) -> auditing.Budget:
     """What the costly attacks may take."""
     records = min(self.attack_records, 100) if self.quick else self.attack_records
     targets = min(self.attack_targets, 2) if self.quick else self.attack_targets
-    return Budget(targets=targets, records=records)
+    return auditing.Budget(targets=targets, records=records)
 
   def training(self) -> dict[str, Any]:
     """Return what every training of the audit is called with."""
@@ -128,10 +123,8 @@ class AuditSettings(Settings):
 
   def chosen_attacks(self) -> list[str]:
     """Return the attacks named, or all of the catalogue."""
-    names = split_calls(self.attacks) or list(mixdef.attacks.CATALOGUE)
-    for name in names:
-      mixdef.attacks.resolve(name)
-    return names
+    with about("attacks", self.attacks):
+      return mixdef.attacks.ATTACKS.names(self.attacks)
 
 
 def run(settings: AuditSettings, folder: pathlib.Path) -> dict:
@@ -166,7 +159,10 @@ def _of_shadows(settings, folder):
   if data.test is None:
     data = data.split(0.2, seed=settings.seed)
   data = settings.cut(data, halves=2)
-  asked = {"queries": VIEWS[settings.views](data.test.x), "seed": settings.seed}
+  asked = {
+    "queries": mixdef.attacks.VIEWS[settings.views](data.test.x),
+    "seed": settings.seed,
+  }
   asked["queries"](data.x[:1])  # views that these records have not: refused at once
   planted = _planted(settings, data)
   transferred = _transferred(settings, folder)
@@ -174,8 +170,8 @@ def _of_shadows(settings, folder):
   learner = settings.make_learner(data)
   ensemble, canaries, baseline = train(learner, data, "shadows"), None, None
   if planted is not None:
-    canaries = attack_canaries(
-      train(learner, planted, "canaries"), kind=settings.canary_kind, **asked
+    canaries = auditing.attack_canaries(
+      train(learner, planted, "canaries"), kind=settings.planted[0], **asked
     )
   if settings.dp_baseline or settings.quick:
     baseline = _dp_baseline(settings, folder, ensemble, planted, asked)
@@ -226,22 +222,22 @@ def _public_size(data):
 
 
 def _planted(settings, data):
-  if settings.canaries == "none":
+  kind, count = settings.planted
+  if not count:
     return None
-  kind, count = parse_canaries(settings.canaries)
   source = None
   if settings.canary_source:
     source = dataclasses.replace(settings, dataset=settings.canary_source).load()
   # A small set keeps most of its records for training.
   count = min(count, int(data.audited.sum()) // 4)
-  return plant(data, kind, count, seed=settings.seed, source=source)
+  return auditing.plant(data, kind, count, seed=settings.seed, source=source)
 
 
 def _dp_baseline(settings, folder, ensemble, planted, asked):
   """Find DP-SGD of matched accuracy, train its shadows and attack them alike."""
   data = ensemble.data
-  reached = accuracies(mixdef.signals(ensemble, log_probs=False))
-  matched = matched_dp(
+  reached = auditing.accuracies(mixdef.signals(ensemble, log_probs=False))
+  matched = auditing.matched_dp(
     settings.networks(data)[0],
     data,
     ensemble.keep[:2],
@@ -254,15 +250,15 @@ def _dp_baseline(settings, folder, ensemble, planted, asked):
   models = train(data, "dp_baseline")
   canaries = None
   if planted is not None:
-    canaries = attack_canaries(
-      train(planted, "dp_baseline_canaries"), kind=settings.canary_kind, **asked
+    canaries = auditing.attack_canaries(
+      train(planted, "dp_baseline_canaries"), kind=settings.planted[0], **asked
     )
   attacks = [
     name
     for name in settings.chosen_attacks()
     if mixdef.attacks.family(mixdef.attacks.plain_name(name)) in _COMPARED
   ]
-  return attack_dp_baseline(
+  return auditing.attack_dp_baseline(
     matched, models, attacks, population=data.test, canaries=canaries, **asked
   )
 

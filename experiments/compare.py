@@ -8,19 +8,23 @@ compared by a paired bootstrap over records with the first one named. The accura
 a GAN is that of classifiers trained on its samples.
 """
 
+from __future__ import annotations
+
 import csv
 import dataclasses
 import json
 import pathlib
 
 import job
-import numpy as np
+from etils import epy
 from settings import JobSettings
 
-from mixdef.auditing import paired_bootstrap, read_report, render_comparison
-from mixdef.auditing.pages.compare_page import accuracy_of
-from mixdef.reading import read_npz
-from mixdef.training.signature import digest
+with epy.lazy_imports():
+  import numpy as np
+
+  from mixdef import auditing, reading
+  from mixdef.auditing.pages import compare_page
+  from mixdef.training import signature
 
 _COLUMNS = ("audit", "defense", "accuracy", "accuracy_std", "epsilon", "attack", "auc")
 _COLUMNS += ("auc_low", "auc_high", "fpr", "tpr")
@@ -61,16 +65,18 @@ class CompareSettings(JobSettings):
     """Return versions, and digests of what each audit left."""
     found = super().inputs()
     for name, path in self.folders.items():
-      report, scores = read_report(path), _read_scores(path)
+      report, scores = auditing.read_report(path), _read_scores(path)
       parts = [part for item in sorted(scores.items()) for part in item]
       words = json.dumps(report, sort_keys=True)
-      found[f"content of {name}"] = digest(words, *parts)
+      found[f"content of {name}"] = signature.digest(words, *parts)
     return found
 
 
 def run(settings: CompareSettings, folder: pathlib.Path) -> dict:
   """Compare the audits; returns what result.json holds."""
-  reports = {name: read_report(path) for name, path in settings.folders.items()}
+  reports = {
+    name: auditing.read_report(path) for name, path in settings.folders.items()
+  }
   scores = {name: _read_scores(path) for name, path in settings.folders.items()}
   first, *others = reports
   attack = reports[first]["strongest"]["attack"]
@@ -81,18 +87,18 @@ def run(settings: CompareSettings, folder: pathlib.Path) -> dict:
   ]
   rows = [_row(name, report) for name, report in reports.items()]
   page = folder / "compare.html"
-  page.write_text(render_comparison(reports, differences), encoding="utf-8")
-  with (folder / "compare.csv").open("w", newline="") as file:
+  page.write_text(auditing.render_comparison(reports, differences), encoding="utf-8")
+  with (folder / "compare.csv").open("w", newline="", encoding="utf-8") as file:
     table = csv.DictWriter(file, _COLUMNS)
     table.writeheader()
     table.writerows(rows)
-  (folder / "compare.md").write_text(_markdown(rows))
+  (folder / "compare.md").write_text(_markdown(rows), encoding="utf-8")
   return {"rows": rows, "differences": differences, "report": str(page)}
 
 
 def _read_scores(folder):
   path, fix = folder / "scores.npz", "run experiments/audit.py there again"
-  arrays = read_npz(path, fix=fix)
+  arrays = reading.read_npz(path, fix=fix)
   keep = arrays.get("keep")
   if keep is None or keep.dtype != bool or keep.ndim != 2:
     raise ValueError(f"{path} has no keep, bool [S,N]; {fix}")
@@ -112,7 +118,7 @@ def _comparable(one, other, attack):
 def _difference(scores, first, other, attack, seed):
   """Compare the first audit's strongest attack with the other's same attack."""
   sides = ((scores[name][attack], scores[name]["keep"]) for name in (first, other))
-  found = paired_bootstrap(*sides, seed=seed)["auc"]
+  found = auditing.paired_bootstrap(*sides, seed=seed)["auc"]
   return {
     "first": first,
     "second": other,
@@ -125,7 +131,12 @@ def _difference(scores, first, other, attack, seed):
 def _row(name, report):
   setting, best = report["setting"], report["strongest"]
   values = (
-    *(name, setting.get("defense"), *accuracy_of(report), setting.get("epsilon")),
+    *(
+      name,
+      setting.get("defense"),
+      *compare_page.accuracy_of(report),
+      setting.get("epsilon"),
+    ),
     *(best["attack"], best["auc"], *(best.get("auc_ci") or (None, None))),
     *(best.get("fpr"), best.get("tpr")),
   )

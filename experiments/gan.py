@@ -9,20 +9,23 @@ undefended run, by its own recipe. Writes report.html (one self-contained page),
 report.json, scores.npz, the samples as PNG and result.json; run again, it resumes.
 """
 
+from __future__ import annotations
+
 import pathlib
 from typing import Any
 
 import job
-import numpy as np
 from absl import logging
+from etils import epy
 from gan_settings import GanSettings
 
-import mixdef
-from mixdef.auditing import describe_generators, summarize
-from mixdef.auditing.figures import complete_targets
-from mixdef.generative.attacks import adaptive_grid, gan_signals
-from mixdef.generative.metrics import classifier_features, inception_features
-from mixdef.generative.theory_report import theory_report
+with epy.lazy_imports():
+  import numpy as np
+
+  import mixdef
+  from mixdef import auditing
+  from mixdef.auditing import figures as complete
+  from mixdef.generative import attacks, metrics, theory_report
 
 _MODELS = "models"
 _EXTRACTOR_EPOCHS = 20
@@ -32,7 +35,9 @@ def run(settings: GanSettings, folder: pathlib.Path) -> dict:
   """Train, attack and measure; returns what result.json holds."""
   data, natural = settings.records(), None
   judge = settings.make_classifier(data)
-  inception = inception_features(settings.inception) if settings.inception else None
+  inception = (
+    metrics.inception_features(settings.inception) if settings.inception else None
+  )
   keep = mixdef.subsets(
     settings.shadows, len(data), seed=settings.seed, eligible=data.audited
   )
@@ -43,7 +48,7 @@ def run(settings: GanSettings, folder: pathlib.Path) -> dict:
   if settings.is_defended and not settings.natural:
     natural = _train(settings.undefended, data, keep, folder / "natural")
   models, natural = _sound(models, natural)
-  generated = describe_generators(
+  generated = auditing.describe_generators(
     models,
     inception or _extractor(settings, data, judge),
     classifier=judge,
@@ -120,22 +125,24 @@ def _extractor(settings, data, judge):
     return None
   logging.info("training a classifier whose features compare samples with records")
   run = mixdef.fit(judge, data, epochs=_EXTRACTOR_EPOCHS, seed=settings.seed)
-  return classifier_features(run)
+  return metrics.classifier_features(run)
 
 
 def _adaptive(settings, models, natural) -> list[dict[str, Any]]:
   """Attack with mixed queries, and with references of either kind."""
-  cells = adaptive_grid(models, natural or models, seed=settings.seed)
+  cells = attacks.adaptive_grid(models, natural or models, seed=settings.seed)
   rows = []
   for name, cell in cells.items():
     query, references = name.split("/")
     if natural is None and references != "natural":
       continue  # the same once more
-    targets = complete_targets(cell.scores, cell.members)
+    targets = complete.complete_targets(cell.scores, cell.members)
     if not len(targets):
       continue  # too few models: every one has members alone, or none, with a score
     row = {"query": query, "references": references, "num_targets": len(targets)}
-    figures = summarize(cell.scores[targets], cell.members[targets], seed=settings.seed)
+    figures = auditing.summarize(
+      cell.scores[targets], cell.members[targets], seed=settings.seed
+    )
     rows.append(row | figures | {"coverage": cell.coverage})
   return rows
 
@@ -145,8 +152,10 @@ def _theory(models, natural):
   if natural is None or len(models) < 3:
     return None  # no record has an undefended reference with it and one without
   audited = models.data.audited
-  losses = [-gan_signals(side).phi[:, audited, 0] for side in (natural, models)]
-  return theory_report(losses[0], models.keep[:, audited], losses[1], fixed=True)
+  losses = [-attacks.gan_signals(side).phi[:, audited, 0] for side in (natural, models)]
+  return theory_report.theory_report(
+    losses[0], models.keep[:, audited], losses[1], fixed=True
+  )
 
 
 def _figure(value: float | None) -> str:

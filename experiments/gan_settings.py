@@ -1,29 +1,37 @@
 """What `gan.py` trains: its flags, and the learners that they name."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import inspect
 import json
 import math
 import pathlib
-from typing import Any
+import types
+from typing import Any, ClassVar
 
-import optax
-from settings import Settings
+from etils import epy
+from settings import ShadowSettings, about
 
-import mixdef
-from mixdef.auditing import Budget
-from mixdef.generative import (
-  dense_networks,
-  image_networks,
-  learners,
-  table_networks,
-)
-from mixdef.generative.attacks import ATTACKS
-from mixdef.parse import parse_call, split_calls
-from mixdef.reading import check_form, digest_file, read_json
+with epy.lazy_imports():
+  import optax
+  import texts
+
+  import mixdef
+  from mixdef import auditing, generative, reading
+  from mixdef.generative import attacks as gan_attacks
+  from mixdef.generative import learners
 
 _UNDEFENDED = ("wgan_gp", "mlp_wgan_gp", "medgan")
+_FOR_TABLES = ("medgan", "mlp_wgan_gp")
+# What texts are tried on before the data are read.
+_SOME_PICTURES: Any = types.SimpleNamespace(
+  x=types.SimpleNamespace(shape=(2, 32, 32, 3), ndim=4), num_classes=2, name="pictures"
+)
+_SOME_TABLE: Any = types.SimpleNamespace(
+  x=types.SimpleNamespace(shape=(2, 32), ndim=2), num_classes=2, name="a table"
+)
 _FEW_PIXELS = 256  # pictures of at most so many take dense networks
 _QUICK_RECORDS = 1500
 _QUICK_EPOCHS = 300
@@ -59,7 +67,7 @@ GAN_PROTOCOLS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class GanSettings(Settings):
+class GanSettings(ShadowSettings):
   """Generative models and how to look at them, besides the common settings."""
 
   model: str = "auto"
@@ -68,9 +76,6 @@ class GanSettings(Settings):
   learning_rate: float = 4e-4
   epochs: int = 600
   batch_size: int = 64
-  num_shadows: int = 16
-  strategy: str = "auto"
-  memory_gb: float = 0.0
   natural: str = ""
   attacks: str = ""
   attack_targets: int = 4
@@ -80,15 +85,17 @@ class GanSettings(Settings):
   inception: str = ""
 
   protocols = GAN_PROTOCOLS
+  flag_texts: ClassVar[dict[str, str]] = {
+    "model": "dense_networks, image_networks or table_networks, as "
+    "'image_networks(width=32)', or auto: those that fit the records",
+    "learner": "one of datalens, gs_wgan, medgan, mixup_gan, mlp_wgan_gp, par_gan, "
+    "priv_gan, wgan_gp, as 'par_gan(critics=5)'",
+    "attacks": "joined by commas, as 'logan, monte_carlo(kernel='log')'. Default: all",
+  }
 
   def __post_init__(self):
     """Refuse what cannot be used before anything is written."""
     super().__post_init__()
-    if self.num_shadows < 2:
-      raise ValueError(
-        f"--num_shadows={self.num_shadows}: an attack needs a target and references, "
-        f"2 at least and 16 to say much"
-      )
     if self.standardize:
       raise ValueError("--standardize: generators make values in [0,1]; drop it")
     if self.samples < 100:
@@ -99,12 +106,19 @@ class GanSettings(Settings):
         "drop it"
       )
     self.chosen_attacks()
+    self.make_classifier(_SOME_PICTURES)
+
+  def check_learner(self) -> None:
+    """Refuse texts of which no learner can be made, for pictures or for tables."""
+    table = _called("model", self.model) == "table_networks"
+    table = table or _called("learner", self.learner) in _FOR_TABLES
+    self.make_learner(_SOME_TABLE if table else _SOME_PICTURES)
 
   @property
   def defended_by(self) -> str:
     """The learner, unless it is the plain one, and the defense."""
-    defense = str(mixdef.parse(self.defense))
-    if self.learner.partition("(")[0] in _UNDEFENDED:
+    defense = str(self.chain)
+    if texts.called(self.learner) in _UNDEFENDED:
       return defense
     return self.learner + ("" if defense == "none" else f"|{defense}")
 
@@ -113,21 +127,21 @@ class GanSettings(Settings):
     found = super().inputs()
     if self.inception:
       how = "inception_features says how to make it"
-      found["content of --inception"] = digest_file(self.inception, fix=how)
+      found["content of --inception"] = reading.digest_file(self.inception, fix=how)
     if self.natural:
       recipe = {name: getattr(self.natural_run, name) for name in _RECIPE}
       found["content of --natural"] = json.dumps(recipe)
     return found
 
   @property
-  def undefended(self) -> "GanSettings":
+  def undefended(self) -> GanSettings:
     """The same without a defense: what natural references are trained by."""
-    name = self.learner.partition("(")[0]
+    name = texts.called(self.learner)
     learner = self.learner if name in _UNDEFENDED else "wgan_gp"
     return dataclasses.replace(self, learner=learner, defense="none", natural="")
 
   @property
-  def natural_run(self) -> "GanSettings":
+  def natural_run(self) -> GanSettings:
     """The undefended run named by `natural`: these settings by that run's recipe."""
     path = pathlib.Path(self.natural) / "config.json"
     if not path.exists():
@@ -135,11 +149,11 @@ class GanSettings(Settings):
         f"--natural={self.natural}: {path} is missing; name the run folder of an "
         "undefended gan.py"
       )
-    earlier = read_json(path, fix="run gan.py there again")
+    earlier = reading.read_json(path, fix="run gan.py there again")
     recipe = {name: earlier[name] for name in _RECIPE if name in earlier}
     try:
       for name, value in recipe.items():
-        check_form(value, type(getattr(self, name)), name)
+        reading.check_form(value, type(getattr(self, name)), name)
       natural = dataclasses.replace(self.undefended, **recipe)
     except ValueError as error:
       raise ValueError(f"--natural={self.natural}: {path}: {error}") from None
@@ -156,28 +170,21 @@ class GanSettings(Settings):
     return self.undefended.defended_by != self.defended_by
 
   @property
-  def shadows(self) -> int:
-    """Models to train."""
-    return min(self.num_shadows, 8) if self.quick else self.num_shadows
-
-  @property
   def passes(self) -> int:
     """Epochs to train."""
     return min(self.epochs, _QUICK_EPOCHS) if self.quick else self.epochs
 
   @property
-  def budget(self) -> Budget:
+  def budget(self) -> auditing.Budget:
     """What the costly attacks may take."""
     records = min(self.attack_records, 100) if self.quick else self.attack_records
     targets = min(self.attack_targets, 1) if self.quick else self.attack_targets
-    return Budget(targets=targets, records=records)
+    return auditing.Budget(targets=targets, records=records)
 
   def chosen_attacks(self) -> list[str]:
     """Return the attacks named, or all of the catalogue."""
-    names = split_calls(self.attacks) or list(ATTACKS.attacks)
-    for name in names:
-      ATTACKS.resolve(name)
-    return names
+    with about("attacks", self.attacks):
+      return gan_attacks.ATTACKS.names(self.attacks)
 
   def records(self) -> mixdef.Dataset:
     """Return the records to train on, with held-out ones."""
@@ -195,22 +202,25 @@ class GanSettings(Settings):
     self, data: mixdef.Dataset, defense: mixdef.Defense | None = None
   ) -> mixdef.Learner:
     """Return the learner of the networks, optimizer and defense named, or given."""
-    defense = mixdef.parse(self.defense) if defense is None else defense
-    options: dict[str, Any] = {"optimizer": self.make_optimizer()}
-    name = self.learner.partition("(")[0]
+    defense = self.chain if defense is None else defense
+    fixed: dict[str, Any] = {"optimizer": self.make_optimizer()}
+    name = _called("learner", self.learner)
     made = learners.CATALOGUE.get(name)
     if made and "defense" in inspect.signature(made).parameters:
-      options["defense"] = defense
+      fixed["defense"] = defense
     elif made and defense.parts:
       raise ValueError(f"--learner={self.learner} takes no defense: drop {defense}")
-    return parse_call(self.learner, self._makers(data, defense), "learner", **options)
+    with about("learner", self.learner):
+      makers = self._makers(data, defense)
+      return texts.parse_call(self.learner, makers, "learner", fixed=fixed)
 
   def make_classifier(self, data: mixdef.Dataset) -> mixdef.Learner:
     """Return the undefended classifier that samples are judged by."""
-    network = parse_call(
-      self.classifier, mixdef.models.CATALOGUE, "model", num_classes=data.num_classes
-    )
-    return mixdef.classifier(network, optax.adam(1e-3))
+    with about("classifier", self.classifier):
+      first, *others = texts.networks(self.classifier, num_classes=data.num_classes)
+      if others:
+        raise ValueError("name one network")
+    return mixdef.classifier(first, optax.adam(1e-3))
 
   def _makers(self, data, defense):
     """Return the catalogue's factories with networks, or with a table's sizes."""
@@ -235,18 +245,24 @@ class GanSettings(Settings):
     """Return the generator and critic named, or those that fit the records."""
     shape = data.x.shape[1:]
     makers = {
-      "dense_networks": functools.partial(dense_networks, shape),
-      "image_networks": functools.partial(image_networks, shape),
-      "table_networks": functools.partial(table_networks, shape[0]),
+      "dense_networks": functools.partial(generative.dense_networks, shape),
+      "image_networks": functools.partial(generative.image_networks, shape),
+      "table_networks": functools.partial(generative.table_networks, shape[0]),
     }
-    text, options = self.model, dict[str, Any](num_classes=data.num_classes)
+    text, options = self.model, dict[str, Any]()
     if text == "auto":
       pictures = "dense" if math.prod(shape[:2]) <= _FEW_PIXELS else "image"
       text = "table_networks" if data.x.ndim == 2 else f"{pictures}_networks"
-    name = text.partition("(")[0]
-    if name == "image_networks":
+    if _called("model", text) == "image_networks":
       if self.quick:
         options["width"] = 16
       if defense is not None and "per_example" in defense.traits:
         options["norm"] = "group"  # batch statistics have no place under clipping
-    return parse_call(text, makers, "model", **options)
+    with about("model", text):
+      fixed = {"num_classes": data.num_classes}
+      return texts.parse_call(text, makers, "model", fixed=fixed, **options)
+
+
+def _called(flag: str, text: str) -> str:
+  with about(flag, text):
+    return texts.called(text)

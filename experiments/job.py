@@ -1,24 +1,28 @@
 """What every job does around its work: the run folder, errors, the final figures."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import datetime
+import io
 import logging as std_logging
+import os
 import pathlib
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from importlib import metadata
 
-import jax
-from absl import app, flags, logging
-from settings import PLACES, AnyJob, JobSettings, define_flags, from_flags
+import command_line
+from absl import flags, logging
+from etils import epy
+from settings import PLACES, AnyJob, JobSettings
 
-from mixdef.clutter import is_clutter
-from mixdef.files import write_json
-from mixdef.reading import digest_file, read_json
-from mixdef.training.hosts import Stopped, first_then_all, together
-from mixdef.training.signature import same_or_refuse
+with epy.lazy_imports():
+  import jax
+
+  from mixdef import caches, clutter, files, reading
+  from mixdef.training import hosts, signature
 
 _RESULT = "result.json"
 _FINISHED = "finished"  # names and digests in config.json
@@ -40,29 +44,49 @@ def main(
     run: `(settings, folder) -> result`, which becomes result.json.
     show: prints the result.
   """
-
-  def start(argv):
-    if len(argv) > 1:
-      raise app.UsageError(f"{argv[1]!r} is no flag: write --name=value")
+  _write_anything()
+  with _closed_pipe_is_no_error():
+    settings = command_line.read(name, kind, sys.argv)
     _log_plainly()
     cache_programs()
     try:
-      settings = from_flags(kind)
       settings.connect()
       inputs = settings.inputs()
       result = execute(settings, settings.folder(name, inputs), run, inputs)
       if jax.process_index() == 0:
         show(result)
-    except (ValueError, OSError, Stopped) as error:
+    except BrokenPipeError:
+      raise
+    except (ValueError, OSError, MemoryError, hosts.Stopped) as error:
       logging.debug("raised at", exc_info=True)
-      print(f"{name}: {error}", file=sys.stderr)
-      sys.exit(2)
+      command_line.refuse(name, str(error) or "out of memory")
+    except jax.errors.JaxRuntimeError as error:
+      if "RESOURCE_EXHAUSTED" not in str(error):
+        raise
+      logging.debug("raised at", exc_info=True)
+      command_line.refuse(name, f"out of memory, {str(error).splitlines()[0]}")
     except KeyboardInterrupt:
       print(f"{name}: stopped; the same command resumes", file=sys.stderr)
       sys.exit(130)
 
-  define_flags(kind)
-  app.run(start)
+
+def _write_anything() -> None:
+  """Escape what the terminal's encoding lacks, instead of ending there."""
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def _closed_pipe_is_no_error():
+  """End quietly where the reader of standard output left, as `head` does."""
+  try:
+    yield
+    if sys.stdout is not None:
+      sys.stdout.flush()
+  except BrokenPipeError:
+    # What is still buffered goes nowhere, instead of failing again at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def execute(
@@ -84,35 +108,44 @@ def execute(
     inputs: of the result, as `settings.inputs()` returns them.
 
   Raises:
-    ValueError: if the folder holds a run of other settings or inputs.
+    ValueError: if the folder holds a run of other settings or inputs, or has a name
+      that this locale cannot read.
   """
   folder = pathlib.Path(folder)
+  try:
+    str(folder.absolute()).encode()
+  except UnicodeEncodeError:
+    raise ValueError(
+      f"{str(folder.absolute())!r} is not readable in this locale: set PYTHONUTF8=1"
+    ) from None
   config = dataclasses.asdict(settings)
   apart = (*PLACES, *settings.grows)
   places = {name: config.pop(name) for name in apart if name in config}
   config |= settings.inputs() if inputs is None else inputs
   path = folder / "config.json"
   noted = {"environment": {**places, **environment()}, _FINISHED: {}}
-  fresh = first_then_all(
-    lambda: same_or_refuse(path, config, fix="Choose another --out.", noted=noted)
+  fresh = hosts.first_then_all(
+    lambda: signature.same_or_refuse(
+      path, config, fix="Choose another --out.", noted=noted
+    )
   )
   earlier = None if fresh else _earlier(folder)
   if earlier is not None and settings.finished(earlier):
     logging.info("finished before; delete %s to compute it again", folder / _RESULT)
     return earlier
   try:
-    with together("reported"):
+    with hosts.together("reported"):
       result = run(settings, folder)
   except Exception:
-    made = {path.name for path in folder.iterdir() if not is_clutter(path)}
+    made = {path.name for path in folder.iterdir() if not clutter.is_clutter(path)}
     if fresh and made <= {path.name, "lock"}:
       path.unlink()  # nothing was made: a corrected command may take the folder
     raise
   if jax.process_index() == 0:  # the others helped
-    write_json(folder / _RESULT, result)
-    same_or_refuse(path, config, fix="Choose another --out.", noted=noted)
-    whole = read_json(path, fix="run the command again")
-    write_json(path, {**whole, _FINISHED: _digests(folder)})
+    files.write_json(folder / _RESULT, result)
+    signature.same_or_refuse(path, config, fix="Choose another --out.", noted=noted)
+    whole = reading.read_json(path, fix="run the command again")
+    files.write_json(path, {**whole, _FINISHED: _digests(folder)})
     logging.info("wrote %s", folder / _RESULT)
   return result
 
@@ -120,7 +153,7 @@ def execute(
 def _earlier(folder: pathlib.Path) -> dict | None:
   """Read the result of a finished run whose files are all whole; else None."""
   again = "it is computed again"
-  finished = read_json(folder / "config.json", fix=again).get(_FINISHED)
+  finished = reading.read_json(folder / "config.json", fix=again).get(_FINISHED)
   if not isinstance(finished, dict) or _RESULT not in finished:
     return None
   now = _digests(folder)
@@ -129,16 +162,18 @@ def _earlier(folder: pathlib.Path) -> dict | None:
       changed = "is missing" if name not in now else "was changed after it was written"
       logging.warning("%s %s; %s", folder / name, changed, again)
       return None
-  return read_json(folder / _RESULT, fix=again)
+  return reading.read_json(folder / _RESULT, fix=again)
 
 
 def _digests(folder: pathlib.Path) -> dict[str, str]:
   """What a job left for people and other jobs: digests of what jobs read, and names."""
   paths = (path for path in folder.iterdir() if path.suffix in _LEFT)
   return {
-    path.name: digest_file(path, fix="") if path.suffix in (".json", ".npz") else ""
+    path.name: reading.digest_file(path, fix="")
+    if path.suffix in (".json", ".npz")
+    else ""
     for path in sorted(paths)
-    if path.name not in _WORKING and path.is_file() and not is_clutter(path)
+    if path.name not in _WORKING and path.is_file() and not clutter.is_clutter(path)
   }
 
 
@@ -151,7 +186,7 @@ def environment() -> dict:
     command = ["git", "-C", str(here), "describe", "--always", "--dirty"]
     commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
   return {
-    "versions": {name: metadata.version(name) for name in packages},
+    "versions": {name: command_line.version(name) for name in packages},
     "python": sys.version.split()[0],
     "devices": [str(device) for device in jax.devices()],
     "commit": commit,
@@ -185,7 +220,14 @@ def _worth_showing(record) -> bool:
 
 
 def cache_programs() -> None:
-  """Keep compiled programs between runs: a second start takes seconds less."""
-  cache = pathlib.Path.home() / ".cache" / "mixdef" / "programs"
-  jax.config.update("jax_compilation_cache_dir", str(cache))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+  """Keep compiled programs between runs: a second start takes seconds less.
+
+  The folder of JAX_COMPILATION_CACHE_DIR stays.
+  """
+  if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    return
+  folder = caches.folder("programs")
+  if folder is not None:
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+      jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

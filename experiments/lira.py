@@ -10,31 +10,33 @@ with more shadows it trains those that are missing. On several hosts that share 
   python experiments/lira.py --out=/shared/run --coordinator=auto ...
 """
 
+from __future__ import annotations
+
 import collections
 import dataclasses
 import pathlib
 from typing import Any
 
-import jax
 import job
-import numpy as np
-from settings import Settings
+from etils import epy
+from settings import ShadowSettings
 
-import mixdef
-from mixdef.auditing import accuracies, roc_plot, run_attacks
-from mixdef.training import hosts
+with epy.lazy_imports():
+  import jax
+  import numpy as np
+
+  import mixdef
+  from mixdef import auditing
+  from mixdef.training import hosts
 
 _FAMILIES = ("threshold", "reference")
 _DRAWN = 8  # the strongest attacks are drawn
 
 
 @dataclasses.dataclass(frozen=True)
-class LiraSettings(Settings):
+class LiraSettings(ShadowSettings):
   """What shadows to train, besides the common settings."""
 
-  num_shadows: int = 16
-  strategy: str = "auto"
-  memory_gb: float = 0.0
   mirror: bool = False
   keep_params: bool = True
   coordinator: str = ""
@@ -42,11 +44,6 @@ class LiraSettings(Settings):
   process_id: int = 0
 
   grows = ("num_shadows",)
-
-  @property
-  def shadows(self) -> int:
-    """Models to train."""
-    return min(self.num_shadows, 8) if self.quick else self.num_shadows
 
   def finished(self, result: dict) -> bool:
     """Say whether a result is of as many shadows, which are kept if they should be."""
@@ -61,11 +58,6 @@ class LiraSettings(Settings):
 
 def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   """Train the shadows and attack them; returns what result.json holds."""
-  if settings.num_shadows < 2:
-    raise ValueError(
-      f"--num_shadows={settings.num_shadows}: an attack needs a target and references, "
-      f"2 at least and 16 to say much"
-    )
   data = settings.cut(settings.load(), halves=2)
   keep = mixdef.subsets(
     settings.shadows, len(data), seed=settings.seed, eligible=data.audited
@@ -92,7 +84,7 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   signals = answered.signals
   families = mixdef.attacks.FAMILIES
   chosen = [attack.__name__ for kind in _FAMILIES for attack in families[kind]]
-  found = run_attacks(chosen, signals)
+  found = auditing.run_attacks(chosen, signals)
   arrays: dict[str, Any] = {
     "ids": data.ids,
     "labels": data.y,
@@ -101,12 +93,12 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   }
   np.savez_compressed(folder / "scores.npz", **arrays)
   ranked = sorted(found.figures, key=lambda name: -found.figures[name]["auc"])
-  roc_plot(
+  auditing.roc_plot(
     {name: (found.scores[name], signals.keep) for name in ranked[:_DRAWN]},
     folder / "roc.png",
   )
   return {
-    **accuracies(signals),
+    **auditing.accuracies(signals),
     **answered.guarantee,
     "defense": settings.defended_by,
     "dataset": data.name,

@@ -1,28 +1,31 @@
-"""Flags that every job takes, and what they describe: data, model, defense."""
+"""What every job is told: where it runs, its data, model and defense.
 
+Nothing heavy is imported until a setting is used, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
-import math
 import pathlib
 import re
-import sys
-from collections.abc import Callable, Mapping
-from importlib import metadata
+import types
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
-import optax
-from absl import flags
+import command_line
+from etils import epy
 
-import mixdef
-from mixdef.data.seeds import check_seed
-from mixdef.parse import parse_call, split_calls
-from mixdef.training.signature import digest_data
+with epy.lazy_imports():
+  import optax
+  import texts
+
+  import mixdef
+  from mixdef.training import signature
 
 AnyJob = TypeVar("AnyJob", bound="JobSettings")
-
-OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "sgd": optax.sgd}
 
 # These change where things lie and how fast, not what is computed.
 PLACES = (
@@ -61,8 +64,9 @@ class JobSettings:
   grows: ClassVar[tuple[str, ...]] = ()
 
   def __post_init__(self):
-    """Refuse what cannot be used before anything is written."""
-    check_seed(self.seed, "--seed")
+    """Refuse what cannot be used before data are read or anything is written."""
+    for field in dataclasses.fields(self):
+      command_line.check(field.name, getattr(self, field.name), type(field.default))
 
   def finished(self, result: dict) -> bool:
     """Say whether a result in the folder is what these settings ask for, too."""
@@ -79,7 +83,7 @@ class JobSettings:
 
   def inputs(self) -> dict[str, str]:
     """Return what else the result is made from: versions, and digests of content."""
-    return {"mixdef": metadata.version("mixdef")}
+    return {"mixdef": command_line.version("mixdef")}
 
   def folder(self, job: str, inputs: Mapping[str, str] | None = None) -> pathlib.Path:
     """Return the run folder: `out`, else a name in runs/ that these settings decide.
@@ -96,6 +100,20 @@ class JobSettings:
     mark = hashlib.sha256(words.encode()).hexdigest()[:8]
     slug = re.sub(r"[^a-z0-9_.]+", "-", self.label.lower())[:60].strip("-")
     return pathlib.Path("runs") / f"{job}-{slug}-{mark}"
+
+
+@contextlib.contextmanager
+def about(flag: str, value: str) -> Iterator[None]:
+  """Name the flag in a message about its text."""
+  try:
+    yield
+  except ValueError as error:
+    told = str(error).startswith("--")
+    raise ValueError(f"{'' if told else f'--{flag}={value}: '}{error}") from None
+
+
+# What texts are tried on before the data are read.
+_SOME_DATA: Any = types.SimpleNamespace(num_classes=2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,17 +140,25 @@ class Settings(JobSettings):
   def __post_init__(self):
     """Refuse what cannot be used before anything is written."""
     super().__post_init__()
-    self._refuse_private_moments(mixdef.parse(self.defense))
-    if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-      raise ValueError(f"--learning_rate={self.learning_rate} must be positive")
-    for name in ("train_size", "microbatch", "reference"):
-      if getattr(self, name) < 0:
-        raise ValueError(f"--{name}={getattr(self, name)} must be 0 or more")
+    with about("dataset", self.dataset):
+      mixdef.data.check_name(self.dataset)
+    self._refuse_private_moments(self.chain)
     if self.microbatch and self.learner != "classifier":
       raise ValueError(
         f"--learner={self.learner} takes whole batches: drop "
         f"--microbatch={self.microbatch}"
       )
+    self.check_learner()
+
+  def check_learner(self) -> None:
+    """Refuse texts of which no learner can be made."""
+    self.make_learner(_SOME_DATA)
+
+  @property
+  def chain(self) -> mixdef.Defense:
+    """The defense."""
+    with about("defense", self.defense):
+      return mixdef.parse(self.defense)
 
   def _refuse_private_moments(self, defense):
     private = "per_example" in defense.traits and "no_guarantee" not in defense.traits
@@ -152,7 +178,7 @@ class Settings(JobSettings):
     """The defense in its canonical form, or the learner that is one by structure."""
     if self.learner != "classifier":
       return self.learner
-    return str(mixdef.parse(self.defense))
+    return str(self.chain)
 
   def load(self) -> mixdef.Dataset:
     """Return the data set named; where `inputs` has just read it, that one."""
@@ -167,8 +193,8 @@ class Settings(JobSettings):
     data = _READ[self.dataset, self.data_dir] = self._read()
     return {
       **super().inputs(),
-      "jax": metadata.version("jax"),
-      "content of --dataset": digest_data(data),
+      "jax": command_line.version("jax"),
+      "content of --dataset": signature.digest_data(data),
     }
 
   def cut(self, data: mixdef.Dataset, *, halves: int) -> mixdef.Dataset:
@@ -198,41 +224,34 @@ class Settings(JobSettings):
 
   def networks(self, data: mixdef.Dataset) -> list[Any]:
     """Return the linen modules named; some learners take several."""
-    catalogue, classes = mixdef.models.CATALOGUE, data.num_classes
-    texts = split_calls(self.model) or [self.model]
-    return [parse_call(text, catalogue, "model", num_classes=classes) for text in texts]
+    with about("model", self.model):
+      return texts.networks(self.model, num_classes=data.num_classes)
 
   def make_optimizer(self) -> optax.GradientTransformation:
     """Return the optimizer named, at the learning rate given."""
-    if "learning_rate" in self.optimizer:
-      raise ValueError(
-        f"--optimizer={self.optimizer}: give the rate by --learning_rate"
-      )
-    return parse_call(
-      self.optimizer, OPTIMIZERS, "optimizer", learning_rate=self.learning_rate
-    )
+    with about("optimizer", self.optimizer):
+      return texts.optimizer(self.optimizer, self.learning_rate)
 
   def make_learner(
     self, data: mixdef.Dataset, defense: mixdef.Defense | None = None
   ) -> mixdef.Learner:
     """Return the learner of the models, optimizer and defense named, or given."""
     optimizer = self.make_optimizer()
-    defense = mixdef.parse(self.defense) if defense is None else defense
+    defense = self.chain if defense is None else defense
     self._refuse_private_moments(defense)
     first, *others = self.networks(data)
     if self.learner == "classifier":
       if others:
         raise ValueError(f"--model={self.model}: a classifier takes one network")
-      return mixdef.classifier(
-        first, optimizer, defense, microbatch=self.microbatch or None
-      )
+      with about("defense", str(defense)):
+        return mixdef.classifier(
+          first, optimizer, defense, microbatch=self.microbatch or None
+        )
     if defense.parts:
       raise ValueError(f"--learner={self.learner} takes no defense: drop {defense}")
-    makers = {
-      name: functools.partial(make, (first, *others) if others else first)
-      for name, make in mixdef.learners.CATALOGUE.items()
-    }
-    return parse_call(self.learner, makers, "learner", optimizer=optimizer)
+    models = (first, *others) if others else first
+    with about("learner", self.learner):
+      return texts.learner(self.learner, models, optimizer)
 
   @property
   def passes(self) -> int:
@@ -240,87 +259,27 @@ class Settings(JobSettings):
     return min(self.epochs, 12) if self.quick else self.epochs
 
 
-_DEFINE: dict[type, Callable[..., Any]] = {
-  bool: flags.DEFINE_boolean,
-  int: flags.DEFINE_integer,
-  float: flags.DEFINE_float,
-  str: flags.DEFINE_string,
-}
+@dataclasses.dataclass(frozen=True)
+class ShadowSettings(Settings):
+  """What a job of many models trains, besides the common settings."""
 
-_HELP = {
-  "out": "run folder; run again with the same one to resume. Default: in runs/",
-  "seed": "of everything random",
-  "dataset": f"one of {', '.join(sorted(mixdef.data.CATALOGUE))}",
-  "data_dir": "where the raw files lie. Default: $MIXDEF_DATA, or ./data",
-  "train_size": "records a model trains on, drawn by the seed; 0: all there are",
-  "standardize": "subtract the mean and divide by the deviation, per feature",
-  "model": f"one of {', '.join(mixdef.models.CATALOGUE)}, as 'mlp(256, 128)'; "
-  "model_stacking takes two, joined by a comma",
-  "defense": "'none' or parts joined by |, as 'adamixup|weight_decay(1e-4)'",
-  "learner": f"classifier, or {' or '.join(mixdef.learners.CATALOGUE)}",
-  "optimizer": f"one of {', '.join(OPTIMIZERS)}, as 'sgd(momentum=0.9)'",
-  "learning_rate": "of the optimizer",
-  "epochs": "passes over the training records",
-  "batch_size": "records a step sees on average",
-  "microbatch": "records whose gradients a step takes at once; 0: all of the batch",
-  "reference": "records kept aside as the defender's own",
-  "quick": "a small run to see that everything works",
-  "num_shadows": "models to train, each on a random half of the records",
-  "strategy": "vmap, scan, loop, processes, or auto: measure and choose",
-  "suite": "cpu: ensembles; gpu; dp: steps of DP-SGD; attacks: an audit; defenses",
-  "repeats": "rounds of timing",
-  "attacks": "joined by commas, as 'lira_online, rmia(a=0.5)'. Default: all",
-  "views": "none, mirror, shifts (LiRA's 18) or mixed: views of a record asked about",
-  "canaries": "records planted to see the worst case, as mislabelled:200; or none",
-  "canary_source": "data set that out-of-distribution canaries come from",
-  "dp_baseline": "also train and attack DP-SGD of matched accuracy",
-  "study": "grid of defenses that a paper compares, instead of --defenses",
-  "defenses": "to compare, joined by ;, lists as grids: 'none; mixup([0.1, 1.0])'",
-  "datasets": "names joined by commas, instead of --dataset",
-  "seeds": "how many seeds to repeat everything with, from --seed on",
-  "transfer": "data set of the shadow that salem_2 transfers from",
-  "attack_targets": "models that costly attacks are tried on",
-  "attack_records": "records that attacks with questions of their own ask about",
-  "target": "the one model to audit, 0 to the number of models - 1; the others are "
-  "references only. Default: all, pooled, which describes the recipe",
-  "arrays": "npz of outputs of models trained elsewhere, instead of training",
-  "audits": "run folders of audit.py, joined by commas; the first is compared with",
-  "mirror": "ask about every image and its mirror image, as LiRA's own demo does",
-  "keep_params": "keep the models; without them only the answers they gave are stored",
-  "coordinator": "train on several hosts: auto (SLURM, GKE, TPU pod), or host:port",
-  "num_processes": "how many there are, where --coordinator is host:port",
-  "process_id": "which this is, from 0, where --coordinator is host:port",
-  "natural": "run folder of an undefended gan.py, whose GANs are natural references",
-  "samples": "records that each generator makes to be measured",
-  "classifier": "network that judges samples: trained on them, and on records for its "
-  "features, as 'cnn'",
-  "inception": "npz of the weights of FID's network; docs/generative.md",
-  "memory_gb": "what the models in training may take. Default: 60% of what is free",
-}
+  num_shadows: int = 16
+  strategy: str = "auto"
+  memory_gb: float = 0.0
 
+  quick_shadows: ClassVar[int] = 8  # with --quick
 
-def define_flags(kind: type[JobSettings]) -> None:
-  """Define a flag for every field of a settings class, shown by --help."""
-  names = [field.name for field in dataclasses.fields(kind)]
-  for field in dataclasses.fields(kind):
-    _DEFINE[type(field.default)](field.name, field.default, _HELP[field.name])
-  if issubclass(kind, Settings):
-    names.append("protocol")
-    known = list(kind.protocols)
-    flags.DEFINE_enum(
-      "protocol", None, known, "settings of a paper; flags beside it win"
-    )
-  for name in names:
-    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+  def __post_init__(self):
+    """Refuse what cannot be used before data are read or anything is written."""
+    super().__post_init__()
+    if self.num_shadows < 2:
+      raise ValueError(
+        f"--num_shadows={self.num_shadows}: an attack needs a target and references, "
+        f"2 models at least and 16 to say much"
+      )
 
-
-def from_flags(kind: type[AnyJob]) -> AnyJob:
-  """Read the settings back from the command line."""
-  names = [field.name for field in dataclasses.fields(kind)]
-  values: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
-  chosen: Any = flags.FLAGS.protocol if "protocol" in flags.FLAGS else None
-  protocol = kind.protocols[chosen] if chosen and issubclass(kind, Settings) else {}
-  for name, value in protocol.items():
-    if not flags.FLAGS[name].present:
-      values[name] = value
-  return kind(**values)
+  @property
+  def shadows(self) -> int:
+    """Models to train."""
+    most = self.quick_shadows if self.quick else self.num_shadows
+    return min(self.num_shadows, most)

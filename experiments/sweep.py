@@ -11,33 +11,29 @@ what was refused is tried again. Only figures are kept: for models and scores us
 lira.py or audit.py.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 import pathlib
 import shutil
-from importlib import metadata
 from typing import Any
 
+import command_line
 import job
-import numpy as np
-import sweep_tables
 from absl import logging
-from settings import PLACES, JobSettings, Settings
+from etils import epy
+from settings import PLACES, JobSettings, ShadowSettings, about
 from studies import STUDIES
 
-import mixdef
-from mixdef.auditing import Budget, accuracies, run_attacks
-from mixdef.clutter import is_clutter
-from mixdef.files import write_json
-from mixdef.grid import Grid, read_grids
-from mixdef.parse import split_calls
-from mixdef.reading import Damaged, read_json, seal
-from mixdef.training import Ensemble
-from mixdef.training.signature import (
-  AnotherRun,
-  digest_data,
-  equal_or_refuse,
-)
+with epy.lazy_imports():
+  import numpy as np
+  import sweep_tables
+
+  import mixdef
+  from mixdef import auditing, clutter, files, reading
+  from mixdef import grid as grids
+  from mixdef.training import signature
 
 ATTACKS = (
   "gap, loss_threshold, threshold_known, lira_online, lira_offline, rmia, "
@@ -46,20 +42,18 @@ ATTACKS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class SweepSettings(Settings):
+class SweepSettings(ShadowSettings):
   """What to compare, besides the common settings; `defense` is not read."""
 
   study: str = ""
   defenses: str = ""
   datasets: str = ""
   seeds: int = 1
-  num_shadows: int = 16
   attacks: str = ATTACKS
   attack_targets: int = 4
   attack_records: int = 500
-  strategy: str = "auto"
-  memory_gb: float = 0.0
 
+  quick_shadows = 4
   grows = ("study", "defenses", "dataset", "datasets", "seed", "seeds", "num_shadows")
 
   def __post_init__(self):
@@ -73,19 +67,19 @@ class SweepSettings(Settings):
       raise ValueError(f"--study={self.study}: choose from {', '.join(STUDIES)}")
     if self.defense != "none":
       raise ValueError("--defense is not read here: write --defenses='none; ...'")
-    if self.num_shadows < 2 or self.seeds < 1:
-      raise ValueError(
-        f"--num_shadows={self.num_shadows} --seeds={self.seeds}: an attack needs 2 "
-        f"models at least and 16 to say much, and a sweep one seed"
-      )
-    attacks = [mixdef.attacks.resolve(name) for name in self.chosen_attacks]
-    if not attacks:
+    if not self.attacks.strip():
       raise ValueError("--attacks is empty: name one at least")
-    _ = self.grids
+    _ = self.chosen_attacks, self.grids
+    with about("datasets", self.datasets):
+      for name in self.names:
+        mixdef.data.check_name(name)
+      if len(set(self.names)) < len(self.names):
+        raise ValueError("a data set is named twice: name it once")
+    command_line.check("seed", self.seed + self.seeds - 1, int)
 
   def inputs(self) -> dict[str, str]:
     """Return versions; every cell notes the digest of its own records."""
-    return {**JobSettings.inputs(self), "jax": metadata.version("jax")}
+    return {**JobSettings.inputs(self), "jax": command_line.version("jax")}
 
   def own(self) -> dict[str, Any]:
     """Return what one data set's cells of one seed have in common."""
@@ -101,24 +95,27 @@ class SweepSettings(Settings):
   @property
   def chosen_attacks(self) -> list[str]:
     """The attacks, with their arguments."""
-    return split_calls(self.attacks)
+    with about("attacks", self.attacks):
+      return mixdef.attacks.ATTACKS.names(self.attacks)
 
   @property
-  def grids(self) -> list[Grid]:
+  def grids(self) -> list[grids.Grid]:
     """The families of defenses."""
-    return read_grids(self.defenses or "; ".join(STUDIES[self.study]))
+    with about("defenses", self.defenses):
+      return grids.read_grids(self.defenses or "; ".join(STUDIES[self.study]))
 
   @property
-  def shadows(self) -> int:
-    """Models to train for one cell."""
-    return min(self.num_shadows, 4) if self.quick else self.num_shadows
+  def names(self) -> list[str]:
+    """The data sets."""
+    if not self.datasets.strip():
+      return [self.dataset]
+    return [part.strip() for part in self.datasets.split(",")]
 
-  def runs(self) -> list["SweepSettings"]:
+  def runs(self) -> list[SweepSettings]:
     """The same settings for each data set and seed alone."""
-    names = [part.strip() for part in self.datasets.split(",") if part.strip()]
     return [
-      dataclasses.replace(self, dataset=name, seed=seed)
-      for name in names or [self.dataset]
+      dataclasses.replace(self, dataset=name, datasets="", seed=seed, seeds=1)
+      for name in self.names
       for seed in range(self.seed, self.seed + self.seeds)
     ]
 
@@ -140,7 +137,7 @@ def run(settings: SweepSettings, folder: pathlib.Path) -> dict:
   return {"cells": _cells(settings, folder)}
 
 
-def _programs(grid: Grid) -> list[Grid]:
+def _programs(grid: grids.Grid) -> list[grids.Grid]:
   """The grid whole if one program trains all its cells, or else cell by cell."""
   if grid.traceable() or not grid.values:
     return [grid]
@@ -152,11 +149,11 @@ def _complete(settings, data, family, grid, folder) -> None:
   place = folder / "cells" / data.name / f"seed-{settings.seed}"
   place.mkdir(parents=True, exist_ok=True)
   paths = [place / f"{_mark(settings.shadows, text)}.json" for text in grid.texts]
-  made_from = {**settings.own(), "records": digest_data(data)}
+  made_from = {**settings.own(), "records": signature.digest_data(data)}
   for path in _paths(place):
     if cell := _read_cell(path):
       fix = "Choose another --out."
-      equal_or_refuse(path, cell["made_from"], made_from, fix=fix)
+      signature.equal_or_refuse(path, cell["made_from"], made_from, fix=fix)
   missing = [i for i, text in enumerate(grid.texts) if not _finished(paths[i], text)]
   if not missing:
     return
@@ -166,7 +163,7 @@ def _complete(settings, data, family, grid, folder) -> None:
   common = {"dataset": data.name, "seed": settings.seed, "family": family}
   common |= {"commit": job.environment()["commit"], "made_from": made_from}
   for i, text, figures in zip(missing, grid.texts, found, strict=True):
-    write_json(paths[i], seal({**common, "defense": text, **figures}))
+    files.write_json(paths[i], reading.seal({**common, "defense": text, **figures}))
   shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -175,7 +172,7 @@ def _mark(*words) -> str:
 
 
 def _paths(folder, pattern="*.json"):
-  return [path for path in folder.glob(pattern) if not is_clutter(path)]
+  return [path for path in folder.glob(pattern) if not clutter.is_clutter(path)]
 
 
 def _read_cell(path) -> dict[str, Any] | None:
@@ -183,8 +180,8 @@ def _read_cell(path) -> dict[str, Any] | None:
   form = {"dataset": str, "defense": str, "made_from": dict}
   try:
     fix = "removed: the command that made it computes it again"
-    return read_json(path, form=form, sealed=True, fix=fix)
-  except Damaged as error:
+    return reading.read_json(path, form=form, sealed=True, fix=fix)
+  except reading.Damaged as error:
     logging.warning("%s", error)
     path.unlink()
     return None
@@ -240,7 +237,7 @@ def _refused(error) -> dict[str, str]:
   return {"not_run": str(error)}
 
 
-def _trained(settings, data, grid, scratch) -> Ensemble:
+def _trained(settings, data, grid, scratch) -> mixdef.Ensemble:
   """The shadows of the first cell, then of the next, on the same halves."""
   cells, shadows = len(grid.cells), settings.shadows
   keep = mixdef.subsets(shadows, len(data), seed=settings.seed, eligible=data.audited)
@@ -267,7 +264,9 @@ def _trained(settings, data, grid, scratch) -> Ensemble:
 
   try:
     return train()
-  except AnotherRun as error:  # the code or --strategy changed since it was stopped
+  except (
+    signature.AnotherRun
+  ) as error:  # the code or --strategy changed since it was stopped
     logging.info("training anew what was half trained: %s", error)
     shutil.rmtree(scratch)
     return train()
@@ -281,12 +280,14 @@ def _attacked(settings, ensemble) -> dict[str, Any]:
   except ValueError as error:  # those of other cells need not have diverged
     return _refused(error)
   signals = mixdef.signals(ensemble, population=ensemble.data.test)
-  budget = Budget(targets=settings.attack_targets, records=settings.attack_records)
-  found = run_attacks(
+  budget = auditing.Budget(
+    targets=settings.attack_targets, records=settings.attack_records
+  )
+  found = auditing.run_attacks(
     settings.chosen_attacks, signals, ensemble, budget=budget, seed=settings.seed
   )
   return {
-    **accuracies(signals),
+    **auditing.accuracies(signals),
     **ensemble[0].guarantee,
     "num_shadows": len(ensemble),
     "diverged": trained - len(ensemble),

@@ -32,11 +32,11 @@ def write(cells: Sequence[dict[str, Any]], folder: pathlib.Path) -> None:
   """
   rows = [_flat(cell) for cell in cells]
   columns = list(dict.fromkeys(name for row in rows for name in row))
-  with (folder / "sweep.csv").open("w", newline="") as file:
+  with (folder / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
     table = csv.DictWriter(file, columns)
     table.writeheader()
     table.writerows(rows)
-  (folder / "sweep.md").write_text(markdown(cells))
+  (folder / "sweep.md").write_text(markdown(cells), encoding="utf-8")
   drawn = [
     {
       **cell,

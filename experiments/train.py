@@ -6,14 +6,17 @@ takes about ten seconds on two cores and reaches 97% test accuracy on digits. --
 lists the other flags; result.json is in the run folder that the job names.
 """
 
+from __future__ import annotations
+
 import pathlib
 from typing import cast
 
 import job
+from etils import epy
 from settings import Settings
 
-import mixdef
-from mixdef.auditing import gap_attack_accuracy
+with epy.lazy_imports():
+  import mixdef
 
 
 def run(settings: Settings, folder: pathlib.Path) -> dict:
@@ -31,13 +34,13 @@ def run(settings: Settings, folder: pathlib.Path) -> dict:
     out=folder,
     progress=True,
   )
-  members, held_out = data.select(trained.keep), cast(mixdef.Dataset, data.test)
+  members, held_out = data.select(trained.keep), cast("mixdef.Dataset", data.test)
   train = trained.accuracy(members.x, members.y)
   test = trained.accuracy(held_out.x, held_out.y)
   return {
     "train_accuracy": train,
     "test_accuracy": test,
-    "gap_attack": gap_attack_accuracy(train, test),
+    "gap_attack": mixdef.auditing.gap_attack_accuracy(train, test),
     **trained.guarantee,
     "defense": settings.defended_by,
     "dataset": data.name,

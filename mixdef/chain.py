@@ -9,7 +9,7 @@ from mixdef.defense import Defense, fold_in_name, weighted_mean
 _BATCH_ORDER = ("table", "augment", "mix", "label")
 
 
-def chain(*defenses: Defense) -> Defense:
+def chain(*defenses: Defense | str) -> Defense:
   """Compose defenses; flat and associative, `chain()` is the identity.
 
   The state is `{name: state}`. Batch hooks are ordered stably by trait (table, augment,
@@ -18,21 +18,25 @@ def chain(*defenses: Defense) -> Defense:
   never changes another part's randomness.
 
   Args:
-    *defenses: parts or chains.
+    *defenses: parts or chains, or texts of them as `mixdef.parse` reads.
 
   Returns:
     One `Defense` with the parts under `parts`.
 
   Raises:
-    ValueError: for parts that cannot be combined, with the reason.
+    ValueError: for what is no defense, and for parts that cannot be combined, with the
+      reason.
 
+  >>> str(chain("mixup", "ema|l1"))
+  'mixup|ema|l1'
   >>> str(chain(from_optax("a", lambda key: None), chain()))
   "from_optax('a')"
   """
-  if len(defenses) == 1 and defenses[0].parts is not None:
-    return defenses[0]
+  read = [_read(one) for one in defenses]
+  if len(read) == 1 and read[0].parts is not None:
+    return read[0]
   parts = tuple(
-    part for one in defenses for part in ((one,) if one.parts is None else one.parts)
+    part for one in read for part in ((one,) if one.parts is None else one.parts)
   )
   _refuse(parts)
   clipped = _clipping_for_a_guarantee(parts)
@@ -147,10 +151,28 @@ def _clipping_for_a_guarantee(parts):
   return None
 
 
+def _read(part) -> Defense:
+  """Return a part as a `Defense`, which may be given as its text."""
+  if isinstance(part, str):
+    from mixdef.parse import parse  # it needs `chain`
+
+    return parse(part)
+  if isinstance(part, Defense):
+    return part
+  if callable(part):
+    name = getattr(part, "__name__", "factory")
+    raise ValueError(f"{name} is a function, not a defense: call it, {name}()")
+  if isinstance(part, (list, tuple)):
+    raise ValueError("chain takes its parts one by one: chain(*parts)")
+  raise ValueError(f"{part!r} is no defense: pass mixup(), or a text, 'mixup|ema'")
+
+
 def _refuse(parts):
   """Raise for parts that cannot be combined."""
   names = [part.name for part in parts]
   for name in names:
+    if not (isinstance(name, str) and name.isidentifier()):
+      raise ValueError(f"a part is called {name!r}: give it a word, name='other'")
     if name == "chain":
       raise ValueError("a part cannot be called 'chain': give it another name=")
     if names.count(name) > 1:
@@ -254,6 +276,12 @@ def from_optax(name: str, transform, *, per_example: bool = False) -> Defense:
 
   Guarantee: none is stated by mixdef; with noise it is the transform's own.
   """
+  usable = callable(transform) or hasattr(transform, "update")
+  if not usable:
+    raise ValueError(
+      f"from_optax: {transform!r} is no transform; pass optax.clip(1.0), or a function "
+      f"of a key that returns one"
+    )
 
   def make(key):
     return transform if hasattr(transform, "init") else transform(key)

@@ -199,10 +199,16 @@ def defense(factory: Callable[..., Defense]) -> Callable[..., Defense]:
   given by the caller, which lets one chain hold a defense twice.
   """
   signature = inspect.signature(factory)
+  named = inspect.Parameter(
+    "name", inspect.Parameter.KEYWORD_ONLY, default=factory.__name__, annotation=str
+  )
 
   @functools.wraps(factory)
   def make(*args, name: str = factory.__name__, **kwargs) -> Defense:
-    given = signature.bind(*args, **kwargs).arguments
+    try:
+      given = signature.bind(*args, **kwargs).arguments
+    except TypeError as error:
+      raise TypeError(f"{factory.__name__}: {error}") from None
     words, opaque = [], False
     for key, value in given.items():
       value = value.item() if isinstance(value, np.generic) else value
@@ -219,6 +225,8 @@ def defense(factory: Callable[..., Defense]) -> Callable[..., Defense]:
     traits = made.traits | ({"opaque"} if opaque else frozenset())
     return made._replace(name=name, text=text, traits=traits)
 
+  parameters = [*signature.parameters.values(), named]
+  make.__dict__["__signature__"] = signature.replace(parameters=parameters)
   return make
 
 

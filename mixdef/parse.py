@@ -6,8 +6,10 @@ is read by `ast`, never evaluated. Models are written the same way, `mlp(256, 12
 
 import ast
 import difflib
+import inspect
 import math
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from mixdef.chain import chain
@@ -20,7 +22,8 @@ def parse(text: str, *, values: Mapping[str, Any] | None = None) -> Defense:
   Args:
     text: `name(arguments)|name|...`, or `none`. Names are those of
       `mixdef.defenses.CATALOGUE`, their aliases, and those of `RECIPES` there, which
-      stand for several parts; arguments are Python literals (`inf` too).
+      stand for several parts; arguments are numbers (`inf` too), strings in quotes,
+      True, False, None and tuples of these.
     values: what further names among the arguments stand for, traced numbers of a sweep
       for example: `parse("mixup(a)", values={"a": 0.3})`.
 
@@ -36,11 +39,11 @@ def parse(text: str, *, values: Mapping[str, Any] | None = None) -> Defense:
   # Imported here: what they hold is built from what this module imports.
   from mixdef.defenses import ALIASES, CATALOGUE, RECIPES
 
-  if text.strip() in ("", "none"):
+  if isinstance(text, str) and text.strip() in ("", "none"):
     return chain()
   nodes = _split(expression(text))
   known, names = {**CATALOGUE, **RECIPES}, dict(values or {})
-  return chain(*(_call(node, known, ALIASES, "defense", names) for node in nodes))
+  return chain(*(_call(node, known, ALIASES, "defense", names, {}) for node in nodes))
 
 
 def parse_call(
@@ -49,6 +52,7 @@ def parse_call(
   what: str,
   *,
   aliases: Mapping[str, str] | None = None,
+  fixed: Mapping[str, Any] | None = None,
   **extra,
 ) -> Any:
   """Build one thing from `name(arguments)`, for example a model.
@@ -59,34 +63,66 @@ def parse_call(
     what: what the catalogue holds, for messages.
     aliases: other names, of an entry or of a call of one, `"ccl(form='ccql')"`; the
       text may override the arguments of that call, by keyword.
+    fixed: arguments that the text must not give.
     **extra: arguments the alias and the text may override.
   """
-  return _call(expression(text), catalogue, aliases or {}, what, {}, **extra)
+  return _call(
+    expression(text), catalogue, aliases or {}, what, {}, fixed or {}, **extra
+  )
 
 
 def split_calls(text: str) -> list[str]:
-  """Return the calls of a text that joins them by commas.
+  """Return the calls of a text that joins them by commas; none of a blank one.
 
   >>> split_calls("rmia(gamma=1.0, a=0.5), base")
   ['rmia(gamma=1.0, a=0.5)', 'base']
   """
-  node = expression(text if text.strip() else "()")
-  return [ast.unparse(part) for part in getattr(node, "elts", [node])]
+  if not text.strip():
+    return []
+  node = expression(text)
+  return [ast.unparse(part) for part in (getattr(node, "elts", None) or [node])]
+
+
+def called(text: str) -> str:
+  """Return the name that a text calls, or the text itself if it is no call.
+
+  >>> called("wgan_gp(critics=2)")
+  'wgan_gp'
+  """
+  node = expression(text)
+  return ast.unparse(node.func if isinstance(node, ast.Call) else node)
 
 
 def expression(text: str) -> Any:
   """Return the syntax tree of a text.
 
   Raises:
-    ValueError: for what is no expression, with the column.
+    ValueError: for what is no expression, with the column where that is known.
   """
+  if not isinstance(text, str):
+    raise ValueError(f"{text!r} is a {type(text).__name__}: write a text")
   try:
-    return ast.parse(text.strip(), mode="eval").body
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")  # of Python about odd code; it is refused below
+      node = ast.parse(text.strip(), mode="eval").body
+      ast.unparse(node)  # what is nested too deeply to be written is refused as well
+    return node
   except SyntaxError as error:
-    raise ValueError(
-      f"cannot read {text!r} (column {error.offset}): write name(argument=value), "
-      f"parts joined by |, in quotes on the command line"
-    ) from None
+    where = f" (column {error.offset})" if error.offset else ""
+  except (ValueError, MemoryError, RecursionError):
+    where = ""
+  raise ValueError(
+    f"cannot read {_shortened(repr(text))}{where}: write name(argument=value), "
+    f"parts joined by |, in quotes on the command line"
+  )
+
+
+def unknown(name: str, what: str, known: Iterable[str]) -> str:
+  """Say that no entry is called so, with the nearest names or all of them."""
+  known = list(known)
+  near = difflib.get_close_matches(name, known, n=3)
+  hint = f"did you mean {' or '.join(near)}?" if near else "known: "
+  return f"no {what} is called {name!r}; {hint}{'' if near else ', '.join(known)}"
 
 
 def _split(node):
@@ -95,23 +131,43 @@ def _split(node):
   return [node]
 
 
-def _call(node, catalogue, aliases, what, names, **extra):
+def _call(node, catalogue, aliases, what, names, fixed, **extra):
   function = node.func if isinstance(node, ast.Call) else node
+  written = _shortened(ast.unparse(node))
   if not isinstance(function, ast.Name):
-    raise ValueError(f"{ast.unparse(node)!r} is no {what}: write name(argument=value)")
+    raise ValueError(f"{written!r} is no {what}: write name(argument=value)")
   alias = expression(aliases.get(function.id, function.id))
   name = ast.unparse(alias.func if isinstance(alias, ast.Call) else alias)
   if name not in catalogue:
-    near = difflib.get_close_matches(name, [*catalogue, *aliases], n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else "known:"
-    known = "" if near else " " + ", ".join(sorted(catalogue))
-    raise ValueError(f"no {what} is called {function.id!r}; {hint}{known}")
+    raise ValueError(unknown(function.id, what, [*sorted(catalogue), *aliases]))
   _, preset = _arguments(alias, name, {})
   args, given = _arguments(node, name, names)
+  for argument in fixed:
+    if argument in given:
+      raise ValueError(f"{written}: {argument} is not given here: leave it out")
+  given = {**fixed, **extra, **preset, **given}
+  make = catalogue[name]
+  _bind(make, args, given, written)
   try:
-    return catalogue[name](*args, **{**extra, **preset, **given})
+    return make(*args, **given)
   except TypeError as error:
-    raise ValueError(f"{ast.unparse(node)}: {error}") from None
+    raise ValueError(f"{written}: {error}") from None
+
+
+def _bind(make, args, given, written):
+  """Refuse arguments that a factory does not take, and name those that it does."""
+  signature = inspect.signature(make)
+  try:
+    signature.bind(*args, **given)
+  except TypeError as error:
+    kinds = signature.parameters.values()
+    named = [
+      p.name for p in kinds if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+    wrong = [name for name in given if name not in named]
+    near = difflib.get_close_matches(wrong[0], named, n=1) if wrong else []
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ValueError(f"{written}: {error}{hint}") from None
 
 
 def _arguments(node, name, names):
@@ -135,9 +191,22 @@ def literal(node: ast.AST, where: str, names: Mapping[str, Any]) -> Any:
   if isinstance(node, ast.Name) and node.id == "inf":
     return math.inf
   try:
-    return ast.literal_eval(node)
-  except ValueError:
+    value = ast.literal_eval(node)
+  except (ValueError, TypeError):  # TypeError: an unhashable part of a set or dict
+    value = ...
+  if not _plain(value):
     raise ValueError(
-      f"{where}: {ast.unparse(node)!r} is no literal; numbers, strings in quotes, "
-      f"True, False, None and tuples are"
-    ) from None
+      f"{where}: {_shortened(ast.unparse(node))!r} is no literal; numbers, strings in "
+      f"quotes, True, False, None and tuples are"
+    )
+  return value
+
+
+def _plain(value) -> bool:
+  if isinstance(value, tuple):
+    return all(map(_plain, value))
+  return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _shortened(text: str) -> str:
+  return text if len(text) <= 200 else f"{text[:200]}..."

@@ -2,11 +2,11 @@
 
 import numpy as np
 import optax
-
-import mixdef
 from benches.settings import BenchSettings
 from benches.timing import rows_of, show
 from benches.works import random_data
+
+import mixdef
 
 __all__ = ["run", "show"]
 

@@ -5,8 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
-
-import mixdef
 from benches import peers
 from benches.cpu_table import OURS, PEAK, row_of, show
 from benches.settings import BenchSettings
@@ -24,6 +22,8 @@ from benches.works import (
   steps_of,
   train_everyone,
 )
+
+import mixdef
 from mixdef.models.onednn.build import register
 from mixdef.training.programs import STRATEGIES
 

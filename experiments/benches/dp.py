@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-
-import mixdef
 from benches.settings import BenchSettings
 from benches.timing import rows_of, spread
 from benches.works import CLASSES, random_data
+
+import mixdef
 from mixdef.defense import Ctx, Data, Rows
 from mixdef.training.plan import make_plan
 

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 import jax
 import optax
 from absl import logging
-
-import mixdef
 from benches import recipe
 from benches.settings import BenchSettings
 from benches.timing import interleave, milliseconds, spread
@@ -22,6 +20,8 @@ from benches.works import (
   steps_of,
   train_everyone,
 )
+
+import mixdef
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 WIDER_RESNET = Work(

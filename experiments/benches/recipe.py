@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-
-import mixdef
 from benches.settings import BenchSettings
 from benches.works import CLASSES
+
+import mixdef
 from mixdef.parse import parse_call
 
 BATCH = 512

@@ -1,11 +1,17 @@
 """What bench.py is asked for on the command line."""
 
+from __future__ import annotations
+
 import dataclasses
 
-import jax
-from settings import JobSettings
+from etils import epy
+from settings import JobSettings, about
 
-SUITES = ("cpu", "gpu", "dp", "attacks", "defenses")
+with epy.lazy_imports():
+  import jax
+  import texts
+
+  import mixdef
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +36,10 @@ class BenchSettings(JobSettings):
   def __post_init__(self):
     """Refuse what cannot be used before anything is written."""
     super().__post_init__()
-    if self.suite not in SUITES:
-      raise ValueError(f"--suite={self.suite} is none of {', '.join(SUITES)}")
-    for name in ("repeats", "batch_size", "epochs", "num_shadows"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"--{name}={getattr(self, name)} must be at least 1")
+    with about("model", self.model):
+      texts.networks(self.model, num_classes=2)
+    with about("defense", self.defense):
+      mixdef.parse(self.defense)
     if self.suite == "gpu" and jax.default_backend() != "gpu":
       raise ValueError(
         f"--suite=gpu needs a GPU: JAX sees only {jax.devices()[0].device_kind}; on a "

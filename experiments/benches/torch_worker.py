@@ -18,7 +18,6 @@ def main() -> None:
     os.sched_setaffinity(0, asked["cores"])
   # Once pinned: PyTorch sizes its thread pools by the cores it finds.
   import torch  # pyrefly: ignore[missing-import]
-
   from benches.torch_networks import CLASSES, trainer
 
   torch.set_num_threads(len(asked["cores"]))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mixdef.arguments import checked, count, one_of, optional, seed
 from mixdef.attacks import ranking
 from mixdef.attacks.asking import records_to_ask, shadow_examples
 from mixdef.attacks.per_record import HIDDEN
@@ -32,6 +33,12 @@ _RECORDS = 256  # changed at once
 _BATCHES = 32  # of them side by side, which bounds the memory of their partners
 
 
+@checked(
+  repeats=count(),
+  aggregate=optional(one_of(*AGGREGATES)),
+  shadow=optional(count(0)),
+  seed=seed,
+)
 def augmentation_aware(
   ensemble: Ensemble,
   *,
@@ -87,10 +94,6 @@ def augmentation_aware(
     Inference Attacks?", 2021 (the attack); Yu, Zhang, Chen, Yin, Liu, "How Does Data
     Augmentation Affect Privacy in Machine Learning?", 2021, arXiv 2007.10567.
   """
-  if repeats < 1:
-    raise ValueError(f"repeats={repeats} must be at least 1")
-  if aggregate is not None and aggregate not in AGGREGATES:
-    raise ValueError(f"aggregate={aggregate!r}; choose from {', '.join(AGGREGATES)}")
   rows = records_to_ask(ensemble, target, records)
   shadow, fit, member = shadow_examples(ensemble, target, shadow)
   copies = _maker(ensemble, shadow, augment)

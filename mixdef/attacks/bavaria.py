@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mixdef.arguments import checked, one_of
 from mixdef.attacks.signals import Signals, Unavailable
 
 _CEILING = 1e3
@@ -78,6 +79,7 @@ class NormalInverseGamma(NamedTuple):
     return gammaln(a + 0.5) - gammaln(a) - 0.5 * np.log(np.pi * spread) - tail
 
 
+@checked(score=one_of("phi", "hinge"))
 def bavaria(signals: Signals, *, target: int, score: str = "phi") -> np.ndarray:
   """Score by the log ratio of two Student-t predictive densities.
 
@@ -113,8 +115,6 @@ def bavaria(signals: Signals, *, target: int, score: str = "phi") -> np.ndarray:
   True
   """
   usable = signals.references(target)
-  if score not in ("phi", "hinge"):
-    raise ValueError(f"score={score!r}; choose phi or hinge")
   values, audited = signals.statistic(score), signals.audited
   out = moments(values, usable & ~signals.keep)
   inside = moments(values, usable & signals.keep)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mixdef.arguments import checked, count, flag, seed
 from mixdef.attacks.asking import records_to_ask
 from mixdef.attacks.perturbing import refuse_nan, score_in_blocks, valid_range
 from mixdef.data import to_float
@@ -21,6 +22,7 @@ _HALVINGS = 20  # of a step that does not stay beyond the boundary
 _RESOLUTION = 1e-3  # of the searches, where the paper's d^-3/2 is coarser
 
 
+@checked(iterations=count(), draws=count(2), seed=seed, progress=flag)
 def label_only_boundary(
   ensemble: Ensemble,
   *,
@@ -77,9 +79,6 @@ def label_only_boundary(
     Decision-Based Attack", 2020, arXiv 1904.02144; Choquette-Choo, Tramer, Carlini,
     Papernot, "Label-Only Membership Inference Attacks", 2021, arXiv 2007.14321.
   """
-  for name, value, least in (("iterations", iterations, 1), ("draws", draws, 2)):
-    if value < least:
-      raise ValueError(f"{name}={value} is too few; take at least {least}")
   rows = records_to_ask(ensemble, target, records)
   run, data = ensemble[target], ensemble.data
   one = (1, *data.x.shape[1:])

@@ -1,13 +1,15 @@
 """A catalogue: attacks by family, with what a report must know of each."""
 
 import dataclasses
+import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from mixdef.parse import parse_call
+from mixdef.parse import parse_call, split_calls
 
 Attack = Callable[..., np.ndarray]
 
@@ -69,6 +71,47 @@ class Catalogue:
     makers = {n: functools.partial(_with, a) for n, a in self.attacks.items()}
     return parse_call(text, makers, "attack", aliases=self.aliases)
 
+  def names(self, attacks: Any) -> list[str]:
+    """Return the texts of attacks that a caller names, each checked by `resolve`.
+
+    Args:
+      attacks: one text, attacks joined by commas; or several of texts, attacks of this
+        catalogue and partial calls of them. None or a blank text is every attack.
+
+    Raises:
+      ValueError: for what names no attack here, and for an attack named twice.
+    """
+    if isinstance(attacks, str):
+      attacks = split_calls(attacks) or None
+    if attacks is None:
+      return list(self.attacks)
+    if callable(attacks):
+      attacks = [attacks]
+    names = [self._text(attack) for attack in attacks]
+    for name in names:
+      self.resolve(name)
+      if names.count(name) > 1:
+        raise ValueError(f"attacks name {name} twice: name it once")
+    if not names:
+      raise ValueError("attacks are empty: name one at least, or leave them out")
+    return names
+
+  def _text(self, attack: Any) -> str:
+    """Return the text of one attack, which may be the function itself."""
+    if isinstance(attack, str):
+      return attack
+    function = getattr(attack, "func", attack)
+    name = getattr(function, "__name__", repr(attack))
+    if self.attacks.get(name) is not function or getattr(attack, "args", ()):
+      raise ValueError(
+        f"{attack!r} is no attack of this catalogue: write its name, for example "
+        f"{next(iter(self.attacks))!r}"
+      )
+    words = [
+      f"{key}={value!r}" for key, value in getattr(attack, "keywords", {}).items()
+    ]
+    return f"{name}({', '.join(words)})" if words else name
+
   def plain_name(self, text: str) -> str:
     """Return the name of the attack that a text calls."""
     attack = self.resolve(text)
@@ -85,9 +128,16 @@ class Catalogue:
     return next(key for key, group in self.families.items() if attack in group)
 
 
-def _with(attack: Attack, **options) -> Attack:
+def _with(attack: Any, **options) -> Attack:
   """Return the attack with these options; a TypeError if it does not take one."""
+  takes = getattr(attack, "checks", {})
+  for name in options:
+    if name not in takes:
+      near = difflib.get_close_matches(name, takes, n=1)
+      hint = f"; did you mean {near[0]}?" if near else ""
+      known = ", ".join(takes) or "none"
+      raise TypeError(f"no argument {name!r} can be given here{hint} (known: {known})")
   if not options:
     return attack
-  inspect.signature(attack).bind_partial(**options)
+  attack.check(**options)
   return functools.partial(attack, **options)

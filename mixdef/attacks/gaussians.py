@@ -69,17 +69,8 @@ def fit_references(
 
   Returns:
     The `Gaussians`.
-
-  Raises:
-    ValueError: for an option outside the values above.
   """
   usable = signals.references(target)
-  if score not in ("phi", "hinge"):
-    raise ValueError(f"score={score!r}; choose phi or hinge")
-  if centre not in ("mean", "median"):
-    raise ValueError(f"centre={centre!r}; choose mean or median")
-  if ddof not in (0, 1):
-    raise ValueError(f"ddof={ddof!r}; choose 0 or 1")
   chosen = usable & (signals.keep == member)
   count = chosen.sum(0)
   values = signals.statistic(score)

@@ -2,11 +2,13 @@
 
 import numpy as np
 
+from mixdef.arguments import checked, count, seed
 from mixdef.attacks.ranking import best_threshold
 from mixdef.attacks.signals import Signals, Unavailable
 from mixdef.data.seeds import generator
 
 
+@checked(known=count(), seed=seed)
 def threshold_known(
   signals: Signals, *, target: int, known: int = 100, seed: int = 0
 ) -> np.ndarray:
@@ -46,8 +48,6 @@ def threshold_known(
   (np.int64(1), np.int64(1), np.True_)
   """
   signals.check_model("target", target)
-  if known < 1:
-    raise ValueError(f"known={known}; the attacker must know at least 1 record a kind")
   member, audited = signals.keep[target], signals.audited
   fewest = min((audited & member).sum(), (audited & ~member).sum())
   if fewest <= known:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mixdef.arguments import checked, count, number, optional, seed
 from mixdef.attacks.asking import hits, records_to_ask, shadow_examples
 from mixdef.attacks.logistic import fit_logistic
 from mixdef.attacks.signals import Signals, Unavailable
@@ -29,6 +30,7 @@ from mixdef.training import Ensemble
 _BLOCK = 2**21  # numbers of a batch of regressions worked on at once
 
 
+@checked(sigma=number(above=0), flips=number(above=0), draws=count(), seed=seed)
 def label_only_noise(
   ensemble: Ensemble,
   *,
@@ -71,10 +73,6 @@ def label_only_noise(
   Reference: Eq. 2 of AdaMixup, 2025, arXiv 2501.02182, as reconstructed; and the
     module's.
   """
-  if sigma <= 0 or flips <= 0 or draws < 1:
-    raise ValueError(
-      f"sigma={sigma}, flips={flips}, draws={draws}; pass numbers above 0"
-    )
   rows = records_to_ask(ensemble, target, records)
   run, data = ensemble[target], ensemble.data
   validate.quantities(data.x, "label_only_noise", error=Unavailable)
@@ -100,6 +98,7 @@ def label_only_noise(
   return scores
 
 
+@checked(distance=count(), shadow=optional(count(0)))
 def label_only_translation(
   ensemble: Ensemble,
   *,
@@ -138,6 +137,7 @@ def label_only_translation(
   return _transferred(ensemble, target, records, shadow, translations(distance))
 
 
+@checked(degrees=count(1, 180), shadow=optional(count(0)))
 def label_only_rotation(
   ensemble: Ensemble,
   *,
@@ -172,6 +172,7 @@ def label_only_rotation(
   return _transferred(ensemble, target, records, shadow, rotations(degrees))
 
 
+@checked(c=number(above=0))
 def label_only_logreg(signals: Signals, *, target: int, c: float = 1.0) -> np.ndarray:
   """Score by a logistic regression a record on the correctness of its Q views.
 
@@ -202,8 +203,6 @@ def label_only_logreg(signals: Signals, *, target: int, c: float = 1.0) -> np.nd
   >>> label_only_logreg(signals, target=0).round(4)
   array([0.4011])
   """
-  if c <= 0:
-    raise ValueError(f"c={c} must be above 0")
   usable = signals.references(target)
   bits = signals.statistic("correct")
   keep = signals.keep

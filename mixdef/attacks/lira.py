@@ -25,13 +25,22 @@ From First Principles", 2022, arXiv 2112.03570.
 
 import numpy as np
 
+from mixdef.arguments import checked, count, one_of
 from mixdef.attacks.gaussians import Gaussians, fit_references
 from mixdef.attacks.signals import Signals
 
 OFFICIAL = {"centre": "median", "ddof": 0}
 """Options of the official code."""
 
+_OPTIONS = {
+  "score": one_of("phi", "hinge"),
+  "centre": one_of("mean", "median"),
+  "ddof": count(0, 1),
+}
+_COMBINE = one_of("z", "log_sf")
 
+
+@checked(**_OPTIONS)
 def lira_online(
   signals: Signals,
   *,
@@ -66,6 +75,7 @@ def lira_online(
   return _online(signals, target, score, centre, ddof, fixed=False)
 
 
+@checked(**_OPTIONS)
 def lira_online_fixed(
   signals: Signals,
   *,
@@ -94,6 +104,7 @@ def lira_online_fixed(
   return _online(signals, target, score, centre, ddof, fixed=True)
 
 
+@checked(**_OPTIONS, combine=_COMBINE)
 def lira_offline(
   signals: Signals,
   *,
@@ -132,6 +143,7 @@ def lira_offline(
   return _offline(signals, target, score, centre, ddof, combine, fixed=False)
 
 
+@checked(**_OPTIONS, combine=_COMBINE)
 def lira_offline_fixed(
   signals: Signals,
   *,
@@ -157,6 +169,7 @@ def lira_offline_fixed(
   return _offline(signals, target, score, centre, ddof, combine, fixed=True)
 
 
+@checked(**_OPTIONS)
 def lira_offline_two_sided(
   signals: Signals,
   *,
@@ -187,6 +200,7 @@ def lira_offline_two_sided(
   return signals.only_audited(surprise.mean(1))
 
 
+@checked(score=_OPTIONS["score"])
 def lira_global(signals: Signals, *, target: int, score: str = "phi") -> np.ndarray:
   """Score by phi of the target alone (query 0); ranks as `loss_threshold`.
 
@@ -260,8 +274,6 @@ def _offline(
   *,
   fixed: bool,
 ) -> np.ndarray:
-  if combine not in ("z", "log_sf"):
-    raise ValueError(f"combine={combine!r}; choose z or log_sf")
   out = fit_references(
     signals, target, member=False, score=score, centre=centre, ddof=ddof, fixed=fixed
   )

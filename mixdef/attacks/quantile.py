@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mixdef.arguments import checked, number, one_of
 from mixdef.attacks.gaussians import FLOOR
 from mixdef.attacks.per_record import refuse
 from mixdef.attacks.signals import Signals, Unavailable
@@ -11,6 +12,11 @@ _STEPS = 200
 _LOWEST = 0.5 * np.log(FLOOR)  # of log sigma, in units of the population's spread
 
 
+@checked(
+  head=one_of("gaussian", "pinball"),
+  fpr=number(above=0, below=1),
+  score=one_of("hinge", "phi"),
+)
 def quantile(
   signals: Signals,
   *,
@@ -72,12 +78,6 @@ def quantile(
   True
   """
   signals.check_model("target", target)
-  if head not in ("gaussian", "pinball"):
-    raise ValueError(f"head={head!r}; choose gaussian or pinball")
-  if not 0 < fpr < 1:
-    raise ValueError(f"fpr={fpr}; pass a rate in (0, 1), not a percentage")
-  if score not in ("hinge", "phi"):
-    raise ValueError(f"score={score!r}; choose hinge or phi")
   population = signals.population
   if population is None:
     raise Unavailable(

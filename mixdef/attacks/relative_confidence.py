@@ -14,10 +14,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mixdef.arguments import checked, number, one_of
 from mixdef.attacks import designs, ranking
 from mixdef.attacks.signals import Signals, Unavailable
 
 
+@checked(
+  mode=one_of("online", "offline"),
+  a=number(0, 1),
+  gamma=number(above=0),
+  score=one_of("probability", "ratio"),
+)
 def rmia(
   signals: Signals,
   *,
@@ -73,12 +80,6 @@ def rmia(
   >>> r.round(6)
   array([1.333333])
   """
-  if not 0 <= a <= 1:
-    raise ValueError(f"a={a}; pass a value in [0, 1]")
-  if not gamma > 0:
-    raise ValueError(f"gamma={gamma}; pass a positive ratio")
-  if score not in ("probability", "ratio"):
-    raise ValueError(f"score={score!r}; choose probability or ratio")
   chosen = _chosen(signals, target, mode)
   share = 1.0 if mode == "online" else (1 + a) / 2
   ratio = _log_ratio(signals.loss, target, chosen, share)
@@ -154,6 +155,7 @@ def tune_offline_a(
   return float(grid[int(np.argmax(areas))])
 
 
+@checked(mode=one_of("online", "offline"), s=number(0, 1))
 def base(
   signals: Signals, *, target: int, mode: str = "online", s: float = 0.33
 ) -> np.ndarray:
@@ -189,8 +191,6 @@ def base(
   >>> base(signals, target=0, mode="offline").round(6)
   array([0.123378])
   """
-  if not 0 <= s <= 1:
-    raise ValueError(f"s={s}; pass a value in [0, 1]")
   chosen = _chosen(signals, target, mode)
   weight = 1.0 if mode == "online" else s
   ratio = -signals.loss[target] - weight * log_mean_confidence(signals.loss, chosen)
@@ -226,8 +226,6 @@ def log_mean_confidence(loss: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 def _chosen(signals: Signals, target: int, mode: str) -> np.ndarray:
   """Return the models averaged for each record, none where no reference is out."""
-  if mode not in ("online", "offline"):
-    raise ValueError(f"mode={mode!r}; choose online or offline")
   usable = signals.references(target)
   out = usable & ~signals.keep
   return usable & out.any(0) if mode == "online" else out

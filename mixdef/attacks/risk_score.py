@@ -2,12 +2,16 @@
 
 import numpy as np
 
+from mixdef.arguments import checked, count, one_of, optional
 from mixdef.attacks.shadows import by_class, labels_of, one_shadow
 from mixdef.attacks.signals import Signals
 
 _SMALLEST = 1e-10  # a histogram on a log scale has no place for 0
 
 
+@checked(
+  shadow=optional(count(0)), statistic=one_of("loss", "confidence"), bins=count()
+)
 def privacy_risk_score(
   signals: Signals,
   *,
@@ -47,10 +51,6 @@ def privacy_risk_score(
   Reference: Song, Mittal, "Systematic Evaluation of Privacy Risks of Machine Learning
     Models", 2021, arXiv 2003.10595.
   """
-  if statistic not in ("loss", "confidence"):
-    raise ValueError(f"statistic={statistic!r}; choose loss or confidence")
-  if bins < 1:
-    raise ValueError(f"bins={bins}; a histogram needs at least 1")
   shadow, learn = one_shadow(signals, target, shadow)
   member = signals.keep[shadow]
   seen, asked = (signals.loss[model, :, 0] for model in (shadow, target))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from mixdef.arguments import checked, count, flag, optional
 from mixdef.attacks.entropies import entropy_score, mentr_score
 from mixdef.attacks.ranking import best_threshold
 from mixdef.attacks.shadows import by_class, labels_of, log_probs_of, one_shadow
@@ -60,6 +61,7 @@ def loss_threshold(signals: Signals, *, target: int) -> np.ndarray:
   return signals.only_audited(-signals.loss[target, :, 0])
 
 
+@checked(shadow=optional(count(0)), per_class=flag)
 def confidence(
   signals: Signals, *, target: int, shadow: int | None = None, per_class: bool = True
 ) -> np.ndarray:
@@ -103,6 +105,7 @@ def confidence(
   )
 
 
+@checked(shadow=optional(count(0)), per_class=flag)
 def entropy(
   signals: Signals, *, target: int, shadow: int | None = None, per_class: bool = True
 ) -> np.ndarray:
@@ -133,6 +136,7 @@ def entropy(
   )
 
 
+@checked(shadow=optional(count(0)), per_class=flag)
 def mentr(
   signals: Signals, *, target: int, shadow: int | None = None, per_class: bool = True
 ) -> np.ndarray:

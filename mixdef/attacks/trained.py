@@ -15,6 +15,7 @@ examples (1,000 a class for `shokri`): faster, and independent of the records' o
 
 import numpy as np
 
+from mixdef.arguments import checked, count, optional
 from mixdef.attacks import per_record
 from mixdef.attacks.attack_net import fit_attack_net
 from mixdef.attacks.shadows import (
@@ -31,6 +32,7 @@ _MOST = 10_000
 _MOST_A_CLASS = 1_000
 
 
+@checked(shadows=count(), n_hidden=count(0))
 def shokri(
   signals: Signals, *, target: int, shadows: int = 10, n_hidden: int = 64
 ) -> np.ndarray:
@@ -68,6 +70,7 @@ def shokri(
   return signals.only_audited(scores)
 
 
+@checked(shadow=optional(count(0)), n_hidden=count(0))
 def salem_1(
   signals: Signals, *, target: int, shadow: int | None = None, n_hidden: int = 64
 ) -> np.ndarray:
@@ -103,6 +106,7 @@ def salem_1(
   return signals.only_audited(scores)
 
 
+@checked(source_model=count(0), n_hidden=count(0))
 def salem_2(
   signals: Signals,
   *,

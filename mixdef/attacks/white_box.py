@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mixdef.arguments import checked, count, flag, number, one_of
 from mixdef.attacks.asking import records_to_ask
 from mixdef.attacks.perturbing import refuse_nan, score_in_blocks, valid_range
 from mixdef.attacks.signals import Unavailable
@@ -33,6 +34,17 @@ class _Push(NamedTuple):
   score: str
 
 
+@checked(
+  tau=number(0.5, below=1),
+  norm=one_of("l2", "linf"),
+  label=one_of("true", "predicted"),
+  direction=one_of("toward", "away"),
+  criterion=one_of("probability", "margin"),
+  score=one_of("distance", "steps"),
+  step=number(above=0),
+  steps=count(),
+  progress=flag,
+)
 def distance_to_confident(
   ensemble: Ensemble,
   *,
@@ -90,15 +102,6 @@ def distance_to_confident(
   Reference: Kaya, Hong, Dumitras, "On the Effectiveness of Regularization Against
     Membership Inference Attacks", 2020, arXiv 2006.05336 (the name and the idea).
   """
-  if not 0.5 <= tau < 1:
-    raise ValueError(f"tau={tau} is out of range; take 1/2 <= tau < 1")
-  if not (step > 0 and steps >= 1):
-    raise ValueError(f"step={step}, steps={steps}: both must be positive")
-  _one_of("norm", norm, "l2", "linf")
-  _one_of("label", label, "true", "predicted")
-  _one_of("direction", direction, "toward", "away")
-  _one_of("criterion", criterion, "probability", "margin")
-  _one_of("score", score, "distance", "steps")
   rows = records_to_ask(ensemble, target, records)
   run = ensemble[target]
   push = _Push(norm, label, direction, criterion, score)
@@ -114,6 +117,7 @@ def distance_to_confident(
   return score_in_blocks(run.data, rows, scores, progress=progress)
 
 
+@checked(wrt=one_of("input", "weights"), norm=one_of("l1", "l2"), progress=flag)
 def gradient_norm(
   ensemble: Ensemble,
   *,
@@ -152,8 +156,6 @@ def gradient_norm(
   Reference: Chen, Yu, Fritz, "RelaxLoss: Defending Membership Inference Attacks without
     Losing Utility", 2022, arXiv 2207.05801 (its code).
   """
-  _one_of("wrt", wrt, "input", "weights")
-  _one_of("norm", norm, "l1", "l2")
   rows = records_to_ask(ensemble, target, records)
   run = ensemble[target]
   if wrt == "input":
@@ -285,8 +287,3 @@ def _norms(v):
 def _column(values, x):
   """Values [B] against the shape of x [B,...]."""
   return values.reshape(-1, *(1,) * (x.ndim - 1))
-
-
-def _one_of(name: str, value: str, *known: str) -> None:
-  if value not in known:
-    raise ValueError(f"{name}={value!r}; choose from {', '.join(known)}")

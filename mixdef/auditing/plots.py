@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.attacks import ranking
+from mixdef.auditing import drawing
 from mixdef.auditing.figures import scored_pairs
 from mixdef.files import local_path, save_figure
 
 _POINTS = 800
 
 
+@drawing.plainly()
 def roc_plot(
   curves: Mapping[str, tuple[ArrayLike, ArrayLike]], path: str | Path
 ) -> None:

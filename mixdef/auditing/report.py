@@ -16,6 +16,7 @@ from mixdef.auditing.accuracy import accuracies
 from mixdef.auditing.budget import budget_curve
 from mixdef.auditing.comparison import Attacked, paired_differences, without_scores
 from mixdef.auditing.exposure import describe, exposure
+from mixdef.auditing.facts import plain_facts
 from mixdef.auditing.generators import Generated
 from mixdef.auditing.judged import judged
 from mixdef.auditing.levels import strongest
@@ -110,7 +111,7 @@ def audit(
   source: Ensemble | Signals,
   *,
   target: int | None = None,
-  attacks: Sequence[str] | None = None,
+  attacks: Any = None,
   queries: Callable[[np.ndarray], np.ndarray] = identity,
   population: Dataset | None = None,
   budget: Budget | None = None,
@@ -138,7 +139,8 @@ def audit(
       anywhere. Attacks that ask models questions of their own need the models.
     target: the model to audit, 0 to S-1; default the one that the signals name, else
       all of them.
-    attacks: names with or without arguments, "lira_online(score='hinge')"; default the
+    attacks: names with or without arguments, ["gap", "lira_online(score='hinge')"], or
+      one text that joins them by commas, or functions of the catalogue; default the
       whole catalogue for classifiers or for GANs. What cannot be run is listed with the
       reason.
     queries: views of each record for the reference attacks, see `attacks.views`.
@@ -149,7 +151,8 @@ def audit(
     canaries: what `attack_canaries` returned.
     dp_baseline: what `attack_dp_baseline` returned.
     generated: what `describe_generators` returned.
-    setting: facts for the report, shown with those known from the models.
+    setting: facts for the report, shown with those known from the models; what
+      they may be, see `plain_facts`.
     seed: of the records drawn and of the bootstraps.
     out: folder where finished attacks are kept, so that a killed audit goes on.
     progress: show how far the questions to the models are.
@@ -158,18 +161,18 @@ def audit(
     The `Audit`; `audit(...).save(folder)` writes the report.
 
   Raises:
-    ValueError: for an unknown attack, a target that is no model or not the one that the
-      signals name, a population of another shape or type than the records, a model that
-      answers NaN, subsets that leave no membership to find, no attack that could be
-      run, or released outputs that a defense changes judged without any label-only
-      attack.
+    ValueError: for an unknown attack, facts that cannot be written, a target that is no
+      model or not the one that the signals name, a population of another shape or type
+      than the records, a model that answers NaN, subsets that leave no membership to
+      find, no attack that could be run, or released outputs that a defense changes
+      judged without any label-only attack.
 
   Guarantee: none. An audit shows what these attacks find; only a differentially private
     training bounds those that were not tried.
   """
   catalogue = _catalogue_for(source)
   seed = check_seed(seed)
-  names = list(catalogue.attacks if attacks is None else attacks)
+  names, given = catalogue.names(attacks), plain_facts(setting)
   ensemble, data = None, None
   target = _chosen_target(source, target)
   if isinstance(source, Signals):
@@ -203,7 +206,7 @@ def audit(
     "title": "",
     "verdict": {},
     "target": describe(signals),
-    "setting": _setting(signals, ensemble, findings) | dict(setting or {}),
+    "setting": _setting(signals, ensemble, findings) | given,
     "attacks": findings.figures,
     "strongest": strongest(findings.figures),
     "not_run": findings.not_run,

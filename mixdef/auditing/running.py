@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,7 @@ class Findings:
 
 
 def run_attacks(
-  names: Sequence[str],
+  names: Any,
   signals: Signals,
   ensemble: Ensemble | None = None,
   *,
@@ -67,7 +67,8 @@ def run_attacks(
   """Run attacks on every model, or on the first few for costly ones.
 
   Args:
-    names: of attacks, with arguments or without: "lira_online(score='hinge')".
+    names: of attacks, with arguments or without: "lira_online(score='hinge')"; see
+      `Catalogue.names`.
     signals: of S models; if they name a `target`, that model alone is attacked.
     ensemble: the models themselves, for attacks that ask them questions of their own.
     catalogue: that the names are of; default the attacks on classifiers.
@@ -84,7 +85,7 @@ def run_attacks(
     ValueError: for an unknown attack or argument, or a folder that holds other
       models' scores.
   """
-  chosen = {name: catalogue.resolve(name) for name in names}
+  chosen = {name: catalogue.resolve(name) for name in catalogue.names(names)}
   budget, seed = budget or Budget(), check_seed(seed)
   marks: dict[str, Any] = {}
   models = None

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mixdef.auditing import drawing
 from mixdef.files import local_path, save_figure
 
 _MARKERS = "osD^vP*X<>ph"
 
 
+@drawing.plainly()
 def trade_off_plot(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
   """Draw accuracy against leakage, a panel a data set, a line a family of defenses.
 

@@ -1,6 +1,6 @@
 """Data sets, their readers, and the subsets that models are trained on."""
 
-from mixdef.data.catalogue import CATALOGUE, load
+from mixdef.data.catalogue import CATALOGUE, check_name, load
 from mixdef.data.dataset import Dataset, to_float
 from mixdef.data.duplicates import duplicate_records
 from mixdef.data.subsets import splits, subsets, validate_keep
@@ -8,6 +8,7 @@ from mixdef.data.subsets import splits, subsets, validate_keep
 __all__ = [
   "CATALOGUE",
   "Dataset",
+  "check_name",
   "duplicate_records",
   "load",
   "splits",

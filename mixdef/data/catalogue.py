@@ -52,6 +52,17 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
   >>> load("digits")
   Dataset(digits: 1,797 x (8, 8, 1) float32, 10 classes, 0 reference, test none)
   """
+  check_name(name)
+  return CATALOGUE[name](_folder(data_dir))
+
+
+def check_name(name: str) -> None:
+  """Refuse what is not the name of a set of the catalogue.
+
+  Raises:
+    ValueError: with the nearest names.
+    TypeError: for what is no text.
+  """
   if not isinstance(name, str):
     raise TypeError(
       f"name is {type(name).__name__}; give the name of a set, such as 'digits'; for"
@@ -64,7 +75,6 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
       f"no data set {name!r}; close: {', '.join(close or sorted(CATALOGUE))}; for your"
       " own arrays use Dataset.from_arrays(x, y)"
     )
-  return CATALOGUE[name](_folder(data_dir))
 
 
 def _folder(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:

@@ -4,7 +4,13 @@ import jax
 import jax.numpy as jnp
 
 from mixdef.defense import Defense, batch_keys, defense
-from mixdef.defenses.validate import check_choice, check_number, is_static
+from mixdef.defenses.validate import (
+  check_choice,
+  check_count,
+  check_flag,
+  check_number,
+  is_static,
+)
 
 
 @defense
@@ -43,8 +49,8 @@ def cutout(side=16) -> Defense:
   >>> str(cutout(8))
   'cutout(side=8)'
   """
-  if is_static(side):
-    _check_pixels("cutout: side", side)
+  if not isinstance(side, jax.core.Tracer):
+    check_count("cutout: side", side, 0)
 
   def change(key, x):
     hole = draw_box(key, (side, side), x.shape[:2])
@@ -85,7 +91,7 @@ def random_crop(padding=4, *, fill="zero") -> Defense:
   >>> str(random_crop(fill="reflect"))
   "random_crop(fill='reflect')"
   """
-  _check_pixels("random_crop: padding", padding)
+  check_count("random_crop: padding", padding, 0)
   check_choice("random_crop: fill", fill, ("zero", "reflect"))
   mode = "constant" if fill == "zero" else "reflect"
 
@@ -168,6 +174,7 @@ def gaussian_noise(sigma=0.1, *, clip=True) -> Defense:
   'gaussian_noise(sigma=0.2, clip=False)'
   """
   check_number("gaussian_noise: sigma", sigma, 0)
+  check_flag("gaussian_noise: clip", clip)
 
   def change(key, x):
     noisy = x + sigma * jax.random.normal(key, x.shape, x.dtype)
@@ -224,8 +231,3 @@ def _each_row(name, change, *, off, pictures=True):
   return Defense(
     "", batch=None if off else batch, traits=frozenset({"augment", "quantities"})
   )
-
-
-def _check_pixels(what, value):
-  if type(value) is not int or value < 0:
-    raise ValueError(f"{what} is {value!r}; give pixels, an integer of at least 0")

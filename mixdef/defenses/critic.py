@@ -85,6 +85,8 @@ def relaxloss_gan(threshold=None, *, references=4) -> Defense:
   'relaxloss_gan(threshold=-2.0)'
   """
   fixed = threshold is not None and np.ndim(threshold) == 0
+  if threshold is not None and not np.size(threshold):
+    raise ValueError("relaxloss_gan: threshold is empty; give a number or one a record")
   if fixed:
     check_number("relaxloss_gan: threshold", threshold)
   check_count("relaxloss_gan: references", references)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mixdef.defense import Defense, batch_keys, defense
-from mixdef.defenses.validate import check_number, is_static
+from mixdef.defenses.validate import check_flag, check_number, is_static
 
 
 @defense
@@ -127,6 +127,7 @@ def hamp_label(gamma=0.95, *, official_grid=False) -> Defense:
   (0.26981, 0.26)
   """
   check_number("hamp_label: gamma", gamma, 0, 1)
+  check_flag("hamp_label: official_grid", official_grid)
   if not is_static(gamma):
     raise ValueError(
       "hamp_label: gamma is traced; sweep label_smoothing, which it equals, or give a "

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mixdef.defense import Defense, defense, weighted_mean
-from mixdef.defenses.validate import check_choice, check_number
+from mixdef.defenses.validate import check_choice, check_flag, check_number
 
 
 @defense
@@ -68,6 +68,7 @@ def relaxloss(
   check_number("relaxloss: upper", upper, 0, 1, above=0)
   check_choice("relaxloss: form", form, ("image", "tabular"))
   check_choice("relaxloss: ascent", ascent, ("all", "correct_only"))
+  check_flag("relaxloss: detach", detach)
   if form == "tabular" and ascent != "all":
     raise ValueError(
       f"relaxloss: form 'tabular' has no ascent to restrict: drop ascent={ascent!r}"
@@ -200,6 +201,7 @@ def hamp_entropy(coefficient=0.001, *, official_scale=False) -> Defense:
   'hamp_entropy(coefficient=0.01, official_scale=True)'
   """
   check_number("hamp_entropy: coefficient", coefficient, 0)
+  check_flag("hamp_entropy: official_scale", official_scale)
 
   def loss(losses, state, ctx, log_probs, batch):
     del state, ctx

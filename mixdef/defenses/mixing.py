@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from mixdef.defense import Batch, Defense, batch_keys, defense
 from mixdef.defenses.augment import check_pictures, draw_box
-from mixdef.defenses.validate import check_choice, check_number, is_static
+from mixdef.defenses.validate import check_choice, check_flag, check_number, is_static
 
 
 @defense
@@ -46,8 +46,9 @@ def mixup(alpha=1.0, *, per="batch", pairs=False) -> Defense:
   >>> str(mixup(0.4, per="record"))
   "mixup(alpha=0.4, per='record')"
   """
-  check_number("mixup: alpha", alpha)
+  check_number("mixup: alpha", alpha, 0, math.inf)
   check_choice("mixup: per", per, ("batch", "record"))
+  check_flag("mixup: pairs", pairs)
 
   def batch(batch, state, ctx):
     del state
@@ -112,7 +113,7 @@ def cutmix(alpha=1.0, *, per="batch") -> Defense:
   >>> str(cutmix(0.5))
   'cutmix(alpha=0.5)'
   """
-  check_number("cutmix: alpha", alpha)
+  check_number("cutmix: alpha", alpha, 0, math.inf)
   check_choice("cutmix: per", per, ("batch", "record"))
 
   def box(key, shape):

@@ -9,7 +9,13 @@ import numpy as np
 from mixdef.defense import Defense, defense
 from mixdef.defenses import accounting
 from mixdef.defenses.per_example import ghost, microbatch
-from mixdef.defenses.validate import check_choice, check_count, check_number, is_static
+from mixdef.defenses.validate import (
+  check_choice,
+  check_count,
+  check_flag,
+  check_number,
+  is_static,
+)
 
 
 @defense
@@ -93,6 +99,7 @@ def dp_sgd(
   _validate(noise_multiplier, clip, epsilon, delta, estimator)
   check_count("dp_sgd: microbatch_size", microbatch_size)
   check_count("dp_sgd: multiplicity", multiplicity)
+  check_flag("dp_sgd: guarantee", guarantee)
   silent = _is_zero(noise_multiplier)
 
   def init(key, spec):
@@ -195,15 +202,14 @@ def _is_zero(value):
 
 def _validate(noise_multiplier, clip, epsilon, delta, estimator):
   check_number("dp_sgd: noise_multiplier", noise_multiplier, 0)
-  check_number("dp_sgd: clip", clip, above=0)
+  check_number("dp_sgd: clip", clip, high=math.inf, above=0)
   check_choice("dp_sgd: estimator", estimator, ("ghost", "microbatch"))
-  if is_static(noise_multiplier) and noise_multiplier == math.inf:
-    raise ValueError("dp_sgd: noise_multiplier is inf; give a finite number")
   if not is_static(delta) or not 0 < delta < 1:
     raise ValueError(f"dp_sgd: delta is {delta}; give a plain number in (0, 1)")
   if epsilon is not None:
-    if not is_static(epsilon) or not 0 < epsilon < math.inf:
+    if not is_static(epsilon):
       raise ValueError(f"dp_sgd: epsilon is {epsilon}; give a finite number above 0")
+    check_number("dp_sgd: epsilon", epsilon, above=0)
     if not is_static(noise_multiplier) or noise_multiplier != 1.0:
       raise ValueError(
         f"dp_sgd: epsilon={epsilon} decides the noise; leave noise_multiplier out"

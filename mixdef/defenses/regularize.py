@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from mixdef.defense import Defense, defense
-from mixdef.defenses.validate import check_number
+from mixdef.defenses.validate import check_flag, check_number
 
 
 @defense
@@ -37,6 +37,7 @@ def weight_decay(coefficient=5e-4, *, biases=False) -> Defense:
   'weight_decay(coefficient=0.001)'
   """
   check_number("weight_decay: coefficient", coefficient, 0)
+  check_flag("weight_decay: biases", biases)
   return _penalty(lambda leaf: coefficient * leaf, biases)
 
 
@@ -66,6 +67,7 @@ def l1(coefficient=1e-5, *, biases=False) -> Defense:
   "l1(name='sparse')"
   """
   check_number("l1: coefficient", coefficient, 0)
+  check_flag("l1: biases", biases)
   return _penalty(lambda leaf: coefficient * jnp.sign(leaf), biases)
 
 

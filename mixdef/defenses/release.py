@@ -53,8 +53,8 @@ def confidence_masking(top=None, *, decimals=None, temperature=None) -> Defense:
     top = 1
   if top is not None:
     check_count("confidence_masking: top", top)
-  if decimals is not None and decimals != 0:
-    check_count("confidence_masking: decimals", decimals)
+  if decimals is not None:
+    check_count("confidence_masking: decimals", decimals, 0, 30)
   if temperature is not None:
     check_number("confidence_masking: temperature", temperature, above=0)
 

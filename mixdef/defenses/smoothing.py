@@ -14,7 +14,7 @@ from mixdef.defense import (
   mean_value_and_grad,
   take,
 )
-from mixdef.defenses.validate import check_choice, check_number, is_static
+from mixdef.defenses.validate import check_choice, check_flag, check_number, is_static
 
 _LOG_FLOOR = math.log(1e-30)
 _SPREAD_FLOOR = math.exp(-20)
@@ -96,6 +96,7 @@ def weighted_smoothing(
   check_choice(f"{what}: norm", norm, tuple(_NORMS))
   check_choice(f"{what}: measure", measure, tuple(_MEASURES))
   check_choice(f"{what}: factor", factor, ("literal", "clip"))
+  check_flag(f"{what}: use_gap", use_gap)
 
   def init(key, spec):
     del key

@@ -3,7 +3,7 @@
 import jax
 
 from mixdef.defense import Defense, Stage, defense, take
-from mixdef.defenses.validate import check_choice, check_number
+from mixdef.defenses.validate import check_choice, check_flag, check_number
 
 
 @defense
@@ -54,6 +54,7 @@ def distillation(
   check_number("distillation: temperature", temperature, above=0)
   check_number("distillation: a", a, 0, 1)
   check_choice("distillation: form", form, ("soft", "hinton"))
+  check_flag("distillation: official_scale", official_scale)
 
   def init(key, spec):
     del key

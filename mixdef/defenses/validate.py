@@ -1,7 +1,13 @@
-"""Checks of a defense's arguments; traced numbers, of a sweep, pass unchecked."""
+"""Checks of a factory's arguments; traced numbers, of a sweep, pass unchecked."""
 
 import math
 import numbers
+
+import jax
+import numpy as np
+
+_LARGEST = float(np.finfo(np.float32).max)  # what a program can hold
+_MOST = 2**31 - 1  # the largest int32: what a program counts with
 
 
 def is_static(value) -> bool:
@@ -9,8 +15,12 @@ def is_static(value) -> bool:
   return isinstance(value, numbers.Real)
 
 
-def check_number(what, value, low=-math.inf, high=math.inf, *, above=-math.inf):
-  """Refuse what is no number, or one outside [low, high] or not above `above`.
+def check_number(
+  what, value, low=-_LARGEST, high=_LARGEST, *, above=-math.inf, below=math.inf
+):
+  """Refuse what is no number, or one outside [low, high] or (above, below).
+
+  Infinity is refused unless `high` is infinite, and so is what float32 cannot hold.
 
   Raises:
     ValueError: with the argument, its value and the range.
@@ -19,23 +29,44 @@ def check_number(what, value, low=-math.inf, high=math.inf, *, above=-math.inf):
   Traceback (most recent call last):
   ValueError: label_smoothing: epsilon is 1.5; give a number of at least 0 and at most 1
   """
-  if isinstance(value, bool) or not (is_static(value) or hasattr(value, "dtype")):
+  scalar = hasattr(value, "dtype") and value.shape == () and value.dtype.kind in "iuf"
+  plain = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+  if not (plain or scalar):
     raise ValueError(f"{what} is {value!r}; give a number")
-  if not is_static(value) or (low <= value <= high and value > above):
+  if isinstance(value, jax.core.Tracer):
     return
-  lowest = f"above {above:g}" if above >= low else f"of at least {low:g}"
-  highest = f" and at most {high:g}" if high < math.inf else ""
-  raise ValueError(f"{what} is {value}; give a number {lowest}{highest}")
+  if value == high == math.inf:
+    return
+  if low <= value <= min(high, _LARGEST) and above < value < below:
+    return
+  ends = []
+  if above >= low:
+    ends.append(f"above {above:g}")
+  elif low > -_LARGEST:
+    ends.append(f"of at least {low:g}")
+  if below < math.inf and below <= high:
+    ends.append(f"below {below:g}")
+  elif high < _LARGEST or value > _LARGEST:
+    ends.append(f"at most {min(high, _LARGEST):.3g}")
+  raise ValueError(f"{what} is {value}; give a number {' and '.join(ends)}".rstrip())
 
 
-def check_count(what, value):
-  """Refuse anything but a positive integer."""
-  if type(value) is not int or value < 1:
-    raise ValueError(f"{what} is {value!r}; give an integer of at least 1")
+def check_count(what, value, low=1, high=_MOST):
+  """Refuse anything but an integer in [low, high], int32's largest by default."""
+  if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+    raise ValueError(f"{what} is {value!r}; give an integer of at least {low}")
+  if value > high:
+    raise ValueError(f"{what} is {value}; give an integer of at most {high}")
+
+
+def check_flag(what, value):
+  """Refuse anything but True and False."""
+  if not isinstance(value, (bool, np.bool_)):
+    raise ValueError(f"{what} is {value!r}; give True or False")
 
 
 def check_choice(what, value, options):
   """Refuse a word that is not among `options`."""
-  if value not in options:
+  if not isinstance(value, str) or value not in options:
     known = ", ".join(map(repr, options))
     raise ValueError(f"{what} is {value!r}; it is one of {known}")

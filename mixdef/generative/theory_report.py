@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from mixdef.attacks.lira import lira_coverage
 from mixdef.attacks.signals import Signals
+from mixdef.auditing import drawing
 from mixdef.auditing.figures import auc, excluded, scored_pairs
 from mixdef.auditing.intervals import bootstrap_records
 from mixdef.files import local_path, save_figure
@@ -95,6 +96,7 @@ def theory_report(
   }
 
 
+@drawing.plainly()
 def ratio_plot(
   natural: ArrayLike,
   keep: ArrayLike,

@@ -6,7 +6,7 @@ are found by layer type.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -18,6 +18,7 @@ from mixdef.models.group_norm import GroupNorm
 
 NORMS = ("group", "batch", "none")
 _MAX_GROUPS = 16
+_LARGEST = 2**31 - 1  # of an axis
 
 
 def conv_layer(
@@ -127,12 +128,32 @@ def check_fields(model: nn.Module) -> None:
   check_positive("num_classes", model.num_classes)
   for name in ("dropout", "spatial_dropout"):
     rate = getattr(model, name, 0.0)
-    if not 0 <= rate < 1:
-      raise ValueError(f"{name}={rate} must be at least 0 and below 1")
+    number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
+    if not number or not 0 <= rate < 1:
+      raise ValueError(f"{name}={rate!r} must be at least 0 and below 1")
   for name, choices in (("norm", NORMS), ("lowering", LOWERINGS)):
-    value = getattr(model, name, choices[0])
-    if value not in choices:
-      raise ValueError(f"{name}={value!r} is unknown; choose from {choices}")
+    check_choice(name, getattr(model, name, choices[0]), choices)
+  check_bool("weight_standardization", getattr(model, "weight_standardization", False))
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+  """Refuse a word that is not among `choices`.
+
+  Raises:
+    ValueError: names the field, its value and the words.
+  """
+  if not isinstance(value, str) or value not in choices:
+    raise ValueError(f"{name}={value!r} is unknown; choose from {choices}")
+
+
+def check_bool(name: str, value: bool) -> None:
+  """Refuse anything but True and False.
+
+  Raises:
+    ValueError: names the field and its value.
+  """
+  if not isinstance(value, bool):
+    raise ValueError(f"{name}={value!r} must be True or False")
 
 
 def check_positive(name: str, *values: int) -> None:
@@ -142,8 +163,10 @@ def check_positive(name: str, *values: int) -> None:
     ValueError: names the first value at fault.
   """
   for value in values:
-    if not isinstance(value, int) or value < 1:
+    if type(value) is not int or value < 1:
       raise ValueError(f"{name}={value!r} must be a positive integer")
+    if value > _LARGEST:
+      raise ValueError(f"{name}={value} must be at most {_LARGEST}")
 
 
 def check_depth(depth: int, *, unit: int, extra: int) -> None:
@@ -152,6 +175,7 @@ def check_depth(depth: int, *, unit: int, extra: int) -> None:
   Raises:
     ValueError: with the smallest valid depths.
   """
-  if not isinstance(depth, int) or depth <= extra or (depth - extra) % unit:
+  check_positive("depth", depth)
+  if depth <= extra or (depth - extra) % unit:
     valid = ", ".join(str(unit * n + extra) for n in (1, 2, 3))
     raise ValueError(f"depth={depth!r} must be {unit}n+{extra}: {valid}, ...")

@@ -24,7 +24,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     return
   folder.mkdir(parents=True, exist_ok=True)
   path = folder / "lock"
-  with path.open("a+") as file:
+  with path.open("a+", encoding="utf-8") as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -7,6 +7,8 @@ import numpy as np
 from mixdef.data import validate
 from mixdef.defense import Data, Spec
 
+_COUNTED = 2**31 - 1  # int32
+
 
 class Plan(NamedTuple):
   """Static sizes; hashable, so compiled programs are cached by them.
@@ -74,6 +76,11 @@ def make_plan(
   batch_size = validate.integer(batch_size, "batch_size", least=1)
   num_members = validate.integer(num_members, "num_members", least=1)
   steps = -(-num_members // (groups * batch_size))
+  if steps * epochs > _COUNTED:
+    raise ValueError(
+      f"epochs={epochs} of {steps} steps each are more than the {_COUNTED} steps that "
+      f"a training counts: lower epochs"
+    )
   poisson = "poisson" in traits
   if poisson and batch_size > num_members:
     raise ValueError(

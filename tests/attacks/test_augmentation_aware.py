@@ -200,9 +200,9 @@ def test_copies_are_those_of_the_last_epoch_and_masked_losses_are_finite():
 def test_what_cannot_be_asked_is_refused(mixed):
   with pytest.raises(Unavailable, match="changes no batches"):
     augmentation_aware(train(confidence_masking(), epochs=1), target=0)
-  with pytest.raises(ValueError, match="aggregate='best'"):
+  with pytest.raises(ValueError, match="aggregate is 'best'"):
     augmentation_aware(mixed, target=0, aggregate="best")
-  with pytest.raises(ValueError, match="repeats=0"):
+  with pytest.raises(ValueError, match="repeats is 0"):
     augmentation_aware(mixed, target=0, repeats=0)
   with pytest.raises(ValueError, match="target=4"):
     augmentation_aware(mixed, target=4)

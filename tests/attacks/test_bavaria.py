@@ -182,5 +182,5 @@ def test_hinge_is_a_choice_of_statistic():
   swapped = Signals.from_phi(signals.hinge, keep)
   by_hinge = bavaria(signals, target=0, score="hinge")
   np.testing.assert_array_equal(by_hinge, bavaria(swapped, target=0))
-  with pytest.raises(ValueError, match="score='loss'"):
+  with pytest.raises(ValueError, match="score is 'loss'"):
     bavaria(signals, target=0, score="loss")

@@ -115,7 +115,7 @@ def test_members_of_an_overfitted_model_are_farther_from_the_boundary(leaky):
 def test_wrong_arguments_are_named(ensemble):
   with pytest.raises(ValueError, match="target=2 is no model; pass 0 to 1"):
     label_only_boundary(ensemble, target=2)
-  with pytest.raises(ValueError, match="draws=1 is too few"):
+  with pytest.raises(ValueError, match="draws is 1; give an integer of at least 2"):
     label_only_boundary(ensemble, target=0, draws=1)
   with pytest.raises(ValueError, match="records hold 150"):
     label_only_boundary(ensemble, target=0, records=[0, 150])

@@ -290,7 +290,7 @@ def test_noise_needs_numbers_above_0(options, table):
 
 def test_logreg_needs_a_positive_c_and_correctness():
   asked = Signals.from_phi(np.zeros((3, 2)), np.eye(3, 2, dtype=bool))
-  with pytest.raises(ValueError, match="c=0"):
+  with pytest.raises(ValueError, match="c is 0; give a number above 0"):
     label_only_logreg(asked, target=0, c=0)
   with pytest.raises(Unavailable, match="correct"):
     label_only_logreg(asked, target=0)

@@ -100,8 +100,8 @@ def test_pitfall_49_class_missing_in_the_shadow_gets_the_histograms_of_all():
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"statistic": "entropy"}, "choose loss or confidence"),
-    ({"bins": 0}, "bins=0"),
+    ({"statistic": "entropy"}, "it is one of 'loss', 'confidence'"),
+    ({"bins": 0}, "bins is 0"),
     ({"shadow": 0}, "shadow=0 is the target"),
   ],
 )

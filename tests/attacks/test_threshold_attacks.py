@@ -257,7 +257,7 @@ def test_unknown_membership_does_not_move_the_known_threshold():
 
 
 @pytest.mark.parametrize(
-  ("options", "message"), [({"known": 3}, "below it"), ({"known": 0}, "known=0")]
+  ("options", "message"), [({"known": 3}, "below it"), ({"known": 0}, "known is 0")]
 )
 def test_known_records_must_leave_some_to_attack(options, message):
   signals = Signals.from_phi(np.zeros((1, 6)), [np.arange(6) < 3])

@@ -233,8 +233,8 @@ def test_extreme_logits_and_reference_rows(attack):
     (lambda s: salem_2(s, target=0, source=s), "use salem_1"),
     (lambda s: salem_2(s, target=0, source=SOURCE, source_model=9), "source_model=9"),
     (lambda s: salem_1(s, target=0, shadow=0), "shadow=0 is the target"),
-    (lambda s: salem_1(s, target=0, n_hidden=-1), "n_hidden=-1"),
-    (lambda s: shokri(s, target=0, shadows=0), "shadows=0"),
+    (lambda s: salem_1(s, target=0, n_hidden=-1), "n_hidden is -1"),
+    (lambda s: shokri(s, target=0, shadows=0), "shadows is 0"),
   ],
 )
 def test_unusable_options_are_refused(call, message):

@@ -233,10 +233,10 @@ def test_a_model_that_diverged_is_refused(attack, ensemble):
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"tau": 1.0}, "tau=1.0 is out of range"),
-    ({"step": 0.0}, "both must be positive"),
-    ({"norm": "l1"}, "norm='l1'; choose from l2, linf"),
-    ({"direction": "up"}, "direction='up'; choose from toward, away"),
+    ({"tau": 1.0}, "tau is 1.0; give a number of at least 0.5 and below 1"),
+    ({"step": 0.0}, "step is 0.0; give a number above 0"),
+    ({"norm": "l1"}, "norm is 'l1'; it is one of 'l2', 'linf'"),
+    ({"direction": "up"}, "direction is 'up'; it is one of 'toward', 'away'"),
     ({"target": 2}, "target=2 is no model"),
   ],
 )

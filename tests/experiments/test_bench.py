@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 from benches import cpu, cpu_table, dp, gpu, peers, recipe, timing, works
-from benches.settings import SUITES, BenchSettings
+from benches.settings import BenchSettings
+from command_line import FLAGS
 
 from mixdef import classifier, models
 from mixdef.models.layers import conv_layer
@@ -233,7 +234,7 @@ def test_every_dp_column_is_there_and_memory_is_told(monkeypatch, capsys):
   assert "MB at batch 8" in memory
 
 
-@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("suite", FLAGS["suite"].choices)
 def test_every_suite_is_a_module_that_runs_and_shows(suite):
   module = importlib.import_module(f"benches.{suite}")
   assert callable(module.run)

@@ -7,7 +7,7 @@ import compare
 import job
 import numpy as np
 import pytest
-import settings as settings_module
+from command_line import FLAGS
 from compare import CompareSettings
 
 from mixdef.auditing import paired_bootstrap
@@ -141,4 +141,4 @@ def test_the_default_folder_is_called_after_the_audits():
 
 def test_every_flag_has_a_help_text():
   names = {field.name for field in dataclasses.fields(CompareSettings)}
-  assert names <= set(settings_module._HELP)
+  assert names <= set(FLAGS)

@@ -28,7 +28,7 @@ def installed():
 @pytest.fixture
 def nothing_built(monkeypatch, tmp_path):
   """Forget what this process and the cache folder have built."""
-  monkeypatch.setattr(build, "_CACHE", tmp_path)
+  monkeypatch.setattr(build.caches, "folder", lambda name: tmp_path)
   build.library.cache_clear()
   yield tmp_path
   build.library.cache_clear()

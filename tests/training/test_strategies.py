@@ -194,6 +194,7 @@ def test_pitfall_158_training_stays_float32_under_x64():
     ({"num_members": "9"}, "num_members='9'; take an integer"),
     ({"num_members": -3}, "num_members=-3; take at least 1"),
     ({"num_members": 0}, "num_members=0; take at least 1"),
+    ({"epochs": 10**12}, "more than the 2147483647 steps that a training counts"),
     ({"strategy": "fast"}, "'fast' is none of vmap, scan, loop, processes, auto"),
     ({"memory_gb": 0}, "memory_gb=0 must be positive"),
     ({"ids": [0]}, r"ids have shape \(1,\): give one for each of 2"),

@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from mixdef.auditing import drawing
+
 INK, MUTED, GRID, SHADE, PAPER = (f"#0203{n:02x}" for n in range(5))
 """Stand-in colours: each becomes the CSS variable of the same name."""
 SERIES = tuple(f"#0204{n:02x}" for n in range(1, 7))
@@ -58,17 +60,17 @@ def draw(
   Returns:
     One `<svg>` element; what it shows of the data is escaped.
   """
-  import matplotlib
   from markupsafe import escape
-  from matplotlib.figure import Figure
 
   text = io.StringIO()
   with (
     warnings.catch_warnings(),
-    matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}),
+    drawing.plainly(_STYLE | {"svg.hashsalt": name}),
   ):
     # The browser draws the text: a glyph missing from matplotlib's font is no fault.
     warnings.filterwarnings("ignore", message="Glyph .* missing")
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=size, layout="constrained")
     paint(figure)
     unnamed = dict.fromkeys(("Date", "Creator", "Format", "Type"))

@@ -1,17 +1,39 @@
 """A record's loss under the target, against its loss under models without it."""
 
+import inspect
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mixdef.arguments import checked, one_of
 from mixdef.attacks.asking import records_to_ask
 from mixdef.attacks.designs import detect_design, references
 from mixdef.generative.attacks.nearest import nearest_losses
 from mixdef.generative.attacks.reconstruction import reconstruction_losses
 from mixdef.training import Ensemble
 
-_LOSSES = {"nearest": nearest_losses, "reconstruction": reconstruction_losses}
+_LOSSES: dict[str, Any] = {
+  "nearest": nearest_losses,
+  "reconstruction": reconstruction_losses,
+}
 
 
+def _of_the_loss(*, loss="nearest", **arguments):
+  known = {"target", "records", "seed", *inspect.signature(_LOSSES[loss]).parameters}
+  for name in arguments:
+    if name not in known:
+      raise ValueError(
+        f"gan_leaks_calibrated: loss={loss!r} has no {name}; it takes "
+        f"{', '.join(_LOSSES[loss].checks)}"
+      )
+
+
+@checked(
+  together=_of_the_loss,
+  loss=one_of(*_LOSSES),
+  **_LOSSES["nearest"].checks | _LOSSES["reconstruction"].checks,
+)
 def gan_leaks_calibrated(
   ensemble: Ensemble,
   *,
@@ -48,8 +70,6 @@ def gan_leaks_calibrated(
   Reference: Chen, Yu, Zhang, Fritz, "GAN-Leaks: A Taxonomy of Membership Inference
     Attacks against Generative Models", 2020, arXiv 1909.03935.
   """
-  if loss not in _LOSSES:
-    raise ValueError(f"loss={loss!r}; choose from {', '.join(_LOSSES)}")
   rows = records_to_ask(ensemble, target, records)
   losses = _LOSSES[loss](ensemble, rows, seed=seed, **options)
   keep, audited = ensemble.keep, ensemble.data.audited

@@ -5,11 +5,12 @@ import functools
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mixdef.arguments import checked, count, flag, one_of, seed
 from mixdef.attacks import Signals, Unavailable
 from mixdef.attacks.asking import records_to_ask
 from mixdef.data import Dataset, to_float, validate
 from mixdef.data.seeds import generator
-from mixdef.defenses.validate import check_choice, check_count
+from mixdef.defenses.validate import check_count
 from mixdef.generative.attacks.sampling import conditions, samples
 from mixdef.generative.attacks.signals import critic_scores
 from mixdef.generative.learners import wgan_gp
@@ -20,6 +21,7 @@ from mixdef.training import Ensemble, fit_many
 _OVER = {"max": np.max, "mean": np.mean}
 
 
+@checked(over=one_of(*_OVER))
 def logan(signals: Signals, *, target: int, over: str = "max") -> np.ndarray:
   """Score by the target's own critic (white box).
 
@@ -45,7 +47,6 @@ def logan(signals: Signals, *, target: int, over: str = "max") -> np.ndarray:
     Against Generative Models", 2019, arXiv 1705.07663.
   """
   signals.check_model("target", target)
-  check_choice("logan: over", over, tuple(_OVER))
   critic = getattr(signals, "critic", None)
   if critic is None:
     raise Unavailable("these signals hold no scores of critics; build with gan_signals")
@@ -54,6 +55,9 @@ def logan(signals: Signals, *, target: int, over: str = "max") -> np.ndarray:
   return signals.only_audited(_OVER[over](own, axis=-1))
 
 
+@checked(
+  num_samples=count(), epochs=count(), batch_size=count(), seed=seed, progress=flag
+)
 def logan_black_box(
   ensemble: Ensemble,
   *,
@@ -96,7 +100,6 @@ def logan_black_box(
     Against Generative Models", 2019, arXiv 1705.07663.
   """
   rows = records_to_ask(ensemble, target, records)
-  check_count("logan_black_box: num_samples", num_samples)
   data, victim = ensemble.data, ensemble[target]
   made = Dataset.from_arrays(
     *samples(victim, num_samples, seed=seed), num_classes=data.num_classes

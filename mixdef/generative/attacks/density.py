@@ -5,6 +5,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mixdef.arguments import checked, count, number, one_of, optional, seed
 from mixdef.attacks.asking import records_to_ask
 from mixdef.attacks.signals import Unavailable
 from mixdef.generative.attacks.distances import tiles
@@ -13,6 +14,13 @@ from mixdef.generative.attacks.sampling import samples
 from mixdef.training import Ensemble
 
 
+@checked(
+  num_samples=count(),
+  prior=one_of("kde", "gaussian"),
+  bandwidth=optional(number(above=0)),
+  components=count(),
+  seed=seed,
+)
 def domias(
   ensemble: Ensemble,
   *,
@@ -62,10 +70,6 @@ def domias(
   Reference: van Breugel, Sun, Qian, van der Schaar, "Membership Inference Attacks
     against Synthetic Data through Overfitting Detection", 2023, arXiv 2302.12580.
   """
-  if prior not in ("kde", "gaussian"):
-    raise ValueError(f"prior={prior!r}; choose from kde, gaussian")
-  if bandwidth is not None and not bandwidth > 0:
-    raise ValueError(f"bandwidth={bandwidth} is not positive")
   rows, data = records_to_ask(ensemble, target, records), ensemble.data
   if reference is None:
     if data.test is None:

@@ -15,6 +15,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mixdef.arguments import checked, count, flag
 from mixdef.attacks import (
   Signals,
   Unavailable,
@@ -28,6 +29,7 @@ from mixdef.generative.attacks.signals import GanSignals
 from mixdef.training import Ensemble
 
 
+@checked(ddof=count(0, 1), include_target=flag)
 def lira_gan_discriminator(
   signals: Signals, *, target: int, ddof: int = 0, include_target: bool = False
 ) -> np.ndarray:
@@ -63,6 +65,7 @@ def lira_gan_discriminator(
   return lira_online(signals, target=target, ddof=ddof)
 
 
+@checked(ddof=count(0, 1))
 def lira_gan_discriminator_fixed(
   signals: Signals, *, target: int, ddof: int = 0
 ) -> np.ndarray:
@@ -79,6 +82,7 @@ def lira_gan_discriminator_fixed(
   return lira_online_fixed(signals, target=target, ddof=ddof)
 
 
+@checked(ddof=count(0, 1))
 def lira_gan_discriminator_offline(
   signals: Signals, *, target: int, ddof: int = 0
 ) -> np.ndarray:
@@ -97,6 +101,7 @@ def lira_gan_discriminator_offline(
   return lira_offline(signals, target=target, ddof=ddof)
 
 
+@checked(ddof=count(0, 1))
 def lira_gan_reconstruction(
   signals: Signals, *, target: int, ddof: int = 0
 ) -> np.ndarray:

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mixdef.arguments import checked, count, number, one_of, seed
 from mixdef.attacks.asking import records_to_ask
 from mixdef.data.seeds import stream
 from mixdef.generative.attacks.distances import nearest_distances, tiles
@@ -18,6 +19,13 @@ KERNELS = ("count", "log", "ratio")
 _NEAREST = 1e-6  # of the radius; below it distances of float32 samples are rounding
 
 
+@checked(
+  num_samples=count(),
+  kernel=one_of(*KERNELS),
+  percentile=number(above=0, high=100),
+  components=count(),
+  seed=seed,
+)
 def monte_carlo(
   ensemble: Ensemble,
   *,
@@ -62,10 +70,6 @@ def monte_carlo(
   Reference: Hilprecht, Haerterich, Bernau, "Monte Carlo and Reconstruction Membership
     Inference Attacks against Generative Models", PETS 2019.
   """
-  if kernel not in KERNELS:
-    raise ValueError(f"kernel={kernel!r}; choose from {', '.join(KERNELS)}")
-  if not 0 < percentile <= 100:
-    raise ValueError(f"percentile={percentile} is out of range; take 0 < p <= 100")
   rows, data = records_to_ask(ensemble, target, records), ensemble.data
   space = principal_components(known_to_anyone(data), components)
   made = space(samples(ensemble[target], num_samples, seed=seed)[0])

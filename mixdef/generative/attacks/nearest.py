@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mixdef.arguments import checked, count, seed
 from mixdef.attacks.asking import records_to_ask
 from mixdef.data import to_float
 from mixdef.generative.attacks.distances import flat, nearest_distances
@@ -10,6 +11,7 @@ from mixdef.generative.attacks.sampling import samples
 from mixdef.training import Ensemble, Run
 
 
+@checked(num_samples=count(), seed=seed)
 def gan_leaks_full_black_box(
   ensemble: Ensemble,
   *,
@@ -51,6 +53,7 @@ def gan_leaks_full_black_box(
   return scores
 
 
+@checked(num_samples=count(), seed=seed)
 def nearest_losses(
   ensemble: Ensemble,
   records: ArrayLike | None = None,

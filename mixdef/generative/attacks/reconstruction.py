@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mixdef.arguments import checked, count, number, one_of, optional, seed
 from mixdef.attacks.asking import records_to_ask
 from mixdef.data import to_float
 from mixdef.data.seeds import random_key
@@ -53,6 +54,13 @@ class _Search(NamedTuple):
   seed: int
 
 
+@checked(
+  optimizer=one_of("adam", "lbfgs"),
+  steps=optional(count()),
+  restarts=count(),
+  norm_penalty=number(0),
+  seed=seed,
+)
 def gan_leaks_white_box(
   ensemble: Ensemble,
   *,
@@ -98,12 +106,12 @@ def gan_leaks_white_box(
   Reference: Chen, Yu, Zhang, Fritz, "GAN-Leaks: A Taxonomy of Membership Inference
     Attacks against Generative Models", 2020, arXiv 1909.03935.
   """
-  _choose("optimizer", optimizer, ("adam", "lbfgs"))
   rows = records_to_ask(ensemble, target, records)
   how = _search(optimizer, steps, restarts, norm_penalty, perceptual, seed)
   return _scores(ensemble, target, rows, how)
 
 
+@checked(steps=count(), restarts=count(), norm_penalty=number(0), seed=seed)
 def gan_leaks_partial_black_box(
   ensemble: Ensemble,
   *,
@@ -147,6 +155,13 @@ def gan_leaks_partial_black_box(
   return _scores(ensemble, target, rows, how)
 
 
+@checked(
+  optimizer=one_of(*OPTIMIZERS),
+  steps=optional(count()),
+  restarts=count(),
+  norm_penalty=number(0),
+  seed=seed,
+)
 def reconstruction_losses(
   ensemble: Ensemble,
   records: ArrayLike | None = None,
@@ -182,15 +197,9 @@ def reconstruction_losses(
 
 
 def _search(optimizer, steps, restarts, norm_penalty, perceptual, seed):
-  """Refuse what cannot be searched by; fill in the optimizer's own number of steps."""
-  _choose("optimizer", optimizer, OPTIMIZERS)
+  """Fill in the optimizer's own number of steps."""
   usual = {"adam": 1000, "lbfgs": 100, "evolution": 300}
   steps = usual[optimizer] if steps is None else steps
-  for name, value in (("steps", steps), ("restarts", restarts)):
-    if value < 1:
-      raise ValueError(f"{name}={value} is too few; take at least 1")
-  if not norm_penalty >= 0:
-    raise ValueError(f"norm_penalty={norm_penalty} is negative; take 0 or more")
   return _Search(optimizer, steps, restarts, norm_penalty, perceptual, seed)
 
 
@@ -248,8 +257,3 @@ def _question(how: _Search) -> Callable:
     return latent_search.lowest(by_record).reconstruction
 
   return ask
-
-
-def _choose(name, value, known):
-  if value not in known:
-    raise ValueError(f"{name}={value!r}; choose from {', '.join(known)}")

@@ -122,10 +122,7 @@ def datalens(
   _validate(teachers, top, noise, threshold, largest, step_size, delta)
   check_count("datalens: fakes", fakes)
   check_count("datalens: critic_steps", critic_steps)
-  if type(warm_epochs) is not int or warm_epochs < 0:
-    raise ValueError(
-      f"datalens: warm_epochs is {warm_epochs!r}; give an integer of at least 0"
-    )
+  check_count("datalens: warm_epochs", warm_epochs, 0)
   numbers = math.prod(networks.shape)
   if top > numbers:
     raise ValueError(

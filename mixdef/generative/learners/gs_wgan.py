@@ -135,10 +135,7 @@ def gs_wgan(
   check_number("gs_wgan: average", average, 0, 1)
   if is_static(average) and average == 1:
     raise ValueError("gs_wgan: average is 1, which keeps the untrained G; give less")
-  if type(warm_epochs) is not int or warm_epochs < 0:
-    raise ValueError(
-      f"gs_wgan: warm_epochs is {warm_epochs!r}; give an integer of at least 0"
-    )
+  check_count("gs_wgan: warm_epochs", warm_epochs, 0)
   generator, critic = networks.generator, networks.critic
 
   def spent(spec):

@@ -96,11 +96,8 @@ def medgan(
   128
   """
   defense = chain() if defense is None else chain(defense)
-  if type(pretrain_epochs) is not int or pretrain_epochs < 0:
-    raise ValueError(
-      f"medgan: pretrain_epochs is {pretrain_epochs!r}; give an integer of at least 0"
-    )
   optimizer = check_optimizer(optimizer)
+  check_count("medgan: pretrain_epochs", pretrain_epochs, 0)
   check_count("medgan: critic_steps", critic_steps)
   check_number("medgan: l2", l2, 0)
   _refuse(defense)

@@ -255,9 +255,6 @@ def _validate(pairs, ratio, pretrain_epochs, dp_delay, release):
     raise ValueError(f"priv_gan: pairs is {pairs}; P needs at least 2 to tell apart")
   check_number("priv_gan: ratio", ratio, 0)
   for name, value in (("pretrain_epochs", pretrain_epochs), ("dp_delay", dp_delay)):
-    if value is not None and (type(value) is not int or value < 0):
-      raise ValueError(
-        f"priv_gan: {name} is {value!r}; give an integer of at least 0, or None for "
-        "the official share of the epochs"
-      )
+    if value is not None:  # the official share of the epochs
+      check_count(f"priv_gan: {name}", value, 0)
   check_choice("priv_gan: release", release, ("all", "one"))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mixdef.auditing import drawing
 from mixdef.files import local_path, save_figure
 
 
@@ -35,6 +36,7 @@ def dwpre_plot(result: Mapping[str, Any], path: str | Path) -> None:
   _scatter(result, path, "F1 of predictions")
 
 
+@drawing.plainly()
 def _scatter(result: Mapping[str, Any], path: str | Path, what: str) -> None:
   path = local_path(path)
   if path.suffix not in (".png", ".svg"):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mixdef.generative.networks.pair import Networks
-from mixdef.models.layers import check_positive
+from mixdef.models.layers import check_bool, check_positive
 
 
 class DenseGenerator(nn.Module):
@@ -85,6 +85,7 @@ def dense_networks(
   check_positive("num_classes", num_classes)
   check_positive("hidden", hidden)
   check_positive("latent", latent)
+  check_bool("conditional", conditional)
   layers = (hidden, hidden)
   generator = DenseGenerator(shape, layers, conditional)
   return Networks(

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from mixdef.generative.networks.pair import Networks
-from mixdef.models.convolution import linen_conv
+from mixdef.models.convolution import LOWERINGS, linen_conv
 from mixdef.models.group_norm import GroupNorm
-from mixdef.models.layers import check_positive, normalize
+from mixdef.models.layers import check_choice, check_positive, normalize
 from mixdef.models.transposed import ConvTranspose
 
 _SMALLEST = 4  # a map of at most so many rows and columns is not halved again
@@ -137,8 +137,8 @@ def image_networks(
   check_positive("num_classes", num_classes)
   check_positive("width", width)
   check_positive("latent", latent)
-  if norm not in _NORMS:
-    raise ValueError(f"norm={norm!r} is unknown; choose from {_NORMS}")
+  check_choice("norm", norm, _NORMS)
+  check_choice("lowering", lowering, LOWERINGS)
   generator = ImageGenerator(shape, width, norm, lowering)
   critic = ImageCritic(width, lowering)
   return Networks(generator, critic, latent, num_classes, shape)

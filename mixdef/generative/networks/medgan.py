@@ -134,6 +134,8 @@ def medgan_networks(
   check_positive("num_features", num_features)
   check_positive("num_classes", num_classes)
   check_positive("latent", latent)
+  if not isinstance(hidden, (tuple, list)) or not hidden:
+    raise ValueError(f"hidden={hidden!r} must be a tuple of widths, as (256, 128)")
   check_positive("hidden", *hidden)
   return MedganNetworks(
     MedganEncoder(latent),

@@ -12,10 +12,11 @@ import tempfile
 
 import jax
 
+from mixdef import caches
+
 TARGETS = ("mixdef_convolution", "mixdef_input_gradient", "mixdef_kernel_gradient")
 
 _SOURCE = pathlib.Path(__file__).with_name("convolution.cc")
-_CACHE = pathlib.Path.home() / ".cache" / "mixdef"
 _OTHERWISE = "or take lowering='auto'"
 
 
@@ -33,8 +34,9 @@ def library() -> pathlib.Path:
   options = ["-O2", "-std=c++17", "-shared", "-fPIC", *headers, str(_SOURCE)]
   options += [str(dnnl), f"-Wl,-rpath,{dnnl.parent}"]
   made_of = [jax.__version__, importlib.metadata.version("onednn-cpu-gomp"), *options]
-  text = "\n".join([*made_of, _SOURCE.read_text()])
-  built = _CACHE / f"onednn-{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
+  text = "\n".join([*made_of, _SOURCE.read_text(encoding="utf-8")])
+  folder = caches.folder("onednn") or pathlib.Path(tempfile.mkdtemp())
+  built = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
   if not built.exists():
     _compile(options, built)
   return built

@@ -99,7 +99,7 @@ def test_other_records_may_be_given():
   np.testing.assert_array_equal(given, domias(ensemble, target=0, **FEW))
   with pytest.raises(ValueError, match="prepare both alike"):
     domias(ensemble, target=0, reference=np.zeros((5, 6), np.uint8))
-  with pytest.raises(ValueError, match="prior='bnaf'; choose from kde, gaussian"):
+  with pytest.raises(ValueError, match="prior is 'bnaf'; it is one of 'kde'"):
     domias(ensemble, target=0, prior="bnaf")
-  with pytest.raises(ValueError, match="bandwidth=0 is not positive"):
+  with pytest.raises(ValueError, match="bandwidth is 0; give a number above 0"):
     domias(ensemble, target=0, bandwidth=0)

@@ -210,14 +210,14 @@ def test_scores_follow_their_records(attack):
 def test_wrong_options_are_named():
   ensemble = memorised()
   for options, message in (
-    ({"kernel": "hog"}, "kernel='hog'; choose from count, log, ratio"),
-    ({"percentile": 0}, "percentile=0 is out of range"),
-    ({"components": 0}, "components=0 leave nothing"),
-    ({"num_samples": 0}, "count=0 makes no samples"),
+    ({"kernel": "hog"}, "kernel is 'hog'; it is one of 'count', 'log', 'ratio'"),
+    ({"percentile": 0}, "percentile is 0; give a number above 0 and at most 100"),
+    ({"components": 0}, "components is 0"),
+    ({"num_samples": 0}, "num_samples is 0"),
   ):
     with pytest.raises(ValueError, match=message):
       monte_carlo(ensemble, target=0, **options)
-  with pytest.raises(ValueError, match="loss='lpips'; choose from nearest"):
+  with pytest.raises(ValueError, match="loss is 'lpips'; it is one of 'nearest'"):
     gan_leaks_calibrated(ensemble, target=0, loss="lpips")
   with pytest.raises(ValueError, match="all alike"):
     principal_components(np.ones((3, 2)), 1)

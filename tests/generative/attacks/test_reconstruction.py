@@ -211,10 +211,10 @@ def test_a_generator_that_diverged_is_refused():
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"optimizer": "sgd"}, "optimizer='sgd'; choose from adam, lbfgs"),
-    ({"steps": 0}, "steps=0 is too few"),
-    ({"restarts": 0}, "restarts=0 is too few"),
-    ({"norm_penalty": -1.0}, "norm_penalty=-1.0 is negative"),
+    ({"optimizer": "sgd"}, "optimizer is 'sgd'; it is one of 'adam', 'lbfgs'"),
+    ({"steps": 0}, "steps is 0"),
+    ({"restarts": 0}, "restarts is 0"),
+    ({"norm_penalty": -1.0}, "norm_penalty is -1.0; give a number of at least 0"),
     ({"target": 9}, "target=9 is no model"),
   ],
 )

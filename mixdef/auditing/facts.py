@@ -1,0 +1,112 @@
+"""Facts that a caller gives for a report: made text and numbers before the attacks."""
+
+import datetime
+import enum
+import math
+import os
+from collections.abc import Mapping, Set
+from typing import Any
+
+import jax
+import numpy as np
+
+from mixdef.defense import Defense
+
+_NUMBERS = {
+  "epsilon": math.inf,
+  **dict.fromkeys(("delta", "train_accuracy", "test_accuracy", "test_accuracy_std"), 1),
+}
+"""What the report calculates with, and the largest it can be."""
+
+_COUNTED = ("num_models", "num_records", "num_audited", "num_population", "design")
+_DEEP = 8
+
+
+def plain_facts(setting: Any) -> dict[str, Any]:
+  """Return facts as what JSON and the page can hold.
+
+  Paths, dates, enumerations, bytes, defenses and sets become text or lists, arrays of a
+  hundred numbers at most become lists, and what is not finite becomes the word for it.
+
+  Args:
+    setting: facts by name; values may be nested.
+
+  Raises:
+    ValueError: naming the fact that cannot be written, or that the audit counts itself.
+
+  >>> plain_facts({"when": datetime.date(2026, 1, 31), "rate": np.float32(0.5)})
+  {'when': '2026-01-31', 'rate': 0.5}
+  """
+  if setting is None:
+    return {}
+  if not isinstance(setting, Mapping):
+    raise ValueError(f"setting is a {type(setting).__name__}; give a dict of facts")
+  facts = {}
+  for name, value in setting.items():
+    if not isinstance(name, str):
+      raise ValueError(f"setting has the key {name!r}; name facts by text")
+    if name in _COUNTED:
+      raise ValueError(f"setting has {name!r}, which the audit finds itself: drop it")
+    facts[_readable(name)] = _plain(value, f"setting[{name!r}]", 0)
+  for name, most in _NUMBERS.items():
+    value = facts.get(name)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is not None and not (number and 0 <= value <= most):
+      raise ValueError(
+        f"setting[{name!r}] is {value!r}; the report calculates with it: give a number "
+        f"from 0 to {most}, or None"
+      )
+  return facts
+
+
+def _plain(value: Any, where: str, depth: int) -> Any:
+  if depth > _DEEP:
+    raise ValueError(f"{where} is nested too deeply; give at most {_DEEP} levels")
+  if isinstance(value, enum.Enum):
+    return value.name
+  if isinstance(value, (np.generic, np.ndarray, jax.Array)):
+    return _of_array(value, where, depth)
+  if isinstance(value, float):
+    return float(value) if math.isfinite(value) else str(value)
+  if value is None or isinstance(value, (bool, int)):
+    return value
+  if isinstance(value, (str, bytes, os.PathLike)):
+    return _readable(os.fsdecode(value))
+  if isinstance(value, (datetime.date, datetime.time)):
+    return value.isoformat()
+  if isinstance(value, (Defense, datetime.timedelta, complex)):
+    return str(value)
+  if isinstance(value, Mapping):
+    pairs = value.items()
+    return {
+      _readable(str(k)): _plain(v, f"{where}[{k!r}]", depth + 1) for k, v in pairs
+    }
+  if isinstance(value, Set):
+    value = sorted(value, key=repr)
+  if isinstance(value, (list, tuple)):
+    each = enumerate(value)
+    return [_plain(one, f"{where}[{i}]", depth + 1) for i, one in each]
+  raise ValueError(
+    f"{where} is a {type(value).__name__}, which cannot be written; give text, a "
+    f"number, or a list or dict of these"
+  )
+
+
+def _of_array(value: Any, where: str, depth: int) -> Any:
+  if isinstance(value, jax.Array) and jax.dtypes.issubdtype(
+    value.dtype, jax.dtypes.prng_key
+  ):
+    value = jax.random.key_data(value)
+  array = np.asarray(value)
+  if array.size > 100:
+    raise ValueError(f"{where} is an array {array.shape}; give a summary of it")
+  if array.dtype.kind == "M":
+    return np.datetime_as_string(array).tolist()
+  if array.dtype.kind not in "biufcSUm":
+    array = array.astype(np.float64) if array.dtype.kind == "V" else array
+  return _plain(array.tolist(), where, depth + 1)
+
+
+def _readable(text: str) -> str:
+  """Escape what UTF-8 cannot hold, as names of files may."""
+  return text.encode("utf-8", "backslashreplace").decode()
