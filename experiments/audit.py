@@ -16,7 +16,6 @@ import pathlib
 from typing import Any
 
 import job
-from absl import logging
 from etils import epy
 from settings import JobSettings, Settings, ShadowSettings, about
 
@@ -135,7 +134,7 @@ def run(settings: AuditSettings, folder: pathlib.Path) -> dict:
   report = result.report
   names = ("verdict", "strongest", "attacks", "not_run")
   return {
-    "report": str(page),
+    "report": page.name,
     **{name: report[name] for name in names},
     **report["setting"],
   }
@@ -165,16 +164,19 @@ def _of_shadows(settings, folder):
   }
   asked["queries"](data.x[:1])  # views that these records have not: refused at once
   planted = _planted(settings, data)
-  transferred = _transferred(settings, folder)
-  train = functools.partial(_train, settings, folder)
+  compared = settings.dp_baseline or settings.quick
+  stages = _stages(settings, planted=planted is not None, compared=compared)
+  transferred = _transferred(settings, folder, stages)
+  train = functools.partial(_train, settings, folder, stages)
   learner = settings.make_learner(data)
   ensemble, canaries, baseline = train(learner, data, "shadows"), None, None
   if planted is not None:
     canaries = auditing.attack_canaries(
       train(learner, planted, "canaries"), kind=settings.planted[0], **asked
     )
-  if settings.dp_baseline or settings.quick:
-    baseline = _dp_baseline(settings, folder, ensemble, planted, asked)
+  if compared:
+    baseline = _dp_baseline(settings, folder, stages, ensemble, planted, asked)
+  stages.begin("attacks")
   return mixdef.audit(
     ensemble,
     target=settings.released,
@@ -196,7 +198,17 @@ def _of_shadows(settings, folder):
   )
 
 
-def _train(settings, folder, learner, data, name):
+def _stages(settings, *, planted, compared):
+  """Return the stages of an audit that trains, by the names of their folders."""
+  names = ["transfer"] if settings.transfer else []
+  names += ["shadows", "canaries"] if planted else ["shadows"]
+  if compared:
+    names += ["dp_candidates", "dp_baseline"]
+    names += ["dp_baseline_canaries"] if planted else []
+  return job.Stages(*names, "attacks")
+
+
+def _train(settings, folder, stages, learner, data, name):
   """Train the shadows of one part of the audit, each on random halves."""
   keep = mixdef.subsets(
     settings.shadows,
@@ -205,7 +217,7 @@ def _train(settings, folder, learner, data, name):
     eligible=data.audited,
     always=data.always,
   )
-  logging.info("training: %s", name)
+  stages.begin(name)
   return mixdef.fit_many(
     learner,
     data,
@@ -233,10 +245,11 @@ def _planted(settings, data):
   return auditing.plant(data, kind, count, seed=settings.seed, source=source)
 
 
-def _dp_baseline(settings, folder, ensemble, planted, asked):
+def _dp_baseline(settings, folder, stages, ensemble, planted, asked):
   """Find DP-SGD of matched accuracy, train its shadows and attack them alike."""
   data = ensemble.data
   reached = auditing.accuracies(mixdef.signals(ensemble, log_probs=False))
+  stages.begin("dp_candidates")
   matched = auditing.matched_dp(
     settings.networks(data)[0],
     data,
@@ -246,7 +259,7 @@ def _dp_baseline(settings, folder, ensemble, planted, asked):
     out=folder / "dp_candidates",
     **settings.training(),
   )
-  train = functools.partial(_train, settings, folder, matched.learner)
+  train = functools.partial(_train, settings, folder, stages, matched.learner)
   models = train(data, "dp_baseline")
   canaries = None
   if planted is not None:
@@ -263,10 +276,11 @@ def _dp_baseline(settings, folder, ensemble, planted, asked):
   )
 
 
-def _transferred(settings, folder):
+def _transferred(settings, folder, stages):
   """Outputs on another data set, for the attack that transfers from it."""
   if not settings.transfer:
     return {}
+  stages.begin("transfer")
   other = dataclasses.replace(settings, dataset=settings.transfer, reference=0)
   data = other.cut(other.load(), halves=2)
   keep = mixdef.subsets(2, len(data), seed=settings.seed)
@@ -285,7 +299,6 @@ def show(result: dict) -> None:
       print(f"  {line}")
   for name, reason in result["not_run"].items():
     print(f"  not run: {name}: {reason}")
-  print(f"report: {result['report']}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ a GAN is that of classifiers trained on its samples.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import pathlib
@@ -22,7 +21,7 @@ from settings import JobSettings
 with epy.lazy_imports():
   import numpy as np
 
-  from mixdef import auditing, reading
+  from mixdef import auditing, files, reading
   from mixdef.auditing.pages import compare_page
   from mixdef.training import signature
 
@@ -54,7 +53,7 @@ class CompareSettings(JobSettings):
   def paths(self) -> list[pathlib.Path]:
     """The run folders as given."""
     parts = (part.strip() for part in self.audits.split(","))
-    return [pathlib.Path(part) for part in parts if part]
+    return [files.local_path(part, "--audits") for part in parts if part]
 
   @property
   def folders(self) -> dict[str, pathlib.Path]:
@@ -87,13 +86,10 @@ def run(settings: CompareSettings, folder: pathlib.Path) -> dict:
   ]
   rows = [_row(name, report) for name, report in reports.items()]
   page = folder / "compare.html"
-  page.write_text(auditing.render_comparison(reports, differences), encoding="utf-8")
-  with (folder / "compare.csv").open("w", newline="", encoding="utf-8") as file:
-    table = csv.DictWriter(file, _COLUMNS)
-    table.writeheader()
-    table.writerows(rows)
-  (folder / "compare.md").write_text(_markdown(rows), encoding="utf-8")
-  return {"rows": rows, "differences": differences, "report": str(page)}
+  files.write_text(page, auditing.render_comparison(reports, differences))
+  files.write_csv(folder / "compare.csv", _COLUMNS, rows)
+  files.write_text(folder / "compare.md", _markdown(rows))
+  return {"rows": rows, "differences": differences, "report": page.name}
 
 
 def _read_scores(folder):
@@ -172,7 +168,6 @@ def show(result: dict) -> None:
         f"{name}: no paired difference, it scored other records than {first}, "
         f"or without its strongest attack"
       )
-  print(f"page: {result['report']}")
 
 
 if __name__ == "__main__":

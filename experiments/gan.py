@@ -11,6 +11,7 @@ report.json, scores.npz, the samples as PNG and result.json; run again, it resum
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from typing import Any
 
@@ -41,13 +42,20 @@ def run(settings: GanSettings, folder: pathlib.Path) -> dict:
   keep = mixdef.subsets(
     settings.shadows, len(data), seed=settings.seed, eligible=data.audited
   )
+  trained = ["natural references"] if settings.natural else []
+  trained.append("GANs")
+  if settings.is_defended and not settings.natural:
+    trained.append("natural references")
+  stages = job.Stages(*trained, "samples and their utility", "attacks")
+  train = functools.partial(_train, stages, data, keep)
   if settings.natural:  # first, so that a folder of other GANs is refused at once
     place = pathlib.Path(settings.natural) / _MODELS
-    natural = _train(settings.natural_run, data, keep, place)
-  models = _train(settings, data, keep, folder / _MODELS)
+    natural = train("natural references", settings.natural_run, place)
+  models = train("GANs", settings, folder / _MODELS)
   if settings.is_defended and not settings.natural:
-    natural = _train(settings.undefended, data, keep, folder / "natural")
+    natural = train("natural references", settings.undefended, folder / "natural")
   models, natural = _sound(models, natural)
+  stages.begin("samples and their utility")
   generated = auditing.describe_generators(
     models,
     inception or _extractor(settings, data, judge),
@@ -57,6 +65,7 @@ def run(settings: GanSettings, folder: pathlib.Path) -> dict:
     theory=_theory(models, natural),
     seed=settings.seed,
   )
+  stages.begin("attacks")
   result = mixdef.audit(
     models,
     attacks=settings.chosen_attacks(),
@@ -79,14 +88,15 @@ def run(settings: GanSettings, folder: pathlib.Path) -> dict:
   report = result.report
   names = ("verdict", "strongest", "attacks", "generator", "not_run")
   return {
-    "report": str(page),
+    "report": page.name,
     **{name: report[name] for name in names},
     **report["setting"],
   }
 
 
-def _train(settings, data, keep, folder):
+def _train(stages, data, keep, name, settings, folder):
   """Train one GAN for each row of the keep matrix."""
+  stages.begin(name)
   logging.info("training %s of %s", settings.defended_by, settings.learner)
   return mixdef.fit_many(
     settings.make_learner(data),
@@ -124,7 +134,9 @@ def _extractor(settings, data, judge):
   if data.x.ndim == 2:
     return None
   logging.info("training a classifier whose features compare samples with records")
-  run = mixdef.fit(judge, data, epochs=_EXTRACTOR_EPOCHS, seed=settings.seed)
+  run = mixdef.fit(
+    judge, data, epochs=_EXTRACTOR_EPOCHS, seed=settings.seed, progress=True
+  )
   return metrics.classifier_features(run)
 
 
@@ -185,7 +197,6 @@ def show(result: dict) -> None:
     print(f"  {name:36}correlation {correlation}, RMSE {rmse}")
   for name, reason in result["not_run"].items():
     print(f"  not run: {name}: {reason}")
-  print(f"report: {result['report']}")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,12 @@ import io
 import logging as std_logging
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 import command_line
 from absl import flags, logging
@@ -45,6 +48,7 @@ def main(
     show: prints the result.
   """
   _write_anything()
+  signal.signal(signal.SIGTERM, _terminate)
   with _closed_pipe_is_no_error():
     settings = command_line.read(name, kind, sys.argv)
     _log_plainly()
@@ -52,9 +56,14 @@ def main(
     try:
       settings.connect()
       inputs = settings.inputs()
-      result = execute(settings, settings.folder(name, inputs), run, inputs)
+      folder = settings.folder(name, inputs)
+      result = execute(settings, folder, run, inputs)
       if jax.process_index() == 0:
         show(result)
+        if "report" in result:
+          print(f"report: {folder / result['report']}")
+      if result.get("diverged") is True:
+        command_line.refuse(name, "the model diverged: lower --learning_rate")
     except BrokenPipeError:
       raise
     except (ValueError, OSError, MemoryError, hosts.Stopped) as error:
@@ -65,9 +74,31 @@ def main(
         raise
       logging.debug("raised at", exc_info=True)
       command_line.refuse(name, f"out of memory, {str(error).splitlines()[0]}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
       print(f"{name}: stopped; the same command resumes", file=sys.stderr)
-      sys.exit(130)
+      sys.exit(128 + (stopped.args or (signal.SIGINT,))[0])
+
+
+def _terminate(number: int, frame: types.FrameType | None) -> NoReturn:
+  """End as Ctrl-C does, for a scheduler's signal."""
+  del frame
+  raise KeyboardInterrupt(number)
+
+
+class Stages:
+  """Say which stage of a long job begins, and how many it has.
+
+  Args:
+    names: of all stages, in their order.
+  """
+
+  def __init__(self, *names: str):
+    self._names = names
+
+  def begin(self, name: str) -> None:
+    """Log that a stage begins."""
+    number = self._names.index(name) + 1
+    logging.info("stage %d of %d: %s", number, len(self._names), name)
 
 
 def _write_anything() -> None:
@@ -120,7 +151,10 @@ def execute(
     ) from None
   config = dataclasses.asdict(settings)
   apart = (*PLACES, *settings.grows)
+  # Of paths and hosts only file names: a run folder is handed on.
+  config = {name: _shown(value) for name, value in config.items()}
   places = {name: config.pop(name) for name in apart if name in config}
+  places.pop("coordinator", None)
   config |= settings.inputs() if inputs is None else inputs
   path = folder / "config.json"
   noted = {"environment": {**places, **environment()}, _FINISHED: {}}
@@ -199,9 +233,23 @@ def provenance(seed: int) -> dict:
   return {
     "seed": seed,
     **environment(),
-    "command": " ".join(["python", *sys.argv]),
+    "command": " ".join(["python", *map(_shown, sys.argv)]),
     "date": now.strftime("%Y-%m-%d %H:%M UTC"),
   }
+
+
+def _shown(value: Any) -> Any:
+  """Cut the paths in a flag's text, or in `--name=text`, to their file names.
+
+  >>> _shown("--audits=/home/someone/runs/none,runs/relaxloss/")
+  '--audits=none,relaxloss'
+  """
+  if not isinstance(value, str):
+    return value
+  name, equals, text = value.rpartition("=") if value[:1] == "-" else ("", "", value)
+  parts = text.split(",")
+  parts = [pathlib.PurePath(part).name if "/" in part else part for part in parts]
+  return name + equals + ",".join(parts)
 
 
 def _log_plainly() -> None:

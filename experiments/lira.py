@@ -26,7 +26,7 @@ with epy.lazy_imports():
   import numpy as np
 
   import mixdef
-  from mixdef import auditing
+  from mixdef import auditing, files
   from mixdef.training import hosts
 
 _FAMILIES = ("threshold", "reference")
@@ -91,7 +91,8 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
     "keep": signals.keep,
     **found.scores,
   }
-  np.savez_compressed(folder / "scores.npz", **arrays)
+  with files.whole_file(folder / "scores.npz") as file:
+    np.savez_compressed(file, **arrays)
   ranked = sorted(found.figures, key=lambda name: -found.figures[name]["auc"])
   auditing.roc_plot(
     {name: (found.scores[name], signals.keep) for name in ranked[:_DRAWN]},

@@ -23,6 +23,7 @@ with epy.lazy_imports():
   import texts
 
   import mixdef
+  from mixdef import files
   from mixdef.training import signature
 
 AnyJob = TypeVar("AnyJob", bound="JobSettings")
@@ -35,6 +36,9 @@ PLACES = (
 
 # Data sets that were read for their digests and not used yet.
 _READ: dict[tuple[str, str], mixdef.Dataset] = {}
+
+# These name a file or a folder.
+PATHS = ("out", "data_dir", "arrays", "natural", "inception")
 
 # Whole protocols behind one flag; a flag given beside it wins.
 PROTOCOLS = {
@@ -66,7 +70,11 @@ class JobSettings:
   def __post_init__(self):
     """Refuse what cannot be used before data are read or anything is written."""
     for field in dataclasses.fields(self):
-      command_line.check(field.name, getattr(self, field.name), type(field.default))
+      value = getattr(self, field.name)
+      command_line.check(field.name, value, type(field.default))
+      if field.name in PATHS and value:
+        path = str(files.local_path(value, f"--{field.name}"))
+        object.__setattr__(self, field.name, path)
 
   def finished(self, result: dict) -> bool:
     """Say whether a result in the folder is what these settings ask for, too."""

@@ -1,12 +1,12 @@
 """The table and the plot of a sweep: sweep.csv, sweep.md, sweep.png."""
 
-import csv
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from mixdef import files
 from mixdef.auditing import trade_off_plot
 
 _LOW = "0.001"  # the false-positive rate that true-positive rates are quoted at
@@ -32,11 +32,8 @@ def write(cells: Sequence[dict[str, Any]], folder: pathlib.Path) -> None:
   """
   rows = [_flat(cell) for cell in cells]
   columns = list(dict.fromkeys(name for row in rows for name in row))
-  with (folder / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
-    table = csv.DictWriter(file, columns)
-    table.writeheader()
-    table.writerows(rows)
-  (folder / "sweep.md").write_text(markdown(cells), encoding="utf-8")
+  files.write_csv(folder / "sweep.csv", columns, rows)
+  files.write_text(folder / "sweep.md", markdown(cells))
   drawn = [
     {
       **cell,

@@ -42,6 +42,7 @@ def run(settings: Settings, folder: pathlib.Path) -> dict:
     "test_accuracy": test,
     "gap_attack": mixdef.auditing.gap_attack_accuracy(train, test),
     **trained.guarantee,
+    "diverged": trained.diverged,
     "defense": settings.defended_by,
     "dataset": data.name,
     "num_train": len(members),

@@ -1,10 +1,12 @@
 """Paths that users give, and files of which a reader never finds half."""
 
 import contextlib
+import csv
+import io
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 
@@ -65,6 +67,17 @@ def write_text(path: pathlib.Path, text: str) -> None:
   """Write text as UTF-8; see `whole_file`."""
   with whole_file(path) as file:
     file.write(text.encode())
+
+
+def write_csv(
+  path: pathlib.Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
+) -> None:
+  """Write a table with a header; a value that a row lacks stays empty."""
+  text = io.StringIO(newline="")
+  table = csv.DictWriter(text, columns)
+  table.writeheader()
+  table.writerows(rows)
+  write_text(path, text.getvalue())
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

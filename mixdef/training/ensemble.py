@@ -162,6 +162,14 @@ class Run:
     return _training_seconds(self.history)
 
   @property
+  def diverged(self) -> bool:
+    """Whether the model has parameters that are not finite, or answers NaN."""
+    leaves = jax.tree.leaves((self.state.params, self.state.stats))
+    if not all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in leaves):
+      return True
+    return bool(np.isnan(self.predict(self.data.x[:BLOCK])).any())
+
+  @property
   def guarantee(self) -> dict[str, float | str | None]:
     """The `epsilon` and `delta` that the defense states, else None.
 
