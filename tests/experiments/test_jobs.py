@@ -1,5 +1,11 @@
 import dataclasses
 import json
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -255,3 +261,74 @@ def test_standardized_inputs_void_a_guarantee():
   with pytest.raises(ValueError, match="--standardize takes means"):
     Settings(standardize=True, defense="dp_sgd")
   Settings(standardize=True, defense="dp_sgd(guarantee=False)")
+
+
+def test_run_folders_name_no_place_of_the_machine(tmp_path):
+  options = {**SMALL, "out": str(tmp_path / "run"), "data_dir": str(tmp_path)}
+  settings = Settings(**options)
+  job.execute(settings, settings.folder("train"), train.run)
+  for path in (tmp_path / "run").glob("*.json"):
+    text = path.read_text()
+    for private in (str(tmp_path), socket.gethostname(), str(pathlib.Path.home())):
+      assert private not in text, path
+
+
+@pytest.mark.parametrize(
+  ("given", "shown"),
+  [
+    ("--audits=/home/someone/runs/none,runs/relaxloss/", "--audits=none,relaxloss"),
+    ("--out=~/runs/x", "--out=x"),
+    ("experiments/audit.py", "audit.py"),
+    (
+      "--defense=mixup(0.5)|weight_decay(1e-4)",
+      "--defense=mixup(0.5)|weight_decay(1e-4)",
+    ),
+    ("--learning_rate=0.1", "--learning_rate=0.1"),
+    ("/data/outputs.npz", "outputs.npz"),
+  ],
+)
+def test_a_command_is_shown_with_paths_cut_to_file_names(monkeypatch, given, shown):
+  monkeypatch.setattr("sys.argv", [given])
+  assert job.provenance(0)["command"] == f"python {shown}"
+
+
+def test_places_may_start_at_home(monkeypatch, tmp_path):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  settings = Settings(out="~/run", data_dir="~/data")
+  assert settings.folder("train") == tmp_path / "run"
+  assert settings.data_dir == str(tmp_path / "data")
+
+
+def test_a_model_that_diverged_is_told(tmp_path):
+  settings = Settings(**{**SMALL, "learning_rate": 1e30})
+  result = job.execute(settings, tmp_path, train.run)
+  assert result["diverged"] is True
+  assert strict_json(tmp_path / "result.json")["diverged"] is True
+
+
+def test_a_model_that_did_not_diverge_says_so(trained):
+  assert trained[2]["diverged"] is False
+
+
+def test_stages_are_counted(caplog):
+  caplog.set_level("INFO", logger="absl")
+  stages = job.Stages("shadows", "canaries", "attacks")
+  stages.begin("shadows")
+  stages.begin("attacks")
+  lines = [record.getMessage() for record in caplog.records]
+  assert lines == ["stage 1 of 3: shadows", "stage 3 of 3: attacks"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_ends_a_job_with_one_line(tmp_path, number, status):
+  script = pathlib.Path(job.__file__).with_name("train.py")
+  command = [sys.executable, str(script), "--epochs=1000000", f"--out={tmp_path}"]
+  with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+    while not (tmp_path / "metrics.jsonl").exists():
+      time.sleep(0.1)
+    running.send_signal(getattr(signal, number))
+    _, errors = running.communicate(timeout=60)
+  assert running.returncode == status
+  assert errors.splitlines()[-1] == "train: stopped; the same command resumes"
+  assert "Traceback" not in errors
