@@ -202,3 +202,74 @@ def test_unusable_pairs_are_refused():
     paired_bootstrap((scores, keep), (scores, keep[:, :9]))
   with pytest.raises(ValueError, match="resamples=0"):
     paired_bootstrap((scores, keep), (scores, keep), resamples=0)
+
+
+def drawn(kind, models, records, rate, rng):
+  """Scores [S, N] with easy and hard records, and who is a member."""
+  keep = np.zeros((models, records), bool)
+  while keep.all() or not keep.any():
+    keep = rng.random((models, records)) < rate
+  noise, ease = rng.normal(size=keep.shape), rng.normal(size=records)
+  if kind == "null":
+    return noise + 3 * ease, keep
+  if kind == "ties":  # a label, and rarely another one than most have
+    return (noise + ease > 2).astype(float), keep
+  if kind == "shifted":
+    return noise + keep, keep
+  return noise + 4 * keep, keep
+
+
+TRUTH = {
+  "null": 0.5,
+  "ties": 0.5,
+  "shifted": stats.norm.cdf(1 / np.sqrt(2)),
+  "separated": stats.norm.cdf(4 / np.sqrt(2)),
+}
+
+
+@pytest.mark.parametrize("kind", TRUTH)
+@pytest.mark.parametrize(
+  ("models", "records", "rate"),
+  [(1, 6, 0.5), (2, 4, 0.5), (2, 10, 0.5), (4, 30, 0.5), (1, 100, 0.1), (8, 40, 0.9)],
+)
+def test_auc_intervals_cover_with_few_records_of_either_kind(
+  kind, models, records, rate
+):
+  rng = np.random.default_rng(0)
+  runs, missed = 60, 0
+  for _ in range(runs):
+    scores, keep = drawn(kind, models, records, rate, rng)
+    low, high = bootstrap_records(scores, keep, resamples=60)["auc"]
+    missed += not low <= TRUTH[kind] <= high
+  # 5 % and three standard errors: 8 of 60.
+  assert missed <= stats.binom.isf(stats.norm.sf(3), runs, 0.05)
+
+
+@pytest.mark.parametrize(("models", "records", "rate"), [(1, 400, 0.5), (1, 1200, 0.9)])
+def test_tpr_intervals_know_of_the_threshold_and_clopper_pearson_does_not(
+  models, records, rate
+):
+  truth = stats.norm.sf(stats.norm.isf(0.1) - 1)  # shifted by one, at an FPR of 10 %
+  rng = np.random.default_rng(0)
+  runs, missed, exact = 60, 0, 0
+  for _ in range(runs):
+    keep = rng.random((models, records)) < rate
+    scores = rng.normal(size=keep.shape) + keep
+    low, high = bootstrap_records(scores, keep, fprs=(0.1,), resamples=60)["tpr"][0.1]
+    missed += not low <= truth <= high
+    rate_found = figures.tpr_at_fpr(scores, keep, 0.1)
+    members = int(keep.sum())
+    low, high = figures.clopper_pearson(rate_found * members, members)
+    exact += not low <= truth <= high
+  allowed = stats.binom.isf(stats.norm.sf(3), runs, 0.05)
+  assert missed <= allowed < exact
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 5, 20, 100])
+def test_perfect_separation_has_the_bound_that_is_exact(pairs):
+  member = np.arange(2 * pairs) < pairs
+  low, high = bootstrap_records(-np.arange(2.0 * pairs), member, resamples=50)["auc"]
+  assert (low**pairs, high) == (pytest.approx(0.025), 1)
+  # The same records in more models prove no more.
+  many = np.tile(-np.arange(2.0 * pairs), (3, 1)), np.tile(member, (3, 1))
+  assert bootstrap_records(*many, resamples=50)["auc"] == pytest.approx((low, high))
