@@ -196,7 +196,7 @@ class _Run:
     if not np.logical_and(keep.any(1), ~keep.all(1)).any():
       return (
         f"{subject} both a member and a non-member among the {asked.sum()} records "
-        "asked about: ask about more records"
+        "asked about: ask about records of both kinds"
       )
     return (
       f"{subject} both a member and a non-member with a score: it needs reference "
