@@ -109,7 +109,7 @@ def membership(net, log_probs, y):
   sides = [_relu_layers(net["answer"], log_probs), _relu_layers(net["label"], y)]
   hidden = _relu_layers(net["common"][:-1], jnp.concatenate(sides, -1))
   weights, bias = net["common"][-1]
-  return jax.nn.sigmoid(hidden @ weights + bias)[:, 0]
+  return jax.nn.sigmoid(hidden @ weights + bias[None])[:, 0]
 
 
 def attack_loss(net, log_probs, batch):
@@ -137,5 +137,5 @@ def _layers(key, sizes):
 
 def _relu_layers(layers, values):
   for weights, bias in layers:
-    values = jax.nn.relu(values @ weights + bias)
+    values = jax.nn.relu(values @ weights + bias[None])
   return values

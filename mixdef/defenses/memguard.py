@@ -107,9 +107,9 @@ def log_odds(net, log_probs):
   """Return the attack network's log-odds of membership [B] for answers [B,K]."""
   values = jnp.sort(jnp.exp(log_probs))
   for weights, bias in net[:-1]:
-    values = jax.nn.relu(values @ weights + bias)
+    values = jax.nn.relu(values @ weights + bias[None])
   weights, bias = net[-1]
-  return (values @ weights + bias)[:, 0]
+  return (values @ weights + bias[None])[:, 0]
 
 
 def disguise(net, log_probs, steps):

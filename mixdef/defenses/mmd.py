@@ -132,7 +132,8 @@ def class_matched(member, reference, label):
   both = (members > 0) & (others > 0)
   count = jnp.maximum((members * both).sum(), 1.0)
   share = members / jnp.maximum(others, 1.0)
-  return (label * both * (member[:, None] - reference[:, None] * share)).sum(-1) / count
+  sides = member[:, None] - reference[:, None] * share[None]
+  return (label * both[None] * sides).sum(-1) / count
 
 
 def squared_distance(probs, weight, bandwidth):

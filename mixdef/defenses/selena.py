@@ -73,7 +73,7 @@ def selena(teachers=25, *, non_models=10) -> Defense:
 
   def rows(key, keep, reference):
     del reference
-    return keep & ~non_model_sets(key, len(keep))
+    return keep[None] & ~non_model_sets(key, len(keep))
 
   def table(key, log_probs, rows, keep):
     del rows

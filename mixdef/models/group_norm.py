@@ -74,7 +74,7 @@ def group_norm(
   dtype = jnp.result_type(x, scale, bias)
   exact = jnp.promote_types(dtype, jnp.float32)
   normalize = _reverse_only if reverse_only else _normalize
-  x, scale, bias = x.astype(exact), scale.astype(exact), bias.astype(exact)
+  x, scale, bias = x.astype(exact), scale.astype(exact)[None], bias.astype(exact)[None]
   return normalize(x, scale, bias, num_groups, relu).astype(dtype)
 
 
@@ -112,7 +112,7 @@ def _backward(num_groups, relu, kept, gradient):
   slope = -(inverse**2) * _group_mean(d_scale * scale, num_groups) / positions
   offset = -inverse * mean_h - mean * slope
   dx = g * _on_maps(scale * inverse) + z * _on_maps(slope) + _on_maps(offset)
-  return dx, d_scale.sum(0), d_bias.sum(0)
+  return dx, d_scale.sum(0, keepdims=True), d_bias.sum(0, keepdims=True)
 
 
 _reverse_only = jax.custom_vjp(_normalize, nondiff_argnums=(3, 4))

@@ -49,6 +49,6 @@ def standardize(kernel: jax.Array) -> jax.Array:
   [-0.7071, 0.0, 0.7071]
   """
   axes = tuple(range(kernel.ndim - 1))
-  centred = kernel - kernel.mean(axes)
-  square = (centred**2).sum(axes)  # of all inputs: I times the variance
+  centred = kernel - kernel.mean(axes, keepdims=True)
+  square = (centred**2).sum(axes, keepdims=True)  # of all inputs: I times the variance
   return centred * jax.lax.rsqrt(jnp.maximum(square, _LEAST_SQUARE))

@@ -46,7 +46,7 @@ def epoch_rows(key, keep, reference, plan, chunk=None):
 
   def dealt(step):
     group = jnp.arange(plan.groups)[:, None]
-    place = step + steps * jnp.arange(plan.capacity)
+    place = (step + steps * jnp.arange(plan.capacity))[None]
     whole, rest = jnp.divmod(keep.sum(), plan.groups)
     first = group * whole + jnp.minimum(group, rest)  # the shuffle is by chunks
     index = members[jnp.minimum(first + place, plan.num_records - 1)]

@@ -3,8 +3,9 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from training_cases import LEARNER, halves, records, train
+from training_cases import LEARNER, Linear, halves, records, train
 
 from mixdef.defense import Defense
 from mixdef.learner import classifier
@@ -169,7 +170,7 @@ def test_reference_rows_ride_only_where_they_are_needed():
 
 def test_a_defense_without_its_reference_rows_is_refused():
   part = Defense("compare", traits=frozenset({"needs_reference"}))
-  learner = classifier(None, None, part)._replace(init=LEARNER.init, step=LEARNER.step)
+  learner = classifier(Linear(), optax.sgd(0.5), part)
   with pytest.raises(ValueError, match=r"data\.with_reference\(500\)"):
     train(learner)
 
