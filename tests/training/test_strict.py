@@ -81,7 +81,6 @@ GANS = {
       **options,
     )
     for name, options in {
-      "datalens": {"teachers": 2, "top": 5},
       "gs_wgan": {"critics": 2},
       "priv_gan": {"pairs": 2, "pretrain_epochs": 1, "dp_delay": 1},
     }.items()
