@@ -4,11 +4,11 @@ import dataclasses
 import json
 
 import audit
+import command_line
 import compare
 import job
 import numpy as np
 import pytest
-import settings as settings_module
 import sweep
 from settings import Settings
 
@@ -117,9 +117,9 @@ def test_a_changed_audit_does_not_give_the_old_comparison(tmp_path):
 
 def test_another_version_is_told(tmp_path, run, monkeypatch):
   job.execute(Settings(), tmp_path, run)
-  whole = settings_module.metadata.version
+  whole = command_line.metadata.version
   monkeypatch.setattr(
-    settings_module.metadata,
+    command_line.metadata,
     "version",
     lambda name: "9.9" if name == "mixdef" else whole(name),
   )
