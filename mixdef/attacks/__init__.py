@@ -27,7 +27,8 @@ from mixdef.attacks.quantile import quantile
 from mixdef.attacks.relative_confidence import base, rmia, tune_offline_a
 from mixdef.attacks.relative_loss import attack_p, attack_r, calibrated_loss
 from mixdef.attacks.risk_score import privacy_risk_score
-from mixdef.attacks.signals import Signals, Unavailable, leave_one_out
+from mixdef.attacks.signals import Signals
+from mixdef.attacks.targets import Unavailable, leave_one_out
 from mixdef.attacks.thresholds import (
   confidence,
   entropy,

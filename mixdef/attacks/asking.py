@@ -6,7 +6,7 @@ import numpy as np
 
 from mixdef.attacks.designs import detect_design, shadows
 from mixdef.attacks.shadows import check_shadow, choose_shadow
-from mixdef.attacks.signals import check_model
+from mixdef.attacks.targets import check_model
 from mixdef.attacks.views import Views, content_hash
 from mixdef.training import Ensemble, Run
 

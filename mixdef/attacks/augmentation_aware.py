@@ -12,7 +12,7 @@ from mixdef.arguments import checked, count, one_of, optional, seed
 from mixdef.attacks import ranking
 from mixdef.attacks.asking import records_to_ask, shadow_examples
 from mixdef.attacks.per_record import HIDDEN
-from mixdef.attacks.signals import Unavailable
+from mixdef.attacks.targets import Unavailable
 from mixdef.attacks.views import content_hash
 from mixdef.data import to_float
 from mixdef.data.seeds import random_key

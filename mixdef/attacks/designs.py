@@ -221,7 +221,7 @@ def never_varied(keep: np.ndarray) -> np.ndarray:
   >>> never_varied(keep | always).sum()
   np.int64(30)
   """
-  same = keep.all(0) | ~keep.any(0)
+  same = np.asarray(keep.all(0) | ~keep.any(0))
   if not same.any():
     return same
   from scipy.stats import binom

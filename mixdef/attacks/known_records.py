@@ -4,7 +4,8 @@ import numpy as np
 
 from mixdef.arguments import checked, count, seed
 from mixdef.attacks.ranking import best_threshold
-from mixdef.attacks.signals import Signals, Unavailable
+from mixdef.attacks.signals import Signals
+from mixdef.attacks.targets import Unavailable
 from mixdef.data.seeds import generator
 
 

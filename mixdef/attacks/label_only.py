@@ -15,7 +15,8 @@ import numpy as np
 from mixdef.arguments import checked, count, number, optional, seed
 from mixdef.attacks.asking import hits, records_to_ask, shadow_examples
 from mixdef.attacks.logistic import fit_logistic
-from mixdef.attacks.signals import Signals, Unavailable
+from mixdef.attacks.signals import Signals
+from mixdef.attacks.targets import Unavailable
 from mixdef.attacks.views import (
   Views,
   content_hash,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.attacks.signals import Unavailable
+from mixdef.attacks.targets import Unavailable
 from mixdef.data import Dataset, to_float, validate
 from mixdef.training.progress import Progress
 

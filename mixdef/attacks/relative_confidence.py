@@ -16,7 +16,8 @@ import numpy as np
 
 from mixdef.arguments import checked, number, one_of
 from mixdef.attacks import designs, ranking
-from mixdef.attacks.signals import Signals, Unavailable
+from mixdef.attacks.signals import Signals
+from mixdef.attacks.targets import Unavailable
 
 
 @checked(

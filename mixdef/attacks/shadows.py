@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mixdef.attacks.signals import Signals, Unavailable, check_model
+from mixdef.attacks.signals import Signals
+from mixdef.attacks.targets import Unavailable, check_model
 
 
 def one_shadow(

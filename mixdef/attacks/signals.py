@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,13 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.attacks import designs, outputs, per_record
+from mixdef.attacks.targets import Unavailable, check_model
 from mixdef.data import validate
 
 _STATISTICS = ("phi", "hinge", "loss", "correct")
-
-
-class Unavailable(ValueError):
-  """An attack lacks an input that these signals or models cannot give it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -193,7 +189,8 @@ class Signals:
     nobody = np.zeros(own[:2], bool)
     stacks, labels, _ = outputs.read(logits, labels, nobody, name="population logits")
     del stacks["log_probs"]  # no attack reads a population's
-    return cls(**stacks, keep=nobody, labels=labels)
+    made: dict[str, Any] = {**stacks, "keep": nobody, "labels": labels}
+    return cls(**made)
 
   @classmethod
   def from_phi(
@@ -237,15 +234,8 @@ class Signals:
     if population is not None:
       others = _with_views(population, "population")
       others = cls(phi=others, keep=np.zeros(others.shape[:2], bool))
-    return cls(
-      phi=phi,
-      keep=keep,
-      labels=labels,
-      audited=audited,
-      ids=ids,
-      population=others,
-      design=design,
-    )
+    given: dict[str, Any] = {"phi": phi, "keep": keep, "labels": labels, "ids": ids}
+    return cls(**given, audited=audited, population=others, design=design)
 
   @functools.cached_property
   def loss(self) -> np.ndarray:
@@ -361,23 +351,6 @@ class Signals:
     return np.where(self.audited, scores, np.nan)
 
 
-def check_model(name: str, model: Any, models: int) -> int:
-  """Return the index of a model as an int.
-
-  Raises:
-    ValueError: unless it is a whole number from 0 to models - 1.
-
-  >>> check_model("target", np.int8(2), 4)
-  2
-  """
-  whole = np.ndim(model) == 0 and np.asarray(model).dtype.kind in "iu"
-  if not whole or not 0 <= model < models:
-    possible = "pass 0, there is only one" if models == 1 else f"pass 0 to {models - 1}"
-    given = reprlib.repr(np.asarray(model).tolist())
-    raise ValueError(f"{name}={given} is no model; {possible}")
-  return int(model)
-
-
 _CHECKS = {
   "log_probs": lambda values: validate.numbers(values, "log_probs"),
   "hinge": lambda values: validate.numbers(values, "hinge"),
@@ -399,48 +372,6 @@ def _marks(phi: np.ndarray) -> np.ndarray:
   digits = digits.astype(np.int64).view(np.uint64)
   odd = np.random.default_rng(0).integers(2**63, size=len(phi), dtype=np.uint64) * 2 + 1
   return (digits * odd[:, None]).sum(0, dtype=np.uint64)
-
-
-def leave_one_out(
-  attack: Callable[..., np.ndarray],
-  source: Any,
-  /,
-  *,
-  targets: Sequence[int] | None = None,
-  **options: Any,
-) -> np.ndarray:
-  """Attack one model after another, each with the others as its references.
-
-  Args:
-    attack: `attack(source, *, target, ...) -> scores [N]`.
-    source: `Signals`, or an `Ensemble` for attacks that ask the models.
-    targets: models to attack, default all; the rows of the others are NaN.
-    **options: passed on to every call.
-
-  Returns:
-    Scores float64 [S, N]; compare them with `source.keep`. NaN for a target that lacks
-    reference models, if others have some.
-
-  Raises:
-    Unavailable: if no target can be attacked.
-
-  >>> signals = Signals.from_phi([[0., 1.], [2., 3.]], [[False, True]] * 2)
-  >>> from mixdef.attacks import lira_global
-  >>> leave_one_out(lira_global, signals)
-  array([[0., 1.],
-         [2., 3.]])
-  """
-  scores = np.full(source.keep.shape, np.nan)
-  targets = range(len(scores)) if targets is None else targets
-  missing: list[Unavailable] = []
-  for target in targets:
-    try:
-      scores[target] = attack(source, target=target, **options)
-    except Unavailable as error:
-      missing.append(error)
-  if missing and len(missing) == len(targets):
-    raise missing[0]
-  return scores
 
 
 def _with_views(values: ArrayLike, name: str) -> np.ndarray:

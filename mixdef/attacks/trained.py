@@ -25,7 +25,8 @@ from mixdef.attacks.shadows import (
   one_shadow,
   several_shadows,
 )
-from mixdef.attacks.signals import Signals, Unavailable
+from mixdef.attacks.signals import Signals
+from mixdef.attacks.targets import Unavailable
 
 _LEAST = 20  # members, and non-members, that an attack model of one class needs
 _MOST = 10_000

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixdef.attacks.signals import Unavailable
+from mixdef.attacks.targets import Unavailable
 from mixdef.data import to_float, validate
 from mixdef.data.seeds import check_seed
 from mixdef.defense import hash_rows

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from mixdef.arguments import checked, count, flag, number, one_of
 from mixdef.attacks.asking import records_to_ask
 from mixdef.attacks.perturbing import refuse_nan, score_in_blocks, valid_range
-from mixdef.attacks.signals import Unavailable
+from mixdef.attacks.targets import Unavailable
 from mixdef.data import validate
 from mixdef.training import Ensemble
 

@@ -44,7 +44,9 @@ def paired_differences(
   Raises:
     ValueError: if the two sides were not attacked on the same records.
   """
-  both = [("audited", audited, _attacked(dp_baseline))]
+  both: list[tuple[str, Attacked | None, Attacked | None]] = [
+    ("audited", audited, _attacked(dp_baseline))
+  ]
   if canaries:
     theirs = _attacked(dp_baseline.get("canaries"))
     both.append((canaries["kind"], _attacked(canaries), theirs))

@@ -11,7 +11,7 @@ import numpy as np
 from mixdef.attacks import ATTACKS, Catalogue, Signals
 from mixdef.attacks.query import identity
 from mixdef.attacks.query import signals as ask
-from mixdef.attacks.signals import check_model
+from mixdef.attacks.targets import check_model
 from mixdef.auditing.accuracy import accuracies
 from mixdef.auditing.budget import budget_curve
 from mixdef.auditing.comparison import Attacked, paired_differences, without_scores

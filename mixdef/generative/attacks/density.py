@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from mixdef.arguments import checked, count, number, one_of, optional, seed
 from mixdef.attacks.asking import records_to_ask
-from mixdef.attacks.signals import Unavailable
+from mixdef.attacks.targets import Unavailable
 from mixdef.generative.attacks.distances import tiles
 from mixdef.generative.attacks.principal_components import principal_components
 from mixdef.generative.attacks.sampling import samples

@@ -5,7 +5,7 @@ import pytest
 from generator_cases import ignorant, leak, memorised
 from scipy import stats
 
-from mixdef.attacks.signals import Unavailable
+from mixdef.attacks.targets import Unavailable
 from mixdef.generative.attacks.density import domias, log_density
 from mixdef.generative.attacks.sampling import samples
 

@@ -1,0 +1,70 @@
+"""Attack one model after another: which is the target, and what one may lack."""
+
+import reprlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+
+class Unavailable(ValueError):
+  """An attack lacks an input that these signals or models cannot give it."""
+
+
+def check_model(name: str, model: Any, models: int) -> int:
+  """Return the index of a model as an int.
+
+  Raises:
+    ValueError: unless it is a whole number from 0 to models - 1.
+
+  >>> check_model("target", np.int8(2), 4)
+  2
+  """
+  whole = np.ndim(model) == 0 and np.asarray(model).dtype.kind in "iu"
+  if not whole or not 0 <= model < models:
+    possible = "pass 0, there is only one" if models == 1 else f"pass 0 to {models - 1}"
+    given = reprlib.repr(np.asarray(model).tolist())
+    raise ValueError(f"{name}={given} is no model; {possible}")
+  return int(model)
+
+
+def leave_one_out(
+  attack: Callable[..., np.ndarray],
+  source: Any,
+  /,
+  *,
+  targets: Sequence[int] | None = None,
+  **options: Any,
+) -> np.ndarray:
+  """Attack one model after another, each with the others as its references.
+
+  Args:
+    attack: `attack(source, *, target, ...) -> scores [N]`.
+    source: `Signals`, or an `Ensemble` for attacks that ask the models.
+    targets: models to attack, default all; the rows of the others are NaN.
+    **options: passed on to every call.
+
+  Returns:
+    Scores float64 [S, N]; compare them with `source.keep`. NaN for a target that lacks
+    reference models, if others have some.
+
+  Raises:
+    Unavailable: if no target can be attacked.
+
+  >>> from mixdef.attacks import Signals, lira_global
+  >>> signals = Signals.from_phi([[0., 1.], [2., 3.]], [[False, True]] * 2)
+  >>> leave_one_out(lira_global, signals)
+  array([[0., 1.],
+         [2., 3.]])
+  """
+  scores = np.full(source.keep.shape, np.nan)
+  targets = range(len(scores)) if targets is None else targets
+  missing: list[Unavailable] = []
+  for target in targets:
+    try:
+      scores[target] = attack(source, target=target, **options)
+    except Unavailable as error:
+      missing.append(error)
+  if missing and len(missing) == len(targets):
+    raise missing[0]
+  return scores
