@@ -114,7 +114,7 @@ class AuditSettings(ShadowSettings):
     return {
       "epochs": self.passes,
       "batch_size": self.batch_size,
-      "seed": self.seed,
+      **self.seeds_of_training,
       "strategy": self.strategy,
       "memory_gb": self.memory_gb or None,
       "progress": True,

@@ -40,6 +40,12 @@ GROUPS: dict[str, dict[str, Flag]] = {
   "run": {
     "out": Flag("run folder; run again with the same one to resume. Default: in runs/"),
     "seed": Flag("of everything random", 0, 2**63 - 1),
+    "noise_seed": Flag(
+      "of the noise of a stated epsilon, which does not hold against who knows it; -1: "
+      "drawn from the operating system",
+      -1,
+      2**63 - 1,
+    ),
     "seeds": Flag(
       "how many seeds to repeat everything with, from --seed on", 1, 10_000
     ),

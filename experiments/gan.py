@@ -104,7 +104,7 @@ def _train(stages, data, keep, name, settings, folder):
     keep,
     epochs=settings.passes,
     batch_size=settings.batch_size,
-    seed=settings.seed,
+    **settings.seeds_of_training,
     strategy=settings.strategy,
     memory_gb=settings.memory_gb or None,
     num_members=round(0.5 * int(data.audited.sum())),

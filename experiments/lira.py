@@ -72,7 +72,7 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
     keep_params=settings.keep_params,
     epochs=settings.passes,
     batch_size=settings.batch_size,
-    seed=settings.seed,
+    **settings.seeds_of_training,
     strategy=settings.strategy,
     memory_gb=settings.memory_gb or None,
     num_members=round(0.5 * int(data.audited.sum())),

@@ -141,6 +141,7 @@ class Settings(JobSettings):
   batch_size: int = 128
   microbatch: int = 0
   reference: int = 0
+  noise_seed: int = -1
   quick: bool = False
 
   protocols: ClassVar[dict[str, dict[str, Any]]] = PROTOCOLS
@@ -187,6 +188,12 @@ class Settings(JobSettings):
     if self.learner != "classifier":
       return self.learner
     return str(self.chain)
+
+  @property
+  def seeds_of_training(self) -> dict[str, int | None]:
+    """What every training draws from."""
+    noise = None if self.noise_seed < 0 else self.noise_seed
+    return {"seed": self.seed, "noise_seed": noise}
 
   def load(self) -> mixdef.Dataset:
     """Return the data set named; where `inputs` has just read it, that one."""

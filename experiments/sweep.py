@@ -252,7 +252,7 @@ def _trained(settings, data, grid, scratch) -> mixdef.Ensemble:
       np.tile(keep, (cells, 1)),
       epochs=settings.passes,
       batch_size=settings.batch_size,
-      seed=settings.seed,
+      **settings.seeds_of_training,
       ids=np.tile(np.arange(shadows), cells),
       over={name: np.repeat(column, shadows) for name, column in grid.values.items()},
       strategy=settings.strategy,

@@ -30,7 +30,7 @@ def run(settings: Settings, folder: pathlib.Path) -> dict:
     data,
     epochs=settings.passes,
     batch_size=settings.batch_size,
-    seed=settings.seed,
+    **settings.seeds_of_training,
     out=folder,
     progress=True,
   )

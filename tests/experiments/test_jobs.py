@@ -332,3 +332,15 @@ def test_a_signal_ends_a_job_with_one_line(tmp_path, number, status):
   assert running.returncode == status
   assert errors.splitlines()[-1] == "train: stopped; the same command resumes"
   assert "Traceback" not in errors
+
+
+def test_the_seed_of_the_noise_is_drawn_unless_it_is_given(tmp_path):
+  private = {**SMALL, "epochs": 1, "defense": "dp_sgd(1.0)"}
+  drawn = job.execute(Settings(**private), tmp_path / "drawn", train.run)
+  one, other = (
+    job.execute(Settings(**private, noise_seed=3), tmp_path / name, train.run)
+    for name in ("one", "other")
+  )
+  assert drawn["noise_seed"] == "drawn from the operating system"
+  assert one["noise_seed"] == "given"
+  assert {**one, "seconds": 0} == {**other, "seconds": 0}
