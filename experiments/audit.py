@@ -294,7 +294,7 @@ def show(result: dict) -> None:
   """Print the verdict and where the report is."""
   verdict = result["verdict"]
   print(f"{verdict['level'].replace('_', ' ')}: {verdict['headline']}")
-  for part in ("who", "how_sure", "what_to_do"):
+  for part in ("compared", "who", "how_sure", "what_to_do"):
     for line in verdict[part]:
       print(f"  {line}")
   for name, reason in result["not_run"].items():
