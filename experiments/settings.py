@@ -190,7 +190,7 @@ class Settings(JobSettings):
     return str(self.chain)
 
   @property
-  def seeds_of_training(self) -> dict[str, int | None]:
+  def seeds_of_training(self) -> dict[str, Any]:
     """What every training draws from."""
     noise = None if self.noise_seed < 0 else self.noise_seed
     return {"seed": self.seed, "noise_seed": noise}
