@@ -345,3 +345,18 @@ def test_the_seed_of_the_noise_is_drawn_unless_it_is_given(tmp_path):
   assert drawn["noise_seed"] == "drawn from the operating system"
   assert one["noise_seed"] == "given"
   assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_the_page_is_named_where_it_lies(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr("sys.argv", ["train.py", f"--out={tmp_path / 'run'}"])
+  job.main("train", Settings, lambda *_: {"report": "page.html"}, lambda _: None)
+  assert capsys.readouterr().out == f"report: {tmp_path / 'run' / 'page.html'}\n"
+
+
+def test_a_diverged_model_ends_the_job_with_status_2(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr("sys.argv", ["train.py", f"--out={tmp_path / 'run'}"])
+  with pytest.raises(SystemExit) as ended:
+    job.main("train", Settings, lambda *_: {"diverged": True}, lambda _: None)
+  assert ended.value.code == 2
+  message = "train: the model diverged: lower --learning_rate\n"
+  assert capsys.readouterr().err.endswith(message)

@@ -7,6 +7,7 @@ import sweep
 import sweep_tables
 from studies import STUDIES
 
+import mixdef
 from mixdef.grid import read_grids
 
 SMALL = {"model": "mlp(8)", "epochs": 2, "quick": True, "strategy": "vmap"}
@@ -89,13 +90,13 @@ def test_a_longer_family_trains_only_what_is_new(tmp_path, monkeypatch):
   pair = settings_of(defenses="label_smoothing([0.2, 0.6])", **options)
   before = job.execute(pair, tmp_path, sweep.run)["cells"]
   trained = []
-  many = sweep.mixdef.fit_many
+  many = mixdef.fit_many
 
   def counted(learner, data, keep, **rest):
     trained.append(len(keep))
     return many(learner, data, keep, **rest)
 
-  monkeypatch.setattr(sweep.mixdef, "fit_many", counted)
+  monkeypatch.setattr(mixdef, "fit_many", counted)
   longer = "label_smoothing([0.2, 0.4, 0.6])"
   twice = f"{longer}; label_smoothing(0.6)"
   settings = settings_of(defenses=twice, **options)
@@ -115,7 +116,7 @@ def test_what_was_refused_is_tried_again(tmp_path, monkeypatch):
     raise ValueError("too little memory")
 
   with monkeypatch.context() as patch:
-    patch.setattr(sweep.mixdef, "fit_many", refuse)
+    patch.setattr(mixdef, "fit_many", refuse)
     (refused,) = job.execute(settings, tmp_path, sweep.run)["cells"]
   assert refused["not_run"] == "too little memory"
   (cell,) = job.execute(settings, tmp_path, sweep.run)["cells"]
