@@ -43,6 +43,7 @@ def as_is(x, y, key):
   return x, y
 
 
+@pytest.mark.slow
 def test_records_mixed_as_in_training_give_members_away(mixed):
   scores = leave_one_out(augmentation_aware, mixed)
   assert scores.dtype == np.float64
@@ -172,6 +173,7 @@ def test_order_of_records_and_reference_rows_do_not_matter(mixed):
   np.testing.assert_array_equal(augmentation_aware(changed, **options), plain)
 
 
+@pytest.mark.slow
 def test_a_single_reordering_defense_gives_each_record_its_own_copy():
   """With lam near 0 or 1, about half of the copies are the record itself."""
   defense = mixup(1e-4, per="record", pairs=True)

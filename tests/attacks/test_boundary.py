@@ -81,6 +81,7 @@ def test_the_seed_decides_the_draws(ensemble, scores):
   np.testing.assert_allclose(other, scores[SOME], rtol=0.05)
 
 
+@pytest.mark.slow
 def test_more_queries_come_closer(leaky):
   few, many = (label_only_boundary(leaky, target=0, iterations=t) for t in (1, 5))
   hit = few > 0

@@ -225,6 +225,7 @@ def found():
   return aucs
 
 
+@pytest.mark.slow
 def test_pitfall_144_canaries_show_what_the_average_hides(found):
   assert abs(found["clean"] - 0.5) < 0.12
   assert found["mislabelled"] > 0.8

@@ -122,6 +122,7 @@ def test_pitfall_130_gdp_bounds_hold_on_the_gaussian_mechanism(mu, thresholds):
   assert np.median(bounds) > 0.5 * mu
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", EPSILONS)
 def test_pitfall_130_one_run_bounds_hold_on_the_laplace_mechanism(epsilon):
   bounds = []

@@ -47,6 +47,7 @@ def column(matched, name, rate=RATES[0]):
   return [c[name] for c in matched.candidates if c["learning_rate"] == rate]
 
 
+@pytest.mark.slow
 def test_pitfall_145_the_baseline_is_as_accurate_as_the_defense(matched):
   assert matched.matched
   assert matched.accuracy >= matched.target_accuracy - 0.01
@@ -67,6 +68,7 @@ def test_diverged_models_have_accuracy_zero(matched):
   assert column(matched, "test_accuracy", rate=1e38) == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_the_chosen_learner_trains_what_was_tried(matched, data, keep):
   """The first candidate trained on its own, its accuracy taken record by record."""
   learner = high_utility_dp(
@@ -86,6 +88,7 @@ def test_the_chosen_learner_trains_what_was_tried(matched, data, keep):
   assert matched.learner.text.endswith(chosen)
 
 
+@pytest.mark.slow
 def test_an_unreachable_accuracy_is_flagged_and_test_records_can_be_given(data, keep):
   unmatched = matched_dp(
     *(MODEL, data, keep[:1]),

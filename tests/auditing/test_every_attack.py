@@ -54,6 +54,7 @@ def source(memorised):
   return mixdef.signals(memorised)
 
 
+@pytest.mark.slow
 def test_every_attack_beats_chance_on_what_was_memorised(leaky, source):
   found = audited(leaky, source)
   assert set(found.figures) == set(CATALOGUE)
@@ -65,6 +66,7 @@ def test_every_attack_beats_chance_on_what_was_memorised(leaky, source):
   assert not weak
 
 
+@pytest.mark.slow
 def test_no_attack_finds_what_is_not_there(leaky, source):
   rows = np.random.default_rng(1).random((MODELS, RECORDS)) < 0.5
   found = audited(dataclasses.replace(leaky, keep=rows), source)

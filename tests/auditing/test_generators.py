@@ -19,6 +19,8 @@ from mixdef.generative.metrics import (
   sample_quality,
 )
 
+pytestmark = pytest.mark.slow  # generators are trained
+
 SCHEMA = pathlib.Path(__file__).parents[2] / "docs" / "report.schema.json"
 RECORDS, HELD_OUT, CLASSES, MODELS, SAMPLES = 40, 24, 3, 4, 30
 PIXELS = Extractor("pixels", lambda x: x.reshape(len(x), -1)[:, :4])

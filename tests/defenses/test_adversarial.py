@@ -210,6 +210,7 @@ def memorise(defense=None):
   return hits[~data.reference].mean()
 
 
+@pytest.mark.slow
 def test_members_are_memorised_less():
   """All accuracy on these records is memory."""
   assert memorise() > 0.95

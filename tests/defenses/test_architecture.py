@@ -26,6 +26,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_ghost_clipping_is_exact_with_standardized_kernels(name, monkeypatch):
   said = []

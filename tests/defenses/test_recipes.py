@@ -107,6 +107,7 @@ def test_hamp_is_its_three_parts_and_keeps_the_labels():
   assert (np.abs(answers - pool).max(-1).min(1) < 1e-6).all(), "the model's own answers"
 
 
+@pytest.mark.slow
 def test_a_step_of_de_et_al_is_that_of_a_loop_over_records_and_views():
   """Cropped and flipped views, group norm, one clipping norm a record, no noise."""
   clip, views = 0.05, 3

@@ -27,6 +27,8 @@ from mixdef.defenses import ALIASES, CATALOGUE
 from mixdef.parse import parse
 
 NAMES = CLASSIFIERS
+# One of each kind of hook: the others take these steps with the slow tests.
+SOME = ("mixup", "weighted_smoothing", "relaxloss", "weight_decay", "dp_sgd", "ema")
 NEUTRAL = {
   "adamixup": "adamixup('literal', end=1.0)",
   "adversarial_regularization": "adversarial_regularization(0.0)",
@@ -171,7 +173,10 @@ def test_jitted_step_equals_eager_step(name):
   assert_same(loop.jitted(*arguments), loop.step(*arguments), 1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+  "name",
+  [pytest.param(n, marks=() if n in SOME else pytest.mark.slow) for n in NAMES],
+)
 def test_vmapped_models_equal_looped_ones(name):
   loop = loop_of(name)
   one_by_one = [trained(name, seed) for seed in range(3)]

@@ -270,6 +270,7 @@ def leakage():
   return measure
 
 
+@pytest.mark.slow
 def test_students_leak_less_than_an_undefended_model(leakage):
   assert leakage() > 0.85
   # Near 1/2, not at it: a label still moves the answers of teachers that saw it, on

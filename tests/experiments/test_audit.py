@@ -307,6 +307,7 @@ def test_mistakes_in_the_data_are_one_line_before_training(
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_table_has_no_mirror_images(tmp_path, small_table):
   table = {"dataset": "location30", "data_dir": small_table(200), "train_size": 0}
   settings = dataclasses.replace(TINY, **table, views="mirror")

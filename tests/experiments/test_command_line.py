@@ -94,6 +94,7 @@ def outcomes(tmp_path_factory):
   return folder, plain, done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["mistake", "module"])
 def test_a_mistake_is_one_line_that_says_how_to_fix_it(outcomes, how):
   status, _, errors = outcomes[2][how]
@@ -104,6 +105,7 @@ def test_a_mistake_is_one_line_that_says_how_to_fix_it(outcomes, how):
   assert "train-images-idx3-ubyte" in ours[0]
 
 
+@pytest.mark.slow
 def test_a_flag_beside_a_protocol_wins_and_a_missing_home_is_survived(outcomes):
   folder, _, done = outcomes
   status, out, errors = done["good"]
@@ -116,6 +118,7 @@ def test_a_flag_beside_a_protocol_wins_and_a_missing_home_is_survived(outcomes):
   assert errors.splitlines()[-1].endswith("run/result.json")
 
 
+@pytest.mark.slow
 def test_reports_are_drawn_whatever_the_surroundings(outcomes):
   _, plain, done = outcomes
   status, out, errors = done["lira"]
@@ -129,6 +132,7 @@ def test_a_folder_that_the_locale_cannot_read_is_refused(tmp_path):
     jobs.execute(settings.Settings(), tmp_path / "\udcc3", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", ["audit", "gan"])
 def test_help_answers_before_anything_heavy_is_imported(outcomes, job):
   status, out, errors = outcomes[2][f"{job} --help"]

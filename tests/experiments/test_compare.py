@@ -50,6 +50,7 @@ def compared(runs, tmp_path_factory):
   return folder, job.execute(joined(*runs.values()), folder, compare.run)
 
 
+@pytest.mark.slow
 def test_every_audit_is_a_row_of_each_table(compared, runs):
   folder, result = compared
   assert json.loads((folder / "result.json").read_text()) == result

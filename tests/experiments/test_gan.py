@@ -14,6 +14,8 @@ from gan_settings import GanSettings
 
 from mixdef.data import to_float
 
+pytestmark = pytest.mark.slow  # generators are trained
+
 SCHEMA = pathlib.Path(__file__).parents[2] / "docs" / "report.schema.json"
 NETWORKS = "dense_networks(hidden=8, latent=3)"
 ATTACKS = ("logan", "lira_gan_discriminator_fixed", "lira_gan_reconstruction")

@@ -68,6 +68,7 @@ def relaxed():
   return before, step(learner, before), losses, middle
 
 
+@pytest.mark.slow
 def test_pitfall_108_records_below_the_threshold_ascend_and_the_penalty_does_not(
   relaxed,
 ):

@@ -212,6 +212,7 @@ def test_other_subsets_are_refused(three):
     attacks.adaptive_grid(defended, natural)
 
 
+@pytest.mark.slow
 def test_an_undefended_gan_is_found_by_single_and_by_mixed_queries():
   gans = leaky()
   for name, cell in attacks.adaptive_grid(gans, gans).items():

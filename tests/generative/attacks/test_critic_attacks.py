@@ -169,6 +169,7 @@ def test_the_free_constants_of_critics_hide_no_member_from_logan():
   assert auc(scores[1], signals.keep) > 0.95
 
 
+@pytest.mark.slow
 def test_logan_black_box_learns_from_samples_that_repeat_members():
   data = coin_flips(48)
   keep = np.arange(48) % 2 == np.arange(2)[:, None]

@@ -151,6 +151,7 @@ def scores_of(name):
   return of_name(name)(gans(), target=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(attacks.ON_MODELS))
 def test_models_are_asked_for_one_score_a_record(name):
   scores = scores_of(name)

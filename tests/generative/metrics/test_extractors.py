@@ -80,6 +80,7 @@ def table_run():
   return trained(models.mlp(8, num_classes=3), images(20).reshape(20, -1) - 0.5)
 
 
+@pytest.mark.slow
 def test_classifier_features_enter_the_last_layer():
   x = images(20)
   run = trained(models.cnn(3, dropout=0.5), (255 * x).astype(np.uint8))

@@ -158,6 +158,7 @@ def assert_close(ours, theirs):
   np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
 
 
+@pytest.mark.slow
 def test_the_network_equals_a_naive_one(state_dict, tmp_path):
   variables = inception_weights._variables(dict(state_dict), tmp_path)
   x = np.random.default_rng(1).uniform(-1, 1, (1, 75, 78, 3)).astype(np.float32)
@@ -199,6 +200,7 @@ def test_only_the_true_weights_are_called_inception(state_dict, unverified, tmp_
   assert extractor.weights != unverified.weights
 
 
+@pytest.mark.slow
 def test_every_entry_has_a_place_and_a_shape(state_dict, tmp_path):
   assert len(state_dict) == 94 * 5
   assert state_dict["Conv2d_1a_3x3.conv.weight"].shape == (32, 3, 3, 3)
