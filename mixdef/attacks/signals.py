@@ -14,6 +14,7 @@ from mixdef.attacks import designs, outputs, per_record
 from mixdef.attacks.targets import Unavailable, check_model
 from mixdef.data import validate
 
+_CHANCE = 2e-3  # that so many records of a population agree with others by accident
 _STATISTICS = ("phi", "hinge", "loss", "correct")
 
 
@@ -113,9 +114,12 @@ class Signals:
     known = self.audited | self.keep.any(0)
     own, theirs = _marks(self.phi[:, known]), _marks(others.phi)
     copies, count = np.isin(theirs, own), len(theirs)
-    # Tables hold equal rows, and few models with coarse outputs agree by chance.
-    by_chance = 1 - len(np.unique(own)) / max(1, len(own))
-    if copies.sum() >= min(2, count) and copies.mean() > max(0.02, 2 * by_chance):
+    # Tables hold equal rows, and small models give different ones the same outputs.
+    alike = max(0.02, 2 * (1 - len(np.unique(own)) / max(1, len(own))))
+    from scipy.stats import binom
+
+    too_many = binom.sf(copies.sum() - 1, count, min(alike, 1.0)) < _CHANCE
+    if too_many or (copies.all() and alike < 0.5):
       raise ValueError(
         f"{copies.sum()} of the {count} records of the population, the first at "
         f"{copies.argmax()}, are given the same outputs as audited records by every "
