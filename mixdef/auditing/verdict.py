@@ -57,7 +57,8 @@ def verdict(report: dict[str, Any]) -> dict[str, Any]:
   baseline = report["dp_baseline"]
   graded = [min(map(level_of, (best, _adaptive(report))), key=LEVELS.index)]
   if canaries and report["target"]["model"] is None:
-    graded.append(level_of(canaries["strongest"]))
+    planted = level_of(canaries["strongest"])
+    graded += [] if planted == "too_few_records" else [planted]
   level = min(graded, key=LEVELS.index)
   if _alone(report):
     headline = f"{_ON_AVERAGE[level]} Nobody can be singled out without references."

@@ -98,6 +98,14 @@ def test_no_level_is_given_where_perfect_separation_could_not_be_called_high(att
     )
 
 
+@pytest.mark.parametrize(("low", "level"), [(0.8, "high"), (0.4, "none_found")])
+def test_too_few_canaries_do_not_grade(report, low, level):
+  few = found(0.3) | {"pairs": 2}
+  report["strongest"] = found(low)
+  report["canaries"] = {"kind": "clean", "count": 4, "strongest": few}
+  assert spoken(report)[0] == level
+
+
 def test_too_few_records_are_neither_an_accusation_nor_an_all_clear(report):
   report["strongest"] = found(0.9, 0.5) | {"pairs": 5}
   level, text = spoken(report)
