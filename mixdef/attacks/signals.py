@@ -229,7 +229,7 @@ class Signals:
     array([0.693, 0.313])
     """
     phi = _with_views(phi, "phi")
-    if 0 <= phi.min() and phi.max() <= 1 and len(np.unique(phi)) > 50:
+    if phi.min() >= 0 and phi.max() <= 1 and len(np.unique(phi)) > 50:
       raise ValueError(
         "phi holds nothing outside [0, 1], as the confidences p do; pass "
         "phi = log p - log(1 - p)"
