@@ -141,9 +141,9 @@ def test_unknown_attacks_and_arguments_are_refused_before_anything_runs(outputs,
 
 
 def test_an_error_of_an_attack_is_not_swallowed(outputs, memorised):
-  with pytest.raises(ValueError, match=r"score='psi'; choose phi or hinge"):
+  with pytest.raises(ValueError, match=r"score is 'psi'; it is one of 'phi', 'hinge'"):
     run_attacks(["gap", "lira_online(score='psi')"], outputs)
-  with pytest.raises(ValueError, match="pass numbers above 0"):
+  with pytest.raises(ValueError, match="draws is 0; give an integer of at least 1"):
     run_attacks(["label_only_noise(draws=0)"], ask(memorised), memorised)
 
 

@@ -153,7 +153,7 @@ def test_tables_are_refused_where_pictures_are_needed(part):
 @pytest.mark.parametrize(
   ("make", "reason"),
   [
-    (lambda: cutout(-1), "cutout: side is -1; give pixels"),
+    (lambda: cutout(-1), "cutout: side is -1; give an integer of at least 0"),
     (lambda: cutout(2.5), "an integer of at least 0"),
     (lambda: random_crop(4.0), "random_crop: padding is 4.0"),
     (lambda: random_crop(fill="edge"), "one of 'zero', 'reflect'"),

@@ -119,7 +119,8 @@ def test_pitfall_155_draws_repeat_per_key_and_edges_are_exact():
   half = mixed(mixup(float("inf")), batch)
   assert set(np.unique(half.lam)) <= {0.5, 1.0}
   assert chain(mixup(0.0)).batch is None
-  assert chain(mixup(-1.0)).batch is None
+  with pytest.raises(ValueError, match=r"alpha is -1.0; give a number of at least 0"):
+    mixup(-1.0)
 
 
 def test_alpha_near_zero_gives_unmixed_rows():

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from defense_harness import CLASSIFIERS, DATA, D, Loop, init
+from defense_harness import CLASSIFIERS, DATA, SPEC, D, Loop
 
 from mixdef.chain import chain
 from mixdef.defenses import CATALOGUE
@@ -24,6 +24,11 @@ REASONS = (
   "trains on the reference records",
   "two parts set the model's",
 )
+
+
+def init(learner, seed=0):
+  spec = SPEC._replace(example=PICTURES.x[:1])
+  return learner.init(jax.random.key(seed), spec)
 
 
 @functools.cache

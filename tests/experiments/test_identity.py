@@ -180,7 +180,7 @@ def test_damaged_cells_of_a_sweep_are_told_and_computed_again(
     del cells, folder
 
   monkeypatch.setattr(sweep, "_figures", figures)
-  monkeypatch.setattr(sweep.sweep_tables, "write", flat)
+  monkeypatch.setattr("sweep_tables.write", flat)
   settings = sweep.SweepSettings(defenses="none; mixup", quick=True)
   job.execute(settings, tmp_path, sweep.run)
   count = len(trained)

@@ -311,7 +311,7 @@ def test_no_noise_is_no_guarantee():
     ({"delta": 1.0}, "delta is 1.0"),
     ({"asked": "all"}, "'drawn', 'trained'"),
     ({"noise_multiplier": np.inf}, "noise_multiplier is inf"),
-    ({"clip": np.inf}, "clip inf"),
+    ({"clip": np.inf}, "clip is inf"),
     ({"average": 1.5}, "average is 1.5"),
     ({"average": 1.0}, "keeps the untrained G"),
     ({"warm_epochs": -1}, "warm_epochs is -1"),

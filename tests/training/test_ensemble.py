@@ -169,5 +169,5 @@ def test_sizes_that_are_none_are_refused(runs, name, value):
   if (name, value) == ("num_members", None):
     return
   sizes = {"epochs": 1, "batch_size": N, name: value}
-  with pytest.raises(ValueError, match=f"{name}=.* must be"):
+  with pytest.raises(ValueError, match=f"{name}=.*(must be|; take|; give|; pass)"):
     fit(runs["float"].learner, runs["float"].data, **sizes)
