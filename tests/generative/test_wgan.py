@@ -115,16 +115,14 @@ def test_pitfall_99_no_mixing_is_the_base_gan_to_the_bit():
 
 
 def test_pitfall_99_no_mixing_is_the_program_of_the_base_gan():
-  learners = {
-    alpha: mixup_gan(PICTURE_NETWORKS, alpha=alpha) for alpha in (-1.0, 0.0, 1.0)
-  }
+  learners = {alpha: mixup_gan(PICTURE_NETWORKS, alpha=alpha) for alpha in (0.0, 1.0)}
   learners["base"] = wgan_gp(PICTURE_NETWORKS)
   state, programs = start(learners["base"], PICTURES), {}
   for name, learner in learners.items():
     own = state._replace(defense={} if name == "base" else {"mixup": ()})
     lowered = jax.jit(learner.step).lower(own, device(PICTURES), ROWS, CTX)
     programs[name] = lowered.as_text()
-  assert programs[-1.0] == programs[0.0] == programs["base"] != programs[1.0]
+  assert programs[0.0] == programs["base"] != programs[1.0]
 
 
 def test_a_swept_alpha_of_zero_is_the_base_gan():
