@@ -12,6 +12,7 @@ None of this trusts what a part declares. `check` refuses the parts that would n
 themselves under it.
 """
 
+import collections
 import functools
 import itertools
 
@@ -153,7 +154,7 @@ def _trial(clipped, hooks, spec, state, key, epoch, batch, log_probs):
     steps_per_epoch=spec.steps_per_epoch,
     batch_size=spec.batch_size,
   )
-  found = {}
+  found = collections.OrderedDict()  # `jit` sorts a dict; the first fault is named
   for part in hooks["batch"]:
     if part is clipped:
       batch = part.batch(batch, state[part.name], ctx)
