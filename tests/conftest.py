@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 import xla_flags
-from absl import flags
+from absl import flags, logging
 
 from mixdef import models
 from mixdef.data import CATALOGUE, subsets
@@ -54,6 +54,14 @@ def few_programs_are_kept():
     _compiled.clear()
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def as_verbose_as_before():
+  """Undo what a job run in this process chose: its dependencies talk at INFO."""
+  before = logging.get_verbosity()
+  yield
+  logging.set_verbosity(before)
 
 
 @pytest.fixture
