@@ -24,6 +24,8 @@ with epy.lazy_imports():
   from mixdef import auditing, reading
 
 _COMPARED = ("threshold", "reference")  # families that the baseline is attacked with
+_ATTACKING = ("attacks", "attack_targets", "attack_records", "target")
+_OF_ARRAYS = ("arrays", "out", "seed", "quick", *_ATTACKING)  # the others train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,8 @@ class AuditSettings(ShadowSettings):
   def __post_init__(self):
     """Refuse what cannot be used before anything is written."""
     super().__post_init__()
+    if self.arrays:
+      self._refuse_training()
     attacks = mixdef.attacks
     called = [attacks.plain_name(name) for name in self.chosen_attacks()]
     kind, _ = self.planted
@@ -64,6 +68,15 @@ class AuditSettings(ShadowSettings):
         )
     if self.released is not None and not self.arrays:
       attacks.signals.check_model("--target", self.released, self.shadows)
+
+  def _refuse_training(self) -> None:
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if value != field.default and field.name not in _OF_ARRAYS:
+        raise ValueError(
+          f"--{field.name}={value} is for training, and --arrays={self.arrays} holds "
+          f"outputs of models trained elsewhere: drop one of the two"
+        )
 
   @property
   def label(self) -> str:

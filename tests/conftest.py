@@ -28,7 +28,7 @@ jax.config.update(
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 flags.FLAGS.mark_as_parsed()
 
-_MOST_PROGRAMS = 600  # of about two megabytes each
+_MOST_PROGRAMS = 400  # of about two megabytes each
 _compiled = collections.Counter()
 
 

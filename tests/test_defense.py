@@ -71,6 +71,7 @@ def test_empty_chain_is_the_identity_exactly():
   assert str(chain()) == "none"
 
 
+@pytest.mark.slow
 def test_pitfall_87_adding_a_part_changes_no_other_stream():
   bare, more = trained(*STACK), trained(*STACK, label_smoothing(0.0))
   assert_same(more.params, bare.params)
@@ -84,6 +85,7 @@ def test_pitfall_87_adding_a_part_changes_no_other_stream():
   assert_same(alone, among)
 
 
+@pytest.mark.slow
 def test_pitfall_87_a_stack_built_twice_is_the_same():
   def stack():
     return mixup(), weighted_smoothing(), dropout()
@@ -145,6 +147,7 @@ def test_per_example_transforms_see_each_records_gradient():
   assert_same(steps[1], jax.tree.map(lambda s: s * members / rows, steps[0]), 1e-6)
 
 
+@pytest.mark.slow
 def test_a_hyper_parameter_may_be_mapped_over_models():
   def train(epsilon, alpha):
     learner = learner_of(label_smoothing(epsilon), relaxloss(alpha))
@@ -330,6 +333,7 @@ def test_a_part_cannot_be_called_chain():
     chain(l1(name="chain"))
 
 
+@pytest.mark.slow
 def test_a_stage_and_dp_would_spend_two_budgets():
   with pytest.raises(ValueError, match="counts one training"):
     chain(distillation(), dp_sgd())

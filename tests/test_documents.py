@@ -17,6 +17,7 @@ EVERY = {**defenses.CATALOGUE, **defenses.RECIPES}
 AUDITED = {"audit_arrays.md": "high", "audit_your_model.md": "high"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "path",
   [

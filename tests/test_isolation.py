@@ -106,6 +106,7 @@ def init(learner):
   return jax.jit(lambda: learner.init(jax.random.key(0), SPEC))()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "model",
   [Centred, AttentionOverBatch, LargestOfBatch, Mixing, Capacity, Dropped, Recurrent],
@@ -116,6 +117,7 @@ def test_a_network_that_mixes_rows_is_given_one_record_at_a_time(model):
   assert sensitivity(learner) <= 1 + TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"estimator": "microbatch"}, {"multiplicity": 2}])
 def test_other_estimates_bound_a_network_that_mixes_rows(options):
   learner = learner_of(
@@ -124,6 +126,7 @@ def test_other_estimates_bound_a_network_that_mixes_rows(options):
   assert sensitivity(learner) <= 1 + TOLERANCE
 
 
+@pytest.mark.slow
 def test_a_cell_of_several_outputs_is_left_to_microbatches(monkeypatch):
   said = []
   monkeypatch.setattr(logging, "warning", lambda text, *args: said.append(text % args))
@@ -190,6 +193,7 @@ COUPLING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", COUPLING)
 def test_a_part_that_couples_rows_is_refused_at_init(fault):
   defense = chain(COUPLING[fault], dp_sgd(0, CLIP))
@@ -227,6 +231,7 @@ def test_the_measure_finds_a_part_that_raises_a_records_share():
   assert sensitivity(learner, scales=(1.0,)) == pytest.approx(10, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "parts",
   [
@@ -354,6 +359,7 @@ class MixingCritic(nn.Module):
     return nn.Dense(1)(nn.tanh(h + 5 * (h - h.mean(0))))[:, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["microbatch", "ghost"])
 def test_networks_of_a_gan_that_mix_rows_are_given_one_record_at_a_time(estimator):
   networks = Networks(MixingGenerator(), MixingCritic(), 2, K, (5,))

@@ -61,6 +61,7 @@ MLP = mixdef.models.mlp(16, 16, num_classes=CLASSES)
 PADDED = deal([1, 1, 0, 1, 1, 1, 1, 1, 1, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("microbatch", [4, 5, 64])
 def test_a_step_equals_that_of_the_whole_batch(microbatch):
   data, sgd = draw_data(), optax.sgd(0.5)
@@ -69,6 +70,7 @@ def test_a_step_equals_that_of_the_whole_batch(microbatch):
   assert_same(one_step(learner, data, PADDED), desired)
 
 
+@pytest.mark.slow
 def test_a_network_of_convolutions_and_group_norms_does_so_too():
   class Network(nn.Module):
     @nn.compact
@@ -86,6 +88,7 @@ def test_a_network_of_convolutions_and_group_norms_does_so_too():
   assert_same(actual, desired)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["mixup(1.0)", "adamixup"])
 def test_records_may_be_mixed_across_groups(text):
   chain, data, rows = mixdef.parse(text), draw_data(), deal([1] * 6 + [0])
@@ -133,6 +136,7 @@ def test_hooks_see_their_own_rows_and_the_update_sees_the_whole_batch():
   assert len(np.unique(actual[0].defense["table_of_records"]["seen"])) == 10
 
 
+@pytest.mark.slow
 def test_models_side_by_side_equal_models_alone():
   data = draw_data()
   learner = mixdef.classifier(MLP, optax.sgd(0.5), microbatch=4)

@@ -72,6 +72,7 @@ def init(optimizer, defense=None):
   return jax.eval_shape(lambda key: learner.init(key, SPEC), random_key(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*READ_THE_LOSS, *SEARCH, *PLAIN])
 def test_optimizers_are_given_what_they_read(name):
   init({**READ_THE_LOSS, **SEARCH, **PLAIN}[name])

@@ -79,6 +79,7 @@ def fitted(out, by):
   return fit(learner, data, epochs=1, batch_size=4, out=out)
 
 
+@pytest.mark.slow
 def test_a_run_of_what_has_no_name_is_resumed_and_told_apart(tmp_path):
   first = fitted(tmp_path, 2.0)
   again = fitted(tmp_path, 2.0)

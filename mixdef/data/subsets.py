@@ -44,6 +44,7 @@ def subsets(
 
   Raises:
     ValueError: an argument is out of range, or a model has no record.
+    MemoryError: S * N bytes are more than there are.
 
   Deviation: where fraction * S is not an integer (odd S) the papers are silent; each
     record then draws its count as floor or ceil, so that the share is exact on average.
@@ -131,8 +132,10 @@ def validate_keep(keep: ArrayLike, num_records: int) -> np.ndarray:
 def _bernoulli(
   num_models: int, num_records: int, seed: int, fraction: float
 ) -> np.ndarray:
-  rows = (stream(seed, "bernoulli", s).random(num_records) for s in range(num_models))
-  return np.stack([row < fraction for row in rows])
+  keep = np.empty((num_models, num_records), bool)  # too large fails here, at once
+  for s in range(num_models):
+    keep[s] = stream(seed, "bernoulli", s).random(num_records) < fraction
+  return keep
 
 
 def _balanced(

@@ -55,6 +55,7 @@ def test_records_mixed_as_in_training_give_members_away(mixed):
   assert figure(scores, other.keep) == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregate", AGGREGATES)
 def test_every_aggregate_is_larger_for_members(aggregate, mixed):
   scores = leave_one_out(augmentation_aware, mixed, aggregate=aggregate, **QUICK)
@@ -186,6 +187,7 @@ def test_a_single_reordering_defense_gives_each_record_its_own_copy():
   assert (found[audited] > plain[audited] + 1e-4).any()  # the partner's loss is lower
 
 
+@pytest.mark.slow
 def test_copies_are_those_of_the_last_epoch_and_masked_losses_are_finite():
   """AdaMixup ends at a share of 0.95, so a copy's loss is near the record's own."""
   defense = chain(adamixup(schedule="to_min"), confidence_masking(2))

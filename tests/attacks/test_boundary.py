@@ -38,6 +38,7 @@ def leaky():
   return overfitted()
 
 
+@pytest.mark.slow
 def test_pitfall_57_distance_is_the_margin_of_a_linear_model(ensemble, scores):
   x, margin = ensemble.data.x, margins(ensemble)
   distance = np.abs(margin) / np.linalg.norm(W)
@@ -56,6 +57,7 @@ def test_pitfall_57_misclassified_records_are_at_distance_0(ensemble, scores):
   assert (scores[~wrong] > 0).all()
 
 
+@pytest.mark.slow
 def test_pitfall_57_and_47_hidden_confidences_change_nothing(ensemble, scores):
   masked = table(masked=True)
   assert masked.predict(masked.data.x).min() < -80  # only the label is shown
@@ -71,6 +73,7 @@ def test_scores_do_not_depend_on_the_others_attacked(ensemble, scores):
   assert np.isnan(np.delete(some, records)).all()
 
 
+@pytest.mark.slow
 def test_the_seed_decides_the_draws(ensemble, scores):
   again, other = (
     label_only_boundary(ensemble, target=0, records=SOME, seed=seed)[SOME]
@@ -89,6 +92,7 @@ def test_more_queries_come_closer(leaky):
   assert (many <= few + 1e-6).all()
 
 
+@pytest.mark.slow
 def test_pictures_of_bytes_stay_in_range():
   """w = (1, 1) over two pixels in [0,1] and a boundary at a sum of 1.5."""
   x = np.array([[[[51], [0]]], [[[255], [255]]], [[[0], [0]]]], np.uint8)
@@ -106,6 +110,7 @@ def test_a_boundary_out_of_range_is_infinitely_far():
   np.testing.assert_array_equal(label_only_boundary(ensemble, target=0), [np.inf, 0])
 
 
+@pytest.mark.slow
 def test_members_of_an_overfitted_model_are_farther_from_the_boundary(leaky):
   scores = label_only_boundary(leaky, target=0, iterations=5)
   assert leak(scores, leaky.keep[0]) > 0.6
@@ -122,6 +127,7 @@ def test_wrong_arguments_are_named(ensemble):
     label_only_boundary(ensemble, target=0, records=[0, 150])
 
 
+@pytest.mark.slow
 def test_reference_records_are_never_scored():
   data = Dataset.from_arrays(np.eye(6, 2, dtype=np.float32), [0, 1] * 3)
   data = data.with_reference(2)

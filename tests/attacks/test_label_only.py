@@ -77,6 +77,7 @@ def with_random_membership(ensemble):
   return dataclasses.replace(ensemble, keep=keep & ensemble.data.audited)
 
 
+@pytest.mark.slow
 def test_the_models_remember_their_members(pictures, table):
   for ensemble in (pictures, table):
     right = ensemble.predict(ensemble.data.x).argmax(-1) == ensemble.data.y
@@ -124,6 +125,7 @@ def test_noise_is_the_share_of_copies_with_the_records_label(table):
   assert abs(scores[row] - share) < 5 * error
 
 
+@pytest.mark.slow
 def test_binary_records_are_flipped():
   rng = np.random.default_rng(0)
   x = (rng.random((RECORDS, 30)) < 0.5).astype(np.float32)
@@ -235,6 +237,7 @@ def test_unknown_targets_and_records_are_refused(attack, pictures):
     attack(pictures, target=0, records=pictures.data.audited)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [label_only_noise, *OF_PICTURES])
 def test_pitfall_47_masked_confidences_change_nothing(attack, pictures, masked):
   options = NOISE if attack is label_only_noise else {}

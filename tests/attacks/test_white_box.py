@@ -33,6 +33,7 @@ def averaged():
   return overfitted(60, 1, ema(0.9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tau", "distance"), [(0.9, 0.439445), (0.99, 0.919024)])
 @pytest.mark.parametrize("criterion", ["probability", "margin"])
 def test_golden_distance_of_a_linear_model(ensemble, tau, distance, criterion):
@@ -169,6 +170,7 @@ def test_gradients_of_sure_records_keep_their_order():
   assert scores[3] == pytest.approx(-100)
 
 
+@pytest.mark.slow
 def test_pitfall_03_averaged_weights_are_what_is_differentiated(averaged):
   """Compare with an undefended model whose weights are the average."""
   plain = overfitted(60, 1)

@@ -200,6 +200,7 @@ def learner():
   return classifier(models.mlp(64, num_classes=4), optax.adam(1e-2))
 
 
+@pytest.mark.slow
 def test_training_keeps_always_members_in():
   data = plant(table(), "clean", COUNT)
   run = fit(learner(), data, epochs=1, batch_size=100)

@@ -55,6 +55,7 @@ def test_pitfall_145_the_baseline_is_as_accurate_as_the_defense(matched):
   assert len(matched.candidates) == len(NOISES) * len(RATES)
 
 
+@pytest.mark.slow
 def test_more_noise_costs_accuracy_and_buys_epsilon(matched):
   low, middle, high = column(matched, "test_accuracy")
   assert low > middle - 0.03

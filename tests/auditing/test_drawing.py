@@ -29,6 +29,7 @@ def test_a_style_is_laid_over_the_defaults():
     assert not matplotlib.rcParams["text.usetex"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["MPLBACKEND", "MATPLOTLIBRC"])
 def test_settings_that_matplotlib_cannot_read_are_left_out(tmp_path, broken):
   rc = tmp_path / "style"

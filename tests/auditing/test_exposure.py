@@ -69,6 +69,7 @@ def check_schema(report):
   jsonschema.validate(report, schema, jsonschema.Draft202012Validator)
 
 
+@pytest.mark.slow
 def test_only_members_of_the_released_model_are_listed(released, pooled):
   member = released.signals.keep[0]
   listed = [row["index"] for row in released.report["records"]["exposed"]]
@@ -121,6 +122,7 @@ def test_classes_budget_and_accuracy_are_of_the_released_model(released):
     assert row["auc"] == auc(scores[mine], member[mine])
 
 
+@pytest.mark.slow
 def test_the_report_says_which_model_it_describes(released, pooled):
   member = released.signals.keep[0].sum()
   text = (
@@ -136,6 +138,7 @@ def test_the_report_says_which_model_it_describes(released, pooled):
     assert found.report["target"]["text"] in found.html()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [3, 7])
 def test_any_row_can_be_the_released_one(pooled, target):
   found = audit(pooled.signals, attacks=NAMES, target=target)

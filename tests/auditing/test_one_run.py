@@ -41,6 +41,7 @@ def test_pitfall_132_golden_values(canaries, guesses, correct, pure, approx):
   assert got == pytest.approx(approx, abs=5e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("canaries", "guesses", "correct"),
   [row[:3] for row in GOLDEN] + [(200, 60, 41), (300, 20, 13), (50, 49, 49)],

@@ -316,6 +316,7 @@ def masked():
   return fit_many(learner, data, keep, epochs=30, batch_size=32, strategy="vmap")
 
 
+@pytest.mark.slow
 def test_pitfall_143_masked_scores_alone_judge_nobody(masked):
   with pytest.raises(ValueError, match="add a label-only attack, for example label_o"):
     audit(masked, attacks=["loss_threshold", "gradient_norm"])

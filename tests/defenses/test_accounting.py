@@ -42,6 +42,7 @@ def test_noise_for_epsilon_one(setting, expected):
   assert 0.99 <= epsilon(noise, **setting) <= 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [0.1, 8.0, 1e4])
 def test_calibration_spends_the_target_and_no_more(target):
   spent = epsilon(noise_multiplier(target, **DE), **DE)

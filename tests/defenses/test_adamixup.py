@@ -65,6 +65,7 @@ def test_one_epoch_of_to_min_stays_at_the_start():
   np.testing.assert_allclose(share(out), 0.8, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reading", ["strength", "literal", "beta", "probability"])
 @pytest.mark.parametrize("epoch", [0, 9, 10, 11, 19])
 def test_pitfall_62_labels_are_the_dominant_records(reading, epoch):
@@ -127,6 +128,7 @@ def test_unmixed_at_zero_is_exact():
   np.testing.assert_array_equal(mixed(adamixup("literal"), 0, batch=batch).x, batch.x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("epoch", "expected"), [(0, 0.25), (10, 0.1817), (18, 0.0584)])
 def test_beta_has_the_tabulated_mean_share(epoch, expected):
   part, batch = adamixup("beta"), make_batch(2)

@@ -108,6 +108,7 @@ def test_the_network_has_the_papers_layers_and_first_weights():
   assert not any(np.any(bias) for _, bias in layers)
 
 
+@pytest.mark.slow
 def test_pitfall_75_all_layers_of_the_attack_network_receive_gradient():
   net, batch = make_net(jax.random.key(0), K), batch_of()
   grads = jax.grad(attack_loss)(net, make_log_probs(scale=3.0), batch)
@@ -182,6 +183,7 @@ def test_attack_steps_are_so_many_adam_steps():
   assert int(many["opt"][0].count) == 3
 
 
+@pytest.mark.slow
 def test_a_trained_attack_network_pushes_members_towards_the_others():
   """Sure members and unsure others: h learns that, and charges for being sure."""
   batch = batch_of()
@@ -231,6 +233,7 @@ def test_pitfall_79_reference_records_are_no_members_and_are_needed():
   assert not bool((KEEP & REFERENCE).any())
 
 
+@pytest.mark.slow
 def test_clipping_row_by_row_must_give_up_its_epsilon():
   with pytest.raises(ValueError, match="guarantee=False"):
     chain(adversarial_regularization(), dp_sgd(1.0))

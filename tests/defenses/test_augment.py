@@ -49,6 +49,7 @@ def holes(side):
     yield hole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [1, 2, 3, 9])
 def test_cutout_is_a_square_with_a_uniform_centre(side):
   x = pictures(4000)
@@ -62,6 +63,7 @@ def test_cutout_is_a_square_with_a_uniform_centre(side):
   np.testing.assert_allclose(hole.mean(0), expected, atol=0.04)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("fill", "mode"), [("zero", "constant"), ("reflect", "reflect")]
 )
@@ -113,12 +115,14 @@ def test_gaussian_noise_of_nothing_keeps_standardised_records():
   np.testing.assert_array_equal(out.x, batch.x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS, ids=str)
 def test_pictures_without_channels_are_changed_like_those_of_one(part):
   x = pictures(8, (H, W, 1))
   np.testing.assert_array_equal(changed(part, x[..., 0]), changed(part, x)[..., 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS, ids=str)
 def test_a_visit_is_drawn_anew_and_by_the_record_alone(part):
   x = np.repeat(pictures(1), 16, 0)

@@ -173,6 +173,7 @@ def test_the_entropy_bonus_lowers_the_confidence_of_a_fitted_record(part):
   assert (bonus[:, 0] > 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS, ids=str)
 @pytest.mark.parametrize("logit", [-1e4, -200.0, 0.0, 40.0, 1e4])
 def test_pitfall_159_loss_and_gradient_are_finite_at_confidence_0_and_1(part, logit):
@@ -234,6 +235,7 @@ def test_parts_act_in_the_order_of_the_chain():
   np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_hyper_parameters_may_be_swept_inside_the_trace():
   log_probs, y = make_log_probs(4), make_batch(4).y
   values = jnp.array([0.25, 0.75])

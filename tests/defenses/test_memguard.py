@@ -122,6 +122,7 @@ def release(x, log_probs, *, budget=1.0, key=0, net=EASY):
   return part.release_output(jnp.float32(log_probs), single(net), ctx, jnp.float32(x))
 
 
+@pytest.mark.slow
 def test_pitfall_81_the_mean_distortion_over_records_is_the_budget():
   x = np.random.default_rng(0).normal(size=(4000, 5))
   answers = np.tile(np.log([0.1, 0.85, 0.05]), (4000, 1))
@@ -136,6 +137,7 @@ def test_pitfall_81_the_mean_distortion_over_records_is_the_budget():
   assert mean.mean() <= budget + 5 * sigma * largest
 
 
+@pytest.mark.slow
 def test_pitfall_81_one_coin_a_record_in_any_company_and_another_for_each_model():
   x, answers = np.random.default_rng(1).normal(size=(200, 5)), dirichlet(200, 3)
   once = release(x, answers, budget=0.1)
@@ -148,6 +150,7 @@ def test_pitfall_81_one_coin_a_record_in_any_company_and_another_for_each_model(
   assert 0 < (once != other_model).any(-1).mean() < 1
 
 
+@pytest.mark.slow
 def test_pitfall_16_the_label_of_every_record_is_kept():
   ties = np.log([[0.4, 0.4, 0.2], [0.2, 0.4, 0.4], [1 / 3, 1 / 3, 1 / 3]])
   near = np.log(np.full((50, 3), 1 / 3)) + 1e-7 * dirichlet(50, 3, 5)
@@ -169,6 +172,7 @@ def train_net(log_probs, epochs=30, seed=0):
   )
 
 
+@pytest.mark.slow
 def test_the_network_learns_members_from_reference_rows_and_from_nobody_else():
   sure, unsure = np.log([0.98, 0.01, 0.01]), np.log([0.5, 0.3, 0.2])
   answers = jnp.float32(np.where(KEEP[:, None], sure, unsure))
@@ -220,6 +224,7 @@ def seen(plain, guarded):
   return signals(plain), signals(guarded)
 
 
+@pytest.mark.slow
 def test_score_attacks_fall(seen):
   undefended, defended = seen
   for attack, drop in ((loss_threshold, 0.02), (entropy, 0.08)):
@@ -233,6 +238,7 @@ def test_score_attacks_fall(seen):
   assert 0 < distortion.mean() <= BUDGET
 
 
+@pytest.mark.slow
 def test_pitfall_47_label_only_scores_are_those_without_the_defense(
   plain, guarded, seen
 ):

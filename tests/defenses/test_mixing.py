@@ -18,6 +18,7 @@ def mixed(part, batch, seed=0):
   return part.batch(batch, (), in_epoch(0, seed=seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(), (5,), (4, 4, 1)])
 @pytest.mark.parametrize("per", ["batch", "record"])
 def test_rows_are_the_mixture_that_partner_and_lam_say(shape, per):
@@ -87,6 +88,7 @@ def test_pairs_make_both_contributors_random_and_keep_the_weights():
   assert len(set(firsts)) > 2
 
 
+@pytest.mark.slow
 def test_more_padding_changes_no_draw():
   short, padded = make_batch(5), make_batch(9, [1] * 5 + [0] * 4)
   padded = padded._replace(x=padded.x.at[:5].set(short.x))
@@ -132,6 +134,7 @@ def test_alpha_near_zero_gives_unmixed_rows():
   np.testing.assert_allclose(out.y, np.eye(K)[nearest % K], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_alpha_may_be_swept_inside_the_trace():
   batch = make_batch(16)
   alphas = jnp.array([0.0, 2.0, jnp.inf])
@@ -153,6 +156,7 @@ def told(rows, shape=(6, 7), weight=None):
   return make_batch(rows, weight)._replace(x=jnp.broadcast_to(x, (rows, *shape)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(6, 7), (7, 7, 2)])
 @pytest.mark.parametrize("per", ["batch", "record"])
 def test_pitfall_64_cutmix_lam_is_the_area_of_the_clipped_box(shape, per):
@@ -183,6 +187,7 @@ def test_pitfall_64_cutmix_by_an_empty_box_leaves_the_row():
   assert chain(cutmix(0.0)).batch is None
 
 
+@pytest.mark.slow
 def test_pitfall_64_cutmix_by_a_full_box_is_the_partner():
   batch = told(8, (1, 1))  # one pixel: a box is all of it or none
   full = 0
@@ -194,6 +199,7 @@ def test_pitfall_64_cutmix_by_a_full_box_is_the_partner():
   assert full > 20
 
 
+@pytest.mark.slow
 def test_pitfall_64_cutmix_boxes_are_cut_off_with_the_chance_of_their_centre():
   batch = told(4000, (6, 6))
   out = mixed(cutmix(float("inf"), per="record"), batch)
@@ -234,6 +240,7 @@ def test_cutmix_draws_one_box_a_batch_or_one_a_record():
   assert len(np.unique(many.lam)) > 8
 
 
+@pytest.mark.slow
 def test_cutmix_refuses_tables_and_what_it_cannot_be_combined_with():
   with pytest.raises(ValueError, match=r"cutmix changes pictures .* shape \(5,\)"):
     mixed(cutmix(), make_batch())

@@ -165,6 +165,7 @@ def one_step(learner):
   return jax.jit(learner.step)(init(learner), DATA, rows_at(6), ctx_at(6))
 
 
+@pytest.mark.slow
 def test_pitfall_74_the_copies_are_answered_in_train_mode():
   for parts, same in (((), True), ((dropout(0.5),), False)):
     learner = learner_of(mmd(gate=0.0), recorder(), *parts)
@@ -177,6 +178,7 @@ def loss_of_step(*parts):
   return one_step(learner_of(*parts))[1]["loss"]
 
 
+@pytest.mark.slow
 def test_beside_mixup_the_members_are_compared_as_they_are():
   always = mmd(gate=0.0)
   plain, mixed = loss_of_step(), loss_of_step(mixup())
@@ -187,6 +189,7 @@ def test_beside_mixup_the_members_are_compared_as_they_are():
     np.testing.assert_allclose(loss_of_step(*parts) - mixed, clean, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [(mixup(), dropout(0.5)), (relaxloss(0.5),)])
 def test_the_copies_act_on_nothing_else(parts):
   plain, copied = learner_of(*parts), learner_of(*parts, mmd(0.0, gate=0.0))
@@ -211,6 +214,7 @@ def test_batch_statistics_leave_the_copies_out():
   assert_same(one.params, two.params, 1e-5)
 
 
+@pytest.mark.slow
 def test_two_of_them_in_a_chain_add_up():
   one, two = mmd(1.0, gate=0.0), mmd(2.0, gate=0.0, name="other")
   terms = [loss_of_step(*parts) for parts in ((), (one,), (two,), (one, two))]
@@ -236,6 +240,7 @@ def memorise(defense=None):
   return hits[~data.reference].mean()
 
 
+@pytest.mark.slow
 def test_members_are_memorised_less():
   """All accuracy on these records is memory, so a smaller gap is less of it."""
   assert memorise() > 0.95

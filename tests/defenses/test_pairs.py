@@ -48,6 +48,7 @@ COMPATIBLE = [
 DRAWN = random.Random(0).sample(COMPATIBLE, 30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", NAMES)
 def test_every_pair_steps_or_is_refused_with_the_reason(first):
   for second in NAMES:
@@ -71,6 +72,7 @@ def test_most_pairs_are_compatible():
   assert len(COMPATIBLE) > 0.8 * pairs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", DRAWN, ids="|".join)
 def test_two_steps_of_vmapped_models(pair):
   loop = Loop(compose(*pair))

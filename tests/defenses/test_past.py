@@ -166,6 +166,7 @@ def test_pitfall_79_out_records_are_not_read_and_reference_rows_only_weigh():
   assert_same(no_penalty.train(data=reference), no_penalty.train())
 
 
+@pytest.mark.slow
 def test_the_coefficient_may_differ_between_vmapped_models():
   coefficients = jnp.array([0.0, 0.1, 0.5])
   state = init(Loop(past()).learner)
@@ -188,6 +189,7 @@ def noisy_labels(seed=0):
   return data.with_reference(20, seed=0)
 
 
+@pytest.mark.slow
 def test_it_narrows_the_gap_between_members_and_others():
   data = noisy_labels()
   keep = ~data.reference & (np.arange(60) % 2 == 0)
@@ -203,6 +205,7 @@ def test_it_narrows_the_gap_between_members_and_others():
   assert gap(past(0.01, start=0.5)) < 0.5 * undefended
 
 
+@pytest.mark.slow
 def test_training_reports_plain_losses_and_turns_at_the_start():
   data = noisy_labels()
   learner = classifier(models.mlp(8, num_classes=3), optax.sgd(0.1), past(0.1))
@@ -215,6 +218,7 @@ def test_training_reports_plain_losses_and_turns_at_the_start():
   assert curves[0][4] != curves[1][4]
 
 
+@pytest.mark.slow
 def test_it_is_refused_without_reference_rows_and_with_per_example_clipping():
   learner = classifier(models.mlp(8, num_classes=3), optax.sgd(0.1), past())
   x = np.zeros((6, 4), np.float32)

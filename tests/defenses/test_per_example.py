@@ -50,6 +50,7 @@ def warnings(monkeypatch):
   return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", GHOST, ids=lambda net: net.__name__)
 def test_ghost_equals_a_loop_over_the_records(net, warnings):
   weight = [1, 1, 0, 1, 1, 1]
@@ -67,6 +68,7 @@ def test_ghost_equals_a_loop_over_the_records(net, warnings):
   assert not warnings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", FALLBACK, ids=lambda net: net.__name__)
 def test_ghost_hands_over_to_microbatches_with_a_reason(net, warnings):
   model, batch = net(), make_batch()
@@ -104,6 +106,7 @@ def test_a_parameter_that_nothing_uses_has_no_gradient(warnings):
   assert not warnings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [0, 1e4])
 def test_no_record_exceeds_its_norm_where_terms_cancel(offset):
   x = offset + np.random.default_rng(0).normal(size=(B, 2, 64))
@@ -120,6 +123,7 @@ def test_no_record_exceeds_its_norm_where_terms_cancel(offset):
   assert offset or norms.min() > CLIP * (1 - 1e-3), "these records are clipped"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 4, 100])
 def test_microbatch_equals_a_loop_over_the_records(size):
   model, batch = Small(), make_batch([1, 1, 0, 1, 1, 1])
@@ -133,6 +137,7 @@ def test_microbatch_equals_a_loop_over_the_records(size):
   assert float(value) == pytest.approx(np.average(plain, weights=batch.weight))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "views"), [(5, 1), (6, 2)])
 def test_a_last_microbatch_that_is_short_counts_no_record_twice(rows, views):
   model = Small()
@@ -151,6 +156,7 @@ def test_a_last_microbatch_that_is_short_counts_no_record_twice(rows, views):
 GROUPED = [(ghost, n) for n in (Dense, DenseOverPositions, Conv, Norms, Embed, Custom)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("estimator", "net"), [*GROUPED, (microbatch, Small), (microbatch, Norms)]
 )
@@ -209,6 +215,7 @@ def test_a_loss_that_is_nonlinear_in_the_record_is_differentiated_whole():
   assert_close(grads, naive(losses_fn, params, batch, 0.05, B))
 
 
+@pytest.mark.slow
 def test_equals_optax_without_noise():
   model, batch = Small(), make_batch()
   params = init(model)
@@ -227,6 +234,7 @@ def test_equals_optax_without_noise():
     assert_close(grads, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", [ghost, microbatch])
 def test_vmap_over_models_equals_a_loop(estimator):
   model, batch = Small(), make_batch([1, 0, 1, 1, 1, 1])
@@ -241,6 +249,7 @@ def test_vmap_over_models_equals_a_loop(estimator):
     assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together), run(params))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", [ghost, microbatch])
 @pytest.mark.parametrize("net", [Norms, Conv], ids=lambda net: net.__name__)
 def test_pitfall_90_one_bad_record_adds_exactly_zero(estimator, net):
@@ -286,6 +295,7 @@ def test_one_bad_view_leaves_its_record_out(estimator):
   assert float(value) == pytest.approx(float(expected_value), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", [ghost, microbatch])
 @pytest.mark.parametrize("net", [Norms, Small], ids=lambda net: net.__name__)
 def test_a_batch_of_bad_records_gives_a_zero_gradient(estimator, net):
@@ -297,6 +307,7 @@ def test_a_batch_of_bad_records_gives_a_zero_gradient(estimator, net):
   assert float(value) == 0
 
 
+@pytest.mark.slow
 def test_norms_and_sum_see_one_dropout_mask():
   model, batch = Dropped(), make_batch()
   params = init(model)
@@ -341,6 +352,7 @@ def test_a_record_draws_a_mask_of_its_own(estimator):
   assert len(np.unique(losses)) == B
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", [ghost, microbatch])
 def test_every_view_draws_a_mask_that_norm_and_sum_share(estimator):
   """Clipped to a thousandth, each record's gradient has that norm under one draw."""

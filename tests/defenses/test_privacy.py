@@ -105,6 +105,7 @@ def spent(noise, **changes):
   )
 
 
+@pytest.mark.slow
 def test_a_step_is_that_of_optax_without_noise():
   aggregate = optax.contrib.differentially_private_aggregate(
     CLIP, 0.0, jax.random.key(0)
@@ -143,6 +144,7 @@ def test_the_divisor_is_the_public_batch_size():
   np.testing.assert_allclose(updates[0], 2 * updates[1], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_an_empty_poisson_batch_takes_a_step_of_noise_alone():
   learner = learner_of(dp_sgd(2.0, CLIP))
   state = init(learner)
@@ -152,6 +154,7 @@ def test_an_empty_poisson_batch_takes_a_step_of_noise_alone():
   assert float(metrics["loss"]) == 0
 
 
+@pytest.mark.slow
 def test_pitfall_88_vmapped_models_get_their_own_noise_at_every_step():
   learner = learner_of(dp_sgd(1.0, CLIP))
   spec, data = make_spec(), make_data()
@@ -204,6 +207,7 @@ def part_with(name, *traits):
   return Defense(name, text=name, batch=lambda b, s, c: b, traits=frozenset(traits))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["ghost", "microbatch"])
 def test_pitfall_92_equal_views_are_one_view(estimator):
   updates = []
@@ -217,6 +221,7 @@ def test_pitfall_92_equal_views_are_one_view(estimator):
     np.testing.assert_allclose(four, one, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["ghost", "microbatch"])
 def test_pitfall_92_a_step_clips_the_mean_of_views_that_differ(estimator):
   """Against a loop over records: gradient of the mean of three noisy views, clipped."""
@@ -257,6 +262,7 @@ def views_of(index, view):
   return Batch(x, y, rows, ones, 0 * ones, rows, ones, jnp.asarray(view))
 
 
+@pytest.mark.slow
 def test_every_view_draws_its_own_augmentation_wherever_dp_sgd_stands():
   parts = [gaussian_noise(0.5, clip=False), disturb_label(0.5), dp_sgd(multiplicity=16)]
   batch = views_of(range(2), [0, 0])._replace(view=None)
@@ -294,6 +300,7 @@ def test_views_change_neither_epsilon_nor_what_is_counted():
   assert int(after.defense["dp_sgd"]["skipped"]) == 2
 
 
+@pytest.mark.slow
 def test_a_mixer_that_reorders_the_rows_is_refused_with_views():
   private = dp_sgd(guarantee=False, multiplicity=2)
   learner = learner_of(chain(mixup(pairs=True), private))
@@ -340,6 +347,7 @@ def test_pitfall_94_batch_norm_and_all_state_without_noise_are_refused(model, ke
   assert kept in init(learner_of(None, model)).stats
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "options", [{}, {"estimator": "microbatch", "microbatch_size": 2}]
 )
@@ -381,6 +389,7 @@ def test_epsilon_calibrates_the_noise():
   assert 0.99 < float(state["epsilon"]) <= 1.0
 
 
+@pytest.mark.slow
 def test_pitfall_97_no_noise_has_no_finite_epsilon():
   for noise in (0, 0.0):
     state = init(learner_of(dp_sgd(noise))).defense["dp_sgd"]
@@ -409,6 +418,7 @@ def test_pitfall_98_the_reported_delta_is_the_one_used():
   assert float(state["epsilon"]) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_noise_can_be_swept_over_models_and_each_gets_its_epsilon():
   noises = jnp.asarray([0.0, 1.0, 2.0])
   spec, data, rows = make_spec(), make_data(), make_rows()
@@ -450,6 +460,7 @@ def test_a_step_is_traced_once():
   assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_private_training_still_learns():
   data = make_data()
   data = data._replace(y=(data.x[:, 0] > 0).astype(jnp.int32))

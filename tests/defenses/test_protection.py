@@ -54,6 +54,7 @@ def leakage(text):
   return auc(scores[:, DATA.audited], KEEP[:, DATA.audited])
 
 
+@pytest.mark.slow
 def test_the_undefended_model_leaks():
   assert leakage("none") > 0.85
 

@@ -93,6 +93,7 @@ def test_arguments_reach_the_parts(text, parts):
   assert str(parse(text)).split("|") == parts
 
 
+@pytest.mark.slow
 def test_hamp_is_its_three_parts_and_keeps_the_labels():
   learner = learner_of(hamp(0.9), TableNet())
   state = init(learner, DATA)

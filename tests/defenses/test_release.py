@@ -118,6 +118,7 @@ def distinct(rows, seed=0):
   return np.random.default_rng(seed).normal(size=(rows, 4))
 
 
+@pytest.mark.slow
 def test_hamp_output_equals_a_naive_loop():
   answers = np.log(np.random.default_rng(1).dirichlet(np.ones(3), 300))
   out = np.asarray(replace(answers, distinct(300)))
@@ -182,6 +183,7 @@ def test_hamp_output_asks_about_pixels_or_bits_and_sorts_the_answers(shape):
     assert inputs.max() * 255 < 254.5
 
 
+@pytest.mark.slow
 def test_pitfall_47_label_only_queries_of_a_hamp_model_see_no_difference():
   loop, plain = Loop(hamp_output(50)), Loop()
   state, undefended = loop.train(), plain.train()

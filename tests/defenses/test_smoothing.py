@@ -121,6 +121,7 @@ def test_members_without_a_finite_measure_get_no_noise_and_are_counted():
   np.testing.assert_allclose(state["z"], clean["z"], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", ["mentr", "log_mentr", "ce"])
 @pytest.mark.parametrize("norm", ["class_zscore", "global_zscore", "class_minmax"])
 def test_norms_and_measures(norm, measure):
@@ -175,6 +176,7 @@ def test_pitfall_72_noise_has_the_scale_of_one_minus_z(factor, z, expected):
   np.testing.assert_allclose(noise.std(0), spread, rtol=0.1, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_pitfall_72_the_table_follows_records_through_shuffling_and_mixing():
   part, batch = weighted_smoothing(0.3), make_batch()
   z = jnp.where(jnp.arange(N) == 2, -3.0, 1.0)  # only record 2 is noisy

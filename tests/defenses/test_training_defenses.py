@@ -148,6 +148,7 @@ def epochs_of(loop, epochs):
   return state, after
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("epoch", "epochs"), [(1, 4), (3, 4), (4, 4), (9, 4)])
 def test_early_stopping_releases_the_end_of_its_epoch_or_the_last(epoch, epochs):
   loop = Loop(early_stopping(epoch))

@@ -162,6 +162,7 @@ def test_an_audit_killed_after_the_training_does_not_train_again(
   assert findings(valid_report(tmp_path)) == findings(valid_report(audited[0]))
 
 
+@pytest.mark.slow
 def test_no_canaries_are_planted_if_none_are_asked_for(tmp_path, audited):
   settings = dataclasses.replace(TINY, **FEW)
   job.execute(settings, tmp_path, audit.run)
@@ -208,6 +209,7 @@ def test_a_quick_audit_holds_the_dp_baseline(tmp_path, monkeypatch):
   assert [ours[name] for name in pairs] == [theirs[name] for name in pairs]
 
 
+@pytest.mark.slow
 def test_outputs_of_models_trained_elsewhere_are_audited(tmp_path):
   path = write_outputs(tmp_path / "outputs.npz")
   settings = AuditSettings(arrays=str(path), out=str(tmp_path / "run"))
@@ -227,6 +229,7 @@ def test_outputs_of_models_trained_elsewhere_are_audited(tmp_path):
   assert control["verdict"]["level"] in ("none_found", "low")
 
 
+@pytest.mark.slow
 def test_one_model_of_a_file_is_audited_by_flag_or_by_the_file(tmp_path):
   names = "loss_threshold, lira_online_fixed"
   plain = write_outputs(tmp_path / "plain.npz", records=120)
@@ -245,6 +248,13 @@ def test_one_model_of_a_file_is_audited_by_flag_or_by_the_file(tmp_path):
     with pytest.raises(ValueError, match=message):
       job.execute(settings, tmp_path / "refused", audit.run)
     assert not (tmp_path / "refused" / "config.json").exists()
+
+
+@pytest.mark.parametrize("flag", ["dataset", "epochs", "dp_baseline", "canaries"])
+def test_flags_of_training_beside_outputs_are_refused(flag):
+  value = {"dataset": "mnist", "epochs": 3, "dp_baseline": True, "canaries": "none"}
+  with pytest.raises(ValueError, match=f"--{flag}={value[flag]} is for training"):
+    AuditSettings(arrays="outputs.npz", **{flag: value[flag]})
 
 
 def test_outputs_alone_cannot_be_asked_questions(tmp_path):

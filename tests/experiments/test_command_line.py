@@ -303,6 +303,7 @@ PLACES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("job", "flag", "name"), PLACES)
 def test_whatever_a_text_does_is_one_line_that_names_the_flag(job, flag, name):
   swept = job == "sweep" and flag not in ("defenses", "study")

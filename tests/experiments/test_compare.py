@@ -73,6 +73,7 @@ def test_every_audit_is_a_row_of_each_table(compared, runs):
   assert "“leaky” leaks more" in page
 
 
+@pytest.mark.slow
 def test_audits_of_the_same_records_are_compared_record_by_record(compared, runs):
   (row,) = compared[1]["differences"]
   assert (row["first"], row["second"]) == ("leaky", "defended")

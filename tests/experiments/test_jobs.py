@@ -54,6 +54,7 @@ def attacked(tmp_path_factory):
   return folder, job.execute(settings, folder, lira.run)
 
 
+@pytest.mark.slow
 def test_train_writes_the_contract(trained):
   _, folder, returned = trained
   result = strict_json(folder / "result.json")
@@ -106,6 +107,7 @@ def test_pitfall_86_a_changed_setting_is_refused(trained, field, value):
   assert "Choose another --out" in str(raised.value)
 
 
+@pytest.mark.slow
 def test_a_stopped_job_resumes(tmp_path, trained, monkeypatch):
   settings, _, result = trained
 
@@ -243,6 +245,7 @@ def test_every_flag_has_a_help_text():
     assert names <= set(FLAGS)
 
 
+@pytest.mark.slow
 def test_a_command_that_trained_nothing_leaves_its_folder_to_the_next(tmp_path):
   wrong = Settings(**SMALL, dataset="mnist", data_dir=str(tmp_path / "nothing"))
   with pytest.raises(FileNotFoundError, match="train-images-idx3-ubyte"):
@@ -300,6 +303,7 @@ def test_places_may_start_at_home(monkeypatch, tmp_path):
   assert settings.data_dir == str(tmp_path / "data")
 
 
+@pytest.mark.slow
 def test_a_model_that_diverged_is_told(tmp_path):
   settings = Settings(**{**SMALL, "learning_rate": 1e30})
   result = job.execute(settings, tmp_path, train.run)
@@ -335,6 +339,7 @@ def test_a_signal_ends_a_job_with_one_line(tmp_path, number, status):
   assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_the_seed_of_the_noise_is_drawn_unless_it_is_given(tmp_path):
   private = {**SMALL, "epochs": 1, "defense": "dp_sgd(1.0)"}
   drawn = job.execute(Settings(**private), tmp_path / "drawn", train.run)

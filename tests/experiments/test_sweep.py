@@ -29,6 +29,7 @@ def by_defense(result):
   return {cell["defense"]: cell for cell in result["cells"]}
 
 
+@pytest.mark.slow
 def test_every_cell_has_its_figures_or_the_reason(swept):
   _, result = swept
   cells = by_defense(result)
@@ -40,6 +41,7 @@ def test_every_cell_has_its_figures_or_the_reason(swept):
   assert "--reference=500" in cells["mmd"]["not_run"]
 
 
+@pytest.mark.slow
 def test_cells_of_one_program_equal_cells_trained_alone(swept, tmp_path):
   _, result = swept
   text = "label_smoothing(0.6)"
@@ -53,6 +55,7 @@ def test_cells_of_one_program_equal_cells_trained_alone(swept, tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_a_second_run_adds_cells_and_computes_none_again(swept, monkeypatch):
   folder, result = swept
   kept = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/*/*.json")}
@@ -109,6 +112,7 @@ def test_a_longer_family_trains_only_what_is_new(tmp_path, monkeypatch):
   ]
 
 
+@pytest.mark.slow
 def test_what_was_refused_is_tried_again(tmp_path, monkeypatch):
   settings = settings_of(defenses="none", num_shadows=2, attacks="gap")
 
@@ -149,6 +153,7 @@ def test_a_missing_data_set_stops_before_anything_is_trained(tmp_path):
   assert not list((tmp_path / "run").iterdir())
 
 
+@pytest.mark.slow
 def test_pitfall_86_finished_cells_keep_their_recipe_after_an_error(
   tmp_path, monkeypatch
 ):

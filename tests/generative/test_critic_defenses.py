@@ -81,6 +81,7 @@ def test_pitfall_108_records_below_the_threshold_ascend_and_the_penalty_does_not
   assert same(take_row(after.params["d"], 0), descended(d, grads), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_relaxloss_turns_records_by_their_own_thresholds():
   part = relaxloss_gan(np.array([0.0, 5.0, -5.0, 0.0]))
   learner = wgan_gp(NETWORKS, defense=part)
@@ -113,6 +114,7 @@ def test_mixed_records_have_mixed_thresholds():
   np.testing.assert_allclose(turned, [-0.9, 3.1])  # thresholds 1 and 3
 
 
+@pytest.mark.slow
 def test_critic_losses_are_scores_of_fakes_above_those_of_records():
   learner = wgan_gp(NETWORKS, critics=2)
   state = start(learner)
@@ -128,6 +130,7 @@ def test_critic_losses_are_scores_of_fakes_above_those_of_records():
   np.testing.assert_allclose(alone[0], losses[3], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_more_fakes_are_a_mean():
   learner = wgan_gp(NETWORKS)
   state, x, y = start(learner), jnp.asarray(DATA.x[:2]), jnp.asarray(DATA.y[:2])
@@ -185,6 +188,7 @@ def private(noise=1.0, clip=1.0, **options):
   return wgan_gp(NETWORKS, SGD, defense, critic_steps=1, **options)
 
 
+@pytest.mark.slow
 def test_dp_gan_clips_whole_records_the_penalty_included():
   learner, rows = private(noise=0.0, clip=0.05), rows_of(3)
   state = start(learner)
@@ -201,6 +205,7 @@ def test_dp_gan_clips_whole_records_the_penalty_included():
   assert same(take_row(after.params["d"], 0), descended(d, mean), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_dp_gan_noises_the_critic_alone():
   learner = private(noise=2.0)
   state = start(learner)
@@ -212,6 +217,7 @@ def test_dp_gan_noises_the_critic_alone():
   assert abs(moved.std() / expected - 1) < 5 / np.sqrt(2 * moved.size)
 
 
+@pytest.mark.slow
 def test_the_generator_of_a_dp_gan_sees_members_through_the_critic_alone():
   """Its conditions and latents do not tell who was drawn, how many, or their labels."""
   learner = private(noise=0.0, clip=1e-20)  # a critic that nothing reaches
@@ -223,6 +229,7 @@ def test_the_generator_of_a_dp_gan_sees_members_through_the_critic_alone():
     assert same(other, first, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_room_of_a_batch_does_not_tell_the_generator_how_many_members_there_are():
   """The places of a step follow from the exact number of members; its fakes do not."""
   learner = private(noise=0.0, clip=1e-20)
@@ -234,6 +241,7 @@ def test_the_room_of_a_batch_does_not_tell_the_generator_how_many_members_there_
     assert same(other, first, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_dp_gan_refuses_what_would_void_its_bound():
   batch_norm = image_networks((8, 8), CLASSES, width=2, latent=3)
   data = records(shape=(8, 8))
@@ -248,6 +256,7 @@ def test_dp_gan_refuses_what_would_void_its_bound():
     wgan_gp(NETWORKS, defense=mixdef.chain(mixup(), defense))
 
 
+@pytest.mark.slow
 def test_a_dp_gan_reports_its_epsilon():
   options = {"keep": KEEP[:1], "epochs": 1}
   run = train(private(), **options)[0]
@@ -265,6 +274,7 @@ def test_dp_gan_is_a_name_for_clipping_that_a_critic_can_carry():
   assert mixdef.parse("relaxloss_gan(-2.0)").traits == {"critic"}
 
 
+@pytest.mark.slow
 def test_the_thresholds_of_a_training_come_from_its_own_references():
   """Each model's table is finite, and differs between models for shared members."""
   ensemble = train(wgan_gp(NETWORKS, defense=relaxloss_gan(references=2)))
@@ -279,6 +289,7 @@ def test_the_thresholds_of_a_training_come_from_its_own_references():
   assert teachers == {"teachers-00000", "models-00000"}
 
 
+@pytest.mark.slow
 def test_streams_of_fakes_have_a_name():
   """The fakes of the loss are fixed draws, whatever model is asked."""
   key = jax.random.fold_in(fold_in_name(jax.random.key(0), "fakes"), 0)

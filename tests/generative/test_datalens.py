@@ -103,6 +103,7 @@ def states():
   return made
 
 
+@pytest.mark.slow
 def test_the_generator_waits_for_the_warm_epochs(states):
   moves = [
     not same(a.params["g"], b.params["g"]) for a, b in itertools.pairwise(states)
@@ -110,6 +111,7 @@ def test_the_generator_waits_for_the_warm_epochs(states):
   assert moves == [False, False, True]
 
 
+@pytest.mark.slow
 def test_teachers_descend_their_cross_entropy(states):
   before, after, ctx = states[0], states[1], ctx_at(0, steps_per_epoch=STEPS)
   for t in range(TEACHERS):
@@ -173,6 +175,7 @@ def test_pitfall_104_a_teacher_never_sees_another_chunk(states):
   assert same(states[1].params["g"], other.params["g"])
 
 
+@pytest.mark.slow
 def test_epsilon_counts_every_fake_with_all_signs_of_a_teacher_turned():
   learner = gan(noise=30.0)
   sizes = {"epochs": 3, "batch_size": 4}

@@ -54,6 +54,7 @@ def first_layer(networks, *, critic):
   return answer
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize("critic", [False, True], ids=["generator", "critic"])
 def test_pitfall_100_the_first_layer_is_linear_in_the_condition(networks, critic):
@@ -120,6 +121,7 @@ def test_an_attacked_generator_uses_running_statistics():
   np.testing.assert_allclose(make(z, y)[0], make(z.at[1:].add(5.0), y)[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("shape", "stages"),
   [((8, 8), 1), ((28, 28), 3), ((32, 32, 3), 3), ((64, 64, 3), 4), ((10, 6, 1), 2)],

@@ -69,6 +69,7 @@ def looped(learner, traces):
   return ensemble
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["vmap", "scan", "processes"])
 def test_pitfall_154_strategies_give_equal_gans(learner, looped, strategy):
   other = train(learner, strategy=strategy)
@@ -97,6 +98,7 @@ def _generate(learner, state, z, y):
   return learner.generate(state, z, y)
 
 
+@pytest.mark.slow
 def test_answers_do_not_depend_on_what_else_is_asked():
   run = train(PICTURE_GAN, PICTURES, KEEP[:1], epochs=1)[0]
   assert run.state.stats.keys() == {"batch_stats"}
@@ -108,6 +110,7 @@ def test_answers_do_not_depend_on_what_else_is_asked():
   np.testing.assert_array_equal(run.predict(PICTURES.x[9:10])[0], scores[9])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("when", "steps"), [("after", [1, 1, 2]), ("first", [2, 2, 2])]
 )
@@ -129,6 +132,7 @@ def test_pitfall_60_records_that_are_out_change_nothing(looped, learner):
   assert not same(moved["g"], looped.states.params["g"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("defense", [None, mixup()], ids=["none", "mixup"])
 def test_pitfall_104_a_critic_never_sees_the_chunk_of_another(defense):
   # Critics meet through the generator alone: here it takes no step.
@@ -147,6 +151,7 @@ def test_pitfall_104_a_critic_never_sees_the_chunk_of_another(defense):
     assert same(moved["g"], run.state.params["g"])
 
 
+@pytest.mark.slow
 def test_par_gan_trains_and_answers_by_every_critic():
   ensemble = train(par_gan(NETWORKS, critics=2, critic_steps=2), batch_size=5)
   assert ensemble.plan.groups == 2
@@ -181,6 +186,7 @@ def interrupt(monkeypatch):
   return stop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("learner", "stopped_in"), [(MIXED, 2), (STAGED, 1), (STAGED, 4)]
 )
@@ -195,6 +201,7 @@ def test_an_interrupted_gan_ends_like_an_unbroken_one(
   assert same(again.states, resumed.states)
 
 
+@pytest.mark.slow
 def test_another_gan_in_the_folder_is_refused(tmp_path):
   options = {"keep": KEEP[:1], "epochs": 1, "out": tmp_path}
   train(wgan_gp(NETWORKS), **options)
@@ -203,6 +210,7 @@ def test_another_gan_in_the_folder_is_refused(tmp_path):
       train(other, **options)
 
 
+@pytest.mark.slow
 def test_models_of_a_grid_over_alpha_are_those_of_their_alpha():
   make = functools.partial(mixup_gan, NETWORKS, SGD)
   keep, alphas = KEEP[[0, 0]], [0.0, np.inf]
@@ -239,6 +247,7 @@ def test_pitfall_118_records_outside_of_the_unit_range_are_refused(x):
   assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_bytes_are_scaled_as_for_classifiers():
   levels = (255 * DATA.x).astype(np.uint8)
   data = Dataset.from_arrays(levels, DATA.y)
@@ -248,6 +257,7 @@ def test_bytes_are_scaled_as_for_classifiers():
   assert not same(one, train(MIXED, keep=KEEP[:1]).states.params, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_different_seeds_and_models_draw_their_own_randomness(looped):
   pair = train(MIXED, keep=KEEP[[0, 0]])
   one, other = (jax.tree.map(lambda leaf, s=s: leaf[s], pair.states) for s in (0, 1))

@@ -109,6 +109,7 @@ def test_a_gradient_that_is_not_finite_adds_nothing():
   assert (found[2:] > 0).all()
 
 
+@pytest.mark.slow
 def test_pitfall_106_parameters_of_the_critic_are_not_concerned():
   key, fake = jax.random.key(0), jnp.ones((4, 6))
   y = jnp.ones((4, CLASSES)) / CLASSES
@@ -137,6 +138,7 @@ def rounds():
   return learner, states
 
 
+@pytest.mark.slow
 def test_critics_take_turns_and_the_generator_follows_each(rounds):
   _, states = rounds
   critics = [moved(a, b) for a, b in itertools.pairwise(states)]
@@ -155,6 +157,7 @@ def test_one_program_serves_all_steps(rounds):
   assert stepped(learner)._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_a_turn_descends_the_critics_loss_with_its_drift(rounds):
   _, states = rounds
   before, after = states[2:4]
@@ -202,6 +205,7 @@ def test_each_fake_asks_a_critic_drawn_for_it_alone(rounds):
   assert max(seen) > 1  # not one critic for all
 
 
+@pytest.mark.slow
 def test_all_fakes_ask_the_trained_critic_where_that_is_chosen():
   learner = gan(critic_steps=1, noise_multiplier=0.0, clip=CLIP, asked="trained")
   before = start(learner)
@@ -237,6 +241,7 @@ def test_pitfall_104_a_critic_never_sees_another_chunk(rounds):
   assert same(states[1].params["g"], other.params["g"])
 
 
+@pytest.mark.slow
 def test_members_reach_the_generator_through_the_gradients_alone():
   """Silent critics stay silent, so nothing else may differ: labels, statistics."""
   networks = image_networks((8, 8), CLASSES, width=2, latent=3)
@@ -277,6 +282,7 @@ def test_a_draw_never_costs_more_than_none():
   assert drawn_chunk_epsilon(0.0, chunks=9, count=1, delta=1e-5) == np.inf
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", ["drawn", "trained"])
 def test_trained_runs_state_what_their_rounds_spent(asked):
   learner = gan(critic_steps=2, warm_epochs=1, asked=asked)

@@ -105,6 +105,7 @@ def logit(params, x, mean):
   return dense(params, 2, x)[:, 0]
 
 
+@pytest.mark.slow
 @both
 def test_the_first_epochs_descend_the_reconstruction_alone(learner):
   state = start(learner)
@@ -124,6 +125,7 @@ def test_the_first_epochs_descend_the_reconstruction_alone(learner):
   assert not same(moved["decoder"], state.params["decoder"], atol=1e-3)
 
 
+@pytest.mark.slow
 @both
 def test_then_critic_generator_and_decoder_descend_their_losses(learner):
   state = in_training(learner)
@@ -163,6 +165,7 @@ def test_mixing_changes_what_both_phases_see():
     assert not np.allclose(clean, mixed, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_the_phases_follow_each_other_in_a_fit():
   first, second = (
     row for row in trained(GAN).history if row["models"] == "models-00000"
@@ -174,6 +177,7 @@ def test_the_phases_follow_each_other_in_a_fit():
   assert second["generator_steps"] == 0.5
 
 
+@pytest.mark.slow
 def test_no_pretraining_is_allowed():
   state, metrics = step(gan(pretrain_epochs=0), start(GAN), PRETRAINING)
   assert metrics["critic_loss"] > 0
@@ -181,6 +185,7 @@ def test_no_pretraining_is_allowed():
   assert not same(state.params["d"], start(GAN).params["d"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ctx", [PRETRAINING, ADVERSARIAL], ids=["first", "then"])
 def test_padding_enters_nothing(ctx):
   state = in_training(MIXED)
@@ -189,6 +194,7 @@ def test_padding_enters_nothing(ctx):
   assert same(tight, padded, atol=1e-6)
 
 
+@pytest.mark.slow
 @both
 def test_the_stored_mean_is_that_of_the_members(learner):
   # 4 steps of 5 of the 20 members an epoch: each counts as often.
@@ -222,6 +228,7 @@ def test_generated_rows_come_from_running_statistics():
   np.testing.assert_allclose(rows[:1], one, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_models_do_not_depend_on_the_strategy():
   looped, mapped = trained(MIXED).states, train(MIXED, strategy="vmap").states
   assert same(looped.params, mapped.params, atol=1e-5)
@@ -292,6 +299,7 @@ def test_pretraining_that_leaves_no_epoch():
     train(gan(pretrain_epochs=2))
 
 
+@pytest.mark.slow
 def test_other_records_than_the_networks_are_of():
   with pytest.raises(ValueError, match=r"records of shape \(6,\), the data's have"):
     start(GAN, records(shape=(FEATURES + 1,)))

@@ -99,6 +99,7 @@ def privacy_by_hand(p, records):
   return total / PAIRS / ROWS
 
 
+@pytest.mark.slow
 def test_each_phase_moves_its_networks(phases):
   moves = [
     {name for name in "gdp" if not same(a.params[name], b.params[name])}
@@ -112,6 +113,7 @@ def test_one_program_serves_all_phases(phases):
   assert stepped()._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_p_learns_first_whose_chunk_a_member_is_of(phases):
   p = phases[0].params["p"]
   grads = jax.grad(privacy_by_hand)(p, [batch.x for batch in batches()])
@@ -183,6 +185,7 @@ def test_pitfall_104_a_discriminator_never_sees_another_chunk(phases):
   assert kept == [True, False]
 
 
+@pytest.mark.slow
 def test_every_pair_answers_in_a_column():
   learner = priv_gan(NETWORKS, SGD, pairs=3)
   state = start(learner, epochs=5, batch_size=12)
@@ -190,6 +193,7 @@ def test_every_pair_answers_in_a_column():
   assert learner.predict(state, jnp.asarray(DATA.x)).shape == (len(DATA), 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("release", ["all", "one"])
 def test_the_release_is_of_the_generators_declared(release):
   learner = gan(release=release)
@@ -231,6 +235,7 @@ def test_scores_are_the_logits_of_each_pair(phases):
     np.testing.assert_allclose(found[:, i], by_hand, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_models_trained_side_by_side_are_those_trained_in_turn():
   learner, sizes = priv_gan(NETWORKS), {"epochs": 5, "batch_size": 8}
   runs = train(learner, **sizes)

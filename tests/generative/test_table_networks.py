@@ -36,6 +36,7 @@ def sigmoid(a):
   return 1 / (1 + np.exp(-a))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conditional", [False, True])
 def test_table_networks_by_hand(conditional):
   networks = table_networks(
@@ -68,6 +69,7 @@ def test_a_one_hot_condition_is_a_row_of_the_kernel():
   np.testing.assert_allclose(generator.apply(variables, Z, Y), by_hand, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_medgan_networks_by_hand():
   networks = medgan_networks(FEATURES, CLASSES, latent=LATENT, hidden=(WIDTH, 3))
   encoder = drawn(networks.encoder, X)
@@ -124,6 +126,7 @@ def test_sizes_out_of_range(make, sizes, line):
     make(**{"num_features": FEATURES, "num_classes": CLASSES, **sizes})
 
 
+@pytest.mark.slow
 def test_mlp_wgan_gp_is_wgan_gp_of_the_table_networks():
   named = mlp_wgan_gp(
     *(FEATURES, CLASSES), defense=mixup(), hidden=WIDTH, latent=LATENT, critic_steps=2
@@ -141,6 +144,7 @@ def test_mlp_wgan_gp_is_wgan_gp_of_the_table_networks():
   assert same(named.predict(state, x), named.predict(state, x, y=labels))
 
 
+@pytest.mark.slow
 def test_an_undefended_mlp_wgan_gp_knows_its_members():
   """The negative control: without it, nothing is learned from a defended one."""
   rng = np.random.default_rng(1)

@@ -82,6 +82,7 @@ def test_a_step_descends_the_losses_of_the_formulas(defense):
   assert not same(new_g, g, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_penalty_has_its_weight():
   learner = gan(penalty=2.5)
   state = start(learner)
@@ -104,6 +105,7 @@ def test_the_distance_is_the_mean_score_of_members_above_that_of_fakes():
   np.testing.assert_allclose(metrics["distance"], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_pitfall_99_no_mixing_is_the_base_gan_to_the_bit():
   base = wgan_gp(NETWORKS, critic_steps=1)
   plain = start(base)
@@ -114,6 +116,7 @@ def test_pitfall_99_no_mixing_is_the_base_gan_to_the_bit():
   assert same(off[:3], plain[:3])
 
 
+@pytest.mark.slow
 def test_pitfall_99_no_mixing_is_the_program_of_the_base_gan():
   learners = {alpha: mixup_gan(PICTURE_NETWORKS, alpha=alpha) for alpha in (0.0, 1.0)}
   learners["base"] = wgan_gp(PICTURE_NETWORKS)
@@ -125,6 +128,7 @@ def test_pitfall_99_no_mixing_is_the_program_of_the_base_gan():
   assert programs[0.0] == programs["base"] != programs[1.0]
 
 
+@pytest.mark.slow
 def test_a_swept_alpha_of_zero_is_the_base_gan():
   data, rows = device(DATA), ROWS
 
@@ -150,6 +154,7 @@ def test_classifiers_and_gans_share_the_mixing_function():
   assert not same(one.x, batch.x)
 
 
+@pytest.mark.slow
 def test_pitfall_101_the_gradient_of_the_sum_holds_that_of_each_record():
   x = jnp.asarray(PICTURES.x[:5])
   y = jax.nn.one_hot(jnp.arange(5) % CLASSES, CLASSES)
@@ -173,6 +178,7 @@ def test_pitfall_101_a_flat_critic_has_a_finite_penalty_and_gradient():
   assert np.isfinite(gradient).all()
 
 
+@pytest.mark.slow
 def test_pitfall_157_constant_pictures_have_finite_second_gradients():
   networks = image_networks((16, 16), CLASSES, width=2)
   x, y = jnp.full((2, 16, 16), 0.5), jnp.ones((2, CLASSES)) / CLASSES
@@ -208,6 +214,7 @@ def test_latents_are_normal_and_follow_the_record():
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("when", "expected"),
   [("after", [2, 5, 8, 11, 14]), ("first", [0, 3, 4, 7, 8, 11, 12])],
@@ -228,6 +235,7 @@ def test_pitfall_102_the_generator_steps_when_declared(when, expected):
   assert moved == counted == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("against", ["all", "last"])
 def test_pitfall_103_the_generator_hears_the_critics_declared(against):
   learner = par_gan(NETWORKS, SGD, critics=3, critic_steps=1, generator_against=against)
@@ -249,6 +257,7 @@ def test_pitfall_103_the_generator_hears_the_critics_declared(against):
   assert same(generator_after(0, 1, 2), state.params["g"])  # no critic, no gradient
 
 
+@pytest.mark.slow
 def test_the_generator_descends_the_mean_of_the_critics_losses():
   learner = par_gan(NETWORKS, SGD, mixup(), critics=2, critic_steps=1)
   parts = [rows_of(4), rows_of(3, 2, first=10)]
@@ -288,12 +297,14 @@ def test_scores_without_a_condition_favour_no_class():
   )
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing():
   learner = gan()
   one, other = (step(learner, start(learner), rows_of(3, n)) for n in (0, 2))
   assert same(one, other, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_statistics_follow_the_fakes_of_critic_and_generator_steps_without_padding():
   learner = wgan_gp(PICTURE_NETWORKS, SGD, critic_steps=1)
   state = start(learner, PICTURES)
@@ -382,6 +393,7 @@ def test_a_critic_that_compares_records_is_refused():
     start(wgan_gp(NETWORKS._replace(critic=Normed())))
 
 
+@pytest.mark.slow
 def test_the_optimizer_keeps_a_state_for_each_network():
   learner = par_gan(NETWORKS, optax.adam(1e-3), critics=2)
   counts = [state[0].count for state in start(learner).opt.values()]

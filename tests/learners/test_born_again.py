@@ -48,6 +48,7 @@ def clean():
   return states, step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("g", range(STUDENTS))
 def test_each_student_learns_in_its_own_epochs(clean, g):
   states, _ = clean
@@ -137,6 +138,7 @@ def _softmax(logits):
   return odds / odds.sum()
 
 
+@pytest.mark.slow
 def test_a_step_costs_one_student_however_many_there_are():
   def flops(students):
     learner = ban_mpr(mlp(64, num_classes=3), SGD, students=students, experimental=True)

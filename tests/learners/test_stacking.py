@@ -39,6 +39,7 @@ def clean():
   return state, middle, end, step
 
 
+@pytest.mark.slow
 def test_each_phase_trains_its_networks_alone(clean):
   state, middle, end, _ = clean
   changed = [

@@ -42,6 +42,7 @@ def small():
   return data, keep, learners, looped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_pitfall_154_vmapped_equals_looped(small, name):
   data, keep, learners, looped = small
@@ -52,6 +53,7 @@ def test_pitfall_154_vmapped_equals_looped(small, name):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_an_interrupted_run_ends_like_an_unbroken_one(
   small, name, tmp_path, monkeypatch
@@ -87,6 +89,7 @@ def test_an_interrupted_run_ends_like_an_unbroken_one(
   np.testing.assert_array_equal(loaded.predict(data.x), resumed.predict(data.x))
 
 
+@pytest.mark.slow
 def test_pitfall_86_another_learner_in_the_folder_is_refused(small, tmp_path):
   data, keep, learners, _ = small
   fit_many(learners["ban_mpr"], data, keep[:1], out=tmp_path, **SIZES)
@@ -94,6 +97,7 @@ def test_pitfall_86_another_learner_in_the_folder_is_refused(small, tmp_path):
     fit_many(learners["model_stacking"], data, keep[:1], out=tmp_path, **SIZES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_pitfall_60_out_records_change_nothing(small, name):
   data, keep, learners, _ = small
@@ -130,6 +134,7 @@ def test_signals_and_attacks_work_unchanged(small):
     assert len(np.unique(norms[np.isfinite(norms)])) > 1
 
 
+@pytest.mark.slow
 def test_stacking_hides_what_an_undefended_model_leaks():
   data = synthetic_memorize(240, num_classes=4, num_test=240)
   keep = mixdef.subsets(4, len(data), seed=0)

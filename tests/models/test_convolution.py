@@ -73,6 +73,7 @@ def test_equals_a_naive_loop(lowering, strides, pads):
   assert_close(y, naive(np.asarray(x), np.asarray(kernel), strides, pads))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lowering", REWRITTEN)
 @pytest.mark.parametrize(("window", "strides", "padding"), GEOMETRIES)
 def test_gradients_equal_native(lowering, window, strides, padding):
@@ -84,6 +85,7 @@ def test_gradients_equal_native(lowering, window, strides, padding):
 
 
 # Few channels go several outputs at a time, many as they are; odd widths one by one.
+@pytest.mark.slow
 @pytest.mark.parametrize("strides", [1, 2])
 @pytest.mark.parametrize(
   ("width", "inputs", "outputs"), [(8, 1, 20), (7, 3, 16), (6, 8, 8), (8, 17, 3)]
@@ -94,6 +96,7 @@ def test_any_number_of_channels_equals_native(width, inputs, outputs, strides):
   assert_close(value_and_gradients("canonical", strides, 1)(x, kernel), desired)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lowering", REWRITTEN)
 @pytest.mark.parametrize(
   ("axes", "strides"), [((None, 0), 1), ((0, 0), 2), ((0, None), 1)]
@@ -217,6 +220,7 @@ def test_half_precision_stays_half_precision(lowering):
   assert {g.dtype for g in gradients} == {jnp.dtype(jnp.bfloat16)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("shapes", "options", "message"),
   [

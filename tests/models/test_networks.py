@@ -98,6 +98,7 @@ def test_logits_have_one_column_per_class(name, shape):
   assert jax.eval_shape(model.apply, start(model, x), x).shape == (2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "resnet"])
 def test_fresh_networks_have_finite_moderate_logits(name):
   model, x = SMALL[name](), draw(2, 8, 8, 3)
@@ -118,6 +119,7 @@ def test_fresh_cnn_is_xavier_uniform_with_the_relu_gain_on_convolutions():
     assert not params[layer]["bias"].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IMAGES_ONLY)
 def test_lowerings_give_equal_networks_and_gradients(name):
   # 16x16: the flattened map of the CNN has rows, columns and channels to mix up.
@@ -138,6 +140,7 @@ def test_lowerings_give_equal_networks_and_gradients(name):
   assert_close(run("im2col"), desired, 1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "fields"),
   [
@@ -180,6 +183,7 @@ def trainer(model, variables):
   return jax.jit(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NORMALIZED)
 def test_padded_rows_never_enter_batch_statistics(name):
   x, weight = draw(6, 8, 8, 1), jnp.array([1.0, 1, 1, 1, 0, 0])
@@ -209,6 +213,7 @@ def test_a_batch_of_padding_alone_keeps_statistics_finite_and_learns_nothing(nam
     np.testing.assert_array_equal(leaf, same)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NORMALIZED)
 def test_pitfall_01_inference_ignores_the_rest_of_the_batch(name):
   x = draw(6, 8, 8, 1)
@@ -258,6 +263,7 @@ def test_spatial_dropout_keeps_or_drops_whole_channels():
   assert len(np.unique(y[:, 0, 0], axis=0)) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IMAGES_ONLY)
 def test_weight_standardization_keeps_the_parameters_and_ignores_kernel_means(name):
   x, plain = draw(2, 8, 8, 1), SMALL[name](lowering="native")
@@ -343,6 +349,7 @@ def test_pitfall_02_no_network_mixes_records_when_asked(name):
   np.testing.assert_array_equal(slope(x)[1:], 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnn", "wide_resnet"])
 def test_pitfall_157_second_order_gradients_are_finite_on_constant_images(name):
   x = jnp.full((2, 8, 8, 1), 0.5)
@@ -357,6 +364,7 @@ def test_pitfall_157_second_order_gradients_are_finite_on_constant_images(name):
     assert jnp.isfinite(leaf).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lowering", ["native", "im2col"])
 @pytest.mark.parametrize("name", IMAGES_ONLY)
 def test_lowerings_of_plain_operations_have_forward_mode(name, lowering):

@@ -20,6 +20,7 @@ def pull_back(pool, x):
   return y, pull(jnp.arange(1.0, y.size + 1).reshape(y.shape))[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [2, 3])
 @pytest.mark.parametrize("shape", [(2, 6, 6, 3), (2, 7, 5, 2), (1, 3, 4, 1)])
 def test_max_pool_equals_linen_with_ties_and_odd_sizes(window, shape):

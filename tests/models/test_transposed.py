@@ -41,6 +41,7 @@ def naive(x, kernel, geometry):
   return y[:, pad : pad + height, pad : pad + width]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lowering", LOWERINGS)
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_equals_a_naive_loop(geometry, lowering):

@@ -47,6 +47,7 @@ def dealt(rows):
   return [i[w > 0].tolist() for i, w in zip(rows.index[0], rows.weight[0], strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("count", "size"), [(20, 6), (23, 6), (7, 2), (60, 16), (1, 5)]
 )

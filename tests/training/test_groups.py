@@ -46,6 +46,7 @@ CASES = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @CASES
 def test_pitfall_104_each_member_belongs_to_one_group_and_is_met_once_an_epoch(
   count, groups
@@ -127,6 +128,7 @@ def test_the_batch_size_is_that_of_each_group(
   assert (plan.steps_per_epoch, plan.capacity) == (steps, capacity)
 
 
+@pytest.mark.slow
 def test_too_few_members_for_the_groups_are_refused():
   keep = np.stack([members_of(60), members_of(10)])
   with pytest.raises(ValueError, match=r"10 members for the 5 steps.*of 4 critics"):

@@ -36,6 +36,7 @@ def drawn():
   return train(seed=0)
 
 
+@pytest.mark.slow
 def test_the_noise_does_not_follow_from_the_seed(drawn):
   again = train(seed=0)
   assert np.abs(weights(drawn) - weights(again)).max() > 1e-3
@@ -43,6 +44,7 @@ def test_the_noise_does_not_follow_from_the_seed(drawn):
   assert np.abs(np.diff(weights(drawn), axis=0)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_seed_of_the_noise_repeats_it_by_every_strategy():
   loop, vmap = train(noise_seed=2**40), train(noise_seed=2**40, strategy="vmap")
   np.testing.assert_allclose(weights(loop), weights(vmap), atol=1e-5)
@@ -51,6 +53,7 @@ def test_a_seed_of_the_noise_repeats_it_by_every_strategy():
   assert np.abs(weights(loop) - weights(other)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_where_no_epsilon_is_stated_the_seed_alone_decides():
   for defense in (dp_sgd(2.0, guarantee=False), dp_sgd(0.0)):
     learner = classifier(models.mlp(4, num_classes=2), optax.sgd(0.1), defense)
@@ -59,6 +62,7 @@ def test_where_no_epsilon_is_stated_the_seed_alone_decides():
     assert one[0].guarantee == {"epsilon": None, "delta": None}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_noise_it_began_with(tmp_path):
   whole = train(out=tmp_path)
   secret = tmp_path / "noise.json"
@@ -141,6 +145,7 @@ def test_public_moments_cost_no_guarantee():
     DATA.standardize(STANDARD.select([0, 1]).__class__(np.zeros((2, 3)), [0, 1], 2))
 
 
+@pytest.mark.slow
 def test_no_other_part_can_state_less_than_was_spent(drawn):
   modest = Defense(
     "a", text="a", init=lambda key, spec: {"epsilon": 1e-3, "delta": 1e-9}

@@ -55,6 +55,7 @@ def test_pitfall_146_keep_is_the_set_of_records_with_influence():
   np.testing.assert_array_equal(influence, keep)
 
 
+@pytest.mark.slow
 def test_pitfall_147_subsets_of_different_sizes_are_used_whole():
   keep = halves(2)
   keep[1] = np.arange(RECORDS) < 33

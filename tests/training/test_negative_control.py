@@ -22,6 +22,7 @@ def leaky():
   return fit_many(learner, data, keep, epochs=25, batch_size=32, strategy="vmap")
 
 
+@pytest.mark.slow
 def test_the_models_memorise(leaky):
   hits = leaky.predict(leaky.data.x).argmax(-1) == leaky.data.y
   test = leaky.predict(leaky.data.test.x).argmax(-1) == leaky.data.test.y

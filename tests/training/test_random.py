@@ -20,6 +20,7 @@ def plain():
   return train(LEARNER, keep=halves(2), strategy="vmap")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["vmap", "loop"])
 def test_another_default_of_random_keys_changes_no_model(plain, strategy, tmp_path):
   with jax.default_prng_impl("rbg"):
@@ -33,6 +34,7 @@ def test_another_default_of_random_keys_changes_no_model(plain, strategy, tmp_pa
   assert same(train(LEARNER, keep=halves(2), out=tmp_path).states, again.states)
 
 
+@pytest.mark.slow
 def test_models_do_not_depend_on_who_is_trained_beside_them(plain):
   with jax.default_prng_impl("rbg"):
     second = train(LEARNER, keep=halves(2)[1:], ids=[1], strategy="vmap")

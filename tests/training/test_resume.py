@@ -153,6 +153,7 @@ def test_finished_chunks_are_skipped(
   ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped_in", [2, EPOCHS + 1, EPOCHS + 3])
 def test_stages_and_random_keys_survive(
   tmp_path, interrupt, trained, unbroken, stopped_in
@@ -262,6 +263,7 @@ def test_pitfall_86_swept_values_are_part_of_a_run(tmp_path):
     run(make, keep=KEEP[:1], over={"rate": [0.2]}, out=tmp_path)
 
 
+@pytest.mark.slow
 def test_pitfall_86_what_has_no_text_is_part_of_a_run(tmp_path):
   def learner(bound, rate=0.5):
     part = from_optax("clip", optax.clip(bound))
@@ -274,6 +276,7 @@ def test_pitfall_86_what_has_no_text_is_part_of_a_run(tmp_path):
       run(other, out=tmp_path)
 
 
+@pytest.mark.slow
 def test_pitfall_86_what_teachers_hand_over_is_part_of_a_run(tmp_path):
   def learner(*, models=1, scale=1.0):
     stage = Stage(
@@ -310,6 +313,7 @@ def test_a_metrics_line_cut_short_is_dropped(tmp_path):
   assert store.read_metrics() == [row, other]
 
 
+@pytest.mark.slow
 def test_pitfall_86_what_only_the_start_reads_is_part_of_a_run(tmp_path):
   def learner(rate):
     return classifier(Linear(), optax.inject_hyperparams(optax.sgd)(rate))
@@ -334,6 +338,7 @@ def test_fewer_models_of_a_folder_are_its_first(finished, trained, unbroken):
   assert same(first.states, states)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_strategy_or_memory(
   tmp_path, interrupt, trained, unbroken
 ):

@@ -53,6 +53,7 @@ def looped():
   return train(LEARNER, keep=KEEP)
 
 
+@pytest.mark.slow
 def test_every_model_gets_the_table_of_its_own_teachers(looped):
   tables = looped.states.defense["two"]
   assert tables.shape == (2, RECORDS, CLASSES)
@@ -72,6 +73,7 @@ def test_a_teacher_learns_from_its_rows_only(looped, row):
       assert unmoved == (not KEEP[s, row] or not its_rows[row])
 
 
+@pytest.mark.slow
 def test_a_stage_is_trained_alike_by_every_strategy(looped):
   vmapped = train(LEARNER, keep=KEEP, strategy="vmap")
   assert same(vmapped.states.defense, looped.states.defense, atol=1e-5)
@@ -92,6 +94,7 @@ def test_teachers_enter_the_history(looped):
   ]
 
 
+@pytest.mark.slow
 def test_pitfall_60_distillation_passes_no_out_record_on():
   learner = classifier(Linear(), optax.sgd(0.5), distillation(2.0))
   clean = train(learner, keep=KEEP)
@@ -123,6 +126,7 @@ def test_a_stage_with_a_defense_of_its_own():
   np.testing.assert_allclose(table[..., :2], np.log(1 / CLASSES), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_teacher_answers_with_the_weights_it_would_release():
   def table(*parts):
     learner = classifier(Linear(), optax.sgd(0.5), chain(distillation(1.0), *parts))

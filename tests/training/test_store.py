@@ -54,6 +54,7 @@ def trained(monkeypatch):
   return chunks
 
 
+@pytest.mark.slow
 def test_models_are_added_to_a_store(tmp_path, trained, unbroken):
   first = run(3, out=tmp_path)
   grown = run(out=tmp_path)
@@ -63,6 +64,7 @@ def test_models_are_added_to_a_store(tmp_path, trained, unbroken):
   assert len(grown.history) == 2 * SIZES["epochs"]
 
 
+@pytest.mark.slow
 def test_models_are_added_to_a_vmapped_store(tmp_path, trained):
   whole = run(strategy="vmap")
   run(3, strategy="vmap", out=tmp_path)
@@ -72,6 +74,7 @@ def test_models_are_added_to_a_vmapped_store(tmp_path, trained):
   assert same(grown.states, whole.states, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_larger_subsets_may_join_a_store(tmp_path, trained):
   larger = KEEP.copy()
   larger[4] = True
@@ -142,6 +145,7 @@ with locked(pathlib.Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 def test_a_folder_has_one_writer(tmp_path):
   holder = subprocess.Popen(
     [sys.executable, "-c", _HOLD, str(tmp_path)],
@@ -294,6 +298,7 @@ def make(rate):
   return classifier(Linear(), optax.sgd(rate))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["vmap", "loop"])
 def test_a_model_that_diverges_harms_no_other(tmp_path, strategy, caplog):
   over = {"rate": np.array([0.5, np.nan, 0.5], np.float32)}

@@ -88,12 +88,14 @@ GANS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*CLASSIFIERS, *LEARNERS])
 def test_classifiers_promote_no_rank(name):
   with jax.numpy_rank_promotion("raise"):
     trace(LEARNERS[name]() if name in LEARNERS else defended(name), PICTURES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GANS)
 def test_gans_promote_no_rank(name):
   with jax.numpy_rank_promotion("raise"):

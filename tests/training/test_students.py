@@ -78,6 +78,7 @@ def naive(x, targets, epochs):
   return weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [STUDENTS[0], *STUDENTS[2:]], ids=str)
 def test_pitfall_69_a_student_equals_a_naive_one_with_momentum_across_epochs(part):
   data, keep = records(), KEEP[0]
@@ -91,6 +92,7 @@ def test_pitfall_69_a_student_equals_a_naive_one_with_momentum_across_epochs(par
   np.testing.assert_allclose(got["bias"], expected[-1], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_members", [None, 20])
 def test_a_dmp_student_takes_its_steps_from_the_reference_rows(num_members):
   ensemble = train(dmp(), num_members=num_members)
@@ -104,6 +106,7 @@ def test_dmp_with_all_rows_left_out_stays_where_it_started():
   assert not np.any(ensemble.states.params["Dense_0"]["kernel"])
 
 
+@pytest.mark.slow
 @by_student
 def test_pitfall_60_an_out_record_changes_nothing(part):
   out = np.flatnonzero(~KEEP.any(0) & ~REFERENCE)[0]
@@ -115,6 +118,7 @@ def test_pitfall_60_an_out_record_changes_nothing(part):
   assert same(relabel.states, clean(part).states)
 
 
+@pytest.mark.slow
 @by_student
 def test_targets_of_records_that_are_out_are_never_used(part):
   """The teacher's answers for them are NaN, which would spread."""
@@ -129,6 +133,7 @@ def test_targets_of_records_that_are_out_are_never_used(part):
   assert same(poisoned.states.params, clean(part).states.params)
 
 
+@pytest.mark.slow
 @by_student
 def test_pitfall_80_a_members_label_reaches_its_own_targets_only_without_selena(part):
   moved = train(part, relabelled(records(), 9))
@@ -149,6 +154,7 @@ def test_a_member_reaches_a_dmp_student_by_its_teacher_only():
   assert same(train(part, other).states.params, clean(part).states.params)
 
 
+@pytest.mark.slow
 def test_parts_beside_dmp_act_on_the_rows_that_its_student_trains_on():
   learner = classifier(
     Linear(), optax.sgd(0.5), chain(weighted_smoothing(start=0), dmp())
@@ -166,6 +172,7 @@ def test_pitfall_79_reference_rows_are_disjoint_from_members():
     train(dmp(), all_records())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", STUDENTS[2:], ids=str)
 def test_strategies_and_chunks_agree(part):
   whole = train(part, strategy="scan")
@@ -176,6 +183,7 @@ def test_strategies_and_chunks_agree(part):
   assert same(train(part, strategy="vmap").states, whole.states, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("part", "stopped_in"), [(STUDENTS[2], 3), (STUDENTS[3], 2)], ids=str
 )
@@ -198,6 +206,7 @@ def test_an_interrupted_stage_ends_like_an_unbroken_one(
   assert same(train(part, out=tmp_path).states, clean(part).states)  # all loaded
 
 
+@pytest.mark.slow
 def test_models_added_later_leave_the_earlier_ones_as_they_were():
   """The teachers' steps follow the public size, not the sizes that were drawn."""
   keep = np.zeros((3, RECORDS), bool)

@@ -42,6 +42,7 @@ def trained():
   return mixdef.fit_many(learner, data, keep, **TRAINING)
 
 
+@pytest.mark.slow
 def test_an_embedding_is_trained_on_tokens_and_attacked(trained):
   assert trained.data.x.dtype == np.int32
   signals = attacks.query.signals(trained)

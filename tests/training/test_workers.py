@@ -88,6 +88,7 @@ def scattered(models=MODELS, seed=0):
   return *own, jnp.arange(5.0) + seed, jnp.float32(0.5)
 
 
+@pytest.mark.slow
 def test_models_equal_those_of_the_loop_and_of_a_second_run():
   keep = halves(MODELS)
   looped = train(LEARNER, keep=keep)
@@ -182,6 +183,7 @@ def test_a_killed_worker_is_one_line_and_the_next_call_starts_afresh():
   assert same(there(*args), expected)
 
 
+@pytest.mark.slow
 def test_what_a_worker_refuses_is_one_line():
   def huge(x, shared):
     return jnp.sort(jnp.arange(1 << 42) * x + shared).sum()

@@ -296,6 +296,7 @@ def test_unknown_level_is_refused(case):
     written(report, *rest)
 
 
+@pytest.mark.slow
 def test_rows_not_audited_are_not_drawn(case):
   report, scores, keep, audited, _ = case
   scores = {"lira_online": scores["lira_online"]}

@@ -120,6 +120,7 @@ def pages():
   }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_pages_fit_and_read_well(pages, dark, tmp_path):
   everything, console = look(pages, tmp_path, dark=dark)

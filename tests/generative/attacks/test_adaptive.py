@@ -60,6 +60,7 @@ def find_pairs(gans, signals, num_fakes):
   return every[gaps.argmin(1)]
 
 
+@pytest.mark.slow
 def test_a_pair_is_asked_by_three_mixtures_of_records_and_conditions():
   gans = made_up(critics=2)
   signals = attacks.pair_signals(gans, num_fakes=4)

@@ -36,6 +36,7 @@ def test_signals_are_the_scores_and_the_smallest_loss_of_the_critics(critics):
   np.testing.assert_array_equal(signals.labels, data.y)
 
 
+@pytest.mark.slow
 def test_signals_hold_the_loss_that_training_with_relaxloss_looks_at():
   from mixdef.defenses.critic import critic_losses
 

@@ -161,6 +161,7 @@ def test_models_are_asked_for_one_score_a_record(name):
   assert scores[-1] == scores[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(attacks.ON_MODELS))
 def test_records_may_be_asked_about_in_any_order_and_number(name):
   some = of_name(name)(gans(), target=0, records=[7, 2])

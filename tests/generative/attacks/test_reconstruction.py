@@ -87,6 +87,7 @@ def made_again():
   return dataclasses.replace(ensemble, data=data, keep=np.ones((4, 70), bool))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "how",
   [

@@ -25,6 +25,7 @@ def data():
   return Dataset.from_arrays(*blobs(60), name="blobs", test=blobs(45, seed=1))
 
 
+@pytest.mark.slow
 def test_faithful_records_teach_and_wrong_labels_do_not(data):
   x, y = blobs(48, seed=2)
   result = downstream_accuracy((x, y), data, **OPTIONS)

@@ -91,6 +91,7 @@ def test_classifier_features_enter_the_last_layer():
   np.testing.assert_allclose(jax.nn.log_softmax(logits), run.predict(x), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_classifier_features_of_tables(table_run):
   extractor = classifier_features(table_run)
   assert features(extractor, table_run.data.x).shape == (20, 8)

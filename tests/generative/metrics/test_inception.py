@@ -167,6 +167,7 @@ def test_the_network_equals_a_naive_one(state_dict, tmp_path):
   assert_close(ours[0], naive(state_dict, x[0]))
 
 
+@pytest.mark.slow
 def test_features_equal_those_of_torch_resizing_included(state_dict, unverified):
   torch = pytest.importorskip("torch")
   x = np.random.default_rng(2).random((1, 9, 14, 1), np.float32)
