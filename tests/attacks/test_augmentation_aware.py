@@ -62,6 +62,7 @@ def test_every_aggregate_is_larger_for_members(aggregate, mixed):
   assert figure(scores, mixed.keep) > 0.55
 
 
+@pytest.mark.slow
 def test_unchanged_records_give_the_loss(mixed):
   scores = augmentation_aware(mixed, target=1, augment=as_is, aggregate="mean")
   data = mixed.data

@@ -95,6 +95,7 @@ def test_a_saturated_softmax_can_be_climbed():
   assert distance_to_confident(faint, target=0)[1] == -np.inf
 
 
+@pytest.mark.slow
 def test_a_push_in_a_network_arrives_just_there(leaky):
   """Rebuild each push with its own loop of gradients and no tricks."""
   state = jax.tree.map(lambda leaf: leaf[0], leaky.states)

@@ -65,6 +65,7 @@ def test_more_noise_costs_accuracy_and_buys_epsilon(matched):
   assert matched.delta == 1e-4
 
 
+@pytest.mark.slow
 def test_diverged_models_have_accuracy_zero(matched):
   assert column(matched, "test_accuracy", rate=1e38) == [0, 0, 0]
 

@@ -254,6 +254,7 @@ def test_pitfall_47_label_only_scores_are_those_without_the_defense(
   np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_pitfall_15_raw_answers_skip_the_noise_and_a_repeated_query_changes_nothing(
   plain, guarded
 ):

@@ -91,6 +91,7 @@ def test_audits_of_the_same_records_are_compared_record_by_record(compared, runs
   assert 0 < low < row["auc_difference"] < high
 
 
+@pytest.mark.slow
 def test_audits_of_other_records_are_said_not_to_be_comparable(compared, capsys):
   compare.show(compared[1])
   lines = capsys.readouterr().out.splitlines()
@@ -100,6 +101,7 @@ def test_audits_of_other_records_are_said_not_to_be_comparable(compared, capsys)
   assert compared[1]["report"] == "compare.html"  # inside the run folder
 
 
+@pytest.mark.slow
 def test_an_attack_that_one_audit_lacks_is_not_compared(runs, tmp_path):
   settings = audit.AuditSettings(
     arrays=str(runs["leaky"] / "leaky.npz"), attacks="gap, entropy"
@@ -119,6 +121,7 @@ def test_two_audits_of_different_names_are_needed(audits):
   assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_a_folder_without_an_audit_is_named(runs, tmp_path):
   with pytest.raises(FileNotFoundError, match=r"nowhere.* run experiments/audit.py"):
     job.execute(joined(runs["leaky"], "nowhere"), tmp_path / "run", compare.run)

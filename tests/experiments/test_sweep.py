@@ -76,6 +76,7 @@ def test_a_second_run_adds_cells_and_computes_none_again(swept, monkeypatch):
   assert set(by_defense(result)) < set(by_defense(added))
 
 
+@pytest.mark.slow
 def test_clutter_of_desktops_in_a_run_folder_is_skipped(swept):
   folder, _ = swept
   for path in list(folder.rglob("*")):
@@ -185,12 +186,14 @@ def test_standardized_records_cost_dp_sgd_its_cell(tmp_path):
   assert "--standardize takes means" in private["not_run"]
 
 
+@pytest.mark.slow
 def test_another_recipe_needs_another_folder(swept):
   folder, _ = swept
   with pytest.raises(ValueError, match="epochs was 2, now 3"):
     job.execute(settings_of(defenses="none", epochs=3), folder, sweep.run)
 
 
+@pytest.mark.slow
 def test_the_tables_hold_every_cell(swept):
   folder, result = swept
   with (folder / "sweep.csv").open() as file:

@@ -49,6 +49,7 @@ ROWS = jax.tree.map(
 STEPS = 2
 
 
+@pytest.mark.slow
 def test_only_the_largest_entries_vote():
   gradient = jnp.array([0.1, -3.0, 0.0, 2.0, -0.5])
   votes = top_signs(gradient, jax.random.key(0), top=2, largest=1e-5)
@@ -61,6 +62,7 @@ def signs(gradient, largest, draws=2000):
   return jax.vmap(compress, (None, 0))(jnp.asarray(gradient), keys)
 
 
+@pytest.mark.slow
 def test_pitfall_107_signs_have_the_probability_of_the_formula_and_saturate():
   gradient = [0.6, -0.2, 0.0, -2.0]
   for largest in (1.0, 1e9):
@@ -71,6 +73,7 @@ def test_pitfall_107_signs_have_the_probability_of_the_formula_and_saturate():
     assert found[3] == 0  # beyond the bound, or at it, the sign is certain
 
 
+@pytest.mark.slow
 def test_pitfall_107_each_teacher_has_a_scale_of_its_own():
   gradient = np.array([0.3, -1.0])
   one, small = (signs(scale * gradient, 1e9) for scale in (1.0, 1e-3))
@@ -82,6 +85,7 @@ def test_a_teacher_without_a_gradient_or_a_finite_one_is_no_failure():
   np.testing.assert_array_equal(signs([np.nan, 1.0], 1.0), 0)
 
 
+@pytest.mark.slow
 def test_directions_are_those_that_more_than_the_threshold_agree_on():
   votes = jnp.array([[1, 1, -1, 0.0], [1, -1, -1, 0], [1, 0, -1, 1], [1, 1, 0, 1]])
   key = jax.random.key(0)
@@ -133,6 +137,7 @@ def test_teachers_descend_their_cross_entropy(states):
     assert same(take_row(after.params["d"], t), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_generator_steps_towards_what_the_teachers_agree_on(states):
   """Gradients far above `largest`: their signs are certain, so nothing is random."""
   before, after = states[2:]
@@ -164,6 +169,7 @@ def test_the_generator_steps_towards_what_the_teachers_agree_on(states):
   assert not same(g, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_pitfall_104_a_teacher_never_sees_another_chunk(states):
   ctx = ctx_at(0, steps_per_epoch=STEPS)
   other, _ = jax.jit(gan().step)(states[0], device(changed(DATA, [9])), ROWS, ctx)
@@ -218,6 +224,7 @@ def test_options_out_of_range_are_refused(options, message):
     gan(**options)
 
 
+@pytest.mark.slow
 def test_trainings_without_a_step_of_the_generator_are_refused():
   with pytest.raises(ValueError, match="the generator takes no step"):
     start(gan(), epochs=1)

@@ -77,6 +77,7 @@ def test_pitfall_154_strategies_give_equal_gans(learner, looped, strategy):
   np.testing.assert_allclose(other.predict(DATA.x), looped.predict(DATA.x), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_ensemble_answers_with_scores_and_records(looped):
   x, y = DATA.x, np.eye(CLASSES, dtype=np.float32)[DATA.y]
   assert looped.predict(x).shape == (2, RECORDS, 1)
@@ -123,6 +124,7 @@ def test_pitfall_102_generator_steps_are_counted_over_the_epochs(when, steps):
   assert figures <= history[0].keys()
 
 
+@pytest.mark.slow
 def test_pitfall_60_records_that_are_out_change_nothing(looped, learner):
   outside = np.flatnonzero(~KEEP.any(0))
   assert same(train(learner, changed(DATA, outside)).states, looped.states)

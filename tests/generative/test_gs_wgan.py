@@ -79,6 +79,7 @@ def pulled(weights, clip, noise=0.0, count=5):
   return jax.grad(loss)(fakes)
 
 
+@pytest.mark.slow
 def test_pitfall_105_gradients_below_the_bound_pass_and_others_are_cut_to_it():
   weights = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
   weights[0] *= 1e-3
@@ -94,6 +95,7 @@ def test_pitfall_105_gradients_below_the_bound_pass_and_others_are_cut_to_it():
   assert largest == pytest.approx(1.5 / 5, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_noise_is_that_of_the_sensitivity_of_a_changed_critic():
   weights = jnp.zeros((5, 4000))
   noise = pulled(weights, 1.5, noise=0.7)
@@ -102,6 +104,7 @@ def test_noise_is_that_of_the_sensitivity_of_a_changed_critic():
   assert abs(np.corrcoef(noise)[0, 1]) < 5 / np.sqrt(4000)
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_adds_nothing():
   weights = jnp.ones((5, 3)).at[0, 1].set(jnp.nan).at[1, 0].set(jnp.inf)
   found = pulled(weights, 1.0)
@@ -152,6 +155,7 @@ def test_critics_take_turns_and_the_generator_follows_each(rounds):
   assert g == [False] * 2 + [False, True] * 6
 
 
+@pytest.mark.slow
 def test_one_program_serves_all_steps(rounds):
   learner, _ = rounds
   assert stepped(learner)._cache_size() == 1
@@ -191,6 +195,7 @@ def generator_by_formula(before, after, ctx, critic_of, clip):
   return descended(g, total)
 
 
+@pytest.mark.slow
 def test_each_fake_asks_a_critic_drawn_for_it_alone(rounds):
   _, states = rounds
   seen = set()
@@ -217,6 +222,7 @@ def test_all_fakes_ask_the_trained_critic_where_that_is_chosen():
   assert not same(free, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_moving_average_is_what_is_released(rounds):
   learner, states = rounds
   before, after = states[3:5]
@@ -234,6 +240,7 @@ def test_the_moving_average_is_what_is_released(rounds):
   np.testing.assert_allclose(made, jnp.stack(by_hand), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_pitfall_104_a_critic_never_sees_another_chunk(rounds):
   learner, states = rounds
   other, _ = stepped(learner)(states[0], device(changed(DATA, [9])), ROWS, at(0))
@@ -274,6 +281,7 @@ def test_epsilon_at_the_official_setting():
   assert known == pytest.approx(390, abs=1)
 
 
+@pytest.mark.slow
 def test_a_draw_never_costs_more_than_none():
   for sigma, chunks in ((0.3, 2), (1.0, 1), (5.0, 50)):
     config = {"count": 40, "delta": 1e-5}
@@ -328,6 +336,7 @@ def test_options_out_of_range_are_refused(options, message):
     gs_wgan(NETWORKS, **options)
 
 
+@pytest.mark.slow
 def test_trainings_that_cannot_be_are_refused():
   with pytest.raises(ValueError, match="the generator takes no step: raise epochs"):
     start(gan(warm_epochs=2))

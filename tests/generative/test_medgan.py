@@ -158,6 +158,7 @@ def test_then_critic_generator_and_decoder_descend_their_losses(learner):
   assert not same(moved, nets, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_mixing_changes_what_both_phases_see():
   for ctx in (PRETRAINING, ADVERSARIAL):
     clean, _ = members(GAN, ctx)
@@ -203,6 +204,7 @@ def test_the_stored_mean_is_that_of_the_members(learner):
     np.testing.assert_allclose(mean, DATA.x[keep].mean(0), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_score_depends_on_no_other_row_and_on_no_condition():
   state = in_training(GAN)
   x, state_mean = jnp.asarray(DATA.x), state.stats["mean"]
@@ -216,6 +218,7 @@ def test_a_score_depends_on_no_other_row_and_on_no_condition():
   assert not np.allclose(logit(state.params["d"], x[:3], x[:3].mean(0)), scores[:3, 0])
 
 
+@pytest.mark.slow
 def test_generated_rows_come_from_running_statistics():
   state = in_training(GAN)
   z = jax.random.normal(jax.random.key(3), (7, LATENT))
@@ -235,6 +238,7 @@ def test_models_do_not_depend_on_the_strategy():
   assert same(looped.stats, mapped.stats, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_only_members_influence_a_model():
   one = trained(MIXED).states
   for rows, equal in ((~KEEP.any(0), True), (KEEP.all(0), False)):
@@ -244,6 +248,7 @@ def test_only_members_influence_a_model():
     assert same(one.stats, other.stats) == equal
 
 
+@pytest.mark.slow
 def test_parts_hear_of_the_critic():
   def clip(grads, state, ctx, params):
     del ctx, params

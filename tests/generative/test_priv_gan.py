@@ -108,6 +108,7 @@ def test_each_phase_moves_its_networks(phases):
   assert moves == [{"p"}, {"g", "d"}, {"g", "d", "p"}]
 
 
+@pytest.mark.slow
 def test_one_program_serves_all_phases(phases):
   del phases
   assert stepped()._cache_size() == 1
@@ -120,6 +121,7 @@ def test_p_learns_first_whose_chunk_a_member_is_of(phases):
   assert same(phases[1].params["p"], descended(p, grads), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_p_then_learns_whose_a_fake_is(phases):
   before, after = phases[2:]
   p = before.params["p"]
@@ -155,6 +157,7 @@ def pair_by_hand(before, step, i, p=None, ratio=1.0):
   return d, descended(g, jax.grad(loss)(g))
 
 
+@pytest.mark.slow
 def test_pairs_descend_the_formulas(phases):
   before, after = phases[2:]
   for i in range(PAIRS):
@@ -163,6 +166,7 @@ def test_pairs_descend_the_formulas(phases):
     assert same(take_row(after.params["g"], i), g, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_without_a_ratio_pairs_are_gans_that_do_not_know_each_other():
   before, after = run(ratio=0.0)[2:]
   for i in range(PAIRS):
@@ -176,6 +180,7 @@ def test_without_a_ratio_pairs_are_gans_that_do_not_know_each_other():
   assert not second
 
 
+@pytest.mark.slow
 def test_pitfall_104_a_discriminator_never_sees_another_chunk(phases):
   other = stepped()(phases[1], device(changed(DATA, [11])), DEAL, at(1))[0]
   kept = [
@@ -226,6 +231,7 @@ def test_the_release_is_of_the_generators_declared(release):
   assert used == expected
 
 
+@pytest.mark.slow
 def test_scores_are_the_logits_of_each_pair(phases):
   x, y = jnp.asarray(DATA.x[:3]), jax.nn.one_hot(DATA.y[:3], CLASSES)
   found = gan().predict(phases[-1], x, y=y)
@@ -261,6 +267,7 @@ def test_options_out_of_range_are_refused(options, message):
     gan(**options)
 
 
+@pytest.mark.slow
 def test_epochs_that_p_uses_up_are_refused():
   with pytest.raises(ValueError, match="there are 2: raise epochs"):
     start(gan(), epochs=2)

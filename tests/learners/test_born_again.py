@@ -56,6 +56,7 @@ def test_each_student_learns_in_its_own_epochs(clean, g):
   assert changed(states[g], states[g + 1]) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("g", range(STUDENTS))
 @pytest.mark.parametrize("part", range(STUDENTS))
 def test_a_record_is_read_by_the_student_of_its_part_alone(clean, g, part):

@@ -51,6 +51,7 @@ def test_each_phase_trains_its_networks_alone(clean):
   assert changed == [[True, True, False], [False, False, True]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(3))
 def test_a_record_changes_the_network_of_its_third_alone(clean, part):
   state, middle, end, step = clean

@@ -123,6 +123,7 @@ def test_it_learns_digits(name):
   assert run.guarantee == {"epsilon": None, "delta": None}
 
 
+@pytest.mark.slow
 def test_signals_and_attacks_work_unchanged(small):
   _, keep, _, looped = small
   for ensemble in looped.values():

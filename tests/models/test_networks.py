@@ -200,6 +200,7 @@ def test_padded_rows_never_enter_batch_statistics(name):
   assert max(jax.tree.leaves(gap)) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NORMALIZED)
 def test_a_batch_of_padding_alone_keeps_statistics_finite_and_learns_nothing(name):
   x, weight = draw(6, 8, 8, 1), jnp.zeros(6)
@@ -224,6 +225,7 @@ def test_pitfall_01_inference_ignores_the_rest_of_the_batch(name):
   assert_close(run(x.at[1:].multiply(30.0))[:1], alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "field"),
   [

@@ -79,6 +79,7 @@ def test_a_resumed_run_has_the_noise_it_began_with(tmp_path):
     train(out=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_given_seed_of_the_noise_is_noted_in_the_folder(tmp_path):
   train(out=tmp_path, noise_seed=7)
   assert json.loads((tmp_path / "signature.json").read_text())["noise_seed"] == 7

@@ -236,6 +236,7 @@ def test_what_calls_back_into_python_is_refused():
   assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_other_backends_are_refused(monkeypatch):
   monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
   with pytest.raises(ValueError, match="processes' is for CPUs, and jax runs on 'tpu'"):

@@ -147,6 +147,7 @@ def test_logan_reads_the_critic_and_takes_the_best_or_the_mean_of_several():
     attacks.logan(Signals.from_phi(np.zeros((1, 3)), signals.keep), target=0)
 
 
+@pytest.mark.slow
 def test_pitfall_109_members_are_the_records_that_the_gan_was_trained_on():
   gans = leaky()
   signals = attacks.gan_signals(gans)

@@ -188,6 +188,7 @@ def test_resizing_is_bilinear_between_pixel_centres(size):
   np.testing.assert_allclose(resized, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_only_the_true_weights_are_called_inception(state_dict, unverified, tmp_path):
   assert unverified.name == "inception_unverified"
   with pytest.raises(ValueError, match="is not the network of FID"):
