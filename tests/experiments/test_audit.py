@@ -297,20 +297,23 @@ def test_mistakes_are_one_line_before_anything_is_written(wrong, message):
 
 
 @pytest.mark.parametrize(
-  ("wrong", "error", "message"),
+  ("settings", "error", "message"),
   [
-    ({"arrays": "nowhere.npz"}, FileNotFoundError, "nowhere.npz is missing"),
     (
-      {"canaries": "ood:9", "canary_source": "synthetic_memorize"},
+      AuditSettings(arrays="nowhere.npz"),
+      FileNotFoundError,
+      "nowhere.npz is missing",
+    ),
+    (
+      dataclasses.replace(TINY, canaries="ood:9", canary_source="synthetic_memorize"),
       ValueError,
       "source holds float32 \\(20,\\) but the data hold",
     ),
   ],
 )
 def test_mistakes_in_the_data_are_one_line_before_training(
-  tmp_path, wrong, error, message
+  tmp_path, settings, error, message
 ):
-  settings = dataclasses.replace(TINY, **wrong)
   with pytest.raises(error, match=message) as raised:
     job.execute(settings, tmp_path, audit.run)
   assert "\n" not in str(raised.value)
