@@ -13,6 +13,8 @@ import pytest
 import mixdef
 from mixdef.data import Dataset
 
+pytestmark = pytest.mark.slow
+
 RECORDS, SHAPE, CLASSES = 48, (4, 3), 3
 SIZES = {"epochs": 2, "batch_size": 6, "strategy": "vmap", "noise_seed": 0}
 NETWORKS = mixdef.generative.table_networks(
