@@ -12,7 +12,7 @@ import pathlib
 import re
 import sys
 
-from mixdef.defense import Defense
+from mixdef.core.hooks import Defense
 from mixdef.defenses import CATALOGUE, RECIPES
 
 HERE = pathlib.Path(__file__).parent

@@ -21,7 +21,8 @@ from settings import JobSettings, Settings, ShadowSettings, about
 
 with epy.lazy_imports():
   import mixdef
-  from mixdef import auditing, reading
+  from mixdef import auditing
+  from mixdef.core import reading
 
 _COMPARED = ("threshold", "reference")  # families that the baseline is attacked with
 _ATTACKING = ("attacks", "attack_targets", "attack_records", "target")

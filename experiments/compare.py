@@ -21,8 +21,9 @@ from settings import JobSettings
 with epy.lazy_imports():
   import numpy as np
 
-  from mixdef import auditing, files, reading
+  from mixdef import auditing, metrics
   from mixdef.auditing.pages import compare_page
+  from mixdef.core import files, reading
   from mixdef.training import signature
 
 _COLUMNS = ("audit", "defense", "accuracy", "accuracy_std", "epsilon", "attack", "auc")
@@ -114,7 +115,7 @@ def _comparable(one, other, attack):
 def _difference(scores, first, other, attack, seed):
   """Compare the first audit's strongest attack with the other's same attack."""
   sides = ((scores[name][attack], scores[name]["keep"]) for name in (first, other))
-  found = auditing.paired_bootstrap(*sides, seed=seed)["auc"]
+  found = metrics.paired_bootstrap(*sides, seed=seed)["auc"]
   return {
     "first": first,
     "second": other,

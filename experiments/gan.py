@@ -20,13 +20,16 @@ from absl import logging
 from etils import epy
 from gan_settings import GanSettings
 
+from mixdef import metrics
+
 with epy.lazy_imports():
   import numpy as np
 
   import mixdef
-  from mixdef import auditing
-  from mixdef.auditing import figures as complete
-  from mixdef.generative import attacks, metrics, theory_report
+  from mixdef import auditing, utility
+  from mixdef.attacks import gan
+  from mixdef.contrib.mixup_theory.report import theory_report
+  from mixdef.metrics import roc
 
 _MODELS = "models"
 _EXTRACTOR_EPOCHS = 20
@@ -37,7 +40,7 @@ def run(settings: GanSettings, folder: pathlib.Path) -> dict:
   data, natural = settings.records(), None
   judge = settings.make_classifier(data)
   inception = (
-    metrics.inception_features(settings.inception) if settings.inception else None
+    utility.inception_features(settings.inception) if settings.inception else None
   )
   keep = mixdef.subsets(
     settings.shadows, len(data), seed=settings.seed, eligible=data.audited
@@ -137,22 +140,22 @@ def _extractor(settings, data, judge):
   run = mixdef.fit(
     judge, data, epochs=_EXTRACTOR_EPOCHS, seed=settings.seed, progress=True
   )
-  return metrics.classifier_features(run)
+  return utility.classifier_features(run)
 
 
 def _adaptive(settings, models, natural) -> list[dict[str, Any]]:
   """Attack with mixed queries, and with references of either kind."""
-  cells = attacks.adaptive_grid(models, natural or models, seed=settings.seed)
+  cells = gan.adaptive_grid(models, natural or models, seed=settings.seed)
   rows = []
   for name, cell in cells.items():
     query, references = name.split("/")
     if natural is None and references != "natural":
       continue  # the same once more
-    targets = complete.complete_targets(cell.scores, cell.members)
+    targets = roc.complete_targets(cell.scores, cell.members)
     if not len(targets):
       continue  # too few models: every one has members alone, or none, with a score
     row = {"query": query, "references": references, "num_targets": len(targets)}
-    figures = auditing.summarize(
+    figures = metrics.summarize(
       cell.scores[targets], cell.members[targets], seed=settings.seed
     )
     rows.append(row | figures | {"coverage": cell.coverage})
@@ -164,10 +167,8 @@ def _theory(models, natural):
   if natural is None or len(models) < 3:
     return None  # no record has an undefended reference with it and one without
   audited = models.data.audited
-  losses = [-attacks.gan_signals(side).phi[:, audited, 0] for side in (natural, models)]
-  return theory_report.theory_report(
-    losses[0], models.keep[:, audited], losses[1], fixed=True
-  )
+  losses = [-gan.gan_signals(side).phi[:, audited, 0] for side in (natural, models)]
+  return theory_report(losses[0], models.keep[:, audited], losses[1], fixed=True)
 
 
 def _figure(value: float | None) -> str:

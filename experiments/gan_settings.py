@@ -19,9 +19,9 @@ with epy.lazy_imports():
   import texts
 
   import mixdef
-  from mixdef import auditing, generative, reading
-  from mixdef.generative import attacks as gan_attacks
-  from mixdef.generative import learners
+  from mixdef import auditing, learners, models
+  from mixdef.attacks import gan
+  from mixdef.core import reading
 
 _UNDEFENDED = ("wgan_gp", "mlp_wgan_gp", "medgan")
 _FOR_TABLES = ("medgan", "mlp_wgan_gp")
@@ -184,7 +184,7 @@ class GanSettings(ShadowSettings):
   def chosen_attacks(self) -> list[str]:
     """Return the attacks named, or all of the catalogue."""
     with about("attacks", self.attacks):
-      return gan_attacks.ATTACKS.names(self.attacks)
+      return gan.ATTACKS.names(self.attacks)
 
   def records(self) -> mixdef.Dataset:
     """Return the records to train on, with held-out ones."""
@@ -205,7 +205,7 @@ class GanSettings(ShadowSettings):
     defense = self.chain if defense is None else defense
     fixed: dict[str, Any] = {"optimizer": self.make_optimizer()}
     name = _called("learner", self.learner)
-    made = learners.CATALOGUE.get(name)
+    made = learners.GANS.get(name)
     if made and "defense" in inspect.signature(made).parameters:
       fixed["defense"] = defense
     elif made and defense.parts:
@@ -239,15 +239,15 @@ class GanSettings(ShadowSettings):
         )
       return make(data.x.shape[1], data.num_classes, *args, **options)
 
-    return {n: functools.partial(filled, m) for n, m in learners.CATALOGUE.items()}
+    return {n: functools.partial(filled, m) for n, m in learners.GANS.items()}
 
   def networks(self, data: mixdef.Dataset, defense: Any = None) -> Any:
     """Return the generator and critic named, or those that fit the records."""
     shape = data.x.shape[1:]
     makers = {
-      "dense_networks": functools.partial(generative.dense_networks, shape),
-      "image_networks": functools.partial(generative.image_networks, shape),
-      "table_networks": functools.partial(generative.table_networks, shape[0]),
+      "dense_networks": functools.partial(models.dense_networks, shape),
+      "image_networks": functools.partial(models.image_networks, shape),
+      "table_networks": functools.partial(models.table_networks, shape[0]),
     }
     text, options = self.model, dict[str, Any]()
     if text == "auto":

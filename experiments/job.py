@@ -24,7 +24,7 @@ from settings import PLACES, AnyJob, JobSettings
 with epy.lazy_imports():
   import jax
 
-  from mixdef import caches, clutter, files, reading
+  from mixdef.core import caches, clutter, files, reading
   from mixdef.training import hosts, signature
 
 _RESULT = "result.json"

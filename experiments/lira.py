@@ -26,7 +26,8 @@ with epy.lazy_imports():
   import numpy as np
 
   import mixdef
-  from mixdef import auditing, files
+  from mixdef import auditing, metrics
+  from mixdef.core import files
   from mixdef.training import hosts
 
 _FAMILIES = ("threshold", "reference")
@@ -94,7 +95,7 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   with files.whole_file(folder / "scores.npz") as file:
     np.savez_compressed(file, **arrays)
   ranked = sorted(found.figures, key=lambda name: -found.figures[name]["auc"])
-  auditing.roc_plot(
+  metrics.roc_plot(
     {name: (found.scores[name], signals.keep) for name in ranked[:_DRAWN]},
     folder / "roc.png",
   )

@@ -23,7 +23,7 @@ with epy.lazy_imports():
   import texts
 
   import mixdef
-  from mixdef import files
+  from mixdef.core import files
   from mixdef.training import signature
 
 AnyJob = TypeVar("AnyJob", bound="JobSettings")

@@ -31,8 +31,9 @@ with epy.lazy_imports():
   import sweep_tables
 
   import mixdef
-  from mixdef import auditing, clutter, files, reading
-  from mixdef import grid as grids
+  from mixdef import auditing
+  from mixdef.core import clutter, files, reading
+  from mixdef.core import grids as grids
   from mixdef.training import signature
 
 ATTACKS = (

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mixdef import files
-from mixdef.auditing import trade_off_plot
+from mixdef.core import files
+from mixdef.metrics import trade_off_plot
 
 _LOW = "0.001"  # the false-positive rate that true-positive rates are quoted at
 _FACTS = (

@@ -6,8 +6,8 @@ from typing import Any
 import optax
 
 import mixdef
-from mixdef.arguments import checked, flag, number, optional
-from mixdef.parse import called, parse_call, split_calls
+from mixdef.core.arguments import checked, flag, number, optional
+from mixdef.core.parsing import called, parse_call, split_calls
 
 __all__ = ["OPTIMIZERS", "called", "learner", "networks", "optimizer", "parse_call"]
 

@@ -40,7 +40,7 @@ def run(settings: Settings, folder: pathlib.Path) -> dict:
   return {
     "train_accuracy": train,
     "test_accuracy": test,
-    "gap_attack": mixdef.auditing.gap_attack_accuracy(train, test),
+    "gap_attack": mixdef.metrics.gap_attack_accuracy(train, test),
     **trained.guarantee,
     "diverged": trained.diverged,
     "defense": settings.defended_by,

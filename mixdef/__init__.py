@@ -1,13 +1,25 @@
 """Know, and reduce, what a trained model leaks about its training records."""
 
-from mixdef import attacks, auditing, data, defenses, generative, learners, models
+from mixdef import (
+  attacks,
+  auditing,
+  core,
+  data,
+  defenses,
+  learners,
+  metrics,
+  models,
+  utility,
+)
 from mixdef.attacks import Signals
 from mixdef.attacks.query import signals
 from mixdef.attacks.shadow_signals import shadow_signals
 from mixdef.auditing import audit
-from mixdef.chain import chain, from_optax
+from mixdef.core.chaining import chain, from_optax
+from mixdef.core.hooks import Defense, Stage, defense
+from mixdef.core.learner import Learner
+from mixdef.core.parsing import parse
 from mixdef.data import Dataset, load, splits, subsets
-from mixdef.defense import Defense, Stage, defense
 from mixdef.defenses import (
   adamixup,
   adversarial_regularization,
@@ -47,10 +59,8 @@ from mixdef.defenses import (
   weight_standardization,
   weighted_smoothing,
 )
-from mixdef.generative import mixup_gan, par_gan, wgan_gp
-from mixdef.learner import Learner, classifier
-from mixdef.learners import ban_mpr, model_stacking
-from mixdef.parse import parse
+from mixdef.learners import ban_mpr, mixup_gan, model_stacking, par_gan, wgan_gp
+from mixdef.learners.classifier import classifier
 from mixdef.training import Ensemble, Run, fit, fit_many
 
 __all__ = [
@@ -72,6 +82,7 @@ __all__ = [
   "classifier",
   "confidence_masking",
   "confidence_penalty",
+  "core",
   "cutmix",
   "cutout",
   "data",
@@ -90,7 +101,6 @@ __all__ = [
   "focal_loss",
   "from_optax",
   "gaussian_noise",
-  "generative",
   "group_norm",
   "hamp",
   "hamp_entropy",
@@ -101,6 +111,7 @@ __all__ = [
   "learners",
   "load",
   "memguard",
+  "metrics",
   "mixup",
   "mixup_gan",
   "mmd",
@@ -119,6 +130,7 @@ __all__ = [
   "spatial_dropout",
   "splits",
   "subsets",
+  "utility",
   "weight_decay",
   "weight_standardization",
   "weighted_smoothing",

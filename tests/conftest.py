@@ -16,7 +16,7 @@ from absl import flags, logging
 from mixdef import models
 from mixdef.data import CATALOGUE, subsets
 from mixdef.data.synthetic import synthetic_memorize
-from mixdef.learner import classifier
+from mixdef.learners.classifier import classifier
 from mixdef.training import fit_many
 
 # Most of the suite's time is compiling programs that run for a millisecond.

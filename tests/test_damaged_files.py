@@ -17,7 +17,7 @@ from settings import JobSettings
 from mixdef.attacks import read_signals
 from mixdef.auditing import kept_scores, read_report
 from mixdef.auditing.pages import compare_page
-from mixdef.reading import seal
+from mixdef.core.reading import seal
 from mixdef.training import entry as store_entry
 from mixdef.training import signature
 from mixdef.training.store import Store

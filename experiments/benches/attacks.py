@@ -42,7 +42,7 @@ def run(settings: BenchSettings) -> dict:
   }
   rows += rows_of("a target of 64 x 4000", cases, settings.repeats)
   scores = mixdef.attacks.leave_one_out(mixdef.attacks.lira_global, signals)
-  cases = {"1000 resamples": lambda: mixdef.auditing.summarize(scores, signals.keep)}
+  cases = {"1000 resamples": lambda: mixdef.metrics.summarize(scores, signals.keep)}
   rows += rows_of("summarize 64 x 4000", cases, settings.repeats)
   return {"rows": rows}
 

@@ -24,7 +24,7 @@ from benches.works import (
 )
 
 import mixdef
-from mixdef.models.onednn.build import register
+from mixdef.kernels.onednn.build import register
 from mixdef.training.programs import STRATEGIES
 
 __all__ = ["run", "show"]

@@ -11,7 +11,7 @@ from benches.timing import rows_of, spread
 from benches.works import CLASSES, random_data
 
 import mixdef
-from mixdef.defense import Ctx, Data, Rows
+from mixdef.core.hooks import Ctx, Data, Rows
 from mixdef.training.plan import make_plan
 
 WORKS = {

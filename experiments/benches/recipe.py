@@ -12,7 +12,7 @@ from benches.settings import BenchSettings
 from benches.works import CLASSES
 
 import mixdef
-from mixdef.parse import parse_call
+from mixdef.core.parsing import parse_call
 
 BATCH = 512
 EXTRAPOLATED = 256

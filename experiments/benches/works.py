@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 import mixdef
-from mixdef.defense import Ctx, Data, Rows
+from mixdef.core.hooks import Ctx, Data, Rows
 from mixdef.models.layers import conv_layer
 from mixdef.training.plan import make_plan
 from mixdef.training.prepare import Training, prepare
@@ -35,7 +35,7 @@ class SmallCNN(nn.Module):
     del train, weight  # nothing here depends on them
     conv = conv_layer(self.lowering, bias=True, standardize=False)
     for channels in (32, 64):
-      x = mixdef.models.max_pool(nn.relu(conv(channels, 3)(x)))
+      x = mixdef.kernels.max_pool(nn.relu(conv(channels, 3)(x)))
     x = nn.relu(nn.Dense(128)(x.reshape(x.shape[0], -1)))
     return nn.Dense(self.num_classes)(x)
 

@@ -1,10 +1,12 @@
 """Membership-inference attacks: functions from signals to scores, larger = member."""
 
+from mixdef.attacks._catalogue import Attack, Catalogue
+from mixdef.attacks._per_record import statistics
+from mixdef.attacks._targets import Unavailable, leave_one_out
 from mixdef.attacks.arrays import read_signals
 from mixdef.attacks.augmentation_aware import augmentation_aware
 from mixdef.attacks.bavaria import bavaria
 from mixdef.attacks.boundary import label_only_boundary
-from mixdef.attacks.catalogue import Attack, Catalogue
 from mixdef.attacks.known_records import threshold_known
 from mixdef.attacks.label_only import (
   label_only_logreg,
@@ -22,13 +24,11 @@ from mixdef.attacks.lira import (
   lira_online,
   lira_online_fixed,
 )
-from mixdef.attacks.per_record import statistics
 from mixdef.attacks.quantile import quantile
 from mixdef.attacks.relative_confidence import base, rmia, tune_offline_a
 from mixdef.attacks.relative_loss import attack_p, attack_r, calibrated_loss
 from mixdef.attacks.risk_score import privacy_risk_score
 from mixdef.attacks.signals import Signals
-from mixdef.attacks.targets import Unavailable, leave_one_out
 from mixdef.attacks.thresholds import (
   confidence,
   entropy,

@@ -4,8 +4,8 @@ import pathlib
 from typing import Any
 
 from mixdef.attacks.signals import Signals
-from mixdef.files import local_path
-from mixdef.reading import read_npz
+from mixdef.core.files import local_path
+from mixdef.core.reading import read_npz
 
 _OPTIONAL = ("audited", "ids", "population_logits", "population_labels", "target")
 

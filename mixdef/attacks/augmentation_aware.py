@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixdef.arguments import checked, count, one_of, optional, seed
-from mixdef.attacks import ranking
-from mixdef.attacks.asking import records_to_ask, shadow_examples
-from mixdef.attacks.per_record import HIDDEN
-from mixdef.attacks.targets import Unavailable
+from mixdef.attacks._asking import records_to_ask, shadow_examples
+from mixdef.attacks._per_record import HIDDEN
+from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.views import content_hash
+from mixdef.core.arguments import checked, count, one_of, optional, seed
+from mixdef.core.hooks import Batch, Ctx
+from mixdef.core.randomness import random_key, row_keys
 from mixdef.data import to_float
-from mixdef.data.seeds import random_key
-from mixdef.defense import Batch, Ctx, row_keys
+from mixdef.metrics import ranking
 from mixdef.training import Ensemble
 
 AGGREGATES = {

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mixdef.arguments import checked, one_of
+from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.signals import Signals
-from mixdef.attacks.targets import Unavailable
+from mixdef.core.arguments import checked, one_of
 
 _CEILING = 1e3
 """Largest k0 and a0 - 2 that are fitted: beyond, all records are practically alike."""

@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.arguments import checked, count, flag, seed
-from mixdef.attacks.asking import records_to_ask
-from mixdef.attacks.perturbing import refuse_nan, score_in_blocks, valid_range
+from mixdef.attacks._asking import records_to_ask
+from mixdef.attacks._perturbing import refuse_nan, score_in_blocks, valid_range
+from mixdef.core.arguments import checked, count, flag, seed
+from mixdef.core.randomness import hash_rows, random_key, row_keys, stream
 from mixdef.data import to_float
-from mixdef.data.seeds import random_key, stream
-from mixdef.defense import hash_rows, row_keys
 from mixdef.training import Ensemble, Run
 
 _NOISE = 64  # uniform points beside the records, to start from

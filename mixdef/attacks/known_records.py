@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from mixdef.arguments import checked, count, seed
-from mixdef.attacks.ranking import best_threshold
+from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.signals import Signals
-from mixdef.attacks.targets import Unavailable
-from mixdef.data.seeds import generator
+from mixdef.core.arguments import checked, count, seed
+from mixdef.core.randomness import generator
+from mixdef.metrics.ranking import best_threshold
 
 
 @checked(known=count(), seed=seed)

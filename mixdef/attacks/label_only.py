@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from mixdef.arguments import checked, count, number, optional, seed
-from mixdef.attacks.asking import hits, records_to_ask, shadow_examples
-from mixdef.attacks.logistic import fit_logistic
+from mixdef.attacks._asking import hits, records_to_ask, shadow_examples
+from mixdef.attacks._logistic import fit_logistic
+from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.signals import Signals
-from mixdef.attacks.targets import Unavailable
 from mixdef.attacks.views import (
   Views,
   content_hash,
@@ -24,8 +23,10 @@ from mixdef.attacks.views import (
   rotations,
   translations,
 )
-from mixdef.data import to_float, validate
-from mixdef.data.seeds import check_seed
+from mixdef.core import validate
+from mixdef.core.arguments import checked, count, number, optional, seed
+from mixdef.core.randomness import check_seed
+from mixdef.data import to_float
 from mixdef.training import Ensemble
 
 _BLOCK = 2**21  # numbers of a batch of regressions worked on at once

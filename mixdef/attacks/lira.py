@@ -25,9 +25,9 @@ From First Principles", 2022, arXiv 2112.03570.
 
 import numpy as np
 
-from mixdef.arguments import checked, count, one_of
-from mixdef.attacks.gaussians import Gaussians, fit_references
+from mixdef.attacks._gaussians import Gaussians, fit_references
 from mixdef.attacks.signals import Signals
+from mixdef.core.arguments import checked, count, one_of
 
 OFFICIAL = {"centre": "median", "ddof": 0}
 """Options of the official code."""

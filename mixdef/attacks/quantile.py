@@ -3,11 +3,11 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.arguments import checked, number, one_of
-from mixdef.attacks.gaussians import FLOOR
-from mixdef.attacks.per_record import refuse
+from mixdef.attacks._gaussians import FLOOR
+from mixdef.attacks._per_record import refuse
+from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.signals import Signals
-from mixdef.attacks.targets import Unavailable
+from mixdef.core.arguments import checked, number, one_of
 
 _STEPS = 200
 _LOWEST = 0.5 * np.log(FLOOR)  # of log sigma, in units of the population's spread

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from mixdef.attacks.per_record import statistics
+from mixdef.attacks._per_record import statistics
 from mixdef.attacks.signals import Signals
 from mixdef.attacks.views import identity
-from mixdef.data import Dataset, validate
+from mixdef.core import validate
+from mixdef.data import Dataset
 from mixdef.training import Ensemble
 from mixdef.training.progress import Progress
 

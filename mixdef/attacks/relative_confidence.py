@@ -14,10 +14,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mixdef.arguments import checked, number, one_of
-from mixdef.attacks import designs, ranking
+from mixdef.attacks import _designs
+from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.signals import Signals
-from mixdef.attacks.targets import Unavailable
+from mixdef.core.arguments import checked, number, one_of
+from mixdef.metrics import ranking
 
 
 @checked(
@@ -141,7 +142,7 @@ def tune_offline_a(
   others = np.delete(np.arange(len(signals.phi)), target)
   keep, audited = signals.keep[others], signals.audited
   position = int(np.flatnonzero(others == pseudo)[0])
-  out = ~keep & designs.references(
+  out = ~keep & _designs.references(
     keep, position, audited=audited, design=signals.design
   )
   scored = audited & out.any(0)

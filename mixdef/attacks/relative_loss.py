@@ -6,8 +6,8 @@ to 0 for a record that a model is sure of.
 
 import numpy as np
 
+from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.signals import Signals
-from mixdef.attacks.targets import Unavailable
 
 
 def attack_p(signals: Signals, *, target: int) -> np.ndarray:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from mixdef.arguments import checked, count, one_of, optional
-from mixdef.attacks.shadows import by_class, labels_of, one_shadow
+from mixdef.attacks._shadows import by_class, labels_of, one_shadow
 from mixdef.attacks.signals import Signals
+from mixdef.core.arguments import checked, count, one_of, optional
 
 _SMALLEST = 1e-10  # a histogram on a log scale has no place for 0
 

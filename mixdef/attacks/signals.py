@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.attacks import designs, outputs, per_record
-from mixdef.attacks.targets import Unavailable, check_model
-from mixdef.data import validate
+from mixdef.attacks import _designs, _outputs, _per_record
+from mixdef.attacks._targets import Unavailable, check_model
+from mixdef.core import validate
 
 _CHANCE = 2e-3  # that so many records of a population agree with others by accident
 _STATISTICS = ("phi", "hinge", "loss", "correct")
@@ -75,7 +75,7 @@ class Signals:
         continue
       if values.shape != phi.shape:
         raise ValueError(f"{name} has shape {values.shape}, phi {phi.shape}")
-      per_record.refuse(
+      _per_record.refuse(
         name,
         ~np.isfinite(values),
         "values that are NaN or infinite",
@@ -90,10 +90,10 @@ class Signals:
       raise ValueError(f"log_probs have shape {answers.shape}; pass [S, N, K]")
     self._check_population()
     if self.design is None:
-      design = designs.detect_design(self.keep[:, self.audited])
+      design = _designs.detect_design(self.keep[:, self.audited])
       object.__setattr__(self, "design", design)
-    elif self.design not in designs.DESIGNS:
-      known = ", ".join(designs.DESIGNS)
+    elif self.design not in _designs.DESIGNS:
+      known = ", ".join(_designs.DESIGNS)
       raise ValueError(f"design={self.design!r}; choose from {known}")
     if self.target is not None:
       object.__setattr__(self, "target", self.check_model("target", self.target))
@@ -164,7 +164,7 @@ class Signals:
     >>> float(signals.phi[0, 0, 0].round(6))
     39.306853
     """
-    stacks, labels, keep = outputs.read(logits, labels, keep)
+    stacks, labels, keep = _outputs.read(logits, labels, keep)
     return cls(
       **stacks,
       keep=keep,
@@ -191,7 +191,7 @@ class Signals:
         "models with the same views, and pass all classes"
       )
     nobody = np.zeros(own[:2], bool)
-    stacks, labels, _ = outputs.read(logits, labels, nobody, name="population logits")
+    stacks, labels, _ = _outputs.read(logits, labels, nobody, name="population logits")
     del stacks["log_probs"]  # no attack reads a population's
     made: dict[str, Any] = {**stacks, "keep": nobody, "labels": labels}
     return cls(**made)
@@ -244,7 +244,7 @@ class Signals:
   @functools.cached_property
   def loss(self) -> np.ndarray:
     """Cross-entropy in nats, float64 [S, N, Q]."""
-    return per_record.loss_of_phi(self.phi)
+    return _per_record.loss_of_phi(self.phi)
 
   def statistic(self, name: str) -> np.ndarray:
     """Return the named statistic [S, N, Q], or say why these signals lack it."""
@@ -264,13 +264,13 @@ class Signals:
     Their subsets follow from each other (`designs.related`), or they are one model that
     is listed twice: same subset, same outputs.
     """
-    return designs.related(self.keep[:, self.audited]) | self._twice
+    return _designs.related(self.keep[:, self.audited]) | self._twice
 
   @functools.cached_property
   def _twice(self) -> np.ndarray:
     """Pairs of equal models, bool [S, S]."""
-    outputs = self.phi.reshape(len(self.phi), -1)
-    return designs.same_rows(self.keep) & designs.same_rows(outputs)
+    _outputs = self.phi.reshape(len(self.phi), -1)
+    return _designs.same_rows(self.keep) & _designs.same_rows(_outputs)
 
   def references(self, target: int) -> np.ndarray:
     """Return which models may serve as references for each record, bool [S, N].
@@ -282,7 +282,7 @@ class Signals:
     Raises:
       Unavailable: if no model may serve for any record.
     """
-    return self._others(target, designs.references)
+    return self._others(target, _designs.references)
 
   def shadows(self, target: int) -> np.ndarray:
     """Return on which models and records an attack may learn, bool [S, N].
@@ -292,7 +292,7 @@ class Signals:
     Raises:
       Unavailable: if no model may serve.
     """
-    return self._others(target, designs.shadows)
+    return self._others(target, _designs.shadows)
 
   def _others(self, target: int, choose: Callable[..., np.ndarray]) -> np.ndarray:
     self.check_model("target", target)

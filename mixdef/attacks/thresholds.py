@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mixdef.arguments import checked, count, flag, optional
-from mixdef.attacks.entropies import entropy_score, mentr_score
-from mixdef.attacks.ranking import best_threshold
-from mixdef.attacks.shadows import by_class, labels_of, log_probs_of, one_shadow
+from mixdef.attacks._entropies import entropy_score, mentr_score
+from mixdef.attacks._shadows import by_class, labels_of, log_probs_of, one_shadow
 from mixdef.attacks.signals import Signals
+from mixdef.core.arguments import checked, count, flag, optional
+from mixdef.metrics.ranking import best_threshold
 
 
 def gap(signals: Signals, *, target: int) -> np.ndarray:

@@ -15,18 +15,18 @@ examples (1,000 a class for `shokri`): faster, and independent of the records' o
 
 import numpy as np
 
-from mixdef.arguments import checked, count, optional
-from mixdef.attacks import per_record
-from mixdef.attacks.attack_net import fit_attack_net
-from mixdef.attacks.shadows import (
+from mixdef.attacks import _per_record
+from mixdef.attacks._attack_net import fit_attack_net
+from mixdef.attacks._shadows import (
   by_class,
   labels_of,
   log_probs_of,
   one_shadow,
   several_shadows,
 )
+from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.signals import Signals
-from mixdef.attacks.targets import Unavailable
+from mixdef.core.arguments import checked, count, optional
 
 _LEAST = 20  # members, and non-members, that an attack model of one class needs
 _MOST = 10_000
@@ -188,7 +188,7 @@ def salem_3(signals: Signals, *, target: int) -> np.ndarray:
   """
   signals.check_model("target", target)
   outputs = log_probs_of(signals)[target]
-  likeliest = per_record.statistics(outputs, outputs.argmax(-1))
+  likeliest = _per_record.statistics(outputs, outputs.argmax(-1))
   return signals.only_audited(likeliest["phi"])
 
 

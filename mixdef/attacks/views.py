@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixdef.attacks.targets import Unavailable
-from mixdef.data import to_float, validate
-from mixdef.data.seeds import check_seed
-from mixdef.defense import hash_rows
+from mixdef.attacks._targets import Unavailable
+from mixdef.core import validate
+from mixdef.core.randomness import check_seed, hash_rows
+from mixdef.data import to_float
 
 Views = Callable[[np.ndarray], np.ndarray]
 

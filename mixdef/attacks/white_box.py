@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.arguments import checked, count, flag, number, one_of
-from mixdef.attacks.asking import records_to_ask
-from mixdef.attacks.perturbing import refuse_nan, score_in_blocks, valid_range
-from mixdef.attacks.targets import Unavailable
-from mixdef.data import validate
+from mixdef.attacks._asking import records_to_ask
+from mixdef.attacks._perturbing import refuse_nan, score_in_blocks, valid_range
+from mixdef.attacks._targets import Unavailable
+from mixdef.core import validate
+from mixdef.core.arguments import checked, count, flag, number, one_of
 from mixdef.training import Ensemble
 
 _BISECTIONS = 20  # of the last segment

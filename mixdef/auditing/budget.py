@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from mixdef.attacks import Signals, Unavailable, leave_one_out
-from mixdef.auditing.figures import complete_targets
-from mixdef.auditing.summary import summarize
+from mixdef.metrics.roc import complete_targets
+from mixdef.metrics.summary import summarize
 
 _FIRST = 4
 

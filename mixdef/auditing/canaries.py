@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mixdef.data import Dataset, validate
-from mixdef.data.seeds import stream
+from mixdef.core import validate
+from mixdef.core.randomness import stream
+from mixdef.data import Dataset
 
 
 def plant(

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mixdef.auditing.intervals import paired_bootstrap
+from mixdef.metrics.intervals import paired_bootstrap
 
 
 class Attacked(NamedTuple):

@@ -11,10 +11,11 @@ import numpy as np
 import optax
 from numpy.typing import ArrayLike
 
-from mixdef.chain import chain
+from mixdef.core.chaining import chain
+from mixdef.core.learner import Learner
 from mixdef.data import Dataset, validate_keep
 from mixdef.defenses import dp_sgd, ema
-from mixdef.learner import Learner, classifier
+from mixdef.learners.classifier import classifier
 from mixdef.training import Ensemble, fit_many
 
 NOISE_MULTIPLIERS = (0.003125, 0.00625, 0.05, 0.2, 0.5, 1.0, 2.0)

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from mixdef.attacks import Catalogue, Signals
-from mixdef.auditing.risk import RecordRisk, class_risk, exposure_fpr, record_risk
 from mixdef.auditing.running import Findings
+from mixdef.metrics.risk import RecordRisk, class_risk, exposure_fpr, record_risk
 
 _LISTED = 24
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mixdef.defense import Defense
+from mixdef.core.hooks import Defense
 
 _NUMBERS = {
   "epsilon": math.inf,

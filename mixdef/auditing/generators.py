@@ -6,18 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from mixdef.attacks.gan._sampling import grid, interpolations, samples
+from mixdef.core.learner import Learner
+from mixdef.core.randomness import generator
 from mixdef.data import to_float
-from mixdef.data.seeds import generator
-from mixdef.generative.attacks.sampling import grid, interpolations, samples
-from mixdef.generative.metrics import (
-  Extractor,
-  downstream_accuracy,
-  dwp,
-  dwpre,
-  sample_quality,
-)
-from mixdef.learner import Learner
 from mixdef.training import Ensemble, Run
+from mixdef.utility import Extractor, downstream_accuracy, dwp, dwpre, sample_quality
 
 _COLUMNS = 12  # samples a class that are drawn
 _REMARKS = {

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mixdef.attacks import Signals
-from mixdef.attacks.designs import never_varied, same_rows
+from mixdef.attacks._designs import never_varied, same_rows
 
 
 def judged(signals: Signals) -> tuple[Signals, list[str]]:

@@ -14,8 +14,8 @@ import numpy as np
 from absl import logging
 
 from mixdef.attacks import Signals
-from mixdef.files import whole_file
-from mixdef.reading import Damaged, read_npz
+from mixdef.core.files import whole_file
+from mixdef.core.reading import Damaged, read_npz
 from mixdef.training import Ensemble
 from mixdef.training.signature import digest
 

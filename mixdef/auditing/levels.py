@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from mixdef.auditing.figures import clopper_pearson
+from mixdef.metrics.roc import clopper_pearson
 
 LEVELS = ("high", "moderate", "low", "too_few_records", "none_found")
 """From the most leakage to the least; without enough records there is no grade."""

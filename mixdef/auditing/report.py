@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from mixdef.attacks import ATTACKS, Catalogue, Signals
+from mixdef.attacks._targets import check_model
+from mixdef.attacks.gan import ATTACKS as GAN_ATTACKS
+from mixdef.attacks.gan import GanSignals, gan_signals, with_reconstructions
 from mixdef.attacks.query import identity
 from mixdef.attacks.query import signals as ask
-from mixdef.attacks.targets import check_model
 from mixdef.auditing.accuracy import accuracies
 from mixdef.auditing.budget import budget_curve
 from mixdef.auditing.comparison import Attacked, paired_differences, without_scores
@@ -23,11 +25,9 @@ from mixdef.auditing.levels import strongest
 from mixdef.auditing.running import Budget, Findings, drawn_records, run_attacks
 from mixdef.auditing.saved import SCHEMA
 from mixdef.auditing.verdict import verdict
+from mixdef.core.files import local_path, whole_file, write_json, write_text
+from mixdef.core.randomness import check_seed
 from mixdef.data import Dataset, duplicate_records
-from mixdef.data.seeds import check_seed
-from mixdef.files import local_path, whole_file, write_json, write_text
-from mixdef.generative.attacks import ATTACKS as GAN_ATTACKS
-from mixdef.generative.attacks import GanSignals, gan_signals, with_reconstructions
 from mixdef.training import Ensemble
 
 _BUDGET_ATTACKS = (

@@ -10,8 +10,7 @@ import numpy as np
 from absl import logging
 
 from mixdef.attacks import ATTACKS, Catalogue, Signals, Unavailable, leave_one_out
-from mixdef.attacks.designs import first_targets
-from mixdef.auditing.figures import complete_targets
+from mixdef.attacks._designs import first_targets
 from mixdef.auditing.kept_scores import (
   file_name,
   mark_of_models,
@@ -19,9 +18,10 @@ from mixdef.auditing.kept_scores import (
   read_scores,
   write_scores,
 )
-from mixdef.auditing.summary import summarize
-from mixdef.data import validate
-from mixdef.data.seeds import check_seed, generator
+from mixdef.core import validate
+from mixdef.core.randomness import check_seed, generator
+from mixdef.metrics.roc import complete_targets
+from mixdef.metrics.summary import summarize
 from mixdef.training import Ensemble
 from mixdef.training.signature import digest, same_or_refuse
 

@@ -4,8 +4,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from mixdef.files import local_path
-from mixdef.reading import Damaged, check_form, read_json
+from mixdef.core.files import local_path
+from mixdef.core.reading import Damaged, check_form, read_json
 
 SCHEMA = 1
 """Version of the layout of report.json, described in docs/report.schema.json."""

@@ -12,10 +12,10 @@ from mixdef.attacks.query import signals as ask
 from mixdef.auditing.accuracy import accuracies
 from mixdef.auditing.dp_baseline import MatchedDP
 from mixdef.auditing.levels import strongest
-from mixdef.auditing.one_run import epsilon_one_run, one_run_bound
-from mixdef.auditing.risk import exposure_fpr, record_risk
 from mixdef.auditing.running import run_attacks
 from mixdef.data import Dataset
+from mixdef.metrics.one_run import epsilon_one_run, one_run_bound
+from mixdef.metrics.risk import exposure_fpr, record_risk
 from mixdef.training import Ensemble
 
 _DELTA = 1e-5

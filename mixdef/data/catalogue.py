@@ -7,6 +7,7 @@ import pathlib
 import stat
 from collections.abc import Callable, Mapping, Sequence
 
+from mixdef.core.files import local_path
 from mixdef.data import (
   adult,
   bundled,
@@ -24,7 +25,6 @@ from mixdef.data import (
   tfds,
 )
 from mixdef.data.dataset import Dataset
-from mixdef.files import local_path
 
 # Sheets of other pictures, or in the places of each other, have the right number.
 _CIFAR10 = "20b420a22a784cfc007bc404149259b414094d2ecc02c7e85102a35a87f1da66"

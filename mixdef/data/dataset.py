@@ -8,8 +8,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.data import validate
-from mixdef.data.seeds import stream
+from mixdef.core import validate
+from mixdef.core.randomness import stream
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -17,9 +17,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from mixdef import reading
-from mixdef.clutter import is_clutter
-from mixdef.reading import Damaged
+from mixdef.core import reading
+from mixdef.core.clutter import is_clutter
+from mixdef.core.reading import Damaged
 
 _SHOWN = 6  # names of a folder that a message lists
 _DELIMITERS = ",;\t"

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mixdef.data import counts, files, validate
+from mixdef.core import validate
+from mixdef.data import counts, files
 from mixdef.data.dataset import Dataset
 
 NAMES = (

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
-from mixdef.data import counts, files, validate
+from mixdef.core import validate
+from mixdef.data import counts, files
 from mixdef.data.dataset import Dataset
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.data import validate
-from mixdef.data.seeds import stream
+from mixdef.core import validate
+from mixdef.core.randomness import stream
 
 
 def subsets(

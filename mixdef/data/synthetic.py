@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from mixdef.core.randomness import stream
 from mixdef.data.dataset import Dataset
-from mixdef.data.seeds import stream
 
 
 def synthetic_memorize(

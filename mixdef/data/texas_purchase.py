@@ -7,10 +7,11 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from mixdef.clutter import is_clutter
-from mixdef.data import counts, files, validate
+from mixdef.core import validate
+from mixdef.core.clutter import is_clutter
+from mixdef.core.reading import Damaged
+from mixdef.data import counts, files
 from mixdef.data.dataset import Dataset
-from mixdef.reading import Damaged
 
 _CLASSES = 100
 

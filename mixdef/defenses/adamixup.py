@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from mixdef.defense import Defense, defense, weighted_mean
+from mixdef.core.check import check_choice, check_number, is_static
+from mixdef.core.hooks import Defense, defense, weighted_mean
 from mixdef.defenses.mixing import draw_share, mix, shuffle
-from mixdef.defenses.validate import check_choice, check_number, is_static
 
 _PATIENT_FACTOR = 0.9  # what `performance` multiplies m by; 0.1 takes 22 such epochs
 

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mixdef.defense import Defense, defense, fold_in_name, weighted_mean
-from mixdef.defenses.validate import check_count, check_number
+from mixdef.core.check import check_count, check_number
+from mixdef.core.hooks import Defense, defense, weighted_mean
+from mixdef.core.randomness import fold_in_name
 
 _ANSWER, _LABEL, _COMMON = (1024, 512, 64), (128, 64), (256, 64, 1)
 _SPREAD = 0.01  # standard deviation of the first weights; the biases start at 0

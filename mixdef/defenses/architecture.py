@@ -1,7 +1,7 @@
 """Defenses that are settings of the network."""
 
-from mixdef.defense import Defense, defense
-from mixdef.defenses.validate import check_number, is_static
+from mixdef.core.check import check_number, is_static
+from mixdef.core.hooks import Defense, defense
 
 
 @defense
@@ -106,7 +106,7 @@ def weight_standardization() -> Defense:
 
   Guarantee: none of its own.
 
-  Deviation: the scaled form, without a learned gain: `mixdef.models.standardized`. The
+  Deviation: the scaled form, without a learned gain: `mixdef.kernels.standardized`. The
     order of normalisation and ReLU stays the network's own, where De et al. put ReLU
     first.
 

@@ -3,14 +3,15 @@
 import jax
 import jax.numpy as jnp
 
-from mixdef.defense import Defense, batch_keys, defense
-from mixdef.defenses.validate import (
+from mixdef.core.check import (
   check_choice,
   check_count,
   check_flag,
   check_number,
   is_static,
 )
+from mixdef.core.hooks import Defense, defense
+from mixdef.core.randomness import batch_keys
 
 
 @defense

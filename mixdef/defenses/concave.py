@@ -2,8 +2,8 @@
 
 import jax.numpy as jnp
 
-from mixdef.defense import Defense, defense
-from mixdef.defenses.validate import check_choice, check_number
+from mixdef.core.check import check_choice, check_number
+from mixdef.core.hooks import Defense, defense
 
 
 @defense

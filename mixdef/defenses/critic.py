@@ -4,17 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixdef.data.seeds import random_key
-from mixdef.defense import (
-  Defense,
-  Stage,
-  defense,
-  fold_in_name,
-  row_keys,
-  take,
-  weighted_mean,
-)
-from mixdef.defenses.validate import check_count, check_number
+from mixdef.core.check import check_count, check_number
+from mixdef.core.hooks import Defense, Stage, defense, take, weighted_mean
+from mixdef.core.randomness import fold_in_name, random_key, row_keys
 
 
 def critic_losses(learner, state, x, y, *, num_fakes: int = 1):

@@ -5,9 +5,9 @@ import math
 import jax.numpy as jnp
 from jax.scipy.special import entr
 
-from mixdef.defense import Defense, defense
+from mixdef.core.check import check_number
+from mixdef.core.hooks import Defense, defense
 from mixdef.defenses.teachers import ONE_TEACHER, soft_targets
-from mixdef.defenses.validate import check_number
 
 _ROUNDING = 1e-6  # a uniform answer may have an entropy a little above log K
 

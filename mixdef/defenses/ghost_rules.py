@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax.errors import FlaxError
 from flax.linen.linear import canonicalize_padding
 
-from mixdef.models.convolution import linen_conv
+from mixdef.kernels.convolution import linen_conv
 
 # On a CPU the patches of a few images stay in cache, those of a whole batch do not.
 _IMAGES_AT_ONCE = 4

@@ -5,8 +5,9 @@ import math
 import jax
 import jax.numpy as jnp
 
-from mixdef.defense import Defense, batch_keys, defense
-from mixdef.defenses.validate import check_flag, check_number, is_static
+from mixdef.core.check import check_flag, check_number, is_static
+from mixdef.core.hooks import Defense, defense
+from mixdef.core.randomness import batch_keys
 
 
 @defense

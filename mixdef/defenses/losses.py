@@ -5,8 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from mixdef.defense import Defense, defense, weighted_mean
-from mixdef.defenses.validate import check_choice, check_flag, check_number
+from mixdef.core.check import check_choice, check_flag, check_number
+from mixdef.core.hooks import Defense, defense, weighted_mean
 
 
 @defense

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mixdef.defense import Defense, defense, hash_rows, row_keys
-from mixdef.defenses.validate import check_count, check_number
+from mixdef.core.check import check_count, check_number
+from mixdef.core.hooks import Defense, defense
+from mixdef.core.randomness import hash_rows, row_keys
 
 _WIDTHS = (256, 128, 64)
 _HALF = 32  # members, and as many reference rows, in a step of the attack network

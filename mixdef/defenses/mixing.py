@@ -5,9 +5,10 @@ import math
 import jax
 import jax.numpy as jnp
 
-from mixdef.defense import Batch, Defense, batch_keys, defense
+from mixdef.core.check import check_choice, check_flag, check_number, is_static
+from mixdef.core.hooks import Batch, Defense, defense
+from mixdef.core.randomness import batch_keys
 from mixdef.defenses.augment import check_pictures, draw_box
-from mixdef.defenses.validate import check_choice, check_flag, check_number, is_static
 
 
 @defense

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from mixdef.defense import Defense, defense, weighted_mean
-from mixdef.defenses.validate import check_number
+from mixdef.core.check import check_number
+from mixdef.core.hooks import Defense, defense, weighted_mean
 
 
 @defense

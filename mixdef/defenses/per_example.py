@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from mixdef.defense import weighted_mean
+from mixdef.core.hooks import weighted_mean
 from mixdef.defenses.ghost_rules import (
   UnsupportedError,
   finite_or_zero,

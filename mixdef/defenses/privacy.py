@@ -6,16 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixdef.defense import Defense, defense
-from mixdef.defenses import accounting
-from mixdef.defenses.per_example import ghost, microbatch
-from mixdef.defenses.validate import (
+from mixdef.core.check import (
   check_choice,
   check_count,
   check_flag,
   check_number,
   is_static,
 )
+from mixdef.core.hooks import Defense, defense
+from mixdef.defenses import accounting
+from mixdef.defenses.per_example import ghost, microbatch
 
 
 @defense

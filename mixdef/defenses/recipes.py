@@ -3,8 +3,8 @@
 `mixdef.parse` reads their names too. The text of a recipe is that of its parts.
 """
 
-from mixdef.chain import chain
-from mixdef.defense import Defense
+from mixdef.core.chaining import chain
+from mixdef.core.hooks import Defense
 from mixdef.defenses.architecture import group_norm, weight_standardization
 from mixdef.defenses.augment import random_crop, random_flip
 from mixdef.defenses.averaging import ema

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixdef.defense import Defense, defense, hash_rows, row_keys
-from mixdef.defenses.validate import check_count, check_number
+from mixdef.core.check import check_count, check_number
+from mixdef.core.hooks import Defense, defense
+from mixdef.core.randomness import hash_rows, row_keys
 
 MASKED = float(np.log(np.finfo(np.float32).tiny))  # about -87.3, the finite log of "no"
 

@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from mixdef.defense import Defense, Stage, defense, row_keys
+from mixdef.core.check import check_count
+from mixdef.core.hooks import Defense, Stage, defense
+from mixdef.core.randomness import row_keys
 from mixdef.defenses.teachers import soft_targets
-from mixdef.defenses.validate import check_count
 
 
 @defense

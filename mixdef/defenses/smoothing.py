@@ -6,15 +6,9 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from mixdef.defense import (
-  Defense,
-  batch_keys,
-  defense,
-  fold_in_name,
-  mean_value_and_grad,
-  take,
-)
-from mixdef.defenses.validate import check_choice, check_flag, check_number, is_static
+from mixdef.core.check import check_choice, check_flag, check_number, is_static
+from mixdef.core.hooks import Defense, defense, mean_value_and_grad, take
+from mixdef.core.randomness import batch_keys, fold_in_name
 
 _LOG_FLOOR = math.log(1e-30)
 _SPREAD_FLOOR = math.exp(-20)

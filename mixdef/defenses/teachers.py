@@ -2,8 +2,8 @@
 
 import jax
 
-from mixdef.defense import Defense, Stage, defense, take
-from mixdef.defenses.validate import check_choice, check_flag, check_number
+from mixdef.core.check import check_choice, check_flag, check_number
+from mixdef.core.hooks import Defense, Stage, defense, take
 
 
 @defense

@@ -3,13 +3,15 @@
 import jax
 import jax.numpy as jnp
 
-from mixdef.chain import chain
-from mixdef.defense import Defense, row_keys
+from mixdef.core.chaining import chain
+from mixdef.core.check import check_count, check_number
+from mixdef.core.hooks import Defense
+from mixdef.core.learner import Learner, TrainState
+from mixdef.core.randomness import row_keys
+from mixdef.core.text import text_of
 from mixdef.defenses.losses import confidence_penalty
-from mixdef.defenses.validate import check_count, check_number
-from mixdef.learner import Learner, TrainState, classifier
-from mixdef.learners.parts import check_phases, part_of, phase_of, step_on
-from mixdef.text import text_of
+from mixdef.learners._parts import check_phases, part_of, phase_of, step_on
+from mixdef.learners.classifier import classifier
 
 _TEACHER_SHARE = 0.5
 

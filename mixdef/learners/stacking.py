@@ -4,10 +4,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mixdef.defense import Data, fold_in_name
-from mixdef.learner import Learner, TrainState, classifier
-from mixdef.learners.parts import check_phases, part_of, phase_of, step_on
-from mixdef.text import text_of
+from mixdef.core.hooks import Data
+from mixdef.core.learner import Learner, TrainState
+from mixdef.core.randomness import fold_in_name
+from mixdef.core.text import text_of
+from mixdef.learners._parts import check_phases, part_of, phase_of, step_on
+from mixdef.learners.classifier import classifier
 
 _FIRST_LEVEL = ("first", "second")
 _NETWORKS = (*_FIRST_LEVEL, "combiner")  # network i learns from part i

@@ -5,13 +5,21 @@ returns logits `[B,K]`. Fields of all: `num_classes`, `dropout`; of those for im
 also `spatial_dropout`, `lowering` and `weight_standardization`; of the residual and
 dense ones also `norm`. A defense changes them with `module.clone(dropout=0.5)`, which
 checks them again.
+
+Generators and critics come in pairs that fit together, as `Networks`. A generator is
+called as `module.apply(variables, z, y, train=False, weight=None)` and returns records
+[B,...] in [0,1]; a critic as `module.apply(variables, x, y)` and returns one number per
+record [B]. Conditions y [B,K] are rows of the simplex, never integers: they enter by a
+product, so a mixed label is a condition like any other.
 """
 
 from mixdef.models.cnn import cnn
-from mixdef.models.convolution import convolution
 from mixdef.models.densenet import densenet
+from mixdef.models.gan_dense import dense_networks, table_networks
+from mixdef.models.gan_images import image_networks
+from mixdef.models.gan_medgan import MedganNetworks, medgan_networks
+from mixdef.models.gan_pair import Networks
 from mixdef.models.mlp import mlp
-from mixdef.models.pooling import max_pool
 from mixdef.models.resnet import resnet, wide_resnet
 
 CATALOGUE = {
@@ -24,11 +32,15 @@ CATALOGUE = {
 
 __all__ = [
   "CATALOGUE",
+  "MedganNetworks",
+  "Networks",
   "cnn",
-  "convolution",
+  "dense_networks",
   "densenet",
-  "max_pool",
+  "image_networks",
+  "medgan_networks",
   "mlp",
   "resnet",
+  "table_networks",
   "wide_resnet",
 ]

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
+from mixdef.core.randomness import fold_in_name
+from mixdef.core.text import text_of
 from mixdef.data import to_float
-from mixdef.defense import fold_in_name
-from mixdef.text import text_of
 
 _ON = ("train", "training", "is_training", "is_train", "train_mode")
 _OFF = (

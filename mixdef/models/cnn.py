@@ -5,10 +5,10 @@ import functools
 import flax.linen as nn
 import jax
 
-from mixdef.models import standardized
-from mixdef.models.convolution import linen_conv
+from mixdef.kernels import standardized
+from mixdef.kernels.convolution import linen_conv
+from mixdef.kernels.pooling import max_pool
 from mixdef.models.layers import as_images, check_fields, drop_channels
-from mixdef.models.pooling import max_pool
 
 # Xavier-uniform with the ReLU gain sqrt(2); the gain enters squared.
 _XAVIER_RELU = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")
@@ -75,9 +75,9 @@ def cnn(
     num_classes: K.
     dropout: rate in [0,1) before the last dense layer, in training only.
     spatial_dropout: rate in [0,1) after each pooling, of whole channels.
-    lowering: how convolutions reach XLA, see `mixdef.models.convolution`.
+    lowering: how convolutions reach XLA, see `mixdef.kernels.convolution`.
     weight_standardization: standardise each convolution's kernel, see
-      `mixdef.models.standardized`.
+      `mixdef.kernels.standardized`.
 
   Returns:
     The module; `module.apply(variables, x, train=False)` gives logits `[B,K]`.

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mixdef.kernels.pooling import avg_pool
 from mixdef.models.layers import (
   as_images,
   check_depth,
@@ -15,7 +16,6 @@ from mixdef.models.layers import (
   drop_channels,
   normalize,
 )
-from mixdef.models.pooling import avg_pool
 
 _BLOCKS = 3
 
@@ -92,9 +92,9 @@ def densenet(
     spatial_dropout: rate in [0,1) after each dense layer, of its new channels.
     norm: "group" (groups = largest divisor of the channels up to 16), "batch" or
       "none".
-    lowering: how convolutions reach XLA, see `mixdef.models.convolution`.
+    lowering: how convolutions reach XLA, see `mixdef.kernels.convolution`.
     weight_standardization: standardise each convolution's kernel, see
-      `mixdef.models.standardized`.
+      `mixdef.kernels.standardized`.
 
   Returns:
     The module; `module.apply(variables, x, train=False)` gives logits `[B,K]`.

@@ -12,9 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mixdef.models import standardized
-from mixdef.models.convolution import LOWERINGS, linen_conv
-from mixdef.models.group_norm import GroupNorm
+from mixdef.kernels import standardized
+from mixdef.kernels.convolution import LOWERINGS, linen_conv
+from mixdef.kernels.group_norm import GroupNorm
 
 NORMS = ("group", "batch", "none")
 _MAX_GROUPS = 16
@@ -27,7 +27,7 @@ def conv_layer(
   """Return `conv(channels, size, stride=1)`, which makes an `nn.Conv`.
 
   Args:
-    lowering: how the convolution reaches XLA, see `mixdef.models.convolution`.
+    lowering: how the convolution reaches XLA, see `mixdef.kernels.convolution`.
     bias: whether the layer has one; it is redundant before a normalisation.
     standardize: make a `standardized.Conv`.
 

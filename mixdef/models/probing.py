@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import errors
 
-from mixdef.data.seeds import random_key
+from mixdef.core.randomness import random_key
 from mixdef.models.adapters import Network
 
 _SUM_TO_ONE = 1e-3  # how far a row of probabilities may be from it

@@ -129,9 +129,9 @@ def resnet(
       channels.
     norm: "group" (groups = largest divisor of the channels up to 16), "batch" or
       "none".
-    lowering: how convolutions reach XLA, see `mixdef.models.convolution`.
+    lowering: how convolutions reach XLA, see `mixdef.kernels.convolution`.
     weight_standardization: standardise each convolution's kernel, see
-      `mixdef.models.standardized`.
+      `mixdef.kernels.standardized`.
 
   Returns:
     The module; `module.apply(variables, x, train=False)` gives logits `[B,K]`.
@@ -183,9 +183,9 @@ def wide_resnet(
       channels.
     norm: "group" (groups = largest divisor of the channels up to 16), "batch" or
       "none".
-    lowering: how convolutions reach XLA, see `mixdef.models.convolution`.
+    lowering: how convolutions reach XLA, see `mixdef.kernels.convolution`.
     weight_standardization: standardise each convolution's kernel, see
-      `mixdef.models.standardized`.
+      `mixdef.kernels.standardized`.
 
   Returns:
     The module; `module.apply(variables, x, train=False)` gives logits `[B,K]`.

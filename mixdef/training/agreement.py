@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from absl import logging
 
-from mixdef.data.seeds import KEY_IMPLEMENTATION
-from mixdef.files import write_json
-from mixdef.reading import Damaged, read_json, seal
+from mixdef.core.files import write_json
+from mixdef.core.randomness import KEY_IMPLEMENTATION
+from mixdef.core.reading import Damaged, read_json, seal
 from mixdef.training.prepare import Training
 from mixdef.training.signature import digest, equal_or_refuse, same_or_refuse
 from mixdef.training.store import Store

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from mixdef.defense import Rows, fold_in_name
+from mixdef.core.hooks import Rows
+from mixdef.core.randomness import fold_in_name
 
 
 def chunk_of(key, keep, groups: int):

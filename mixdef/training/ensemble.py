@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixdef.data import Dataset, validate
-from mixdef.learner import Learner, TrainState
+from mixdef.core import validate
+from mixdef.core.learner import Learner, TrainState
+from mixdef.data import Dataset
 from mixdef.training.mesh import evenly, on_one_device, spread
 from mixdef.training.plan import Plan
 from mixdef.training.programs import programs, question

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from mixdef.data.seeds import KEY_IMPLEMENTATION
-from mixdef.reading import Damaged, check_form, read_json, read_npz, seal, unsealed
+from mixdef.core.randomness import KEY_IMPLEMENTATION
+from mixdef.core.reading import Damaged, check_form, read_json, read_npz, seal, unsealed
 from mixdef.training.signature import digest
 
 _ARRAYS = "arrays.npz"

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mixdef.core.learner import Learner
+from mixdef.core.randomness import check_seed, random_key
 from mixdef.data import Dataset, validate_keep
-from mixdef.data.seeds import check_seed, random_key
-from mixdef.learner import Learner
 from mixdef.training.ensemble import Ensemble, Run
 from mixdef.training.prepare import prepare
 from mixdef.training.programs import STRATEGIES

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mixdef.data import validate
-from mixdef.defense import Data, Spec
+from mixdef.core import validate
+from mixdef.core.hooks import Data, Spec
 
 _COUNTED = 2**31 - 1  # int32
 

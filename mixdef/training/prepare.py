@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixdef.data import validate
-from mixdef.defense import Data, fold_in_name, row_keys
-from mixdef.learner import Learner
+from mixdef.core import validate
+from mixdef.core.hooks import Data
+from mixdef.core.learner import Learner
+from mixdef.core.randomness import fold_in_name, row_keys
 from mixdef.training.mesh import on_all_devices
 from mixdef.training.plan import Plan, make_plan
 from mixdef.training.programs import programs, question

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mixdef.defense import Ctx, fold_in_name
-from mixdef.learner import Learner
+from mixdef.core.hooks import Ctx
+from mixdef.core.learner import Learner
+from mixdef.core.randomness import fold_in_name
 from mixdef.training.batches import chunk_of, epoch_rows
 from mixdef.training.mesh import compiled, on_one_device
 from mixdef.training.plan import Plan

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from mixdef.core.files import local_path
+from mixdef.core.learner import Learner, TrainState
 from mixdef.data import Dataset
-from mixdef.files import local_path
-from mixdef.learner import Learner, TrainState
 from mixdef.training import hosts, mesh
 from mixdef.training.agreement import Agreement, agree, made_from_alone
 from mixdef.training.ensemble import Ensemble

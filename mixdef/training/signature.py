@@ -7,9 +7,9 @@ import pathlib
 import numpy as np
 from absl import logging
 
+from mixdef.core.files import write_json
+from mixdef.core.reading import Damaged, read_json
 from mixdef.data import Dataset
-from mixdef.files import write_json
-from mixdef.reading import Damaged, read_json
 
 
 class AnotherRun(ValueError):

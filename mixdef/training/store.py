@@ -22,9 +22,9 @@ from typing import Any
 import jax
 from absl import logging
 
-from mixdef.clutter import is_clutter
-from mixdef.files import write_text
-from mixdef.reading import Damaged, check_form, parse_json
+from mixdef.core.clutter import is_clutter
+from mixdef.core.files import write_text
+from mixdef.core.reading import Damaged, check_form, parse_json
 from mixdef.training import entry
 
 METRICS = "metrics.jsonl"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from mixdef.attacks.attack_net import fit_attack_net
+from mixdef.attacks._attack_net import fit_attack_net
 
 RATES = np.array([0.1, 0.35, 0.5, 0.65, 0.9])  # share of members in each group
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp, softmax
 
-from mixdef.attacks import Signals, per_record
+from mixdef.attacks import Signals, _per_record
 
 PROBABILITIES = np.array([0.7, 0.2, 0.1])
 
 
 def phi_of(f, label):
-  return per_record.statistics(f, label)["phi"]
+  return _per_record.statistics(f, label)["phi"]
 
 
 @pytest.mark.parametrize(
@@ -23,8 +23,8 @@ def phi_of(f, label):
 )
 def test_golden_statistics(label, loss, phi, hinge):
   f = np.log(PROBABILITIES)
-  got = per_record.statistics(f, label)
-  assert per_record.loss_of_phi(got["phi"]) == pytest.approx(loss, abs=5e-7)
+  got = _per_record.statistics(f, label)
+  assert _per_record.loss_of_phi(got["phi"]) == pytest.approx(loss, abs=5e-7)
   assert np.exp(-loss) == pytest.approx(PROBABILITIES[label], abs=5e-7)
   assert got["phi"] == pytest.approx(phi, abs=5e-7)
   assert got["hinge"] == pytest.approx(hinge, abs=5e-7)
@@ -34,12 +34,12 @@ def test_golden_statistics(label, loss, phi, hinge):
 def test_statistics_equal_a_loop_over_records():
   rng = np.random.default_rng(0)
   f, labels = 5 * rng.normal(size=(5, 4)), np.array([0, 1, 2, 3, 1])
-  got = per_record.statistics(f, labels)
+  got = _per_record.statistics(f, labels)
   for i, y in enumerate(labels):
     others = np.delete(f[i], y)
     assert got["phi"][i] == pytest.approx(f[i, y] - logsumexp(others))
     assert got["hinge"][i] == pytest.approx(f[i, y] - others.max())
-    loss = per_record.loss_of_phi(got["phi"][i])
+    loss = _per_record.loss_of_phi(got["phi"][i])
     assert loss == pytest.approx(logsumexp(f[i]) - f[i, y])
     assert got["correct"][i] == (f[i].argmax() == y)
 
@@ -48,9 +48,9 @@ def test_pitfall_04_phi_does_not_saturate():
   assert phi_of([40.0, 0, 0], 0) == pytest.approx(39.306853, abs=5e-7)
   p = np.array([1 - 1e-9, 1e-9])
   assert phi_of(np.log(p), 0) == pytest.approx(np.log(1e9), abs=1e-6)
-  sure = per_record.statistics(np.array([[400.0, 0], [500.0, 0]]), [0, 0])
+  sure = _per_record.statistics(np.array([[400.0, 0], [500.0, 0]]), [0, 0])
   assert sure["phi"][0] < sure["phi"][1]
-  loss = per_record.loss_of_phi(sure["phi"])
+  loss = _per_record.loss_of_phi(sure["phi"])
   assert loss[0] > loss[1] > 0
 
 
@@ -59,7 +59,7 @@ def test_pitfall_05_arrays_of_the_caller_are_not_written(dtype):
   f = np.log(PROBABILITIES).astype(dtype)
   f[2] = -np.inf
   before = f.copy()
-  per_record.statistics(f, 1)
+  _per_record.statistics(f, 1)
   np.testing.assert_array_equal(f, before)
   phi = np.ones((2, 3))
   Signals.from_phi(phi, phi > 0)
@@ -69,21 +69,21 @@ def test_pitfall_05_arrays_of_the_caller_are_not_written(dtype):
 def test_hidden_classes_give_finite_statistics_in_order():
   f = np.array([[0, -np.inf, -np.inf], [0, -1, -np.inf], [0, -300, -np.inf]])
   for label in range(3):
-    for values in per_record.statistics(f, [label] * 3).values():
+    for values in _per_record.statistics(f, [label] * 3).values():
       assert np.isfinite(values).all()
   shown, hidden = phi_of(f[2], 1), phi_of(f[2], 2)
   assert hidden <= shown
-  assert phi_of(f[0], 1) == pytest.approx(per_record.HIDDEN)
+  assert phi_of(f[0], 1) == pytest.approx(_per_record.HIDDEN)
 
 
 def test_float32_probabilities_that_underflow_are_hidden_classes():
   p = np.array([1, np.exp(-200.0)], dtype=np.float32)
   with np.errstate(divide="ignore"):
-    assert phi_of(np.log(p), 0) == pytest.approx(-per_record.HIDDEN)
+    assert phi_of(np.log(p), 0) == pytest.approx(-_per_record.HIDDEN)
 
 
 def test_argmax_ties_go_to_the_first_class():
-  tied = per_record.statistics([[1.0, 1.0, 0]] * 2, [0, 1])
+  tied = _per_record.statistics([[1.0, 1.0, 0]] * 2, [0, 1])
   np.testing.assert_array_equal(tied["correct"], [1, 0])
 
 
@@ -101,7 +101,7 @@ def test_argmax_ties_go_to_the_first_class():
 )
 def test_unusable_outputs_are_refused(f, label, message):
   with pytest.raises(ValueError, match=message):
-    per_record.statistics(f, label)
+    _per_record.statistics(f, label)
 
 
 def test_from_logits_takes_views_and_matches_the_plain_statistics():
@@ -113,7 +113,7 @@ def test_from_logits_takes_views_and_matches_the_plain_statistics():
   assert signals.phi.shape == (3, 5, 2)
   assert single.phi.shape == (3, 5, 1)
   for name in ("phi", "hinge", "correct"):
-    expected = per_record.statistics(logits[1, :, 0], labels)[name]
+    expected = _per_record.statistics(logits[1, :, 0], labels)[name]
     np.testing.assert_array_equal(signals.statistic(name)[1, :, 0], expected)
     np.testing.assert_array_equal(single.statistic(name)[1, :, 0], expected)
   assert signals.audited.all()
@@ -159,7 +159,7 @@ def test_jax_arrays_are_taken():
 
 
 def test_statistics_blocks_make_signals():
-  block = per_record.statistics(np.zeros((2, 3, 1, 4)), np.zeros((3, 1), dtype=int))
+  block = _per_record.statistics(np.zeros((2, 3, 1, 4)), np.zeros((3, 1), dtype=int))
   assert Signals(**block, keep=np.ones((2, 3), dtype=bool)).phi.shape == (2, 3, 1)
 
 

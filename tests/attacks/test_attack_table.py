@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mixdef import attacks
-from mixdef.auditing import auc
+from mixdef.metrics import auc
 
 KNOWS_MEMBERS = {"threshold_known"}  # of the target itself, by definition
 NO_FIT = {"gap", "loss_threshold", "lira_global", "attack_p", "salem_2", "salem_3"}

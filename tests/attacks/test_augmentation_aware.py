@@ -6,14 +6,15 @@ import numpy as np
 import optax
 import pytest
 
-from mixdef import chain, models
+from mixdef import models
 from mixdef.attacks import Unavailable, leave_one_out
 from mixdef.attacks.augmentation_aware import AGGREGATES, augmentation_aware
-from mixdef.auditing import auc
+from mixdef.core import chain
 from mixdef.data import subsets
 from mixdef.data.synthetic import synthetic_memorize
 from mixdef.defenses import adamixup, confidence_masking, label_smoothing, mixup
-from mixdef.learner import classifier
+from mixdef.learners.classifier import classifier
+from mixdef.metrics import auc
 from mixdef.training import fit_many
 
 RECORDS, REFERENCE, COUNT = 120, 10, 4

@@ -16,7 +16,7 @@ from mixdef.attacks.bavaria import (
   fit_prior,
   moments,
 )
-from mixdef.auditing import auc
+from mixdef.metrics import auc
 
 PRIOR = NormalInverseGamma(*(np.array([value]) for value in (0.0, 1.0, 2.0, 2.0)))
 

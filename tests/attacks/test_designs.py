@@ -3,9 +3,9 @@ import pytest
 
 from mixdef import attacks
 from mixdef.attacks import Signals
-from mixdef.attacks.designs import detect_design, references, shadows
-from mixdef.auditing import auc
+from mixdef.attacks._designs import detect_design, references, shadows
 from mixdef.data import subsets
+from mixdef.metrics import auc
 
 EVERY = np.ones(100, bool)
 

@@ -5,22 +5,22 @@ import optax
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from mixdef import load, models
+from mixdef import models
 from mixdef.attacks import Signals, Unavailable, leave_one_out
+from mixdef.attacks._logistic import fit_logistic
 from mixdef.attacks.label_only import (
   label_only_logreg,
   label_only_noise,
   label_only_rotation,
   label_only_translation,
 )
-from mixdef.attacks.logistic import fit_logistic
 from mixdef.attacks.query import signals
 from mixdef.attacks.views import rotations, translations
-from mixdef.auditing import auc
-from mixdef.data import Dataset, subsets
+from mixdef.data import Dataset, load, subsets
 from mixdef.data.synthetic import synthetic_memorize
 from mixdef.defenses import confidence_masking
-from mixdef.learner import classifier
+from mixdef.learners.classifier import classifier
+from mixdef.metrics import auc
 from mixdef.training import fit_many
 
 RECORDS, REFERENCE = 200, 8

@@ -6,7 +6,7 @@ from scipy import stats
 
 from mixdef import attacks
 from mixdef.attacks import OFFICIAL, Signals
-from mixdef.auditing import auc
+from mixdef.metrics import auc
 
 INSIDE, OUTSIDE = (2, 3, 4, 3), (0, 1, -1, 0)
 

@@ -5,7 +5,7 @@ from scipy import stats
 from mixdef.attacks import Signals, Unavailable
 from mixdef.attacks.quantile import quantile
 from mixdef.attacks.relative_loss import attack_p, attack_r, calibrated_loss
-from mixdef.auditing import auc
+from mixdef.metrics import auc
 
 
 def phi_of_loss(loss):

@@ -12,7 +12,7 @@ from mixdef.attacks.views import identity, mirror
 from mixdef.data import Dataset
 from mixdef.defenses.averaging import ema
 from mixdef.defenses.release import MASKED, confidence_masking
-from mixdef.learner import classifier
+from mixdef.learners.classifier import classifier
 from mixdef.training import fit_many
 
 RECORDS, MODELS, CLASSES = 300, 3, 3  # a block of 256 and a partial one

@@ -8,7 +8,7 @@ from mixdef.attacks.relative_confidence import (
   rmia,
   tune_offline_a,
 )
-from mixdef.auditing import auc
+from mixdef.metrics import auc
 
 MODES = ["online", "offline"]
 

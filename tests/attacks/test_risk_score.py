@@ -3,7 +3,7 @@ import pytest
 
 from mixdef.attacks import Signals
 from mixdef.attacks.risk_score import posterior, privacy_risk_score
-from mixdef.auditing import auc
+from mixdef.metrics import auc
 
 GOLDEN_IN, GOLDEN_OUT = np.array([1e-3, 1e-2, 0.1]), np.array([0.01, 1.0, 10.0])
 

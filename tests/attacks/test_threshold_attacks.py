@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 
 from mixdef import attacks
-from mixdef.attacks import Signals, ranking
-from mixdef.attacks.entropies import entropy_score, mentr_score
+from mixdef.attacks import Signals
+from mixdef.attacks._entropies import entropy_score, mentr_score
+from mixdef.attacks._shadows import one_shadow
 from mixdef.attacks.known_records import threshold_known
-from mixdef.attacks.shadows import one_shadow
 from mixdef.attacks.thresholds import entropy, mentr
-from mixdef.auditing import auc, balanced_accuracy, gap_attack_accuracy
+from mixdef.metrics import auc, balanced_accuracy, gap_attack_accuracy, ranking
 
 
 def test_pitfall_46_gap_accuracy_is_the_closed_form():

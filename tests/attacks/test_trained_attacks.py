@@ -3,10 +3,10 @@ import pytest
 
 from mixdef import attacks
 from mixdef.attacks import Signals
-from mixdef.attacks.attack_net import AttackNet, fit_attack_net
-from mixdef.attacks.shadows import several_shadows
+from mixdef.attacks._attack_net import AttackNet, fit_attack_net
+from mixdef.attacks._shadows import several_shadows
 from mixdef.attacks.trained import salem_1, salem_2, salem_3, shokri
-from mixdef.auditing import auc
+from mixdef.metrics import auc
 
 
 def make(boost=3.0, *, models=6, records=400, classes=4, seed=0):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mixdef import load
 from mixdef.attacks import Unavailable
 from mixdef.attacks.views import (
   VIEWS,
@@ -16,6 +15,7 @@ from mixdef.attacks.views import (
   rotations,
   translations,
 )
+from mixdef.data import load
 
 PICTURES = load("digits").x[:6]
 BYTES = np.random.default_rng(0).integers(0, 256, (5, 7, 9, 3)).astype(np.uint8)

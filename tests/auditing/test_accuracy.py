@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from mixdef.attacks import Signals, Unavailable, gap, leave_one_out
-from mixdef.auditing import accuracies, balanced_accuracy
+from mixdef.auditing import accuracies
+from mixdef.metrics import balanced_accuracy
 
 
 def draw(models=3, records=60, classes=4, seed=0):

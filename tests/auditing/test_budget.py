@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from mixdef.attacks import Signals, lira_global, lira_online_fixed
-from mixdef.auditing import auc, budget_curve, tpr_at_fpr
+from mixdef.auditing import budget_curve
 from mixdef.auditing.budget import budget_sizes
 from mixdef.data import subsets
+from mixdef.metrics import auc, tpr_at_fpr
 
 
 def draw(models=10, records=300, seed=0):

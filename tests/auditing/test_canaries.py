@@ -5,12 +5,12 @@ import pytest
 from mixdef import models
 from mixdef.attacks import leave_one_out, lira_online
 from mixdef.attacks.query import signals
-from mixdef.auditing import auc
 from mixdef.auditing.canaries import CANARIES, parse_canaries, plant
 from mixdef.data import Dataset, subsets
 from mixdef.data.duplicates import duplicate_records
 from mixdef.data.synthetic import synthetic_clusters
-from mixdef.learner import classifier
+from mixdef.learners.classifier import classifier
+from mixdef.metrics import auc
 from mixdef.training import fit, fit_many
 
 COUNT = 60

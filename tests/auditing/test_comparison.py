@@ -8,8 +8,8 @@ from mixdef.auditing.comparison import (
   sentence,
   without_scores,
 )
-from mixdef.auditing.intervals import paired_bootstrap
-from mixdef.auditing.summary import summarize
+from mixdef.metrics.intervals import paired_bootstrap
+from mixdef.metrics.summary import summarize
 
 MODELS, RECORDS = 4, 200
 

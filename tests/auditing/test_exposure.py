@@ -9,11 +9,11 @@ import jsonschema
 import numpy as np
 import pytest
 
-from mixdef import audit
 from mixdef.attacks import ATTACKS, Signals, read_signals
-from mixdef.auditing import auc, summarize
+from mixdef.auditing import audit
 from mixdef.auditing.exposure import describe, exposure
 from mixdef.auditing.running import run_attacks
+from mixdef.metrics import auc, summarize
 
 SCHEMA = pathlib.Path(__file__).parents[2] / "docs" / "report.schema.json"
 NAMES = ["gap", "loss_threshold", "lira_online_fixed", "lira_offline_fixed", "rmia"]

@@ -156,7 +156,7 @@ def test_what_names_no_attack_is_refused_in_one_line(outputs, named, message):
 
 
 def test_options_of_a_loss_are_its_own():
-  from mixdef.generative.attacks import ATTACKS
+  from mixdef.attacks.gan import ATTACKS
 
   ATTACKS.resolve("gan_leaks_calibrated(num_samples=5)")
   ATTACKS.resolve("gan_leaks_calibrated(loss='reconstruction', steps=3)")

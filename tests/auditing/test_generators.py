@@ -9,15 +9,12 @@ import pytest
 
 import mixdef
 from mixdef.attacks import leave_one_out
+from mixdef.attacks.gan import GanSignals, gan_signals, logan, samples
 from mixdef.auditing import Budget, describe_generators, read_report
 from mixdef.data import Dataset, subsets
-from mixdef.generative import dense_networks, wgan_gp
-from mixdef.generative.attacks import GanSignals, gan_signals, logan, samples
-from mixdef.generative.metrics import (
-  Extractor,
-  downstream_accuracy,
-  sample_quality,
-)
+from mixdef.learners import wgan_gp
+from mixdef.models import dense_networks
+from mixdef.utility import Extractor, downstream_accuracy, sample_quality
 
 pytestmark = pytest.mark.slow  # generators are trained
 
@@ -129,7 +126,7 @@ def test_pictures_have_a_row_for_each_class(described, pictures):
     own = members[data.y[members] == label]
     np.testing.assert_array_equal(cut["real"][label, : len(own)], data.x[own, ..., 0])
     assert (cut["real"][label, len(own) :] == 1).all()  # no more members: paper
-  generated = mixdef.generative.attacks.grid(pictures[0], 12)
+  generated = mixdef.attacks.gan.grid(pictures[0], 12)
   np.testing.assert_array_equal(cut["samples"], generated[..., 0])
   assert drawn["samples"].scale * 3 >= 20  # three pixels are large enough to see
 

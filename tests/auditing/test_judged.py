@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 
-from mixdef import attacks, audit
+from mixdef import attacks
 from mixdef.attacks import Signals, Unavailable, leave_one_out
-from mixdef.auditing import auc
+from mixdef.auditing import audit
 from mixdef.auditing.judged import judged
 from mixdef.data import subsets
+from mixdef.metrics import auc
 
 RECORDS, UNSEEN, CLASSES = 600, 200, 3
 

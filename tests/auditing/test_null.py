@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mixdef import audit
 from mixdef.attacks import ATTACKS, Signals
+from mixdef.auditing import audit
 from mixdef.auditing.levels import LEVELS
 
 CLASSES = 5

@@ -8,13 +8,14 @@ import numpy as np
 import optax
 import pytest
 
-from mixdef import attacks, audit, models
+from mixdef import attacks, models
 from mixdef.attacks import Signals
 from mixdef.attacks.query import signals as ask
-from mixdef.auditing import Budget, auc, read_report, record_risk, summarize
+from mixdef.auditing import Budget, audit, read_report
 from mixdef.data import Dataset, subsets
 from mixdef.defenses import confidence_masking
-from mixdef.learner import classifier
+from mixdef.learners.classifier import classifier
+from mixdef.metrics import auc, record_risk, summarize
 from mixdef.training import fit_many
 
 SCHEMA = pathlib.Path(__file__).parents[2] / "docs" / "report.schema.json"

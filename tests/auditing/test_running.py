@@ -7,10 +7,11 @@ import pytest
 
 from mixdef import attacks
 from mixdef.attacks import Signals, leave_one_out
+from mixdef.attacks.gan import ATTACKS as GAN_ATTACKS
+from mixdef.attacks.gan import GanSignals
 from mixdef.attacks.query import signals as ask
-from mixdef.auditing import Budget, run_attacks, running, summarize
-from mixdef.generative.attacks import ATTACKS as GAN_ATTACKS
-from mixdef.generative.attacks import GanSignals
+from mixdef.auditing import Budget, run_attacks, running
+from mixdef.metrics import summarize
 
 ASKING = "label_only_noise(draws=5)"
 

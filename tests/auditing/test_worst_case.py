@@ -13,15 +13,14 @@ from mixdef.auditing import (
   accuracies,
   attack_canaries,
   attack_dp_baseline,
-  auc,
   plant,
-  record_risk,
 )
 from mixdef.auditing.comparison import without_scores
 from mixdef.auditing.levels import widened
 from mixdef.data import subsets
 from mixdef.data.synthetic import synthetic_clusters
-from mixdef.learner import classifier
+from mixdef.learners.classifier import classifier
+from mixdef.metrics import auc, record_risk
 from mixdef.training import fit_many
 
 CANARIES = 60

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from mixdef.auditing import auc
 from mixdef.data import splits, subsets, validate_keep
+from mixdef.metrics import auc
 
 
 def test_adding_models_changes_none_that_exist():

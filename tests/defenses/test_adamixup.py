@@ -18,7 +18,7 @@ from defense_harness import (
   make_view,
 )
 
-from mixdef.chain import chain
+from mixdef.core.chaining import chain
 from mixdef.defenses import adamixup, label_smoothing
 
 # t -> raw, floor, to_min, m literal, m strength

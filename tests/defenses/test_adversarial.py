@@ -22,7 +22,7 @@ from defense_harness import (
 )
 
 from mixdef import models
-from mixdef.chain import chain
+from mixdef.core.chaining import chain
 from mixdef.data.synthetic import synthetic_memorize
 from mixdef.defenses import dp_sgd
 from mixdef.defenses.adversarial import (
@@ -31,7 +31,7 @@ from mixdef.defenses.adversarial import (
   make_net,
   membership,
 )
-from mixdef.learner import classifier
+from mixdef.learners.classifier import classifier
 from mixdef.training import fit
 
 NAME = "adversarial_regularization"

@@ -14,8 +14,11 @@ from per_example_cases import (
   make_batch,
 )
 
-from mixdef import chain, classifier, group_norm, models, weight_standardization
+from mixdef import models
+from mixdef.core import chain
+from mixdef.defenses import group_norm, weight_standardization
 from mixdef.defenses.per_example import ghost, microbatch
+from mixdef.learners import classifier
 
 # Compiling takes longest here: XLA's own convolution and no optimisation shorten it.
 QUICK = {"xla_backend_optimization_level": 0}

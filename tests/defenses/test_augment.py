@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from defense_harness import in_epoch, make_batch
 
-from mixdef.chain import chain
-from mixdef.defense import Ctx
+from mixdef.core.chaining import chain
+from mixdef.core.hooks import Ctx
 from mixdef.defenses import (
   cutout,
   dp_sgd,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from defense_harness import K, in_epoch, make_batch, make_log_probs
 
-from mixdef.chain import chain
+from mixdef.core.chaining import chain
 from mixdef.defenses import disturb_label, hamp_label, label_smoothing, mixup
 from mixdef.defenses.labels import label_confidence
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 from defense_harness import K, Loop, in_epoch, make_batch, make_log_probs
 
-from mixdef.defense import weighted_mean
+from mixdef.core.hooks import weighted_mean
 from mixdef.defenses import label_smoothing, relaxloss
 
 PROBS = jnp.array([[0.7, 0.2, 0.1], [0.3, 0.6, 0.1]])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from defense_harness import K, ctx_at, make_batch, make_log_probs
 
-from mixdef.chain import chain
-from mixdef.defense import mean_value_and_grad
+from mixdef.core.chaining import chain
+from mixdef.core.hooks import mean_value_and_grad
 from mixdef.defenses import (
   ccl,
   confidence_penalty,

@@ -18,13 +18,13 @@ from mixdef.attacks import (
   loss_threshold,
 )
 from mixdef.attacks.query import signals
-from mixdef.auditing import auc
-from mixdef.chain import chain
+from mixdef.core.chaining import chain
 from mixdef.data import subsets
 from mixdef.data.synthetic import synthetic_memorize
 from mixdef.defenses import dp_sgd, memguard
 from mixdef.defenses.memguard import disguise, log_odds, release_share
-from mixdef.learner import classifier
+from mixdef.learners.classifier import classifier
+from mixdef.metrics import auc
 from mixdef.training import fit, fit_many
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from defense_harness import SPEC, TABLE, K, in_epoch, make_batch
 
-from mixdef.chain import chain
-from mixdef.defense import take
+from mixdef.core.chaining import chain
+from mixdef.core.hooks import take
 from mixdef.defenses import cutmix, distillation, dp_sgd, mixup
 from mixdef.defenses.mixing import draw_share, shuffle
 

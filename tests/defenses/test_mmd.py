@@ -25,12 +25,12 @@ from defense_harness import (
 )
 
 from mixdef import models
-from mixdef.chain import chain
+from mixdef.core.chaining import chain
+from mixdef.core.hooks import Defense
 from mixdef.data.synthetic import synthetic_memorize
-from mixdef.defense import Defense
 from mixdef.defenses import dp_sgd, dropout, mixup, relaxloss
 from mixdef.defenses.mmd import class_matched, mmd, squared_distance
-from mixdef.learner import classifier
+from mixdef.learners.classifier import classifier
 from mixdef.training import fit
 
 MEMBER = [1, 1, 1, 1, 0, 0, 0, 0, 0]

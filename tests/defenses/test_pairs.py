@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from defense_harness import CLASSIFIERS, DATA, SPEC, D, Loop
 
-from mixdef.chain import chain
+from mixdef.core.chaining import chain
 from mixdef.defenses import CATALOGUE
 
 NAMES = CLASSIFIERS

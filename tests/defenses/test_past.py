@@ -14,10 +14,14 @@ from defense_harness import (
   make_batch,
 )
 
-from mixdef import chain, classifier, dp_sgd, fit, fit_many, l1, models, past
+from mixdef import models
+from mixdef.core import chain
+from mixdef.core.hooks import mean_value_and_grad
 from mixdef.data import Dataset
-from mixdef.defense import mean_value_and_grad
+from mixdef.defenses import dp_sgd, l1, past
 from mixdef.defenses.past import sensitivity
+from mixdef.learners import classifier
+from mixdef.training import fit, fit_many
 
 WEIGHT = (1, 1, 1, 0, 0, 0)
 REFERENCE = (0, 0, 0, 1, 1, 0)  # the last row is padding

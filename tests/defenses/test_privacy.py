@@ -7,24 +7,15 @@ import numpy as np
 import optax
 import pytest
 
-from mixdef.chain import chain, from_optax
-from mixdef.defense import (
-  Batch,
-  Ctx,
-  Data,
-  Defense,
-  Rows,
-  Spec,
-  batch_keys,
-  fold_in_name,
-  row_keys,
-)
+from mixdef.core.chaining import chain, from_optax
+from mixdef.core.hooks import Batch, Ctx, Data, Defense, Rows, Spec
+from mixdef.core.randomness import batch_keys, fold_in_name, row_keys
 from mixdef.defenses import accounting
 from mixdef.defenses.augment import gaussian_noise
 from mixdef.defenses.labels import disturb_label
 from mixdef.defenses.mixing import mixup
 from mixdef.defenses.privacy import dp_sgd
-from mixdef.learner import classifier
+from mixdef.learners.classifier import classifier
 
 N, B, K, WIDTH = 12, 6, 3, 5
 CLIP = 0.1

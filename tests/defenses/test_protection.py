@@ -12,13 +12,14 @@ import functools
 import optax
 import pytest
 
-from mixdef import models, parse
+from mixdef import models
 from mixdef.attacks import leave_one_out, loss_threshold
 from mixdef.attacks.query import signals
-from mixdef.auditing import auc
+from mixdef.core import parse
 from mixdef.data import subsets
 from mixdef.data.synthetic import synthetic_memorize
-from mixdef.learner import classifier
+from mixdef.learners.classifier import classifier
+from mixdef.metrics import auc
 from mixdef.training import fit_many
 
 DATA = synthetic_memorize(300, num_classes=4, num_test=60).with_reference(60)

@@ -10,10 +10,10 @@ from defense_harness import DATA, SPEC, ctx_at, rows_at
 from defense_harness import Net as TableNet
 
 import mixdef
-from mixdef.defense import fold_in_name
+from mixdef.core.parsing import parse
+from mixdef.core.randomness import fold_in_name
 from mixdef.defenses import RECIPES, de_et_al, hamp
-from mixdef.learner import classifier
-from mixdef.parse import parse
+from mixdef.learners.classifier import classifier
 
 K, SIDE = 3, 6
 

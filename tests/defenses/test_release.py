@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from defense_harness import DATA, KEEP, SPEC, K, Loop, ctx_at
 
-from mixdef.defense import View
+from mixdef.core.hooks import View
 from mixdef.defenses import confidence_masking, hamp_output
 from mixdef.defenses.release import MASKED
 

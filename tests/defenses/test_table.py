@@ -22,9 +22,9 @@ from defense_harness import (
   rows_at,
 )
 
-from mixdef.chain import chain
+from mixdef.core.chaining import chain
+from mixdef.core.parsing import parse
 from mixdef.defenses import ALIASES, CATALOGUE
-from mixdef.parse import parse
 
 NAMES = CLASSIFIERS
 # One of each kind of hook: the others take these steps with the slow tests.

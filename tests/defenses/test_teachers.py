@@ -25,14 +25,14 @@ from defense_harness import (
 )
 
 from mixdef import models
-from mixdef.auditing import auc
-from mixdef.chain import chain
+from mixdef.core.chaining import chain
 from mixdef.data import subsets
 from mixdef.data.synthetic import synthetic_memorize
 from mixdef.defenses import distillation, mixup, weight_decay
 from mixdef.defenses.dmp import dmp
 from mixdef.defenses.selena import selena
-from mixdef.learner import classifier
+from mixdef.learners.classifier import classifier
+from mixdef.metrics import auc
 from mixdef.training import fit_many
 
 GRID = [1, 2, 3, 5, 10, 15, 25, 50, 75, 100]

@@ -11,7 +11,8 @@ from benches import cpu, cpu_table, dp, gpu, peers, recipe, timing, works
 from benches.settings import BenchSettings
 from command_line import FLAGS
 
-from mixdef import classifier, models
+from mixdef import models
+from mixdef.learners import classifier
 from mixdef.models.layers import conv_layer
 
 TINY = works.Work("mlp", "tiny", models.mlp(4), (6,), 2)

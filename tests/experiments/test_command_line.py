@@ -19,7 +19,7 @@ import sweep
 from benches.settings import BenchSettings
 
 import mixdef
-from mixdef.generative.learners import CATALOGUE as GAN_LEARNERS
+from mixdef.learners import GANS as GAN_LEARNERS
 from mixdef.training.programs import STRATEGIES
 
 ROOT = pathlib.Path(__file__).parents[2]

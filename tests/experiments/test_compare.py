@@ -10,7 +10,7 @@ import pytest
 from command_line import FLAGS
 from compare import CompareSettings
 
-from mixdef.auditing import paired_bootstrap
+from mixdef.metrics import paired_bootstrap
 
 ATTACKS = "loss_threshold, lira_online_fixed, base"
 

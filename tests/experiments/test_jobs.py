@@ -20,8 +20,8 @@ from command_line import FLAGS
 from settings import PROTOCOLS, Settings
 
 from mixdef import attacks
+from mixdef.core.hooks import Data
 from mixdef.data import Dataset
-from mixdef.defense import Data
 from mixdef.training.plan import make_plan
 
 RUN = [

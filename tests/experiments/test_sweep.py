@@ -8,7 +8,7 @@ import sweep_tables
 from studies import STUDIES
 
 import mixdef
-from mixdef.grid import read_grids
+from mixdef.core.grids import read_grids
 
 SMALL = {"model": "mlp(8)", "epochs": 2, "quick": True, "strategy": "vmap"}
 ATTACKS = "gap, loss_threshold, lira_offline"

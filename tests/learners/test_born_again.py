@@ -20,7 +20,7 @@ from learner_cases import (
   train_epochs,
 )
 
-from mixdef.defense import Ctx, Rows
+from mixdef.core.hooks import Ctx, Rows
 from mixdef.learners import CATALOGUE, ban_mpr
 from mixdef.models import mlp
 

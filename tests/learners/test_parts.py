@@ -7,9 +7,9 @@ import optax
 import pytest
 from learner_cases import DATA, RECORDS, STEP_ROWS, Normed, device, learned, same, start
 
-from mixdef.defense import Ctx, Rows
-from mixdef.learner import classifier
-from mixdef.learners.parts import check_phases, part_of, phase_of, step_on
+from mixdef.core.hooks import Ctx, Rows
+from mixdef.learners._parts import check_phases, part_of, phase_of, step_on
+from mixdef.learners.classifier import classifier
 
 
 def test_parts_are_even_and_independent_of_who_is_asked_about():

@@ -19,7 +19,7 @@ from learner_cases import (
 
 from mixdef import models
 from mixdef.learners import CATALOGUE, model_stacking
-from mixdef.learners.parts import part_of
+from mixdef.learners._parts import part_of
 
 EPOCHS = 6  # epochs 0..3 train the first level, 4 and 5 the combiner
 NETWORKS = ("first", "second", "combiner")

@@ -7,10 +7,10 @@ from learner_cases import records, same
 
 import mixdef
 from mixdef import models
-from mixdef.auditing import auc
 from mixdef.data.synthetic import synthetic_memorize
-from mixdef.learner import classifier
 from mixdef.learners import ban_mpr, model_stacking
+from mixdef.learners.classifier import classifier
+from mixdef.metrics import auc
 from mixdef.training import fit, fit_many
 from mixdef.training import loop as loop_module
 from mixdef.training.progress import Progress

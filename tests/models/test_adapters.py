@@ -12,9 +12,9 @@ import pytest
 from flax import nnx
 
 from mixdef import models
-from mixdef.data.seeds import random_key
-from mixdef.defense import Spec
-from mixdef.learner import classifier
+from mixdef.core.hooks import Spec
+from mixdef.core.randomness import random_key
+from mixdef.learners.classifier import classifier
 from mixdef.models.adapters import adapt
 
 K = 3

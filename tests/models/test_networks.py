@@ -8,16 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixdef.models import (
-  CATALOGUE,
-  cnn,
-  densenet,
-  mlp,
-  resnet,
-  standardized,
-  wide_resnet,
-)
-from mixdef.models.group_norm import GroupNorm
+from mixdef.kernels import standardized
+from mixdef.kernels.group_norm import GroupNorm
+from mixdef.models import CATALOGUE, cnn, densenet, mlp, resnet, wide_resnet
 from mixdef.models.layers import drop_channels
 
 SMALL = {

@@ -7,8 +7,8 @@ import optax
 import pytest
 from training_cases import LEARNER, Linear, halves, records, train
 
-from mixdef.defense import Defense
-from mixdef.learner import classifier
+from mixdef.core.hooks import Defense
+from mixdef.learners.classifier import classifier
 from mixdef.training.batches import epoch_rows
 from mixdef.training.plan import make_plan
 

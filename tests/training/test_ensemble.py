@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from mixdef.data import Dataset
-from mixdef.learner import classifier
+from mixdef.learners.classifier import classifier
 from mixdef.training import fit, fit_many
 
 N, SHAPE, K = 12, (2, 3), 3

@@ -8,8 +8,13 @@ import numpy as np
 import optax
 import pytest
 
-from mixdef import Dataset, Defense, chain, classifier, dp_sgd, fit, fit_many, models
+from mixdef import models
 from mixdef.auditing import plant
+from mixdef.core import Defense, chain
+from mixdef.data import Dataset
+from mixdef.defenses import dp_sgd
+from mixdef.learners import classifier
+from mixdef.training import fit, fit_many
 from mixdef.training.ensemble import epsilon_remark
 from mixdef.training.signature import AnotherRun
 

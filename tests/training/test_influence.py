@@ -19,10 +19,11 @@ from training_cases import (
   train,
 )
 
-from mixdef.chain import chain
-from mixdef.defense import Defense, fold_in_name
+from mixdef.core.chaining import chain
+from mixdef.core.hooks import Defense
+from mixdef.core.randomness import fold_in_name
 from mixdef.defenses.mixing import mixup
-from mixdef.learner import classifier
+from mixdef.learners.classifier import classifier
 from mixdef.training import fit
 from mixdef.training.batches import epoch_rows
 from mixdef.training.programs import programs

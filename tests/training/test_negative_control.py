@@ -7,10 +7,10 @@ import pytest
 from mixdef import models
 from mixdef.attacks import leave_one_out, lira_global, lira_online
 from mixdef.attacks.query import signals
-from mixdef.auditing import auc
 from mixdef.data import subsets
 from mixdef.data.synthetic import synthetic_memorize
-from mixdef.learner import classifier
+from mixdef.learners.classifier import classifier
+from mixdef.metrics import auc
 from mixdef.training import fit_many
 
 

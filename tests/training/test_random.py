@@ -9,7 +9,7 @@ import pytest
 from training_cases import CLASSES, Dropped, halves, records, same, train
 
 import mixdef
-from mixdef.learner import classifier
+from mixdef.learners.classifier import classifier
 
 # An initialisation, dropout, a mixing defense and two models: every kind of draw.
 LEARNER = classifier(Dropped(), optax.sgd(0.1), mixdef.mixup(1.0))

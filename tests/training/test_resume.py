@@ -17,10 +17,10 @@ from training_cases import (
   train,
 )
 
-from mixdef.chain import from_optax
-from mixdef.defense import Defense, Stage
+from mixdef.core.chaining import from_optax
+from mixdef.core.hooks import Defense, Stage
 from mixdef.defenses.labels import label_smoothing
-from mixdef.learner import classifier
+from mixdef.learners.classifier import classifier
 from mixdef.training import loop as loop_module
 from mixdef.training import strategy
 from mixdef.training.progress import Progress

@@ -16,12 +16,12 @@ from training_cases import (
   train,
 )
 
-from mixdef.chain import chain
-from mixdef.defense import Defense, Stage
+from mixdef.core.chaining import chain
+from mixdef.core.hooks import Defense, Stage
 from mixdef.defenses.averaging import ema
 from mixdef.defenses.release import confidence_masking
 from mixdef.defenses.teachers import distillation
-from mixdef.learner import classifier
+from mixdef.learners.classifier import classifier
 
 EVEN = np.arange(RECORDS) % 2 == 0
 

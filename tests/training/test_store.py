@@ -14,7 +14,7 @@ from training_cases import LEARNER, SIZES, Linear, halves, records, same, train
 
 import mixdef
 from mixdef.attacks.views import identity
-from mixdef.learner import classifier
+from mixdef.learners.classifier import classifier
 from mixdef.training import entry, strategy
 from mixdef.training import loop as loop_module
 from mixdef.training.lock import locked
@@ -310,7 +310,7 @@ def test_a_model_that_diverges_harms_no_other(tmp_path, strategy, caplog):
   alone = ask(3, make(0.5), strategy=strategy)
   np.testing.assert_allclose(found.signals.phi, alone.signals.phi[[0, 2]], atol=1e-5)
   scores = mixdef.attacks.leave_one_out(mixdef.attacks.lira_global, found.signals)
-  figures = mixdef.auditing.summarize(scores, found.signals.keep)
+  figures = mixdef.metrics.summarize(scores, found.signals.keep)
   assert figures["num_members"] == KEEP[[0, 2]].sum()
   rows = Store(tmp_path).read_metrics()
   assert all(row["diverged"] == [1] and np.isfinite(row["loss"]) for row in rows[1:])

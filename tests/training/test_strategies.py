@@ -15,7 +15,7 @@ from training_cases import (
   train,
 )
 
-from mixdef.learner import classifier
+from mixdef.learners.classifier import classifier
 from mixdef.training import fit, fit_many, shadows
 from mixdef.training import strategy as choosing
 from mixdef.training.programs import STRATEGIES

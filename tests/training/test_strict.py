@@ -11,9 +11,9 @@ from defense_harness import CLASSIFIERS
 
 import mixdef
 from mixdef import models
-from mixdef.data.seeds import random_key
-from mixdef.generative.networks import table_networks
-from mixdef.parse import parse
+from mixdef.core.parsing import parse
+from mixdef.core.randomness import random_key
+from mixdef.models import table_networks
 from mixdef.training.prepare import prepare
 from mixdef.training.programs import programs
 
@@ -77,7 +77,7 @@ GANS = {
   **{
     name: functools.partial(
       lambda make, **options: make(networks(), **options),
-      mixdef.generative.learners.CATALOGUE[name],
+      mixdef.learners.GANS[name],
       **options,
     )
     for name, options in {

@@ -11,12 +11,12 @@ import pytest
 from training_cases import CLASSES, RECORDS, Linear, perturbed, same
 from training_cases import records as all_records
 
-from mixdef.chain import chain
+from mixdef.core.chaining import chain
 from mixdef.defenses.dmp import dmp
 from mixdef.defenses.selena import selena
 from mixdef.defenses.smoothing import weighted_smoothing
 from mixdef.defenses.teachers import distillation
-from mixdef.learner import classifier
+from mixdef.learners.classifier import classifier
 from mixdef.training import fit, fit_many
 from mixdef.training import loop as loop_module
 from mixdef.training.progress import Progress

@@ -9,8 +9,10 @@ import pytest
 import mixdef
 from mixdef import attacks
 from mixdef.attacks import Unavailable, leave_one_out
-from mixdef.auditing import auc, plant
-from mixdef.defense import Defense, hash_rows
+from mixdef.auditing import plant
+from mixdef.core.hooks import Defense
+from mixdef.core.randomness import hash_rows
+from mixdef.metrics import auc
 
 VOCABULARY, LENGTH = 40, 6
 

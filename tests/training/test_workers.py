@@ -13,7 +13,7 @@ import optax
 import pytest
 from training_cases import Dropped, Linear, halves, same, train
 
-from mixdef.learner import classifier
+from mixdef.learners.classifier import classifier
 from mixdef.training.programs import over_models
 from mixdef.training.workers import exported, pool, script
 

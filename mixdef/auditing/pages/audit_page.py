@@ -11,7 +11,7 @@ from mixdef.auditing.levels import lowest_resolvable
 from mixdef.auditing.pages import charts, rows, svg, words
 from mixdef.auditing.pages.generator_section import generator_section
 from mixdef.auditing.pages.pictures import record_pictures
-from mixdef.data import validate
+from mixdef.core import validate
 from mixdef.training.ensemble import epsilon_remark
 
 _LEVELS = {

@@ -5,14 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.attacks import ranking
-from mixdef.auditing.figures import scored_pairs
-from mixdef.auditing.intervals import (
-  effective_trials,
-  independent_pairs,
-  rate_intervals,
-)
-from mixdef.data.seeds import generator
+from mixdef.core.randomness import generator
+from mixdef.metrics import ranking
+from mixdef.metrics.intervals import effective_trials, independent_pairs, rate_intervals
+from mixdef.metrics.roc import scored_pairs
 
 
 def roc_band(

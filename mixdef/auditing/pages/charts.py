@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from mixdef.attacks import ranking
-from mixdef.auditing.figures import scored_pairs
 from mixdef.auditing.pages import svg, words
 from mixdef.auditing.pages.bands import roc_band
-from mixdef.auditing.plots import frame_roc, roc_rates, step_curve, unresolved
+from mixdef.metrics import ranking
+from mixdef.metrics.plots import frame_roc, roc_rates, step_curve, unresolved
+from mixdef.metrics.roc import scored_pairs
 
 _WIDTH = 4.7
 _BANDS = 3

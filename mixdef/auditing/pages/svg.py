@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from mixdef.auditing import drawing
+from mixdef.metrics import drawing
 
 INK, MUTED, GRID, SHADE, PAPER = (f"#0203{n:02x}" for n in range(5))
 """Stand-in colours: each becomes the CSS variable of the same name."""

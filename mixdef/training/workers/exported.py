@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import jax
 
-from mixdef.models import onednn
+from mixdef.kernels import onednn
 from mixdef.training.workers.pool import Program, pool
 
 _numbers = itertools.count()

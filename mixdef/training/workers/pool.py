@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from mixdef.models import onednn
+from mixdef.kernels import onednn
 from mixdef.training.hosts import Stopped
 from mixdef.training.workers import script
 from mixdef.training.workers.script import ALIGNMENT, Memory, layout, views

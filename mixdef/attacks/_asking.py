@@ -1,0 +1,94 @@
+"""What attacks that ask models questions of their own share: whom, what, how much."""
+
+from typing import Any
+
+import numpy as np
+
+from mixdef.attacks._designs import detect_design, shadows
+from mixdef.attacks._shadows import check_shadow, choose_shadow
+from mixdef.attacks._targets import check_model
+from mixdef.attacks.views import Views, content_hash
+from mixdef.training import Ensemble, Run
+
+_FIT = 5000  # records of a shadow model that an attack is fitted on
+_QUERIES = 2**13  # asked at once: 100 MB of 32 x 32 x 3 pictures
+
+
+def records_to_ask(ensemble: Ensemble, target: int, records: Any = None) -> np.ndarray:
+  """Return the indices [R] of the records that an attack on the target scores.
+
+  Args:
+    ensemble: S models.
+    target: index of the attacked model.
+    records: int [R], or None for every audited record.
+
+  Raises:
+    ValueError: if the target is no model, or a record is none or not audited.
+  """
+  check_model("target", target, len(ensemble))
+  audited = ensemble.data.audited
+  if records is None:
+    return np.flatnonzero(audited)
+  rows = np.asarray(records)
+  if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
+    raise ValueError(f"records are {rows.dtype} {rows.shape}; pass int [R] indices")
+  for row in rows:
+    if not 0 <= row < len(audited) or not audited[row]:
+      raise ValueError(f"records hold {row}, which is no audited record: leave it out")
+  return rows
+
+
+def shadow_examples(
+  ensemble: Ensemble, target: int, shadow: int | None = None
+) -> tuple[int, np.ndarray, np.ndarray]:
+  """Return the model whose membership an attack learns from, and what it learns on.
+
+  The examples are the audited records for which the model may be a shadow of the
+  target (see `designs.shadows`): all of them up to 5,000, from there on those with
+  the lowest hash of their content.
+
+  Args:
+    ensemble: S >= 2 models.
+    target: index of the attacked model.
+    shadow: index of another model; None is the first one after the target that can, as
+      for `shadows.one_shadow`.
+
+  Returns:
+    The shadow's index, the examples int [F], and which the shadow trained on, bool [F].
+
+  Raises:
+    Unavailable: if no model can serve.
+    ValueError: if the named shadow cannot.
+  """
+  keep, audited = ensemble.keep, ensemble.data.audited
+  check_shadow(len(keep), target, shadow)
+  design = detect_design(keep[:, audited])
+  usable = shadows(keep, target, audited=audited, design=design) & audited
+  shadow = choose_shadow(usable, keep, target, shadow)
+  rows = np.flatnonzero(usable[shadow])
+  if len(rows) > _FIT:
+    order = np.argsort(content_hash(ensemble.data.x[rows]), kind="stable")
+    rows = rows[order[:_FIT]]
+  return shadow, rows, keep[shadow, rows]
+
+
+def hits(run: Run, rows: np.ndarray, views: Views) -> np.ndarray:
+  """Ask for the labels of records' views; tell which are the records' own.
+
+  Args:
+    run: the model, asked as it is released.
+    rows: int [R], indices into its data.
+    views: x [B,...] -> [B,Q,...].
+
+  Returns:
+    bool [R,Q]; of the answers only the most likely class is read.
+  """
+  data = run.data
+  count = views(data.x[:1]).shape[1]
+  right = np.zeros((len(rows), count), bool)
+  size = max(1, _QUERIES // count)
+  for block in (slice(i, i + size) for i in range(0, len(rows), size)):
+    asked = views(data.x[rows[block]])
+    labels = run.predict(asked.reshape(-1, *asked.shape[2:]), checked=False).argmax(-1)
+    right[block] = labels.reshape(-1, count) == data.y[rows[block], None]
+  return right

@@ -1,0 +1,138 @@
+"""Outputs of models trained anywhere: what is refused, and what is kept of them."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from mixdef.attacks import _per_record
+from mixdef.core import validate
+
+_FIRST = 256  # records that rule out a wrong scale, as a rule
+
+_LINEAR = {
+  "probabilities": (lambda f: f, "pass np.log(np.maximum(p, 1e-30)), or the logits"),
+  "percentages": (lambda f: f / 100, "pass np.log(np.maximum(p / 100, 1e-30))"),
+}
+_LOGARITHMS = {
+  "negated log-probabilities": (lambda f: np.exp(-f), "pass them with the other sign"),
+  "log-probabilities of base 2": (np.exp2, "multiply them by np.log(2)"),
+  "log-probabilities of base 10": (lambda f: 10**f, "multiply them by np.log(10)"),
+}
+"""What may be passed for logits, as probabilities, and what to do about it."""
+
+
+def read(
+  logits: Any, labels: Any, keep: Any, *, name: str = "logits"
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+  """Condense logits to statistics, one model at a time.
+
+  Args:
+    logits: [S, N, K] or [S, N, Q, K], logits or log-probabilities of K >= 2 classes.
+    labels: int [N].
+    keep: bool [S, N].
+    name: how the caller calls the logits.
+
+  Returns:
+    {"phi", "hinge", "correct"} [S, N, Q] and {"log_probs"} float32 [S, N, K] of view 0;
+    labels and keep as arrays.
+
+  Raises:
+    ValueError: for what is no logits of these labels and models, with the fix.
+  """
+  logits = validate.numbers(logits, name)
+  if logits.dtype == bool:
+    raise ValueError(f"{name} are bool, decisions and no logits; pass logits [S, N, K]")
+  keep = validate.bools(keep, "keep")
+  labels = validate.labels(labels, "labels")
+  _check_axes(logits, labels, keep, name)
+  classes = logits.shape[-1]
+  outside = labels >= classes
+  fix = "number the classes from 0"
+  _per_record.refuse("labels", outside, f"values outside 0..{classes - 1}", fix)
+  _refuse_nan(logits, name)
+  stacks: dict[str, np.ndarray] = {}
+  for model, block in enumerate(logits):
+    f = (block if block.ndim == 3 else block[:, None]).astype(np.float64)
+    _refuse_scales(f, f"{name}[{model}]")
+    infinite = np.isposinf(f)
+    _per_record.refuse(f"{name}[{model}]", infinite, "+inf", "clip them before saving")
+    one = _per_record.statistics(f, labels[:, None])
+    one["log_probs"] = _per_record.log_softmax(f[:, 0])
+    for key, values in one.items():
+      if model == 0:
+        stacks[key] = np.empty((len(logits), *values.shape), values.dtype)
+      stacks[key][model] = values
+  return stacks, labels, keep
+
+
+def _check_axes(
+  logits: np.ndarray, labels: np.ndarray, keep: np.ndarray, name: str
+) -> None:
+  """Find out which of the three arrays does not fit the others, and say its shape."""
+  shape = logits.shape
+  if 0 in shape:
+    raise ValueError(f"{name} have shape {shape}; pass [S, N, K], none 0")
+  if shape[:2] == keep.shape and keep.shape[1:] != labels.shape:
+    raise ValueError(f"labels have shape {labels.shape}; pass [{keep.shape[1]}]")
+  validate.membership(keep, len(labels))
+  if shape[:2] != keep.shape or logits.ndim not in (3, 4) or shape[-1] < 2:
+    models, records = keep.shape
+    raise ValueError(
+      f"{name} have shape {shape}; pass [{models}, {records}, K] or "
+      f"[{models}, {records}, Q, K] with K >= 2{_axes_fix(shape, keep.shape, name)}"
+    )
+
+
+def _axes_fix(shape: tuple[int, ...], outer: tuple[int, ...], name: str) -> str:
+  """Return how an array of this shape becomes [S, N, K], "" if that is not clear."""
+  one_logit = "of one logit z for two classes, np.stack([np.zeros_like(z), z], -1)"
+  if shape == outer:
+    return f": {one_logit}"
+  if shape == (*outer, 1):
+    return f": {one_logit} with z = {name}[..., 0]"
+  if outer == (1, *shape[:1]):
+    return f": of one model, {name}[None]"
+  for axes in itertools.permutations(range(len(shape))):
+    if tuple(shape[axis] for axis in axes[:2]) == outer and len(axes) > 2:
+      return f": {name}.transpose{axes}"
+  return ""
+
+
+def _refuse_nan(logits: np.ndarray, name: str) -> None:
+  """Refuse NaN with their count and the first place, without a mask of all models."""
+  counts = [int(np.isnan(block).sum()) for block in logits]
+  if any(counts):
+    model = int(np.flatnonzero(counts)[0])
+    place = np.argwhere(np.isnan(logits[model]))[0].tolist()
+    raise ValueError(
+      f"{name} has {sum(counts)} NaN, the first at {[model, *place]}; drop the models "
+      "or views that diverged"
+    )
+
+
+def _refuse_scales(f: np.ndarray, name: str) -> None:
+  """Refuse outputs [N, Q, K] of a model if all of a view's are on another scale.
+
+  Logits do not sum to a constant over the classes. Rounding to 16 bits or two digits is
+  allowed for. Where all mass is on one class, logarithms of any base look alike.
+  """
+  with np.errstate(invalid="ignore"):  # +inf is refused later
+    natural = _sum_to_one(np.exp(f - np.maximum(f.max(-1, keepdims=True), 0)))
+  for scales, possible in ((_LINEAR, True), (_LOGARITHMS, ~natural)):
+    for scale, (probabilities, fix) in scales.items():
+      with np.errstate(over="ignore"):
+        if not (possible & _sum_to_one(probabilities(f[:_FIRST]))).any():
+          continue
+        found = possible & _sum_to_one(probabilities(f))
+      if found.any():
+        view = "" if found.all() else f" (view {int(found.argmax())})"
+        raise ValueError(f"{name}{view} holds {scale}; {fix}")
+
+
+def _sum_to_one(p: np.ndarray) -> np.ndarray:
+  """Tell of which views [Q] the rows p [N, Q, K] are on the simplex, all of them."""
+  off = p.sum(-1) - 1
+  return (
+    (p >= 0).all((0, 2)) & (np.abs(off) <= 0.05).all(0) & (np.abs(off.mean(0)) <= 0.01)
+  )

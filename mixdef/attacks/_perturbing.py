@@ -1,0 +1,83 @@
+"""What attacks that move records share: blocks of them, and how far they may go."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mixdef.attacks._targets import Unavailable
+from mixdef.core import validate
+from mixdef.data import Dataset, to_float
+from mixdef.training.progress import Progress
+
+_BLOCK = 128  # records moved at once; one size, so one program and equal answers
+
+
+def refuse_nan(values: np.ndarray) -> None:
+  """Raise a ValueError if what the target gave holds NaN."""
+  if np.isnan(values).any():
+    raise ValueError(
+      "the target answers NaN: it diverged; train it with a lower learning rate, or "
+      "leave it out"
+    )
+
+
+def score_in_blocks(
+  data: Dataset,
+  rows: np.ndarray,
+  function: Callable[[np.ndarray, np.ndarray], ArrayLike],
+  *,
+  progress: bool,
+) -> np.ndarray:
+  """Score chosen records, a padded block of one size after another.
+
+  Args:
+    data: the records.
+    rows: int [R], those to score.
+    function: (x [B,...] as the network reads it, y [B]) -> scores [B], each a function
+      of its own record.
+    progress: show a progress bar (on a terminal) or lines.
+
+  Returns:
+    Scores float64 [N]; NaN where not chosen.
+
+  Raises:
+    ValueError: if a score is NaN.
+  """
+  scores = np.full(len(data), np.nan)
+  shown = Progress(len(rows), unit="record", shown=progress)
+  for start in range(0, len(rows), _BLOCK):
+    block = rows[start : start + _BLOCK]
+    padded = np.resize(block, _BLOCK)
+    answers = function(to_float(data.x[padded]), data.y[padded])
+    scores[block] = np.asarray(answers, np.float64)[: len(block)]
+    refuse_nan(scores[block])
+    shown.advance(len(block))
+  shown.close()
+  return scores
+
+
+def valid_range(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
+  """Return the lowest and highest value that an entry of a record may take.
+
+  Args:
+    data: pictures are uint8, or [H,W,C] floats in [0,1]; all else is a table.
+
+  Returns:
+    float32 low and high that broadcast against records [B,...]: 0 and 1 for pictures,
+    as the network reads them, else the extremes [1,...] of each feature over the
+    audited records.
+
+  Raises:
+    Unavailable: for integers that are names, such as token ids.
+
+  >>> table = Dataset.from_arrays([[0., 5.], [-2., 9.]], [0, 1])
+  >>> [bound.tolist() for bound in valid_range(table)]
+  [[[-2.0, 5.0]], [[0.0, 9.0]]]
+  """
+  validate.quantities(data.x, "the attack", error=Unavailable)
+  x = data.x[data.audited]
+  picture = data.x.ndim == 4 and x.min() >= 0 and x.max() <= 1
+  if data.x.dtype == np.uint8 or picture:
+    return np.zeros((), np.float32), np.ones((), np.float32)
+  return x.min(0, keepdims=True), x.max(0, keepdims=True)

@@ -1,0 +1,155 @@
+"""What an attack may learn from other models: which ones, which records, by class."""
+
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from mixdef.attacks._targets import Unavailable, check_model
+from mixdef.attacks.signals import Signals
+
+
+def one_shadow(
+  signals: Signals, target: int, shadow: int | None = None
+) -> tuple[int, np.ndarray]:
+  """Choose the one model whose membership an attack learns from.
+
+  Args:
+    signals: of S >= 2 models.
+    target: index of the attacked model.
+    shadow: index of the shadow; default the first one after the target, cyclically,
+      that has both kinds of record and is not the target's exact complement.
+
+  Returns:
+    The index, and the records to learn from, bool [N]: audited ones for which the
+    shadow may serve, see `Signals.shadows`.
+
+  Raises:
+    Unavailable: if no model can serve.
+    ValueError: if the named shadow cannot.
+
+  >>> one_shadow(Signals.from_phi(np.eye(3)[:, :2], [[True, False]] * 3), 1)[0]
+  2
+  """
+  check_shadow(len(signals.keep), target, shadow)
+  usable = signals.shadows(target) & signals.audited
+  shadow = choose_shadow(usable, signals.keep, target, shadow)
+  return shadow, usable[shadow]
+
+
+def check_shadow(models: int, target: int, shadow: int | None) -> None:
+  """Raise a ValueError if a named shadow is no model, or the target."""
+  if shadow is not None:
+    check_model("shadow", shadow, models)
+  if shadow == target:
+    raise ValueError(f"shadow={shadow} is the target; name another model")
+
+
+def choose_shadow(
+  usable: np.ndarray, keep: np.ndarray, target: int, shadow: int | None
+) -> int:
+  """Return the index of the shadow as `one_shadow` does.
+
+  Args:
+    usable: bool [S, N], the audited records for which a model is a reference.
+    keep: bool [S, N].
+    target: index of the attacked model.
+    shadow: index of the shadow, or None.
+  """
+  both = np.logical_and((usable & keep).any(1), (usable & ~keep).any(1))
+  if shadow is None:
+    if not both.any():
+      raise Unavailable(
+        f"needs reference models: no other model can be the shadow of target={target}; "
+        "train more models"
+      )
+    return (target + int(np.roll(both, -target).argmax())) % len(both)
+  if not both[shadow]:
+    raise ValueError(
+      f"shadow={shadow} has only one kind of record to learn from, or is the target's "
+      f"exact complement; name another"
+    )
+  return shadow
+
+
+def several_shadows(signals: Signals, target: int, most: int) -> np.ndarray:
+  """Choose up to `most` models, and the records to learn from on each.
+
+  Which models, if there are more, is decided by a checksum of their outputs: at random,
+  but depending neither on the order of the models nor on that of the records.
+
+  Args:
+    signals: of S >= 2 models.
+    target: index of the attacked model.
+    most: at least 1.
+
+  Returns:
+    bool [S, N], subset of `Signals.shadows(target)` and audited.
+
+  Raises:
+    Unavailable: if the others show only one kind of record.
+  """
+  if most < 1:
+    raise ValueError(f"shadows={most}; an attack needs at least 1")
+  usable = signals.shadows(target) & signals.audited
+  models = np.flatnonzero(usable.any(1))
+  phi = signals.phi[:, signals.audited, 0]
+  checksums = [zlib.crc32(np.sort(phi[model]).tobytes()) for model in models]
+  usable[models[np.argsort(checksums)[most:]]] = False
+  if not (usable & signals.keep).any() or not (usable & ~signals.keep).any():
+    raise Unavailable(
+      f"needs reference models: the others show target={target} no members, or no "
+      "non-members, to learn from; train more models"
+    )
+  return usable
+
+
+def by_class(
+  labels: np.ndarray, learn: np.ndarray, member: np.ndarray, *, least: int = 1
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Yield every class's records with the examples its own model is learnt from.
+
+  Args:
+    labels: int [N], any values.
+    learn: bool [N] or [S, N], the examples there are.
+    member: bool of the same shape.
+    least: a class with fewer members or fewer non-members among its examples is short.
+
+  Yields:
+    Records bool [N] and examples, bool like `learn`; at the end the records of all
+    short classes with all examples.
+
+  >>> labels, yes = np.array([0, 0, 5]), np.ones(3, bool)
+  >>> for rows, fit in by_class(labels, yes, np.array([True, False, True])):
+  ...   print(rows, fit)
+  [ True  True False] [ True  True False]
+  [False False  True] [ True  True  True]
+  """
+  inside = np.atleast_2d(learn & member).sum(0)
+  outside = np.atleast_2d(learn & ~member).sum(0)
+  short = np.zeros(len(labels), bool)
+  for label in np.unique(labels):
+    rows = labels == label
+    if min(inside[rows].sum(), outside[rows].sum()) < least:
+      short |= rows
+    else:
+      yield rows, learn & rows
+  if short.any():
+    yield short, learn
+
+
+def labels_of(signals: Signals) -> np.ndarray:
+  """Return the labels [N], or say that an attack needs them."""
+  if signals.labels is None:
+    raise Unavailable("this attack needs labels; build the signals with them")
+  return signals.labels
+
+
+def log_probs_of(signals: Signals) -> np.ndarray:
+  """Return the log-probabilities [S, N, K], or say that an attack needs them."""
+  if signals.log_probs is None:
+    raise Unavailable(
+      "these signals hold no log_probs; build them with Signals.from_logits or "
+      "signals(ensemble, log_probs=True)"
+    )
+  return signals.log_probs

@@ -1,0 +1,193 @@
+"""Likelihood ratios for GANs: a loss of the target against Gaussians of each record.
+
+The Gaussians are those of `mixdef.attacks.lira`: fitted to reference models with and
+without the record, with the variance of maximum likelihood, which the official code
+takes (`ddof=0`; 1 is the unbiased one, for few references). Everything is a difference
+of log densities; no density is divided by another.
+
+Reference: Mixup Training for Generative Models to Defend Membership Inference Attacks,
+INFOCOM 2023; Carlini et al., "Membership Inference Attacks From First Principles",
+2022, arXiv 2112.03570.
+"""
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mixdef.attacks import (
+  Signals,
+  Unavailable,
+  lira_offline,
+  lira_online,
+  lira_online_fixed,
+)
+from mixdef.attacks._asking import records_to_ask
+from mixdef.attacks.gan.reconstruction import reconstruction_losses
+from mixdef.attacks.gan.signals import GanSignals
+from mixdef.core.arguments import checked, count, flag
+from mixdef.training import Ensemble
+
+
+@checked(ddof=count(0, 1), include_target=flag)
+def lira_gan_discriminator(
+  signals: Signals, *, target: int, ddof: int = 0, include_target: bool = False
+) -> np.ndarray:
+  """Score by the log-likelihood ratio of the critic's loss, one variance a record.
+
+  ```
+  l(x)       = -D(x, y) + mean_z D(G(z, y), y)
+  log Lambda = log(s_out / s_in) + (l - m_out)^2 / (2 s_out^2)
+                                 - (l - m_in)^2 / (2 s_in^2)
+  ```
+
+  Args:
+    signals: of `gan_signals`, S >= 3 models to be useful.
+    target: index of the attacked model.
+    ddof: 0 or 1, in the variance.
+    include_target: fit the Gaussians to the target's own loss, too, as the official
+      evaluation of unprotected targets does. It gives membership away; use it only to
+      compare with published numbers.
+
+  Returns:
+    Scores [N] in nats; NaN where no reference is out, or not audited.
+
+  Deviation: the official evaluation of an unprotected target keeps it among its own
+    references; here it is left out. The variance is floored as in `lira_online`.
+
+  >>> l = np.array([[-7.0, -11.52, -3.68, -7.16, 0.56]]).T
+  >>> keep = np.array([[False, True, True, False, False]]).T
+  >>> lira_gan_discriminator(Signals.from_phi(-l, keep), target=0).round(6)
+  array([0.43227])
+  """
+  if include_target:
+    signals, target = _with_twin(signals, target)
+  return lira_online(signals, target=target, ddof=ddof)
+
+
+@checked(ddof=count(0, 1))
+def lira_gan_discriminator_fixed(
+  signals: Signals, *, target: int, ddof: int = 0
+) -> np.ndarray:
+  """Score as `lira_gan_discriminator` with one variance a side, for few references.
+
+  Args:
+    signals: of `gan_signals`.
+    target: index of the attacked model.
+    ddof: 0 or 1, in the variance.
+
+  Returns:
+    Scores [N] in nats; NaN where no reference is out, or not audited.
+  """
+  return lira_online_fixed(signals, target=target, ddof=ddof)
+
+
+@checked(ddof=count(0, 1))
+def lira_gan_discriminator_offline(
+  signals: Signals, *, target: int, ddof: int = 0
+) -> np.ndarray:
+  """Score by how far the loss is below that of references without the record.
+
+      z = (m_out - l) / s_out
+
+  Args:
+    signals: of `gan_signals`; only models without the record are read.
+    target: index of the attacked model.
+    ddof: 0 or 1, in the variance.
+
+  Returns:
+    Scores [N]; NaN where no reference is out, or not audited.
+  """
+  return lira_offline(signals, target=target, ddof=ddof)
+
+
+@checked(ddof=count(0, 1))
+def lira_gan_reconstruction(
+  signals: Signals, *, target: int, ddof: int = 0
+) -> np.ndarray:
+  """Score as `lira_gan_discriminator`, with the generator's loss of each record.
+
+  The loss is how well the generator remakes the record, that of `gan_leaks_white_box`.
+
+  Args:
+    signals: with reconstructions, see `with_reconstructions`.
+    target: index of the attacked model.
+    ddof: 0 or 1, in the variance.
+
+  Returns:
+    Scores [N] in nats; NaN where no reference is out, not audited or not remade.
+
+  Raises:
+    Unavailable: if the signals hold no reconstructions.
+
+  Deviation: the paper shows the distributions of these losses; a script that makes an
+    attack of them is not public.
+  """
+  signals.check_model("target", target)
+  losses = getattr(signals, "reconstruction", None)
+  if losses is None:
+    raise Unavailable(
+      "these signals hold no reconstructions; add them by with_reconstructions"
+    )
+  made = ~np.isnan(losses).any((0, 2))
+  remade = Signals(
+    phi=-losses[:, made],
+    keep=signals.keep[:, made],
+    audited=np.asarray(signals.audited)[made],
+    design=signals.design,
+  )
+  scores = np.full(len(made), np.nan)
+  scores[made] = lira_online(remade, target=target, ddof=ddof)
+  return scores
+
+
+def with_reconstructions(
+  signals: GanSignals,
+  ensemble: Ensemble,
+  records: ArrayLike | None = None,
+  **options,
+) -> GanSignals:
+  """Let every generator remake records, once for the attacks on all targets.
+
+  Args:
+    signals: of this ensemble.
+    ensemble: S trained GANs.
+    records: int [R]; default all audited ones. A search in latent space for each of
+      them, in each of the models.
+    **options: of `reconstruction_losses`.
+
+  Returns:
+    The signals with the losses as `reconstruction`, NaN where not asked.
+
+  Raises:
+    ValueError: if the signals are of other models, or as `reconstruction_losses`.
+  """
+  if not np.array_equal(signals.keep, ensemble.keep):
+    raise ValueError(
+      f"the signals are of {len(signals.keep)} other models than the ensemble's "
+      f"{len(ensemble)}: build them with gan_signals(ensemble)"
+    )
+  rows = records_to_ask(ensemble, 0, records)
+  losses = np.full((*signals.keep.shape, 1), np.nan)
+  losses[:, rows, 0] = reconstruction_losses(ensemble, rows, **options)
+  return dataclasses.replace(signals, reconstruction=losses)
+
+
+def _with_twin(signals: Signals, target: int) -> tuple[Signals, int]:
+  """Add a model that answers as the target does, and attack that one instead."""
+  signals.check_model("target", target)
+  phi = np.concatenate([signals.phi, signals.phi[[target]]])
+  keep = np.concatenate([signals.keep, signals.keep[[target]]])
+  # Nothing is evened out, as nothing is in the official code.
+  twin = _Everyone(phi=phi, keep=keep, audited=signals.audited, design="bernoulli")
+  return twin, len(signals.phi)
+
+
+class _Everyone(Signals):
+  """Signals whose models are references of each other, whatever their subsets."""
+
+  def references(self, target: int) -> np.ndarray:
+    """Return all models but the target, bool [S, N]."""
+    return np.repeat(np.arange(len(self.keep)) != target, self.keep.shape[1]).reshape(
+      self.keep.shape
+    )

@@ -1,0 +1,225 @@
+"""What attacks on critics read: the scores and losses of S GANs on N records."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mixdef.attacks import Signals
+from mixdef.attacks.gan._sampling import conditions
+from mixdef.core import validate
+from mixdef.core.randomness import fold_in_name, random_key, row_keys
+from mixdef.data import Dataset, to_float
+from mixdef.training import Ensemble
+from mixdef.training.progress import Progress
+
+_STACKS = ("phi", "hinge", "correct", "log_probs", "critic", "reconstruction")
+_RECORDS = 2**12  # asked about between two reports of progress
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class GanSignals(Signals):
+  """`Signals` of GANs: phi is the negated loss of the critic that knows a record best.
+
+  ```
+  l_c(x) = -D_c(x, y) + mean_z D_c(G(z, y), y),   phi = -min_c l_c(x)
+  ```
+
+  Attributes:
+    critic: float32 [S, N, Q, C], the scores D_c(x, y) of all critics, or None.
+    reconstruction: float64 [S, N, Q], the losses with which the generators remake a
+      record, NaN where they were not asked, or None; see `with_reconstructions`.
+  """
+
+  critic: np.ndarray | None = None
+  reconstruction: np.ndarray | None = None
+
+  def __post_init__(self) -> None:
+    """Refuse shapes that disagree."""
+    super().__post_init__()
+    for name in ("critic", "reconstruction"):
+      values = getattr(self, name)
+      if values is not None and values.shape[:3] != self.phi.shape:
+        raise ValueError(f"{name} has shape {values.shape}, phi {self.phi.shape}")
+
+  def _each(self, cut: Callable[[np.ndarray], np.ndarray]):
+    stacks = {name: getattr(self, name) for name in ("critic", "reconstruction")}
+    cuts = {name: None if v is None else cut(v) for name, v in stacks.items()}
+    return super()._each(cut) | cuts
+
+
+def gan_signals(
+  ensemble: Ensemble,
+  *,
+  num_fakes: int = 64,
+  population: Dataset | None = None,
+  progress: bool = False,
+) -> GanSignals:
+  """Ask the critics of every GAN about every record, under the record's own label.
+
+  Networks answer in inference mode, and a record's answer does not depend on others.
+  All models, the target and its references, get the same number of fakes, made from
+  the same latents.
+
+  Args:
+    ensemble: S trained GANs.
+    num_fakes: latents in the mean over z, at least 1.
+    population: records that no GAN trained on, `ensemble.data.test` for one.
+    progress: show a progress bar (on a terminal) or lines.
+
+  Returns:
+    The `GanSignals` with Q = 1, without reconstructions.
+
+  Raises:
+    ValueError: if a critic answers NaN, or the population's records are of another
+      shape or type.
+
+  Deviation: the official code takes the mean of 64 fakes for the target and a single
+    one for the references, whose losses are then noisier. For several critics the
+    paper's rule, the minimum of D(fake) - D(x), is applied to the references, too.
+
+  Reference: Mixup Training for Generative Models to Defend Membership Inference
+    Attacks, INFOCOM 2023.
+  """
+  data, others = ensemble.data, None
+  count = len(data)
+  if population is not None:
+    validate.same_records(data.x, population.x)
+    count += len(population)
+  shown = Progress(count, unit="record", shown=progress)
+  if population is not None:
+    nobody = np.zeros((len(ensemble), len(population)), bool)
+    stacks = _asked(ensemble, population, num_fakes, shown)
+    others = GanSignals(**stacks, keep=nobody, labels=population.y)
+  stacks = _asked(ensemble, data, num_fakes, shown)
+  shown.close()
+  return GanSignals(
+    **stacks,
+    keep=ensemble.keep,
+    labels=data.y,
+    audited=data.audited,
+    ids=data.ids,
+    population=others,
+  )
+
+
+def with_references(natural: Signals, defended: Signals, target: int) -> Signals:
+  """Put the answers of one defended model in the place of its natural twin's.
+
+  Any attack on this target then has the natural models as references. Both ensembles
+  share one keep matrix, so the natural model of the same row, trained on the same
+  members, is replaced and never a reference.
+
+  Args:
+    natural: of the references, S models.
+    defended: of the attacked models, S of them on the same records.
+    target: index of the attacked model.
+
+  Returns:
+    The references' signals with row `target` from `defended`; what only one side has,
+    or in another shape, as scores of more critics, is left out.
+
+  Raises:
+    ValueError: if the two differ in who trained on what.
+  """
+  if not np.array_equal(natural.keep, defended.keep):
+    raise ValueError(
+      "the references and the attacked models were not trained on the same subsets: "
+      "train both with one keep matrix"
+    )
+  if natural.phi.shape != defended.phi.shape:
+    raise ValueError(
+      f"the references' phi has shape {natural.phi.shape}, the attacked models' "
+      f"{defended.phi.shape}: ask both the same questions"
+    )
+  natural.check_model("target", target)
+
+  def joined(name):
+    theirs, own = getattr(natural, name, None), getattr(defended, name, None)
+    if theirs is None or own is None or theirs.shape != own.shape:
+      return None
+    theirs = theirs.copy()
+    theirs[target] = own[target]
+    return theirs
+
+  stacks: dict[str, Any] = {
+    name: joined(name) for name in _STACKS if hasattr(natural, name)
+  }
+  others = None
+  if natural.population is not None and defended.population is not None:
+    others = with_references(natural.population, defended.population, target)
+  return dataclasses.replace(natural, **stacks, population=others)
+
+
+def critic_scores(ensemble: Ensemble, x: ArrayLike, y: ArrayLike) -> np.ndarray:
+  """Ask every critic about records: D_c(x, y), float32 [S,B,C].
+
+  Args:
+    ensemble: S trained GANs.
+    x: [B,...], as in the data set.
+    y: conditions float32 [B,K].
+
+  Raises:
+    ValueError: naming the models that answer NaN.
+  """
+  return _finite(ensemble.ask(_scores, x, y))
+
+
+def fake_scores(ensemble: Ensemble, y: ArrayLike, num_fakes: int) -> np.ndarray:
+  """Return mean_z D_c(G(z, y), y) under each condition, float64 [S,B,C].
+
+  The latents are the same for all conditions and models, those of
+  `mixdef.defenses.critic.critic_losses`, so equal conditions are asked once.
+
+  Args:
+    ensemble: S trained GANs.
+    y: conditions float32 [B,K].
+    num_fakes: latents in the mean, at least 1.
+
+  Raises:
+    ValueError: for no fakes, or naming the models that answer NaN.
+  """
+  if num_fakes < 1:
+    raise ValueError(f"num_fakes={num_fakes}; a mean needs at least 1")
+  distinct, place = np.unique(y, axis=0, return_inverse=True)
+  fakes = np.tile(np.arange(num_fakes), len(distinct))
+  scores = _finite(ensemble.ask(_fake_scores, distinct.repeat(num_fakes, 0), fakes))
+  scores = scores.reshape(len(ensemble), len(distinct), num_fakes, -1)
+  return scores.mean(2, dtype=np.float64)[:, place.reshape(-1)]
+
+
+def _asked(ensemble, data, num_fakes, progress):
+  y = conditions(ensemble[0], data.y)
+  fakes = fake_scores(ensemble, y, num_fakes)
+  blocks = []
+  for first in range(0, len(data), _RECORDS):
+    rows = slice(first, first + _RECORDS)
+    blocks.append(critic_scores(ensemble, to_float(data.x[rows]), y[rows]))
+    progress.advance(blocks[-1].shape[1])
+  critic = np.concatenate(blocks, 1)
+  phi = (critic - fakes).max(-1, keepdims=True)
+  return {"phi": phi, "critic": critic[:, :, None]}
+
+
+def _scores(learner, state, x, y):
+  return learner.predict(state, x, y=y)
+
+
+def _fake_scores(learner, state, y, fakes):
+  """Scores [B,C] of the fakes of these numbers, one under each condition."""
+  keys = row_keys(fold_in_name(random_key(0), "fakes"), fakes)
+  z = jax.vmap(lambda key: jax.random.normal(key, (learner.latent,)))(keys)
+  return learner.predict(state, learner.generate(state, z, y), y=y)
+
+
+def _finite(scores):
+  broken = np.flatnonzero(~np.isfinite(scores).all((1, 2)))
+  if broken.size:
+    raise ValueError(
+      f"the critics of models {broken.tolist()} answer NaN or infinity: they diverged; "
+      "leave them out, as `ensemble.sound()` does, or take a lower learning rate"
+    )
+  return scores

@@ -1,0 +1,248 @@
+"""The theory of mixup held against measured losses: a report and its figure."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mixdef.attacks.lira import lira_coverage
+from mixdef.attacks.signals import Signals
+from mixdef.contrib.mixup_theory import theory
+from mixdef.contrib.mixup_theory.ratio_shift import (
+  LossFits,
+  estimate_total_variation,
+  fit_losses,
+  proposition_one,
+)
+from mixdef.core.files import local_path, save_figure
+from mixdef.metrics import drawing
+from mixdef.metrics.intervals import bootstrap_records
+from mixdef.metrics.roc import auc, excluded, scored_pairs
+
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_BINS = 60
+
+
+def theory_report(
+  natural: ArrayLike,
+  keep: ArrayLike,
+  mixup: ArrayLike,
+  *,
+  fixed: bool = False,
+  resamples: int = 1000,
+  permutations: int = 200,
+  seed: int = 0,
+  confidence: float = 0.95,
+) -> dict[str, Any]:
+  """Compare Lambda before and after mixup, and every bound with the measured AUC.
+
+  Pairs of mixup targets and records are pooled. `total_variation` and `auc_bound` have
+  an entry for each way to the distance of Q_m and Q_n, the distributions of log Lambda:
+
+    gaussian, sqrt2_hellinger: of Gaussians with their means and spreads, as in the
+      proof. With few references a handful of pairs makes these.
+    quartile_gaussian: of Gaussians with their medians and quartiles.
+    histogram, threshold: without Gaussians, see `estimate_total_variation`.
+
+  Guarantee: the measured AUC never exceeds the bound of "threshold". The others bound
+    it as far as their approximation holds.
+
+  Args:
+    natural: losses [S, N] of models without mixup, lower for members: the references,
+      and the first T are also the targets before mixup. From as many fakes as `mixup`.
+    keep: bool [S, N], True where the model trained on the record.
+    mixup: losses [T, N] or [N] of targets with mixup; t trained on the records keep[t].
+    fixed: see `fit_losses`.
+    resamples: of the intervals.
+    permutations: of the null of the total variation.
+    seed: of both.
+    confidence: of the intervals, in (0, 1).
+
+  Returns:
+    A dict of plain values:
+    targets, records, excluded: their numbers, and that of pairs that lack references;
+    coverage: `lira_coverage`, summed over the targets;
+    mean_fit: the average of the records' fits, and vertex, total_variation, auc_bound
+      and auc of two such Gaussians. No prediction: the records' own fits tell more;
+    proposition_1: `proposition_one` of members and of nonmembers;
+    natural, mixup: mean, std and quantiles of log Lambda of members and of nonmembers,
+      total_variation, auc_bound, auc and auc_ci.
+
+  Raises:
+    ValueError: if shapes disagree, a loss is not finite, or half of a class has one
+      ratio.
+  """
+  fits, losses, member = _targets(natural, keep, mixup, fixed)
+  signals = Signals.from_phi(-np.asarray(natural, dtype=np.float64), keep)
+  coverage = [lira_coverage(signals, target=t) for t in range(len(member))]
+  draws = {"resamples": resamples, "seed": seed, "confidence": confidence}
+  sides = {"members": member, "nonmembers": ~member}
+  return {
+    "targets": len(member),
+    "records": member.shape[1],
+    "excluded": excluded(fits.mean_in + fits.mean_out),
+    "coverage": {name: sum(row[name] for row in coverage) for name in coverage[0]},
+    "mean_fit": _mean_fit(fits),
+    "proposition_1": {
+      name: proposition_one(losses["natural"], losses["mixup"], fits, side, **draws)
+      for name, side in sides.items()
+    },
+  } | {
+    name: _summary(
+      theory.log_likelihood_ratio(loss, *fits), member, permutations, draws
+    )
+    for name, loss in losses.items()
+  }
+
+
+@drawing.plainly()
+def ratio_plot(
+  natural: ArrayLike,
+  keep: ArrayLike,
+  mixup: ArrayLike,
+  path: str | Path,
+  *,
+  fixed: bool = False,
+) -> None:
+  """Draw the densities of log Lambda of members and non-members before and after mixup.
+
+  Both panels share their axis, so that the shift is seen; a line marks each median.
+  Ratios beyond the central 99 % are counted in the outermost bins.
+
+  Args:
+    natural: losses [S, N], see `theory_report`.
+    keep: bool [S, N].
+    mixup: losses [T, N] or [N].
+    path: where to write; the suffix is .png or .svg.
+    fixed: see `fit_losses`.
+
+  Raises:
+    ValueError: for another suffix, or losses that `theory_report` refuses.
+  """
+  path = local_path(path)
+  if path.suffix not in (".png", ".svg"):
+    raise ValueError(f"cannot write {path.name}; end the path in .png or .svg")
+  from matplotlib.figure import Figure
+
+  fits, losses, member = _targets(natural, keep, mixup, fixed)
+  panels = {
+    name: scored_pairs(theory.log_likelihood_ratio(loss, *fits), member)
+    for name, loss in losses.items()
+  }
+  everyone = np.concatenate([values for values, _ in panels.values()])
+  low, high = np.quantile(everyone, [0.005, 0.995])
+  edges = np.linspace(low, high, _BINS + 1)
+  figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+  rows = figure.subplots(2, sharex=True)
+  for axes, (name, (values, truth)) in zip(rows, panels.items(), strict=True):
+    for label, chosen, color, line in (
+      ("non-members", ~truth, "C1", "--"),
+      ("members", truth, "C0", "-"),
+    ):
+      shown = {"bins": edges, "density": True, "color": color}
+      inside = np.clip(values[chosen], low, high)
+      axes.hist(inside, histtype="stepfilled", alpha=0.25, **shown)
+      axes.hist(inside, histtype="step", linestyle=line, label=label, **shown)
+      axes.axvline(np.median(values[chosen]), color=color, linestyle=line, linewidth=1)
+    axes.set(
+      title=f"{name} target (AUC {auc(values, truth):.3f})",
+      xlim=(low, high),
+      ylabel="density",
+      yticks=[],
+    )
+    axes.spines[["left", "top", "right"]].set_visible(False)
+  rows[1].set_xlabel("log likelihood ratio (larger: more like a member)")
+  handles, labels = rows[0].get_legend_handles_labels()
+  figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize="small")
+  save_figure(figure, path)
+
+
+def _targets(
+  natural: ArrayLike, keep: ArrayLike, mixup: ArrayLike, fixed: bool
+) -> tuple[LossFits, dict[str, np.ndarray], np.ndarray]:
+  """Return the fits, the losses of both kinds of target and who is in, all [T, N]."""
+  natural = np.asarray(natural, dtype=np.float64)
+  mixup = np.atleast_2d(np.asarray(mixup, dtype=np.float64))
+  if natural.ndim != 2 or mixup.shape[1:] != natural.shape[1:]:
+    raise ValueError(
+      f"natural losses have shape {natural.shape}, mixup losses {mixup.shape}; pass"
+      " [S, N] and [T, N] of the same records"
+    )
+  fits = fit_losses(natural, keep, num_targets=len(mixup), fixed=fixed)
+  losses = {"natural": natural[: len(mixup)], "mixup": mixup}
+  return fits, losses, np.asarray(keep)[: len(mixup)]
+
+
+def _mean_fit(fits: LossFits) -> dict[str, Any]:
+  """Apply the closed forms to the averages of the records' fits."""
+  fitted = ~np.isnan(fits.mean_in + fits.mean_out)
+  m1, s1, m0, s0 = mean = [float(values[fitted].mean()) for values in fits]
+  turn = float(theory.vertex(*mean))
+  return dict(zip(LossFits._fields, mean, strict=True)) | {
+    "vertex": turn if np.isfinite(turn) else None,
+    **_bounds(
+      {
+        "gaussian": float(theory.total_variation(*mean)),
+        "sqrt2_hellinger": float(theory.total_variation_bound(*mean)),
+      }
+    ),
+    "auc": float(theory.gaussian_auc(-m1, s1, -m0, s0)),
+  }
+
+
+def _summary(
+  ratio: np.ndarray, member: np.ndarray, permutations: int, draws: dict[str, Any]
+) -> dict[str, Any]:
+  """Describe log Lambda [T, N] of one kind of target."""
+  values, truth = scored_pairs(ratio, member)
+  sides = {"members": values[truth], "nonmembers": values[~truth]}
+  for name, side in sides.items():
+    if np.ptp(np.quantile(side, [0.25, 0.75])) == 0:
+      raise ValueError(
+        f"half of the {len(side)} {name} have one log Lambda: score more records"
+      )
+  moments = [figure for side in sides.values() for figure in (side.mean(), side.std())]
+  distances = {
+    "gaussian": float(theory.total_variation(*moments)),
+    "sqrt2_hellinger": float(theory.total_variation_bound(*moments)),
+    "quartile_gaussian": float(theory.total_variation(*_by_quartiles(sides))),
+    **estimate_total_variation(
+      ratio, member, permutations=permutations, seed=draws["seed"]
+    ),
+  }
+  return {
+    name: {
+      "mean": float(side.mean()),
+      "std": float(side.std()),
+      "quantiles": {str(q): float(np.quantile(side, q)) for q in _QUANTILES},
+    }
+    for name, side in sides.items()
+  } | {
+    **_bounds(distances),
+    "auc": auc(values, truth),
+    "auc_ci": list(bootstrap_records(ratio, member, **draws)["auc"]),
+  }
+
+
+def _by_quartiles(sides: dict[str, np.ndarray]) -> list[float]:
+  """Return the mean and spread of Gaussians with the median and quartiles of each."""
+  from scipy.special import ndtri
+
+  found = []
+  for side in sides.values():
+    low, middle, high = np.quantile(side, [0.25, 0.5, 0.75])
+    found += [float(middle), float((high - low) / (2 * ndtri(0.75)))]
+  return found
+
+
+def _bounds(distances: dict[str, float]) -> dict[str, dict[str, float]]:
+  """Return the distances, and the bound of the AUC that follows from each."""
+  return {
+    "total_variation": distances,
+    "auc_bound": {
+      name: float(theory.auc_bound(distance))
+      for name, distance in distances.items()
+      if not name.startswith("null")
+    },
+  }

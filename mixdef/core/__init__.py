@@ -1,0 +1,49 @@
+"""What a defense or a learner is made of: the kit of those who write one."""
+
+from mixdef.core.chaining import chain, from_optax
+from mixdef.core.check import check_choice, check_count, check_flag, check_number
+from mixdef.core.hooks import (
+  Batch,
+  Ctx,
+  Data,
+  Defense,
+  Rows,
+  Spec,
+  Stage,
+  View,
+  defense,
+  mean_value_and_grad,
+  take,
+  weighted_mean,
+)
+from mixdef.core.learner import Learner, TrainState
+from mixdef.core.parsing import parse
+from mixdef.core.randomness import batch_keys, fold_in_name, hash_rows, row_keys
+
+__all__ = [
+  "Batch",
+  "Ctx",
+  "Data",
+  "Defense",
+  "Learner",
+  "Rows",
+  "Spec",
+  "Stage",
+  "TrainState",
+  "View",
+  "batch_keys",
+  "chain",
+  "check_choice",
+  "check_count",
+  "check_flag",
+  "check_number",
+  "defense",
+  "fold_in_name",
+  "from_optax",
+  "hash_rows",
+  "mean_value_and_grad",
+  "parse",
+  "row_keys",
+  "take",
+  "weighted_mean",
+]

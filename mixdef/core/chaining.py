@@ -1,0 +1,320 @@
+"""Compose defenses with `chain`, and make them of optax transforms."""
+
+import jax
+import jax.numpy as jnp
+
+from mixdef.core import isolation
+from mixdef.core.hooks import Defense, weighted_mean
+from mixdef.core.randomness import fold_in_name
+
+_BATCH_ORDER = ("table", "augment", "mix", "label")
+
+
+def chain(*defenses: Defense | str) -> Defense:
+  """Compose defenses; flat and associative, `chain()` is the identity.
+
+  The state is `{name: state}`. Batch hooks are ordered stably by trait (table, augment,
+  mix, label), the gradient estimator's own `grads` hook runs first, all else in the
+  order given. Each part draws from its own random stream, so adding or removing a part
+  never changes another part's randomness.
+
+  Args:
+    *defenses: parts or chains, or texts of them as `mixdef.parse` reads.
+
+  Returns:
+    One `Defense` with the parts under `parts`.
+
+  Raises:
+    ValueError: for what is no defense, and for parts that cannot be combined, with the
+      reason.
+
+  >>> str(chain("mixup", "ema|l1"))
+  'mixup|ema|l1'
+  >>> str(chain(from_optax("a", lambda key: None), chain()))
+  "from_optax('a')"
+  """
+  read = [_read(one) for one in defenses]
+  if len(read) == 1 and read[0].parts is not None:
+    return read[0]
+  parts = tuple(
+    part for one in read for part in ((one,) if one.parts is None else one.parts)
+  )
+  _refuse(parts)
+  clipped = _clipping_for_a_guarantee(parts)
+  checked = set()
+
+  def with_hook(hook):
+    acting = [part for part in parts if getattr(part, hook) is not None]
+    return sorted(acting, key=_batch_rank) if hook == "batch" else acting
+
+  def own(ctx, hook, part):
+    return ctx._replace(key=fold_in_name(ctx.key, hook, part.name))
+
+  def thread(hook):
+    """Pass a value through every part's hook."""
+    acting = with_hook(hook)
+    if not acting:
+      return None
+
+    def of(part):
+      apart = clipped and part is not clipped and hook == "batch"
+      return isolation.row_by_row(part) if apart else getattr(part, hook)
+
+    def run(value, state, ctx, *rest):
+      for part in acting:
+        mine = (state[part.name], own(ctx, hook, part))
+        value = of(part)(value, *mine, *rest)
+      return value
+
+    return run
+
+  def write(hook):
+    """Let every part's hook rewrite its own state."""
+    acting = with_hook(hook)
+    if not acting:
+      return None
+
+    def of(part):
+      apart = clipped and part is not clipped
+      return isolation.without_members(part, hook) if apart else getattr(part, hook)
+
+    def run(state, ctx, *rest):
+      new = {
+        part.name: of(part)(state[part.name], own(ctx, hook, part), *rest)
+        for part in acting
+      }
+      return {**state, **new}
+
+    return run
+
+  def init(key, spec):
+    if clipped:
+      spec = isolation.public(spec)
+      form = (*spec[3:], spec.example.shape, spec.example.dtype)
+      if form not in checked:
+        hooks = {hook: with_hook(hook) for hook in ("batch", "log_probs", "loss")}
+        isolation.check(clipped, hooks, spec)
+        checked.add(form)
+    return {
+      part.name: _strongly_typed(part.init(fold_in_name(key, part.name), spec))
+      if part.init
+      else ()
+      for part in parts
+    }
+
+  def grads(value, state, ctx, params):
+    state = dict(state)
+    for part in sorted(with_hook("grads"), key=lambda part: not part.value_and_grad):
+      value, state[part.name] = part.grads(
+        value, state[part.name], own(ctx, "grads", part), params
+      )
+    return value, state
+
+  def value_and_grad(losses_fn):
+    (part,) = with_hook("value_and_grad")
+    estimate = part.value_and_grad(losses_fn)
+    return lambda params, batch, state, ctx: estimate(
+      params, batch, state[part.name], ctx
+    )
+
+  def release_params(variables, state):
+    (part,) = with_hook("release_params")
+    return part.release_params(variables, state[part.name])
+
+  fields = {key: value for part in parts for key, value in (part.model or {}).items()}
+  return Defense(
+    name="chain",
+    text="|".join(map(str, parts)) or "none",
+    model=fields or None,
+    before=next((part.before for part in parts if part.before), ()),
+    rows=next((part.rows for part in parts if part.rows), None),
+    init=init,
+    batch=thread("batch"),
+    log_probs=thread("log_probs"),
+    loss=thread("loss"),
+    value_and_grad=value_and_grad if with_hook("value_and_grad") else None,
+    grads=grads if with_hook("grads") else None,
+    update=write("update"),
+    epoch=write("epoch"),
+    finish=write("finish"),
+    release_params=release_params if with_hook("release_params") else None,
+    release_output=thread("release_output"),
+    traits=frozenset().union(*(part.traits for part in parts)),
+    parts=parts,
+  )
+
+
+def _clipping_for_a_guarantee(parts):
+  """Return the part that clips every record and counts on it, or None."""
+  for part in parts:
+    if "per_example" in part.traits and "no_guarantee" not in part.traits:
+      return part
+  return None
+
+
+def _read(part) -> Defense:
+  """Return a part as a `Defense`, which may be given as its text."""
+  if isinstance(part, str):
+    from mixdef.core.parsing import parse  # it needs `chain`
+
+    return parse(part)
+  if isinstance(part, Defense):
+    return part
+  if callable(part):
+    name = getattr(part, "__name__", "factory")
+    raise ValueError(f"{name} is a function, not a defense: call it, {name}()")
+  if isinstance(part, (list, tuple)):
+    raise ValueError("chain takes its parts one by one: chain(*parts)")
+  raise ValueError(f"{part!r} is no defense: pass mixup(), or a text, 'mixup|ema'")
+
+
+def _refuse(parts):
+  """Raise for parts that cannot be combined."""
+  names = [part.name for part in parts]
+  for name in names:
+    if not (isinstance(name, str) and name.isidentifier()):
+      raise ValueError(f"a part is called {name!r}: give it a word, name='other'")
+    if name == "chain":
+      raise ValueError("a part cannot be called 'chain': give it another name=")
+    if names.count(name) > 1:
+      raise ValueError(
+        f"two parts of the chain are called {name!r}: give one of them "
+        f"another name, {name}(..., name='{name}_2')"
+      )
+  once = {
+    "gradient estimators": [part for part in parts if part.value_and_grad],
+    "staged parts": [part for part in parts if part.before],
+    "mixers": [part for part in parts if "mix" in part.traits],
+    "parts that choose the rows": [part for part in parts if part.rows],
+    "parts that release other weights": [part for part in parts if part.release_params],
+  }
+  for what, found in once.items():
+    if len(found) > 1:
+      both = " and ".join(part.name for part in found)
+      raise ValueError(f"a chain can hold one of the {what}, not {both}: drop one")
+  fields = [key for part in parts for key in (part.model or {})]
+  for field in fields:
+    if fields.count(field) > 1:
+      raise ValueError(f"two parts set the model's {field!r}: keep one of them")
+  student = next((part for part in parts if part.rows), None)
+  for part in parts:
+    if student and part is not student and "needs_reference" in part.traits:
+      raise ValueError(
+        f"{student.name} trains on the reference records, so {part.name} cannot take "
+        f"them for non-members: drop one"
+      )
+  clipped = next((part for part in parts if "per_example" in part.traits), None)
+  if clipped:
+    for part in parts:
+      _refuse_with_clipping(part, clipped)
+
+
+def _refuse_with_clipping(part, clipped):
+  """Raise where a part makes the bound of per-record clipping void."""
+  if "whole_batch" in part.traits:
+    raise ValueError(
+      f"{clipped.name} clips each record's gradient, but {part.name} makes the loss of "
+      f"a record depend on the whole batch: drop one of them"
+    )
+  if "no_guarantee" in clipped.traits:
+    return
+  give_up = f"drop one, or give up epsilon with {clipped.name}(..., guarantee=False)"
+  if "cross_example" in part.traits:
+    raise ValueError(
+      f"{part.name} lets a record act on other records' rows or answers, so clipping "
+      f"row by row in {clipped.name} bounds no record: {give_up}"
+    )
+  if part.before:
+    raise ValueError(
+      f"{part.name} trains on the members before, and the epsilon of {clipped.name} "
+      f"counts one training: {give_up}"
+    )
+  if part.rows:
+    raise ValueError(
+      f"{part.name} chooses the rows to train on from all members, so that one record "
+      f"decides about others, which {clipped.name} does not bound: {give_up}"
+    )
+  after = [hook for hook in ("update", "epoch", "finish") if getattr(part, hook)]
+  if after and part is not clipped and "post_processing" not in part.traits:
+    raise ValueError(
+      f"{part.name} is shown the members by its {after[0]} hook, which the noise of "
+      f"{clipped.name} does not cover: if it needs the weights or the reference "
+      f"records alone, give it the trait post_processing; else {give_up}"
+    )
+
+
+def _batch_rank(part):
+  ranks = [_BATCH_ORDER.index(trait) for trait in part.traits if trait in _BATCH_ORDER]
+  return min(ranks, default=_BATCH_ORDER.index("augment"))
+
+
+def _strongly_typed(state):
+  """Drop weak types, which would make the step trace twice."""
+
+  def cast(leaf):
+    leaf = jnp.asarray(leaf)
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      return leaf
+    return jax.lax.convert_element_type(leaf, leaf.dtype)
+
+  return jax.tree.map(cast, state)
+
+
+def from_optax(name: str, transform, *, per_example: bool = False) -> Defense:
+  """Make any optax `GradientTransformation` a defense with its own state per model.
+
+  Args:
+    name: the part's name in the chain.
+    transform: a `GradientTransformation`, or `key -> GradientTransformation` for one
+      that draws noise: it is built from each model's own key, so vmapped shadow models
+      never share noise.
+    per_example: hand the transform gradients with a leading batch axis [B,...], as
+      `optax.contrib.differentially_private_aggregate` expects. Padded rows are zero
+      gradients, and such a transform divides by B with the padding.
+
+  Returns:
+    The defense; its text is opaque, so a run with it needs an explicit text.
+
+  Guarantee: none is stated by mixdef; with noise it is the transform's own.
+  """
+  usable = callable(transform) or hasattr(transform, "update")
+  if not usable:
+    raise ValueError(
+      f"from_optax: {transform!r} is no transform; pass optax.clip(1.0), or a function "
+      f"of a key that returns one"
+    )
+
+  def make(key):
+    return transform if hasattr(transform, "init") else transform(key)
+
+  def value_and_grad(losses_fn):
+    def run(params, batch, state, ctx):
+      def one(row):
+        def loss(params):
+          one_row = jax.tree.map(lambda leaf: leaf[None], row)
+          losses, aux = losses_fn(params, one_row, ctx)
+          aux = jax.tree.map(lambda leaf: leaf[0], aux)
+          return losses[0] * row.weight, (losses[0], aux)
+
+        (_, out), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        return out, grads
+
+      (losses, aux), grads = jax.vmap(one)(batch)
+      return (weighted_mean(losses, batch.weight), (losses, aux)), grads
+
+    return run
+
+  def init(key, spec):
+    return make(key).init(spec.variables["params"])
+
+  def grads(value, state, ctx, params):
+    return make(ctx.key).update(value, state, params)
+
+  return Defense(
+    name,
+    text=f"from_optax({name!r})",
+    init=init,
+    value_and_grad=value_and_grad if per_example else None,
+    grads=grads,
+    traits=frozenset({"opaque", "per_example"} if per_example else {"opaque"}),
+  )

@@ -1,0 +1,103 @@
+"""Texts of defenses with lists as arguments: `mixup([0.1, 1.0])` is two of them."""
+
+import ast
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from mixdef.core.hooks import Defense
+from mixdef.core.parsing import expression, literal, parse
+
+
+class Grid(NamedTuple):
+  """A family of defenses that differ in the numbers their text lists.
+
+  Attributes:
+    text: as written, lists and all.
+    template: the text with a name in the place of each list.
+    values: what each name stands for, one value a cell.
+  """
+
+  text: str
+  template: str
+  values: dict[str, tuple]
+
+  @property
+  def cells(self) -> list[dict[str, Any]]:
+    """What the names stand for in each cell; one empty dict without lists."""
+    rows = zip(*self.values.values(), strict=True)
+    return [dict(zip(self.values, row, strict=True)) for row in rows] or [{}]
+
+  @property
+  def texts(self) -> list[str]:
+    """The canonical text of each cell."""
+    return [str(self.defense(**cell)) for cell in self.cells]
+
+  def defense(self, **values: Any) -> Defense:
+    """Return the chain at these values, which may be traced."""
+    return parse(self.template, values=values)
+
+  def take(self, cells: Sequence[int]) -> "Grid":
+    """Return the grid of some of the cells, by their number."""
+    values = {
+      name: tuple(column[i] for i in cells) for name, column in self.values.items()
+    }
+    return self._replace(values=values)
+
+  def traceable(self) -> bool:
+    """Tell whether one program can train all cells: nothing static depends on them."""
+    values = [value for column in self.values.values() for value in column]
+    if not values or not all(type(v) is float and math.isfinite(v) for v in values):
+      return False
+
+    def build(values):
+      self.defense(**values)
+
+    try:
+      jax.eval_shape(build, self.cells[0])
+    except (TypeError, ValueError):
+      return False
+    return True
+
+
+def read_grids(text: str) -> list[Grid]:
+  """Read families of defenses, joined by `;`.
+
+  Args:
+    text: defenses as `mixdef.parse` reads them; a list in the place of an argument is
+      every value in turn, and several lists are every combination.
+
+  Raises:
+    ValueError: for what `mixdef.parse` refuses, in any cell, an empty list and no
+      defense at all.
+
+  >>> [grid.texts for grid in read_grids("none; label_smoothing([0.1, 0.5])")]
+  [['none'], ['label_smoothing', 'label_smoothing(epsilon=0.5)']]
+  """
+  grids = [_read(part.strip()) for part in text.split(";") if part.strip()]
+  if not grids:
+    raise ValueError(f"{text!r} names no defense: write 'none' for the undefended")
+  for grid in grids:
+    grid.texts  # noqa: B018  a wrong cell is refused before the first is trained
+  return grids
+
+
+def _read(text: str) -> Grid:
+  lists: dict[str, list] = {}
+
+  class Names(ast.NodeTransformer):
+    """Put a name in the place of each list."""
+
+    def visit_List(self, node):
+      if not node.elts:
+        raise ValueError(f"{text!r} holds an empty list: write the values to try")
+      name = f"grid_{len(lists)}"
+      lists[name] = [literal(one, text, {}) for one in node.elts]
+      return ast.copy_location(ast.Name(name), node)
+
+  template = ast.unparse(Names().visit(expression(text)))
+  columns = zip(*itertools.product(*lists.values()), strict=True)
+  return Grid(text, template, dict(zip(lists, columns, strict=True)) if lists else {})

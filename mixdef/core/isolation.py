@@ -1,0 +1,244 @@
+"""What keeps a guarantee true whatever parts a chain holds.
+
+Per-record clipping bounds what a record adds to one step. Epsilon follows from it only
+if the record acts nowhere else, so in a chain that clips records for a guarantee
+
+- every row passes the batch hooks alone, and with at most the weight it was dealt,
+- every record passes the model, `log_probs` and `loss` alone, with its own views: the
+  estimators of `mixdef.defenses.per_example` see to that,
+- the hooks that run beside the noised gradient are not given the members.
+
+None of this trusts what a part declares. `check` refuses the parts that would not be
+themselves under it.
+"""
+
+import collections
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mixdef.core.hooks import Batch, Ctx, Defense
+from mixdef.core.randomness import random_key
+
+_ROWS = 5
+_SCALES = (1.0, 30.0)  # of records and logits: a gate may open at extreme values only
+
+
+def row_by_row(part: Defense):
+  """Return the part's batch hook, applied to each row in a batch of its own.
+
+  Where a row comes from stays as it was, and its weight may fall but not rise.
+
+  Raises:
+    ValueError: when traced, if a row does not stay one row.
+  """
+
+  def alone(row, state, ctx):
+    out = part.batch(jax.tree.map(lambda leaf: leaf[None], row), state, ctx)
+    rows = out.weight.shape[0]
+    if rows != 1:
+      raise ValueError(
+        f"{part.name} makes {rows} rows of one, but clipping bounds a record only "
+        "where it stays one row: drop it, or give up epsilon with guarantee=False"
+      )
+    return jax.tree.map(lambda leaf: leaf[0], out)
+
+  def hook(batch, state, ctx):
+    out = jax.vmap(alone, (0, None, None))(batch, state, ctx)
+    weight = jnp.where(out.weight > 0, jnp.minimum(out.weight, batch.weight), 0)
+    return out._replace(index=batch.index, reference=batch.reference, weight=weight)
+
+  return hook
+
+
+def without_members(part: Defense, name: str):
+  """Return the part's `update`, `epoch` or `finish` hook, given no member's data.
+
+  `update` gets None for losses, log-probabilities and batch; the view of the others
+  holds the reference rows, zeros in place of all other records, and no membership.
+  """
+  run = getattr(part, name)
+
+  def update(state, ctx, losses, log_probs, batch, variables):
+    del losses, log_probs, batch
+    try:
+      return run(state, ctx, None, None, None, variables)
+    except (TypeError, AttributeError) as error:
+      raise ValueError(
+        f"{part.name} is declared post_processing, so its update is given None for "
+        f"losses, log_probs and batch, and cannot do without: {error}"
+      ) from error
+
+  def look(state, ctx, view):
+    own = view.reference
+
+    def hidden(rows):
+      return jnp.where(own.reshape(-1, *(1,) * (rows.ndim - 1)), rows, 0)
+
+    public = view._replace(
+      x=hidden(view.x), y=hidden(view.y), keep=jnp.zeros_like(view.keep)
+    )
+    return run(state, ctx, public)
+
+  return update if name == "update" else look
+
+
+def public(spec):
+  """Return a `Spec` whose example is no record: the first one may be a member."""
+  return spec._replace(example=jnp.zeros_like(spec.example))
+
+
+def check(clipped: Defense, hooks: dict[str, list[Defense]], spec) -> None:
+  """Refuse parts that treat a row beside others otherwise than alone.
+
+  Their batch, `log_probs` and `loss` hooks are run on a few made-up rows, together and
+  one by one, at several epochs and scales. A part that couples rows and is not caught
+  still sees one row at a time in training.
+
+  Args:
+    clipped: the part that clips records.
+    hooks: the parts with `batch`, `log_probs` and `loss` hooks, in their order.
+    spec: what the chain is initialised from; only shapes are read.
+
+  Raises:
+    ValueError: naming the part and what it does.
+  """
+  acting = [part for parts in hooks.values() for part in parts if part is not clipped]
+  if not acting:
+    return
+  with jax.ensure_compile_time_eval():
+    made_up = spec._replace(
+      **{
+        name: jax.tree.map(
+          lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), getattr(spec, name)
+        )
+        for name in ("example", "variables", "table")
+      }
+    )
+    key = random_key(0)
+    state = {
+      part.name: part.init(key, made_up) if part.init else ()
+      for parts in hooks.values()
+      for part in parts
+    }
+    trials = [
+      (epoch, *_rows(spec, scale, seed))
+      for seed, (epoch, scale) in enumerate(
+        # The first epoch, one between, and the last.
+        itertools.product((0, spec.epochs // 2, spec.epochs - 1), _SCALES)
+      )
+    ]
+    trial = functools.partial(_trial, clipped, hooks, made_up, state, key)
+    try:
+      found = jax.jit(jax.vmap(trial))(*jax.tree.map(lambda *a: np.stack(a), *trials))
+      faults = [words for words, holds in found.items() if not holds.all()]
+    except jax.errors.JAXTypeError:
+      return  # a hyper-parameter of the part is traced, as in a sweep
+  if faults:
+    raise ValueError(
+      f"{faults[0]}, so that clipping in {clipped.name} bounds no record: drop the "
+      f"part, or give up epsilon with {clipped.name}(..., guarantee=False)"
+    )
+
+
+def _trial(clipped, hooks, spec, state, key, epoch, batch, log_probs):
+  """Return, by the words of a fault, whether one set of rows shows none."""
+  ctx = Ctx(
+    key,
+    step=epoch * spec.steps_per_epoch,
+    epoch=epoch,
+    epochs=spec.epochs,
+    steps_per_epoch=spec.steps_per_epoch,
+    batch_size=spec.batch_size,
+  )
+  found = collections.OrderedDict()  # `jit` sorts a dict; the first fault is named
+  for part in hooks["batch"]:
+    if part is clipped:
+      batch = part.batch(batch, state[part.name], ctx)
+      continue
+    together = part.batch(batch, state[part.name], ctx)
+    alone = row_by_row(part)(batch, state[part.name], ctx)
+    if together.weight.shape == batch.weight.shape:
+      found[f"{part.name} raises the weight of a row"] = (
+        (together.weight >= 0) & (together.weight <= batch.weight)
+      ).all()
+      found[f"{part.name} puts a record in another's row"] = (
+        together.index == batch.index
+      ).all()
+    found[f"{part.name} changes a row by the other rows of its batch"] = _agree(
+      *(together._replace(reference=None), alone._replace(reference=None)),
+      batch.weight > 0,
+    )
+    batch = alone
+  counted = batch.weight > 0
+  if batch.view is not None:
+    log_probs = log_probs[batch.index % len(log_probs)]
+  for part in hooks["log_probs"]:
+    together = part.log_probs(log_probs, state[part.name], ctx, batch)
+    log_probs = _each(part, "log_probs", log_probs, state[part.name], ctx, batch)
+    found[f"{part.name} changes the answer of a row by the other rows of its batch"] = (
+      _agree(together, log_probs, counted)
+    )
+  losses = -(batch.y * log_probs).sum(-1)
+  for part in hooks["loss"]:
+    answers = None if "critic" in part.traits else log_probs
+    own = state[part.name]
+    together = part.loss(losses, own, ctx, answers, batch)
+    losses = _each(part, "loss", losses, own, ctx, answers, batch)
+    found[f"{part.name} changes the loss of a row by the other rows of its batch"] = (
+      _agree(together, losses, counted)
+    )
+  return found
+
+
+def _rows(spec, scale, seed):
+  """Make up a batch in the form of the records, the last row padding, and answers."""
+  rng = np.random.default_rng(seed)
+  shape, dtype = (_ROWS, *spec.example.shape[1:]), spec.example.dtype
+  if np.issubdtype(dtype, np.integer) and dtype != np.uint8:
+    x = rng.integers(0, 2, shape, dtype)
+  elif dtype == np.uint8:
+    x = rng.random(shape, np.float32)
+  else:
+    x = (scale * rng.normal(size=shape)).astype(dtype)
+  index = np.arange(_ROWS) % spec.num_records
+  ones = np.ones(_ROWS, np.float32)
+  weight = np.where(np.arange(_ROWS) < _ROWS - 1, ones, 0)
+  y = np.eye(spec.num_classes, dtype=np.float32)[
+    rng.integers(0, spec.num_classes, _ROWS)
+  ]
+  logits = scale * rng.normal(size=y.shape).astype(np.float32)
+  log_probs = logits - np.logaddexp.reduce(logits, 1, keepdims=True)
+  return Batch(x, y, index, weight, 0 * ones, index, ones), log_probs
+
+
+def _each(part, hook, values, state, ctx, *rest):
+  """Apply a part's hook to each row in a batch of its own."""
+
+  def alone(value, *rest):
+    value, *rest = jax.tree.map(lambda leaf: leaf[None], (value, *rest))
+    out = getattr(part, hook)(value, state, ctx, *rest)
+    if jnp.shape(out) != value.shape:
+      raise ValueError(
+        f"{part.name} returns shape {jnp.shape(out)} from its {hook} hook, not one "
+        "value a row: return what it was given, changed, or give up epsilon with "
+        "guarantee=False"
+      )
+    return out[0]
+
+  return jax.vmap(alone)(values, *rest)
+
+
+def _agree(together, alone, counted):
+  """Say whether two trees are equal in the rows that count, to rounding."""
+  pairs = zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True)
+  equal = jnp.array(True)
+  for a, b in pairs:
+    if a.shape != b.shape:
+      return jnp.array(False)
+    same = jnp.isclose(a, b, rtol=1e-3, atol=1e-5, equal_nan=True)
+    equal &= same.reshape(len(counted), -1).all(1).all(where=counted)
+  return equal

@@ -1,0 +1,140 @@
+"""Optax optimizers as people bring them: checked once, and given what they ask for."""
+
+import inspect
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from mixdef.core.text import text_of
+
+_EXAMPLE = "for example optax.adam(1e-3)"
+
+# States of transforms whose trained weights are not those to release, or whose
+# gradients are not those of a batch.
+_REFUSED = {
+  "ScheduleFreeState": "averages its weights apart, in schedule_free_eval_params",
+  "SAMState": "leaves the weights perturbed between two of its steps",
+  "LookaheadState": "keeps fast and slow weights apart",
+  "DifferentiallyPrivateAggregateState": (
+    "clips the gradient of each record, and gets that of a batch; use the defense "
+    "dp_sgd, or from_optax(..., per_example=True)"
+  ),
+}
+
+
+def check_optimizer(optimizer: Any) -> optax.GradientTransformationExtraArgs:
+  """Return an optimizer whose `update` takes any extra arguments.
+
+  Raises:
+    TypeError: for anything but an optax transform, saying what it is.
+  """
+  if isinstance(optimizer, optax.MultiSteps):
+    return optax.with_extra_args_support(optimizer.gradient_transformation())
+  if isinstance(optimizer, optax.GradientTransformation):
+    return optax.with_extra_args_support(optimizer)
+  if isinstance(optimizer, nn.Module):
+    what = f"a {type(optimizer).__name__}, a model, which comes first"
+  elif inspect.isclass(optimizer) or callable(optimizer):
+    what = f"the function {text_of(optimizer)}, which has to be called"
+  elif isinstance(optimizer, list | tuple):
+    what = f"a {type(optimizer).__name__}, which optax.chain(*...) makes one of"
+  else:
+    what = f"{text_of(optimizer)[:60]} of type {type(optimizer).__name__}"
+  raise TypeError(f"optimizer is {what}: pass an optax transform, {_EXAMPLE}")
+
+
+def offered(defense) -> tuple[str, ...]:
+  """What beside gradients and parameters an optimizer may read under a defense.
+
+  The loss of a batch is covered by no noise, so clipping per record offers nothing; and
+  a line search needs the very loss whose gradient it is given.
+  """
+  if "per_example" in defense.traits:
+    return ()
+  if any(part.grads or part.value_and_grad for part in defense.parts):
+    return ("value", "grad")
+  return ("value", "grad", "value_fn")
+
+
+def start(
+  optimizer: optax.GradientTransformationExtraArgs,
+  params: Any,
+  key: Any,
+  *,
+  extra: tuple[str, ...] = (),
+  why: str = "",
+) -> Any:
+  """Return the initial state of an optimizer, once a step of it has been probed.
+
+  Args:
+    optimizer: what `check_optimizer` returned.
+    params: of the model.
+    key: of this model and optimizer. A random key in the state is replaced by one
+      derived from it: models that are trained together never share noise.
+    extra: what `offered` returned.
+    why: the reason for which it is not given more, for the message.
+
+  Raises:
+    ValueError: for an optimizer that needs more than gradients, parameters and `extra`,
+      or that does not train the weights to release.
+  """
+  state = _or_refuse(lambda: optimizer.init(params), extra, why)
+  state = jax.tree.map(jnp.asarray, state)
+  for node in _nodes(state):
+    if reason := _REFUSED.get(type(node).__name__):
+      raise ValueError(f"the optimizer {reason}: take another, {_EXAMPLE}")
+  given = {"value": jnp.float32(0), "grad": params, "value_fn": _some_loss}
+
+  def update(state, params):
+    arguments = {name: given[name] for name in extra}
+    return optimizer.update(params, state, params, **arguments)
+
+  updates, new = _or_refuse(lambda: jax.eval_shape(update, state, params), extra, why)
+  for before, after in ((params, updates), (state, new)):
+    if _shapes(before) != _shapes(after):
+      raise ValueError(
+        "the optimizer changes the structure, shapes or types of parameters or of its "
+        f"own state: take another, {_EXAMPLE}"
+      )
+  leaves, structure = jax.tree.flatten(state)
+  own = (jax.random.fold_in(key, place) for place in range(len(leaves)))
+  return structure.unflatten(
+    [k if _is_key(leaf) else leaf for k, leaf in zip(own, leaves, strict=True)]
+  )
+
+
+def _or_refuse(run, extra, why):
+  try:
+    return run()
+  except Exception as error:
+    *names, last = ("gradients", "parameters", *extra)
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    raise ValueError(
+      f"the optimizer cannot be used here ({reason}): it is given "
+      f"{', '.join(names)} and {last}{why}"
+    ) from error
+
+
+def _some_loss(params):
+  return jax.tree.reduce(lambda a, leaf: a + leaf.sum(), params, jnp.float32(0))
+
+
+def _nodes(tree):
+  """Yield a state and all named tuples inside it."""
+  yield tree
+  inside = tree.values() if isinstance(tree, dict) else tree
+  if isinstance(tree, dict | list | tuple):
+    for one in inside:
+      yield from _nodes(one)
+
+
+def _is_key(leaf):
+  return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _shapes(tree):
+  leaves, structure = jax.tree.flatten(tree)
+  return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]

@@ -1,0 +1,212 @@
+"""Text of a defense, `adamixup(end=0.1)|dp_sgd(noise_multiplier=1.0)`, read back.
+
+The grammar is Python's: calls or bare names joined by `|`, with literal arguments. It
+is read by `ast`, never evaluated. Models are written the same way, `mlp(256, 128)`.
+"""
+
+import ast
+import difflib
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from mixdef.core.chaining import chain
+from mixdef.core.hooks import Defense
+
+
+def parse(text: str, *, values: Mapping[str, Any] | None = None) -> Defense:
+  """Build the chain that `text` describes; `str()` of the result gives it back.
+
+  Args:
+    text: `name(arguments)|name|...`, or `none`. Names are those of
+      `mixdef.defenses.CATALOGUE`, their aliases, and those of `RECIPES` there, which
+      stand for several parts; arguments are numbers (`inf` too), strings in quotes,
+      True, False, None and tuples of these.
+    values: what further names among the arguments stand for, traced numbers of a sweep
+      for example: `parse("mixup(a)", values={"a": 0.3})`.
+
+  Raises:
+    ValueError: for an unknown name, an argument that is no literal or that the defense
+      refuses, and parts that cannot be combined.
+
+  >>> str(parse("l2(1e-4) | label_smoothing"))
+  'weight_decay(coefficient=0.0001)|label_smoothing'
+  >>> str(parse("hamp|ema"))
+  'hamp_label|hamp_entropy(official_scale=True)|hamp_output|ema'
+  """
+  # Imported here: what they hold is built from what this module imports.
+  from mixdef.defenses import ALIASES, CATALOGUE, RECIPES
+
+  if isinstance(text, str) and text.strip() in ("", "none"):
+    return chain()
+  nodes = _split(expression(text))
+  known, names = {**CATALOGUE, **RECIPES}, dict(values or {})
+  return chain(*(_call(node, known, ALIASES, "defense", names, {}) for node in nodes))
+
+
+def parse_call(
+  text: str,
+  catalogue: Mapping[str, Callable],
+  what: str,
+  *,
+  aliases: Mapping[str, str] | None = None,
+  fixed: Mapping[str, Any] | None = None,
+  **extra,
+) -> Any:
+  """Build one thing from `name(arguments)`, for example a model.
+
+  Args:
+    text: the call.
+    catalogue: name to factory.
+    what: what the catalogue holds, for messages.
+    aliases: other names, of an entry or of a call of one, `"ccl(form='ccql')"`; the
+      text may override the arguments of that call, by keyword.
+    fixed: arguments that the text must not give.
+    **extra: arguments the alias and the text may override.
+  """
+  return _call(
+    expression(text), catalogue, aliases or {}, what, {}, fixed or {}, **extra
+  )
+
+
+def split_calls(text: str) -> list[str]:
+  """Return the calls of a text that joins them by commas; none of a blank one.
+
+  >>> split_calls("rmia(gamma=1.0, a=0.5), base")
+  ['rmia(gamma=1.0, a=0.5)', 'base']
+  """
+  if not text.strip():
+    return []
+  node = expression(text)
+  return [ast.unparse(part) for part in (getattr(node, "elts", None) or [node])]
+
+
+def called(text: str) -> str:
+  """Return the name that a text calls, or the text itself if it is no call.
+
+  >>> called("wgan_gp(critics=2)")
+  'wgan_gp'
+  """
+  node = expression(text)
+  return ast.unparse(node.func if isinstance(node, ast.Call) else node)
+
+
+def expression(text: str) -> Any:
+  """Return the syntax tree of a text.
+
+  Raises:
+    ValueError: for what is no expression, with the column where that is known.
+  """
+  if not isinstance(text, str):
+    raise ValueError(f"{text!r} is a {type(text).__name__}: write a text")
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")  # of Python about odd code; it is refused below
+      node = ast.parse(text.strip(), mode="eval").body
+      ast.unparse(node)  # what is nested too deeply to be written is refused as well
+    return node
+  except SyntaxError as error:
+    where = f" (column {error.offset})" if error.offset else ""
+  except (ValueError, MemoryError, RecursionError):
+    where = ""
+  raise ValueError(
+    f"cannot read {_shortened(repr(text))}{where}: write name(argument=value), "
+    f"parts joined by |, in quotes on the command line"
+  )
+
+
+def unknown(name: str, what: str, known: Iterable[str]) -> str:
+  """Say that no entry is called so, with the nearest names or all of them."""
+  known = list(known)
+  near = difflib.get_close_matches(name, known, n=3)
+  hint = f"did you mean {' or '.join(near)}?" if near else "known: "
+  return f"no {what} is called {name!r}; {hint}{'' if near else ', '.join(known)}"
+
+
+def _split(node):
+  if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+    return [*_split(node.left), *_split(node.right)]
+  return [node]
+
+
+def _call(node, catalogue, aliases, what, names, fixed, **extra):
+  function = node.func if isinstance(node, ast.Call) else node
+  written = _shortened(ast.unparse(node))
+  if not isinstance(function, ast.Name):
+    raise ValueError(f"{written!r} is no {what}: write name(argument=value)")
+  alias = expression(aliases.get(function.id, function.id))
+  name = ast.unparse(alias.func if isinstance(alias, ast.Call) else alias)
+  if name not in catalogue:
+    raise ValueError(unknown(function.id, what, [*sorted(catalogue), *aliases]))
+  _, preset = _arguments(alias, name, {})
+  args, given = _arguments(node, name, names)
+  for argument in fixed:
+    if argument in given:
+      raise ValueError(f"{written}: {argument} is not given here: leave it out")
+  given = {**fixed, **extra, **preset, **given}
+  make = catalogue[name]
+  _bind(make, args, given, written)
+  try:
+    return make(*args, **given)
+  except TypeError as error:
+    raise ValueError(f"{written}: {error}") from None
+
+
+def _bind(make, args, given, written):
+  """Refuse arguments that a factory does not take, and name those that it does."""
+  signature = inspect.signature(make)
+  try:
+    signature.bind(*args, **given)
+  except TypeError as error:
+    kinds = signature.parameters.values()
+    named = [
+      p.name for p in kinds if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+    wrong = [name for name in given if name not in named]
+    near = difflib.get_close_matches(wrong[0], named, n=1) if wrong else []
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ValueError(f"{written}: {error}{hint}") from None
+
+
+def _arguments(node, name, names):
+  """Return the positional and the keyword arguments of a call; none of a bare name."""
+  if not isinstance(node, ast.Call):
+    return [], {}
+  given = {}
+  for keyword in node.keywords:
+    if keyword.arg is None:
+      raise ValueError(f"{name}: write each argument out, ** is not read")
+    if keyword.arg in given:
+      raise ValueError(f"{name}: {keyword.arg} is given twice")
+    given[keyword.arg] = literal(keyword.value, name, names)
+  return [literal(arg, name, names) for arg in node.args], given
+
+
+def literal(node: ast.AST, where: str, names: Mapping[str, Any]) -> Any:
+  """Return the value of an argument's node, or what its name stands for."""
+  if isinstance(node, ast.Name) and node.id in names:
+    return names[node.id]
+  if isinstance(node, ast.Name) and node.id == "inf":
+    return math.inf
+  try:
+    value = ast.literal_eval(node)
+  except (ValueError, TypeError):  # TypeError: an unhashable part of a set or dict
+    value = ...
+  if not _plain(value):
+    raise ValueError(
+      f"{where}: {_shortened(ast.unparse(node))!r} is no literal; numbers, strings in "
+      f"quotes, True, False, None and tuples are"
+    )
+  return value
+
+
+def _plain(value) -> bool:
+  if isinstance(value, tuple):
+    return all(map(_plain, value))
+  return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _shortened(text: str) -> str:
+  return text if len(text) <= 200 else f"{text[:200]}..."

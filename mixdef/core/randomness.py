@@ -1,0 +1,136 @@
+"""Random streams of this package, one for each purpose.
+
+Models draw from JAX keys, what runs on the host from numpy generators. Both start here,
+from a seed that is checked once.
+"""
+
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mixdef.core import validate
+
+KEY_IMPLEMENTATION = "threefry2x32"
+"""Of all random keys, whatever `jax_default_prng_impl` says.
+
+Under `rbg`, which is usual on TPUs, `vmap` changes what a key draws: a model would
+depend on how many are trained side by side. A run folder notes it.
+"""
+
+_SEEDS = 2**63
+
+
+def check_seed(seed: Any, what: str = "seed") -> int:
+  """Return a seed as a Python integer.
+
+  Args:
+    seed: an integer of Python, numpy or JAX in [0, 2**63).
+    what: the argument, for the message.
+
+  Raises:
+    ValueError: for anything else, `None` and `True` included.
+
+  >>> check_seed(np.int64(7))
+  7
+  """
+  seed = validate.integer(seed, what)
+  if seed >= _SEEDS:
+    raise ValueError(f"{what}={seed}; take an integer below 2**63")
+  return seed
+
+
+def random_key(seed: Any) -> jax.Array:
+  """Return the JAX key of a seed.
+
+  It equals `jax.random.key(seed, impl="threefry2x32")` for seeds below 2**32. That
+  drops the higher bits of others unless `jax_enable_x64` is set; here they count.
+
+  Raises:
+    ValueError: as `check_seed`.
+
+  >>> bool(random_key(2**32) == random_key(0))
+  False
+  """
+  seed = check_seed(seed)
+  bits = jnp.asarray(np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32))
+  return jax.random.wrap_key_data(bits, impl=KEY_IMPLEMENTATION)
+
+
+def generator(seed: Any) -> np.random.Generator:
+  """Return numpy's `default_rng` of a seed.
+
+  Raises:
+    ValueError: as `check_seed`; numpy would draw a seed for `None`.
+  """
+  return np.random.default_rng(check_seed(seed))
+
+
+def stream(seed: Any, purpose: str, *index: int) -> np.random.Generator:
+  """Return the numpy generator of one purpose under one seed.
+
+  `generator(seed)` at every place would hand the same permutation to the reference
+  rows and to the target split, so that one would lie inside the other.
+
+  Args:
+    seed: non-negative int, chosen by the user.
+    purpose: name of the draw.
+    *index: ints that tell draws of one purpose apart, for example the model.
+
+  Returns:
+    A `np.random.Generator` that depends on nothing else.
+
+  Raises:
+    ValueError: as `check_seed`.
+  """
+  # spawn_key and not [seed, index]: numpy pads entropy with zeros, so that
+  # [7, 0] would be the same stream as 7.
+  key = (zlib.crc32(purpose.encode()), *index)
+  return np.random.default_rng(np.random.SeedSequence(check_seed(seed), spawn_key=key))
+
+
+def fold_in_name(key, *names: str):
+  """Derive a key from stable names, so that no stream depends on a position."""
+  for name in names:
+    key = jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
+  return key
+
+
+def row_keys(key, ids):
+  """One key per row [B], a function of the row's id only."""
+  return jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
+
+
+def batch_keys(key, batch):
+  """One key per row of a `Batch` [B], a function of its record's id and its view.
+
+  View 0 has the key that the record has without other views.
+  """
+  keys = row_keys(key, batch.index)
+  if batch.view is None:
+    return keys
+
+  def of_view(key, view):
+    # The name keeps views apart from what a part splits off the key of view 0.
+    return jax.random.fold_in(fold_in_name(key, "view"), view)
+
+  return jnp.where(batch.view == 0, keys, jax.vmap(of_view)(keys, batch.view))
+
+
+def hash_rows(x):
+  """Hash the content of each row of x [B,...] to uint32 [B]; -0.0 counts as 0.0."""
+  bits = x.reshape(x.shape[0], -1)
+  if jnp.issubdtype(x.dtype, jnp.floating):
+    bits = bits.astype(jnp.float32)
+    bits = jnp.where(bits == 0, 0.0, bits)
+    bits = jax.lax.bitcast_convert_type(bits, jnp.uint32)
+  bits = bits.astype(jnp.uint32)
+  place = jnp.arange(bits.shape[1], dtype=jnp.uint32) * jnp.uint32(0x9E3779B9)
+  # Entries are scrambled (the finaliser of MurmurHash3) before they are summed: a sum
+  # of anything near linear in the place would collide on binary tables.
+  mixed = bits ^ place[None]
+  for shift, odd in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+    mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(odd)
+  return (mixed ^ (mixed >> 16)).sum(1, dtype=jnp.uint32)

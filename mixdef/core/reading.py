@@ -1,0 +1,258 @@
+"""Read npz and JSON files: whatever is wrong with one is a single line.
+
+Damaged bytes reach the readers of zip, deflate, array headers and JSON, each of which
+raises errors of its own kind. Here all of them become `Damaged`, which names the file,
+what is wrong and the fix. Nothing is unpickled, and nothing is allocated that the file
+is too small to hold.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import pathlib
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from mixdef.core.files import local_path
+
+_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+_DEFLATES = 1032  # bytes that one byte of deflated data can become, at most
+_SEAL = "checksum"
+_LONGEST = 200  # characters of another library's message
+
+
+class Damaged(ValueError):
+  """A file cannot be read, or does not hold what it should."""
+
+
+def read_npz(
+  path: str | pathlib.Path, *, fix: str, what: str = "is no npz of plain arrays"
+) -> dict[str, np.ndarray]:
+  """Read all arrays of an npz file.
+
+  Args:
+    path: of the file.
+    fix: what to do if it is missing or damaged, for the message.
+    what: what to say of a damaged one.
+
+  Returns:
+    The arrays by name.
+
+  Raises:
+    Damaged: if it is no npz file of plain arrays, or its checksums do not match.
+    FileNotFoundError: if there is none.
+    OSError: if the system does not let it be read.
+  """
+  path = local_path(path)
+  with _one_line(path, what, fix), path.open("rb") as file:
+    if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
+      raise ValueError("it is one array, of numpy.save")
+    with zipfile.ZipFile(file) as archive:
+      members = archive.infolist()
+      _refuse_claims(members, path.stat().st_size)
+      return {
+        info.filename.removesuffix(".npy"): _read(archive, info) for info in members
+      }
+
+
+def read_json(
+  path: str | pathlib.Path,
+  *,
+  fix: str,
+  form: Any = dict,
+  sealed: bool = False,
+  what: str = "is damaged",
+) -> Any:
+  """Read a JSON file.
+
+  Args:
+    path: of the file.
+    fix: what to do if it is missing or damaged, for the message.
+    form: what it must hold, see `check_form`.
+    sealed: whether it was written with the checksum that `seal` adds.
+    what: what to say of a damaged one.
+
+  Returns:
+    The value, without the checksum.
+
+  Raises:
+    Damaged: if it is no JSON, of another form, or its checksum does not match.
+    FileNotFoundError: if there is none.
+    OSError: if the system does not let it be read.
+  """
+  path = local_path(path)
+  with _one_line(path, what, fix):
+    value = parse_json(path.read_bytes(), form)
+    return unsealed(value) if sealed else value
+
+
+def digest_file(path: str | pathlib.Path, *, fix: str) -> str:
+  """Hash the content of a file to 16 hexadecimal digits.
+
+  Args:
+    path: of the file.
+    fix: what to do if it is missing, for the message.
+
+  Raises:
+    FileNotFoundError: if there is none.
+    Damaged: if it is no regular file.
+    OSError: if the system does not let it be read.
+  """
+  path = local_path(path)
+  with _one_line(path, "cannot be read", fix), path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def seal(value: Mapping[str, Any]) -> dict[str, Any]:
+  """Add a checksum to an object of JSON, which tells when it was changed later."""
+  words = json.dumps(value, sort_keys=True)
+  return {**value, _SEAL: hashlib.sha256(words.encode()).hexdigest()[:16]}
+
+
+def unsealed(value: dict[str, Any]) -> dict[str, Any]:
+  """Return an object of JSON without the checksum that `seal` added.
+
+  Raises:
+    ValueError: if it was changed since.
+  """
+  rest = {name: item for name, item in value.items() if name != _SEAL}
+  if seal(rest) != value:
+    raise ValueError("it was changed after it was written")
+  return rest
+
+
+def parse_json(text: bytes, form: Any = dict, *, finite: bool = True) -> Any:
+  """Parse JSON in UTF-8.
+
+  Args:
+    text: the JSON.
+    form: what it must hold, see `check_form`.
+    finite: refuse NaN and infinities, which other readers do not know.
+
+  Raises:
+    ValueError: if it is no JSON, or of another form.
+  """
+  number = _finite if finite else float
+  try:
+    value = json.loads(
+      text.decode("utf-8-sig"), parse_constant=number, parse_float=number
+    )
+  except RecursionError:
+    raise ValueError("it is nested too deeply") from None
+  check_form(value, form)
+  return value
+
+
+def check_form(value: Any, form: Any, place: str = "it") -> None:
+  """Refuse a JSON value that is not of a form.
+
+  Args:
+    value: what was read.
+    form: a type, or a tuple of types; `[form]` for a list of such; `{name: form}` for
+      an object that has at least these names. A bool is no number.
+    place: what the value is called in the message.
+
+  Raises:
+    ValueError: naming the first place that differs.
+
+  >>> check_form({"sizes": [1, 2], "more": None}, {"sizes": [int]})
+  >>> check_form({"sizes": [1, "2"]}, {"sizes": [int]})
+  Traceback (most recent call last):
+  ValueError: sizes[1] is '2', not int
+  """
+  if isinstance(form, dict | list):
+    kinds: tuple[type, ...] = (type(form),)
+  else:
+    kinds = form if isinstance(form, tuple) else (form,)
+  if not _is_of(value, kinds):
+    named = ("null" if kind is type(None) else kind.__name__ for kind in kinds)
+    raise ValueError(f"{place} is {_shortened(repr(value))}, not {' or '.join(named)}")
+  if isinstance(form, list):
+    (inner,) = form
+    for i, item in enumerate(value):
+      check_form(item, inner, f"{place}[{i}]")
+  elif isinstance(form, dict):
+    for name, inner in form.items():
+      if name not in value:
+        raise ValueError(f"{place} has no {name!r}")
+      check_form(value[name], inner, name if place == "it" else f"{place}.{name}")
+
+
+def _is_of(value, kinds) -> bool:
+  if isinstance(value, bool):
+    return bool in kinds
+  return isinstance(value, (*kinds, int) if float in kinds else kinds)
+
+
+@contextlib.contextmanager
+def _one_line(path: pathlib.Path, what: str, fix: str) -> Iterator[None]:
+  """Turn any error of reading into one line about the file."""
+  try:
+    if path.exists() and not path.is_file():
+      raise ValueError("it is not a regular file")
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")  # of headers that look like those of Python 2
+      yield
+  except (FileNotFoundError, NotADirectoryError):
+    raise FileNotFoundError(f"{path} is missing; {fix}") from None
+  except Exception as error:
+    # EINVAL is a seek to where damaged bytes point; the rest is the system's, and the
+    # file may be whole.
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+      raise OSError(error.errno, error.strerror, str(path)) from None
+    reason = _shortened(str(error) or type(error).__name__)
+    raise Damaged(f"{path} {what}: {reason}; {fix}") from None
+
+
+def _refuse_claims(members, size) -> None:
+  """Refuse members that claim more than a file of this size can hold."""
+  largest = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: _DEFLATES}
+  if len({info.filename for info in members}) < len(members):
+    raise ValueError("it holds an array of one name twice")
+  for info in members:
+    if info.compress_type not in largest:
+      raise ValueError(f"{info.filename!r} is compressed in a way that numpy never is")
+    if info.file_size > largest[info.compress_type] * info.compress_size:
+      raise ValueError(f"{info.filename!r} claims more bytes than it has")
+  if sum(info.compress_size for info in members) > size:
+    raise ValueError("its members claim more bytes than it has")
+
+
+def _read(archive, info) -> np.ndarray:
+  """Read one member.
+
+  It is opened twice, for `zipfile` compares no checksum once a reader went back, and to
+  the end, where it compares it.
+  """
+  with archive.open(info) as file:
+    version = npy.read_magic(file)
+    if version not in _HEADERS:
+      raise ValueError(f"{info.filename!r} has the unknown version {version}")
+    shape, _, dtype = _HEADERS[version](file)
+    if dtype.hasobject:
+      raise ValueError(f"{info.filename!r} holds Python objects, not numbers")
+    if math.prod(shape) * dtype.itemsize != info.file_size - file.tell():
+      raise ValueError(f"{info.filename!r} is not as long as its header says")
+  with archive.open(info) as file:
+    array = npy.read_array(file, allow_pickle=False)
+    file.read()
+  return array
+
+
+def _finite(text: str) -> float:
+  value = float(text)
+  if not math.isfinite(value):
+    raise ValueError(f"it holds {text}, which is no number")
+  return value
+
+
+def _shortened(text: str) -> str:
+  line = text.splitlines()[0] if text else text
+  return line if len(line) <= _LONGEST else line[:_LONGEST] + "..."

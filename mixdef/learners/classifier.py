@@ -1,0 +1,251 @@
+"""The learner of a classifier: one network, its optimizer and its defense."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from mixdef.core import isolation
+from mixdef.core.chaining import chain
+from mixdef.core.hooks import (
+  Batch,
+  Ctx,
+  Defense,
+  View,
+  mean_value_and_grad,
+  weighted_mean,
+)
+from mixdef.core.learner import Learner, TrainState, descend, stage_learners
+from mixdef.core.optimizers import check_optimizer, offered, start
+from mixdef.core.randomness import fold_in_name
+from mixdef.core.text import text_of
+from mixdef.data import to_float
+from mixdef.models.adapters import adapt, check_module
+from mixdef.models.probing import check_network
+
+_VIEW_BLOCK = 512  # records a forward pass of an epoch hook holds at once
+
+
+def classifier(
+  model, optimizer, defense: Defense | None = None, *, microbatch: int | None = None
+) -> Learner:
+  """Make the learner of a linen classifier.
+
+  Args:
+    model: linen module whose `__call__(x [B,...])` returns logits [B,K]. It may take
+      the flag of training, as `train` or `deterministic` (see `models.adapters`), and
+      `weight` [B] (0 = padding).
+    optimizer: optax transform. One that reads the loss, such as `reduce_on_plateau`, is
+      given that of the batch, but not under `dp_sgd`, whose noise does not cover it.
+    defense: a defense or chain; None is undefended.
+    microbatch: rows of a step that are differentiated at once, >= 1; their gradients
+      are summed. A step then needs the memory of this many rows, which on a CPU stay
+      in its cache, and its gradient is that of the whole batch to rounding. Each group
+      of rows draws its own dropout mask. None differentiates the whole batch at once.
+
+  Returns:
+    The `Learner`. Its metrics are the mean training loss and `accuracy`, the agreement
+    with the target's most likely class: a mixed row's dominant record, a soft label's
+    top class.
+
+  Raises:
+    TypeError: for anything but a linen module and an optax transform.
+    ValueError: for a defense that the model or microbatches cannot carry; at `init`,
+      for a model that returns anything but logits of the data's classes, that would
+      train otherwise than it says (dropout that never acts), or that keeps what cannot
+      be updated, as BatchNorm does (with `dp_sgd` or microbatches, nothing can), and
+      for an optimizer that needs what it cannot be given.
+
+  >>> from mixdef import models
+  >>> learner = classifier(models.mlp(32), optax.adam(1e-3))
+  """
+  defense = chain() if defense is None else chain(defense)
+  _refuse_critics_parts(defense)
+  check_module(model)
+  optimizer = check_optimizer(optimizer)
+  model = _with_fields(model, defense)
+  if microbatch is not None:
+    _check_microbatch(microbatch, defense)
+    estimator = functools.partial(mean_value_and_grad, microbatch=microbatch)
+    defense = defense._replace(value_and_grad=estimator)
+  network = adapt(model)
+
+  def infer(variables, x):
+    return jax.nn.log_softmax(network.apply(variables, x, train=False))
+
+  def init(key, spec):
+    spec = isolation.public(spec) if "per_example" in defense.traits else spec
+    variables = network.init(fold_in_name(key, "params"), spec.example)
+    check_network(network, variables, spec.example, spec.num_classes)
+    _check_kept(variables, defense, microbatch)
+    spec = spec._replace(variables=variables)
+    params = variables["params"]
+    stats = {name: value for name, value in variables.items() if name != "params"}
+    state = defense.init(fold_in_name(key, "defense"), spec)
+    opt = start(
+      *(optimizer, params, fold_in_name(key, "optimizer")),
+      extra=offered(defense),
+      why=f", for {defense} covers no loss" if "per_example" in defense.traits else "",
+    )
+    return TrainState(params, stats, opt, state, key)
+
+  def step(state, data, rows, ctx):
+    batch = _gather(data, rows, infer, _variables(state))
+    if defense.batch:
+      own = batch.x.dtype
+      batch = defense.batch(batch, state.defense, ctx)
+      if batch.x.dtype != own and jnp.issubdtype(own, jnp.integer):
+        raise ValueError(
+          f"a batch hook of {defense} makes {batch.x.dtype} of {own} records, names "
+          "such as token ids: leave it out, or pass quantities as float32"
+        )
+
+    def losses_fn(params, batch, ctx):
+      variables = {"params": params, **state.stats}
+      # The first row's id keeps dropout masks of single-record batches apart.
+      key = jax.random.fold_in(fold_in_name(ctx.key, "model"), batch.index[0])
+      logits, stats = network.apply(
+        variables,
+        batch.x,
+        train=True,
+        weight=batch.weight,
+        key=key,
+        mutable=list(state.stats),
+      )
+      log_probs = jax.nn.log_softmax(logits)
+      if defense.log_probs:
+        log_probs = defense.log_probs(log_probs, state.defense, ctx, batch)
+      losses = -(batch.y * log_probs).sum(-1)
+      if defense.loss:
+        losses = defense.loss(losses, state.defense, ctx, log_probs, batch)
+      return losses, (log_probs, stats)
+
+    params, opt, defended, value, losses, (log_probs, stats) = descend(
+      defense, optimizer, losses_fn, state.params, state.opt, state.defense, batch, ctx
+    )
+    stats = stats if state.stats else {}
+    if defense.update:
+      variables = {"params": params, **stats}
+      log_probs, losses = jax.lax.stop_gradient((log_probs, losses))
+      defended = defense.update(defended, ctx, losses, log_probs, batch, variables)
+    hits = (log_probs.argmax(-1) == batch.y.argmax(-1)).astype(jnp.float32)
+    metrics = {"loss": value, "accuracy": weighted_mean(hits, batch.weight)}
+    return TrainState(params, stats, opt, defended, state.key), metrics
+
+  def released(state):
+    variables = _variables(state)
+    if defense.release_params:
+      return defense.release_params(variables, state.defense)
+    return variables
+
+  def view(variables, data, keep):
+    def predict(x):
+      return jax.lax.map(
+        lambda record: infer(variables, record[None])[0], x, batch_size=_VIEW_BLOCK
+      )
+
+    return View(variables, predict, data.x, data.y, keep, data.reference)
+
+  def epoch(state, data, keep, ctx):
+    look = view(_variables(state), data, keep)
+    return state._replace(defense=defense.epoch(state.defense, ctx, look))
+
+  def finish(state, data, keep, ctx):
+    look = view(released(state), data, keep)
+    return state._replace(defense=defense.finish(state.defense, ctx, look))
+
+  def predict(state, x, *, raw=False):
+    log_probs = infer(released(state), x)
+    if defense.release_output and not raw:
+      ctx = Ctx(fold_in_name(state.key, "release"), 0, 0, 1)
+      log_probs = defense.release_output(log_probs, state.defense, ctx, x)
+    return log_probs
+
+  return Learner(
+    init=init,
+    step=step,
+    epoch=epoch if defense.epoch else None,
+    finish=finish if defense.finish else None,
+    predict=predict,
+    batch=defense.batch,
+    before=stage_learners(
+      defense,
+      functools.partial(classifier, model, optimizer, microbatch=microbatch),
+    ),
+    rows=defense.rows,
+    traits=defense.traits,
+    text=f"{text_of(model)}|{defense}"
+    + (f"|microbatch={microbatch}" if microbatch else ""),
+  )
+
+
+def _variables(state):
+  return {"params": state.params, **state.stats}
+
+
+def _refuse_critics_parts(defense):
+  for part in defense.parts:
+    if "critic" in part.traits:
+      raise ValueError(f"{part.name} acts on the critic of a GAN: give it to wgan_gp")
+
+
+def _with_fields(model, defense):
+  if not defense.model:
+    return model
+  fields = set(model.__dataclass_fields__)
+  for part in defense.parts:
+    for name in part.model or {}:
+      if name not in fields:
+        raise ValueError(
+          f"{part.name} sets the field {name!r}, which {type(model).__name__} lacks: "
+          f"add it to the module or drop the defense"
+        )
+  return model.clone(**defense.model)
+
+
+def _check_microbatch(microbatch, defense):
+  if type(microbatch) is not int or microbatch < 1:
+    raise ValueError(
+      f"microbatch={microbatch!r} must be an integer of at least 1, or None for the "
+      "whole batch"
+    )
+  for part in defense.parts:
+    if part.value_and_grad:
+      raise ValueError(
+        f"{part.name} estimates gradients in its own way, without "
+        f"microbatch={microbatch}: leave it out"
+      )
+    if "whole_batch" in part.traits:
+      raise ValueError(
+        f"{part.name} couples the records of a batch, which microbatch={microbatch} "
+        "would take apart: leave it out"
+      )
+
+
+def _check_kept(variables, defense, microbatch):
+  """Refuse what a model keeps beside its parameters, where a step cannot update it."""
+  kept = sorted(variables.keys() - {"params"})
+  if kept and "per_example" in defense.traits:
+    raise ValueError(
+      f"the model keeps {kept[0]}, as BatchNorm does, which per-example clipping does "
+      "not bound and no noise covers: use norm='group', or keep parameters alone"
+    )
+  if kept and microbatch is not None:
+    raise ValueError(
+      f"the model keeps {kept[0]}, which microbatch={microbatch} would update by "
+      "parts of a batch: use norm='group', or leave microbatch out"
+    )
+
+
+def _gather(data, rows, infer, variables):
+  x, y = data.x[rows.index], data.y[rows.index]
+  classes = jax.eval_shape(infer, variables, x[:1]).shape[-1]
+  return Batch(
+    x=to_float(x),
+    y=jax.nn.one_hot(y, classes),
+    index=rows.index,
+    weight=rows.weight,
+    reference=rows.reference,
+    partner=rows.index,
+    lam=jnp.ones_like(rows.weight),
+  )

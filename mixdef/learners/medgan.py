@@ -1,0 +1,280 @@
+"""medGAN: a GAN that ends in an autoencoder's decoder, for tables of zeros and ones."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mixdef.core.chaining import chain
+from mixdef.core.check import check_count, check_number
+from mixdef.core.hooks import Defense, weighted_mean
+from mixdef.core.learner import Learner, TrainState, descend
+from mixdef.core.optimizers import check_optimizer, start
+from mixdef.core.randomness import fold_in_name
+from mixdef.core.text import text_of
+from mixdef.data import to_float
+from mixdef.learners._gan import UNSHARED, check_sizes, gather, latents, refuse_parts
+from mixdef.models.gan_medgan import medgan_networks
+
+ADAM = optax.adam(1e-3)
+"""The optimizer of medGAN: one for the autoencoder, the critic and the generator."""
+
+
+def medgan(
+  num_features: int,
+  num_classes: int,
+  optimizer: optax.GradientTransformation = ADAM,
+  defense: Defense | None = None,
+  *,
+  pretrain_epochs: int = 100,
+  critic_steps: int = 2,
+  l2: float = 1e-3,
+  latent: int = 128,
+  hidden: tuple[int, ...] = (256, 128),
+) -> Learner:
+  """Make the learner of medGAN, a GAN for rows of many zeros and few ones.
+
+  ```
+  L_AE = mean[BCE(x, Dec(Enc(x))) summed over columns]      of Enc and Dec, first
+  L_D  = mean[-log D(x, mean x)] + mean[-log(1 - D(x', mean x'))]
+  L_G  = mean[-log D(x', mean x')]                          of G and Dec
+  x'   = Dec(G(z)),   z ~ N(0, I); D and Dec end in a sigmoid
+  ```
+
+  and l2 / 2 times the squared weights of the networks that move. The critic sees every
+  row beside the mean of its batch, of real rows or of fakes ("minibatch averaging"),
+  so a generator that makes few different rows is found out.
+
+  The defense acts on the rows of both phases, so the decoder of a mixed medGAN is
+  learned from mixed rows, too; what it does to gradients concerns the critic alone.
+  Conditions are carried along and read by no network.
+
+  Args:
+    num_features: D, columns of the table.
+    num_classes: K of the data.
+    optimizer: of all networks, optax.
+    defense: a defense or chain; None is undefended.
+    pretrain_epochs: epochs of the autoencoder alone, at least 0; the epochs that `fit`
+      is given include them. Officially 100.
+    critic_steps: steps of the critic for one of the generator, counted from the start
+      of training.
+    l2: weight of the squared weights, at least 0.
+    latent: numbers of z, of a code and of the generator's layers.
+    hidden: widths of the critic's hidden layers.
+
+  Returns:
+    The `Learner`. `predict` returns the critic's logit beside a stored mean, that of
+    all real batches seen: a record's score depends on no other that is asked. Its
+    metrics are `autoencoder_loss`, `critic_loss`, `distance`, the mean of the logits
+    of real rows less that of fakes, and `generator_steps`, how many a step; each is 0
+    in the phase that it is not of.
+
+  Raises:
+    ValueError: for numbers out of range, or a defense that it cannot carry; at `init`,
+      for other records than the sizes given, or if no epoch follows the pre-training.
+
+  Guarantee: none. The stored mean, part of the critic, holds the members' own share of
+    ones in every column.
+
+  Deviation: the official code trains the autoencoder with batches of 100 and the GAN
+    with batches of 1,000, and its epoch has two critic steps a batch: 100 + 1,000
+    epochs there are 100 + 2,000 here. One batch size serves both phases here. A step's
+    real batch comes from the epoch's shuffle, not from a draw of its own. As
+    officially, the decoder is trained on with the generator, and the critic's fakes
+    come from the running statistics of the generator's BatchNorm.
+
+  Reference: Choi et al., Generating Multi-label Discrete Patient Records using
+    Generative Adversarial Networks, 2017, arXiv 1703.06490.
+
+  >>> medgan(736, 100, pretrain_epochs=10).latent
+  128
+  """
+  defense = chain() if defense is None else chain(defense)
+  optimizer = check_optimizer(optimizer)
+  check_count("medgan: pretrain_epochs", pretrain_epochs, 0)
+  check_count("medgan: critic_steps", critic_steps)
+  check_number("medgan: l2", l2, 0)
+  _refuse(defense)
+  networks = medgan_networks(num_features, num_classes, latent=latent, hidden=hidden)
+  encoder, decoder, generator, critic = networks[:4]
+
+  def decode(params, code) -> Any:
+    return decoder.apply({"params": params["decoder"]}, code)
+
+  def fakes(params, stats, z, **how):
+    """Return rows [B,D] in [0,1], and new statistics where they are mutable."""
+    code = generator.apply({"params": params["g"], **stats["g"]}, z, **how)
+    code, *new = code if "mutable" in how else (code,)
+    return jax.nn.sigmoid(decode(params, code)), *new
+
+  def score(params, x, mean) -> Any:
+    return critic.apply({"params": params}, x, mean)
+
+  def init(key, spec):
+    check_sizes(networks, spec)
+    if pretrain_epochs >= spec.epochs:
+      raise ValueError(
+        f"medgan: pretrain_epochs={pretrain_epochs} leaves none of the {spec.epochs} "
+        "epochs to the generator: train for more, or lower it"
+      )
+    x, z = to_float(spec.example), jnp.zeros((1, latent))
+    made = {
+      "encoder": encoder.init(fold_in_name(key, "encoder"), x),
+      "decoder": decoder.init(fold_in_name(key, "decoder"), z),
+      "g": dict(generator.init(fold_in_name(key, "generator"), z)),
+      "d": critic.init(fold_in_name(key, "critic"), x, x[0]),
+    }
+    params = {name: variables.pop("params") for name, variables in made.items()}
+    trained = {
+      "autoencoder": _pick(params, "encoder", "decoder"),
+      "g": _pick(params, "g", "decoder"),
+      "d": params["d"],
+    }
+    opt = {
+      name: start(optimizer, own, fold_in_name(key, "optimizer", name), why=UNSHARED)
+      for name, own in trained.items()
+    }
+    spec = spec._replace(variables={"params": params["d"]})
+    defended = defense.init(fold_in_name(key, "defense"), spec)
+    stats = {"g": made["g"], "mean": jnp.zeros_like(x[0])}
+    return TrainState(params, stats, opt, defended, key)
+
+  def autoencoder_step(state, batch, ctx):
+    del ctx
+
+    def loss(params):
+      code = encoder.apply({"params": params["encoder"]}, batch.x)
+      bits = optax.sigmoid_binary_cross_entropy(decode(params, code), batch.x)
+      return weighted_mean(bits.sum(-1), batch.weight) + _decay(l2, params)
+
+    own = _pick(state.params, "encoder", "decoder")
+    value, grads = jax.value_and_grad(loss)(own)
+    own, opt = _move(optimizer, grads, state.opt["autoencoder"], own)
+    state = state._replace(
+      params={**state.params, **own}, opt={**state.opt, "autoencoder": opt}
+    )
+    return state, _metrics(autoencoder_loss=value)
+
+  def critic_step(state, batch, ctx):
+    z = latents(ctx.key, batch.index, latent)
+    (fake,) = fakes(state.params, state.stats, z)
+
+    def losses_fn(params, batch, ctx):
+      del ctx
+      real = score(params, batch.x, _mean_row(batch.x, batch.weight))
+      made = score(params, fake, _mean_row(fake, batch.weight))
+      losses = jax.nn.softplus(-real) + jax.nn.softplus(made)
+      return losses + _decay(l2, params), real - made
+
+    d, opt, defended, value, losses, apart = descend(
+      *(defense, optimizer, losses_fn, state.params["d"], state.opt["d"]),
+      *(state.defense, batch, ctx),
+    )
+    if defense.update:
+      losses = jax.lax.stop_gradient(losses)
+      defended = defense.update(defended, ctx, losses, None, batch, {"params": d})
+    state = state._replace(
+      params={**state.params, "d": d}, opt={**state.opt, "d": opt}, defense=defended
+    )
+    distance = weighted_mean(apart, batch.weight)
+    return state, _metrics(critic_loss=value, distance=distance)
+
+  def generator_step(state, batch, ctx):
+    z = latents(fold_in_name(ctx.key, "generator"), batch.index, latent)
+    how = {"train": True, "weight": batch.weight, "mutable": list(state.stats["g"])}
+
+    def loss(params):
+      fake, new = fakes(params, state.stats, z, **how)
+      judged = score(state.params["d"], fake, _mean_row(fake, batch.weight))
+      losses = jax.nn.softplus(-judged)
+      return weighted_mean(losses, batch.weight) + _decay(l2, params), new
+
+    own = _pick(state.params, "g", "decoder")
+    grads, new = jax.grad(loss, has_aux=True)(own)
+    own, opt = _move(optimizer, grads, state.opt["g"], own)
+    return state._replace(
+      params={**state.params, **own},
+      stats={**state.stats, "g": new},
+      opt={**state.opt, "g": opt},
+    )
+
+  def adversarial_step(state, batch, ctx):
+    state, metrics = critic_step(state, batch, ctx)
+    due = (ctx.step + 1) % critic_steps == 0
+    state = jax.lax.cond(
+      due, generator_step, lambda state, *_: state, state, batch, ctx
+    )
+    return state, {**metrics, "generator_steps": due.astype(jnp.float32)}
+
+  def step(state, data, rows, ctx):
+    batch = gather(data, rows, num_classes)
+    if defense.batch:
+      batch = defense.batch(batch, state.defense, ctx)
+    mean = state.stats["mean"]
+    news = _mean_row(batch.x, batch.weight) - mean
+    state = state._replace(stats={**state.stats, "mean": mean + news / (ctx.step + 1)})
+    return jax.lax.cond(
+      ctx.epoch < pretrain_epochs,
+      *(autoencoder_step, adversarial_step, state, batch, ctx),
+    )
+
+  def predict(state, x, *, y=None, raw=False):
+    del y, raw  # it knows no conditions, and releases what it trained
+    return score(state.params["d"], to_float(x), state.stats["mean"])[:, None]
+
+  return Learner(
+    init=init,
+    step=step,
+    epoch=None,
+    finish=None,
+    predict=predict,
+    batch=defense.batch,
+    traits=defense.traits,
+    text="|".join(
+      ["medgan", *map(text_of, (encoder, decoder, generator, critic)), str(defense)]
+    ),
+    generate=lambda state, z, y: fakes(state.params, state.stats, z)[0],
+    latent=latent,
+    num_classes=num_classes,
+  )
+
+
+def _refuse(defense):
+  """Refuse what needs a Wasserstein critic that judges each record alone."""
+  refuse_parts("medgan", defense)
+  for part in defense.parts:
+    if part.loss is not None:
+      raise ValueError(
+        f"medgan cannot carry {part.name}, which acts on the loss of a Wasserstein "
+        "critic: take wgan_gp"
+      )
+    if part.value_and_grad is not None:
+      raise ValueError(
+        f"medgan cannot carry {part.name}, which takes the records of a batch apart, "
+        "and medgan's critic sees each beside the mean of all: take wgan_gp"
+      )
+
+
+def _mean_row(x, weight):
+  """Mean [D] of the rows x [B,D] that have weight."""
+  return jax.vmap(weighted_mean, in_axes=(1, None))(x, weight)
+
+
+def _decay(l2, params):
+  return l2 / 2 * sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(params))
+
+
+def _move(optimizer, grads, opt, params):
+  updates, opt = optimizer.update(grads, opt, params)
+  return optax.apply_updates(params, updates), opt
+
+
+def _pick(tree, *names):
+  return {name: tree[name] for name in names}
+
+
+def _metrics(**known):
+  """The same figures in both phases, as one program has to return."""
+  names = ("autoencoder_loss", "critic_loss", "distance", "generator_steps")
+  return {name: jnp.float32(known.get(name, 0)) for name in names}

@@ -1,0 +1,252 @@
+"""privGAN: several GANs, and a network that must not tell whose fake it sees."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mixdef.core.check import check_choice, check_count, check_number, is_static
+from mixdef.core.hooks import weighted_mean
+from mixdef.core.learner import Learner, TrainState
+from mixdef.core.optimizers import start
+from mixdef.core.randomness import fold_in_name, row_keys
+from mixdef.core.text import text_of
+from mixdef.learners._chunks import by_chunk, critics_answers, init_networks
+from mixdef.learners._gan import UNSHARED, check_parts, gather, latents
+from mixdef.models import Networks
+
+ADAM = optax.adam(2e-4, b1=0.5)
+"""The optimizer of privGAN, for all networks."""
+
+_REAL = 0.95  # one-sided label smoothing: what a discriminator should say of a member
+
+
+def priv_gan(
+  networks: Networks,
+  optimizer: optax.GradientTransformation = ADAM,
+  *,
+  pairs: int = 2,
+  ratio: float = 1.0,
+  pretrain_epochs: int | None = None,
+  dp_delay: int | None = None,
+  release: str = "all",
+) -> Learner:
+  """Make the learner of privGAN: N GANs whose generators hide which one made a fake.
+
+  The members are cut into a chunk for each pair of a generator G_i and a discriminator
+  D_i. A privacy discriminator P says which chunk or generator a record is of:
+
+  ```
+  L_P = mean CE(P(x, y), i) over the chunks' members      in the first pretrain_epochs,
+                                                          in which nothing else moves
+  L_D = mean[BCE(D_i(x, y), 0.95)] + mean[BCE(D_i(G_i(z, y), y), 0)]
+  L_P = mean CE(P(G_i(z, y), y), i)                       after another dp_delay epochs
+  L_G = mean BCE(D_i(G_i(z, y), y), 1) + ratio * mean CE(P(G_i(z, y), y), j)
+  ```
+
+  with j another pair, drawn for each row, and the same z for all pairs. A step is one
+  of each network that moves, P before the generators.
+
+  Args:
+    networks: generator and critic, whose number is a logit. P is as many critics as
+      there are pairs, a logit each.
+    optimizer: of all networks, optax.
+    pairs: N, at least 2.
+    ratio: weight of what P says, at least 0; 0 are N GANs that do not know each other.
+    pretrain_epochs: epochs of P alone, at least 0. None is a fifth of the epochs that
+      `fit` is given, as the official 50 before 200.
+    dp_delay: epochs of the GANs in which P stays as pre-trained, at least 0. None is
+      two fifths of all epochs, as the official 100.
+    release: `generate` answers row b by generator b mod N ("all"), or every row by one
+      that the model's key draws ("one").
+
+  Returns:
+    The `Learner`. It takes no defense. Its metrics are `critic_loss` and
+    `generator_loss`, means over the pairs and 0 in the epochs of P alone, and
+    `privacy_accuracy`, the share of its records that P places. `predict` has a logit of
+    each D_i.
+
+  Raises:
+    ValueError: for numbers out of range; at `init`, for networks that do not fit the
+      records, or if P's epochs leave none to the GANs, or none in which P sees fakes.
+
+  Guarantee: none.
+
+  Deviation: officially unconditional; here each pair takes the conditions of its rows,
+    and so does P. The official batches are drawn with replacement, and the mean over
+    real and fake rows together halves L_D, which Adam does not notice. P is a network
+    of its own there; here its logits share no layer.
+
+  Reference: Mukherjee, Xu, Trivedi, Patowary & Ferres, privGAN: Protecting GANs from
+    membership inference attacks at low cost to utility, PETS 2021, arXiv 2001.00071.
+
+  >>> from mixdef.generative.networks import table_networks
+  >>> priv_gan(table_networks(20, 2), pairs=3).groups
+  3
+  """
+  optimizer = check_parts(networks, optimizer)
+  _validate(pairs, ratio, pretrain_epochs, dp_delay, release)
+  generator, critic = networks.generator, networks.critic
+
+  def score(params, x, y):
+    return critic.apply({"params": params}, x, y)
+
+  def place(p, x, y):
+    """P's log-probabilities of the pairs [B,N]."""
+    return jax.nn.log_softmax(jax.vmap(score, (0, None, None), 1)(p, x, y))
+
+  def phases(epochs):
+    """The first epoch of the GANs, and the first in which P sees fakes."""
+    alone = epochs // 5 if pretrain_epochs is None else pretrain_epochs
+    delay = 2 * epochs // 5 if dp_delay is None else dp_delay
+    return alone, alone + delay
+
+  def init(key, spec):
+    alone, on_fakes = phases(spec.epochs)
+    if on_fakes >= spec.epochs:
+      raise ValueError(
+        f"priv_gan: P learns alone for {alone} epochs and meets fakes from epoch "
+        f"{on_fakes} on, but there are {spec.epochs}: raise epochs, or lower "
+        "pretrain_epochs or dp_delay"
+      )
+
+    def network(key):
+      made = functools.partial(init_networks, networks, optimizer, spec=spec)
+      params, stats, opt = made(key, critics=1)
+      params["d"], opt["d"] = jax.tree.map(lambda a: a[0], (params["d"], opt["d"]))
+      return params, stats, opt
+
+    keys = row_keys(fold_in_name(key, "pair"), jnp.arange(pairs))
+    params, stats, opt = jax.vmap(network)(keys)
+    own = fold_in_name(key, "privacy")
+    params["p"] = init_networks(networks, optimizer, own, spec, critics=pairs)[0]["d"]
+    opt["p"] = start(optimizer, params["p"], own, why=UNSHARED)
+    return TrainState(params, stats, opt, {}, key)
+
+  def fakes(g, stats, z, batch):
+    how = {"train": True, "weight": batch.weight, "mutable": list(stats)}
+    return generator.apply({"params": g, **stats}, z, batch.y, **how)
+
+  def descend(params, opt, loss):
+    (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
+    updates, opt = optimizer.update(grads, opt, params)
+    return optax.apply_updates(params, updates), opt, value, aux
+
+  def privacy_step(p, opt, x, batches):
+    """One step of P on records x [N,B,...] of the pairs."""
+    own = jnp.arange(pairs)[:, None]
+
+    def loss(p):
+      log_probs = jax.vmap(place, (None, 0, 0))(p, x, batches.y)
+      losses = -log_probs[own, jnp.arange(x.shape[1]), own]
+      hits = (log_probs.argmax(-1) == own).astype(jnp.float32)
+      return tuple(weighted_mean(v, batches.weight) for v in (losses, hits))
+
+    p, opt, _, hits = descend(p, opt, loss)
+    return p, opt, hits
+
+  def critic_step(d, opt, batch, fake):
+    def loss(d):
+      real, made = score(d, batch.x, batch.y), score(d, fake, batch.y)
+      members = _REAL * jax.nn.softplus(-real) + (1 - _REAL) * jax.nn.softplus(real)
+      return weighted_mean(members + jax.nn.softplus(made), batch.weight), None
+
+    return descend(d, opt, loss)[:3]
+
+  def generator_step(g, opt, stats, d, own, batch, z, p, key):
+    ahead = jax.random.randint(key, batch.weight.shape, 1, pairs)
+    other = (own + ahead) % pairs
+
+    def loss(g):
+      fake, new = fakes(g, stats, z, batch)
+      losses = jax.nn.softplus(-score(d, fake, batch.y))
+      if not (is_static(ratio) and ratio == 0):
+        log_probs = place(p, fake, batch.y)
+        losses -= ratio * jnp.take_along_axis(log_probs, other[:, None], 1)[:, 0]
+      return weighted_mean(losses, batch.weight), new
+
+    return descend(g, opt, loss)
+
+  def gan_step(state, batches, ctx, on_fakes):
+    params, opt, stats = state.params, state.opt, state.stats
+    z = latents(ctx.key, jnp.arange(batches.weight.shape[1]), networks.latent)
+    fake, _ = jax.vmap(fakes, (0, 0, None, 0))(params["g"], stats, z, batches)
+    fake = jax.lax.stop_gradient(fake)
+    d, d_opt, d_losses = jax.vmap(critic_step)(params["d"], opt["d"], batches, fake)
+    p, p_opt, hits = privacy_step(params["p"], opt["p"], fake, batches)
+    # A few networks are cheaper to choose from than to branch over.
+    p, p_opt = jax.tree.map(
+      lambda new, old: jnp.where(ctx.epoch >= on_fakes, new, old),
+      (p, p_opt),
+      (params["p"], opt["p"]),
+    )
+    pair = jnp.arange(pairs)
+    keys = row_keys(fold_in_name(ctx.key, "others"), pair)
+    g, g_opt, g_losses, stats = jax.vmap(
+      generator_step, (0, 0, 0, 0, 0, 0, None, None, 0)
+    )(params["g"], opt["g"], stats, d, pair, batches, z, p, keys)
+    figures = d_losses.mean(), g_losses.mean(), hits
+    return (
+      {"g": g, "d": d, "p": p},
+      stats,
+      {"g": g_opt, "d": d_opt, "p": p_opt},
+      figures,
+    )
+
+  def alone_step(state, batches):
+    params, opt = state.params, state.opt
+    p, p_opt, hits = privacy_step(params["p"], opt["p"], batches.x, batches)
+    figures = jnp.zeros(()), jnp.zeros(()), hits
+    return {**params, "p": p}, state.stats, {**opt, "p": p_opt}, figures
+
+  def step(state, data, rows, ctx):
+    alone, on_fakes = phases(ctx.epochs)
+    batches = jax.vmap(lambda own: gather(data, own, networks.num_classes))(
+      by_chunk(rows, pairs)
+    )
+    params, stats, opt, figures = jax.lax.cond(
+      ctx.epoch < alone,
+      lambda: alone_step(state, batches),
+      lambda: gan_step(state, batches, ctx, on_fakes),
+    )
+    names = "critic_loss", "generator_loss", "privacy_accuracy"
+    metrics = dict(zip(names, figures, strict=True))
+    return TrainState(params, stats, opt, state.defense, state.key), metrics
+
+  def generate(state, z, y):
+    own = state.params["g"], state.stats
+    if release == "one":
+      pair = jax.random.randint(fold_in_name(state.key, "release"), (), 0, pairs)
+      g, stats = jax.tree.map(lambda leaf: leaf[pair], own)
+      return generator.apply({"params": g, **stats}, z, y)
+    made = jax.vmap(lambda g, stats: generator.apply({"params": g, **stats}, z, y))(
+      *own
+    )
+    row = jnp.arange(len(z))
+    return made[row % pairs, row]
+
+  return Learner(
+    init=init,
+    step=step,
+    epoch=None,
+    finish=None,
+    predict=critics_answers(networks),
+    text=f"priv_gan(pairs={pairs}, ratio={ratio}, release={release})|"
+    f"{text_of(generator)}|{text_of(critic)}",
+    generate=generate,
+    latent=networks.latent,
+    num_classes=networks.num_classes,
+    groups=pairs,
+  )
+
+
+def _validate(pairs, ratio, pretrain_epochs, dp_delay, release):
+  check_count("priv_gan: pairs", pairs)
+  if pairs < 2:
+    raise ValueError(f"priv_gan: pairs is {pairs}; P needs at least 2 to tell apart")
+  check_number("priv_gan: ratio", ratio, 0)
+  for name, value in (("pretrain_epochs", pretrain_epochs), ("dp_delay", dp_delay)):
+    if value is not None:  # the official share of the epochs
+      check_count(f"priv_gan: {name}", value, 0)
+  check_choice("priv_gan: release", release, ("all", "one"))

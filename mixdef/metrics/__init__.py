@@ -1,0 +1,68 @@
+"""What scores are worth: ROC, intervals, bounds on epsilon. They need no model."""
+
+from mixdef.metrics.calibration import calibrated_rates
+from mixdef.metrics.epsilon import (
+  epsilon_at_threshold,
+  epsilon_bonferroni,
+  epsilon_ceiling,
+  epsilon_multisplit,
+  epsilon_split,
+)
+from mixdef.metrics.gdp import gdp_epsilon, gdp_mu
+from mixdef.metrics.intervals import bootstrap_records, paired_bootstrap
+from mixdef.metrics.one_run import (
+  epsilon_one_run,
+  epsilon_one_run_gdp,
+  one_run_bound,
+  one_run_mu,
+)
+from mixdef.metrics.plots import roc_plot
+from mixdef.metrics.risk import class_risk, record_risk
+from mixdef.metrics.roc import (
+  FPR_GRID,
+  auc,
+  balanced_accuracy,
+  clopper_pearson,
+  gap_attack_accuracy,
+  max_balanced_accuracy,
+  positive_rate,
+  ppv,
+  resolvable,
+  shadow_thresholds,
+  tpr_at_fpr,
+)
+from mixdef.metrics.summary import summarize
+from mixdef.metrics.trade_off import trade_off_plot
+
+__all__ = [
+  "FPR_GRID",
+  "auc",
+  "balanced_accuracy",
+  "bootstrap_records",
+  "calibrated_rates",
+  "class_risk",
+  "clopper_pearson",
+  "epsilon_at_threshold",
+  "epsilon_bonferroni",
+  "epsilon_ceiling",
+  "epsilon_multisplit",
+  "epsilon_one_run",
+  "epsilon_one_run_gdp",
+  "epsilon_split",
+  "gap_attack_accuracy",
+  "gdp_epsilon",
+  "gdp_mu",
+  "max_balanced_accuracy",
+  "one_run_bound",
+  "one_run_mu",
+  "paired_bootstrap",
+  "positive_rate",
+  "ppv",
+  "record_risk",
+  "resolvable",
+  "roc_plot",
+  "shadow_thresholds",
+  "summarize",
+  "tpr_at_fpr",
+  "trade_off_plot",
+]

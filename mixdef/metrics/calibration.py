@@ -1,0 +1,83 @@
+"""What an attacker reaches with thresholds learned on shadow models."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mixdef.core import validate
+from mixdef.metrics import ranking, roc
+
+
+def calibrated_rates(
+  scores: ArrayLike, member: ArrayLike, fprs: Sequence[float]
+) -> dict[float, dict[str, float]]:
+  """Return the rates an attacker realises who aims at an FPR without the truth.
+
+  Each target is decided by the thresholds of pseudo-targets, models whose membership
+  the attacker knows, here all the others: the lowest score whose empirical FPR there is
+  at most the wanted one. The rates are averaged over pseudo-targets, then over targets.
+  `tpr_at_fpr` picks the threshold on the target itself: it describes the ROC and cannot
+  miss its FPR.
+
+  Guarantee: a target's own labels do not set its threshold. In leave-one-out scores
+    they reach it weakly, for the target is a reference of its pseudo-targets.
+
+  Args:
+    scores: [S, N] of S >= 2 targets, larger = member. NaN is left out, and so is a
+      target without a scored member or without a scored non-member.
+    member: bool [S, N].
+    fprs: wanted, each in [0, 1].
+
+  Returns:
+    By FPR {"tpr", "fpr": realised means over targets, "fpr_spread": standard deviation
+    (ddof 1) of the realised FPR between targets}.
+
+  Raises:
+    ValueError: if fewer than two targets have both classes, or an FPR is out of range.
+
+  >>> rates = calibrated_rates(
+  ...   [[1., 2., 3., 4.], [2., 3., 4., 5.]], [[False, False, True, True]] * 2, [0.])
+  >>> rates[0.]["tpr"], rates[0.]["fpr"], round(rates[0.]["fpr_spread"], 3)
+  (0.75, 0.25, 0.354)
+  """
+  for fpr in fprs:
+    roc.check_fpr(fpr)
+  scores, member = validate.scored(scores, member)
+  targets = [
+    roc.scored_pairs(scores[s], member[s]) for s in roc.pseudo_targets(scores, member)
+  ]
+  thresholds = np.array([_thresholds(*target, fprs) for target in targets])
+  tpr, realised = np.array(
+    [
+      _rates(*target, np.delete(thresholds, s, axis=0))
+      for s, target in enumerate(targets)
+    ]
+  ).transpose(1, 2, 0)
+  return {
+    fpr: {
+      "tpr": float(tpr[i].mean()),
+      "fpr": float(realised[i].mean()),
+      "fpr_spread": float(realised[i].std(ddof=1)),
+    }
+    for i, fpr in enumerate(fprs)
+  }
+
+
+def _thresholds(
+  scores: np.ndarray, member: np.ndarray, fprs: Sequence[float]
+) -> np.ndarray:
+  """Return the lowest observed scores [F] with these FPRs at most, +inf if none."""
+  curve = ranking.roc(scores, member)
+  allowed = np.searchsorted(curve.fp / curve.fp[-1], fprs, side="right")
+  return np.append(np.inf, curve.threshold)[allowed]
+
+
+def _rates(
+  scores: np.ndarray, member: np.ndarray, thresholds: np.ndarray
+) -> list[np.ndarray]:
+  """Return TPRs and FPRs [F] of one target, averaged over thresholds [S-1, F]."""
+  return [
+    1 - np.searchsorted(np.sort(part), thresholds).mean(axis=0) / len(part)
+    for part in (scores[member], scores[~member])
+  ]

@@ -1,0 +1,280 @@
+"""Epsilon lower bounds from one training run with many random canaries.
+
+Each of m canaries is in the training set with probability 1/2, independently of the
+others. The attack guesses some as IN and some as OUT. Under (epsilon, delta)-DP its
+number of correct guesses is bounded, even though the canaries share one training run.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mixdef.core import validate
+from mixdef.metrics.gdp import gdp_epsilon, largest
+
+_IMPLAUSIBLE = 1e-6
+
+
+def epsilon_one_run(
+  scores: ArrayLike,
+  member: ArrayLike,
+  *,
+  guesses_in: int,
+  guesses_out: int,
+  delta: float = 1e-5,
+  significance: float = 0.05,
+) -> float:
+  """Bound epsilon from the canaries of one training run.
+
+  The `guesses_in` highest scores are guessed IN, the `guesses_out` lowest OUT, and
+  `one_run_bound` turns the number of correct guesses into a bound.
+
+  Guarantee: below the true epsilon with probability 1 - significance, if canaries were
+    included independently with probability 1/2 and both numbers of guesses were fixed
+    before the scores were seen. The best of several is a selection, and the membership
+    test below cannot see a balanced design.
+
+  Args:
+    scores: [m] of one target, larger = member. A canary with a NaN score is not
+      guessed.
+    member: bool [m], drawn independently with probability 1/2.
+    guesses_in: k+ >= 0.
+    guesses_out: k- >= 0, with 1 <= k+ + k- <= canaries with a score.
+    delta: of (epsilon, delta)-DP, in [0, 1).
+    significance: probability of a bound above the true epsilon, in (0, 1).
+
+  Returns:
+    The bound, >= 0.
+
+  Raises:
+    ValueError: for several targets, a number out of range, or a share of members that
+      inclusion with probability 1/2 gives with probability below 1e-6.
+
+  Deviation: ties at the border count as wrong guesses as far as possible, so the order
+    of records cannot tell their membership.
+
+  Reference: Steinke, Nasr, Jagielski, "Privacy Auditing with One (1) Training Run",
+    2023, arXiv 2305.08846.
+
+  >>> member = np.random.default_rng(0).random(1000) < .5
+  >>> bound = epsilon_one_run(
+  ...   member.astype(float), member, guesses_in=50, guesses_out=50)
+  >>> round(bound, 3)
+  3.465
+  """
+  canaries, correct = _guess(scores, member, guesses_in, guesses_out)
+  return one_run_bound(
+    canaries,
+    guesses=guesses_in + guesses_out,
+    correct=correct,
+    delta=delta,
+    significance=significance,
+  )
+
+
+def epsilon_one_run_gdp(
+  scores: ArrayLike,
+  member: ArrayLike,
+  *,
+  guesses_in: int,
+  guesses_out: int,
+  delta: float = 1e-5,
+  significance: float = 0.05,
+) -> float:
+  """Bound epsilon from one training run of a Gaussian mechanism.
+
+  As `epsilon_one_run`, but the number of correct guesses bounds mu (`one_run_mu`): the
+  assumption buys a larger epsilon.
+
+  Guarantee: as `epsilon_one_run`, if moreover the mechanism is mu-GDP for some mu.
+
+  Args:
+    scores: [m] of one target, larger = member. A canary with a NaN score is not
+      guessed.
+    member: bool [m], drawn independently with probability 1/2.
+    guesses_in: k+ >= 0.
+    guesses_out: k- >= 0, with 1 <= k+ + k- <= canaries with a score.
+    delta: at which mu is turned into epsilon, in (0, 1).
+    significance: probability of a bound above the true epsilon, in (0, 1).
+
+  Returns:
+    The bound, >= 0.
+
+  Raises:
+    ValueError: as `epsilon_one_run`.
+
+  Reference: Mahloujifar, Melis, Chaudhuri, "Auditing f-Differential Privacy in One
+    Run", 2025, arXiv 2410.22235.
+
+  >>> member = np.random.default_rng(0).random(1000) < .5
+  >>> bound = epsilon_one_run_gdp(
+  ...   member.astype(float), member, guesses_in=50, guesses_out=50)
+  >>> round(bound, 2)
+  5.55
+  """
+  canaries, correct = _guess(scores, member, guesses_in, guesses_out)
+  mu = one_run_mu(
+    canaries,
+    guesses=guesses_in + guesses_out,
+    correct=correct,
+    significance=significance,
+  )
+  return gdp_epsilon(mu, delta)
+
+
+def one_run_bound(
+  canaries: int,
+  *,
+  guesses: int,
+  correct: int,
+  delta: float = 1e-5,
+  significance: float = 0.05,
+) -> float:
+  """Bound epsilon from v correct ones of r guesses about m canaries.
+
+      p(eps) = Pr[B >= v] + 2 m delta max_{1<=i<=v} Pr[v > B >= v-i] / i,
+      B ~ Bin(r, e^eps / (1 + e^eps)),   eps_LB = sup{eps : p(eps) < significance}
+
+  Args:
+    canaries: m, all canaries of the run, guessed or not.
+    guesses: r <= m, fixed in advance.
+    correct: v <= r.
+    delta: of (epsilon, delta)-DP, in [0, 1).
+    significance: in (0, 1).
+
+  Returns:
+    The bound, 0 if epsilon = 0 is not refuted.
+
+  Raises:
+    ValueError: if a number is out of range.
+
+  Reference: Steinke, Nasr, Jagielski, "Privacy Auditing with One (1) Training Run",
+    2023, arXiv 2305.08846.
+
+  >>> round(one_run_bound(1000, guesses=100, correct=95, delta=0.), 3)
+  2.172
+  """
+  _check(canaries, guesses, correct, significance)
+  if not 0 <= delta < 1:
+    raise ValueError(f"delta={delta}; pass a probability in [0, 1)")
+  from scipy.special import expit
+  from scipy.stats import binom
+
+  fewer = np.arange(correct)[::-1]
+
+  def refuted(epsilon: float) -> bool:
+    rate = expit(epsilon)
+    p_value = binom.sf(correct - 1, guesses, rate)
+    if delta and correct:
+      below = binom.pmf(fewer, guesses, rate).cumsum()
+      p_value += 2 * canaries * delta * (below / np.arange(1, correct + 1)).max()
+    return bool(p_value < significance)
+
+  return largest(refuted)
+
+
+def one_run_mu(
+  canaries: int, *, guesses: int, correct: int, significance: float = 0.05
+) -> float:
+  """Bound the mu of a Gaussian mechanism from v correct ones of r guesses.
+
+  Let r_i and h_i be the probabilities that a uniformly random canary is guessed, right
+  (r) or wrong (h), and that at least i guesses are right. Flipping the membership of a
+  wrongly guessed canary adds a right guess, so mu-GDP demands
+
+      h_i >= g(r_{i+1}),   g(x) = Phi(Phi^-1(x) - mu),
+
+  and the probability of exactly i right guesses links them,
+
+      (r_i - r_{i+1}) / i = (h_i - h_{i+1}) / (guesses - i).
+
+  If v or more were right with probability `significance`, then r_v >= significance v/m
+  and r_v + h_v = significance guesses/m; running down to i = 0 must not exceed
+  r_0 + h_0 = guesses/m. A mu where it does is refuted.
+
+  Args:
+    canaries: m, all canaries of the run, guessed or not.
+    guesses: number of guesses <= m, fixed in advance.
+    correct: v <= guesses.
+    significance: in (0, 1).
+
+  Returns:
+    The bound, 0 if mu = 0 is not refuted.
+
+  Raises:
+    ValueError: if a number is out of range.
+
+  Reference: Mahloujifar, Melis, Chaudhuri, "Auditing f-Differential Privacy in One
+    Run", 2025, arXiv 2410.22235.
+
+  >>> round(one_run_mu(1000, guesses=100, correct=95), 2)
+  0.79
+  """
+  _check(canaries, guesses, correct, significance)
+  from scipy.special import ndtr, ndtri
+
+  total = guesses / canaries
+
+  def refuted(mu: float) -> bool:
+    right = significance * correct / canaries
+    wrong = significance * (guesses - correct) / canaries
+    for i in range(correct - 1, -1, -1):
+      needed = ndtr(ndtri(right) - mu)
+      if needed <= wrong:
+        return False  # nothing changes from here on
+      right += i / (guesses - i) * (needed - wrong)
+      wrong = needed
+      if right + wrong > total:
+        return True
+    return False
+
+  return largest(refuted)
+
+
+def _guess(
+  scores: ArrayLike, member: ArrayLike, guesses_in: int, guesses_out: int
+) -> tuple[int, int]:
+  """Return the number of canaries and of correct guesses, ties counted as wrong."""
+  scores = np.asarray(scores, dtype=np.float64)
+  if scores.ndim != 1:
+    raise ValueError(
+      f"scores have shape {scores.shape}; pass the canaries [m] of one target: several"
+      " targets are not one run"
+    )
+  member = validate.mask(member, scores.shape, "member")
+  _check_design(member)
+  scored = ~np.isnan(scores)
+  values, truth = scores[scored], member[scored]
+  if (
+    guesses_in < 0
+    or guesses_out < 0
+    or not 1 <= guesses_in + guesses_out <= len(values)
+  ):
+    raise ValueError(
+      f"guesses_in={guesses_in}, guesses_out={guesses_out}; pass 1 to {len(values)}"
+      " guesses in all, none negative"
+    )
+  highest = np.lexsort((truth, -values))[:guesses_in]
+  lowest = np.lexsort((~truth, values))[:guesses_out]
+  return len(scores), int(truth[highest].sum() + (~truth[lowest]).sum())
+
+
+def _check_design(member: np.ndarray) -> None:
+  """Refuse membership that independent fair coins would hardly give."""
+  from scipy.stats import binomtest
+
+  inside = int(member.sum())
+  if len(member) and binomtest(inside, len(member)).pvalue < _IMPLAUSIBLE:
+    raise ValueError(
+      f"{inside} of {len(member)} canaries are members; a one-run audit needs each one"
+      " included independently with probability 1/2"
+    )
+
+
+def _check(canaries: int, guesses: int, correct: int, significance: float) -> None:
+  if not 0 <= correct <= guesses <= canaries or guesses < 1:
+    raise ValueError(
+      f"canaries={canaries}, guesses={guesses}, correct={correct}; pass correct <="
+      " guesses <= canaries, guesses >= 1"
+    )
+  if not 0 < significance < 1:
+    raise ValueError(f"significance={significance}; pass a rate in (0, 1)")

@@ -1,0 +1,130 @@
+"""One dictionary of figures per attack, the layout of every result file."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from mixdef.core import validate
+from mixdef.metrics import ranking, roc
+from mixdef.metrics.calibration import calibrated_rates
+from mixdef.metrics.intervals import bootstrap_records
+
+PRIORS = (0.01, 0.1, 0.5)
+"""Shares of members among those asked about, at which a report gives the PPV."""
+
+
+def summarize(
+  scores: ArrayLike,
+  keep: ArrayLike,
+  audited: ArrayLike | None = None,
+  *,
+  fprs: Sequence[float] = roc.FPR_GRID,
+  resamples: int = 1000,
+  seed: int = 0,
+) -> dict[str, Any]:
+  """Summarise one attack's scores on one target or on many.
+
+  Intervals are 95 % and resample records, each with all its targets, so that they know
+  of the dependence of a record's pairs and of the choice of the threshold at an FPR;
+  see `bootstrap_records` for what few records do to them.
+
+  Args:
+    scores: [N] or [S, N], larger = member; NaN is excluded and counted.
+    keep: bool of the same shape, True = member.
+    audited: bool [N]; the others are dropped and not counted. Default all.
+    fprs: false-positive rates, default 0.1, 0.2, 0.5, 1, 2 and 5 %.
+    resamples: number of bootstrap resamples.
+    seed: of the bootstrap.
+
+  Returns:
+    A dictionary of plain numbers, ready for JSON:
+      auc, auc_ci [lo, hi], auc_trials: the number of independent trials that it is
+        worth, for which auc_ci is Clopper and Pearson's interval;
+      pairs: how many pairs of a member and a non-member share no record;
+      balanced_accuracy, balanced_accuracy_ci [lo, hi]: at shadow-calibrated thresholds,
+        which the resampling holds fixed; None for one target, or if fewer than two
+        have both classes;
+      balanced_accuracy_max: at the best threshold in hindsight;
+      positive_rate: share called member at the shadow-calibrated thresholds, and
+        degenerate: that is all or none of them. None as balanced_accuracy;
+      tpr: by FPR as text ("0.001"): value, ci [lo, hi], trials as for the AUC,
+        resolvable (ten expected false positives or more), n_nonmembers, and interval,
+        "bootstrap_records";
+      ppv: by prior as text ("0.01", "0.1", "0.5"), the share of those called members
+        that are, at ppv_fpr, the lowest of the FPRs that is resolvable (else the
+        highest), and the TPR there. None where nobody is called, for lack of a score
+        with so low an FPR;
+      calibrated: by FPR, what thresholds set on other models at that FPR reach: tpr,
+        fpr and fpr_spread, the standard deviation over targets. None as
+        balanced_accuracy;
+      num_members, num_nonmembers: scored pairs;
+      excluded: audited pairs whose score is NaN.
+
+  Raises:
+    ValueError: if shapes differ or one class has no score.
+
+  >>> summary = summarize([3., 2., 1., 0.], [True, True, False, False])
+  >>> summary["auc"], summary["tpr"]["0.05"]["value"]
+  (1.0, 1.0)
+  >>> summary["tpr"]["0.05"]["resolvable"], summary["num_members"]
+  (False, 2)
+  """
+  scores, keep = validate.scored(scores, keep, "keep")
+  if audited is not None:
+    audited = validate.mask(audited, scores.shape[-1:], "audited")
+    scores, keep = scores[..., audited], keep[..., audited]
+  curve = ranking.roc(*roc.scored_pairs(scores, keep))
+  members, nonmembers = int(curve.tp[-1]), int(curve.fp[-1])
+  calibrated = called = threshold = None
+  if len(roc.complete_targets(scores, keep)) > 1:
+    threshold = roc.shadow_thresholds(scores, keep)
+    called = roc.positive_rate(scores, keep, threshold=threshold)
+    rates = calibrated_rates(scores, keep, fprs)
+    calibrated = {f"{fpr:g}": rates[fpr] for fpr in fprs}
+  bounds = bootstrap_records(
+    scores,
+    keep,
+    fprs=fprs,
+    threshold=threshold,
+    resamples=resamples,
+    seed=seed,
+  )
+  tpr = {}
+  for fpr in fprs:
+    value = ranking.highest_tpr(curve.tp, curve.fp, fpr)
+    tpr[f"{fpr:g}"] = {
+      "value": value,
+      "ci": list(bounds["tpr"][fpr]),
+      "trials": bounds["trials"]["tpr"][fpr],
+      "resolvable": roc.resolvable(nonmembers, fpr),
+      "n_nonmembers": nonmembers,
+      "interval": "bootstrap_records",
+    }
+  fpr = next((f for f in sorted(fprs) if tpr[f"{f:g}"]["resolvable"]), max(fprs))
+  rate = ranking.highest_tpr(curve.tp, curve.fp, fpr)
+  anyone = curve.fp[0] / nonmembers <= fpr  # else the only threshold is +inf
+  return {
+    "auc": ranking.area(curve.tp, curve.fp),
+    "auc_ci": list(bounds["auc"]),
+    "auc_trials": bounds["trials"]["auc"],
+    "pairs": bounds["pairs"],
+    "balanced_accuracy": (
+      None
+      if threshold is None
+      else roc.balanced_accuracy(scores, keep, threshold=threshold)
+    ),
+    "balanced_accuracy_ci": (
+      None if threshold is None else list(bounds["balanced_accuracy"])
+    ),
+    "balanced_accuracy_max": roc.max_balanced_accuracy(scores, keep),
+    "positive_rate": called,
+    "degenerate": None if called is None else called in (0.0, 1.0),
+    "tpr": tpr,
+    "ppv_fpr": fpr,
+    "ppv": {f"{p:g}": roc.ppv(rate, fpr, p) if anyone else None for p in PRIORS},
+    "calibrated": calibrated,
+    "num_members": members,
+    "num_nonmembers": nonmembers,
+    "excluded": roc.excluded(scores),
+  }
