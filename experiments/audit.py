@@ -50,7 +50,7 @@ class AuditSettings(ShadowSettings):
     if self.arrays:
       self._refuse_training()
     attacks = mixdef.attacks
-    called = [attacks.plain_name(name) for name in self.chosen_attacks()]
+    called = [attacks.ATTACKS.plain_name(name) for name in self.chosen_attacks()]
     kind, _ = self.planted
     if self.canary_source:
       with about("canary_source", self.canary_source):
@@ -283,7 +283,8 @@ def _dp_baseline(settings, folder, stages, ensemble, planted, asked):
   attacks = [
     name
     for name in settings.chosen_attacks()
-    if mixdef.attacks.family(mixdef.attacks.plain_name(name)) in _COMPARED
+    if mixdef.attacks.ATTACKS.family(mixdef.attacks.ATTACKS.plain_name(name))
+    in _COMPARED
   ]
   return auditing.attack_dp_baseline(
     matched, models, attacks, population=data.test, canaries=canaries, **asked

@@ -205,14 +205,17 @@ class GanSettings(ShadowSettings):
     defense = self.chain if defense is None else defense
     fixed: dict[str, Any] = {"optimizer": self.make_optimizer()}
     name = _called("learner", self.learner)
-    made = learners.GANS.get(name)
+    found = name in learners.GANS or ":" in name
+    made = learners.GANS[name] if found else None
     if made and "defense" in inspect.signature(made).parameters:
       fixed["defense"] = defense
     elif made and defense.parts:
       raise ValueError(f"--learner={self.learner} takes no defense: drop {defense}")
     with about("learner", self.learner):
-      makers = self._makers(data, defense)
-      return texts.parse_call(self.learner, makers, "learner", fixed=fixed)
+      wrap = self._filled(data, defense)
+      return texts.parse_call(
+        self.learner, learners.GANS, "learner", wrap=wrap, fixed=fixed
+      )
 
   def make_classifier(self, data: mixdef.Dataset) -> mixdef.Learner:
     """Return the undefended classifier that samples are judged by."""
@@ -222,8 +225,8 @@ class GanSettings(ShadowSettings):
         raise ValueError("name one network")
     return mixdef.classifier(first, optax.adam(1e-3))
 
-  def _makers(self, data, defense):
-    """Return the catalogue's factories with networks, or with a table's sizes."""
+  def _filled(self, data, defense):
+    """Return what gives a factory its networks, or the sizes of a table."""
 
     def filled(make, *args, **options):
       if "networks" in inspect.signature(make).parameters:
@@ -239,7 +242,7 @@ class GanSettings(ShadowSettings):
         )
       return make(data.x.shape[1], data.num_classes, *args, **options)
 
-    return {n: functools.partial(filled, m) for n, m in learners.GANS.items()}
+    return lambda make: functools.partial(filled, make)
 
   def networks(self, data: mixdef.Dataset, defense: Any = None) -> Any:
     """Return the generator and critic named, or those that fit the records."""

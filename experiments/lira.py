@@ -83,7 +83,7 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   if jax.process_index():
     return {}  # the first process reports
   signals = answered.signals
-  families = mixdef.attacks.FAMILIES
+  families = mixdef.attacks.ATTACKS.families
   chosen = [attack.__name__ for kind in _FAMILIES for attack in families[kind]]
   found = auditing.run_attacks(chosen, signals)
   arrays: dict[str, Any] = {

@@ -56,13 +56,12 @@ def optimizer(text: str, learning_rate: float) -> optax.GradientTransformation:
 
 def learner(text: str, models: Any, optimizer: Any) -> mixdef.Learner:
   """Return the learner that a text names, of one network or several."""
-  makers: dict[str, Any] = {
-    name: functools.partial(make, models)
-    for name, make in mixdef.learners.CATALOGUE.items()
-  }
-  makers["classifier"] = _bare
-  return parse_call(text, makers, "learner", fixed={"optimizer": optimizer})
-
-
-def _bare(**_):
-  raise ValueError("write classifier alone: what it is made of has flags of its own")
+  if called(text) == "classifier":
+    raise ValueError("write classifier alone: what it is made of has flags of its own")
+  return parse_call(
+    text,
+    mixdef.learners.CATALOGUE,
+    "learner",
+    wrap=lambda make: functools.partial(make, models),
+    fixed={"optimizer": optimizer},
+  )

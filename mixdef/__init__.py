@@ -1,5 +1,7 @@
 """Know, and reduce, what a trained model leaks about its training records."""
 
+from typing import Any
+
 from mixdef import (
   attacks,
   auditing,
@@ -9,58 +11,31 @@ from mixdef import (
   learners,
   metrics,
   models,
+  training,
   utility,
 )
-from mixdef.attacks import Signals
+from mixdef.attacks import Signals, leave_one_out, read_signals
 from mixdef.attacks.query import signals
 from mixdef.attacks.shadow_signals import shadow_signals
 from mixdef.auditing import audit
-from mixdef.core.chaining import chain, from_optax
-from mixdef.core.hooks import Defense, Stage, defense
-from mixdef.core.learner import Learner
-from mixdef.core.parsing import parse
-from mixdef.data import Dataset, load, splits, subsets
-from mixdef.defenses import (
-  adamixup,
-  adversarial_regularization,
-  ccl,
-  confidence_masking,
-  confidence_penalty,
-  cutmix,
-  cutout,
-  de_et_al,
-  distillation,
-  disturb_label,
-  dmp,
-  dp_sgd,
-  dropout,
-  early_stopping,
-  ema,
-  focal_loss,
-  gaussian_noise,
-  group_norm,
-  hamp,
-  hamp_entropy,
-  hamp_label,
-  hamp_output,
-  l1,
-  label_smoothing,
-  memguard,
-  mixup,
-  mmd,
-  past,
-  random_crop,
-  random_flip,
-  relaxloss,
-  relaxloss_gan,
-  selena,
-  spatial_dropout,
-  weight_decay,
-  weight_standardization,
-  weighted_smoothing,
+from mixdef.core import (
+  Defense,
+  Learner,
+  Stage,
+  attack,
+  chain,
+  dataset,
+  defense,
+  from_optax,
+  learner,
+  model,
+  parse,
+  recipe,
+  registry,
 )
-from mixdef.learners import ban_mpr, mixup_gan, model_stacking, par_gan, wgan_gp
-from mixdef.learners.classifier import classifier
+from mixdef.data import Dataset, load, splits, subsets
+from mixdef.learners import classifier
+from mixdef.metrics import summarize
 from mixdef.training import Ensemble, Run, fit, fit_many
 
 __all__ = [
@@ -71,68 +46,57 @@ __all__ = [
   "Run",
   "Signals",
   "Stage",
-  "adamixup",
-  "adversarial_regularization",
+  "attack",
   "attacks",
   "audit",
   "auditing",
-  "ban_mpr",
-  "ccl",
   "chain",
   "classifier",
-  "confidence_masking",
-  "confidence_penalty",
   "core",
-  "cutmix",
-  "cutout",
   "data",
-  "de_et_al",
+  "dataset",
   "defense",
   "defenses",
-  "distillation",
-  "disturb_label",
-  "dmp",
-  "dp_sgd",
-  "dropout",
-  "early_stopping",
-  "ema",
   "fit",
   "fit_many",
-  "focal_loss",
   "from_optax",
-  "gaussian_noise",
-  "group_norm",
-  "hamp",
-  "hamp_entropy",
-  "hamp_label",
-  "hamp_output",
-  "l1",
-  "label_smoothing",
+  "learner",
   "learners",
+  "leave_one_out",
   "load",
-  "memguard",
   "metrics",
-  "mixup",
-  "mixup_gan",
-  "mmd",
-  "model_stacking",
+  "model",
   "models",
-  "par_gan",
   "parse",
-  "past",
-  "random_crop",
-  "random_flip",
-  "relaxloss",
-  "relaxloss_gan",
-  "selena",
+  "read_signals",
+  "recipe",
   "shadow_signals",
   "signals",
-  "spatial_dropout",
   "splits",
   "subsets",
+  "summarize",
+  "training",
   "utility",
-  "weight_decay",
-  "weight_standardization",
-  "weighted_smoothing",
-  "wgan_gp",
 ]
+
+_BY_NAME = (
+  registry.DEFENSES,
+  registry.RECIPES,
+  registry.LEARNERS,
+  registry.GAN_LEARNERS,
+)
+
+
+def __getattr__(name: str) -> Any:
+  """Return the registered defense or learner of this name: `mixdef.adamixup`."""
+  for factories in _BY_NAME:
+    if name in factories:
+      return factories[name]
+  raise AttributeError(f"module 'mixdef' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+  return sorted({*__all__, *(name for factories in _BY_NAME for name in factories)})
+
+
+registry.load_plugins()

@@ -14,6 +14,7 @@ import xla_flags
 from absl import flags, logging
 
 from mixdef import models
+from mixdef.core import registry
 from mixdef.data import CATALOGUE, subsets
 from mixdef.data.synthetic import synthetic_memorize
 from mixdef.learners.classifier import classifier
@@ -62,6 +63,19 @@ def as_verbose_as_before():
   before = logging.get_verbosity()
   yield
   logging.set_verbosity(before)
+
+
+@pytest.fixture(autouse=True)
+def names_as_before():
+  """Forget what a test registers."""
+  every = [one for one in vars(registry).values() if isinstance(one, registry.Registry)]
+  before = [(dict(one), dict(one.aliases)) for one in every]
+  yield
+  for one, (entries, aliases) in zip(every, before, strict=True):
+    if one != entries:
+      one.clear()
+      one.update(entries)
+      one.aliases = aliases
 
 
 @pytest.fixture

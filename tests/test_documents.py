@@ -27,7 +27,6 @@ AUDITED = {"audit_arrays.md": "high", "audit_your_model.md": "high"}
 )
 def test_python_blocks_run(path, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(defenses, "CATALOGUE", dict(defenses.CATALOGUE))
   blocks = re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
   assert blocks
   space = {"__name__": "__main__"}

@@ -30,7 +30,7 @@ def run(settings: BenchSettings) -> dict:
   some = np.arange(100)
   cases = {
     name: lambda a=attack: a(known, target=0, records=some)
-    for name, attack in mixdef.attacks.ON_MODELS.items()
+    for name, attack in mixdef.attacks.ATTACKS.on_models.items()
     if name != "augmentation_aware"  # there is no defense to be aware of
   }
   rows += rows_of("a record, mlp(64), digits", cases, settings.repeats, per=len(some))
@@ -38,7 +38,7 @@ def run(settings: BenchSettings) -> dict:
   cases = {
     attack.__name__: lambda a=attack: a(signals, target=0)
     for family in ("reference", "threshold")
-    for attack in mixdef.attacks.FAMILIES[family]
+    for attack in mixdef.attacks.ATTACKS.families[family]
   }
   rows += rows_of("a target of 64 x 4000", cases, settings.repeats)
   scores = mixdef.attacks.leave_one_out(mixdef.attacks.lira_global, signals)

@@ -39,116 +39,31 @@ from mixdef.attacks.thresholds import (
 from mixdef.attacks.trained import salem_1, salem_2, salem_3, shokri
 from mixdef.attacks.views import VIEWS, flips_and_shifts, mirror, mixed
 from mixdef.attacks.white_box import distance_to_confident, gradient_norm
+from mixdef.core import registry
 
-FAMILIES: dict[str, tuple[Attack, ...]] = {
-  "threshold": (
-    gap,
-    loss_threshold,
-    threshold_known,
-    confidence,
-    entropy,
-    mentr,
-    privacy_risk_score,
-  ),
-  "reference": (
-    lira_online,
-    lira_online_fixed,
-    lira_offline,
-    lira_offline_fixed,
-    lira_offline_two_sided,
-    lira_global,
-    rmia,
-    base,
-    bavaria,
-    attack_p,
-    attack_r,
-    calibrated_loss,
-    quantile,
-  ),
-  "trained": (shokri, salem_1, salem_2, salem_3, augmentation_aware),
-  "label_only": (
-    label_only_noise,
-    label_only_translation,
-    label_only_rotation,
-    label_only_boundary,
-    label_only_logreg,
-  ),
-  "white_box": (distance_to_confident, gradient_norm),
-}
-"""Attacks by what they see and do."""
-
-NOTES = {
-  "threshold_known": "told the membership of 200 records of the target, which are not "
-  "scored",
-  "lira_offline_two_sided": "for comparison with published numbers; it also calls "
-  "members the records that the target knows far less than other models",
-  "distance_to_confident": "a reconstruction: of the published metric only the idea is "
-  "public",
-}
-"""What a report must say beside an attack's figures."""
-
-ALIASES = {"yeom": "loss_threshold", "dtc": "distance_to_confident"}
-
-ATTACKS = Catalogue(FAMILIES, NOTES, ALIASES, training=("shokri", "salem_1", "salem_2"))
+ATTACKS = Catalogue(
+  registry.ATTACKS, ("threshold", "reference", "trained", "label_only", "white_box")
+)
 """Attacks on classifiers."""
 
-CATALOGUE = ATTACKS.attacks
+CATALOGUE = registry.ATTACKS
 """Every attack on classifiers by its name."""
 
-ON_MODELS, ON_SIGNALS = ATTACKS.on_models, ATTACKS.on_signals
-
-
-def resolve(text: str) -> Attack:
-  """Return the attack on classifiers that a text names, see `Catalogue.resolve`.
-
-  >>> resolve("yeom").__name__
-  'loss_threshold'
-  >>> resolve("rmia(gamma=1.0)").keywords
-  {'gamma': 1.0}
-  """
-  return ATTACKS.resolve(text)
-
-
-def plain_name(text: str) -> str:
-  """Return the catalogue's name of the attack that a text names.
-
-  >>> plain_name("lira_online(score='hinge')")
-  'lira_online'
-  """
-  return ATTACKS.plain_name(text)
-
-
-def family(name: str) -> str:
-  """Return the family of an attack on classifiers.
-
-  >>> family("rmia")
-  'reference'
-  """
-  return ATTACKS.family(name)
-
-
 __all__ = [
-  "ALIASES",
   "ATTACKS",
   "CATALOGUE",
-  "FAMILIES",
-  "NOTES",
   "OFFICIAL",
-  "ON_MODELS",
-  "ON_SIGNALS",
   "VIEWS",
+  "Attack",
   "Catalogue",
   "Signals",
   "Unavailable",
-  "family",
   "flips_and_shifts",
   "leave_one_out",
   "lira_coverage",
   "mirror",
   "mixed",
-  "plain_name",
   "read_signals",
-  "resolve",
   "statistics",
   "tune_offline_a",
   *sorted(CATALOGUE),

@@ -1,58 +1,74 @@
-"""A catalogue: attacks by family, with what a report must know of each."""
+"""A catalogue: the registered attacks, with what a report must know of each."""
 
-import dataclasses
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from mixdef.core.parsing import parse_call, split_calls
+from mixdef.core.parsing import called, parse_call, split_calls
+from mixdef.core.registry import Registry
 
 Attack = Callable[..., np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class Catalogue:
-  """Attacks on one kind of model.
+  """The registered attacks on one kind of model.
 
   Attributes:
-    families: attacks by what they see and do.
-    notes: what a report must say beside an attack's figures.
-    aliases: other names of attacks.
-    training: names of attacks that train a model of their own for every target.
+    attacks: every attack by its name.
+    first: families that come first in a report, in this order.
   """
 
-  families: Mapping[str, Sequence[Attack]]
-  notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  training: Sequence[str] = ()
+  def __init__(self, attacks: Registry, first: Sequence[str]) -> None:
+    """Read a registry; attacks that join it later are here as well."""
+    self.attacks = attacks
+    self.first = first
 
-  @functools.cached_property
-  def attacks(self) -> dict[str, Attack]:
-    """Every attack by its name."""
-    every = (attack for family in self.families.values() for attack in family)
-    return {attack.__name__: attack for attack in every}
+  @property
+  def families(self) -> dict[str, list[Attack]]:
+    """Attacks by what they see and do."""
+    families: dict[str, list[Attack]] = {name: [] for name in self.first}
+    for attack in self.attacks.values():
+      families.setdefault(self._of(attack, "family"), []).append(attack)
+    return families
 
-  @functools.cached_property
+  @property
   def on_models(self) -> dict[str, Attack]:
-    """Attacks that ask the models of an `Ensemble` questions of their own."""
-    return {
-      name: attack
-      for name, attack in self.attacks.items()
-      if "ensemble" in inspect.signature(attack).parameters
-    }
+    """Attacks that query the models of an `Ensemble` themselves."""
+    return self._reading("models")
 
-  @functools.cached_property
+  @property
   def on_signals(self) -> dict[str, Attack]:
-    """Attacks that read `Signals`, asked once for all of them."""
-    return {n: a for n, a in self.attacks.items() if n not in self.on_models}
+    """Attacks that read `Signals`, which are computed once for all of them."""
+    return self._reading("signals")
 
   def costly(self, name: str) -> bool:
-    """Tell whether an attack trains a model or asks many questions a record."""
-    return name in self.training or name in self.on_models
+    """Tell whether an attack trains a model or makes many queries per record."""
+    attack = self.attacks[name]
+    return self._of(attack, "trains") or self._of(attack, "reads") == "models"
+
+  def note(self, name: str) -> str:
+    """Return what a report must say beside an attack's metrics."""
+    return self._of(self.attacks[name], "note")
+
+  def reads(self, name: str) -> str:
+    """Return "signals" or "models"."""
+    return self._of(self.attacks[name], "reads")
+
+  def _reading(self, what):
+    return {n: a for n, a in self.attacks.items() if self._of(a, "reads") == what}
+
+  def _of(self, attack: Any, fact: str) -> Any:
+    try:
+      return getattr(attack, fact)
+    except AttributeError:
+      raise ValueError(
+        f"{attack!r} is not registered: write "
+        "@mixdef.attack(family=..., reads=...) above it"
+      ) from None
 
   def resolve(self, text: str) -> Attack:
     """Return the attack that a text names.
@@ -68,8 +84,9 @@ class Catalogue:
     Raises:
       ValueError: if there is no such attack or it has no such argument.
     """
-    makers = {n: functools.partial(_with, a) for n, a in self.attacks.items()}
-    return parse_call(text, makers, "attack", aliases=self.aliases)
+    return parse_call(
+      text, self.attacks, "attack", wrap=lambda attack: functools.partial(_with, attack)
+    )
 
   def names(self, attacks: Any) -> list[str]:
     """Return the texts of attacks that a caller names, each checked by `resolve`.
@@ -84,7 +101,7 @@ class Catalogue:
     if isinstance(attacks, str):
       attacks = split_calls(attacks) or None
     if attacks is None:
-      return list(self.attacks)
+      return [attack.__name__ for group in self.families.values() for attack in group]
     if callable(attacks):
       attacks = [attacks]
     names = [self._text(attack) for attack in attacks]
@@ -105,7 +122,8 @@ class Catalogue:
     if self.attacks.get(name) is not function or getattr(attack, "args", ()):
       raise ValueError(
         f"{attack!r} is no attack of this catalogue: write its name, for example "
-        f"{next(iter(self.attacks))!r}"
+        f"{next(iter(self.attacks))!r}, or @mixdef.attack(family=..., reads=...) above "
+        "a function of your own"
       )
     words = [
       f"{key}={value!r}" for key, value in getattr(attack, "keywords", {}).items()
@@ -113,10 +131,11 @@ class Catalogue:
     return f"{name}({', '.join(words)})" if words else name
 
   def plain_name(self, text: str) -> str:
-    """Return the name of the attack that a text calls."""
+    """Return the name of the attack that a text calls, as `attacks` has it."""
     attack = self.resolve(text)
     plain = attack.func if isinstance(attack, functools.partial) else attack
-    return plain.__name__
+    module = called(text).rpartition(":")[0]
+    return f"{module}:{plain.__name__}" if module else plain.__name__
 
   def about(self, name: str) -> str:
     """Say in one sentence what an attack scores: the first line of its docstring."""
@@ -124,13 +143,16 @@ class Catalogue:
 
   def family(self, name: str) -> str:
     """Return the family of an attack."""
-    attack = self.attacks[name]
-    return next(key for key, group in self.families.items() if attack in group)
+    return self._of(self.attacks[name], "family")
 
 
 def _with(attack: Any, **options) -> Attack:
   """Return the attack with these options; a TypeError if it does not take one."""
-  takes = getattr(attack, "checks", {})
+  takes = getattr(attack, "checks", None)
+  if takes is None:
+    kinds = inspect.signature(attack).parameters.values()
+    named = [one.name for one in kinds if one.kind is one.KEYWORD_ONLY]
+    takes = [name for name in named if name not in ("target", "records")]
   for name in options:
     if name not in takes:
       near = difflib.get_close_matches(name, takes, n=1)
@@ -139,5 +161,6 @@ def _with(attack: Any, **options) -> Attack:
       raise TypeError(f"no argument {name!r} can be given here{hint} (known: {known})")
   if not options:
     return attack
-  attack.check(**options)
+  if hasattr(attack, "check"):
+    attack.check(**options)
   return functools.partial(attack, **options)

@@ -15,6 +15,7 @@ from mixdef.attacks.views import content_hash
 from mixdef.core.arguments import checked, count, one_of, optional, seed
 from mixdef.core.hooks import Batch, Ctx
 from mixdef.core.randomness import random_key, row_keys
+from mixdef.core.registry import attack
 from mixdef.data import to_float
 from mixdef.metrics import ranking
 from mixdef.training import Ensemble
@@ -33,6 +34,7 @@ _RECORDS = 256  # changed at once
 _BATCHES = 32  # of them side by side, which bounds the memory of their partners
 
 
+@attack(family="trained", reads="models")
 @checked(
   repeats=count(),
   aggregate=optional(one_of(*AGGREGATES)),

@@ -16,6 +16,7 @@ import numpy as np
 from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.signals import Signals
 from mixdef.core.arguments import checked, one_of
+from mixdef.core.registry import attack
 
 _CEILING = 1e3
 """Largest k0 and a0 - 2 that are fitted: beyond, all records are practically alike."""
@@ -80,6 +81,7 @@ class NormalInverseGamma(NamedTuple):
     return gammaln(a + 0.5) - gammaln(a) - 0.5 * np.log(np.pi * spread) - tail
 
 
+@attack(family="reference", reads="signals")
 @checked(score=one_of("phi", "hinge"))
 def bavaria(signals: Signals, *, target: int, score: str = "phi") -> np.ndarray:
   """Score by the log ratio of two Student-t predictive densities.

@@ -13,6 +13,7 @@ from mixdef.attacks._asking import records_to_ask
 from mixdef.attacks._perturbing import refuse_nan, score_in_blocks, valid_range
 from mixdef.core.arguments import checked, count, flag, seed
 from mixdef.core.randomness import hash_rows, random_key, row_keys, stream
+from mixdef.core.registry import attack
 from mixdef.data import to_float
 from mixdef.training import Ensemble, Run
 
@@ -21,6 +22,7 @@ _HALVINGS = 20  # of a step that does not stay beyond the boundary
 _RESOLUTION = 1e-3  # of the searches, where the paper's d^-3/2 is coarser
 
 
+@attack(family="label_only", reads="models")
 @checked(iterations=count(), draws=count(2), seed=seed, progress=flag)
 def label_only_boundary(
   ensemble: Ensemble,

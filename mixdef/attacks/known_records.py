@@ -6,9 +6,15 @@ from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.signals import Signals
 from mixdef.core.arguments import checked, count, seed
 from mixdef.core.randomness import generator
+from mixdef.core.registry import attack
 from mixdef.metrics.ranking import best_threshold
 
 
+@attack(
+  family="threshold",
+  reads="signals",
+  note="told the membership of 200 records of the target, which are not scored",
+)
 @checked(known=count(), seed=seed)
 def threshold_known(
   signals: Signals, *, target: int, known: int = 100, seed: int = 0

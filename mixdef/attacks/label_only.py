@@ -26,12 +26,14 @@ from mixdef.attacks.views import (
 from mixdef.core import validate
 from mixdef.core.arguments import checked, count, number, optional, seed
 from mixdef.core.randomness import check_seed
+from mixdef.core.registry import attack
 from mixdef.data import to_float
 from mixdef.training import Ensemble
 
 _BLOCK = 2**21  # numbers of a batch of regressions worked on at once
 
 
+@attack(family="label_only", reads="models")
 @checked(sigma=number(above=0), flips=number(above=0), draws=count(), seed=seed)
 def label_only_noise(
   ensemble: Ensemble,
@@ -100,6 +102,7 @@ def label_only_noise(
   return scores
 
 
+@attack(family="label_only", reads="models")
 @checked(distance=count(), shadow=optional(count(0)))
 def label_only_translation(
   ensemble: Ensemble,
@@ -139,6 +142,7 @@ def label_only_translation(
   return _transferred(ensemble, target, records, shadow, translations(distance))
 
 
+@attack(family="label_only", reads="models")
 @checked(degrees=count(1, 180), shadow=optional(count(0)))
 def label_only_rotation(
   ensemble: Ensemble,
@@ -174,6 +178,7 @@ def label_only_rotation(
   return _transferred(ensemble, target, records, shadow, rotations(degrees))
 
 
+@attack(family="label_only", reads="signals")
 @checked(c=number(above=0))
 def label_only_logreg(signals: Signals, *, target: int, c: float = 1.0) -> np.ndarray:
   """Score by a logistic regression a record on the correctness of its Q views.

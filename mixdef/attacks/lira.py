@@ -28,6 +28,7 @@ import numpy as np
 from mixdef.attacks._gaussians import Gaussians, fit_references
 from mixdef.attacks.signals import Signals
 from mixdef.core.arguments import checked, count, one_of
+from mixdef.core.registry import attack
 
 OFFICIAL = {"centre": "median", "ddof": 0}
 """Options of the official code."""
@@ -40,6 +41,7 @@ _OPTIONS = {
 _COMBINE = one_of("z", "log_sf")
 
 
+@attack(family="reference", reads="signals")
 @checked(**_OPTIONS)
 def lira_online(
   signals: Signals,
@@ -75,6 +77,7 @@ def lira_online(
   return _online(signals, target, score, centre, ddof, fixed=False)
 
 
+@attack(family="reference", reads="signals")
 @checked(**_OPTIONS)
 def lira_online_fixed(
   signals: Signals,
@@ -104,6 +107,7 @@ def lira_online_fixed(
   return _online(signals, target, score, centre, ddof, fixed=True)
 
 
+@attack(family="reference", reads="signals")
 @checked(**_OPTIONS, combine=_COMBINE)
 def lira_offline(
   signals: Signals,
@@ -143,6 +147,7 @@ def lira_offline(
   return _offline(signals, target, score, centre, ddof, combine, fixed=False)
 
 
+@attack(family="reference", reads="signals")
 @checked(**_OPTIONS, combine=_COMBINE)
 def lira_offline_fixed(
   signals: Signals,
@@ -169,6 +174,12 @@ def lira_offline_fixed(
   return _offline(signals, target, score, centre, ddof, combine, fixed=True)
 
 
+@attack(
+  family="reference",
+  reads="signals",
+  note="for comparison with published numbers; it also calls members the records that "
+  "the target knows far less than other models",
+)
 @checked(**_OPTIONS)
 def lira_offline_two_sided(
   signals: Signals,
@@ -200,6 +211,7 @@ def lira_offline_two_sided(
   return signals.only_audited(surprise.mean(1))
 
 
+@attack(family="reference", reads="signals")
 @checked(score=_OPTIONS["score"])
 def lira_global(signals: Signals, *, target: int, score: str = "phi") -> np.ndarray:
   """Score by phi of the target alone (query 0); ranks as `loss_threshold`.

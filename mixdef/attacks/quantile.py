@@ -8,11 +8,13 @@ from mixdef.attacks._per_record import refuse
 from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.signals import Signals
 from mixdef.core.arguments import checked, number, one_of
+from mixdef.core.registry import attack
 
 _STEPS = 200
 _LOWEST = 0.5 * np.log(FLOOR)  # of log sigma, in units of the population's spread
 
 
+@attack(family="reference", reads="signals")
 @checked(
   head=one_of("gaussian", "pinball"),
   fpr=number(above=0, below=1),

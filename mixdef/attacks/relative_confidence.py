@@ -18,9 +18,11 @@ from mixdef.attacks import _designs
 from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.signals import Signals
 from mixdef.core.arguments import checked, number, one_of
+from mixdef.core.registry import attack
 from mixdef.metrics import ranking
 
 
+@attack(family="reference", reads="signals")
 @checked(
   mode=one_of("online", "offline"),
   a=number(0, 1),
@@ -157,6 +159,7 @@ def tune_offline_a(
   return float(grid[int(np.argmax(areas))])
 
 
+@attack(family="reference", reads="signals")
 @checked(mode=one_of("online", "offline"), s=number(0, 1))
 def base(
   signals: Signals, *, target: int, mode: str = "online", s: float = 0.33

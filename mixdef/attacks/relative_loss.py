@@ -8,8 +8,10 @@ import numpy as np
 
 from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.signals import Signals
+from mixdef.core.registry import attack
 
 
+@attack(family="reference", reads="signals")
 def attack_p(signals: Signals, *, target: int) -> np.ndarray:
   """Score by the share of non-members that the target finds at least as hard.
 
@@ -45,6 +47,7 @@ def attack_p(signals: Signals, *, target: int) -> np.ndarray:
   return signals.only_audited(harder / len(elsewhere))
 
 
+@attack(family="reference", reads="signals")
 def attack_r(signals: Signals, *, target: int) -> np.ndarray:
   """Score by the share of references that find the record at least as hard.
 
@@ -75,6 +78,7 @@ def attack_r(signals: Signals, *, target: int) -> np.ndarray:
   return _mean_over_out(signals, target, phi <= phi[target])
 
 
+@attack(family="reference", reads="signals")
 def calibrated_loss(signals: Signals, *, target: int) -> np.ndarray:
   """Score by how much easier the record is for the target than for references.
 

@@ -8,9 +8,11 @@ from mixdef.attacks._entropies import entropy_score, mentr_score
 from mixdef.attacks._shadows import by_class, labels_of, log_probs_of, one_shadow
 from mixdef.attacks.signals import Signals
 from mixdef.core.arguments import checked, count, flag, optional
+from mixdef.core.registry import attack
 from mixdef.metrics.ranking import best_threshold
 
 
+@attack(family="threshold", reads="signals")
 def gap(signals: Signals, *, target: int) -> np.ndarray:
   """Call a record a member iff the target predicts its label (query 0).
 
@@ -38,6 +40,7 @@ def gap(signals: Signals, *, target: int) -> np.ndarray:
   return signals.only_audited(signals.statistic("correct")[target, :, 0])
 
 
+@attack(family="threshold", reads="signals", aliases={"yeom": "loss_threshold"})
 def loss_threshold(signals: Signals, *, target: int) -> np.ndarray:
   """Score a record by its negated loss on the target, `-l` (query 0).
 
@@ -61,6 +64,7 @@ def loss_threshold(signals: Signals, *, target: int) -> np.ndarray:
   return signals.only_audited(-signals.loss[target, :, 0])
 
 
+@attack(family="threshold", reads="signals")
 @checked(shadow=optional(count(0)), per_class=flag)
 def confidence(
   signals: Signals, *, target: int, shadow: int | None = None, per_class: bool = True
@@ -105,6 +109,7 @@ def confidence(
   )
 
 
+@attack(family="threshold", reads="signals")
 @checked(shadow=optional(count(0)), per_class=flag)
 def entropy(
   signals: Signals, *, target: int, shadow: int | None = None, per_class: bool = True
@@ -136,6 +141,7 @@ def entropy(
   )
 
 
+@attack(family="threshold", reads="signals")
 @checked(shadow=optional(count(0)), per_class=flag)
 def mentr(
   signals: Signals, *, target: int, shadow: int | None = None, per_class: bool = True

@@ -27,12 +27,14 @@ from mixdef.attacks._shadows import (
 from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.signals import Signals
 from mixdef.core.arguments import checked, count, optional
+from mixdef.core.registry import attack
 
 _LEAST = 20  # members, and non-members, that an attack model of one class needs
 _MOST = 10_000
 _MOST_A_CLASS = 1_000
 
 
+@attack(family="trained", reads="signals", trains=True)
 @checked(shadows=count(), n_hidden=count(0))
 def shokri(
   signals: Signals, *, target: int, shadows: int = 10, n_hidden: int = 64
@@ -71,6 +73,7 @@ def shokri(
   return signals.only_audited(scores)
 
 
+@attack(family="trained", reads="signals", trains=True)
 @checked(shadow=optional(count(0)), n_hidden=count(0))
 def salem_1(
   signals: Signals, *, target: int, shadow: int | None = None, n_hidden: int = 64
@@ -107,6 +110,7 @@ def salem_1(
   return signals.only_audited(scores)
 
 
+@attack(family="trained", reads="signals", trains=True)
 @checked(source_model=count(0), n_hidden=count(0))
 def salem_2(
   signals: Signals,
@@ -159,6 +163,7 @@ def salem_2(
   return signals.only_audited(scores)
 
 
+@attack(family="trained", reads="signals")
 def salem_3(signals: Signals, *, target: int) -> np.ndarray:
   """Score by the largest posterior of the target, without any shadow.
 

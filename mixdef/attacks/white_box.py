@@ -18,6 +18,7 @@ from mixdef.attacks._perturbing import refuse_nan, score_in_blocks, valid_range
 from mixdef.attacks._targets import Unavailable
 from mixdef.core import validate
 from mixdef.core.arguments import checked, count, flag, number, one_of
+from mixdef.core.registry import attack
 from mixdef.training import Ensemble
 
 _BISECTIONS = 20  # of the last segment
@@ -34,6 +35,12 @@ class _Push(NamedTuple):
   score: str
 
 
+@attack(
+  family="white_box",
+  reads="models",
+  note="a reconstruction: of the published metric only the idea is public",
+  aliases={"dtc": "distance_to_confident"},
+)
 @checked(
   tau=number(0.5, below=1),
   norm=one_of("l2", "linf"),
@@ -117,6 +124,7 @@ def distance_to_confident(
   return score_in_blocks(run.data, rows, scores, progress=progress)
 
 
+@attack(family="white_box", reads="models")
 @checked(wrt=one_of("input", "weights"), norm=one_of("l1", "l2"), progress=flag)
 def gradient_norm(
   ensemble: Ensemble,

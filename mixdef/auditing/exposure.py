@@ -76,7 +76,9 @@ def exposure(
     name: row for name, row in findings.figures.items() if row["num_targets"] == most
   }
   # An attack that asks the models is tried on some of the records only.
-  asking = {name for name in whole if catalogue.plain_name(name) in catalogue.on_models}
+  asking = {
+    name for name in whole if catalogue.reads(catalogue.plain_name(name)) == "models"
+  }
   every = {name: row for name, row in whole.items() if name not in asking} or whole
   name = max(every, key=lambda key: every[key]["auc"])
   scores, keep = findings.scores[name][targets], signals.keep[targets]

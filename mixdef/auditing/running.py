@@ -101,14 +101,16 @@ def run_attacks(
     if ensemble is None and made is not None:  # else the budget and the seed tell them
       marks["reconstruction"] = digest(made)
     same_or_refuse(out / "signature.json", marks, fix="Choose another out folder.")
-    asking = catalogue.on_models.keys() & set(map(catalogue.plain_name, names))
+    asking = "models" in [
+      catalogue.reads(catalogue.plain_name(name)) for name in chosen
+    ]
     if asking and ensemble is not None:
       models = mark_of_models(ensemble)
   findings = Findings({}, {}, {})
   for name, attack in chosen.items():
     plain = catalogue.plain_name(name)
     extra = dict((options or {}).get(plain, {}))
-    kind = catalogue.costly(plain), plain in catalogue.on_models
+    kind = catalogue.costly(plain), catalogue.reads(plain) == "models"
     run = _Run(*kind, attack, signals, ensemble, budget, extra, seed)
     try:
       made_from = {**marks, "attack": name, "models": models if run.asks else None}
@@ -131,7 +133,7 @@ def run_attacks(
       "degenerate": bool(figures["degenerate"]),  # one target cannot tell
       "num_targets": len(targets),
       "seconds": round(seconds, 2),
-      "note": catalogue.notes.get(plain, ""),
+      "note": catalogue.note(plain),
     }
     logging.info("%s: AUC %.4f (%.1f s)", name, figures["auc"], seconds)
   return findings

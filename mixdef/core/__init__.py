@@ -1,5 +1,6 @@
 """What a defense or a learner is made of: the kit of those who write one."""
 
+from mixdef.core import registry
 from mixdef.core.chaining import chain, from_optax
 from mixdef.core.check import check_choice, check_count, check_flag, check_number
 from mixdef.core.hooks import (
@@ -19,6 +20,7 @@ from mixdef.core.hooks import (
 from mixdef.core.learner import Learner, TrainState
 from mixdef.core.parsing import parse
 from mixdef.core.randomness import batch_keys, fold_in_name, hash_rows, row_keys
+from mixdef.core.registry import attack, dataset, learner, model, recipe
 
 __all__ = [
   "Batch",
@@ -31,18 +33,24 @@ __all__ = [
   "Stage",
   "TrainState",
   "View",
+  "attack",
   "batch_keys",
   "chain",
   "check_choice",
   "check_count",
   "check_flag",
   "check_number",
+  "dataset",
   "defense",
   "fold_in_name",
   "from_optax",
   "hash_rows",
+  "learner",
   "mean_value_and_grad",
+  "model",
   "parse",
+  "recipe",
+  "registry",
   "row_keys",
   "take",
   "weighted_mean",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from mixdef.core.hooks import Defense
-from mixdef.core.parsing import expression, literal, parse
+from mixdef.core.parsing import expression, literal, parse, written
 
 
 class Grid(NamedTuple):
@@ -98,6 +98,6 @@ def _read(text: str) -> Grid:
       lists[name] = [literal(one, text, {}) for one in node.elts]
       return ast.copy_location(ast.Name(name), node)
 
-  template = ast.unparse(Names().visit(expression(text)))
+  template = written(Names().visit(expression(text)))
   columns = zip(*itertools.product(*lists.values()), strict=True)
   return Grid(text, template, dict(zip(lists, columns, strict=True)) if lists else {})

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mixdef.core.registry import DEFENSES
+
 Hook = Any  # a function, or None where nothing acts; typed by the tables below
 
 
@@ -191,12 +193,24 @@ class Defense(NamedTuple):
 _LITERALS = (bool, int, float, str, type(None), tuple, list, dict)
 
 
-def defense(factory: Callable[..., Defense]) -> Callable[..., Defense]:
-  """Make a factory of defenses: record its call as text and accept `name=`.
+def defense(factory: Any = None, *, aliases: Mapping[str, str] | None = None) -> Any:
+  """Register a factory of defenses, record its calls as text and accept `name=`.
 
   The factory may leave `name` empty: it becomes the factory's name, or the `name=`
   given by the caller, which lets one chain hold a defense twice.
+
+  Args:
+    factory: `(...) -> Defense`; without it, `defense(aliases=...)` is the decorator.
+    aliases: other names, each with the call that it stands for.
+
+  Returns:
+    The factory, which `mixdef.parse` finds by its name.
+
+  Raises:
+    ValueError: for a name that another defense has.
   """
+  if factory is None:
+    return functools.partial(defense, aliases=aliases)
   signature = inspect.signature(factory)
   named = inspect.Parameter(
     "name", inspect.Parameter.KEYWORD_ONLY, default=factory.__name__, annotation=str
@@ -226,7 +240,7 @@ def defense(factory: Callable[..., Defense]) -> Callable[..., Defense]:
 
   parameters = [*signature.parameters.values(), named]
   make.__dict__["__signature__"] = signature.replace(parameters=parameters)
-  return make
+  return DEFENSES.register(make, aliases=aliases)
 
 
 def weighted_mean(values, weight):

@@ -8,12 +8,32 @@ import ast
 import difflib
 import inspect
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from mixdef.core.chaining import chain
 from mixdef.core.hooks import Defense
+from mixdef.core.registry import DEFENSES, RECIPES, Registry
+
+# A quoted text, which stays as it is, or `my_module:` before a name.
+_QUALIFIED = re.compile(r"""('[^']*'|"[^"]*")|([A-Za-z_][\w.]*):(?=[A-Za-z_])""")
+_COLON = "_colon_"  # what stands for the colon in an expression of Python
+
+
+def _marked(found: re.Match) -> str:
+  return found[1] or f"{found[2]}.{_COLON}."
+
+
+def written(node: ast.AST) -> str:
+  """Return the text of an expression, `my_module:name` as it is written."""
+  return ast.unparse(node).replace(f".{_COLON}.", ":")
+
+
+def _name(node: ast.AST) -> str:
+  """Return the name that an expression calls, or the text of what is no call."""
+  return written(node.func if isinstance(node, ast.Call) else node)
 
 
 def parse(text: str, *, values: Mapping[str, Any] | None = None) -> Defense:
@@ -21,9 +41,9 @@ def parse(text: str, *, values: Mapping[str, Any] | None = None) -> Defense:
 
   Args:
     text: `name(arguments)|name|...`, or `none`. Names are those of
-      `mixdef.defenses.CATALOGUE`, their aliases, and those of `RECIPES` there, which
-      stand for several parts; arguments are numbers (`inf` too), strings in quotes,
-      True, False, None and tuples of these.
+      `mixdef.defenses.CATALOGUE`, their aliases, those of `RECIPES` there, which stand
+      for several parts, and `my_module:name`; arguments are numbers (`inf` too),
+      strings in quotes, True, False, None and tuples of these.
     values: what further names among the arguments stand for, traced numbers of a sweep
       for example: `parse("mixup(a)", values={"a": 0.3})`.
 
@@ -36,14 +56,28 @@ def parse(text: str, *, values: Mapping[str, Any] | None = None) -> Defense:
   >>> str(parse("hamp|ema"))
   'hamp_label|hamp_entropy(official_scale=True)|hamp_output|ema'
   """
-  # Imported here: what they hold is built from what this module imports.
-  from mixdef.defenses import ALIASES, CATALOGUE, RECIPES
-
   if isinstance(text, str) and text.strip() in ("", "none"):
     return chain()
   nodes = _split(expression(text))
-  known, names = {**CATALOGUE, **RECIPES}, dict(values or {})
-  return chain(*(_call(node, known, ALIASES, "defense", names, {}) for node in nodes))
+  names = dict(values or {})
+  return chain(*(_part(node, names) for node in nodes))
+
+
+def _part(node, names):
+  """Build one defense, or the chain of a recipe."""
+  name = _name(node)
+  registry = RECIPES if name in RECIPES else DEFENSES
+  made = _call(node, registry, registry.aliases, "defense", names, {}, also=RECIPES)
+  if not isinstance(made, Defense):
+    raise ValueError(f"{name} makes a {type(made).__name__}, where a defense belongs")
+  module = name.rpartition(":")[0]
+  if not module or made.parts is not None:
+    return made
+  if not made.text:
+    raise ValueError(
+      f"{name} has no text to be found again by: decorate it by @defense"
+    )
+  return made._replace(text=f"{module}:{made.text}")
 
 
 def parse_call(
@@ -51,7 +85,7 @@ def parse_call(
   catalogue: Mapping[str, Callable],
   what: str,
   *,
-  aliases: Mapping[str, str] | None = None,
+  wrap: Callable | None = None,
   fixed: Mapping[str, Any] | None = None,
   **extra,
 ) -> Any:
@@ -59,16 +93,16 @@ def parse_call(
 
   Args:
     text: the call.
-    catalogue: name to factory.
+    catalogue: name to factory. A `Registry` also has aliases, whose arguments the text
+      may override by keyword, and finds `my_module:name`.
     what: what the catalogue holds, for messages.
-    aliases: other names, of an entry or of a call of one, `"ccl(form='ccql')"`; the
-      text may override the arguments of that call, by keyword.
+    wrap: `wrap(factory)` is called with the text's arguments instead of the factory.
     fixed: arguments that the text must not give.
     **extra: arguments the alias and the text may override.
   """
-  return _call(
-    expression(text), catalogue, aliases or {}, what, {}, fixed or {}, **extra
-  )
+  aliases = getattr(catalogue, "aliases", {})
+  node = expression(text)
+  return _call(node, catalogue, aliases, what, {}, fixed or {}, wrap=wrap, **extra)
 
 
 def split_calls(text: str) -> list[str]:
@@ -80,7 +114,7 @@ def split_calls(text: str) -> list[str]:
   if not text.strip():
     return []
   node = expression(text)
-  return [ast.unparse(part) for part in (getattr(node, "elts", None) or [node])]
+  return [written(part) for part in (getattr(node, "elts", None) or [node])]
 
 
 def called(text: str) -> str:
@@ -89,8 +123,7 @@ def called(text: str) -> str:
   >>> called("wgan_gp(critics=2)")
   'wgan_gp'
   """
-  node = expression(text)
-  return ast.unparse(node.func if isinstance(node, ast.Call) else node)
+  return _name(expression(text))
 
 
 def expression(text: str) -> Any:
@@ -104,7 +137,7 @@ def expression(text: str) -> Any:
   try:
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")  # of Python about odd code; it is refused below
-      node = ast.parse(text.strip(), mode="eval").body
+      node = ast.parse(_QUALIFIED.sub(_marked, text.strip()), mode="eval").body
       ast.unparse(node)  # what is nested too deeply to be written is refused as well
     return node
   except SyntaxError as error:
@@ -131,27 +164,30 @@ def _split(node):
   return [node]
 
 
-def _call(node, catalogue, aliases, what, names, fixed, **extra):
+def _call(node, catalogue, aliases, what, names, fixed, *, wrap=None, also=(), **extra):
   function = node.func if isinstance(node, ast.Call) else node
-  written = _shortened(ast.unparse(node))
-  if not isinstance(function, ast.Name):
-    raise ValueError(f"{written!r} is no {what}: write name(argument=value)")
-  alias = expression(aliases.get(function.id, function.id))
-  name = ast.unparse(alias.func if isinstance(alias, ast.Call) else alias)
-  if name not in catalogue:
-    raise ValueError(unknown(function.id, what, [*sorted(catalogue), *aliases]))
+  text, name = _shortened(written(node)), _name(node)
+  if not (isinstance(function, ast.Name) or ":" in name):
+    raise ValueError(f"{text!r} is no {what}: write name(argument=value)")
+  alias = expression(aliases.get(name, name))
+  name = _name(alias)
+  if name not in catalogue and not (":" in name and isinstance(catalogue, Registry)):
+    known = [*sorted([*catalogue, *also]), *aliases]
+    raise ValueError(unknown(_name(node), what, known))
+  factory = catalogue[name]
   _, preset = _arguments(alias, name, {})
   args, given = _arguments(node, name, names)
   for argument in fixed:
     if argument in given:
-      raise ValueError(f"{written}: {argument} is not given here: leave it out")
+      raise ValueError(f"{text}: {argument} is not given here: leave it out")
   given = {**fixed, **extra, **preset, **given}
-  make = catalogue[name]
-  _bind(make, args, given, written)
+  if wrap is not None:
+    factory = wrap(factory)
+  _bind(factory, args, given, text)
   try:
-    return make(*args, **given)
+    return factory(*args, **given)
   except TypeError as error:
-    raise ValueError(f"{written}: {error}") from None
+    raise ValueError(f"{text}: {error}") from None
 
 
 def _bind(make, args, given, written):

@@ -5,8 +5,9 @@ import functools
 import os
 import pathlib
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from mixdef.core import registry
 from mixdef.core.files import local_path
 from mixdef.data import (
   adult,
@@ -28,6 +29,10 @@ from mixdef.data.dataset import Dataset
 
 # Sheets of other pictures, or in the places of each other, have the right number.
 _CIFAR10 = "20b420a22a784cfc007bc404149259b414094d2ecc02c7e85102a35a87f1da66"
+
+
+CATALOGUE = registry.DATASETS
+"""Readers by the names of their data sets, `(data_dir) -> Dataset`."""
 
 
 def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
@@ -68,7 +73,9 @@ def check_name(name: str) -> None:
       f"name is {type(name).__name__}; give the name of a set, such as 'digits'; for"
       " your own arrays use Dataset.from_arrays(x, y)"
     )
-  if name not in CATALOGUE:
+  if ":" in name:
+    CATALOGUE[name]
+  elif name not in CATALOGUE:
     plain = name.strip().lower().replace("-", "_").replace(" ", "_")
     close = difflib.get_close_matches(plain, CATALOGUE, n=3, cutoff=0.5)
     raise ValueError(
@@ -193,7 +200,7 @@ def _celeba(
 
 # A reader takes the folder and, as keywords, the official sizes: it reads small files
 # of the same format where others are given.
-CATALOGUE: dict[str, Callable[..., Dataset]] = {
+for _name, _reader in {
   "digits": lambda data_dir: bundled.digits(),
   "synthetic_memorize": lambda data_dir: synthetic.synthetic_memorize(),
   "synthetic_clusters": lambda data_dir: synthetic.synthetic_clusters(),
@@ -246,4 +253,5 @@ CATALOGUE: dict[str, Callable[..., Dataset]] = {
     num_rows=(129, 1_761),
     advice="download them from https://physionet.org/content/mimiciii-demo/1.4/ (ODbL)",
   ),
-}
+}.items():
+  registry.dataset(_reader, name=_name)

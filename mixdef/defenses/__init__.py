@@ -1,9 +1,10 @@
 """Defenses: one factory a defense, composed by `mixdef.chain`.
 
-`CATALOGUE` maps canonical names to factories, `RECIPES` those of published chains of
-them, and `ALIASES` other names to calls: what `mixdef.parse` reads.
+`CATALOGUE` maps canonical names to factories, and `RECIPES` those of published chains
+of them: what `mixdef.parse` reads. A new defense is a new file and an import line here.
 """
 
+from mixdef.core import registry
 from mixdef.defenses.adamixup import adamixup
 from mixdef.defenses.adversarial import adversarial_regularization
 from mixdef.defenses.architecture import (
@@ -29,7 +30,7 @@ from mixdef.defenses.mixing import cutmix, mixup
 from mixdef.defenses.mmd import mmd
 from mixdef.defenses.past import past
 from mixdef.defenses.privacy import dp_sgd
-from mixdef.defenses.recipes import RECIPES, de_et_al, hamp
+from mixdef.defenses.recipes import de_et_al, hamp
 from mixdef.defenses.regularize import l1, weight_decay
 from mixdef.defenses.release import confidence_masking, hamp_output
 from mixdef.defenses.selena import selena
@@ -37,52 +38,6 @@ from mixdef.defenses.smoothing import weighted_smoothing
 from mixdef.defenses.stopping import early_stopping
 from mixdef.defenses.teachers import distillation
 
-CATALOGUE = {
-  factory.__name__: factory
-  for factory in (
-    adamixup,
-    adversarial_regularization,
-    ccl,
-    confidence_masking,
-    confidence_penalty,
-    cutmix,
-    cutout,
-    distillation,
-    disturb_label,
-    dmp,
-    dp_sgd,
-    dropout,
-    early_stopping,
-    ema,
-    focal_loss,
-    gaussian_noise,
-    group_norm,
-    hamp_entropy,
-    hamp_label,
-    hamp_output,
-    l1,
-    label_smoothing,
-    memguard,
-    mixup,
-    mmd,
-    past,
-    random_crop,
-    random_flip,
-    relaxloss,
-    relaxloss_gan,
-    selena,
-    spatial_dropout,
-    weight_decay,
-    weight_standardization,
-    weighted_smoothing,
-  )
-}
-ALIASES = {
-  "ccel": "ccl",
-  "ccql": "ccl(form='ccql')",
-  "dp_gan": "dp_sgd(estimator='microbatch')",
-  "kd": "distillation",
-  "l2": "weight_decay",
-}
+CATALOGUE, RECIPES = registry.DEFENSES, registry.RECIPES
 
-__all__ = ["ALIASES", "CATALOGUE", "RECIPES", "de_et_al", "hamp", *CATALOGUE]
+__all__ = ["CATALOGUE", "RECIPES", *CATALOGUE, *RECIPES]

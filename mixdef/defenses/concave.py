@@ -6,7 +6,7 @@ from mixdef.core.check import check_choice, check_number
 from mixdef.core.hooks import Defense, defense
 
 
-@defense
+@defense(aliases={"ccel": "ccl", "ccql": "ccl(form='ccql')"})
 def ccl(alpha=0.5, *, beta=0.05, form="ccel") -> Defense:
   """Spread the losses of the members by a concave term, with descent only.
 

@@ -18,7 +18,7 @@ from mixdef.defenses import accounting
 from mixdef.defenses.per_example import ghost, microbatch
 
 
-@defense
+@defense(aliases={"dp_gan": "dp_sgd(estimator='microbatch')"})
 def dp_sgd(
   noise_multiplier: float = 1.0,
   clip: float = 1.0,

@@ -5,6 +5,7 @@
 
 from mixdef.core.chaining import chain
 from mixdef.core.hooks import Defense
+from mixdef.core.registry import recipe
 from mixdef.defenses.architecture import group_norm, weight_standardization
 from mixdef.defenses.augment import random_crop, random_flip
 from mixdef.defenses.averaging import ema
@@ -14,6 +15,7 @@ from mixdef.defenses.privacy import dp_sgd
 from mixdef.defenses.release import hamp_output
 
 
+@recipe
 def hamp(gamma: float = 0.95, coefficient: float = 0.001) -> Defense:
   """Combine the three parts of HAMP: labels, loss and released answers.
 
@@ -60,6 +62,7 @@ def hamp(gamma: float = 0.95, coefficient: float = 0.001) -> Defense:
   )
 
 
+@recipe
 def de_et_al(
   noise_multiplier: float = 1.0,
   clip: float = 1.0,
@@ -117,6 +120,3 @@ def de_et_al(
     private,
     ema(0.999),
   )
-
-
-RECIPES = {recipe.__name__: recipe for recipe in (hamp, de_et_al)}

@@ -7,7 +7,7 @@ from mixdef.core.check import check_flag, check_number
 from mixdef.core.hooks import Defense, defense
 
 
-@defense
+@defense(aliases={"l2": "weight_decay"})
 def weight_decay(coefficient=5e-4, *, biases=False) -> Defense:
   """Add an L2 penalty to the loss, through its gradient.
 

@@ -6,6 +6,7 @@ take the optimizer next. `GANS` has the learners of generative models, made of n
 or of the columns and classes of a table.
 """
 
+from mixdef.core import registry
 from mixdef.learners.born_again import ban_mpr
 from mixdef.learners.classifier import classifier
 from mixdef.learners.datalens import datalens
@@ -16,20 +17,6 @@ from mixdef.learners.priv_gan import priv_gan
 from mixdef.learners.stacking import model_stacking
 from mixdef.learners.wgan import mixup_gan, par_gan, wgan_gp
 
-CATALOGUE = {make.__name__: make for make in (ban_mpr, model_stacking)}
-
-GANS = {
-  make.__name__: make
-  for make in (
-    datalens,
-    gs_wgan,
-    medgan,
-    mixup_gan,
-    mlp_wgan_gp,
-    par_gan,
-    priv_gan,
-    wgan_gp,
-  )
-}
+CATALOGUE, GANS = registry.LEARNERS, registry.GAN_LEARNERS
 
 __all__ = ["CATALOGUE", "GANS", "classifier", *CATALOGUE, *GANS]

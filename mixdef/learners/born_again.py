@@ -8,6 +8,7 @@ from mixdef.core.check import check_count, check_number
 from mixdef.core.hooks import Defense
 from mixdef.core.learner import Learner, TrainState
 from mixdef.core.randomness import row_keys
+from mixdef.core.registry import learner
 from mixdef.core.text import text_of
 from mixdef.defenses.losses import confidence_penalty
 from mixdef.learners._parts import check_phases, part_of, phase_of, step_on
@@ -16,6 +17,7 @@ from mixdef.learners.classifier import classifier
 _TEACHER_SHARE = 0.5
 
 
+@learner
 def ban_mpr(
   model, optimizer, *, students=3, coefficient=0.1, experimental=False
 ) -> Learner:

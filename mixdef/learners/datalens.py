@@ -11,6 +11,7 @@ from mixdef.core.check import check_count, check_number
 from mixdef.core.hooks import weighted_mean
 from mixdef.core.learner import Learner, TrainState
 from mixdef.core.randomness import fold_in_name, row_keys
+from mixdef.core.registry import learner
 from mixdef.core.text import text_of
 from mixdef.learners._chunks import (
   by_chunk,
@@ -35,6 +36,7 @@ ADAM = optax.adam(1e-3, b1=0.5)
 """The optimizer of DataLens, for all networks."""
 
 
+@learner(of="generators")
 def datalens(
   networks: Networks,
   optimizer: optax.GradientTransformation = ADAM,

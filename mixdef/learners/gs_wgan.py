@@ -11,6 +11,7 @@ from mixdef.core.check import check_choice, check_count, check_number, is_static
 from mixdef.core.hooks import weighted_mean
 from mixdef.core.learner import Learner, TrainState
 from mixdef.core.randomness import fold_in_name, row_keys
+from mixdef.core.registry import learner
 from mixdef.core.text import text_of
 from mixdef.learners._chunks import (
   by_chunk,
@@ -39,6 +40,7 @@ ADAM = optax.adam(1e-4, b1=0.5, b2=0.9)
 _DRIFT = 0.001  # weight of D(real)^2, which keeps the critics' scores near zero
 
 
+@learner(of="generators")
 def gs_wgan(
   networks: Networks,
   optimizer: optax.GradientTransformation = ADAM,

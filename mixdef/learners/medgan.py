@@ -12,6 +12,7 @@ from mixdef.core.hooks import Defense, weighted_mean
 from mixdef.core.learner import Learner, TrainState, descend
 from mixdef.core.optimizers import check_optimizer, start
 from mixdef.core.randomness import fold_in_name
+from mixdef.core.registry import learner
 from mixdef.core.text import text_of
 from mixdef.data import to_float
 from mixdef.learners._gan import UNSHARED, check_sizes, gather, latents, refuse_parts
@@ -21,6 +22,7 @@ ADAM = optax.adam(1e-3)
 """The optimizer of medGAN: one for the autoencoder, the critic and the generator."""
 
 
+@learner(of="generators")
 def medgan(
   num_features: int,
   num_classes: int,

@@ -4,10 +4,12 @@ import optax
 
 from mixdef.core.hooks import Defense
 from mixdef.core.learner import Learner
+from mixdef.core.registry import learner
 from mixdef.learners.wgan import ADAM, wgan_gp
 from mixdef.models import table_networks
 
 
+@learner(of="generators")
 def mlp_wgan_gp(
   num_features: int,
   num_classes: int,

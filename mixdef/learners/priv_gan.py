@@ -11,6 +11,7 @@ from mixdef.core.hooks import weighted_mean
 from mixdef.core.learner import Learner, TrainState
 from mixdef.core.optimizers import start
 from mixdef.core.randomness import fold_in_name, row_keys
+from mixdef.core.registry import learner
 from mixdef.core.text import text_of
 from mixdef.learners._chunks import by_chunk, critics_answers, init_networks
 from mixdef.learners._gan import UNSHARED, check_parts, gather, latents
@@ -22,6 +23,7 @@ ADAM = optax.adam(2e-4, b1=0.5)
 _REAL = 0.95  # one-sided label smoothing: what a discriminator should say of a member
 
 
+@learner(of="generators")
 def priv_gan(
   networks: Networks,
   optimizer: optax.GradientTransformation = ADAM,

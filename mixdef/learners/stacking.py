@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from mixdef.core.hooks import Data
 from mixdef.core.learner import Learner, TrainState
 from mixdef.core.randomness import fold_in_name
+from mixdef.core.registry import learner
 from mixdef.core.text import text_of
 from mixdef.learners._parts import check_phases, part_of, phase_of, step_on
 from mixdef.learners.classifier import classifier
@@ -31,6 +32,7 @@ def _equal_votes(key, shape, dtype=jnp.float32):
   return _VOTE * jnp.tile(jnp.eye(shape[1], dtype=dtype), (2, 1))
 
 
+@learner
 def model_stacking(models, optimizer, *, combiner: nn.Module | None = None) -> Learner:
   """Make the learner of ML-Leaks' model stacking.
 

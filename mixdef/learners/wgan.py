@@ -12,6 +12,7 @@ from mixdef.core.check import check_choice, check_count, check_number
 from mixdef.core.hooks import Defense, weighted_mean
 from mixdef.core.learner import Learner, TrainState, descend, stage_learners
 from mixdef.core.randomness import fold_in_name, row_keys
+from mixdef.core.registry import learner
 from mixdef.core.text import text_of
 from mixdef.defenses.mixing import mixup
 from mixdef.learners._chunks import by_chunk, critics_answers, init_networks
@@ -30,6 +31,7 @@ ADAM = optax.adam(4e-4, b1=0.5, b2=0.999)
 """The optimizer of the mixup GAN, for both networks."""
 
 
+@learner(of="generators")
 def wgan_gp(
   networks: Networks,
   optimizer: optax.GradientTransformation = ADAM,
@@ -241,6 +243,7 @@ def wgan_gp(
   )
 
 
+@learner(of="generators")
 def mixup_gan(
   networks: Networks,
   optimizer: optax.GradientTransformation = ADAM,
@@ -271,6 +274,7 @@ def mixup_gan(
   return wgan_gp(networks, optimizer, mixup(alpha), **options)
 
 
+@learner(of="generators")
 def par_gan(
   networks: Networks,
   optimizer: optax.GradientTransformation = ADAM,

@@ -13,6 +13,7 @@ record [B]. Conditions y [B,K] are rows of the simplex, never integers: they ent
 product, so a mixed label is a condition like any other.
 """
 
+from mixdef.core import registry
 from mixdef.models.cnn import cnn
 from mixdef.models.densenet import densenet
 from mixdef.models.gan_dense import dense_networks, table_networks
@@ -22,13 +23,7 @@ from mixdef.models.gan_pair import Networks
 from mixdef.models.mlp import mlp
 from mixdef.models.resnet import resnet, wide_resnet
 
-CATALOGUE = {
-  "mlp": mlp,
-  "cnn": cnn,
-  "resnet": resnet,
-  "wide_resnet": wide_resnet,
-  "densenet": densenet,
-}
+CATALOGUE = registry.MODELS
 
 __all__ = [
   "CATALOGUE",

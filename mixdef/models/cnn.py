@@ -5,6 +5,7 @@ import functools
 import flax.linen as nn
 import jax
 
+from mixdef.core.registry import model
 from mixdef.kernels import standardized
 from mixdef.kernels.convolution import linen_conv
 from mixdef.kernels.pooling import max_pool
@@ -56,6 +57,7 @@ class CNN(nn.Module):
     return nn.Dense(self.num_classes, kernel_init=_XAVIER)(x)
 
 
+@model
 def cnn(
   num_classes: int = 10,
   *,

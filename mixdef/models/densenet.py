@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mixdef.core.registry import model
 from mixdef.kernels.pooling import avg_pool
 from mixdef.models.layers import (
   as_images,
@@ -65,6 +66,7 @@ class DenseNet(nn.Module):
     return nn.Dense(self.num_classes)(x)
 
 
+@model
 def densenet(
   depth: int = 22,
   growth: int = 12,

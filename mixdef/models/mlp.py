@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 
+from mixdef.core.registry import model
 from mixdef.models.layers import check_fields, check_positive
 
 
@@ -31,6 +32,7 @@ class MLP(nn.Module):
     return nn.Dense(self.num_classes)(x)
 
 
+@model
 def mlp(*widths: int, num_classes: int = 10, dropout: float = 0.0) -> MLP:
   """Make a multi-layer perceptron for records of any shape.
 

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mixdef.core.registry import model
 from mixdef.models.layers import (
   as_images,
   check_depth,
@@ -105,6 +106,7 @@ class WideResNet(nn.Module):
     return nn.Dense(self.num_classes)(x)
 
 
+@model
 def resnet(
   depth: int = 20,
   *,
@@ -157,6 +159,7 @@ def resnet(
   )
 
 
+@model
 def wide_resnet(
   depth: int = 16,
   width: int = 4,

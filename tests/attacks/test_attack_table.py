@@ -55,7 +55,7 @@ def of_name(name):
   return functools.update_wrapper(functools.partial(attack, source=source), attack)
 
 
-@pytest.fixture(params=sorted(attacks.ON_SIGNALS))
+@pytest.fixture(params=sorted(attacks.ATTACKS.on_signals))
 def attack(request):
   return of_name(request.param)
 
@@ -125,7 +125,7 @@ def test_pitfall_24_own_membership_never_enters(attack, leaky, signals):
   np.testing.assert_array_equal(first, second)
 
 
-@pytest.mark.parametrize("name", sorted(set(attacks.ON_SIGNALS) - NO_FIT))
+@pytest.mark.parametrize("name", sorted(set(attacks.ATTACKS.on_signals) - NO_FIT))
 def test_pitfall_24_own_outputs_never_enter_the_fit(name, leaky):
   logits, labels, keep, population = leaky
   changed = logits.copy()
@@ -190,21 +190,23 @@ def test_leave_one_out_attacks_every_model(attack, signals, scores_of):
 
 
 def test_aliases_resolve_and_unknown_names_say_what_is_near():
-  assert attacks.resolve("yeom") is attacks.loss_threshold
+  assert attacks.ATTACKS.resolve("yeom") is attacks.loss_threshold
   for name, attack in attacks.CATALOGUE.items():
-    assert attacks.resolve(name) is attack
-    assert attack.__name__ == attacks.plain_name(name) == name
-    assert name in {a.__name__ for a in attacks.FAMILIES[attacks.family(name)]}
+    assert attacks.ATTACKS.resolve(name) is attack
+    assert attack.__name__ == attacks.ATTACKS.plain_name(name) == name
+    assert name in {
+      a.__name__ for a in attacks.ATTACKS.families[attacks.ATTACKS.family(name)]
+    }
   with pytest.raises(ValueError, match=r"no attack is called 'rmja'.*rmia"):
-    attacks.resolve("rmja")
+    attacks.ATTACKS.resolve("rmja")
 
 
 def test_an_attack_is_named_with_its_arguments(signals):
-  attack = attacks.resolve("lira_online(score='hinge')")
+  attack = attacks.ATTACKS.resolve("lira_online(score='hinge')")
   expected = attacks.lira_online(signals, target=1, score="hinge")
   np.testing.assert_array_equal(attack(signals, target=1), expected)
   with pytest.raises(ValueError, match=r"rmia\(gama=1\).*gama"):
-    attacks.resolve("rmia(gama=1)")
+    attacks.ATTACKS.resolve("rmia(gama=1)")
 
 
 def test_an_attack_without_its_input_says_what_is_missing():

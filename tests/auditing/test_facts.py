@@ -116,7 +116,7 @@ def test_facts_are_checked_before_the_attacks(outputs, monkeypatch):
   [
     "attack_r, lira_online(ddof=0)",
     ["attack_r", "lira_online(ddof=0)"],
-    ("attack_r", attacks.resolve("lira_online(ddof=0)")),
+    ("attack_r", attacks.ATTACKS.resolve("lira_online(ddof=0)")),
     [attacks.attack_r, "lira_online(ddof=0)"],
   ],
 )

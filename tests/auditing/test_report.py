@@ -95,7 +95,7 @@ def test_every_attack_is_in_the_report_or_the_reason_why_not(leaky):
   assert list(report["not_run"]) == ["label_only_rotation"]
   assert "are no images" in report["not_run"]["label_only_rotation"]
   families = {row["family"] for row in report["attacks"].values()}
-  assert families == set(attacks.FAMILIES)
+  assert families == set(attacks.ATTACKS.families)
   assert report["attacks"][NOISE]["num_targets"] == BUDGET.targets
   assert report["attacks"]["rmia"]["num_targets"] == 6
 

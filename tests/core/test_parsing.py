@@ -1,11 +1,13 @@
 """Text to chains and back."""
 
+import functools
 import math
 
 import numpy as np
 import pytest
 
 from mixdef.core.parsing import parse, parse_call
+from mixdef.core.registry import Registry
 from mixdef.defenses import CATALOGUE
 
 
@@ -104,15 +106,15 @@ def test_an_alias_may_be_a_call_whose_arguments_the_text_overrides():
   def net(*widths, depth=1, num_classes=10):
     return widths, depth, num_classes
 
-  options = {"aliases": {"deep": "net(depth=9, num_classes=4)"}, "num_classes": 3}
-  assert parse_call("net", {"net": net}, "model", **options) == ((), 1, 3)
-  assert parse_call("deep", {"net": net}, "model", **options) == ((), 9, 4)
-  assert parse_call("deep(8, depth=2)", {"net": net}, "model", **options) == (
-    *((8,), 2),
-    4,
-  )
+  nets = Registry("model")
+  nets.update(net=net)
+  nets.aliases["deep"] = "net(depth=9, num_classes=4)"
+  read = functools.partial(parse_call, catalogue=nets, what="model", num_classes=3)
+  assert read("net") == ((), 1, 3)
+  assert read("deep") == ((), 9, 4)
+  assert read("deep(8, depth=2)") == ((8,), 2, 4)
   with pytest.raises(ValueError, match="did you mean deep"):
-    parse_call("depp", {"net": net}, "model", **options)
+    read("depp")
 
 
 def test_numbers_survive_the_round_trip_exactly():

@@ -24,7 +24,7 @@ from defense_harness import (
 
 from mixdef.core.chaining import chain
 from mixdef.core.parsing import parse
-from mixdef.defenses import ALIASES, CATALOGUE
+from mixdef.defenses import CATALOGUE
 
 NAMES = CLASSIFIERS
 # One of each kind of hook: the others take these steps with the slow tests.
@@ -251,7 +251,9 @@ def test_out_records_never_reach_the_parameters(name):
 
 def test_every_default_is_the_canonical_name():
   assert all(str(make()) == name for name, make in CATALOGUE.items())
-  assert {call.partition("(")[0] for call in ALIASES.values()} <= set(CATALOGUE)
+  assert {call.partition("(")[0] for call in CATALOGUE.aliases.values()} <= set(
+    CATALOGUE
+  )
   assert set(NEUTRAL) == set(NAMES) - WITHOUT_NEUTRAL
 
 

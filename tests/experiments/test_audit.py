@@ -107,7 +107,7 @@ def test_audit_writes_the_contract(audited):
   assert set(report["attacks"]) == set(ONE_OF_EACH_FAMILY) - {"salem_2"}
   assert set(report["not_run"]) == {"salem_2"}  # needs models of another data set
   families = {row["family"] for row in report["attacks"].values()}
-  assert families == set(attacks.FAMILIES)
+  assert families == set(attacks.ATTACKS.families)
   assert {name: row["num_targets"] for name, row in report["attacks"].items()} == {
     **dict.fromkeys(ONE_OF_EACH_FAMILY[:4], 4),
     **dict.fromkeys(("salem_1", *ONE_OF_EACH_FAMILY[6:]), 2),
@@ -216,7 +216,7 @@ def test_outputs_of_models_trained_elsewhere_are_audited(tmp_path):
   result = job.execute(settings, tmp_path / "run", audit.run)
   report = valid_report(tmp_path / "run")
   assert report["title"] == "outputs"
-  assert set(report["not_run"]) == {"salem_2", *attacks.ON_MODELS}
+  assert set(report["not_run"]) == {"salem_2", *attacks.ATTACKS.on_models}
   assert "rmia" in result["attacks"]  # it reads the population
   assert result["strongest"]["auc_ci"][0] > 0.7
   assert report["setting"]["num_population"] == 60

@@ -25,7 +25,9 @@ from mixdef.data import Dataset
 from mixdef.training.plan import make_plan
 
 RUN = [
-  a.__name__ for kind in ("threshold", "reference") for a in attacks.FAMILIES[kind]
+  a.__name__
+  for kind in ("threshold", "reference")
+  for a in attacks.ATTACKS.families[kind]
 ]
 SMALL = {"model": "mlp(8)", "epochs": 2, "learning_rate": 0.01, "quick": True}
 

@@ -5,7 +5,7 @@ Attacks on signals read a `GanSignals`, made once for all targets by `gan_signal
 `lira_gan_mixed_query`, which scores pairs and so is not in the catalogue.
 """
 
-from mixdef.attacks._catalogue import Attack, Catalogue
+from mixdef.attacks._catalogue import Catalogue
 from mixdef.attacks.gan._sampling import generate, grid, interpolations, samples
 from mixdef.attacks.gan.adaptive import (
   LAMBDAS,
@@ -34,49 +34,18 @@ from mixdef.attacks.gan.reconstruction import (
   reconstruction_losses,
 )
 from mixdef.attacks.gan.signals import GanSignals, gan_signals, with_references
+from mixdef.core import registry
 
-FAMILIES: dict[str, tuple[Attack, ...]] = {
-  "critic": (logan, logan_black_box),
-  "reference": (
-    lira_gan_discriminator,
-    lira_gan_discriminator_fixed,
-    lira_gan_discriminator_offline,
-    lira_gan_reconstruction,
-  ),
-  "generator": (
-    gan_leaks_full_black_box,
-    gan_leaks_partial_black_box,
-    gan_leaks_white_box,
-    gan_leaks_calibrated,
-    monte_carlo,
-    domias,
-  ),
-}
-"""Attacks by what they see and do."""
-
-NOTES = {
-  "logan_black_box": "the attacker's own GAN, trained on samples of the target",
-  "lira_gan_reconstruction": "implied by the paper's figures, no public script",
-  "gan_leaks_calibrated": "calibrated by the mean of all models without the record",
-}
-"""What a report must say beside an attack's figures."""
-
-ATTACKS = Catalogue(FAMILIES, NOTES, training=("logan_black_box",))
+ATTACKS = Catalogue(registry.GAN_ATTACKS, ("critic", "reference", "generator"))
 """Attacks on generative models."""
 
-CATALOGUE = ATTACKS.attacks
+CATALOGUE = registry.GAN_ATTACKS
 """Every attack on generative models by its name."""
-
-ON_MODELS, ON_SIGNALS = ATTACKS.on_models, ATTACKS.on_signals
 
 __all__ = [
   "ATTACKS",
   "CATALOGUE",
-  "FAMILIES",
   "LAMBDAS",
-  "NOTES",
-  "ON_MODELS",
-  "ON_SIGNALS",
   "Cell",
   "GanSignals",
   "PairSignals",

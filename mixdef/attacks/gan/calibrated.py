@@ -11,6 +11,7 @@ from mixdef.attacks._designs import detect_design, references
 from mixdef.attacks.gan.nearest import nearest_losses
 from mixdef.attacks.gan.reconstruction import reconstruction_losses
 from mixdef.core.arguments import checked, one_of
+from mixdef.core.registry import attack
 from mixdef.training import Ensemble
 
 _LOSSES: dict[str, Any] = {
@@ -29,6 +30,12 @@ def _of_the_loss(*, loss="nearest", **arguments):
       )
 
 
+@attack(
+  family="generator",
+  reads="models",
+  of="generators",
+  note="calibrated by the mean of all models without the record",
+)
 @checked(
   together=_of_the_loss,
   loss=one_of(*_LOSSES),

@@ -14,6 +14,7 @@ from mixdef.core.arguments import checked, count, flag, one_of, seed
 from mixdef.core.check import check_count
 from mixdef.core.learner import Learner
 from mixdef.core.randomness import generator
+from mixdef.core.registry import attack
 from mixdef.data import Dataset, to_float
 from mixdef.learners import wgan_gp
 from mixdef.models import image_networks, table_networks
@@ -22,6 +23,7 @@ from mixdef.training import Ensemble, fit_many
 _OVER = {"max": np.max, "mean": np.mean}
 
 
+@attack(family="critic", reads="signals", of="generators")
 @checked(over=one_of(*_OVER))
 def logan(signals: Signals, *, target: int, over: str = "max") -> np.ndarray:
   """Score by the target's own critic (white box).
@@ -56,6 +58,13 @@ def logan(signals: Signals, *, target: int, over: str = "max") -> np.ndarray:
   return signals.only_audited(_OVER[over](own, axis=-1))
 
 
+@attack(
+  family="critic",
+  reads="models",
+  of="generators",
+  trains=True,
+  note="the attacker's own GAN, trained on samples of the target",
+)
 @checked(
   num_samples=count(), epochs=count(), batch_size=count(), seed=seed, progress=flag
 )

@@ -11,9 +11,11 @@ from mixdef.attacks.gan._distances import tiles
 from mixdef.attacks.gan._principal_components import principal_components
 from mixdef.attacks.gan._sampling import samples
 from mixdef.core.arguments import checked, count, number, one_of, optional, seed
+from mixdef.core.registry import attack
 from mixdef.training import Ensemble
 
 
+@attack(family="generator", reads="models", of="generators")
 @checked(
   num_samples=count(),
   prior=one_of("kde", "gaussian"),

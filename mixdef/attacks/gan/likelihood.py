@@ -26,9 +26,11 @@ from mixdef.attacks._asking import records_to_ask
 from mixdef.attacks.gan.reconstruction import reconstruction_losses
 from mixdef.attacks.gan.signals import GanSignals
 from mixdef.core.arguments import checked, count, flag
+from mixdef.core.registry import attack
 from mixdef.training import Ensemble
 
 
+@attack(family="reference", reads="signals", of="generators")
 @checked(ddof=count(0, 1), include_target=flag)
 def lira_gan_discriminator(
   signals: Signals, *, target: int, ddof: int = 0, include_target: bool = False
@@ -65,6 +67,7 @@ def lira_gan_discriminator(
   return lira_online(signals, target=target, ddof=ddof)
 
 
+@attack(family="reference", reads="signals", of="generators")
 @checked(ddof=count(0, 1))
 def lira_gan_discriminator_fixed(
   signals: Signals, *, target: int, ddof: int = 0
@@ -82,6 +85,7 @@ def lira_gan_discriminator_fixed(
   return lira_online_fixed(signals, target=target, ddof=ddof)
 
 
+@attack(family="reference", reads="signals", of="generators")
 @checked(ddof=count(0, 1))
 def lira_gan_discriminator_offline(
   signals: Signals, *, target: int, ddof: int = 0
@@ -101,6 +105,12 @@ def lira_gan_discriminator_offline(
   return lira_offline(signals, target=target, ddof=ddof)
 
 
+@attack(
+  family="reference",
+  reads="signals",
+  of="generators",
+  note="implied by the paper's figures, no public script",
+)
 @checked(ddof=count(0, 1))
 def lira_gan_reconstruction(
   signals: Signals, *, target: int, ddof: int = 0

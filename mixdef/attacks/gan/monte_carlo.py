@@ -12,6 +12,7 @@ from mixdef.attacks.gan._principal_components import (
 from mixdef.attacks.gan._sampling import samples
 from mixdef.core.arguments import checked, count, number, one_of, seed
 from mixdef.core.randomness import stream
+from mixdef.core.registry import attack
 from mixdef.training import Ensemble
 
 KERNELS = ("count", "log", "ratio")
@@ -19,6 +20,7 @@ KERNELS = ("count", "log", "ratio")
 _NEAREST = 1e-6  # of the radius; below it distances of float32 samples are rounding
 
 
+@attack(family="generator", reads="models", of="generators")
 @checked(
   num_samples=count(),
   kernel=one_of(*KERNELS),

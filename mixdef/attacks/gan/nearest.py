@@ -7,10 +7,12 @@ from mixdef.attacks._asking import records_to_ask
 from mixdef.attacks.gan._distances import flat, nearest_distances
 from mixdef.attacks.gan._sampling import samples
 from mixdef.core.arguments import checked, count, seed
+from mixdef.core.registry import attack
 from mixdef.data import to_float
 from mixdef.training import Ensemble, Run
 
 
+@attack(family="generator", reads="models", of="generators")
 @checked(num_samples=count(), seed=seed)
 def gan_leaks_full_black_box(
   ensemble: Ensemble,

@@ -18,6 +18,7 @@ from mixdef.attacks.gan._latent_search import Met
 from mixdef.attacks.gan._sampling import conditions, refuse_diverged
 from mixdef.core.arguments import checked, count, number, one_of, optional, seed
 from mixdef.core.randomness import fold_in_name, hash_rows, random_key, row_keys
+from mixdef.core.registry import attack
 from mixdef.data import to_float
 from mixdef.training import Ensemble, Run
 
@@ -53,6 +54,7 @@ class _Search(NamedTuple):
   seed: int
 
 
+@attack(family="generator", reads="models", of="generators")
 @checked(
   optimizer=one_of("adam", "lbfgs"),
   steps=optional(count()),
@@ -110,6 +112,7 @@ def gan_leaks_white_box(
   return _scores(ensemble, target, rows, how)
 
 
+@attack(family="generator", reads="models", of="generators")
 @checked(steps=count(), restarts=count(), norm_penalty=number(0), seed=seed)
 def gan_leaks_partial_black_box(
   ensemble: Ensemble,

@@ -22,17 +22,17 @@ QUICK = {
 
 def of_name(name):
   attack = gan.CATALOGUE[name]
-  if name in gan.ON_SIGNALS:
+  if name in gan.ATTACKS.on_signals:
     return attack
   return functools.partial(attack, **QUICK.get(name, {"num_samples": 64}))
 
 
-@pytest.fixture(params=sorted(gan.ON_SIGNALS))
+@pytest.fixture(params=sorted(gan.ATTACKS.on_signals))
 def on_signals(request):
   return of_name(request.param)
 
 
-@pytest.fixture(params=sorted(gan.ON_MODELS))
+@pytest.fixture(params=sorted(gan.ATTACKS.on_models))
 def on_models(request):
   return of_name(request.param)
 
@@ -153,7 +153,7 @@ def scores_of(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(gan.ON_MODELS))
+@pytest.mark.parametrize("name", sorted(gan.ATTACKS.on_models))
 def test_models_are_asked_for_one_score_a_record(name):
   scores = scores_of(name)
   assert scores.shape == (12,)
@@ -163,7 +163,7 @@ def test_models_are_asked_for_one_score_a_record(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(gan.ON_MODELS))
+@pytest.mark.parametrize("name", sorted(gan.ATTACKS.on_models))
 def test_records_may_be_asked_about_in_any_order_and_number(name):
   some = of_name(name)(gans(), target=0, records=[7, 2])
   np.testing.assert_allclose(some[[7, 2]], scores_of(name)[[7, 2]], rtol=1e-5)
@@ -186,9 +186,8 @@ def test_a_target_that_diverged_is_refused(on_models):
 def test_names_families_and_kinds_of_source_agree():
   for name, attack in gan.CATALOGUE.items():
     assert gan.ATTACKS.resolve(name) is attack
-    assert attack in gan.FAMILIES[gan.ATTACKS.family(name)]
-  assert set(gan.FAMILIES["reference"]) <= set(gan.ON_SIGNALS.values())
-  assert set(gan.FAMILIES["generator"]) <= set(gan.ON_MODELS.values())
+    assert attack in gan.ATTACKS.families[gan.ATTACKS.family(name)]
+  assert set(gan.ATTACKS.families["reference"]) <= set(gan.ATTACKS.on_signals.values())
+  assert set(gan.ATTACKS.families["generator"]) <= set(gan.ATTACKS.on_models.values())
   assert gan.ATTACKS.costly("logan_black_box")
   assert not gan.ATTACKS.costly("logan")
-  assert set(gan.NOTES) <= set(gan.CATALOGUE)

@@ -102,7 +102,7 @@ def test_the_variants_take_one_variance_a_side_or_one_side():
 
 def test_members_of_gans_that_know_them_by_heart_are_found():
   signals = gan.gan_signals(leaky())
-  for name in gan.ON_SIGNALS:
+  for name in gan.ATTACKS.on_signals:
     if name == "lira_gan_reconstruction":
       continue
     scores = leave_one_out(gan.CATALOGUE[name], signals)
