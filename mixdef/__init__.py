@@ -32,6 +32,7 @@ from mixdef.core import (
   parse,
   recipe,
   registry,
+  section,
 )
 from mixdef.data import Dataset, load, splits, subsets
 from mixdef.learners import classifier
@@ -70,6 +71,7 @@ __all__ = [
   "parse",
   "read_signals",
   "recipe",
+  "section",
   "shadow_signals",
   "signals",
   "splits",

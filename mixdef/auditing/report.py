@@ -24,6 +24,7 @@ from mixdef.auditing.judged import judged
 from mixdef.auditing.levels import strongest
 from mixdef.auditing.running import Budget, Findings, drawn_records, run_attacks
 from mixdef.auditing.saved import SCHEMA
+from mixdef.auditing.sections import added_sections
 from mixdef.auditing.verdict import verdict
 from mixdef.core.files import local_path, whole_file, write_json, write_text
 from mixdef.core.randomness import check_seed
@@ -215,6 +216,7 @@ def audit(
     "canaries": without_scores(canaries),
     "dp_baseline": without_scores(dp_baseline),
     "generator": None if generated is None else generated.figures,
+    "sections": added_sections(findings, signals),
     "limits": [*remarks, *_limits(findings, signals, ensemble, population)],
   }
   facts = report["setting"]

@@ -20,7 +20,7 @@ from mixdef.core.hooks import (
 from mixdef.core.learner import Learner, TrainState
 from mixdef.core.parsing import parse
 from mixdef.core.randomness import batch_keys, fold_in_name, hash_rows, row_keys
-from mixdef.core.registry import attack, dataset, learner, model, recipe
+from mixdef.core.registry import attack, dataset, learner, model, recipe, section
 
 __all__ = [
   "Batch",
@@ -52,6 +52,7 @@ __all__ = [
   "recipe",
   "registry",
   "row_keys",
+  "section",
   "take",
   "weighted_mean",
 ]

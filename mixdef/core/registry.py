@@ -1,4 +1,4 @@
-"""Registries: defenses, attacks, learners, data sets and networks by their names.
+"""Registries: what has a name, from defenses to sections of the report.
 
 A decorator puts a factory into the registry of its kind, under its own name. What reads
 names (flags, `parse`, the documents, the common tables of tests) reads the registries.
@@ -125,6 +125,7 @@ LEARNERS = Registry("learner")
 GAN_LEARNERS = Registry("learner")
 DATASETS = Registry("data set")
 MODELS = Registry("model")
+SECTIONS = Registry("section")
 
 
 def recipe(factory: AnyFactory) -> AnyFactory:
@@ -190,19 +191,21 @@ def learner(
 
 
 def dataset(
-  reader: Any = None, *, name: str | None = None
+  reader: Any = None, *, name: str | None = None, files: str = ""
 ) -> Callable[[AnyFactory], AnyFactory] | Any:
   """Register a reader, `(data_dir) -> Dataset`.
 
   Args:
     reader: given the folder of the raw files.
     name: default the reader's own.
+    files: what it reads, for the page of data sets; empty for nothing.
 
   Raises:
     ValueError: for a name that is taken.
   """
 
   def register(reader):
+    reader.__dict__["files"] = files
     return DATASETS.register(reader, name=name)
 
   return register if reader is None else register(reader)
@@ -211,3 +214,22 @@ def dataset(
 def model(factory: AnyFactory) -> AnyFactory:
   """Register a factory of networks, `(..., *, num_classes) -> module`."""
   return MODELS.register(factory)
+
+
+def section(title: str) -> Callable[[AnyFactory], AnyFactory]:
+  """Register a section of the audit report, `section(findings, signals) -> content`.
+
+  It is given the `Findings` of the attacks (`scores` [S, N] and metrics by attack) and
+  the `Signals`, and returns None, to be left out, or a dict with any of `text`
+  (paragraphs), `columns` and `rows` (of a table). The page shows it, and report.json
+  holds it, under `title`.
+
+  Raises:
+    ValueError: for a name that is taken.
+  """
+
+  def register(function):
+    function.__dict__["title"] = title
+    return SECTIONS.register(function)
+
+  return register

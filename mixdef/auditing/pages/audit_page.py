@@ -89,6 +89,9 @@ def render(
       canaries=_canaries(report.get("canaries")),
       baseline=_baseline(report.get("dp_baseline"), report["attacks"]),
       setting=rows.setting_rows(report.get("setting") or {}),
+      added=tuple(
+        (one["name"], one["title"], True) for one in report.get("sections") or ()
+      ),
     )
   )
 
