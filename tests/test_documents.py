@@ -23,6 +23,7 @@ AUDITED = {"audit_arrays.md": "high", "audit_your_model.md": "high"}
   [
     pytest.param(path, id=path.name, marks=SLOW if path.name == "generative.md" else ())
     for path in DOCUMENTS
+    if path.name != "pitfalls.md"  # prose alone
   ],
 )
 def test_python_blocks_run(path, tmp_path, monkeypatch):
@@ -47,6 +48,20 @@ def test_python_blocks_run(path, tmp_path, monkeypatch):
 def test_links_lead_to_files(path):
   links = re.findall(r"\]\(([^)#:]+)\)", path.read_text())
   assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_every_pitfall_of_a_test_name_is_an_entry_and_the_reverse():
+  named = {
+    int(number)
+    for path in (ROOT / "tests").rglob("test_*.py")
+    for numbers in re.findall(
+      r"def test_pitfall_(\d+(?:_(?:and_)?\d+)*)_", path.read_text()
+    )
+    for number in re.findall(r"\d+", numbers)
+  }
+  page = (ROOT / "docs" / "pitfalls.md").read_text()
+  entries = [int(number) for number in re.findall(r"(?m)^- \*\*(\d+)\.\*\* ", page)]
+  assert entries == sorted(named)
 
 
 def test_readme_opens_with_exactly_two_commands():
