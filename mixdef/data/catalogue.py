@@ -201,54 +201,128 @@ def _celeba(
 # A reader takes the folder and, as keywords, the official sizes: it reads small files
 # of the same format where others are given.
 registry.dataset(lambda data_dir: bundled.digits(), name="digits")
-registry.dataset(lambda data_dir: synthetic.synthetic_memorize(), name="synthetic_memorize")
-registry.dataset(lambda data_dir: synthetic.synthetic_clusters(), name="synthetic_clusters")
-registry.dataset(functools.partial(_idx, name="mnist"), name="mnist", files='the four official idx files, else TensorFlow Datasets')
-registry.dataset(functools.partial(_idx, name="fashion_mnist"), name="fashion_mnist", files='the four official idx files, else TensorFlow Datasets')
-registry.dataset(_cifar10, name="cifar10", files='the official binary files, lossless sheets of 100 x 100 tiles, else TensorFlow Datasets')
-registry.dataset(_cifar100, name="cifar100", files='the official binary files, else TensorFlow Datasets')
-registry.dataset(_stl10, name="stl10", files='the official binary files, else TensorFlow Datasets')
-registry.dataset(_celeba, name="celeba", files='`img_align_celeba/*.jpg`, `list_attr_celeba.txt` and, for the official split, `list_eval_partition.txt`, else TensorFlow Datasets; label: Male')
-registry.dataset(faces.celeba64, name="celeba64", files='a small copy: sheets of 64 x 64 tiles and `labels.npz`')
+registry.dataset(
+  lambda data_dir: synthetic.synthetic_memorize(), name="synthetic_memorize"
+)
+registry.dataset(
+  lambda data_dir: synthetic.synthetic_clusters(), name="synthetic_clusters"
+)
+registry.dataset(
+  functools.partial(_idx, name="mnist"),
+  name="mnist",
+  files="the four official idx files, else TensorFlow Datasets",
+)
+registry.dataset(
+  functools.partial(_idx, name="fashion_mnist"),
+  name="fashion_mnist",
+  files="the four official idx files, else TensorFlow Datasets",
+)
+registry.dataset(
+  _cifar10,
+  name="cifar10",
+  files="the official binary files, lossless sheets of 100 x 100 tiles, else "
+  "TensorFlow Datasets",
+)
+registry.dataset(
+  _cifar100,
+  name="cifar100",
+  files="the official binary files, else TensorFlow Datasets",
+)
+registry.dataset(
+  _stl10, name="stl10", files="the official binary files, else TensorFlow Datasets"
+)
+registry.dataset(
+  _celeba,
+  name="celeba",
+  files="`img_align_celeba/*.jpg`, `list_attr_celeba.txt` and, for the official"
+  " split, `list_eval_partition.txt`, else TensorFlow Datasets; label: "
+  "Male",
+)
+registry.dataset(
+  faces.celeba64,
+  name="celeba64",
+  files="a small copy: sheets of 64 x 64 tiles and `labels.npz`",
+)
 registry.dataset(bundled.lfw, name="lfw", files="scikit-learn's download")
-registry.dataset(faces.lfw62, name="lfw62", files='a small copy: sheets of 64 x 64 tiles and `labels.npz`')
-registry.dataset(functools.partial(
+registry.dataset(
+  faces.lfw62,
+  name="lfw62",
+  files="a small copy: sheets of 64 x 64 tiles and `labels.npz`",
+)
+registry.dataset(
+  functools.partial(
     image_folder.read_classes,
     name="casia_face",
     folders=("casia_face", "CASIA-WebFace"),
     min_images=100,
     advice="ask the Institute of Automation, Chinese Academy of Sciences, for"
     " CASIA-WebFace (research only, under a signed agreement)",
-  ), name="casia_face", files='`casia_face/<identity>/*.jpg`, identities with at least 100 images')
-registry.dataset(ham10000.read, name="ham10000", files='`HAM10000_metadata.csv` and its two folders of images')
-registry.dataset(functools.partial(
+  ),
+  name="casia_face",
+  files="`casia_face/<identity>/*.jpg`, identities with at least 100 images",
+)
+registry.dataset(
+  ham10000.read,
+  name="ham10000",
+  files="`HAM10000_metadata.csv` and its two folders of images",
+)
+registry.dataset(
+  functools.partial(
     tables.read_packed,
     name="location30",
     num_features=446,
     num_classes=30,
     num_records=5_010,
-  ), name="location30", files='`location30.npz` with `x` (bits packed along axis 1), `y` and `n_features`')
-registry.dataset(functools.partial(
+  ),
+  name="location30",
+  files="`location30.npz` with `x` (bits packed along axis 1), `y` and `n_features`",
+)
+registry.dataset(
+  functools.partial(
     tables.read_packed,
     name="diabetes130_top100dx",
     num_features=736,
     num_classes=100,
     num_records=62_011,
-  ), name="diabetes130_top100dx", files='`diabetes130_top100dx.npz` with `x` (bits packed along axis 1), `y` and `n_features`')
-registry.dataset(functools.partial(texas_purchase.read, name="texas100"), name="texas100", files="`texas100.npz` (`features`, `labels`), or the authors' `dataset_texas.tgz`, packed or unpacked")
-registry.dataset(functools.partial(texas_purchase.read, name="purchase100"), name="purchase100", files="`purchase100.npz` (`features`, `labels`), or the authors' `dataset_purchase.tgz`, packed or unpacked")
-registry.dataset(adult.read, name="adult", files='`adult.data`, `adult.test`')
-registry.dataset(functools.partial(
+  ),
+  name="diabetes130_top100dx",
+  files="`diabetes130_top100dx.npz` with `x` (bits packed along axis 1), `y` "
+  "and `n_features`",
+)
+registry.dataset(
+  functools.partial(texas_purchase.read, name="texas100"),
+  name="texas100",
+  files="`texas100.npz` (`features`, `labels`), or the authors' "
+  "`dataset_texas.tgz`, packed or unpacked",
+)
+registry.dataset(
+  functools.partial(texas_purchase.read, name="purchase100"),
+  name="purchase100",
+  files="`purchase100.npz` (`features`, `labels`), or the authors' "
+  "`dataset_purchase.tgz`, packed or unpacked",
+)
+registry.dataset(adult.read, name="adult", files="`adult.data`, `adult.test`")
+registry.dataset(
+  functools.partial(
     mimic.read,
     name="mimic3",
     num_patients=46_520,
     num_rows=(58_976, 651_047),
     advice="get credentialed access at https://physionet.org/content/mimiciii/1.4/",
-  ), name="mimic3", files='`ADMISSIONS.csv`, `DIAGNOSES_ICD.csv` of MIMIC-III (credentialed access); label: died in hospital')
-registry.dataset(functools.partial(
+  ),
+  name="mimic3",
+  files="`ADMISSIONS.csv`, `DIAGNOSES_ICD.csv` of MIMIC-III (credentialed "
+  "access); label: died in hospital",
+)
+registry.dataset(
+  functools.partial(
     mimic.read,
     name="mimic3_demo",
     num_patients=100,
     num_rows=(129, 1_761),
     advice="download them from https://physionet.org/content/mimiciii-demo/1.4/ (ODbL)",
-  ), name="mimic3_demo", files='`ADMISSIONS.csv`, `DIAGNOSES_ICD.csv` of the open demo of MIMIC-III; label: died in hospital')
+  ),
+  name="mimic3_demo",
+  files="`ADMISSIONS.csv`, `DIAGNOSES_ICD.csv` of the open demo of MIMIC-III; "
+  "label: died in hospital",
+)

@@ -1,7 +1,7 @@
-"""Write docs/defenses.md from the catalogue and the measured costs.
+"""Write the pages that list what is registered, from docstrings and measured costs.
 
   python experiments/bench.py --suite=defenses --out=DIR
-  python docs/make_defenses.py DIR/result.json
+  python docs/make_pages.py DIR/result.json
 
 Without an argument the costs in docs/defense_costs.json are kept.
 """
@@ -12,11 +12,14 @@ import pathlib
 import re
 import sys
 
+from mixdef import data, learners, models
+from mixdef.attacks import ATTACKS, Catalogue
+from mixdef.attacks.gan import ATTACKS as GAN_ATTACKS
 from mixdef.core.hooks import Defense
 from mixdef.defenses import CATALOGUE, RECIPES
 
 HERE = pathlib.Path(__file__).parent
-COSTS, PAGE = HERE / "defense_costs.json", HERE / "defenses.md"
+COSTS = HERE / "defense_costs.json"
 
 # Hooks in the order they act, and the words for where that is.
 PLACES = {
@@ -45,12 +48,85 @@ BATCHES = {
 }
 
 
-def page(costs: dict) -> str:
-  """Return the page; `costs` maps a name to its two ratios, as bench.py wrote them."""
+def pages(costs: dict) -> dict[str, str]:
+  """Return the pages by file name.
+
+  Args:
+    costs: name of a defense to its two ratios, as bench.py wrote them.
+  """
+  return {
+    "defenses.md": _defenses(costs),
+    "attacks.md": _attacks(),
+    "data.md": _data(),
+    "learners.md": _learners(),
+  }
+
+
+def _attacks() -> str:
+  lines = [_ATTACKS]
+  for title, catalogue in (
+    ("Attacks on classifiers", ATTACKS),
+    ("Attacks on generative models", GAN_ATTACKS),
+  ):
+    lines += ["", f"## {title}", "", "| family | attack | reads | what a score is |"]
+    lines.append("|---|---|---|---|")
+    for family, attacks in catalogue.families.items():
+      for name in (attack.__name__ for attack in attacks):
+        lines.append(f"| {family} | {_attack_cells(catalogue, name)} |")
+    lines += ["", *_aliases(catalogue.attacks.aliases)]
+  lines += ["", "## Arguments and sources"]
+  for name, attack in sorted({**ATTACKS.attacks, **GAN_ATTACKS.attacks}.items()):
+    lines += ["", *_entry(name, attack)]
+  return "\n".join(lines) + "\n"
+
+
+def _attack_cells(catalogue: Catalogue, name: str) -> str:
+  note = catalogue.note(name)
+  about = catalogue.about(name) + (f" Note: {note}." if note else "")
+  reads = catalogue.reads(name)
+  if reads == "signals" and catalogue.costly(name):
+    reads = "signals; trains"
+  return f"`{name}` | {reads} | {about}"
+
+
+def _aliases(aliases) -> list[str]:
+  said = ", ".join(f"`{name}` is `{call}`" for name, call in sorted(aliases.items()))
+  return [f"Other names: {said}."] if said else []
+
+
+def _data() -> str:
+  lines = [_DATA, "", "| name | read from |", "|---|---|"]
+  for name, reader in sorted(data.CATALOGUE.items()):
+    lines.append(f"| `{name}` | {reader.files or 'nothing: bundled or simulated'} |")
+  return "\n".join([*lines, "", _FILES]) + "\n"
+
+
+def _learners() -> str:
+  lines = ["# Learners and networks", "", _WRITTEN, "", _LEARNERS]
+  for title, registry in (
+    ("Learners of classifiers", learners.CATALOGUE),
+    ("Learners of generative models", learners.GANS),
+    ("Networks of classifiers", models.CATALOGUE),
+  ):
+    lines += ["", f"## {title}"]
+    for name, factory in sorted(registry.items()):
+      lines += ["", *_entry(name, factory)]
+  return "\n".join(lines) + "\n"
+
+
+def _defenses(costs: dict) -> str:
   lines = [_INTRODUCTION, "", "| name | acts at | state | traits | training | answer |"]
   lines.append("|---|---|---|---|---|---|")
   lines += [_row(name, factory(), costs) for name, factory in sorted(CATALOGUE.items())]
-  lines += ["", _RECIPES, "", "| recipe | stands for |", "|---|---|"]
+  lines += [
+    "",
+    *_aliases(CATALOGUE.aliases),
+    "",
+    _RECIPES,
+    "",
+    "| recipe | stands for |",
+    "|---|---|",
+  ]
   for name, recipe in sorted(RECIPES.items()):
     parts = str(recipe()).replace("|", "\\|")
     lines.append(f"| `{name}` | `{parts}` |")
@@ -82,10 +158,15 @@ def _ratio(value):
   return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
 
 
+# What a job or `leave_one_out` gives an attack.
+_GIVEN = ("signals", "ensemble", "target", "records")
+
+
 def _entry(name, factory):
   text = inspect.getdoc(factory) or ""
   signature = inspect.signature(inspect.unwrap(factory))
-  arguments = ", ".join(_shown(p) for p in signature.parameters.values())
+  shown = [p for p in signature.parameters.values() if p.name not in _GIVEN]
+  arguments = ", ".join(map(_shown, shown))
   first = text.split("\n", 1)[0]
   lines = [f"### `{name}({arguments})`", "", first]
   for title in ("Guarantee", "Reference"):
@@ -107,9 +188,56 @@ def _section(text: str, title: str) -> str:
   return " ".join(found[1].split()) if found else ""
 
 
-_INTRODUCTION = """# Defenses
+_WRITTEN = "Written by `docs/make_pages.py`; edit the docstrings instead."
 
-Written by `docs/make_defenses.py` from the catalogue; edit the docstrings instead.
+_ATTACKS = f"""# Attacks
+
+{_WRITTEN}
+
+An attack gives every record a score; larger means that it is more likely a member. What
+it *reads* decides what it needs: signals are statistics of all models on all records,
+computed once (`mixdef.signals`); models are queried by the attack itself, so it is run
+on few of them (`--attack_targets`, `--attack_records`). `--attacks="lira_online,
+rmia(gamma=1.0)"` picks some.
+
+```python
+import mixdef
+
+print(mixdef.attacks.ATTACKS.resolve("rmia(gamma=1.0)"))
+```"""
+
+_DATA = f"""# Data sets
+
+{_WRITTEN}
+
+Files are read from `--data_dir` (or `$MIXDEF_DATA`). If one is missing, the error says
+which one and where to get it. Your own records: `Dataset.from_arrays(x, y)`.
+
+```python
+import mixdef
+
+print(mixdef.load("digits"))
+```"""
+
+_FILES = """Known sizes and contents are checked: a file that is cut short, or of
+another set with the same file names, is refused, and the log says what was read.
+Capital letters in names, byte order marks, one more level of folders and desktop
+clutter (`.DS_Store`, `Thumbs.db`) make no difference. A set that TensorFlow Datasets
+has prepared is read without TensorFlow; `pip install -e '.[prepare]'` adds what
+preparing takes."""
+
+_LEARNERS = """`--learner` and `--model` name them.
+
+```python
+import mixdef, optax
+
+networks = mixdef.models.mlp(64), mixdef.models.mlp(32)
+print(mixdef.model_stacking(networks, optax.adam(1e-3)).text)
+```"""
+
+_INTRODUCTION = f"""# Defenses
+
+{_WRITTEN}
 
 ```python
 import mixdef
@@ -143,7 +271,8 @@ def main(arguments: list[str]) -> None:
         ratio = round(row["ms"][0] / plain[row["work"]], 2)
         costs.setdefault(row["case"], {})[row["measure"]] = ratio
     COSTS.write_text(json.dumps(costs, indent=1, sort_keys=True) + "\n")
-  PAGE.write_text(page(json.loads(COSTS.read_text())))
+  for name, text in pages(json.loads(COSTS.read_text())).items():
+    (HERE / name).write_text(text)
 
 
 if __name__ == "__main__":
