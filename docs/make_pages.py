@@ -179,7 +179,9 @@ def _entry(name, factory):
 def _shown(parameter):
   if parameter.default is parameter.empty:
     return parameter.name
-  return f"{parameter.name}={parameter.default!r}"
+  plain = type(parameter.default) in (bool, int, float, str, tuple, type(None))
+  # An optax transform, say, is named in the docstring.
+  return f"{parameter.name}={parameter.default!r}" if plain else parameter.name
 
 
 def _section(text: str, title: str) -> str:
