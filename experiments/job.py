@@ -24,7 +24,7 @@ from settings import PLACES, AnyJob, JobSettings
 with epy.lazy_imports():
   import jax
 
-  from mixdef.core import caches, clutter, files, reading
+  from mixdef.core import caches, files, reading
   from mixdef.training import hosts, signature
 
 _RESULT = "result.json"
@@ -171,7 +171,7 @@ def execute(
     with hosts.together("reported"):
       result = run(settings, folder)
   except Exception:
-    made = {path.name for path in folder.iterdir() if not clutter.is_clutter(path)}
+    made = {path.name for path in folder.iterdir() if not files.is_clutter(path)}
     if fresh and made <= {path.name, "lock"}:
       path.unlink()  # nothing was made: a corrected command may take the folder
     raise
@@ -207,7 +207,7 @@ def _digests(folder: pathlib.Path) -> dict[str, str]:
     if path.suffix in (".json", ".npz")
     else ""
     for path in sorted(paths)
-    if path.name not in _WORKING and path.is_file() and not clutter.is_clutter(path)
+    if path.name not in _WORKING and path.is_file() and not files.is_clutter(path)
   }
 
 

@@ -32,7 +32,7 @@ with epy.lazy_imports():
 
   import mixdef
   from mixdef import auditing
-  from mixdef.core import clutter, files, reading
+  from mixdef.core import files, reading
   from mixdef.core import grids as grids
   from mixdef.training import signature
 
@@ -173,7 +173,7 @@ def _mark(*words) -> str:
 
 
 def _paths(folder, pattern="*.json"):
-  return [path for path in folder.glob(pattern) if not clutter.is_clutter(path)]
+  return [path for path in folder.glob(pattern) if not files.is_clutter(path)]
 
 
 def _read_cell(path) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from typing import Any
 import optax
 
 import mixdef
-from mixdef.core.arguments import checked, flag, number, optional
+from mixdef.core.check import checked, flag, number, optional
 from mixdef.core.parsing import called, parse_call, split_calls
 
 __all__ = ["OPTIMIZERS", "called", "learner", "networks", "optimizer", "parse_call"]

@@ -12,7 +12,7 @@ from mixdef.attacks._asking import records_to_ask, shadow_examples
 from mixdef.attacks._per_record import HIDDEN
 from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.views import content_hash
-from mixdef.core.arguments import checked, count, one_of, optional, seed
+from mixdef.core.check import checked, count, one_of, optional, seed
 from mixdef.core.hooks import Batch, Ctx
 from mixdef.core.randomness import random_key, row_keys
 from mixdef.core.registry import attack

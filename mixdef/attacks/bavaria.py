@@ -15,7 +15,7 @@ import numpy as np
 
 from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.signals import Signals
-from mixdef.core.arguments import checked, one_of
+from mixdef.core.check import checked, one_of
 from mixdef.core.registry import attack
 
 _CEILING = 1e3

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from mixdef.attacks._asking import records_to_ask
 from mixdef.attacks._perturbing import refuse_nan, score_in_blocks, valid_range
-from mixdef.core.arguments import checked, count, flag, seed
+from mixdef.core.check import checked, count, flag, seed
 from mixdef.core.randomness import hash_rows, random_key, row_keys, stream
 from mixdef.core.registry import attack
 from mixdef.data import to_float

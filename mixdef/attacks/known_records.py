@@ -4,7 +4,7 @@ import numpy as np
 
 from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.signals import Signals
-from mixdef.core.arguments import checked, count, seed
+from mixdef.core.check import checked, count, seed
 from mixdef.core.randomness import generator
 from mixdef.core.registry import attack
 from mixdef.metrics.ranking import best_threshold

@@ -24,7 +24,7 @@ from mixdef.attacks.views import (
   translations,
 )
 from mixdef.core import validate
-from mixdef.core.arguments import checked, count, number, optional, seed
+from mixdef.core.check import checked, count, number, optional, seed
 from mixdef.core.randomness import check_seed
 from mixdef.core.registry import attack
 from mixdef.data import to_float

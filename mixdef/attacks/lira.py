@@ -27,7 +27,7 @@ import numpy as np
 
 from mixdef.attacks._gaussians import Gaussians, fit_references
 from mixdef.attacks.signals import Signals
-from mixdef.core.arguments import checked, count, one_of
+from mixdef.core.check import checked, count, one_of
 from mixdef.core.registry import attack
 
 OFFICIAL = {"centre": "median", "ddof": 0}

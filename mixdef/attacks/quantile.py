@@ -7,7 +7,7 @@ from mixdef.attacks._gaussians import FLOOR
 from mixdef.attacks._per_record import refuse
 from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.signals import Signals
-from mixdef.core.arguments import checked, number, one_of
+from mixdef.core.check import checked, number, one_of
 from mixdef.core.registry import attack
 
 _STEPS = 200

@@ -17,7 +17,7 @@ import numpy as np
 from mixdef.attacks import _designs
 from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.signals import Signals
-from mixdef.core.arguments import checked, number, one_of
+from mixdef.core.check import checked, number, one_of
 from mixdef.core.registry import attack
 from mixdef.metrics import ranking
 

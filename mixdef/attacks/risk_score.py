@@ -4,7 +4,7 @@ import numpy as np
 
 from mixdef.attacks._shadows import by_class, labels_of, one_shadow
 from mixdef.attacks.signals import Signals
-from mixdef.core.arguments import checked, count, one_of, optional
+from mixdef.core.check import checked, count, one_of, optional
 from mixdef.core.registry import attack
 
 _SMALLEST = 1e-10  # a histogram on a log scale has no place for 0

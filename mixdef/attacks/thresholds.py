@@ -7,7 +7,7 @@ import numpy as np
 from mixdef.attacks._entropies import entropy_score, mentr_score
 from mixdef.attacks._shadows import by_class, labels_of, log_probs_of, one_shadow
 from mixdef.attacks.signals import Signals
-from mixdef.core.arguments import checked, count, flag, optional
+from mixdef.core.check import checked, count, flag, optional
 from mixdef.core.registry import attack
 from mixdef.metrics.ranking import best_threshold
 

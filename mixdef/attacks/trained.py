@@ -26,7 +26,7 @@ from mixdef.attacks._shadows import (
 )
 from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.signals import Signals
-from mixdef.core.arguments import checked, count, optional
+from mixdef.core.check import checked, count, optional
 from mixdef.core.registry import attack
 
 _LEAST = 20  # members, and non-members, that an attack model of one class needs

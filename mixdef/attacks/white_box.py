@@ -17,7 +17,7 @@ from mixdef.attacks._asking import records_to_ask
 from mixdef.attacks._perturbing import refuse_nan, score_in_blocks, valid_range
 from mixdef.attacks._targets import Unavailable
 from mixdef.core import validate
-from mixdef.core.arguments import checked, count, flag, number, one_of
+from mixdef.core.check import checked, count, flag, number, one_of
 from mixdef.core.registry import attack
 from mixdef.training import Ensemble
 

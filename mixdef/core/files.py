@@ -9,6 +9,8 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
+_CLUTTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "icon\r")
+
 
 def local_path(path: str | os.PathLike, name: str = "path") -> pathlib.Path:
   """Return a path that a user gave, with `~` expanded.
@@ -90,3 +92,20 @@ def save_figure(figure: Any, path: str | pathlib.Path) -> None:
   path = local_path(path)
   with whole_file(path) as file:
     figure.savefig(file, format=path.suffix[1:], dpi=150)
+
+
+def is_clutter(path: str | os.PathLike[str]) -> bool:
+  """Tell whether a desktop made this file or folder: it is nobody's data.
+
+  Args:
+    path: of a file or folder; only its name counts.
+
+  Returns:
+    True for hidden files, such as macOS's `.DS_Store` and `._name`, for its folder
+    `__MACOSX`, and for Windows' `Thumbs.db` and `desktop.ini`.
+
+  >>> [name for name in ("._1.jpg", "Thumbs.db", "1.jpg") if not is_clutter(name)]
+  ['1.jpg']
+  """
+  name = pathlib.PurePath(path).name
+  return name.startswith(".") or name.lower() in _CLUTTER

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from mixdef.core import reading
-from mixdef.core.clutter import is_clutter
+from mixdef.core.files import is_clutter
 from mixdef.core.reading import Damaged
 
 _SHOWN = 6  # names of a folder that a message lists

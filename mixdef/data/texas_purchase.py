@@ -8,7 +8,7 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from mixdef.core import validate
-from mixdef.core.clutter import is_clutter
+from mixdef.core.files import is_clutter
 from mixdef.core.reading import Damaged
 from mixdef.data import counts, files
 from mixdef.data.dataset import Dataset

@@ -35,7 +35,7 @@ def bootstrap_records(
 
   Guarantee: covers the choice of records, given these models; not the training
     randomness. TPR intervals are unreliable below ten expected false positives: check
-    `figures.resolvable`.
+    `resolvable`.
 
   Args:
     scores: [N] or [S, N], larger = member; NaN pairs are left out.
@@ -179,7 +179,7 @@ def paired_bootstrap(
 
   Guarantee: covers the choice of records, given these models; not the training
     randomness. TPR intervals are unreliable below ten expected false positives: check
-    `figures.resolvable`.
+    `resolvable`.
 
   Args:
     first: scores [N] or [S, N], larger = member, and member, bool of the same shape.

@@ -71,7 +71,7 @@ def record_risk(scores: ArrayLike, keep: ArrayLike, *, fpr: float) -> RecordRisk
   Args:
     scores: [S, N], larger = member; NaN pairs do not count.
     keep: bool [S, N].
-    fpr: in [0, 1]; take one that `figures.resolvable` admits.
+    fpr: in [0, 1]; take one that `resolvable` admits.
 
   Returns:
     The `RecordRisk`.

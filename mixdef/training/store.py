@@ -22,8 +22,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from mixdef.core.clutter import is_clutter
-from mixdef.core.files import write_text
+from mixdef.core.files import is_clutter, write_text
 from mixdef.core.reading import Damaged, check_form, parse_json
 from mixdef.training import entry
 

@@ -10,7 +10,7 @@ from mixdef.attacks._asking import records_to_ask
 from mixdef.attacks._designs import detect_design, references
 from mixdef.attacks.gan.nearest import nearest_losses
 from mixdef.attacks.gan.reconstruction import reconstruction_losses
-from mixdef.core.arguments import checked, one_of
+from mixdef.core.check import checked, one_of
 from mixdef.core.registry import attack
 from mixdef.training import Ensemble
 

@@ -10,8 +10,7 @@ from mixdef.attacks._asking import records_to_ask
 from mixdef.attacks.gan._sampling import conditions, samples
 from mixdef.attacks.gan.signals import critic_scores
 from mixdef.core import validate
-from mixdef.core.arguments import checked, count, flag, one_of, seed
-from mixdef.core.check import check_count
+from mixdef.core.check import check_count, checked, count, flag, one_of, seed
 from mixdef.core.learner import Learner
 from mixdef.core.randomness import generator
 from mixdef.core.registry import attack

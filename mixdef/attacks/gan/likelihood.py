@@ -25,7 +25,7 @@ from mixdef.attacks import (
 from mixdef.attacks._asking import records_to_ask
 from mixdef.attacks.gan.reconstruction import reconstruction_losses
 from mixdef.attacks.gan.signals import GanSignals
-from mixdef.core.arguments import checked, count, flag
+from mixdef.core.check import checked, count, flag
 from mixdef.core.registry import attack
 from mixdef.training import Ensemble
 

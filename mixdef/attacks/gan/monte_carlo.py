@@ -10,7 +10,7 @@ from mixdef.attacks.gan._principal_components import (
   principal_components,
 )
 from mixdef.attacks.gan._sampling import samples
-from mixdef.core.arguments import checked, count, number, one_of, seed
+from mixdef.core.check import checked, count, number, one_of, seed
 from mixdef.core.randomness import stream
 from mixdef.core.registry import attack
 from mixdef.training import Ensemble

@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike
 from mixdef.attacks._asking import records_to_ask
 from mixdef.attacks.gan._distances import flat, nearest_distances
 from mixdef.attacks.gan._sampling import samples
-from mixdef.core.arguments import checked, count, seed
+from mixdef.core.check import checked, count, seed
 from mixdef.core.registry import attack
 from mixdef.data import to_float
 from mixdef.training import Ensemble, Run

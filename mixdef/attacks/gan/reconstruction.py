@@ -16,7 +16,7 @@ from mixdef.attacks._asking import records_to_ask
 from mixdef.attacks.gan import _latent_search
 from mixdef.attacks.gan._latent_search import Met
 from mixdef.attacks.gan._sampling import conditions, refuse_diverged
-from mixdef.core.arguments import checked, count, number, one_of, optional, seed
+from mixdef.core.check import checked, count, number, one_of, optional, seed
 from mixdef.core.randomness import fold_in_name, hash_rows, random_key, row_keys
 from mixdef.core.registry import attack
 from mixdef.data import to_float

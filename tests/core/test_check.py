@@ -14,7 +14,7 @@ import texts
 import mixdef
 from mixdef import models
 from mixdef.attacks.gan import ATTACKS as GAN_ATTACKS
-from mixdef.core.arguments import checked, count, number, one_of, optional
+from mixdef.core.check import checked, count, number, one_of, optional
 from mixdef.learners import GANS as GAN_LEARNERS
 
 VECTOR = np.array([1.0, 2.0])
