@@ -122,7 +122,7 @@ class Catalogue:
     if self.attacks.get(name) is not function or getattr(attack, "args", ()):
       raise ValueError(
         f"{attack!r} is no attack of this catalogue: write its name, for example "
-        f"{next(iter(self.attacks))!r}, or @mixdef.attack(family=..., reads=...) above "
+        f"{self.names(None)[0]!r}, or @mixdef.attack(family=..., reads=...) above "
         "a function of your own"
       )
     words = [

@@ -28,7 +28,9 @@ def added_sections(findings: Findings, signals: Signals) -> list[dict[str, Any]]
   for name, measure in SECTIONS.items():
     content = measure(findings, signals)
     if content is not None:
-      sections.append({"name": name, "title": measure.__dict__["title"], **_checked(name, content)})
+      sections.append(
+        {"name": name, "title": measure.__dict__["title"], **_checked(name, content)}
+      )
   return sections
 
 

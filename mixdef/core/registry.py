@@ -43,7 +43,7 @@ class Registry(dict[str, Callable[..., Any]]):
     """Add a factory under its name and return it.
 
     A factory that is defined anew, as by a notebook's cell that runs twice, takes its
-    own place. One defined inside a function is left out: it cannot be named.
+    own place, and any other takes that of one defined inside a function.
 
     Args:
       factory: what the name stands for.
@@ -54,11 +54,11 @@ class Registry(dict[str, Callable[..., Any]]):
       ValueError: for a name that another factory has.
     """
     name = factory.__name__ if name is None else name
-    if "<locals>" in getattr(factory, "__qualname__", ""):
-      return factory
     for taken in (name, *(aliases or {})):
       holder = self.get(self.aliases.get(taken, taken).partition("(")[0])
-      if holder is not None and _place(holder) != _place(factory):
+      if holder is None or _place(holder) == _place(factory):
+        continue
+      if "<locals>" not in _place(holder)[1]:
         raise ValueError(
           f"a {self.what} called {taken!r} is there already, of {_place(holder)[0]}: "
           f"give that of {_place(factory)[0]} another name"

@@ -56,6 +56,7 @@ def classifier(
       be updated, as BatchNorm does (with `dp_sgd` or microbatches, nothing can), and
       for an optimizer that needs what it cannot be given.
 
+  >>> import optax
   >>> from mixdef import models
   >>> learner = classifier(models.mlp(32), optax.adam(1e-3))
   """

@@ -117,7 +117,7 @@ def datalens(
   Reference: Wang, Wu, Long, Rimanic, Zhang & Li, DataLens: Scalable Privacy Preserving
     Training via Gradient Compression and Aggregation, CCS 2021, arXiv 2103.11109.
 
-  >>> from mixdef.generative.networks import table_networks
+  >>> from mixdef.models import table_networks
   >>> datalens(table_networks(20, 2), teachers=50, top=5, noise=60.0).groups
   50
   """

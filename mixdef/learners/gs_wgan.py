@@ -123,7 +123,7 @@ def gs_wgan(
   Reference: Chen, Orekondy & Fritz, GS-WGAN: A Gradient-Sanitized Approach for Learning
     Differentially Private Generators, NeurIPS 2020, arXiv 2006.08265.
 
-  >>> from mixdef.generative.networks import table_networks
+  >>> from mixdef.models import table_networks
   >>> gs_wgan(table_networks(20, 2, latent=10), critics=50).groups
   50
   """

@@ -83,7 +83,7 @@ def priv_gan(
   Reference: Mukherjee, Xu, Trivedi, Patowary & Ferres, privGAN: Protecting GANs from
     membership inference attacks at low cost to utility, PETS 2021, arXiv 2001.00071.
 
-  >>> from mixdef.generative.networks import table_networks
+  >>> from mixdef.models import table_networks
   >>> priv_gan(table_networks(20, 2), pairs=3).groups
   3
   """

@@ -89,7 +89,7 @@ def wgan_gp(
     1704.00028; Mixup Training for Generative Models to Defend Membership Inference
     Attacks, INFOCOM 2023.
 
-  >>> from mixdef.generative.networks import table_networks
+  >>> from mixdef.models import table_networks
   >>> wgan_gp(table_networks(20, 2), defense=mixup()).latent
   128
   """

@@ -72,6 +72,7 @@ def test_unchanged_records_give_the_loss(mixed):
   np.testing.assert_allclose(scores, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_both_labels(mixed):
   """A fixed partner and share, against a plain loop."""
   data, lam = mixed.data, 0.7
@@ -112,6 +113,7 @@ def test_aggregates_are_those_of_numpy(name, mixed):
   assert scores[7] == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_pitfall_54_the_aggregate_is_chosen_on_the_shadow(mixed):
   def chosen(ensemble, **options):
     found = augmentation_aware(ensemble, target=1, **QUICK, **options)

@@ -50,6 +50,7 @@ def test_pitfall_57_distance_is_the_margin_of_a_linear_model(ensemble, scores):
   assert (scores[margin > 0] >= distance[margin > 0] * (1 - 1e-4)).all()
 
 
+@pytest.mark.slow
 def test_pitfall_57_misclassified_records_are_at_distance_0(ensemble, scores):
   wrong = margins(ensemble) < 0
   assert wrong.sum() > 40
@@ -104,6 +105,7 @@ def test_pictures_of_bytes_stay_in_range():
   np.testing.assert_allclose(scores, expected, rtol=0.01)
 
 
+@pytest.mark.slow
 def test_a_boundary_out_of_range_is_infinitely_far():
   x = np.array([[[[0], [0]]], [[[9], [9]]]], np.uint8)
   ensemble = linear(x, [0, 1], np.zeros((2, 2)), [1.0, 0.0])

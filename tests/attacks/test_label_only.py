@@ -85,6 +85,7 @@ def test_the_models_remember_their_members(pictures, table):
     assert right[~ensemble.keep].mean() < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", OF_PICTURES)
 def test_pictures_that_were_moved_give_members_away(attack, pictures):
   scores = leave_one_out(attack, pictures)
@@ -95,6 +96,7 @@ def test_pictures_that_were_moved_give_members_away(attack, pictures):
   assert at_chance == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.slow
 def test_noise_gives_members_away(table):
   scores = leave_one_out(label_only_noise, table, targets=range(3), sigma=0.5, **NOISE)
   assert figure(scores[:3], table.keep[:3]) > 0.7

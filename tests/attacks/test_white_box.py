@@ -144,6 +144,7 @@ def test_gradient_norm_of_a_linear_model(ensemble, norm):
   np.testing.assert_allclose(-by_weight, doubt * sizes, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrt", ["input", "weights"])
 def test_gradient_norm_is_that_of_one_record_at_a_time(leaky, wrt):
   state = jax.tree.map(lambda leaf: leaf[1], leaky.states)

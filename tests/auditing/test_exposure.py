@@ -187,6 +187,7 @@ def test_scores_of_one_target_are_not_those_of_all(pooled, tmp_path):
     audit(pooled.signals, attacks=NAMES[:1], out=tmp_path, target=0)
 
 
+@pytest.mark.slow
 def test_trained_models_are_audited_alone_too(memorised):
   names = ["gap", "lira_online_fixed", "gradient_norm", "label_only_noise(draws=5)"]
   found = audit(memorised, attacks=names, target=4)

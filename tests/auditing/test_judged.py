@@ -87,6 +87,7 @@ def null(keep, seed, twice=False):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", DESIGNS)
 def test_no_attack_finds_members_where_nothing_tells_them(design):
   signals, found = null(DESIGNS[design](1), 1, twice=design == "every model twice"), {}

@@ -326,6 +326,7 @@ def test_pitfall_143_masked_scores_alone_judge_nobody(masked):
     audit(masked, attacks=["loss_threshold", "label_only_rotation"])
 
 
+@pytest.mark.slow
 def test_pitfall_143_with_a_label_only_attack_masked_scores_are_judged(masked):
   report = audit(masked, attacks=["loss_threshold", NOISE], budget=BUDGET).report
   schema_of(report)

@@ -109,6 +109,7 @@ def test_an_optax_transform_keeps_its_state_per_model():
   assert int(trained(counter).defense["counter"].count) == 4
 
 
+@pytest.mark.slow
 def test_pitfall_88_vmapped_models_draw_different_optax_noise():
   noise = from_optax("noise", lambda key: optax.add_noise(0.1, 0.5, key))
   loop = Loop(noise)

@@ -214,6 +214,7 @@ HIDDEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("fault", "estimator"), [*zip(HIDDEN, ("microbatch", "ghost"), strict=True)]
 )

@@ -98,6 +98,7 @@ def test_records_may_be_mixed_across_groups(text):
   assert_same(one_step(cut, data, rows), one_step(whole, data, rows))
 
 
+@pytest.mark.slow
 def test_a_batch_without_weight_moves_nothing():
   data, rows = draw_data(), deal(jnp.zeros(10))
   still = mixdef.classifier(MLP, optax.sgd(0.0))

@@ -116,8 +116,11 @@ def test_an_attack_without_the_decorator_is_told_of_it():
   def bare(signals, *, target):
     return signals.phi[target]
 
-  with pytest.raises(ValueError, match=r"write @mixdef\.attack"):
+  with pytest.raises(ValueError, match=r"or @mixdef\.attack.* above a function"):
     ATTACKS.names([bare])
+  decorated = mixdef.attack(family="mine", reads="signals")(bare)
+  assert ATTACKS.names([decorated]) == ["bare"]
+  assert ATTACKS.families["mine"] == [bare]
 
 
 def test_data_sets_and_networks_of_a_module(mine):

@@ -71,6 +71,7 @@ def losses_of(part, net, epoch):
   return losses, part.loss(losses, {"net": net}, in_epoch(epoch), log_probs, batch)
 
 
+@pytest.mark.slow
 def test_the_classifier_pays_for_the_gain():
   net = loud_net()
   losses, got = losses_of(adversarial_regularization(2.0), net, 1)
@@ -135,6 +136,7 @@ def steps_of(learner, data=DATA, steps=(6, 7)):
   return state
 
 
+@pytest.mark.slow
 def test_the_attack_networks_step_leaves_the_classifier_alone():
   waiting = steps_of(learner_of(adversarial_regularization(start=1000)))
   assert_same(waiting.params, steps_of(learner_of()).params)

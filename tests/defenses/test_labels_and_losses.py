@@ -130,6 +130,7 @@ def test_relaxloss_of_soft_labels_flattens_to_a_distribution():
   np.testing.assert_allclose(got, np.mean(rows), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_hyper_parameters_may_be_swept_inside_the_trace():
   alphas = jnp.array([0.5, 1.0])
   got = jax.vmap(lambda a: mean_loss(relaxloss(a), 0, jnp.log(PROBS), LABELS))(alphas)

@@ -141,6 +141,7 @@ def test_the_default_schedule_is_100_plain_epochs_of_150(epoch, acts):
   assert all(jax.tree.leaves(same)) != acts
 
 
+@pytest.mark.slow
 def test_training_before_the_start_is_plain_to_the_last_bit():
   # The harness trains epochs 3 and 4 of 8, so two thirds are not over.
   assert_same(Loop(past(0.3)).train().params, Loop().train().params)

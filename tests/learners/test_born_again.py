@@ -67,6 +67,7 @@ def test_a_record_is_read_by_the_student_of_its_part_alone(clean, g, part):
   assert same(learned(after), learned(states[g + 1])) == (part != g)
 
 
+@pytest.mark.slow
 def test_students_start_from_different_weights(clean):
   states, _ = clean
   kernel = states[0].params["Dense_0"]["kernel"]

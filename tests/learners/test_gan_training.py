@@ -220,6 +220,7 @@ def test_models_of_a_grid_over_alpha_are_those_of_their_alpha():
   assert not same(grid[0].state.params, grid[1].state.params, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_fit_trains_one_gan():
   run = mixdef.fit(MIXED, DATA, KEEP[0], **SIZES)
   assert run.predict(DATA.x).shape == (RECORDS, 1)

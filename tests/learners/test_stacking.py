@@ -77,6 +77,7 @@ def test_the_thirds_cover_all_members():
   assert min(counts) > 0
 
 
+@pytest.mark.slow
 def test_padding_trains_nothing(clean):
   state, _, _, step = clean
   after = train_epochs(state, step, range(6), of=EPOCHS, padded=True)

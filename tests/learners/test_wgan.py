@@ -54,6 +54,7 @@ def step(learner, state, rows=ROWS, ctx=CTX, data=DATA):
   return jax.jit(learner.step)(state, device(data), rows, ctx)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "defense",
   [None, mixup(), mixup(per="record", pairs=True), adamixup()],
@@ -380,6 +381,7 @@ def test_networks_of_other_sizes_are_refused(networks, message):
     start(wgan_gp(networks))
 
 
+@pytest.mark.slow
 def test_a_critic_that_compares_records_is_refused():
   class Normed(nn.Module):
     @nn.compact

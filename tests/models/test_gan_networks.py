@@ -65,6 +65,7 @@ def test_pitfall_100_the_first_layer_is_linear_in_the_condition(networks, critic
   assert not np.allclose(answer(one), answer(other), atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("critic", [False, True], ids=["generator", "critic"])
 def test_pitfall_100_a_one_hot_condition_looks_its_row_up(critic):
   """A class adds the row of the first kernel that belongs to it, and nothing else."""

@@ -97,6 +97,7 @@ def test_a_seed_of_the_noise_is_checked(seed):
     train(noise_seed=seed)
 
 
+@pytest.mark.slow
 def test_a_size_read_off_the_membership_is_marked(drawn):
   assert drawn[0].guarantee["num_members"] == "given"
   assert epsilon_remark(drawn[0].guarantee) == ""

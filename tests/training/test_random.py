@@ -41,6 +41,7 @@ def test_models_do_not_depend_on_who_is_trained_beside_them(plain):
   assert same(second[0].state, plain[1].state, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_seeds_that_agree_in_their_low_bits_train_other_models(plain):
   high = train(LEARNER, keep=halves(2), strategy="vmap", seed=2**32)
   assert not same(high.states.params, plain.states.params, atol=1e-3)

@@ -106,6 +106,7 @@ def lose_the_notes(path):
     file.write_text("{")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [cut_short, alter, lose_the_arrays, lose_the_notes])
 def test_a_damaged_model_alone_is_trained_again(
   tmp_path, trained, unbroken, caplog, damage

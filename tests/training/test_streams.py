@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 RECORDS, SHAPE, CLASSES = 48, (4, 3), 3
 SIZES = {"epochs": 2, "batch_size": 6, "strategy": "vmap", "noise_seed": 0}
-NETWORKS = mixdef.generative.table_networks(
+NETWORKS = mixdef.models.table_networks(
   12, CLASSES, hidden=8, latent=3, conditional=True
 )
 CHAINS = {

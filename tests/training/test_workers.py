@@ -126,6 +126,7 @@ def test_keys_types_and_shared_arrays_arrive_whatever_was_sent_before():
   assert same(there(*first), here(*first), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_double_precision_stays_double():
   def third(x, divisor):
     return x / divisor
@@ -137,6 +138,7 @@ def test_double_precision_stays_double():
     assert same(given, over_models(third, "loop", shared=1)(*args))
 
 
+@pytest.mark.slow
 def test_programs_that_workers_forgot_are_sent_again(monkeypatch):
   monkeypatch.setattr(pool, "_REMEMBERED", 1)
   one, other = (over_models(scatter, "processes", shared=2) for _ in range(2))

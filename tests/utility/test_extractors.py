@@ -134,6 +134,7 @@ def answering(run, predict):
   return dataclasses.replace(run, source=run.learner._replace(predict=predict))
 
 
+@pytest.mark.slow
 def test_a_classifier_of_standardised_images_is_refused(table_run):
   data = Dataset.from_arrays(images(20) - 0.5, np.arange(20) % 3)
   with pytest.raises(ValueError, match="the classifier's data spans"):

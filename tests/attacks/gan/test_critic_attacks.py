@@ -152,6 +152,7 @@ def test_pitfall_109_members_are_the_records_that_the_gan_was_trained_on():
     assert auc(gan.logan(signals, target=target), gans.keep[target]) > 0.7
 
 
+@pytest.mark.slow
 def test_the_free_constants_of_critics_hide_no_member_from_logan():
   signals = gan.gan_signals(leaky())
   # Critics 0 and 1 of a target saw half of the members each.

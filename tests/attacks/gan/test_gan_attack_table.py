@@ -177,6 +177,7 @@ def test_unknown_targets_and_records_are_refused(on_models):
     on_models(gans(), target=0, records=[12])
 
 
+@pytest.mark.slow
 def test_a_target_that_diverged_is_refused(on_models):
   broken = with_model(gans(), 0, lambda leaf: leaf * np.nan)
   with pytest.raises(ValueError, match=r"NaN|finite"):

@@ -143,6 +143,7 @@ def test_pitfall_112_records_differ_in_their_starts():
   assert starts(restarts=8).mean() > scores.mean() + 0.3
 
 
+@pytest.mark.slow
 def test_pitfall_113_the_latents_norm_steers_and_does_not_count():
   data = table(4)
   constant = made_by(lambda z, y: jnp.full((len(z), 6), 0.25), data)
