@@ -11,9 +11,7 @@ from mixdef.core.check import checked, number, one_of
 from mixdef.core.registry import attack
 
 _STEPS = 200
-_LOWEST = 0.5 * np.log(
-  FLOOR
-)  # of log sigma, in units of the population's standard deviation
+_LOWEST = 0.5 * np.log(FLOOR)  # of log sigma, in units of the population's std
 
 
 @attack(family="reference", reads="signals")

@@ -73,8 +73,7 @@ def signals(
 
 
 def _ask(ensemble, data, queries, log_probs, progress) -> dict[str, Any]:
-  """Return statistics [S,N,Q] and, on request, log-probabilities [S,N,K] of a data
-  set."""
+  """Return statistics [S,N,Q] and, if wanted, log-probabilities [S,N,K]."""
   stacks = {}
 
   def put(name, models, rows, block):

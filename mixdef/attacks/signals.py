@@ -347,8 +347,7 @@ class Signals:
     return {name: None if v is None else cut(v) for name, v in stacks.items()}
 
   def check_model(self, name: str, model: Any) -> int:
-    """Return the index of a model; raise a ValueError unless it is one of the S
-    models."""
+    """Return the index of a model; raise a ValueError unless it is one of S."""
     return check_model(name, model, len(self.phi))
 
   def only_audited(self, scores: np.ndarray) -> np.ndarray:
