@@ -104,6 +104,5 @@ def sensitivity(gradient):
 
 
 def _mean_weights(rows):
-  """Return weights [B] that average over the marked rows, or zeros if none are
-  marked."""
+  """Return weights [B] that average over the marked rows; zeros if there are none."""
   return rows / jnp.maximum(rows.sum(), 1.0)

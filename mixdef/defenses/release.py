@@ -148,9 +148,7 @@ def hamp_output(pool=1000) -> Defense:
   def release_output(log_probs, state, ctx, x):
     draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, pool))
     chosen = state[draw(row_keys(ctx.key, hash_rows(x)))]
-    rank = jnp.argsort(
-      jnp.argsort(-log_probs)
-    )  # of equal classes, the first ranks higher
+    rank = jnp.argsort(jnp.argsort(-log_probs))  # of equal classes, the first leads
     out = jnp.take_along_axis(chosen, rank, -1)
     label = jax.nn.one_hot(log_probs.argmax(-1), log_probs.shape[-1], dtype=bool)
     return _keep_label(out, label)

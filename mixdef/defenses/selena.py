@@ -26,7 +26,8 @@ def selena(teachers=25, *, non_models=10) -> Defense:
   alone, `selena` has undefended teachers. A model costs K + 1 trainings, which
   `fit_many` runs in parallel; the outputs of all K, [K,N,classes], are held at once.
 
-  teachers: K, at least 2; the published value is 25.
+  Args:
+    teachers: K, at least 2; the published value is 25.
     non_models: L in 1..K-1; the published value is 10. A larger value averages more
       outputs but makes the teachers less accurate.
 
