@@ -55,7 +55,7 @@ def shadow_examples(
 
   Returns:
     The shadow's index, the examples int [F], and whether the shadow trained on them,
-      bool [F].
+    bool [F].
 
   Raises:
     Unavailable: if no model can serve.

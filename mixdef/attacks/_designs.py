@@ -198,7 +198,7 @@ def first_targets(keep: np.ndarray, count: int) -> list[int]:
 
   Returns:
     Their indices, ascending. A model whose subset occurred before is used only if there
-      are no others left.
+    are no others left.
 
   >>> first_targets(np.arange(80) % 2 == np.array([[0], [0], [1], [2]]), 2)
   [0, 1]

@@ -1,4 +1,4 @@
-"""Canaries: planted records that alone differ between models and alone are audited.
+"""Canaries: the only records that vary between models, and the only audited ones.
 
 All other records are in every training set, so a canary is attacked in a model that is
 as good as the one that will be released. Hard canaries reveal leakage that an average
@@ -45,7 +45,7 @@ def plant(
 
   Returns:
     A `Dataset` with the same number of records and the same `ids`; only canaries are
-      changed.
+    changed.
 
   Raises:
     ValueError: the kind is unknown, the data have one class or too few eligible

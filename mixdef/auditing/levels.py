@@ -56,9 +56,9 @@ def strongest(figures: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
 
   Returns:
     {"attack", "auc", "auc_ci", "num_attacks", "pairs", "fpr", "tpr", "tpr_ci",
-      "tpr_attack", "note"}, where pairs are the attack's independent ones, and the TPR
-      is the largest of any attack at the lowest FPR that its pairs resolve, None if
-      there is none. Returns None without attacks.
+    "tpr_attack", "note"}, where pairs are the attack's independent ones, and the TPR is
+    the largest of any attack at the lowest FPR that its pairs resolve, None if there is
+    none. Returns None without attacks.
   """
   if not figures:
     return None

@@ -99,9 +99,7 @@ def run_attacks(
       **dataclasses.asdict(budget),
     )
     made = getattr(signals, "reconstruction", None)
-    if (
-      ensemble is None and made is not None
-    ):  # otherwise the budget and the seed identify them
+    if ensemble is None and made is not None:  # else budget and seed identify them
       marks["reconstruction"] = digest(made)
     same_or_refuse(out / "signature.json", marks, fix="Choose another out folder.")
     asking = "models" in [

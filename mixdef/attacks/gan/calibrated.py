@@ -65,7 +65,7 @@ def gan_leaks_calibrated(
 
   Returns:
     Scores float64 [N]; NaN where every reference trained on the record, or not
-      attacked.
+    attacked.
 
   Raises:
     ValueError: for an unknown loss, or what the loss refuses.

@@ -35,7 +35,7 @@ from mixdef.training import Ensemble
 def lira_gan_discriminator(
   signals: Signals, *, target: int, ddof: int = 0, include_target: bool = False
 ) -> np.ndarray:
-  """Score by the log-likelihood ratio of the critic's loss, with Gaussians per record.
+  """Score by the log-likelihood ratio of the critic's loss, one variance per record.
 
   ```
   l(x)       = -D(x, y) + mean_z D(G(z, y), y)

@@ -117,7 +117,7 @@ def monte_carlo_set(
 
   Returns:
     Fraction of the pairs in [0,1] that are classified correctly; ties count half. Pairs
-      have records in common, so their number is not a sample size.
+    have records in common, so their number is not a sample size.
 
   Raises:
     ValueError: for shapes that differ, or fewer members or non-members than `size`.
