@@ -1,4 +1,4 @@
-"""Membership-inference attacks: functions from signals to scores, larger = member."""
+"""Membership-inference attacks: functions of signals; higher scores mean members."""
 
 from mixdef.attacks._catalogue import Attack, Catalogue
 from mixdef.attacks._per_record import statistics
@@ -44,10 +44,10 @@ from mixdef.core import registry
 ATTACKS = Catalogue(
   registry.ATTACKS, ("threshold", "reference", "trained", "label_only", "white_box")
 )
-"""Attacks on classifiers."""
+"""The attacks on classifiers."""
 
 CATALOGUE = registry.ATTACKS
-"""Every attack on classifiers by its name."""
+"""Every attack on classifiers, by name."""
 
 __all__ = [
   "ATTACKS",

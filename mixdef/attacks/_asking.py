@@ -1,4 +1,4 @@
-"""What attacks that ask models questions of their own share: whom, what, how much."""
+"""Helpers for attacks that query the model: which records, shadow and batches."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from mixdef.attacks._targets import check_model
 from mixdef.attacks.views import Views, content_hash
 from mixdef.training import Ensemble, Run
 
-_FIT = 5000  # records of a shadow model that an attack is fitted on
-_QUERIES = 2**13  # asked at once: 100 MB of 32 x 32 x 3 pictures
+_FIT = 5000  # records of a shadow model that an attack is fitted on, at most
+_QUERIES = 2**13  # images per query batch: 100 MB at 32 x 32 x 3
 
 
 def records_to_ask(ensemble: Ensemble, target: int, records: Any = None) -> np.ndarray:
@@ -41,20 +41,21 @@ def records_to_ask(ensemble: Ensemble, target: int, records: Any = None) -> np.n
 def shadow_examples(
   ensemble: Ensemble, target: int, shadow: int | None = None
 ) -> tuple[int, np.ndarray, np.ndarray]:
-  """Return the model whose membership an attack learns from, and what it learns on.
+  """Return the shadow model that an attack is fitted on, and its training examples.
 
-  The examples are the audited records for which the model may be a shadow of the
-  target (see `designs.shadows`): all of them up to 5,000, from there on those with
-  the lowest hash of their content.
+  The examples are the audited records for which the model may be a shadow of the target
+  (see `designs.shadows`). If more than 5,000 qualify, those with the lowest hash of
+  their content are used.
 
   Args:
     ensemble: S >= 2 models.
     target: index of the attacked model.
-    shadow: index of another model; None is the first one after the target that can, as
-      for `shadows.one_shadow`.
+    shadow: index of another model; None selects the first eligible one after the
+      target, as in `shadows.one_shadow`.
 
   Returns:
-    The shadow's index, the examples int [F], and which the shadow trained on, bool [F].
+    The shadow's index, the examples int [F], and whether the shadow trained on them,
+    bool [F].
 
   Raises:
     Unavailable: if no model can serve.
@@ -73,15 +74,15 @@ def shadow_examples(
 
 
 def hits(run: Run, rows: np.ndarray, views: Views) -> np.ndarray:
-  """Ask for the labels of records' views; tell which are the records' own.
+  """Query the labels of the records' views and compare them with the true labels.
 
   Args:
-    run: the model, asked as it is released.
+    run: the model, queried as it is released.
     rows: int [R], indices into its data.
     views: x [B,...] -> [B,Q,...].
 
   Returns:
-    bool [R,Q]; of the answers only the most likely class is read.
+    bool [R,Q], True where the predicted label is correct. Only the argmax is read.
   """
   data = run.data
   count = views(data.x[:1]).shape[1]

@@ -1,4 +1,4 @@
-"""The binary classifier that tells members from non-members by output vectors."""
+"""A binary classifier that separates members from non-members by model outputs."""
 
 import warnings
 from typing import NamedTuple
@@ -10,7 +10,7 @@ _L2 = 1.0  # with n examples the objective is mean loss + _L2/(2n) ||weights||^2
 
 
 class AttackNet(NamedTuple):
-  """Weights of a fitted attack model: ReLU layers, then one unit, the log-odds.
+  """Weights of a fitted attack model: ReLU layers, then one output, the log-odds.
 
   Attributes:
     weights: [inputs, outputs] of each layer; one layer is a logistic regression.
@@ -22,7 +22,7 @@ class AttackNet(NamedTuple):
 
   @property
   def num_parameters(self) -> int:
-    """Count of weights and biases."""
+    """Number of weights and biases."""
     return sum(part.size for part in (*self.weights, *self.biases))
 
   def log_odds(self, features: np.ndarray) -> np.ndarray:
@@ -33,8 +33,8 @@ class AttackNet(NamedTuple):
     ):
       if layer:
         values = np.maximum(values, 0.0)
-      # No matrix product: its rounding depends on a row's place, and then equal records
-      # would not get equal scores.
+      # Avoid a matrix product: its rounding depends on the row's position, so equal
+      # records would not get equal scores.
       total = np.tile(biases, (len(values), 1))
       for column, row in zip(values.T, weights, strict=True):
         total += column[:, None] * row
@@ -45,14 +45,15 @@ class AttackNet(NamedTuple):
 def fit_attack_net(
   features: np.ndarray, member: np.ndarray, *, n_hidden: int, most: int
 ) -> AttackNet:
-  """Fit an attack model, the same whatever the order of the examples.
+  """Fit an attack model; the result does not depend on the order of the examples.
 
   Args:
     features: float64 [R, F].
     member: bool [R] with both values present.
-    n_hidden: ReLU units of the hidden layer; 0 is a logistic regression, which for two
-      outcomes is the softmax regression.
-    most: examples used; of more, as many are taken evenly from their sorted list.
+    n_hidden: number of ReLU units in the hidden layer; 0 gives a logistic regression,
+      which for two outcomes equals softmax regression.
+    most: maximum number of examples; if more are given, this many are taken at even
+      spacing from the sorted list.
 
   Returns:
     The `AttackNet`.
@@ -76,11 +77,11 @@ def fit_attack_net(
     max_iter=_ITERATIONS,
     random_state=0,
   )
-  # One thread: the problem is small, and sums then do not depend on the machine's load.
+  # Use one thread: the problem is small, and sums then do not depend on machine load.
   with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
-    warnings.simplefilter("ignore", ConvergenceWarning)  # a fixed number is the recipe
+    warnings.simplefilter("ignore", ConvergenceWarning)  # the recipe fixes the number
     net.fit(features[order], member[order])
-  # The shadow's share of members is not the target's.
+  # Remove the shadow's prior: the target may have another fraction of members.
   prior = np.log(member[order].sum() / (~member[order]).sum())
   *biases, last = net.intercepts_
   return AttackNet(tuple(net.coefs_), (*biases, last - prior))

@@ -1,4 +1,4 @@
-"""A catalogue: the registered attacks, with what a report must know of each."""
+"""The catalogue of registered attacks and the facts that a report needs about each."""
 
 import difflib
 import functools
@@ -18,18 +18,18 @@ class Catalogue:
   """The registered attacks on one kind of model.
 
   Attributes:
-    attacks: every attack by its name.
+    attacks: every attack, by name.
     first: families that come first in a report, in this order.
   """
 
   def __init__(self, attacks: Registry, first: Sequence[str]) -> None:
-    """Read a registry; attacks that join it later are here as well."""
+    """Read a registry; attacks registered later appear here as well."""
     self.attacks = attacks
     self.first = first
 
   @property
   def families(self) -> dict[str, list[Attack]]:
-    """Attacks by what they see and do."""
+    """The attacks, grouped by family."""
     families: dict[str, list[Attack]] = {name: [] for name in self.first}
     for attack in self.attacks.values():
       families.setdefault(self._of(attack, "family"), []).append(attack)
@@ -46,12 +46,12 @@ class Catalogue:
     return self._reading("signals")
 
   def costly(self, name: str) -> bool:
-    """Tell whether an attack trains a model or makes many queries per record."""
+    """Return whether an attack trains a model or makes many queries per record."""
     attack = self.attacks[name]
     return self._of(attack, "trains") or self._of(attack, "reads") == "models"
 
   def note(self, name: str) -> str:
-    """Return what a report must say beside an attack's metrics."""
+    """Return the note that a report must show next to an attack's metrics."""
     return self._of(self.attacks[name], "note")
 
   def reads(self, name: str) -> str:
@@ -71,15 +71,15 @@ class Catalogue:
       ) from None
 
   def resolve(self, text: str) -> Attack:
-    """Return the attack that a text names.
+    """Parse text into an attack.
 
     Args:
-      text: a name or an alias, with keyword arguments or without, as
+      text: a name or an alias, optionally with keyword arguments, such as
         "lira_online(score='hinge')".
 
     Returns:
-      `attack(source, *, target, ...) -> scores [N]`; the source is an `Ensemble` for
-      the attacks in `on_models`, else a `Signals`.
+      `attack(source, *, target, ...) -> scores [N]`. The source is an `Ensemble` for
+      the attacks in `on_models`, otherwise a `Signals`.
 
     Raises:
       ValueError: if there is no such attack or it has no such argument.
@@ -89,11 +89,12 @@ class Catalogue:
     )
 
   def names(self, attacks: Any) -> list[str]:
-    """Return the texts of attacks that a caller names, each checked by `resolve`.
+    """Return the text of every requested attack, after checking each with `resolve`.
 
     Args:
-      attacks: one text, attacks joined by commas; or several of texts, attacks of this
-        catalogue and partial calls of them. None or a blank text is every attack.
+      attacks: a comma-separated text, or a sequence of texts, attacks of this catalogue
+        and `functools.partial` calls of them. None or a blank text selects every
+        attack.
 
     Raises:
       ValueError: for what names no attack here, and for an attack named twice.
@@ -114,7 +115,7 @@ class Catalogue:
     return names
 
   def _text(self, attack: Any) -> str:
-    """Return the text of one attack, which may be the function itself."""
+    """Return the text of one attack, given as text or as a function."""
     if isinstance(attack, str):
       return attack
     function = getattr(attack, "func", attack)
@@ -131,14 +132,14 @@ class Catalogue:
     return f"{name}({', '.join(words)})" if words else name
 
   def plain_name(self, text: str) -> str:
-    """Return the name of the attack that a text calls, as `attacks` has it."""
+    """Return the name of the attack that a text calls, as it is keyed in `attacks`."""
     attack = self.resolve(text)
     plain = attack.func if isinstance(attack, functools.partial) else attack
     module = called(text).rpartition(":")[0]
     return f"{module}:{plain.__name__}" if module else plain.__name__
 
   def about(self, name: str) -> str:
-    """Say in one sentence what an attack scores: the first line of its docstring."""
+    """Return the first line of an attack's docstring, which says what it scores."""
     return (self.attacks[name].__doc__ or "").partition("\n")[0]
 
   def family(self, name: str) -> str:
@@ -147,7 +148,7 @@ class Catalogue:
 
 
 def _with(attack: Any, **options) -> Attack:
-  """Return the attack with these options; a TypeError if it does not take one."""
+  """Bind options to an attack; raise a TypeError for an option it does not take."""
   takes = getattr(attack, "checks", None)
   if takes is None:
     kinds = inspect.signature(attack).parameters.values()

@@ -1,4 +1,4 @@
-"""Which models may judge a target, given how the training subsets were drawn."""
+"""Select the reference models of a target, given how training subsets were drawn."""
 
 import math
 import zlib
@@ -6,26 +6,28 @@ import zlib
 import numpy as np
 
 DESIGNS = ("bernoulli", "balanced", "constant", "dependent")
-"""Independent draws, or every record in half of the models, or in another number, or
-subsets that give each other away."""
+"""Independent draws; every record in half of the models; every record in another fixed
+number of models; or subsets that reveal each other's members."""
 
-_CHANCE = 1e-9  # a pattern rarer than this under independent draws was made on purpose
-_SIGMA = 6.0  # the same for a normal variable
-_RELATED = 0.9  # correlation: two halves that share 95 % of their records, or 5 %
+_CHANCE = 1e-9  # under independent draws, a pattern rarer than this is deliberate
+_SIGMA = 6.0  # the same threshold for a normal variable
+_RELATED = 0.9  # correlation of two halves that share 95 % of their records, or 5 %
 
 
 def detect_design(keep: np.ndarray) -> str:
-  """Tell how the subsets were drawn.
+  """Detect how the training subsets were drawn.
 
-  Balanced: every record is in S/2 models; for odd S some records in floor(S/2) and the
-  others in ceil(S/2). Constant: in another number from 2 to S - 2, the same for all or
-  two neighbours. Independent draws at the rate r of `keep` look like this with
-  probability p^N, p = Pr[Bin(S, r) in {those numbers}]; below 1e-9 it is no accident.
+  Balanced: every record is in S/2 models; for odd S, some records are in floor(S/2) and
+  the others in ceil(S/2). Constant: every record is in another number of models from 2
+  to S - 2, either the same number for all records or one of two adjacent numbers.
+  Independent draws at the rate r of `keep` produce such a pattern with probability p^N,
+  p = Pr[Bin(S, r) in {those numbers}]; below 1e-9 it is taken to be deliberate.
 
-  Dependent: any other subsets from which the members of one follow, in part, from the
-  others': disjoint or nested ones, folds, or records that are drawn at rates of their
-  own. The covariances of all pairs of models that are not `related` add up to more than
-  six standard deviations of what independent draws do.
+  Dependent: any other subsets whose members can be predicted, in part, from those of
+  the other subsets: disjoint or nested subsets, folds, or records drawn at different
+  rates. Subsets count as dependent if the covariances over all pairs of models that are
+  not `related` sum to more than six standard deviations of their value under
+  independent draws.
 
   Args:
     keep: bool [S, N] of the audited records.
@@ -58,10 +60,11 @@ def detect_design(keep: np.ndarray) -> str:
 
 
 def related(keep: np.ndarray) -> np.ndarray:
-  """Find the pairs of models whose subsets are the same or complements, but for 5 %.
+  """Find pairs of models whose subsets are the same or complements, up to 5 %.
 
-  Neither is a reference of the other: it gives the other's membership away. Pairs that
-  independent draws of so few records bring about do not count.
+  Neither model of such a pair is a reference for the other, because its membership
+  reveals the other's. Pairs that independent draws would produce for so few records do
+  not count.
 
   Args:
     keep: bool [S, N] of the audited records.
@@ -102,22 +105,23 @@ def references(
   design: str,
   alike: np.ndarray | None = None,
 ) -> np.ndarray:
-  """Select the models that an attack on the target may read, per record.
+  """Select the reference models of an attack on the target, per record.
 
-  Left out are the target; models whose subset follows from the target's (`related`);
-  and, unless draws were independent, models drawn at random from either side of a
-  record until the numbers that remain say nothing of the target. In a balanced design
-  as many remain with the record as without, in a constant one as few of either kind as
-  any audited record has. In a dependent one equal numbers remain to all records that
-  have so many, chosen to keep most, and none to the others. Otherwise the counts of the
-  other models tell the target's membership, which biases every attack that uses them.
+  This excludes the target; models whose subset follows from the target's (`related`);
+  and, unless draws were independent, randomly chosen models on either side of a record,
+  until the remaining counts do not reveal the target's membership. In a balanced
+  design, equally many models remain with and without the record. In a constant design,
+  as many of either kind remain as for the audited record that has the fewest. In a
+  dependent design, all records that have enough models keep the same number, chosen to
+  keep the most, and all other records keep none. Without this, the counts of the other
+  models would reveal the target's membership and bias every attack that uses them.
 
   Args:
     keep: bool [S, N].
     target: index of the attacked model.
     audited: bool [N].
     design: one of `DESIGNS`.
-    alike: bool [S, S], pairs that are no references of each other; default `related`.
+    alike: bool [S, S], pairs that are not references of each other; default `related`.
 
   Returns:
     bool [S, N].
@@ -159,11 +163,12 @@ def shadows(
   design: str,
   alike: np.ndarray | None = None,
 ) -> np.ndarray:
-  """Select the models on which an attack may learn what members look like, per record.
+  """Select the shadow models that an attack may be fitted on, per record.
 
-  They are the `references`, but what is learnt on a model does not depend on how many
-  others have a record: in a dependent design each model may serve, with all records,
-  whose members are the target's no more often than by chance.
+  These are the `references`, with one exception: what is learned from one model does
+  not depend on how many others trained on a record. In a dependent design, a model
+  therefore serves with all of its records, provided that its members overlap with the
+  target's no more often than by chance.
 
   Args:
     keep: bool [S, N].
@@ -185,15 +190,15 @@ def shadows(
 
 
 def first_targets(keep: np.ndarray, count: int) -> list[int]:
-  """Choose the first models that have members and non-members, of different subsets.
+  """Choose the first models that have members and non-members, on distinct subsets.
 
   Args:
     keep: bool [S, N] of the audited records.
-    count: how many; fewer if there are not so many.
+    count: number of models; fewer are returned if fewer exist.
 
   Returns:
-    Their indices, ascending; models of a subset that came before only if others run
-    out.
+    Their indices, ascending. A model whose subset occurred before is used only if there
+    are no others left.
 
   >>> first_targets(np.arange(80) % 2 == np.array([[0], [0], [1], [2]]), 2)
   [0, 1]
@@ -209,9 +214,9 @@ def first_targets(keep: np.ndarray, count: int) -> list[int]:
 
 
 def never_varied(keep: np.ndarray) -> np.ndarray:
-  """Find the records that are in all models or in none on purpose, bool [N].
+  """Find records that are deliberately in all models or in none, bool [N].
 
-  Of few models independent draws leave such records, too; then there are none.
+  With few models, independent draws also produce such records; then none are returned.
 
   Args:
     keep: bool [S, N] of the audited records.
@@ -226,14 +231,14 @@ def never_varied(keep: np.ndarray) -> np.ndarray:
     return same
   from scipy.stats import binom
 
-  rate = keep[~np.triu(related(keep)).any(0)].mean(1)  # a twin draws nothing
+  rate = keep[~np.triu(related(keep)).any(0)].mean(1)  # not an independent draw
   chance = min(1.0, rate.prod() + (1 - rate).prod())
   on_purpose = binom.sf(same.sum() - 1, len(same), chance) < _CHANCE
   return same if on_purpose else np.zeros_like(same)
 
 
 def same_rows(rows: np.ndarray) -> np.ndarray:
-  """Find the pairs of equal rows that hold more than one value, bool [S, S].
+  """Find pairs of equal rows that hold more than one value, bool [S, S].
 
   >>> same_rows(np.array([[1, 2], [1, 2], [1, 3], [4, 4], [4, 4]])).sum()
   np.int64(2)
@@ -245,19 +250,20 @@ def same_rows(rows: np.ndarray) -> np.ndarray:
 
 
 def _covariance(keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Return the covariances of the models' memberships [S, S], and variances [S]."""
+  """Return the covariances of the models' memberships [S, S] and the variances [S]."""
   rate = keep.mean(1)
   centred = keep.astype(np.float32) - rate[:, None].astype(np.float32)
   return centred @ centred.T / keep.shape[1], rate * (1 - rate)
 
 
 def _common_counts(counts: np.ndarray, member: np.ndarray, models: int) -> np.ndarray:
-  """Return how many models of either side [2, 1] every judged record gets.
+  """Return how many models of either side [2, 1] every selected record keeps.
 
-  Of counts [2, N], with the record and without, some records have enough. The choice
-  maximises the pairs of a member and a non-member of the target among them, times the
-  mean square root of the numbers: more models say more, but less and less so. One
-  model at least is without the record.
+  Given counts [2, N] of models with and without each record, a record is selected if it
+  has enough of both. The choice maximizes the number of pairs of a member and a
+  non-member of the target among the selected records, times the mean square root of the
+  counts, because additional models help with diminishing returns. At least one model
+  without the record is kept.
   """
   pairs = np.ones((models + 1, models + 1))
   for kind in (member, ~member):

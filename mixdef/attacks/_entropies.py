@@ -8,7 +8,7 @@ FLOOR = 1e-30
 
 
 def entropy_score(log_probs: ArrayLike) -> np.ndarray:
-  """Return the negated entropy of the outputs, larger = surer.
+  """Return the negated entropy of the outputs; higher means more confident.
 
       -H(p) = sum_k p_k log p_k,   0 log 0 = 0
 
@@ -26,13 +26,13 @@ def entropy_score(log_probs: ArrayLike) -> np.ndarray:
 
 
 def mentr_score(log_probs: ArrayLike, labels: ArrayLike) -> np.ndarray:
-  """Return the negated modified entropy, which knows the label.
+  """Return the negated modified entropy, which takes the label into account.
 
       Mentr = -(1 - p_y) log p_y - sum_{k != y} p_k log(1 - p_k)
 
-  0 where the model is sure and right, large where it is sure and wrong. Every 1 - p_k
-  is the sum over the other classes, so records that the model is nearly sure of keep
-  their order instead of tying at 0.
+  It is 0 where the model is confident and correct, and large in magnitude where it is
+  confident and wrong. Each 1 - p_k is computed as the sum over the other classes, so
+  records on which the model is nearly certain keep their order instead of tying at 0.
 
   Args:
     log_probs: [..., K], logits or log-probabilities; -inf is a probability of 0.
@@ -71,6 +71,6 @@ def _shares(log_probs: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _log(share: np.ndarray, rest: np.ndarray) -> np.ndarray:
-  """Return log of a share, floored, by way of 1 - share where that is the smaller."""
+  """Return the log of a share, floored, computed from 1 - share if that is smaller."""
   near_one = np.log1p(-np.minimum(rest, 0.5))
   return np.where(share > 0.5, near_one, np.log(np.maximum(share, FLOOR)))

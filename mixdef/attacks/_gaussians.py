@@ -1,4 +1,4 @@
-"""One Gaussian a record and query, fitted to the models in or out of the record."""
+"""One Gaussian per record and query, fitted to the models in or out of the record."""
 
 from typing import NamedTuple
 
@@ -7,9 +7,9 @@ import numpy as np
 from mixdef.attacks.signals import Signals
 
 FLOOR = 1e-4
-"""Smallest variance of a record, as a share of the pooled variance."""
+"""Smallest variance of a record, as a fraction of the pooled variance."""
 
-_BLOCK = 2**17  # elements worked on at once: 1 MiB of float64, which stays in cache
+_BLOCK = 2**17  # elements per block: 1 MiB of float64, which stays in cache
 
 
 class Gaussians(NamedTuple):
@@ -53,19 +53,19 @@ def fit_references(
 
       pooled_q = mean_i Var_k(phi_ikq) over audited records i with two models or more
 
-  A record with one model has no variance and takes the pooled one. A record's own
-  variance is at least `FLOOR` times the pooled one.
+  A record with one model has no variance of its own and takes the pooled one. A
+  record's own variance is at least `FLOOR` times the pooled variance.
 
   Args:
     signals: of S models.
-    target: the attacked model, left out whatever its membership.
-    member: fit the models that trained on the record, or those that did not.
+    target: the attacked model, excluded regardless of its membership.
+    member: whether to fit the models that trained on the record or those that did not.
     score: "phi" or "hinge".
     centre: "mean" or "median".
     ddof: 0 or 1; the variance is about the mean, over count - ddof.
-    fixed: give every record the pooled variance.
-    spare: [Q] variance that every record gets where the pooled one is 0, because all
-      references agree or no record has two; default 1.
+    fixed: whether to use the pooled variance for every record.
+    spare: [Q] variance used for every record where the pooled variance is 0, because
+      all references agree or no record has two of them; default 1.
 
   Returns:
     The `Gaussians`.
@@ -91,7 +91,7 @@ def _moments(
   models, records, queries = values.shape
   centre = np.empty((records, queries))
   variance = np.empty((records, queries))
-  # Blocks of near-equal size: numpy sums a lone last record in another order, and then
+  # Use blocks of near-equal size: numpy sums a single last record in another order, so
   # equal records would not get equal scores.
   blocks = -(-records * models * queries // _BLOCK)
   edges = np.linspace(0, records, min(blocks, records) + 1).astype(int)
@@ -101,7 +101,7 @@ def _moments(
     mean = (x * use).sum(0) / np.maximum(count, 1)
     squares = (np.square(x - mean) * use).sum(0)
     own = squares / np.maximum(count - ddof, 1)
-    # Equal values leave a residue of rounding, which is no variance.
+    # Equal values leave a rounding residue, which is not a variance.
     residue = np.square(count * np.finfo(np.float64).eps * mean)
     variance[rows] = np.where(own > residue, own, 0.0)
     centre[rows] = np.where(
@@ -111,7 +111,7 @@ def _moments(
 
 
 def _median(x: np.ndarray, use: np.ndarray, count: np.ndarray) -> np.ndarray:
-  """Return the median over the used models, +inf where there are none."""
+  """Return the median over the used models, or +inf where no model is used."""
   ranked = np.sort(np.where(use, x, np.inf), axis=0)
   count = np.broadcast_to(count, x.shape[1:])[None]
   low = np.take_along_axis(ranked, np.maximum(count - 1, 0) // 2, axis=0)[0]

@@ -13,18 +13,18 @@ def fit_logistic(
 
       min_{w,b} |w|^2 / 2 + C sum_m log(1 + exp(-t_m (w x_m + b))),   t in {-1, 1}
 
-  by Newton steps damped to log(1 + r)/r of their length, r being the largest change of
-  a logit: every step then descends, whatever the data. A fit depends on its own rows
-  alone, not on what it is solved together with.
+  The solver takes Newton steps damped to log(1 + r)/r of their length, where r is the
+  largest change of a logit, so every step descends on any data. A fit depends only on
+  its own rows, not on the other fits solved in the same call.
 
   Args:
     features: [G,M,F].
     positive: bool [G,M], t = 1.
-    use: bool [G,M], the rows that count; both kinds in every fit.
+    use: bool [G,M], the rows to include; every fit needs both kinds.
     c: C > 0, the weight of a row.
 
   Returns:
-    w and, last, b: float64 [G,F+1].
+    The weights w followed by the intercept b: float64 [G,F+1].
 
   Reference: Sun, Tran-Dinh, "Generalized Self-Concordant Functions: A Recipe for
     Newton-Type Methods", 2019, arXiv 1703.04599 (the damping).
@@ -62,5 +62,5 @@ def _logits(x, beta):
 
 
 def _sigmoid(z):
-  # The tanh form overflows for no z.
+  # The tanh form does not overflow for any z.
   return 0.5 * (1 + np.tanh(0.5 * z))

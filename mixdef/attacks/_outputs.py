@@ -1,4 +1,4 @@
-"""Outputs of models trained anywhere: what is refused, and what is kept of them."""
+"""Outputs of externally trained models: validation and reduction to statistics."""
 
 import itertools
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 from mixdef.attacks import _per_record
 from mixdef.core import validate
 
-_FIRST = 256  # records that rule out a wrong scale, as a rule
+_FIRST = 256  # records that usually suffice to reject a wrong scale
 
 _LINEAR = {
   "probabilities": (lambda f: f, "pass np.log(np.maximum(p, 1e-30)), or the logits"),
@@ -19,19 +19,19 @@ _LOGARITHMS = {
   "log-probabilities of base 2": (np.exp2, "multiply them by np.log(2)"),
   "log-probabilities of base 10": (lambda f: 10**f, "multiply them by np.log(10)"),
 }
-"""What may be passed for logits, as probabilities, and what to do about it."""
+"""Mistakes such as passing probabilities for logits, and how to fix them."""
 
 
 def read(
   logits: Any, labels: Any, keep: Any, *, name: str = "logits"
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-  """Condense logits to statistics, one model at a time.
+  """Reduce logits to per-record statistics, one model at a time.
 
   Args:
     logits: [S, N, K] or [S, N, Q, K], logits or log-probabilities of K >= 2 classes.
     labels: int [N].
     keep: bool [S, N].
-    name: how the caller calls the logits.
+    name: the caller's name for the logits, used in messages.
 
   Returns:
     {"phi", "hinge", "correct"} [S, N, Q] and {"log_probs"} float32 [S, N, K] of view 0;
@@ -69,7 +69,7 @@ def read(
 def _check_axes(
   logits: np.ndarray, labels: np.ndarray, keep: np.ndarray, name: str
 ) -> None:
-  """Find out which of the three arrays does not fit the others, and say its shape."""
+  """Find which of the three arrays does not match the others and report its shape."""
   shape = logits.shape
   if 0 in shape:
     raise ValueError(f"{name} have shape {shape}; pass [S, N, K], none 0")
@@ -85,7 +85,7 @@ def _check_axes(
 
 
 def _axes_fix(shape: tuple[int, ...], outer: tuple[int, ...], name: str) -> str:
-  """Return how an array of this shape becomes [S, N, K], "" if that is not clear."""
+  """Return how to reshape an array to [S, N, K], or "" if that is ambiguous."""
   one_logit = "of one logit z for two classes, np.stack([np.zeros_like(z), z], -1)"
   if shape == outer:
     return f": {one_logit}"
@@ -100,7 +100,7 @@ def _axes_fix(shape: tuple[int, ...], outer: tuple[int, ...], name: str) -> str:
 
 
 def _refuse_nan(logits: np.ndarray, name: str) -> None:
-  """Refuse NaN with their count and the first place, without a mask of all models."""
+  """Reject NaN, reporting their count and first position without a full mask."""
   counts = [int(np.isnan(block).sum()) for block in logits]
   if any(counts):
     model = int(np.flatnonzero(counts)[0])
@@ -112,12 +112,12 @@ def _refuse_nan(logits: np.ndarray, name: str) -> None:
 
 
 def _refuse_scales(f: np.ndarray, name: str) -> None:
-  """Refuse outputs [N, Q, K] of a model if all of a view's are on another scale.
+  """Reject outputs [N, Q, K] of a model if a whole view is on another scale.
 
   Logits do not sum to a constant over the classes. Rounding to 16 bits or two digits is
-  allowed for. Where all mass is on one class, logarithms of any base look alike.
+  tolerated. If all mass is on one class, logarithms of any base look alike.
   """
-  with np.errstate(invalid="ignore"):  # +inf is refused later
+  with np.errstate(invalid="ignore"):  # +inf is rejected later
     natural = _sum_to_one(np.exp(f - np.maximum(f.max(-1, keepdims=True), 0)))
   for scales, possible in ((_LINEAR, True), (_LOGARITHMS, ~natural)):
     for scale, (probabilities, fix) in scales.items():
@@ -131,7 +131,7 @@ def _refuse_scales(f: np.ndarray, name: str) -> None:
 
 
 def _sum_to_one(p: np.ndarray) -> np.ndarray:
-  """Tell of which views [Q] the rows p [N, Q, K] are on the simplex, all of them."""
+  """Return for which views [Q] all rows of p [N, Q, K] lie on the simplex."""
   off = p.sum(-1) - 1
   return (
     (p >= 0).all((0, 2)) & (np.abs(off) <= 0.05).all(0) & (np.abs(off.mean(0)) <= 0.01)

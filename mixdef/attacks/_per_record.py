@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 HIDDEN = float(np.log(np.finfo(np.float32).smallest_subnormal))
-"""Log-probability, below the row's largest, that stands for an entry of -inf: -103.28,
-the smallest positive float32."""
+"""Log-probability, relative to the row's largest, that replaces an entry of -inf:
+-103.28, from the smallest positive float32."""
 
 
 def statistics(log_probs: ArrayLike, labels: ArrayLike) -> dict[str, np.ndarray]:
@@ -14,15 +14,16 @@ def statistics(log_probs: ArrayLike, labels: ArrayLike) -> dict[str, np.ndarray]
       phi = f_y - LSE_{k != y} f_k = log p_y - log(1 - p_y)
       hinge = f_y - max_{k != y} f_k,                correct = 1[argmax f = y]
 
-  Adding a constant to a row of f changes none of them. All grow with membership. The
-  first class wins a tied argmax.
+  Adding a constant to a row of f changes none of them. All increase with membership. A
+  tied argmax goes to the first class.
 
   Args:
-    log_probs: [..., K] logits or log-probabilities of K >= 2 classes, any float type,
-      never written to. An entry of -inf is a probability that the model does not show
-      or that underflowed; it is read as `HIDDEN` = -103.28 below the row's largest
-      entry, or as the row's lowest finite entry if that is lower. So phi stays finite
-      and no hidden class overtakes a shown one. From probabilities p, pass log p.
+    log_probs: [..., K] logits or log-probabilities of K >= 2 classes, of any float
+      type; never modified. An entry of -inf is a probability that the model does not
+      show or that underflowed. It is read as `HIDDEN` = -103.28 below the row's largest
+      entry, or as the row's lowest finite entry if that is lower, so that phi stays
+      finite and no hidden class overtakes a shown one. If you have probabilities p,
+      pass log p.
     labels: integers in 0..K-1, broadcast against the leading axes.
 
   Returns:
@@ -55,10 +56,10 @@ def statistics(log_probs: ArrayLike, labels: ArrayLike) -> dict[str, np.ndarray]
 
 
 def loss_of_phi(values: np.ndarray) -> np.ndarray:
-  """Return the loss `-log p_y = log(1 + e^-phi)` that belongs to phi.
+  """Return the loss `-log p_y = log(1 + e^-phi)` that corresponds to phi.
 
-  This is LSE(f) - f_y without its cancellation, so records that the model is nearly
-  sure of keep their order instead of tying at 0.
+  This is LSE(f) - f_y without cancellation, so records on which the model is nearly
+  certain keep their order instead of tying at 0.
 
   >>> float(loss_of_phi(np.array(0.847298)).round(6))
   0.356675
@@ -76,10 +77,10 @@ def refuse(name: str, bad: np.ndarray, what: str, fix: str) -> None:
   """Raise a ValueError with the count and first position where `bad` holds.
 
   Args:
-    name: how the caller calls the array.
+    name: the caller's name for the array.
     bad: bool array, True where the array is unusable.
     what: the unusable value, for the message.
-    fix: what the caller can do.
+    fix: how the caller can fix it.
 
   Raises:
     ValueError: if any entry of `bad` is True.
@@ -90,7 +91,7 @@ def refuse(name: str, bad: np.ndarray, what: str, fix: str) -> None:
 
 
 def _finite_rows(log_probs: ArrayLike) -> np.ndarray:
-  """Copy the outputs to float64 with row maximum 0 and every entry finite."""
+  """Copy the outputs to float64, with row maximum 0 and every entry finite."""
   f = np.array(log_probs, dtype=np.float64)
   if f.ndim == 0 or f.shape[-1] < 2:
     raise ValueError(f"log_probs have shape {f.shape}; pass [..., K] with K >= 2")

@@ -1,4 +1,4 @@
-"""What attacks that move records share: blocks of them, and how far they may go."""
+"""Helpers for attacks that perturb inputs: batching and valid input ranges."""
 
 from collections.abc import Callable
 
@@ -10,11 +10,11 @@ from mixdef.core import validate
 from mixdef.data import Dataset, to_float
 from mixdef.training.progress import Progress
 
-_BLOCK = 128  # records moved at once; one size, so one program and equal answers
+_BLOCK = 128  # records per block; one size means one program and equal outputs
 
 
 def refuse_nan(values: np.ndarray) -> None:
-  """Raise a ValueError if what the target gave holds NaN."""
+  """Raise a ValueError if the target's outputs hold NaN."""
   if np.isnan(values).any():
     raise ValueError(
       "the target answers NaN: it diverged; train it with a lower learning rate, or "
@@ -29,17 +29,17 @@ def score_in_blocks(
   *,
   progress: bool,
 ) -> np.ndarray:
-  """Score chosen records, a padded block of one size after another.
+  """Score selected records in padded blocks of one size.
 
   Args:
     data: the records.
-    rows: int [R], those to score.
-    function: (x [B,...] as the network reads it, y [B]) -> scores [B], each a function
-      of its own record.
-    progress: show a progress bar (on a terminal) or lines.
+    rows: int [R], the records to score.
+    function: (x [B,...] as the network reads it, y [B]) -> scores [B]; each score
+      depends only on its own record.
+    progress: whether to show a progress bar (on a terminal) or lines.
 
   Returns:
-    Scores float64 [N]; NaN where not chosen.
+    Scores float64 [N]; NaN where not selected.
 
   Raises:
     ValueError: if a score is NaN.
@@ -61,11 +61,11 @@ def valid_range(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
   """Return the lowest and highest value that an entry of a record may take.
 
   Args:
-    data: pictures are uint8, or [H,W,C] floats in [0,1]; all else is a table.
+    data: images are uint8, or [H,W,C] floats in [0,1]; everything else is a table.
 
   Returns:
-    float32 low and high that broadcast against records [B,...]: 0 and 1 for pictures,
-    as the network reads them, else the extremes [1,...] of each feature over the
+    float32 low and high that broadcast against records [B,...]: 0 and 1 for images, as
+    the network reads them; otherwise the extremes [1,...] of each feature over the
     audited records.
 
   Raises:

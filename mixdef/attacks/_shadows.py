@@ -1,4 +1,4 @@
-"""What an attack may learn from other models: which ones, which records, by class."""
+"""Select the shadow models, records and classes that an attack is fitted on."""
 
 import zlib
 from collections.abc import Iterator
@@ -12,17 +12,17 @@ from mixdef.attacks.signals import Signals
 def one_shadow(
   signals: Signals, target: int, shadow: int | None = None
 ) -> tuple[int, np.ndarray]:
-  """Choose the one model whose membership an attack learns from.
+  """Choose the single shadow model that an attack is fitted on.
 
   Args:
-    signals: of S >= 2 models.
+    signals: signals of S >= 2 models.
     target: index of the attacked model.
-    shadow: index of the shadow; default the first one after the target, cyclically,
-      that has both kinds of record and is not the target's exact complement.
+    shadow: index of the shadow; default the first model after the target, cyclically,
+      that has both members and non-members and is not the target's exact complement.
 
   Returns:
-    The index, and the records to learn from, bool [N]: audited ones for which the
-    shadow may serve, see `Signals.shadows`.
+    The index, and the records to fit on, bool [N]: the audited records for which the
+    shadow is eligible, see `Signals.shadows`.
 
   Raises:
     Unavailable: if no model can serve.
@@ -38,7 +38,7 @@ def one_shadow(
 
 
 def check_shadow(models: int, target: int, shadow: int | None) -> None:
-  """Raise a ValueError if a named shadow is no model, or the target."""
+  """Raise a ValueError if a named shadow does not exist or is the target."""
   if shadow is not None:
     check_model("shadow", shadow, models)
   if shadow == target:
@@ -48,7 +48,7 @@ def check_shadow(models: int, target: int, shadow: int | None) -> None:
 def choose_shadow(
   usable: np.ndarray, keep: np.ndarray, target: int, shadow: int | None
 ) -> int:
-  """Return the index of the shadow as `one_shadow` does.
+  """Return the index of the shadow, chosen as in `one_shadow`.
 
   Args:
     usable: bool [S, N], the audited records for which a model is a reference.
@@ -73,18 +73,19 @@ def choose_shadow(
 
 
 def several_shadows(signals: Signals, target: int, most: int) -> np.ndarray:
-  """Choose up to `most` models, and the records to learn from on each.
+  """Choose up to `most` shadow models and the records to fit on for each.
 
-  Which models, if there are more, is decided by a checksum of their outputs: at random,
-  but depending neither on the order of the models nor on that of the records.
+  If more models are eligible, a checksum of their outputs decides which are used. The
+  choice is random, but depends on neither the order of the models nor that of the
+  records.
 
   Args:
-    signals: of S >= 2 models.
+    signals: signals of S >= 2 models.
     target: index of the attacked model.
-    most: at least 1.
+    most: maximum number of models, at least 1.
 
   Returns:
-    bool [S, N], subset of `Signals.shadows(target)` and audited.
+    bool [S, N], a subset of `Signals.shadows(target)` and of the audited records.
 
   Raises:
     Unavailable: if the others show only one kind of record.
@@ -107,17 +108,18 @@ def several_shadows(signals: Signals, target: int, most: int) -> np.ndarray:
 def by_class(
   labels: np.ndarray, learn: np.ndarray, member: np.ndarray, *, least: int = 1
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yield every class's records with the examples its own model is learnt from.
+  """Yield every class's records with the examples that its attack model is fitted on.
 
   Args:
     labels: int [N], any values.
-    learn: bool [N] or [S, N], the examples there are.
+    learn: bool [N] or [S, N], the available examples.
     member: bool of the same shape.
-    least: a class with fewer members or fewer non-members among its examples is short.
+    least: minimum number of members and of non-members among a class's examples; a
+      class with fewer is short.
 
   Yields:
-    Records bool [N] and examples, bool like `learn`; at the end the records of all
-    short classes with all examples.
+    Records bool [N] and examples, bool like `learn`. The last item holds the records of
+    all short classes, with all examples.
 
   >>> labels, yes = np.array([0, 0, 5]), np.ones(3, bool)
   >>> for rows, fit in by_class(labels, yes, np.array([True, False, True])):
@@ -139,14 +141,14 @@ def by_class(
 
 
 def labels_of(signals: Signals) -> np.ndarray:
-  """Return the labels [N], or say that an attack needs them."""
+  """Return the labels [N]; raise `Unavailable` if there are none."""
   if signals.labels is None:
     raise Unavailable("this attack needs labels; build the signals with them")
   return signals.labels
 
 
 def log_probs_of(signals: Signals) -> np.ndarray:
-  """Return the log-probabilities [S, N, K], or say that an attack needs them."""
+  """Return the log-probabilities [S, N, K]; raise `Unavailable` if there are none."""
   if signals.log_probs is None:
     raise Unavailable(
       "these signals hold no log_probs; build them with Signals.from_logits or "

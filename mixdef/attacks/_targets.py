@@ -1,4 +1,4 @@
-"""Attack one model after another: which is the target, and what one may lack."""
+"""Attack one target model after another, and report inputs that an attack lacks."""
 
 import reprlib
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Unavailable(ValueError):
-  """An attack lacks an input that these signals or models cannot give it."""
+  """Raised if an attack needs an input that the signals or models do not provide."""
 
 
 def check_model(name: str, model: Any, models: int) -> int:
@@ -40,13 +40,13 @@ def leave_one_out(
 
   Args:
     attack: `attack(source, *, target, ...) -> scores [N]`.
-    source: `Signals`, or an `Ensemble` for attacks that ask the models.
+    source: `Signals`, or an `Ensemble` for attacks that query the models.
     targets: models to attack, default all; the rows of the others are NaN.
     **options: passed on to every call.
 
   Returns:
-    Scores float64 [S, N]; compare them with `source.keep`. NaN for a target that lacks
-    reference models, if others have some.
+    Scores float64 [S, N]; compare them with `source.keep`. A target that lacks
+    reference models gets NaN, provided that other targets have some.
 
   Raises:
     Unavailable: if no target can be attacked.

@@ -1,4 +1,4 @@
-"""Outputs of models trained anywhere, from one npz file."""
+"""Read the outputs of models trained in any framework from one npz file."""
 
 import pathlib
 from typing import Any
@@ -14,11 +14,11 @@ def read_signals(path: str | pathlib.Path) -> Signals:
   """Read `Signals` from arrays that any framework can write.
 
   Args:
-    path: npz with `logits` [S,N,K] or [S,N,Q,K] (or log-probabilities), `keep` bool
-      [S,N], `labels` int [N], and optionally `audited` bool [N], `ids` [N]
-      (names of the records, integers or text), `population_logits` [S,Z,K] or [S,Z,Q,K]
-      and `population_labels` [Z] of records that no model trained on, `target` (an int
-      from 0 to S-1), the model to audit alone.
+    path: npz file with `logits` [S,N,K] or [S,N,Q,K] (or log-probabilities), `keep`
+      bool [S,N] and `labels` int [N]. Optional are `audited` bool [N]; `ids` [N] (names
+      of the records, integers or text); `population_logits` [S,Z,K] or [S,Z,Q,K] and
+      `population_labels` [Z] of records that no model trained on; and `target` (an int
+      from 0 to S-1), to audit one model only.
 
   Returns:
     The signals.

@@ -1,4 +1,4 @@
-"""The loss as in training: on inputs and labels that the defense has changed."""
+"""Score the loss on inputs and labels augmented as in training."""
 
 import functools
 from collections.abc import Callable
@@ -27,11 +27,11 @@ AGGREGATES = {
   "max": np.max,
   "std": np.std,
 }
-"""What a record's losses are condensed to; each is smaller for members."""
+"""Ways to aggregate a record's losses; each is smaller for members."""
 
-_PARTNERS = 15  # records beside the audited one in the batch that the hook is given
-_RECORDS = 256  # changed at once
-_BATCHES = 32  # of them side by side, which bounds the memory of their partners
+_PARTNERS = 15  # other records in the batch that the hook is given, per audited record
+_RECORDS = 256  # augmented at once
+_BATCHES = 32  # batches side by side, which bounds the memory of their partners
 
 
 @attack(family="trained", reads="models")
@@ -52,35 +52,35 @@ def augmentation_aware(
   shadow: int | None = None,
   seed: int = 0,
 ) -> np.ndarray:
-  """Score by the loss on copies that are changed as in training, negated.
+  """Score by the negated loss on copies that are augmented as in training.
 
       l_r(x, y) = -sum_k y~_k log p_k(x~),   (x~, y~) = copy r of (x, y)
       score = -agg_r l_r
 
-  A defense that trains on changed records can look private on the records themselves.
-  For mixup this is lam CE(y) + (1 - lam) CE(y_partner) at the mixed input. A record's
-  copies follow from its content, and from its row of the table that the defense keeps,
-  if it does: they are the same for every model and do not depend on which other records
-  are asked about.
+  A defense that trains on augmented records can look private on the original records.
+  For mixup, the loss is lam CE(y) + (1 - lam) CE(y_partner) at the mixed input. A
+  record's copies are determined by its content and, if the defense keeps a table, by
+  its row of that table: they are the same for every model and do not depend on which
+  other records are queried.
 
   Args:
     ensemble: S >= 2 models.
     target: index of the attacked model.
-    records: int [R], the records to ask about; default every audited one.
+    records: int [R], the records to query; default every audited one.
     augment: `(x [...], y [K], key) -> (x', y')` for one record on the model's scale and
-      its label as a distribution; traced. Default the models' own defense: its `batch`
-      hook is given each record in a batch with 15 other audited records, as in the last
-      epoch and with the state of the shadow, for the target's is nothing an attacker
-      sees.
-    repeats: copies a record.
-    aggregate: one of `AGGREGATES`; default the one with the best AUC on the shadow,
-      whose members are known, never on the target.
-    shadow: index of another model; default the first one after the target that can, see
-      `shadows.one_shadow`. 5,000 of its records at most are asked about.
-    seed: of the copies.
+      its label as a distribution; traced. The default is the models' own defense: its
+      `batch` hook is given each record in a batch with 15 other audited records, as in
+      the last epoch and with the state of the shadow, because an attacker does not see
+      the target's state.
+    repeats: number of copies per record.
+    aggregate: one of `AGGREGATES`; the default is the one with the best AUC on the
+      shadow, whose members are known, never on the target.
+    shadow: index of another model; default the first eligible one after the target, see
+      `shadows.one_shadow`. At most 5,000 of its records are queried.
+    seed: random seed of the copies.
 
   Returns:
-    Scores [N] in nats; NaN where not asked.
+    Scores [N] in nats; NaN where not queried.
 
   Raises:
     ValueError: for no such target, record or aggregate, repeats below 1, or a shadow
@@ -134,7 +134,7 @@ def _maker(ensemble, shadow, augment):
       "the models' defense changes no batches: loss_threshold is the same attack"
     )
   pool = np.flatnonzero(data.audited)
-  # By content, so that a record's partners do not depend on the order of the records.
+  # Ordered by content, so that partners do not depend on the order of the records.
   pool = jnp.asarray(pool[np.argsort(content_hash(data.x[pool]), kind="stable")])
   return lambda *asked: _defended(hook, plan, state, x, y, pool, *asked)
 
@@ -172,7 +172,7 @@ def _defended(hook, plan, state, x, y, pool, rows, key, content):
 
 
 def _cross_entropy(log_probs, y):
-  """Losses [R] in float64; renormalised there, so that those near 0 do not tie."""
+  """Return losses [R] in float64, renormalized so that those near 0 do not tie."""
   from scipy.special import log_softmax
 
   f = log_softmax(np.asarray(log_probs, np.float64), axis=-1)

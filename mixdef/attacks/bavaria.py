@@ -1,12 +1,12 @@
-"""Bayesian likelihood ratio: every record borrows from all others what it lacks.
+"""Bayesian likelihood ratio that borrows strength across records.
 
 The outputs of the references that trained on record i, and of those that did not, are
 each draws from a Gaussian whose mean and variance have a normal-inverse-gamma prior:
 
     s^2 ~ InvGamma(a0, b0),   mu | s^2 ~ N(mu0, s^2/k0)
 
-The target's output is judged by the predictive distribution of the two sides, so any
-number of references will do and none is too few.
+The target's output is evaluated under the predictive distribution of either side, so
+the attack works with any number of references.
 """
 
 from typing import NamedTuple
@@ -19,11 +19,11 @@ from mixdef.core.check import checked, one_of
 from mixdef.core.registry import attack
 
 _CEILING = 1e3
-"""Largest k0 and a0 - 2 that are fitted: beyond, all records are practically alike."""
+"""Largest k0 and a0 - 2 that are fitted; beyond this, records barely differ."""
 
 
 class Moments(NamedTuple):
-  """Outputs of one side's references, per record.
+  """Outputs of the references on one side, per record.
 
   Attributes:
     count: int [N, 1].
@@ -41,8 +41,8 @@ class NormalInverseGamma(NamedTuple):
 
   Attributes:
     mean: mu, in units of phi.
-    count: k > 0, the observations that the mean is worth.
-    shape: a > 0, half the observations that the variance is worth.
+    count: k > 0, the number of observations that the mean is worth.
+    shape: a > 0, half the number of observations that the variance is worth.
     rate: b > 0, in squared units of phi; the variance is b/(a - 1) on average.
   """
 
@@ -70,8 +70,8 @@ class NormalInverseGamma(NamedTuple):
   def log_predictive(self, values: np.ndarray) -> np.ndarray:
     """Return the log density of the next value.
 
-    It is Student's t with 2a degrees of freedom, centre mu and squared scale
-    b (k + 1)/(a k).
+    This is Student's t with 2a degrees of freedom, centre mu and squared scale b (k +
+    1)/(a k).
     """
     from scipy.special import gammaln
 
@@ -89,11 +89,11 @@ def bavaria(signals: Signals, *, target: int, score: str = "phi") -> np.ndarray:
       log t(phi; after the in references) - log t(phi; after the out references)
 
   Each side and view has its own prior, fitted to the audited records. A record without
-  references on a side is judged by that side's prior alone. There is no switch between
-  variances of records and pooled ones, as LiRA needs for few models.
+  references on one side is scored by that side's prior alone. Unlike LiRA, the attack
+  needs no switch between per-record and pooled variances when models are few.
 
   Args:
-    signals: of S >= 2 models.
+    signals: signals of S >= 2 models.
     target: index of the attacked model.
     score: "phi" or "hinge".
 
@@ -155,7 +155,7 @@ def moments(values: np.ndarray, chosen: np.ndarray) -> Moments:
   squares = np.zeros(values.shape[1:])
   for row, use in zip(values, chosen, strict=True):
     squares += np.where(use[:, None], row - mean, 0.0) ** 2
-  # Equal values leave a residue of rounding, which is no variance.
+  # Equal values leave a rounding residue, which is not a variance.
   residue = count * (count * np.finfo(np.float64).eps * mean) ** 2
   return Moments(count, mean, np.where(squares > residue, squares, 0.0))
 
@@ -172,11 +172,11 @@ def fit_prior(
       V^2/(a0 - 2) = D = (Var v_i - c V^2)/(1 + c)
       V/k0 = Var m_i - V mean 1/n_i
 
-  The subtractions take out what a finite n_i adds to a spread. k0 and a0 - 2 are at
+  The subtracted terms remove the spread that a finite n_i adds. k0 and a0 - 2 are at
   most 1000.
 
   Args:
-    side: of N records.
+    side: moments of N records.
     rows: bool [N], the records to fit.
     spare: variance, scalar or [Q], used where V is 0 or no record has two outputs.
 

@@ -1,4 +1,4 @@
-"""HopSkipJump: how far a record is from the decision boundary, from labels alone."""
+"""HopSkipJump: the distance of a record to the decision boundary, from labels only."""
 
 import functools
 import math
@@ -17,8 +17,8 @@ from mixdef.core.registry import attack
 from mixdef.data import to_float
 from mixdef.training import Ensemble, Run
 
-_NOISE = 64  # uniform points beside the records, to start from
-_HALVINGS = 20  # of a step that does not stay beyond the boundary
+_NOISE = 64  # uniform points to start from, in addition to the records
+_HALVINGS = 20  # halvings of a step that does not stay beyond the boundary
 _RESOLUTION = 1e-3  # of the searches, where the paper's d^-3/2 is coarser
 
 
@@ -46,9 +46,9 @@ def label_only_boundary(
 
   with u_b uniform on the unit sphere of the D inputs; where all s_b agree, v_t is their
   sign times the mean of u_b. Probes are clipped to the valid range. The score is the
-  smallest distance met, 0 if the record is misclassified, +inf if nothing of another
-  label is known. Only labels of the released model are read, so defenses that change
-  confidences and keep labels change nothing.
+  smallest distance found, 0 if the record is misclassified, or +inf if no point with
+  another label is known. Only labels of the released model are read, so defenses that
+  change confidences but keep labels have no effect.
 
   Args:
     ensemble: S trained models.
@@ -57,12 +57,13 @@ def label_only_boundary(
     iterations: T >= 1.
     draws: B_0 >= 2. A record costs about 2/3 T^1.5 B_0 queries for the gradients and
       1.5 T log2 D for the searches: 6,500 at the defaults for D = 64.
-    seed: of the draws; a record's own depend on its content and on nothing else.
-    progress: show a progress bar (on a terminal) or lines.
+    seed: random seed; a record's random numbers depend on its content and on nothing
+      else.
+    progress: whether to show a progress bar (on a terminal) or lines.
 
   Returns:
     Distances float64 [N] in units of the inputs as the network reads them ([0,1] for
-    uint8 pictures); NaN where not attacked. They bound the true distance from above.
+    uint8 images); NaN where not attacked. They bound the true distance from above.
 
   Raises:
     ValueError: for a model, record or count out of range, or a model that diverged.
@@ -97,13 +98,13 @@ def label_only_boundary(
 
 
 class _Starts(NamedTuple):
-  """Flat points [M,D] of known predicted labels [M]."""
+  """Flat points [M,D] with known predicted labels [M]."""
 
   points: np.ndarray
   labels: np.ndarray
 
   def nearest(self, x, y):
-    """The nearest point [B,D] that is not labelled y [B], and whether there is one."""
+    """Return the nearest point [B,D] not labelled y [B], and whether one exists."""
     x = x.reshape(len(x), -1)
     # ||x - p||^2 without ||x||^2, which is the same for all points of a record.
     gaps = (self.points**2).sum(1) - 2 * x @ self.points.T
@@ -112,7 +113,7 @@ class _Starts(NamedTuple):
 
 
 def _starts(run: Run, low, high, seed) -> _Starts:
-  """Points to start from, the same for every record: of no use in telling members."""
+  """Return starting points, the same for every record, so they reveal no members."""
   data = run.data
   shape = (_NOISE, *data.x.shape[1:])
   share = stream(seed, "boundary_starts").random((_NOISE, low.size), np.float32)
@@ -125,7 +126,7 @@ def _starts(run: Run, low, high, seed) -> _Starts:
 
 @functools.partial(jax.jit, static_argnames="learner")
 def _distances(learner: Any, state, x, y, start, low, high, key, iterations, draws):
-  """Smallest distances met [B], 0 where y is not predicted to begin with."""
+  """Return the smallest distances found [B], 0 where y is not predicted at first."""
   shape, size = x.shape, math.prod(x.shape[1:])
   keys = row_keys(key, hash_rows(x))
   x = x.reshape(len(x), -1)
@@ -193,6 +194,6 @@ def _distances(learner: Any, state, x, y, start, low, high, key, iterations, dra
 
 
 def _unit(v):
-  """Vectors [B,D] of length 1, and the lengths [B], never quite 0."""
+  """Return vectors [B,D] of length 1, and the lengths [B], kept above 0."""
   length = jnp.maximum(jnp.sqrt((v * v).sum(-1)), jnp.finfo(v.dtype).tiny)
   return v / length[:, None], length

@@ -24,15 +24,15 @@ def threshold_known(
       score = -l(x) - t,   t = argmax_t [TPR(t) - FPR(t)] on `known` members and as many
       non-members of the target
 
-  Member iff score >= 0. The known records are no longer in question: their score is
-  NaN. Unlike any other attack this one reads the target's own membership, of the known
-  records only.
+  Member iff score >= 0. The known records are not attacked: their score is NaN. Unlike
+  any other attack, this one reads the target's own membership, of the known records
+  only.
 
   Args:
-    signals: any.
+    signals: any signals.
     target: index of the attacked model.
-    known: members, and non-members, that the attacker knows.
-    seed: of the draw of the known records, from the audited ones.
+    known: number of members, and of non-members, that the attacker knows.
+    seed: random seed for choosing the known records among the audited ones.
 
   Returns:
     Scores [N] in nats; NaN where known or not audited.

@@ -1,8 +1,8 @@
-"""Attacks that see only the predicted label, which masked confidences do not hide.
+"""Label-only attacks, which masking the confidences does not prevent.
 
-A record that a model remembers keeps its label when it is disturbed. What is asked is
-the released model; of its answer only the most likely class is read, so a defense that
-changes the confidences and keeps the label changes no score here.
+A record that a model has memorized keeps its label under perturbation. The attacks
+query the released model and read only the most likely class, so a defense that changes
+the confidences but keeps the label changes no score here.
 
 Reference: Choquette-Choo, Tramer, Carlini, Papernot, "Label-Only Membership Inference
 Attacks", 2021, arXiv 2007.14321.
@@ -30,7 +30,7 @@ from mixdef.core.registry import attack
 from mixdef.data import to_float
 from mixdef.training import Ensemble
 
-_BLOCK = 2**21  # numbers of a batch of regressions worked on at once
+_BLOCK = 2**21  # numbers per batch of regressions
 
 
 @attack(family="label_only", reads="models")
@@ -45,27 +45,27 @@ def label_only_noise(
   draws: int = 250,
   seed: int = 0,
 ) -> np.ndarray:
-  """Score by the share of noisy copies that keep the record's label.
+  """Score by the fraction of noisy copies that keep the record's label.
 
       score = (1/n) sum_k 1[argmax f(x + delta_k) = y],  0 if argmax f(x) != y
       delta_k ~ N(0, sigma^2 I)
 
-  Where all records hold only 0 and 1, each entry is flipped with probability
-  flips / dimension instead. A record's noise follows from its content: it is the same
-  for every model.
+  If all records hold only 0 and 1, each entry is flipped with probability flips /
+  dimension instead. A record's noise is determined by its content: it is the same for
+  every model.
 
   Args:
     ensemble: S models.
     target: index of the attacked model.
-    records: int [R], the records to ask about; default every audited one.
-    sigma: of the noise, on the model's scale (images in [0, 1]); 0.02 to 0.1 is
-      customary.
+    records: int [R], the records to query; default every audited one.
+    sigma: standard deviation of the noise on the model's scale (images in [0, 1]); 0.02
+      to 0.1 is customary.
     flips: mean number of flipped entries of binary records; 1 to 10 is customary.
-    draws: n, copies a record. The score's standard error is at most 1 / (2 sqrt n).
-    seed: of the noise.
+    draws: n, copies per record. The score's standard error is at most 1 / (2 sqrt n).
+    seed: random seed of the noise.
 
   Returns:
-    Scores [N] in [0, 1]; NaN where not asked.
+    Scores [N] in [0, 1]; NaN where not queried.
 
   Raises:
     ValueError: for no such target or record, or numbers out of range.
@@ -114,20 +114,21 @@ def label_only_translation(
 ) -> np.ndarray:
   """Score by which shifted copies of an image keep its label.
 
-  The 4d + 1 copies of `views.translations` give 4d + 1 bits. An attack model a class,
-  trained on one shadow model's bits and membership, turns the target's into log-odds.
+  The 4d + 1 copies of `views.translations` give 4d + 1 bits. One attack model per
+  class, trained on the bits and membership of one shadow model, maps the target's bits
+  to log-odds.
 
   Args:
     ensemble: S >= 2 models of images.
     target: index of the attacked model.
-    records: int [R], the records to ask about; default every audited one.
-    distance: d in pixels; 1 is the official code's.
+    records: int [R], the records to query; default every audited one.
+    distance: d in pixels; the official code uses 1.
     shadow: the model that the attack is trained on, never the target; default the first
-      one after it that can, see `shadows.one_shadow`. 5,000 of its records at most are
-      asked about.
+      eligible one after it, see `shadows.one_shadow`. At most 5,000 of its records are
+      queried.
 
   Returns:
-    Scores [N], log-odds of membership; NaN where not asked.
+    Scores [N], log-odds of membership; NaN where not queried.
 
   Raises:
     ValueError: for no such target or record, or a shadow that cannot serve.
@@ -154,19 +155,19 @@ def label_only_rotation(
 ) -> np.ndarray:
   """Score by which rotated copies of an image keep its label.
 
-  As `label_only_translation`, with the 2r + 1 copies of `views.rotations`.
+  This is `label_only_translation` with the 2r + 1 copies of `views.rotations`.
 
   Args:
     ensemble: S >= 2 models of images.
     target: index of the attacked model.
-    records: int [R], the records to ask about; default every audited one.
-    degrees: r, the largest angle; 9 is the official code's.
+    records: int [R], the records to query; default every audited one.
+    degrees: r, the largest angle; the official code uses 9.
     shadow: the model that the attack is trained on, never the target; default the first
-      one after it that can, see `shadows.one_shadow`. 5,000 of its records at most are
-      asked about.
+      eligible one after it, see `shadows.one_shadow`. At most 5,000 of its records are
+      queried.
 
   Returns:
-    Scores [N], log-odds of membership; NaN where not asked.
+    Scores [N], log-odds of membership; NaN where not queried.
 
   Raises:
     ValueError: for no such target or record, or a shadow that cannot serve.
@@ -181,7 +182,7 @@ def label_only_rotation(
 @attack(family="label_only", reads="signals")
 @checked(c=number(above=0))
 def label_only_logreg(signals: Signals, *, target: int, c: float = 1.0) -> np.ndarray:
-  """Score by a logistic regression a record on the correctness of its Q views.
+  """Score by one logistic regression per record on the correctness of its Q views.
 
       score = w_i . h_i + b_i,   h_iq = 1[argmax f(view q of i) = y_i]
 
@@ -189,10 +190,10 @@ def label_only_logreg(signals: Signals, *, target: int, c: float = 1.0) -> np.nd
   trained on record i, with penalty |w|^2 / (2 C).
 
   Args:
-    signals: with `correct`, of Q views; 18 (`views.flips_and_shifts`) are customary.
-      One view works, and scores by the gap between both kinds of models.
+    signals: signals with `correct`, of Q views; 18 (`views.flips_and_shifts`) are
+      customary. With one view the score is the gap between both kinds of models.
     target: index of the attacked model.
-    c: C > 0. The official code tunes it; on whom matters: never on the target.
+    c: C > 0. The official code tunes it; never tune it on the target.
 
   Returns:
     Scores [N], log-odds of membership; NaN where no reference is in or none is out, or
@@ -226,7 +227,7 @@ def label_only_logreg(signals: Signals, *, target: int, c: float = 1.0) -> np.nd
 
 
 def _transferred(ensemble, target, records, shadow, views: Views):
-  """Train an attack model a class on the shadow's bits; score the target's."""
+  """Train one attack model per class on the shadow's bits; score the target's."""
   rows = records_to_ask(ensemble, target, records)
   shadow, fit, member = shadow_examples(ensemble, target, shadow)
   data = ensemble.data
@@ -252,6 +253,6 @@ def _log_odds(bits, solution):
 
 
 def _is_binary(x):
-  """Tell whether all entries are 0 or 1 on the model's scale."""
+  """Return whether all entries are 0 or 1 on the model's scale."""
   one = 255 if x.dtype == np.uint8 else 1
   return bool(((x == 0) | (x == one)).all())

@@ -1,21 +1,21 @@
-"""Likelihood-ratio attacks: the target's output against a Gaussian of each record.
+"""LiRA: the target's output compared with per-record Gaussians of reference models.
 
 For record i and query q, N(mu_in, s_in^2) is fitted to the outputs of the reference
-models that trained on i and N(mu_out, s_out^2) to those of the others. The target never
-enters a fit. A record's score is the mean over queries.
+models that trained on i and N(mu_out, s_out^2) to those of the others. The target is
+never part of a fit. A record's score is the mean over queries.
 
 Options shared by the attacks:
   score: "phi" (logit-scaled confidence) or "hinge" (margin). Taking the better of the
     two on the audited labels is a selection; report both or fix one.
   centre: "mean" or "median" of a side's outputs.
-  ddof: 1 or 0, in the variance around their mean. `**OFFICIAL` gives the official
-    code's "median" and 0.
-  combine: the offline score is the mean over queries of "z", or of "log_sf",
-    -log Pr[Z > phi]. They rank alike for one query. The tail is a log survival
-    function: nothing ties at 1.
+  ddof: 1 or 0, in the variance about the mean of a side's outputs. `**OFFICIAL` selects
+    the official code's "median" and 0.
+  combine: the offline score is the mean over queries of "z" or of "log_sf", -log Pr[Z >
+    phi]. Both rank alike for one query. The tail is computed as a log survival
+    function, so no scores tie at 1.
 
 Degenerate records, counted by `lira_coverage`:
-  fewer than two models on a side: the side's pooled variance.
+  fewer than two models on a side: the side's pooled variance is used.
   no model in: the online score is undefined; the offline z is used.
   no model out: the score is NaN, which the metrics exclude and count.
 
@@ -31,7 +31,7 @@ from mixdef.core.check import checked, count, one_of
 from mixdef.core.registry import attack
 
 OFFICIAL = {"centre": "median", "ddof": 0}
-"""Options of the official code."""
+"""The options of the official code."""
 
 _OPTIONS = {
   "score": one_of("phi", "hinge"),
@@ -51,12 +51,12 @@ def lira_online(
   centre: str = "mean",
   ddof: int = 1,
 ) -> np.ndarray:
-  """Score by the log-likelihood ratio of in and out, one variance a record.
+  """Score by the log-likelihood ratio of in and out, with one variance per record.
 
       log N(phi; mu_in, s_in^2) - log N(phi; mu_out, s_out^2)
 
   Args:
-    signals: of S >= 3 models to be useful; 64 or more are customary.
+    signals: signals of S models; useful from S >= 3, and 64 or more are customary.
     target: index of the attacked model.
     score: "phi" or "hinge".
     centre: "mean" or "median".
@@ -87,12 +87,12 @@ def lira_online_fixed(
   centre: str = "mean",
   ddof: int = 1,
 ) -> np.ndarray:
-  """Score as `lira_online` with one variance a side, for few reference models.
+  """Score as `lira_online` with one variance per side, for few reference models.
 
       s_in^2 = mean_i Var_{k in IN_i} phi_ik,   s_out^2 = mean_i Var_{k in OUT_i} phi_ik
 
   Args:
-    signals: of S >= 3 models to be useful.
+    signals: signals of S models; useful from S >= 3.
     target: index of the attacked model.
     score: "phi" or "hinge".
     centre: "mean" or "median".
@@ -123,7 +123,7 @@ def lira_offline(
       Lambda = 1 - Pr[Z > phi], Z ~ N(mu_out, s_out^2);   z = (phi - mu_out)/s_out
 
   Args:
-    signals: of S >= 2 models; only models without the record are read.
+    signals: signals of S >= 2 models; only models without the record are read.
     target: index of the attacked model.
     score: "phi" or "hinge".
     centre: "mean" or "median".
@@ -161,7 +161,7 @@ def lira_offline_fixed(
   """Score as `lira_offline` with the pooled out variance; ranks as phi - mu_out.
 
   Args:
-    signals: of S >= 2 models; only models without the record are read.
+    signals: signals of S >= 2 models; only models without the record are read.
     target: index of the attacked model.
     score: "phi" or "hinge".
     centre: "mean" or "median".
@@ -191,11 +191,11 @@ def lira_offline_two_sided(
 ) -> np.ndarray:
   """Score by `-log N(phi; mu_out, s_out^2)`, as the official offline code does.
 
-  For comparison with published numbers: it also calls members the records whose phi
-  is far below mu_out.
+  Use it to compare with published numbers. It also classifies records as members if
+  their phi is far below mu_out.
 
   Args:
-    signals: of S >= 2 models; only models without the record are read.
+    signals: signals of S >= 2 models; only models without the record are read.
     target: index of the attacked model.
     score: "phi" or "hinge".
     centre: "mean" or "median".
@@ -217,7 +217,7 @@ def lira_global(signals: Signals, *, target: int, score: str = "phi") -> np.ndar
   """Score by phi of the target alone (query 0); ranks as `loss_threshold`.
 
   Args:
-    signals: any.
+    signals: any signals.
     target: index of the attacked model.
     score: "phi" or "hinge".
 
@@ -229,16 +229,17 @@ def lira_global(signals: Signals, *, target: int, score: str = "phi") -> np.ndar
 
 
 def lira_coverage(signals: Signals, *, target: int) -> dict[str, int]:
-  """Count the audited records whose Gaussians are not fitted in the plain way.
+  """Count the audited records whose Gaussians need a fallback.
 
   Args:
-    signals: with phi.
+    signals: signals with phi.
     target: index of the attacked model.
 
   Returns:
-    pooled_in, pooled_out: records with one model on that side, given pooled variance;
-    offline: no model in, but some out; excluded: no model out (score NaN);
-    floored_in, floored_out: records whose own variance was raised to the floor.
+    Counts. pooled_in, pooled_out: records with one model on that side, which take the
+    pooled variance; offline: records with no model in, but some out; excluded: records
+    with no model out (score NaN); floored_in, floored_out: records whose own variance
+    was raised to the floor.
 
   >>> signals = Signals.from_phi([[0.], [1.], [2.]], [[True], [True], [False]])
   >>> counts = lira_coverage(signals, target=0)

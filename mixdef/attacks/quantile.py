@@ -1,4 +1,4 @@
-"""Quantile regression: how high would the target score a record it never saw?"""
+"""Quantile regression of the target's outputs on records that no model trained on."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,7 +11,7 @@ from mixdef.core.check import checked, number, one_of
 from mixdef.core.registry import attack
 
 _STEPS = 200
-_LOWEST = 0.5 * np.log(FLOOR)  # of log sigma, in units of the population's spread
+_LOWEST = 0.5 * np.log(FLOOR)  # of log sigma, in units of the population's std
 
 
 @attack(family="reference", reads="signals")
@@ -29,10 +29,10 @@ def quantile(
   score: str = "hinge",
   features: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> np.ndarray:
-  """Score a record by how far the target's output exceeds what was to be expected.
+  """Score a record by how far the target's output exceeds its predicted value.
 
-  The target's outputs s on the population, which no model trained on and which is
-  never scored, are regressed on features u of the records (query 0):
+  The target's outputs s on the population, which no model trained on and which is never
+  scored, are regressed on features u of the records (query 0):
 
       gaussian: (mu, log sigma)(u) = argmin sum_z log sigma + (s - mu)^2/(2 sigma^2)
                 score = (s - mu(x))/sigma(x)
@@ -42,20 +42,20 @@ def quantile(
   mu, log sigma and q are linear in the features.
 
   Args:
-    signals: with a population; with two models or more unless features are given.
+    signals: signals with a population; of two models or more unless features are given.
     target: index of the attacked model.
-    head: "gaussian" gives every quantile at once; "pinball" fits one, and is meant to
-      be thresholded at 0.
+    head: "gaussian" fits all quantiles at once; "pinball" fits one quantile and is
+      meant to be thresholded at 0.
     fpr: false-positive rate in (0, 1) of the pinball quantile.
     score: "hinge" or "phi".
-    features: u of the population [Z, D] and of the records [N, D], finite. Default:
-      the label and the mean output of the references without the record. Pass one-hot
-      labels for an attack without references, or embeddings of the records; D should
-      be well below Z.
+    features: u of the population [Z, D] and of the records [N, D], finite. The default
+      is the label and the mean output of the references without the record. Pass
+      one-hot labels for an attack without references, or embeddings of the records; D
+      should be well below Z.
 
   Returns:
-    Scores [N]; NaN where not audited, or where the default features lack a reference
-    without the record.
+    Scores [N]; NaN where not audited, or where every reference trained on the record
+    and the default features are used.
 
   Raises:
     Unavailable: without a population, without `hinge`, or if no reference is left.
@@ -103,7 +103,7 @@ def _reference_features(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Return features [Z, D] of the population and [N, D] of the records.
 
-  A record that no reference is without gets NaN.
+  A record that every reference trained on gets NaN.
   """
   try:
     out = signals.references(target) & ~signals.keep
@@ -133,7 +133,7 @@ def _reference_features(
 def _given_features(
   features: tuple[ArrayLike, ArrayLike], unseen: int, records: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Return the caller's features, standardised, or say what is wrong with them."""
+  """Return the caller's features, standardized; raise an error if they are unusable."""
   known, asked = (np.asarray(part, dtype=np.float64) for part in features)
   for part, rows, name in ((known, unseen, "population"), (asked, records, "records")):
     if part.ndim != 2 or len(part) != rows or part.shape[1] != known.shape[-1]:
@@ -146,7 +146,7 @@ def _given_features(
 
 
 def _standardise(known: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Shift and scale both by the columns of the first."""
+  """Shift and scale both arrays by the column statistics of the first."""
   spread = known.std(0)
   spread = np.where(spread > 0, spread, 1.0)
   return (known - known.mean(0)) / spread, (asked - known.mean(0)) / spread
@@ -155,7 +155,7 @@ def _standardise(known: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.n
 def _gaussian(
   known: np.ndarray, values: np.ndarray, asked: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Return mu and log sigma [N] of the records asked, linear in centred features."""
+  """Return mu and log sigma [N] of the queried records, linear in centred features."""
   spread = values.std() if values.std() > 0 else 1.0
   scaled = (values - values.mean()) / spread
   design = np.insert(known, 0, 1.0, axis=1)
@@ -167,8 +167,8 @@ def _gaussian(
     weighted = design.T * weight
     centre = np.linalg.solve(weighted @ design + penalty, weighted @ scaled)
     surprise = (scaled - design @ centre) ** 2 * weight
-    # Half the curvature that was expected and half the one observed: with either alone
-    # a step overshoots where outliers, or perfect fits, gather.
+    # Average the expected and the observed curvature: with either one alone, a step
+    # overshoots where outliers, or perfect fits, cluster.
     curvature = design.T * (1 + surprise) @ design + penalty
     step = np.linalg.solve(curvature, design.T @ (surprise - 1) - penalty @ slope)
     largest = np.abs(design @ step).max()
@@ -184,7 +184,7 @@ def _gaussian(
 def _pinball(
   known: np.ndarray, values: np.ndarray, asked: np.ndarray, level: float
 ) -> np.ndarray:
-  """Return the quantile [N] of the records asked, linear in the features."""
+  """Return the quantile [N] of the queried records, linear in the features."""
   from sklearn.linear_model import QuantileRegressor
 
   model = QuantileRegressor(quantile=level, alpha=0.0).fit(known, values)

@@ -1,4 +1,4 @@
-"""Ask an ensemble about every record: aligned views in, `Signals` out."""
+"""Query an ensemble on every record and condense the outputs to `Signals`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from mixdef.data import Dataset
 from mixdef.training import Ensemble
 from mixdef.training.progress import Progress
 
-_RECORDS = 256  # asked about at once; outputs [S,B,Q,K] of a block are what is held
+_RECORDS = 256  # records per block; outputs [S,B,Q,K] of one block are held
 
 
 def signals(
@@ -24,24 +24,25 @@ def signals(
   log_probs: bool = True,
   progress: bool = False,
 ) -> Signals:
-  """Query the released models about every record.
+  """Query the released models on every record.
 
-  Streams over records: outputs of one block are held, then only three numbers per
-  model, record and view, and the log-probabilities of view 0.
+  Records are streamed: only the outputs of one block are held in full. Of all others,
+  three numbers per model, record and view are kept, and the log-probabilities of view
+  0.
 
   Args:
     ensemble: S trained models.
     queries: x [B,...] -> [B,Q,...], the Q views of each record; the same for every
-      model, view 0 the record itself.
+      model, with the record itself as view 0.
     population: records that no model trained on and that are not among the ensemble's,
-      for attacks that calibrate on them; `ensemble.data.test`, for one.
-    log_probs: keep the log-probabilities [S,N,K] of view 0, which entropies and trained
-      attack models read; never the population's.
-    progress: show a progress bar (on a terminal) or lines.
+      such as `ensemble.data.test`, for attacks that calibrate on them.
+    log_probs: whether to keep the log-probabilities [S,N,K] of view 0, which entropies
+      and trained attack models read; the population's are never kept.
+    progress: whether to show a progress bar (on a terminal) or lines.
 
   Returns:
-    `Signals` over S models, the N records of the ensemble's data and Q views; only the
-    data's audited records are marked as such.
+    `Signals` of S models, the N records of the ensemble's data and Q views. Only the
+    audited records of the data are marked as audited.
 
   Raises:
     ValueError: if a model answers NaN, the views have another shape, or the population
@@ -72,7 +73,7 @@ def signals(
 
 
 def _ask(ensemble, data, queries, log_probs, progress) -> dict[str, Any]:
-  """Statistics [S,N,Q] and, if wanted, log-probabilities [S,N,K] of one data set."""
+  """Return statistics [S,N,Q] and, if wanted, log-probabilities [S,N,K]."""
   stacks = {}
 
   def put(name, models, rows, block):
@@ -98,7 +99,7 @@ def _ask(ensemble, data, queries, log_probs, progress) -> dict[str, Any]:
 
 
 def _views(queries, x):
-  """The views [B,Q,...] of records x [B,...], refused if they have another shape."""
+  """Return the views [B,Q,...] of records x [B,...]; reject any other shape."""
   views = queries(x)
   if views.shape[0] != len(x) or views.shape[2:] != x.shape[1:]:
     raise ValueError(

@@ -2,12 +2,12 @@
 
     r(x) = p(x | theta) / p(x),   p(x | theta) = p_y of the target
 
-`rmia` and `base` average p_y over reference models to get p(x), which `mode` chooses:
+`rmia` and `base` average p_y over reference models to get p(x), as `mode` selects:
   "online": all references, with the record and without.
-  "offline": the references without the record; a correction makes up for the others.
+  "offline": the references without the record; a correction stands in for the others.
 
 Each record is averaged over its own number of references, in log space. A record that
-no reference is without has no score (NaN).
+every reference trained on has no score (NaN).
 """
 
 from collections.abc import Sequence
@@ -38,33 +38,33 @@ def rmia(
   gamma: float = 2.0,
   score: str = "probability",
 ) -> np.ndarray:
-  """Score by the share of population records that the record dominates.
+  """Score by the fraction of population records that the record dominates.
 
       score(x) = Pr_z[LR(x, z) >= gamma],   LR(x, z) = r(x) / r(z)
       online:  p(x) = mean of p_y over all references
       offline: p(x) = [(1 + a) pbar_out(x) + (1 - a)]/2
 
-  The offline form puts pbar_in = a pbar_out + (1 - a) for the references with x. For
-  one target the score never decreases in r(x): the population and gamma only coarsen
-  it, but put the scores of several targets on one scale.
+  The offline form sets pbar_in = a pbar_out + (1 - a) for the references with x. For
+  one target the score never decreases in r(x): the population and gamma only make it
+  coarser, but they put the scores of several targets on one scale.
 
-  p(z) follows the rule of p(x), over the models that may be references of any record.
-  All of them are without z, so online the p(x) of a record has an in half that p(z)
-  has not, which lowers LR alike for members and non-members.
+  p(z) follows the same rule as p(x), over the models that may be references of any
+  record. None of them trained on z. Online, p(x) therefore has an in part that p(z)
+  lacks, which lowers LR equally for members and non-members.
 
   Args:
-    signals: with a population, unless score is "ratio".
+    signals: signals with a population, unless score is "ratio".
     target: index of the attacked model.
     mode: "online" or "offline".
     a: in [0, 1], offline only; 0.3 in the authors' CIFAR-10 runs. `tune_offline_a`
-      chooses it without the target.
-    gamma: > 0. 2 in the authors' first code, 1 in their later tool; a larger one ties
+      chooses it without using the target.
+    gamma: > 0; 2 in the authors' first code, 1 in their later tool. A larger value ties
       fewer records at 1, a smaller one fewer at 0.
     score: "probability" as above, or "ratio" for log r(x), which has no ties and needs
       no population.
 
   Returns:
-    Scores [N] in [0, 1], or nats for "ratio"; NaN where no reference is out, or not
+    Scores [N] in [0, 1], or in nats for "ratio"; NaN where no reference is out, or not
     audited.
 
   Raises:
@@ -109,20 +109,20 @@ def tune_offline_a(
   pseudo_target: int | None = None,
   grid: Sequence[float] = tuple(np.linspace(0, 1, 11).tolist()),
 ) -> float:
-  """Choose `a` of offline `rmia` by an attack on a reference model.
+  """Choose `a` of offline `rmia` by attacking a reference model.
 
-  The pseudo-target is attacked as the target will be. Only its own outputs and
-  membership are judged, and the target is not among its references. The AUC is that
-  of r(x), which the population only coarsens.
+  The pseudo-target is attacked in the same way as the target will be. Only its own
+  outputs and membership are evaluated, and the target is not among its references. The
+  AUC is that of r(x), which the population only makes coarser.
 
   Args:
-    signals: any.
-    target: the model to be attacked later; nothing of it is read.
+    signals: any signals.
+    target: index of the model to be attacked later; none of its data is read.
     pseudo_target: index of the model attacked here; default (target + 1) mod S.
     grid: values of `a` to try, each in [0, 1].
 
   Returns:
-    The value with the highest AUC; of equally good ones the first.
+    The value with the highest AUC; the first of equally good ones.
 
   Raises:
     ValueError: if the pseudo-target is the target or has only one kind of record, or
@@ -169,10 +169,10 @@ def base(
       online:  log p(x | theta) - log mean_k p_y(x | theta_k), all references k
       offline: log p(x | theta) - s log mean_k p_y(x | theta_k), k without x
 
-  Online, this is log r of `rmia`; offline with s = 1 it is log r of `rmia` at a = 1.
+  Online, this is log r of `rmia`. Offline with s = 1 it is log r of `rmia` at a = 1.
 
   Args:
-    signals: any.
+    signals: any signals.
     target: index of the attacked model.
     mode: "online" or "offline".
     s: in [0, 1], offline only; 0.33 in public code.
@@ -205,7 +205,7 @@ def base(
 def log_mean_confidence(loss: np.ndarray, chosen: np.ndarray) -> np.ndarray:
   """Return log mean_k exp(-loss_k) over the chosen models of each record.
 
-  Confidences near 1 keep the digits of their losses, and losses of any size are fine.
+  Confidences near 1 keep the precision of their losses, and losses may be of any size.
 
   Args:
     loss: [S, N, Q] in nats.
@@ -230,7 +230,7 @@ def log_mean_confidence(loss: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 
 def _chosen(signals: Signals, target: int, mode: str) -> np.ndarray:
-  """Return the models averaged for each record, none where no reference is out."""
+  """Return the models averaged per record; none where no reference is out."""
   usable = signals.references(target)
   out = usable & ~signals.keep
   return usable & out.any(0) if mode == "online" else out

@@ -1,7 +1,7 @@
-"""The target's loss on a record, against other records or against other models.
+"""The target's loss on a record, relative to other records or to other models.
 
-Two losses are compared by their phi, which falls as the loss grows and does not round
-to 0 for a record that a model is sure of.
+Losses are compared through phi, which decreases as the loss grows and does not round to
+0 for a record on which a model is nearly certain.
 """
 
 import numpy as np
@@ -13,14 +13,14 @@ from mixdef.core.registry import attack
 
 @attack(family="reference", reads="signals")
 def attack_p(signals: Signals, *, target: int) -> np.ndarray:
-  """Score by the share of non-members that the target finds at least as hard.
+  """Score by the fraction of non-members whose loss on the target is at least as high.
 
       Pr_z[l(theta, z) >= l(theta, x)], z in the population (query 0)
 
-  It ranks as `loss_threshold`, more coarsely, and puts targets on one scale.
+  It ranks as `loss_threshold`, but more coarsely, and puts targets on one scale.
 
   Args:
-    signals: with a population.
+    signals: signals with a population.
     target: index of the attacked model.
 
   Returns:
@@ -49,12 +49,12 @@ def attack_p(signals: Signals, *, target: int) -> np.ndarray:
 
 @attack(family="reference", reads="signals")
 def attack_r(signals: Signals, *, target: int) -> np.ndarray:
-  """Score by the share of references that find the record at least as hard.
+  """Score by the fraction of references whose loss on the record is at least as high.
 
       Pr_k[l(theta_k, x) >= l(theta, x)], k without x (query 0)
 
   Args:
-    signals: of S >= 2 models; only models without the record are read.
+    signals: signals of S >= 2 models; only models without the record are read.
     target: index of the attacked model.
 
   Returns:
@@ -80,12 +80,12 @@ def attack_r(signals: Signals, *, target: int) -> np.ndarray:
 
 @attack(family="reference", reads="signals")
 def calibrated_loss(signals: Signals, *, target: int) -> np.ndarray:
-  """Score by how much easier the record is for the target than for references.
+  """Score by the mean loss of the references minus the loss of the target.
 
       mean_k l(theta_k, x) - l(theta, x), k without x (query 0)
 
   Args:
-    signals: of S >= 2 models; only models without the record are read.
+    signals: signals of S >= 2 models; only models without the record are read.
     target: index of the attacked model.
 
   Returns:

@@ -1,4 +1,4 @@
-"""The privacy risk score: how a shadow's members and non-members share a bin."""
+"""The privacy risk score: the fraction of members in a bin of a shadow's histogram."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from mixdef.attacks.signals import Signals
 from mixdef.core.check import checked, count, one_of, optional
 from mixdef.core.registry import attack
 
-_SMALLEST = 1e-10  # a histogram on a log scale has no place for 0
+_SMALLEST = 1e-10  # a histogram on a log scale cannot hold 0
 
 
 @attack(family="threshold", reads="signals")
@@ -27,20 +27,20 @@ def privacy_risk_score(
       score = h_in(b) / (h_in(b) + h_out(b)),   b = the bin of the target's value
 
   h_in and h_out are the histograms of the shadow's members and non-members of the
-  record's class, each of sum 1: the posterior at a prior of 1/2. Member iff
-  score >= 1/2.
+  record's class, each with sum 1, so the score is the posterior at a prior of 1/2.
+  Member iff score >= 1/2.
 
   Args:
-    signals: with `labels`.
+    signals: signals with `labels`.
     target: index of the attacked model.
-    shadow: index of the model of the histograms, never the target; default the first
-      one after it that can, see `one_shadow`.
+    shadow: index of the model that provides the histograms, never the target; default
+      the first eligible one after it, see `one_shadow`.
     statistic: "loss" or "confidence", the true-class probability p_y.
-    bins: bins of equal width on a log scale, from the smallest to the largest value
-      of the class on the shadow.
+    bins: number of bins of equal width on a log scale, from the smallest to the largest
+      value of the class on the shadow.
 
   Returns:
-    Scores [N] in [0, 1], at most `bins` different ones a class; NaN where not audited.
+    Scores [N] in [0, 1], at most `bins` distinct ones per class; NaN where not audited.
 
   Raises:
     ValueError: if the shadow or the statistic is not usable, or labels miss.
@@ -68,13 +68,14 @@ def privacy_risk_score(
 def posterior(
   values: np.ndarray, inside: np.ndarray, out: np.ndarray, *, bins: int = 5
 ) -> np.ndarray:
-  """Return h_in/(h_in + h_out) at the bins of some values.
+  """Return h_in/(h_in + h_out) at the bins of the given values.
 
   Args:
     values: [V] >= 0.
-    inside: [I] >= 0 of members, at least one.
-    out: [O] >= 0 of non-members, at least one.
-    bins: log-spaced between the extremes of inside and out, floored at 1e-10.
+    inside: [I] >= 0, values of members, at least one.
+    out: [O] >= 0, values of non-members, at least one.
+    bins: number of bins, log-spaced between the extremes of inside and out, floored at
+      1e-10.
 
   Returns:
     float64 [V] in [0, 1].

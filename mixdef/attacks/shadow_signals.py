@@ -1,4 +1,4 @@
-"""Train shadow models and ask them, chunk by chunk: memory does not grow with S."""
+"""Train shadow models and query them by chunk, so that memory does not grow with S."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from mixdef.training.shadows import Shadows
 from mixdef.training.signature import digest
 
 _OTHERS = "population/"
-_RECORDS = 256  # whose views are held at once
+_RECORDS = 256  # records whose views are held at once
 
 
 @dataclasses.dataclass(frozen=True)
 class ShadowSignals:
-  """What S shadow models answered, and what is known of their training.
+  """Outputs of S shadow models, with facts about their training.
 
   Attributes:
-    signals: of the sound models, in the order of their numbers.
-    models: int [S'], the numbers of the sound models.
-    diverged: numbers of models whose parameters are not finite: they are left out.
-    guarantee: `epsilon` and `delta` that the defense states, else None.
-    strategy: how the models shared the machine.
-    seconds: that training took, of interrupted runs, too.
-    per_minute: models trained a minute.
+    signals: signals of the finite models, ordered by model index.
+    models: int [S'], indices of the finite models.
+    diverged: indices of the models whose parameters are not finite; they are excluded.
+    guarantee: `epsilon` and `delta` that the defense states, or None.
+    strategy: how the models were distributed over the devices.
+    seconds: training time, including that of interrupted runs.
+    per_minute: models trained per minute.
   """
 
   signals: Signals
@@ -55,26 +55,27 @@ def shadow_signals(
   out: Any = None,
   **training: Any,
 ) -> ShadowSignals:
-  """Train S models on S subsets and query each about every record.
+  """Train S models on S subsets and query each of them on every record.
 
-  As `signals(fit_many(...))`, but a chunk of models is asked as soon as it is trained,
-  so that only the answers of all S are held. With `out`, answers are written there, one
-  entry a model, and a later call with more models adds to them. Models that diverged
-  (not finite) are left out, with a warning.
+  This gives the same result as `signals(fit_many(...))`, but a chunk of models is
+  queried as soon as it is trained, so only the outputs of all S models are held. If
+  `out` is given, outputs are written there, one entry per model, and a later call with
+  more models adds to them. Models that diverged (not finite) are excluded, with a
+  warning.
 
   Args:
     learner: as in `fit_many`.
     data: as in `fit_many`.
     keep: bool [S,N], the members of each model.
-    queries: the views of a record that are asked about, as in `signals`.
+    queries: the views of a record to query, as in `signals`.
     population: as in `signals`.
-    keep_params: False writes the answers only, not the models: other questions then
-      need another training.
-    out: folder of models and answers, as in `fit_many`.
+    keep_params: False writes only the outputs, not the models; different queries then
+      require training again.
+    out: folder for models and outputs, as in `fit_many`.
     **training: `epochs`, `batch_size`, `seed` and the like, as in `fit_many`.
 
   Returns:
-    The `ShadowSignals`; of several processes each gets all of it.
+    The `ShadowSignals`; with several processes, each gets all of it.
 
   Raises:
     ValueError: as `fit_many` and `signals`, and if all models diverged.
@@ -96,20 +97,20 @@ def shadow_signals(
 
 
 class _Asked:
-  """The answers of models: in the store if there is one, else in memory."""
+  """Outputs of models, kept in the store if there is one, otherwise in memory."""
 
   def __init__(self, shadows: Shadows, kind: str):
     self.shadows, self.kind, self._here = shadows, kind, {}
 
   def has(self, model: int) -> bool:
-    """Say whether a model's answers are in the store and can be read."""
+    """Return whether a model's outputs are in the store and readable."""
     store, name = self.shadows.store, f"{self.kind}/{model:05d}"
     if store is None or not store.has(name):
       return False
     return store.notes(name) is not None and store.load_arrays(name) is not None
 
   def put(self, models, answers: Signals | None, chunk) -> None:
-    """Keep a chunk's answers; None for models that diverged."""
+    """Save a chunk's outputs; None marks models that diverged."""
     notes = {"guarantee": chunk[0].guarantee, "diverged": answers is None}
     for place, model in enumerate(models.tolist()):
       arrays = {} if answers is None else _of_model(answers, place)
@@ -123,7 +124,7 @@ class _Asked:
       self.shadows.store.save(name, arrays, made_from=made_from, **notes)
 
   def gather(self, data, population) -> ShadowSignals:
-    """Join the answers of all models."""
+    """Combine the outputs of all models."""
     shadows, found = self.shadows, {}
     for model in range(len(shadows.keep)):
       found[model] = self._here.get(model) or self._read(model)
@@ -170,7 +171,7 @@ class _Asked:
 
 
 def _of_model(answers: Signals, place: int) -> dict[str, np.ndarray]:
-  """Return what one model answered, the population's answers by their prefix."""
+  """Return the outputs of one model, with a prefix for those on the population."""
   names = ("phi", "hinge", "correct", "log_probs")
   stacks = {name: getattr(answers, name) for name in names}
   own = {name: stack[place] for name, stack in stacks.items() if stack is not None}
@@ -181,7 +182,7 @@ def _of_model(answers: Signals, place: int) -> dict[str, np.ndarray]:
 
 
 def _name_of(queries, data, population) -> str:
-  """Name the questions by what is asked: every view of every record."""
+  """Return a name for the queries, derived from every view of every record."""
   asked = [data] if population is None else [data, population]
   words = [
     digest(queries(records.x[first : first + _RECORDS]))

@@ -1,4 +1,4 @@
-"""What the reference attacks read: statistics of S models on N records and Q views."""
+"""Statistics of S models on N records and Q views, which reference attacks read."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from mixdef.attacks import _designs, _outputs, _per_record
 from mixdef.attacks._targets import Unavailable, check_model
 from mixdef.core import validate
 
-_CHANCE = 2e-3  # that so many records of a population agree with others by accident
+_CHANCE = 2e-3  # probability that this many population records match others by accident
 _STATISTICS = ("phi", "hinge", "loss", "correct")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Signals:
-  """Statistics of an ensemble's outputs, with who trained on what.
+  """Statistics of an ensemble's outputs, with the membership matrix.
 
-  Every model sees the same Q views of a record; view 0 is the record itself.
+  All models see the same Q views of a record; view 0 is the record itself.
 
   Attributes:
     phi: float64 [S, N, Q], log p_y - log(1 - p_y).
     hinge: float64 [S, N, Q], margin over the best other class, or None.
-    correct: bool [S, N, Q], the label is predicted, or None.
+    correct: bool [S, N, Q], whether the label is predicted, or None.
     keep: bool [S, N], True where model s trained on record i.
     labels: int [N], or None.
-    audited: bool [N]; False marks reference rows and other records that are never
-      scored and never enter a fit over records. All True by default.
-    ids: integers or text [N], all different: names of the records, or None.
+    audited: bool [N]; False marks auxiliary and other records that are never scored and
+      never enter a fit over records. All True by default.
+    ids: integers or text [N], unique names of the records, or None.
     log_probs: float32 [S, N, K] of the record itself, or None.
-    population: the same models on Z records that no model trained on and that are not
-      among the N, or None.
-    design: how the subsets were drawn: "bernoulli", "balanced" (every record in half
-      of the models), "constant" (in the same number of them) or "dependent"; None finds
-      out from `keep`. See `references`.
-    target: the one model to audit, to which the others are references only; None to
-      audit each in turn.
+    population: signals of the same models on Z records that no model trained on and
+      that are not among the N, or None.
+    design: how the subsets were drawn: "bernoulli", "balanced" (every record in half of
+      the models), "constant" (every record in the same number of models) or
+      "dependent"; None detects it from `keep`. See `references`.
+    target: the only model to audit, for which the others serve as references; None
+      audits each model in turn.
   """
 
   phi: np.ndarray
@@ -56,7 +56,7 @@ class Signals:
   target: Any = None
 
   def __post_init__(self) -> None:
-    """Refuse shapes that disagree and values that no attack can rank."""
+    """Reject inconsistent shapes and values that no attack can rank."""
     phi = validate.numbers(self.phi, "phi").astype(np.float64, copy=False)
     if phi.ndim != 3 or 0 in phi.shape:
       raise ValueError(f"phi has shape {phi.shape}; pass [S, N, Q], none 0")
@@ -114,7 +114,7 @@ class Signals:
     known = self.audited | self.keep.any(0)
     own, theirs = _marks(self.phi[:, known]), _marks(others.phi)
     copies, count = np.isin(theirs, own), len(theirs)
-    # Tables hold equal rows, and small models give different ones the same outputs.
+    # Tables hold equal rows, and small models give different rows the same outputs.
     alike = max(0.02, 2 * (1 - len(np.unique(own)) / max(1, len(own))))
     from scipy.stats import binom
 
@@ -143,18 +143,18 @@ class Signals:
 
     Args:
       logits: [S, N, K], or [S, N, Q, K] with Q aligned views; see
-        `per_record.statistics` for what -inf means.
+        `per_record.statistics` for the meaning of -inf.
       labels: int [N], classes in 0..K-1.
       keep: bool [S, N], True = member.
       audited: bool [N], default all True.
       population: logits [S, Z, K] or [S, Z, Q, K] and labels [Z] of records that no
         model trained on.
       ids: integers or text [N], names of the records for the report.
-      design: one of `designs.DESIGNS`; default found out from `keep`.
-      target: the one model to audit, 0 to S-1; default each in turn.
+      design: one of `designs.DESIGNS`; detected from `keep` by default.
+      target: the only model to audit, 0 to S-1; default each in turn.
 
     Returns:
-      Signals with every statistic; one model is worked on at a time.
+      Signals with every statistic, computed one model at a time.
 
     Raises:
       ValueError: if shapes disagree, keep is not bool, the logits hold NaN, or are
@@ -208,16 +208,16 @@ class Signals:
     ids: ArrayLike | None = None,
     design: str | None = None,
   ) -> Signals:
-    """Build signals from phi alone; the loss follows, the rest stays None.
+    """Build signals from phi alone; the loss follows from it, the rest stays None.
 
     Args:
       phi: [S, N], or [S, N, Q] with Q aligned views; finite.
       keep: bool [S, N], True = member.
-      labels: int [N], for attacks with one threshold a class.
+      labels: int [N], for attacks with one threshold per class.
       audited: bool [N], default all True.
       population: phi [S, Z] or [S, Z, Q] of records that no model trained on.
       ids: integers or text [N], names of the records for the report.
-      design: one of `designs.DESIGNS`; default found out from `keep`.
+      design: one of `designs.DESIGNS`; detected from `keep` by default.
 
     Returns:
       The signals.
@@ -247,7 +247,7 @@ class Signals:
     return _per_record.loss_of_phi(self.phi)
 
   def statistic(self, name: str) -> np.ndarray:
-    """Return the named statistic [S, N, Q], or say why these signals lack it."""
+    """Return the named statistic [S, N, Q]; raise an error if these signals lack it."""
     if name not in _STATISTICS:
       raise ValueError(f"unknown statistic {name!r}; choose from {_STATISTICS}")
     values = getattr(self, name)
@@ -259,9 +259,9 @@ class Signals:
 
   @functools.cached_property
   def related(self) -> np.ndarray:
-    """Pairs of models that are no references of each other, bool [S, S].
+    """Pairs of models that are not references of each other, bool [S, S].
 
-    Their subsets follow from each other (`designs.related`), or they are one model that
+    Their subsets determine each other (`designs.related`), or they are one model that
     is listed twice: same subset, same outputs.
     """
     return _designs.related(self.keep[:, self.audited]) | self._twice
@@ -275,9 +275,9 @@ class Signals:
   def references(self, target: int) -> np.ndarray:
     """Return which models may serve as references for each record, bool [S, N].
 
-    Never the target or a model whose subset follows from the target's, and unless draws
-    were independent no more models of either kind than say nothing of the target; see
-    `designs.references`.
+    This excludes the target and every model whose subset follows from the target's.
+    Unless draws were independent, it also drops models until the remaining counts do
+    not reveal the target's membership; see `designs.references`.
 
     Raises:
       Unavailable: if no model may serve for any record.
@@ -285,7 +285,7 @@ class Signals:
     return self._others(target, _designs.references)
 
   def shadows(self, target: int) -> np.ndarray:
-    """Return on which models and records an attack may learn, bool [S, N].
+    """Return on which models and records an attack may be fitted, bool [S, N].
 
     See `designs.shadows`.
 
@@ -299,7 +299,7 @@ class Signals:
     usable = choose(
       self.keep, target, audited=self.audited, design=self.design, alike=self.related
     )
-    usable[np.triu(self._twice).any(0)] = False  # a copy is no second opinion
+    usable[np.triu(self._twice).any(0)] = False  # a copy adds no information
     if not usable[:, self.audited].any():
       reason = "the subsets of the other models follow from each other's"
       if len(usable) == 1:
@@ -313,16 +313,16 @@ class Signals:
     return usable
 
   def first_models(self, count: int) -> Signals:
-    """Return these signals with the first `count` models only.
+    """Return signals of the first `count` models only.
 
-    Part of a balanced design stays one: the counts of its models still lean, if less,
-    to the other side than the target, and evening them out costs references only. Part
-    of a constant design counts as what it looks like.
+    A slice of a balanced design is still treated as balanced: the counts of its models
+    remain informative, if less so, and balancing them costs only references. The design
+    of a slice of a constant design is detected anew.
     """
     return self._only(slice(count), range(count))
 
   def only_models(self, models: Sequence[int]) -> Signals:
-    """Return these signals with these models only, in this order."""
+    """Return signals of these models only, in this order."""
     return self._only(list(models), models)
 
   def _only(self, chosen: slice | list[int], models: Sequence[int]) -> Signals:
@@ -337,7 +337,7 @@ class Signals:
     )
 
   def first_view(self) -> Signals:
-    """Return these signals with view 0, the records themselves, only."""
+    """Return signals of view 0 only, which holds the records themselves."""
     others = self.population and self.population.first_view()
     own = self._each(lambda values: values[:, :, :1])
     return dataclasses.replace(self, **own, population=others)
@@ -347,7 +347,7 @@ class Signals:
     return {name: None if v is None else cut(v) for name, v in stacks.items()}
 
   def check_model(self, name: str, model: Any) -> int:
-    """Return the index of a model; a ValueError unless it is one of the S models."""
+    """Return the index of a model; raise a ValueError unless it is one of S."""
     return check_model(name, model, len(self.phi))
 
   def only_audited(self, scores: np.ndarray) -> np.ndarray:
@@ -362,14 +362,14 @@ _CHECKS = {
   "labels": lambda values: validate.labels(values, "labels"),
   "ids": validate.ids,
 }
-"""How the optional arrays of `Signals` are read."""
+"""Conversions of the optional arrays of `Signals`."""
 
 
 def _marks(phi: np.ndarray) -> np.ndarray:
-  """Return a number [N] of each record's phi in all models, to three digits.
+  """Return a fingerprint [N] of each record's phi in all models, to three digits.
 
-  Rounding lets copies be found whose outputs differ as those of other batches do. In
-  one model many records agree to three digits by chance: there it is to five.
+  Rounding matches copies whose outputs differ because they were in another batch. With
+  one model, many records agree to three digits by chance, so five are used.
   """
   scale = 1e3 if len(phi) > 1 else 1e5
   digits = np.round(np.clip(phi[..., 0] * scale, -(2**62), 2**62))

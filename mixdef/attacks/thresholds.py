@@ -14,13 +14,13 @@ from mixdef.metrics.ranking import best_threshold
 
 @attack(family="threshold", reads="signals")
 def gap(signals: Signals, *, target: int) -> np.ndarray:
-  """Call a record a member iff the target predicts its label (query 0).
+  """Classify a record as a member iff the target predicts its label (query 0).
 
-  Its balanced accuracy is 1/2 + (train accuracy - test accuracy)/2 exactly; any attack
+  Its balanced accuracy is exactly 1/2 + (train accuracy - test accuracy)/2. An attack
   below that on the same model is broken.
 
   Args:
-    signals: with `correct`.
+    signals: signals with `correct`.
     target: index of the attacked model.
 
   Returns:
@@ -45,7 +45,7 @@ def loss_threshold(signals: Signals, *, target: int) -> np.ndarray:
   """Score a record by its negated loss on the target, `-l` (query 0).
 
   Args:
-    signals: any.
+    signals: any signals.
     target: index of the attacked model.
 
   Returns:
@@ -73,17 +73,16 @@ def confidence(
 
       score = phi(x) - t_y,   t_c = argmax_t [TPR_c(t) + TNR_c(t)]/2 on the shadow
 
-  Member iff score >= 0. The confidence p_y is read on the scale
-  phi = log p_y - log(1 - p_y): the decisions are those of p_y, but values near 1 do
-  not round to ties.
+  Member iff score >= 0. The confidence p_y is compared on the scale phi = log p_y -
+  log(1 - p_y): the decisions are those of p_y, but values near 1 do not round to ties.
 
   Args:
-    signals: with `labels` if `per_class`.
+    signals: signals, with `labels` if `per_class`.
     target: index of the attacked model.
     shadow: index of the model that sets the thresholds, never the target; default the
-      first one after it that can, see `one_shadow`.
-    per_class: one threshold a class. A class of which the shadow saw no member or no
-      non-member gets the global threshold.
+      first eligible one after it, see `one_shadow`.
+    per_class: whether to set one threshold per class. A class without members or
+      without non-members on the shadow gets the global threshold.
 
   Returns:
     Scores [N] in nats; NaN where not audited.
@@ -119,10 +118,10 @@ def entropy(
       score = sum_k p_k log p_k - t_y,   t_y as in `confidence`
 
   Args:
-    signals: with `log_probs`, and `labels` if `per_class`.
+    signals: signals with `log_probs`, and with `labels` if `per_class`.
     target: index of the attacked model.
     shadow: index of the model that sets the thresholds, as in `confidence`.
-    per_class: one threshold a class, as in `confidence`.
+    per_class: whether to set one threshold per class, as in `confidence`.
 
   Returns:
     Scores [N] in nats; NaN where not audited.
@@ -152,10 +151,10 @@ def mentr(
       t_y as in `confidence`
 
   Args:
-    signals: with `log_probs` and `labels`.
+    signals: signals with `log_probs` and `labels`.
     target: index of the attacked model.
     shadow: index of the model that sets the thresholds, as in `confidence`.
-    per_class: one threshold a class, as in `confidence`.
+    per_class: whether to set one threshold per class, as in `confidence`.
 
   Returns:
     Scores [N] in nats; NaN where not audited.
@@ -185,7 +184,7 @@ def _above_threshold(
   shadow: int | None,
   per_class: bool,
 ) -> np.ndarray:
-  """Return the target's statistic [N] less the threshold that suits the shadow best."""
+  """Return the target's statistic [N] minus the shadow's best threshold."""
   shadow, learn = one_shadow(signals, target, shadow)
   values, member = statistic(shadow), signals.keep[shadow]
   labels = labels_of(signals) if per_class else np.zeros(len(values), int)

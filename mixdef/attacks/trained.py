@@ -1,11 +1,12 @@
-"""Attacks that learn, on shadow outputs, what a member's output vector looks like.
+"""Attacks that train a classifier of members' outputs on shadow models.
 
 The attack model is fitted to outputs of shadow models, whose membership the attacker
-knows, and then reads the target's outputs. The score is its log-odds of membership,
-which does not saturate as the probability does; member iff score >= 0.
+knows, and is then applied to the target's outputs. The score is its log-odds of
+membership, which does not saturate as the probability does; member iff score >= 0.
 
-Option shared by the attacks that learn:
-  n_hidden: ReLU units of the attack model, 64 in the papers; 0 for softmax regression.
+Option shared by the trained attacks:
+  n_hidden: number of ReLU units of the attack model, 64 in the papers; 0 for softmax
+    regression.
 
 Deviation: the papers fit by Adam in small batches (ML-Leaks: rate .01, batch 10, 50
 epochs, l2 1e-6; its code is given 64 hidden units but runs softmax regression). Here 30
@@ -39,15 +40,15 @@ _MOST_A_CLASS = 1_000
 def shokri(
   signals: Signals, *, target: int, shadows: int = 10, n_hidden: int = 64
 ) -> np.ndarray:
-  """Score by attack models, one a class, fitted to the outputs of several shadows.
+  """Score by one attack model per class, fitted to the outputs of several shadows.
 
       score = log P_y(member | p) - log P_y(non-member | p),   p the output vector
 
   Args:
-    signals: with `log_probs` and `labels`.
+    signals: signals with `log_probs` and `labels`.
     target: index of the attacked model.
-    shadows: the most shadow models; see `several_shadows` for which.
-    n_hidden: ReLU units of each attack model; 0 for softmax regression.
+    shadows: maximum number of shadow models; see `several_shadows` for the choice.
+    n_hidden: number of ReLU units of each attack model; 0 for softmax regression.
 
   Returns:
     Scores [N] in nats; NaN where not audited.
@@ -83,11 +84,11 @@ def salem_1(
       score = log P(member | p_(1), p_(2), p_(3)) - log P(non-member | ...)
 
   Args:
-    signals: with `log_probs`; of two classes both posteriors are read.
+    signals: signals with `log_probs`; with two classes both posteriors are read.
     target: index of the attacked model.
-    shadow: index of the shadow, never the target; default the first one after it that
-      can, see `one_shadow`.
-    n_hidden: ReLU units of the attack model; 0 for softmax regression.
+    shadow: index of the shadow, never the target; default the first eligible one after
+      it, see `one_shadow`.
+    n_hidden: number of ReLU units of the attack model; 0 for softmax regression.
 
   Returns:
     Scores [N] in nats; NaN where not audited.
@@ -123,12 +124,12 @@ def salem_2(
   """Score as `salem_1` with a shadow that was trained on another data set.
 
   Args:
-    signals: with `log_probs`.
+    signals: signals with `log_probs`.
     target: index of the attacked model.
-    source: signals, with `log_probs`, of models of another data set, of as many or of
-      another number of classes.
+    source: signals, with `log_probs`, of models of another data set; the number of
+      classes may differ.
     source_model: index of the shadow in the source.
-    n_hidden: ReLU units of the attack model; 0 for softmax regression.
+    n_hidden: number of ReLU units of the attack model; 0 for softmax regression.
 
   Returns:
     Scores [N] in nats; NaN where not audited.
@@ -169,10 +170,10 @@ def salem_3(signals: Signals, *, target: int) -> np.ndarray:
 
       score = log p_(1) - log(1 - p_(1))
 
-  Increasing in p_(1), so it ranks alike, but values near 1 do not round to ties.
+  It increases in p_(1), so it ranks alike, but values near 1 do not round to ties.
 
   Args:
-    signals: with `log_probs`.
+    signals: signals with `log_probs`.
     target: index of the attacked model.
 
   Returns:
@@ -200,7 +201,7 @@ def salem_3(signals: Signals, *, target: int) -> np.ndarray:
 def _transfer(
   seen: np.ndarray, member: np.ndarray, asked: np.ndarray, n_hidden: int
 ) -> np.ndarray:
-  """Fit an attack model to seen outputs [R, K] and return its log-odds of others."""
+  """Fit an attack model to known outputs [R, K]; return its log-odds on others."""
   top = min(3, seen.shape[-1], asked.shape[-1])
   net = fit_attack_net(_largest(seen, top), member, n_hidden=n_hidden, most=_MOST)
   return net.log_odds(_largest(asked, top))

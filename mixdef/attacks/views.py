@@ -1,8 +1,8 @@
 """Aligned query sets: x [B,...] -> [B,Q,...], the same for every model, view 0 first.
 
-A view depends on the record's content alone, never on the model, on the block it comes
-in or on a random state: only then can the answers of two models be compared view by
-view. View 0 is the record itself.
+A view depends only on the record's content, never on the model, the block or a random
+state, so the outputs of two models can be compared view by view. View 0 is the record
+itself.
 """
 
 import itertools
@@ -21,12 +21,12 @@ Views = Callable[[np.ndarray], np.ndarray]
 
 
 def identity(x: np.ndarray) -> np.ndarray:
-  """Ask about the records as they are: x [B,...] -> [B,1,...]."""
+  """Query the records unchanged: x [B,...] -> [B,1,...]."""
   return x[:, None]
 
 
 def mirror(x: np.ndarray) -> np.ndarray:
-  """Ask about images and their mirror images: x [B,H,W,C] -> [B,2,H,W,C].
+  """Query images and their mirror images: x [B,H,W,C] -> [B,2,H,W,C].
 
   Raises:
     ValueError: if x holds no images.
@@ -39,14 +39,14 @@ def mirror(x: np.ndarray) -> np.ndarray:
 
 
 def flips_and_shifts(shift: int | None = None) -> Views:
-  """Make 18 views of images: {as it is, mirrored} x shifts {0, -s, s}^2.
+  """Make 18 views of images: {original, mirrored} x shifts {0, -s, s}^2.
 
-  What a shift uncovers is 0 on the data set's own scale: black, not the mean, for
-  images that the model normalises itself.
+  Uncovered pixels are 0 on the data set's own scale: black, not the mean, for images
+  that the model normalizes itself.
 
   Args:
-    shift: s in pixels, at least 1; default an eighth of the shorter side, which is the
-      customary 4 at 32 pixels.
+    shift: s in pixels, at least 1; the default is an eighth of the shorter side, which
+      is the customary 4 at 32 pixels.
 
   Returns:
     x [B,H,W,C] -> [B,18,H,W,C], of the same type.
@@ -108,10 +108,10 @@ def translations(distance: int = 1) -> Views:
 def rotations(degrees: int = 9) -> Views:
   """Make the 2r + 1 views of images rotated by 0, -r, ..., -1, 1, ..., r degrees.
 
-  Bilinear, about the centre; the border repeats the nearest pixel.
+  Interpolation is bilinear, about the centre; the border repeats the nearest pixel.
 
   Args:
-    degrees: r, at least 1. 9 is the official code's; 1 gives three angles.
+    degrees: r, at least 1. The official code uses 9; 1 gives three angles.
 
   Returns:
     x [B,H,W,C] -> [B,2r+1,H,W,C] float32, uint8 images as x / 255.
@@ -151,15 +151,15 @@ def mixed(
       view 0 = x,   view j = w_j x + (1 - w_j) z_j,   z_j drawn from the partners
 
   The statistic of a mixed view is that of the record's own label: `signals` reads phi,
-  hinge and correctness of y whatever the view, so the partner's label never enters and
-  a weight below 1/2 asks mostly about the partner. The loss against both labels is
+  hinge and correctness of y for every view, so the partner's label is never used and a
+  weight below 1/2 mostly queries the partner. The loss against both labels is
   `augmentation_aware`.
 
   Args:
-    partners: [P,...] records that no model trained on, of the same kind as x; else the
-      target's memory of the partner blurs the answer.
-    weights: w_j in (0, 1), the record's share of each view.
-    seed: of the partners; a record's are drawn by its content.
+    partners: [P,...] records that no model trained on, of the same kind as x; otherwise
+      the target's memorization of the partner adds noise to the score.
+    weights: w_j in (0, 1), the weight of the record in each view.
+    seed: random seed of the partners; a record's partners are drawn by its content.
 
   Returns:
     x [B,...] -> [B,1+len(weights),...] float32, uint8 images as x / 255.
@@ -223,8 +223,8 @@ VIEWS: dict[str, Callable[..., Views]] = {
   "shifts": lambda partners=None: flips_and_shifts(),
   "mixed": _mixed_or_unavailable,
 }
-"""Query sets by the name that a command line gives: `VIEWS[name](partners)`, partners
-[P,...] being the population's records, which only "mixed" reads."""
+"""Query sets by their command-line names: `VIEWS[name](partners)`, where partners
+[P,...] are the population's records, which only "mixed" reads."""
 
 
 def _check_pictures(x, what):

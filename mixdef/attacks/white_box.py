@@ -1,7 +1,7 @@
-"""Attacks that read the released weights: gradients, and pushes along them.
+"""White-box attacks, which read the released weights: gradients and gradient steps.
 
-They ask the network itself (`raw=True`): hooks that change the answers at release are
-no protection from someone who holds the weights.
+They query the network itself (`raw=True`), because hooks that change the outputs at
+release give no protection against an attacker who holds the weights.
 """
 
 import functools
@@ -26,7 +26,7 @@ _AT_ONCE = 8  # gradients of all weights held at once
 
 
 class _Push(NamedTuple):
-  """What a push aims at and how it moves; hashable, so programs are cached by it."""
+  """The goal and the steps of a push; hashable, so programs are cached by it."""
 
   norm: str
   label: str
@@ -71,28 +71,29 @@ def distance_to_confident(
 
       D = min ||d||   such that   p_c(x + d) >= tau   and x + d is in the valid range
 
-  The push climbs phi_c = log p_c - log(1 - p_c) by normalised gradient steps, which is
-  descending the cross-entropy, clips to the range, stops at the first confident
-  iterate and bisects the last segment. Members should need a smaller push even where
-  their loss equals the others'. The score is -D: 0 if the model is confident already,
-  -inf, a tie of the last, if no iterate is.
+  The push climbs phi_c = log p_c - log(1 - p_c) by normalized gradient steps, which
+  descend the cross-entropy, clips to the range, stops at the first confident iterate
+  and bisects the last segment. Members are expected to need a smaller push even where
+  their loss equals that of non-members. The score is -D: 0 if the model is already
+  confident, -inf, tied for last, if no iterate is.
 
   Args:
     ensemble: S trained models.
     target: index of the attacked model.
     records: int [R], the records to attack; default all audited ones.
-    tau: in [1/2, 1); .9, .99 and .999 are the grid, .99 its headline. If nearly all
-      members are confident already, take a higher one.
+    tau: in [1/2, 1); .9, .99 and .999 are the grid, .99 its main value. If nearly all
+      members are already confident, use a higher one.
     norm: "l2", or "linf" with steps along the signs of the gradient.
-    label: class c, the record's "true" one or the one "predicted" for it.
-    direction: "toward" class c, or "away" to a confidently wrong class, the likeliest
-      of the others at each step; members should need more then, so the score is +D.
+    label: class c, the record's "true" label or the "predicted" one.
+    direction: "toward" class c, or "away" to a confidently wrong class, the most likely
+      of the others at each step; members are then expected to need more, so the score
+      is +D.
     criterion: "probability", or "margin": f_c - max_{k != c} f_k >= log(tau/(1 - tau))
       and steps along its gradient. They agree for two classes.
     score: "distance", or "steps": the number of iterates, without bisection.
     step: length of a step in units of the inputs as the network reads them.
-    steps: number of them.
-    progress: show a progress bar (on a terminal) or lines.
+    steps: number of steps.
+    progress: whether to show a progress bar (on a terminal) or lines.
 
   Returns:
     Scores float64 [N]; NaN where not attacked.
@@ -140,17 +141,17 @@ def gradient_norm(
       score = -||grad l(x, y)||,   grad l = -(1 - p_y) grad phi,
       phi = log p_y - log(1 - p_y)
 
-  in inference mode. The right-hand form keeps the order of records that the model is
-  nearly sure of, whose loss gradient would round to 0.
+  in inference mode. The right-hand form keeps the order of records on which the model
+  is nearly certain, whose loss gradient would round to 0.
 
   Args:
     ensemble: S trained models.
     target: index of the attacked model.
     records: int [R], the records to attack; default all audited ones.
-    wrt: "input", or "weights": those released (an average, a snapshot), not
+    wrt: "input", or "weights": the released weights (an average, a snapshot), without
       BatchNorm's running statistics.
     norm: "l1" or "l2" over all entries.
-    progress: show a progress bar (on a terminal) or lines.
+    progress: whether to show a progress bar (on a terminal) or lines.
 
   Returns:
     Scores float64 [N], at most 0; NaN where not attacked.
@@ -182,7 +183,7 @@ def gradient_norm(
 def _pushes(
   learner: Any, state, x, y, low, high, goal, step, steps, *, push: _Push
 ) -> jax.Array:
-  """Distances, or numbers of steps, that x [B,...] need to `goal`; +inf if more."""
+  """Return distances, or step counts, that x [B,...] need to `goal`; +inf if more."""
   ask = functools.partial(learner.predict, state, raw=True)
   label = y if push.label == "true" else ask(x).argmax(-1)
 
@@ -209,7 +210,8 @@ def _pushes(
     return before, now, jnp.where(there, taken, taken + 1), there
 
   def on_the_way(carry):
-    # One more than `steps`: the last turn only looks whether the last step arrived.
+    # Use one turn more than `steps`: the last one only checks whether the last step
+    # arrived.
     return (carry[2].max() <= steps) & ~carry[3].all()
 
   start = x, x, jnp.zeros(len(x), jnp.int32), jnp.zeros(len(x), bool)
@@ -234,7 +236,7 @@ def _pushes(
 
 @functools.partial(jax.jit, static_argnames=("learner", "wrt", "norm"))
 def _gradients(learner: Any, state, x, y, *, wrt: str, norm: str):
-  """Values of phi [B], and the norms [B] of its gradients."""
+  """Return phi [B] and the norms [B] of its gradients."""
   weights, put = _released_weights(state)
 
   def phi(weights, x, y):
@@ -253,11 +255,11 @@ def _gradients(learner: Any, state, x, y, *, wrt: str, norm: str):
 
 
 def _released_weights(state):
-  """The leaves that a model may release as weights, and how to put others there.
+  """Return the leaves that a model may release as weights, and how to replace them.
 
   A release reads `state.params` or a copy that a defense keeps (an average, a
-  snapshot), which has a collection "params" of its own: the gradient is 0 with respect
-  to the one that is not read.
+  snapshot), which has its own collection "params": the gradient with respect to the
+  collection that is not read is 0.
   """
   paths, tree = jax.tree.flatten_with_path(state._replace(opt=()))
   leaves = [leaf for _, leaf in paths]
@@ -277,7 +279,7 @@ def _released_weights(state):
 
 
 def _lead(log_probs, chosen, criterion: str):
-  """How far the one chosen class [...,K] is ahead of the others: phi or the margin."""
+  """Return the lead of the chosen class [...,K] over the others: phi or the margin."""
   own = jnp.where(chosen, log_probs, 0).sum(-1)
   others = jnp.where(chosen, -jnp.inf, log_probs)
   if criterion == "margin":
@@ -286,12 +288,12 @@ def _lead(log_probs, chosen, criterion: str):
 
 
 def _norms(v):
-  """L2 norms [B] of v [B,...], never quite 0, however small the squares are."""
+  """Return L2 norms [B] of v [B,...], kept above 0 however small the squares are."""
   v = v.reshape(len(v), -1)
   largest = jnp.maximum(jnp.abs(v).max(-1, keepdims=True), jnp.finfo(v.dtype).tiny)
   return largest[:, 0] * jnp.sqrt(((v / largest) ** 2).sum(-1).clip(1.0))
 
 
 def _column(values, x):
-  """Values [B] against the shape of x [B,...]."""
+  """Return values [B], shaped to broadcast against x [B,...]."""
   return values.reshape(-1, *(1,) * (x.ndim - 1))

@@ -1,4 +1,4 @@
-"""What the models are worth: accuracy on their members and on the others."""
+"""Accuracy of the models on their members and on the other records."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ def accuracies(signals: Signals) -> dict[str, Any]:
   """Return accuracies over the models, each on its own members and non-members.
 
   Args:
-    signals: with `correct`.
+    signals: signals with `correct`.
 
   Returns:
     train_accuracy, test_accuracy: means over the models that have audited members, or
       non-members, in [0, 1];
-    test_accuracy_std: over those models, None for one model;
+    test_accuracy_std: standard deviation over those models, None for one model;
     gap_attack: balanced accuracy of the gap attack at these means.
 
   Raises:
@@ -46,6 +46,6 @@ def accuracies(signals: Signals) -> dict[str, Any]:
 
 
 def _of_each(correct: np.ndarray, use: np.ndarray) -> list[float]:
-  """Return the accuracy of every model that has such records."""
+  """Return the accuracy of every model that has any of the selected records."""
   pairs = zip(correct, use, strict=True)
   return [float(row[mine].mean()) for row, mine in pairs if mine.any()]

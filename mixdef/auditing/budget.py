@@ -1,4 +1,4 @@
-"""How an attack grows with the number of models it may train."""
+"""The strength of an attack as a function of the number of models it may train."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ _FIRST = 4
 
 
 def budget_sizes(num_models: int) -> list[int]:
-  """Return 4, 8, 16, ... up to and with the number of models there are.
+  """Return 4, 8, 16, ... up to and including the number of available models.
 
   >>> budget_sizes(24), budget_sizes(3)
   ([4, 8, 16, 24], [3])
@@ -33,21 +33,21 @@ def budget_curve(
   fpr: float = 0.01,
   seed: int = 0,
 ) -> list[dict[str, Any]]:
-  """Attack the same models with more and more references.
+  """Attack the same models with an increasing number of references.
 
-  The targets are the first four models at every size, so only the references differ; or
-  the one target that the signals name, with the others in their order.
+  The targets are the first four models at every size, so only the references differ. If
+  the signals name a target, it is the only one, with the other models in their order.
   The whole curve is reported: stopping where the result looks good is a selection.
 
   Args:
-    attack: on signals.
-    signals: of S models.
-    fpr: at which the TPR is read.
-    seed: of the bootstrap.
+    attack: an attack on signals.
+    signals: signals of S models.
+    fpr: the FPR at which to report the TPR.
+    seed: random seed of the bootstrap.
 
   Returns:
     One {"num_models", "auc", "auc_ci", "fpr", "tpr", "tpr_ci", "resolvable"} for every
-    size at which the targets have references; num_models counts the target.
+    size at which the targets have references; num_models includes the target.
   """
   targets = range(min(_FIRST, len(signals.keep)))
   if signals.target is not None:

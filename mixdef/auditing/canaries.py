@@ -1,8 +1,8 @@
-"""Plant canaries: the only records that models differ in, and the ones audited.
+"""Canaries: the only records that vary between models, and the only audited ones.
 
 All other records are in every training set, so a canary is attacked in a model that is
-as good as the one that will be released, and hard canaries show what the average over
-harmless records hides.
+as good as the one that will be released. Hard canaries reveal leakage that an average
+over typical records hides.
 
 Reference: Aerni, Zhang, Tramer, "Evaluations of Machine Learning Privacy Defenses are
 Misleading", 2024, arXiv 2404.17399.
@@ -28,23 +28,24 @@ def plant(
 ) -> Dataset:
   """Turn random records into canaries and all others into members of every model.
 
-  Train on it with
+  Train on the result with
 
       subsets(S, len(data), eligible=data.audited, always=data.always)
 
-  in which a canary is in or out as the design says and every other record is in.
-  `data.audited` are the canaries. The same seed picks the same records for every kind,
-  and the first of them for a smaller count.
+  so that a canary is in or out according to the design and every other record is in.
+  `data.audited` marks the canaries. The same seed selects the same records for every
+  kind, and a smaller count selects the first of them.
 
   Args:
-    data: the records; reference rows stay what they are and are never canaries.
+    data: the records; auxiliary records stay unchanged and are never canaries.
     kind: one of `CANARIES`: "clean", "mislabelled", "blank", "ood" or "duplicates".
     count: number of canaries C, at least 1; 500 of 50,000 in the paper.
     seed: non-negative int.
-    source: for "ood", where the records come from; see `ood`.
+    source: for "ood", the data set that the records come from; see `ood`.
 
   Returns:
-    A `Dataset` of as many records with the same `ids`; only canaries are changed.
+    A `Dataset` with the same number of records and the same `ids`; only canaries are
+    changed.
 
   Raises:
     ValueError: the kind is unknown, the data have one class or too few eligible
@@ -76,7 +77,7 @@ def plant(
 
 
 def parse_canaries(text: str) -> tuple[str, int]:
-  """Read "kind:count".
+  """Parse "kind:count".
 
   Args:
     text: for example "mislabelled:500".
@@ -103,7 +104,7 @@ Contents = tuple[np.ndarray, np.ndarray]
 def clean(
   data: Dataset, rows: np.ndarray, seed: int, source: Dataset | None
 ) -> Contents:
-  """Leave the canaries as they are: ordinary records."""
+  """Keep the canaries unchanged: ordinary records."""
   del seed, source
   return data.x[rows], data.y[rows]
 
@@ -113,7 +114,7 @@ def mislabelled(
 ) -> Contents:
   """Give each canary a label drawn uniformly from the K - 1 wrong ones.
 
-  A record's wrong label depends on the seed and its position alone.
+  A record's wrong label depends only on the seed and its position.
   """
   del source
   return data.x[rows], _wrong_labels(data, seed)[rows]
@@ -152,8 +153,8 @@ def blank(
 def ood(data: Dataset, rows: np.ndarray, seed: int, source: Dataset | None) -> Contents:
   """Replace the canaries by records of another distribution, with random labels.
 
-  With `source`, a data set with records of the same shape and type, they are different
-  random records of it.
+  If `source`, a data set with records of the same shape and type, is given, canaries
+  are distinct random records of it.
 
   Deviation: [ours] without a source, each feature is drawn independently from its own
     column of the data: the marginals are right and everything between them is lost.
@@ -180,10 +181,10 @@ def ood(data: Dataset, rows: np.ndarray, seed: int, source: Dataset | None) -> C
 def duplicates(
   data: Dataset, rows: np.ndarray, seed: int, source: Dataset | None
 ) -> Contents:
-  """Make each canary a mislabelled copy of another record, which every model has.
+  """Make each canary a mislabelled copy of another record that every model trains on.
 
-  For defenses that train parts of a model on parts of the records (SELENA): the copy
-  and its clean twin land in different parts.
+  This targets defenses that train parts of a model on parts of the records (SELENA):
+  the copy and its clean twin are in different parts.
 
   Deviation: [ours] the paper varies half of the twins as well; here all of them stay
     in, so that a canary's membership is the only difference.

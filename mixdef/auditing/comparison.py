@@ -1,4 +1,4 @@
-"""The audited models beside DP-SGD of matched accuracy, on the same records."""
+"""Compare the audited models with DP-SGD of matched accuracy on the same records."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -9,11 +9,11 @@ from mixdef.metrics.intervals import paired_bootstrap
 
 
 class Attacked(NamedTuple):
-  """What the attacks on one set of models gave.
+  """Results of the attacks on one set of models.
 
   Attributes:
     figures: metrics by attack.
-    scores: [S, N] by attack, larger = member, NaN = no score.
+    scores: [S, N] by attack; higher means member, NaN means no score.
     keep: bool [S, N], True = member.
   """
 
@@ -33,13 +33,13 @@ def paired_differences(
 
   Args:
     audited: the audited models, on the audited records.
-    canaries: what `attack_canaries` returned for them, or None.
-    dp_baseline: what `attack_dp_baseline` returned.
-    seed: of the resampling.
+    canaries: result of `attack_canaries` on them, or None.
+    dp_baseline: result of `attack_dp_baseline`.
+    seed: random seed of the resampling.
 
   Returns:
-    The entries of `paired_difference`, of the audited records and of canaries where
-    both sides have them; nothing for entries of an earlier report, without scores.
+    The results of `paired_difference` on the audited records and, if both sides have
+    them, on canaries. Entries of an earlier report, which lack scores, are skipped.
 
   Raises:
     ValueError: if the two sides were not attacked on the same records.
@@ -59,7 +59,7 @@ def paired_differences(
 
 
 def without_scores(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
-  """Return what a report keeps of canaries or of a baseline: no score of a record."""
+  """Return the entry of canaries or of a baseline without the scores of records."""
   if found is None:
     return None
   kept = {key: value for key, value in found.items() if key not in ("scores", "keep")}
@@ -79,18 +79,18 @@ def paired_difference(
 ) -> dict[str, Any] | None:
   """Compare the strongest attack on either side, on the same records.
 
-  On each side the attack with the largest AUC counts, among those that both sides were
-  attacked with. The interval is widened for that choice (Bonferroni over the attacks).
+  On each side, the attack with the largest AUC is used, among those that were run on
+  both sides. The interval is widened for that choice (Bonferroni over the attacks).
 
   Args:
-    records: what the records are, for the report: "audited" or a kind of canary.
+    records: the kind of records, for the report: "audited" or a kind of canary.
     audited: the audited models.
     baseline: models of the baseline, on the same N records in the same order.
-    seed: of the resampling.
+    seed: random seed of the resampling.
 
   Returns:
-    {"records", "attack", "auc", "dp_attack", "dp_auc", "difference", "ci"}, the
-    difference being audited minus baseline; None if no attack was run on both.
+    {"records", "attack", "auc", "dp_attack", "dp_auc", "difference", "ci"}, where the
+    difference is audited minus baseline; None if no attack was run on both.
 
   Raises:
     ValueError: if the numbers of records differ.
@@ -120,10 +120,10 @@ def paired_difference(
 
 
 def sentence(row: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
-  """Say in one sentence which of the two leaks less, or that it is not decided.
+  """Say in one sentence which side leaks less, or that it is undecided.
 
   Args:
-    row: of `paired_difference`.
+    row: result of `paired_difference`.
     baseline: `dp_baseline` of the report, with the accuracies of both.
 
   >>> row = {"records": "audited", "auc": 0.606, "dp_auc": 0.822, "difference": -0.216}

@@ -1,4 +1,4 @@
-"""The yardstick of every defense: DP-SGD tuned for the accuracy the defense has."""
+"""The DP-SGD baseline: DP-SGD tuned to match the accuracy of a defense."""
 
 import functools
 import itertools
@@ -21,23 +21,23 @@ from mixdef.training import Ensemble, fit_many
 NOISE_MULTIPLIERS = (0.003125, 0.00625, 0.05, 0.2, 0.5, 1.0, 2.0)
 LEARNING_RATES = (0.5, 1.0, 2.0, 4.0)
 
-_POINT = 0.01  # the accuracy that the baseline may lack
-_RECORDS = 4096  # asked about at once; their answers [S,B,K] are what is held
+_POINT = 0.01  # accuracy by which the baseline may fall short
+_RECORDS = 4096  # records per block; their outputs [S,B,K] are held
 
 
 class MatchedDP(NamedTuple):
-  """DP-SGD that is about as accurate as a defense.
+  """DP-SGD with about the same accuracy as a defense.
 
   Attributes:
-    learner: to train the baseline's models with.
-    noise_multiplier: the chosen noise over the clipping norm.
-    learning_rate: the chosen rate of SGD.
-    epsilon: what one model spends at `delta`; None where it is infinite.
-    delta: of the guarantee.
-    accuracy: of the chosen candidate, in [0, 1].
-    target_accuracy: the defense's.
+    learner: learner that trains the baseline's models.
+    noise_multiplier: the chosen ratio of noise to clipping norm.
+    learning_rate: the chosen learning rate of SGD.
+    epsilon: privacy loss of one model at `delta`; None where it is infinite.
+    delta: delta of the guarantee.
+    accuracy: accuracy of the chosen candidate, in [0, 1].
+    target_accuracy: accuracy of the defense.
     matched: whether `accuracy` is at least the target minus one point.
-    candidates: all that were tried, as dicts with `noise_multiplier`, `learning_rate`,
+    candidates: all candidates, as dicts with `noise_multiplier`, `learning_rate`,
       `test_accuracy` and `epsilon`.
   """
 
@@ -55,10 +55,11 @@ class MatchedDP(NamedTuple):
 def high_utility_dp(
   model: nn.Module, *, noise_multiplier: Any, learning_rate: Any, delta: float = 1e-5
 ) -> Learner:
-  """Make the learner of DP-SGD as it is run for accuracy.
+  """Make a DP-SGD learner with settings for high accuracy.
 
-  SGD without momentum or weight decay, gradients clipped to norm 1, Poisson batches,
-  and the release of the weights' moving average, with decay min(.9999, (1+t)/(10+t)).
+  It uses SGD without momentum or weight decay, gradients clipped to norm 1, Poisson
+  batches, and the release of the weights' moving average, with decay min(.9999,
+  (1+t)/(10+t)).
 
   Args:
     model: linen module; a field `norm="batch"` is set to "group".
@@ -101,26 +102,26 @@ def matched_dp(
 ) -> MatchedDP:
   """Find the most private DP-SGD that keeps a defense's accuracy.
 
-  Trains `high_utility_dp` for every noise multiplier and learning rate, all of them
-  together, and takes the largest noise that comes within a point of the defense's
-  accuracy, at its best learning rate; see `choose`. Models that diverged to NaN have
+  This trains `high_utility_dp` for every noise multiplier and learning rate, all of
+  them together, and selects the largest noise whose accuracy is within a point of the
+  defense's, at its best learning rate; see `choose`. Models that diverged to NaN have
   accuracy 0.
 
   Args:
-    model: linen module, the defended one.
+    model: linen module, the one that was defended.
     data: the records.
-    keep: bool [R, N], training sets to try the candidates on, for example the first two
-      of the audited ensemble's; accuracies are means over them.
-    accuracy: the defense's, in [0, 1], on the same kind of records.
+    keep: bool [R, N], training sets for the candidates, for example the first two of
+      the audited ensemble; accuracies are means over them.
+    accuracy: accuracy of the defense, in [0, 1], on the same kind of records.
     noise_multipliers: each > 0. The default holds those of Aerni et al.
     learning_rates: each > 0; around those of the two papers.
     delta: in (0, 1), below one over the number of members.
-    test: records to measure the accuracy on. None takes the audited records that each
+    test: records to measure the accuracy on. None uses the audited records that each
       model did not train on, which must not be canaries.
     **training: `epochs`, `batch_size`, `seed` and the like, as in `fit_many`.
 
   Returns:
-    The choice, with the learner to train it.
+    The choice, with the learner that trains it.
 
   Raises:
     ValueError: an argument is out of range, or there is no record to measure on.
@@ -175,15 +176,16 @@ def choose(
 ) -> tuple[dict[str, Any], bool]:
   """Choose the most private candidate that is as accurate as a defense.
 
-  Needs no training, so candidates tried once serve every defense of the same model.
+  This trains nothing, so the same candidates serve every defense of the same model.
 
   Args:
-    candidates: those of a `MatchedDP`.
-    accuracy: the defense's, in [0, 1].
+    candidates: the candidates of a `MatchedDP`.
+    accuracy: accuracy of the defense, in [0, 1].
 
   Returns:
-    The candidate with the largest noise among those of at least `accuracy` - 0.01, and
-    True; or, when there is none, the most accurate one, and False.
+    The candidate with the largest noise among those with an accuracy of at least
+    `accuracy` - 0.01, and True; if there is none, the most accurate candidate, and
+    False.
 
   >>> names = ("noise_multiplier", "test_accuracy")
   >>> tried = [dict(zip(names, row)) for row in ((0.2, 0.9), (0.5, 0.88), (2.0, 0.6))]
@@ -200,7 +202,7 @@ def choose(
 
 
 def _accuracies(ensemble: Ensemble, test: Dataset | None) -> np.ndarray:
-  """Accuracy [S] on the test records, or on the audited ones that are out."""
+  """Return accuracy [S] on the test records, or on the audited records that are out."""
   if test is not None:
     return _hits(ensemble, test).mean(axis=1)
   data = ensemble.data

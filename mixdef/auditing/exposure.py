@@ -1,4 +1,4 @@
-"""Which models a report describes, and which of their records are exposed."""
+"""Describe the models of a report and the exposure of their records."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ _LISTED = 24
 
 
 def describe(signals: Signals) -> dict[str, Any]:
-  """Say which model, or how many, a report describes.
+  """Describe which model, or how many models, a report covers.
 
   Args:
-    signals: of S models, with or without a target.
+    signals: signals of S models, with or without a target.
 
   Returns:
-    {"model": index or None, "num_members", "num_nonmembers", "num_references",
-    "text"}; the numbers are of audited records of that model, None for several. Of
-    models among which none is a reference for another, num_references is 0.
+    {"model": index or None, "num_members", "num_nonmembers", "num_references", "text"}.
+    The numbers count audited records of that model and are None for several models.
+    num_references is 0 if no model is a reference for another.
   """
   models, target = len(signals.keep), signals.target
   references = (~signals.related).sum(1) - 1
@@ -60,22 +60,22 @@ def exposure(
   """Measure the risk of records and classes under the best attack on all of them.
 
   Args:
-    findings: of `run_attacks`.
-    signals: that were attacked. If they name a target, only those of its members that
-      are found are listed; of one model without references none is.
+    findings: result of `run_attacks`.
+    signals: the attacked signals. If they name a target, only those of its members that
+      are found are listed; for one model without references, none are listed.
     ids: names of the records, [N].
-    catalogue: that the attacks are of.
-    seed: of the bootstraps.
+    catalogue: the catalogue of the attacks.
+    seed: random seed of the bootstraps.
 
   Returns:
-    {"records", "classes"} of a report.
+    The {"records", "classes"} of a report.
   """
   targets = range(len(signals.keep)) if signals.target is None else [signals.target]
   most = max(row["num_targets"] for row in findings.figures.values())
   whole = {
     name: row for name, row in findings.figures.items() if row["num_targets"] == most
   }
-  # An attack that asks the models is tried on some of the records only.
+  # An attack that queries the models scores only some of the records.
   asking = {
     name for name in whole if catalogue.reads(catalogue.plain_name(name)) == "models"
   }
@@ -100,7 +100,7 @@ def exposure(
 
 
 def _note(risk: RecordRisk, fpr: float, signals: Signals) -> str:
-  """Say whose records the list names."""
+  """Describe which records the list names."""
   if signals.target is None:
     return (
       f"This describes the recipe, all {len(signals.keep)} models pooled: a record may "

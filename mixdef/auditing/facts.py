@@ -1,4 +1,4 @@
-"""Facts that a caller gives for a report: made text and numbers before the attacks."""
+"""Facts from the caller for a report, converted to text and numbers."""
 
 import datetime
 import enum
@@ -16,17 +16,17 @@ _NUMBERS = {
   "epsilon": math.inf,
   **dict.fromkeys(("delta", "train_accuracy", "test_accuracy", "test_accuracy_std"), 1),
 }
-"""What the report calculates with, and the largest it can be."""
+"""The facts that the report computes with, and the upper limit of each."""
 
 _COUNTED = ("num_models", "num_records", "num_audited", "num_population", "design")
 _DEEP = 8
 
 
 def plain_facts(setting: Any) -> dict[str, Any]:
-  """Return facts as what JSON and the page can hold.
+  """Convert facts to values that JSON and the page can hold.
 
-  Paths, dates, enumerations, bytes, defenses and sets become text or lists, arrays of a
-  hundred numbers at most become lists, and what is not finite becomes the word for it.
+  Paths, dates, enumerations, bytes, defenses and sets become text or lists, arrays of
+  at most a hundred numbers become lists, and non-finite numbers become their names.
 
   Args:
     setting: facts by name; values may be nested.
@@ -108,5 +108,5 @@ def _of_array(value: Any, where: str, depth: int) -> Any:
 
 
 def _readable(text: str) -> str:
-  """Escape what UTF-8 cannot hold, as names of files may."""
+  """Escape characters that UTF-8 cannot encode, which file names may contain."""
   return text.encode("utf-8", "backslashreplace").decode()

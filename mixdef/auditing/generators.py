@@ -1,4 +1,4 @@
-"""What generators make: pictures of it, and what it is worth."""
+"""Sample grids and utility metrics of trained generators."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from mixdef.data import to_float
 from mixdef.training import Ensemble, Run
 from mixdef.utility import Extractor, downstream_accuracy, dwp, dwpre, sample_quality
 
-_COLUMNS = 12  # samples a class that are drawn
+_COLUMNS = 12  # samples drawn per class
 _REMARKS = {
   "fd": "distance to held-out records, lower is better; few records raise it",
   "fid": "distance to held-out records, lower is better; few records raise it",
@@ -21,19 +21,19 @@ _REMARKS = {
   "density": "around held-out records; 1 on average for real ones",
   "coverage": "of held-out records, higher is better; more samples raise it",
 }
-_SIDE = 20  # pixels of a picture at least, so that small ones are large enough to see
+_SIDE = 20  # minimum size of an image in pixels, so that small images are visible
 
 
 @dataclasses.dataclass(frozen=True)
 class Mosaic:
-  """A picture for a report: x [H,W] or [H,W,C] in [0,1], drawn `scale` times as large.
+  """An image for a report: x [H,W] or [H,W,C] in [0,1], magnified `scale` times.
 
   Attributes:
-    name: of its file, without a suffix.
-    title: what it shows.
-    caption: how to read it.
+    name: file name, without a suffix.
+    title: what the image shows.
+    caption: how to read the image.
     x: the pixels.
-    scale: rows and columns that a pixel takes.
+    scale: number of rows and columns per pixel.
   """
 
   name: str
@@ -45,7 +45,7 @@ class Mosaic:
 
 @dataclasses.dataclass(frozen=True)
 class Generated:
-  """What a report says of generators: `figures` as in report.json, and pictures."""
+  """The report's section on generators: `figures` as in report.json, and images."""
 
   figures: dict[str, Any]
   pictures: Sequence[Mosaic] = ()
@@ -63,27 +63,29 @@ def describe_generators(
   theory: dict[str, Any] | None = None,
   seed: int = 0,
 ) -> Generated:
-  """Draw what generators make and measure what it is worth.
+  """Draw samples of generators and measure their utility.
 
-  Pictures get the Frechet and kernel distances, density, coverage and downstream
-  accuracy, all against held-out records, which are not covered by copies of training
-  records, and beside each the same of the model's own members. Binary tables get the
-  two dimension-wise comparisons, of the first model; of others nothing is measured.
+  For images, this computes the Frechet and kernel distances, density, coverage and
+  downstream accuracy, all against held-out records, which are not covered by copies of
+  training records. Next to each stands the same metric of the model's own members. For
+  binary tables, it computes the two dimension-wise comparisons of the first model. For
+  all other data, nothing is measured.
 
   Args:
-    ensemble: trained GANs, of data with a held-out file.
-    extractor: of the features of pictures; tables need none.
-    classifier: that learns from samples for the downstream accuracy; default that of
-      `downstream_accuracy`.
-    models: how many are measured, the first ones.
-    num_samples: pictures drawn from each.
-    columns: of a table, that `dwpre` predicts: those with the most ones.
+    ensemble: trained GANs, on data with held-out records.
+    extractor: feature extractor for images; tables need none.
+    classifier: classifier trained on samples for the downstream accuracy; default that
+      of `downstream_accuracy`.
+    models: number of models to measure, starting with the first.
+    num_samples: number of images drawn from each.
+    columns: number of columns of a table that `dwpre` predicts: those with the most
+      ones.
     adaptive: rows of the adaptive grid, for the report.
-    theory: what `theory_report` returned, for the report.
-    seed: of the samples.
+    theory: result of `theory_report`, for the report.
+    seed: random seed of the samples.
 
   Returns:
-    The `Generated`; pictures are of the first model.
+    The `Generated`; images are of the first model.
 
   Raises:
     ValueError: for models that make no records, data without a held-out file, or
@@ -115,7 +117,7 @@ def describe_generators(
 
 
 def _of_pictures(run: Run, extractor: Extractor, classifier, count: int, seed: int):
-  """Return {figure: (of samples, of real records, remark)} of one generator."""
+  """Return {metric: (of samples, of real records, remark)} of one generator."""
   made = samples(run, count, seed=seed)
   members = run.data.select(np.flatnonzero(run.keep))
   test: Any = members.test
@@ -139,7 +141,7 @@ def _of_pictures(run: Run, extractor: Extractor, classifier, count: int, seed: i
 
 
 def _joined(each):
-  """Average the figures of several generators."""
+  """Average the metrics of several generators."""
   rows = []
   for name, (_, _, remark) in each[0].items():
     values, real = (np.array([one[name][side] for one in each]) for side in (0, 1))
@@ -169,7 +171,7 @@ def _of_table(run: Run, columns: int, seed: int):
 
 
 def _mosaics(run: Run, seed: int) -> list[Mosaic]:
-  """Draw samples, real records and ways between samples, a row for each class."""
+  """Draw samples, real records and interpolations, with one row per class."""
   data = run.data
   made = grid(run, _COLUMNS, seed=seed)
   members = np.flatnonzero(run.keep)
@@ -196,7 +198,7 @@ def _mosaics(run: Run, seed: int) -> list[Mosaic]:
 
 
 def _mosaic(name: str, title: str, caption: str, x: np.ndarray) -> Mosaic:
-  """Put pictures [R,C,H,W] or [R,C,H,W,D] side by side, a white line between them."""
+  """Arrange images [R,C,H,W] or [R,C,H,W,D] in a grid with white lines between them."""
   rows, columns, height, width = x.shape[:4]
   x = x.reshape(rows, columns, height, width, -1)
   x = np.pad(x, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1)

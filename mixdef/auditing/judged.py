@@ -1,4 +1,4 @@
-"""What the membership matrix lets an audit judge, and what is left out."""
+"""Restrict an audit to the records that the membership matrix allows it to judge."""
 
 import dataclasses
 from typing import Any
@@ -10,14 +10,14 @@ from mixdef.attacks._designs import never_varied, same_rows
 
 
 def judged(signals: Signals) -> tuple[Signals, list[str]]:
-  """Leave out of an audit what its subsets cannot judge, and say so.
+  """Exclude records that the training subsets do not allow an audit to judge.
 
   Args:
-    signals: of S models.
+    signals: signals of S models.
 
   Returns:
-    The signals, in which records that are in all models or in none are not audited any
-    more, and remarks for the report.
+    The signals, in which records that are in all models or in none are no longer
+    audited, and remarks for the report.
 
   Raises:
     ValueError: if no model has both members and non-members, or two models of the same
@@ -71,7 +71,7 @@ def judged(signals: Signals) -> tuple[Signals, list[str]]:
 
 
 def _refuse_two_subsets_of_one_model(signals: Signals) -> None:
-  """Refuse arrays in which one model is listed under two different subsets."""
+  """Reject arrays that list one model under two different subsets."""
   answers = signals.phi.reshape(len(signals.keep), -1)
   for one, other in np.argwhere(same_rows(answers)):
     if (signals.keep[one] != signals.keep[other]).any():

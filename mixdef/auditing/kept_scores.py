@@ -1,4 +1,4 @@
-"""Scores of finished attacks in a folder, each file with all it was made from."""
+"""Saved scores of finished attacks, each file with a fingerprint of its inputs."""
 
 import dataclasses
 import hashlib
@@ -20,17 +20,17 @@ from mixdef.training import Ensemble
 from mixdef.training.signature import digest
 
 _FIRST = ("phi", "keep", "audited")
-# Names of records change no score, and these others have marks of their own.
+# Names of records change no score, and these other fields have their own digests.
 _APART = (*_FIRST, "ids", "target", "population", "reconstruction")
 
 
 def marks_of(signals: Signals, options: Mapping[str, Any], **more: Any) -> dict:
-  """Return what tells the input of a run of attacks from others, as digests.
+  """Return digests that identify the inputs of a run of attacks.
 
   Args:
-    signals: what the attacks read.
+    signals: the signals that the attacks read.
     options: keyword arguments by the attack's plain name.
-    **more: settings, as JSON holds them.
+    **more: settings that JSON can hold.
   """
   found = {
     f"{attack}.{name}": _mark(value)
@@ -49,7 +49,7 @@ def marks_of(signals: Signals, options: Mapping[str, Any], **more: Any) -> dict:
 
 
 def mark_of_models(ensemble: Ensemble) -> str:
-  """Hash what attacks read that ask the models themselves."""
+  """Hash the inputs of attacks that query the models themselves."""
   leaves = jax.tree.leaves((ensemble.states, ensemble.values))
   data = ensemble.data
   return digest(ensemble[0].learner.text, data.x, data.y, *map(_bits, leaves))
@@ -58,14 +58,14 @@ def mark_of_models(ensemble: Ensemble) -> str:
 def read_scores(
   path: pathlib.Path, made_from: Mapping[str, Any], shape: Sequence[int]
 ) -> tuple[np.ndarray, float] | None:
-  """Read scores and the seconds they took; None if there are none to be used.
+  """Read scores and the seconds they took; return None if no usable ones exist.
 
-  Damaged ones, and those made from other things, are told and not used.
+  Damaged scores, and those made from other inputs, are reported and not used.
 
   Args:
-    path: of the file.
-    made_from: what they must be made from.
-    shape: of the scores, (S, N).
+    path: path of the file.
+    made_from: the required fingerprint of the inputs.
+    shape: shape of the scores, (S, N).
   """
   again = "the attack is run again"
   try:
@@ -89,7 +89,7 @@ def read_scores(
 def write_scores(
   path: pathlib.Path, made_from: Mapping[str, Any], scores: np.ndarray, seconds: float
 ) -> None:
-  """Write scores and the seconds they took, whole or not at all."""
+  """Write scores and the seconds they took, atomically."""
   with whole_file(path) as file:
     np.savez(
       file,
@@ -100,7 +100,7 @@ def write_scores(
 
 
 def file_name(attack: str) -> str:
-  """Name the file of an attack: a text with arguments by its digest.
+  """Return the file name of an attack; a text with arguments is named by its digest.
 
   >>> file_name("rmia")
   'rmia.npz'
@@ -118,7 +118,7 @@ def _text(made_from) -> str:
 
 
 def _mark(value) -> Any:
-  """Return what tells a value from others, by its content."""
+  """Return a digest of a value's content."""
   if isinstance(value, Signals):
     first = (getattr(value, name) for name in _FIRST)
     others = "" if value.population is None else _mark(value.population)
@@ -133,7 +133,7 @@ def _mark(value) -> Any:
 
 
 def _answers(signals) -> str:
-  """Hash all that signals hold besides."""
+  """Hash all other contents of the signals."""
   parts = []
   for field in dataclasses.fields(signals):
     value = getattr(signals, field.name)

@@ -1,4 +1,4 @@
-"""The level of a finding, and the interval of the strongest attack it rests on."""
+"""The level of a finding, and the interval of the strongest attack behind it."""
 
 import math
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 from mixdef.metrics.roc import clopper_pearson
 
 LEVELS = ("high", "moderate", "low", "too_few_records", "none_found")
-"""From the most leakage to the least; without enough records there is no grade."""
+"""The levels from most to least leakage; with too few records there is no grade."""
 
 _HIGH, _MODERATE = 0.7, 0.55
 
@@ -17,8 +17,8 @@ def widened(value: float, trials: float, comparisons: int) -> list[float]:
 
   Args:
     value: the rate.
-    trials: how many independent trials it is worth, see `intervals`.
-    comparisons: m >= 1, how many rates it was picked from.
+    trials: number of independent trials that it is worth, see `intervals`.
+    comparisons: m >= 1, the number of rates that it was picked from.
 
   Returns:
     Clopper and Pearson's interval [lo, hi] at confidence 1 - .05/m.
@@ -31,11 +31,12 @@ def widened(value: float, trials: float, comparisons: int) -> list[float]:
 
 
 def pairs_needed(comparisons: int) -> int:
-  """Return from how many independent pairs on an audit can be graded at all.
+  """Return the least number of independent pairs with which an audit can be graded.
 
-  Perfect separation by the best of m attacks must have an interval above the bound of
-  "high", (.025/m)^(1/pairs) > 0.7. Below, an attack that names everyone would not be
-  told from a weaker one, and one that finds nothing would say nothing.
+  The interval of perfect separation by the best of m attacks must lie above the bound
+  of "high", (.025/m)^(1/pairs) > 0.7. With fewer pairs, an attack that finds all
+  members could not be distinguished from a weaker one, and one that finds none would
+  not be informative.
 
   >>> pairs_needed(1), pairs_needed(30)
   (11, 20)
@@ -44,19 +45,20 @@ def pairs_needed(comparisons: int) -> int:
 
 
 def strongest(figures: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
-  """Pick the attack with the largest AUC and widen its interval for the choice.
+  """Select the attack with the largest AUC and widen its interval for the choice.
 
   An attack with fewer pairs than `pairs_needed`, because it leaves many records without
-  a score, is passed over if there are others: by chance it is the first in every table.
+  a score, is skipped if others are available: by chance, such an attack often has the
+  largest AUC.
 
   Args:
     figures: {attack: summary}.
 
   Returns:
     {"attack", "auc", "auc_ci", "num_attacks", "pairs", "fpr", "tpr", "tpr_ci",
-    "tpr_attack", "note"}; pairs are the attack's independent ones; the TPR is the
-    largest any attack has at the lowest FPR that its pairs resolve, None if there is
-    none. None without attacks.
+    "tpr_attack", "note"}, where pairs are the attack's independent ones, and the TPR is
+    the largest of any attack at the lowest FPR that its pairs resolve, None if there is
+    none. Returns None without attacks.
   """
   if not figures:
     return None
@@ -113,8 +115,8 @@ def level_of(best: dict[str, Any] | None) -> str:
 
   high: the interval of the AUC lies above 0.7, or that of the TPR above ten times its
   FPR. moderate: above 0.55, or above three times. low: above 0.5, or above the FPR.
-  none_found: neither interval excludes chance. The TPR's interval counts only from a
-  TPR of one percent on. too_few_records: fewer pairs than `pairs_needed`.
+  none_found: neither interval excludes chance. The TPR's interval is used only for a
+  TPR of at least one percent. too_few_records: fewer pairs than `pairs_needed`.
 
   Deviation: these bounds are a convention of this library, for reading at a glance.
 

@@ -1,4 +1,4 @@
-"""`audit`: models or their outputs in, a report a person can act on out."""
+"""Run attacks on an ensemble or on signals and build the audit report."""
 
 import dataclasses
 import math
@@ -55,11 +55,11 @@ class Audit:
   """The result of `audit`.
 
   Attributes:
-    report: what report.json holds.
+    report: content of report.json.
     scores: [S, N] by attack, NaN where a pair was not attacked.
-    signals: what the attacks read.
+    signals: the signals that the attacks read.
     data: the records, or None if only outputs were audited.
-    generated: what generators make, if it was looked at.
+    generated: the description of generators, if there is one.
   """
 
   report: dict[str, Any]
@@ -82,7 +82,7 @@ class Audit:
     )
 
   def save(self, folder: str | pathlib.Path) -> pathlib.Path:
-    """Write report.html, report.json, scores.npz and pictures; returns the page."""
+    """Write report.html, report.json, scores.npz and images; return the page's path."""
     from mixdef.auditing.pages.pictures import mosaic_png
 
     folder = local_path(folder, "folder")
@@ -125,38 +125,38 @@ def audit(
   out: str | pathlib.Path | None = None,
   progress: bool = False,
 ) -> Audit:
-  """Attack every model with the others and report who is at risk.
+  """Attack every model with the others as references, and report who is at risk.
 
-  Without a target the report describes the recipe: the models are pooled, each attacked
-  with the others as its references. With one it describes that model alone, say the one
-  to be released: its members and non-members, with the others as references only. What
-  needs attacks on several models is left out: thresholds set on other models, and the
-  accuracy at those. Canaries and the baseline are other models of the recipe: they are
-  shown, and the level is not theirs. One model alone, without references, can be judged
-  on average only, and no record is listed.
+  Without a target, the report describes the training recipe: the models are pooled,
+  each attacked with the others as its references. With a target, it describes that
+  model alone, such as the one to be released: its members and non-members, with the
+  others as references only. Results that need attacks on several models are omitted:
+  thresholds set on other models, and the accuracy at those. Canaries and the baseline
+  are other models of the recipe: they are shown, but do not contribute to the level.
+  One model without references can be judged on average only, and no record is listed.
 
   Args:
     source: trained models, classifiers or GANs, or `Signals` of models trained
-      anywhere. Attacks that ask models questions of their own need the models.
-    target: the model to audit, 0 to S-1; default the one that the signals name, else
-      all of them.
-    attacks: names with or without arguments, ["gap", "lira_online(score='hinge')"], or
-      one text that joins them by commas, or functions of the catalogue; default the
-      whole catalogue for classifiers or for GANs. What cannot be run is listed with the
-      reason.
+      anywhere. Attacks that query the models need the models.
+    target: the model to audit, 0 to S-1; default the one that the signals name, or all
+      models if they name none.
+    attacks: names with or without arguments, such as ["gap",
+      "lira_online(score='hinge')"], one comma-separated text, or functions of the
+      catalogue; default the whole catalogue for classifiers or for GANs. Attacks that
+      cannot be run are listed with the reason.
     queries: views of each record for the reference attacks, see `attacks.views`.
-    population: records that no model trained on; default the held-out file of the
+    population: records that no model trained on; default the held-out records of the
       ensemble's data. Ignored for `Signals`, which have their own.
-    budget: of attacks that train a model or ask many questions.
+    budget: budget of attacks that train a model or make many queries.
     options: further arguments by the attack's plain name.
-    canaries: what `attack_canaries` returned.
-    dp_baseline: what `attack_dp_baseline` returned.
-    generated: what `describe_generators` returned.
-    setting: facts for the report, shown with those known from the models; what
-      they may be, see `plain_facts`.
-    seed: of the records drawn and of the bootstraps.
-    out: folder where finished attacks are kept, so that a killed audit goes on.
-    progress: show how far the questions to the models are.
+    canaries: result of `attack_canaries`.
+    dp_baseline: result of `attack_dp_baseline`.
+    generated: result of `describe_generators`.
+    setting: facts for the report, shown with those known from the models; see
+      `plain_facts` for the supported values.
+    seed: random seed of the drawn records and of the bootstraps.
+    out: folder for the scores of finished attacks, so that a killed audit can resume.
+    progress: whether to show the progress of the queries.
 
   Returns:
     The `Audit`; `audit(...).save(folder)` writes the report.
@@ -236,7 +236,7 @@ def audit(
 
 
 def _chosen_target(source: Ensemble | Signals, target: int | None) -> int | None:
-  """Return the model to audit, named by the caller or by the signals."""
+  """Return the model to audit, as named by the caller or by the signals."""
   named = source.target if isinstance(source, Signals) else None
   if target is None:
     return named
@@ -250,7 +250,7 @@ def _chosen_target(source: Ensemble | Signals, target: int | None) -> int | None
 
 
 def _ask_gans(ensemble, names, population, budget, seed, progress) -> GanSignals:
-  """Ask the critics about all records, and the generators about some."""
+  """Query the critics on all records, and the generators on some."""
   signals = gan_signals(ensemble, population=population, progress=progress)
   if any(GAN_ATTACKS.plain_name(name) in _ON_RECONSTRUCTIONS for name in names):
     records = (budget or Budget()).records
@@ -260,7 +260,7 @@ def _ask_gans(ensemble, names, population, budget, seed, progress) -> GanSignals
 
 
 def _catalogue_for(source: Ensemble | Signals) -> Catalogue:
-  """Return the attacks that fit what is audited."""
+  """Return the catalogue of attacks for this kind of source."""
   if isinstance(source, Signals):
     gan = isinstance(source, GanSignals)
   else:
@@ -271,7 +271,7 @@ def _catalogue_for(source: Ensemble | Signals) -> Catalogue:
 def _refuse_scores_alone(
   ensemble: Ensemble, names: Sequence[str], catalogue: Catalogue
 ) -> None:
-  """Outputs that a defense changes hide scores, but the label goes around them."""
+  """Require a label-only attack if a defense changes the released outputs."""
   families = {catalogue.family(catalogue.plain_name(name)) for name in names}
   if "label_only" in families:
     return
@@ -369,7 +369,7 @@ def _ids(signals: Signals) -> np.ndarray:
 
 
 def _plain(value: Any) -> Any:
-  """Return what JSON can hold: no NaN, no infinity, no numpy."""
+  """Convert a value to JSON types: no NaN, no infinity, no numpy."""
   if isinstance(value, Mapping):
     return {str(key): _plain(item) for key, item in value.items()}
   if isinstance(value, (list, tuple, np.ndarray)):

@@ -1,4 +1,4 @@
-"""Run attacks by name and keep what each one finds."""
+"""Run attacks by name and collect the results of each."""
 
 import dataclasses
 import pathlib
@@ -28,25 +28,25 @@ from mixdef.training.signature import digest, same_or_refuse
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Budget:
-  """What the costly attacks may take.
+  """Limits for the costly attacks.
 
   Attributes:
-    targets: models they attack, the first ones of different subsets.
-    records: records they ask about, drawn by the seed, if they ask the models.
+    targets: number of attacked models, the first ones with different subsets.
+    records: number of records that attacks on models query, drawn by the seed.
   """
 
   targets: int = 4
   records: int = 500
 
   def __post_init__(self) -> None:
-    """Refuse what is no number of models or records."""
+    """Reject values that are not a number of models or records."""
     validate.integer(self.targets, "budget: targets", least=1)
     validate.integer(self.records, "budget: records", least=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-  """Scores [S,N] and figures by attack, and why the others were not run."""
+  """Scores [S,N] and metrics by attack, and why the others were not run."""
 
   scores: dict[str, np.ndarray]
   figures: dict[str, dict[str, Any]]
@@ -67,19 +67,20 @@ def run_attacks(
   """Run attacks on every model, or on the first few for costly ones.
 
   Args:
-    names: of attacks, with arguments or without: "lira_online(score='hinge')"; see
-      `Catalogue.names`.
-    signals: of S models; if they name a `target`, that model alone is attacked.
-    ensemble: the models themselves, for attacks that ask them questions of their own.
-    catalogue: that the names are of; default the attacks on classifiers.
-    budget: of the costly attacks; default `Budget()`.
+    names: names of attacks, with or without arguments: "lira_online(score='hinge')";
+      see `Catalogue.names`.
+    signals: signals of S models; if they name a `target`, only that model is attacked.
+    ensemble: the models themselves, for attacks that query them.
+    catalogue: the catalogue of the names; default the attacks on classifiers.
+    budget: budget of the costly attacks; default `Budget()`.
     options: further keyword arguments by the attack's plain name.
-    seed: of the records drawn and of the bootstraps.
-    out: folder where the scores of every finished attack are kept and found again.
+    seed: random seed of the drawn records and of the bootstraps.
+    out: folder where the scores of every finished attack are saved and loaded again.
 
   Returns:
-    The `Findings`. An attack whose input is missing is in `not_run` with the reason, as
-    is one that finds no model with both a member and a non-member it can score.
+    The `Findings`. An attack whose input is missing is in `not_run` with the reason,
+    and so is one that finds no model with both a member and a non-member that it can
+    score.
 
   Raises:
     ValueError: for an unknown attack or argument, or a folder that holds other
@@ -98,7 +99,7 @@ def run_attacks(
       **dataclasses.asdict(budget),
     )
     made = getattr(signals, "reconstruction", None)
-    if ensemble is None and made is not None:  # else the budget and the seed tell them
+    if ensemble is None and made is not None:  # else budget and seed identify them
       marks["reconstruction"] = digest(made)
     same_or_refuse(out / "signature.json", marks, fix="Choose another out folder.")
     asking = "models" in [
@@ -130,7 +131,7 @@ def run_attacks(
       "family": catalogue.family(plain),
       "about": catalogue.about(plain),
       **figures,
-      "degenerate": bool(figures["degenerate"]),  # one target cannot tell
+      "degenerate": bool(figures["degenerate"]),  # undetectable with one target
       "num_targets": len(targets),
       "seconds": round(seconds, 2),
       "note": catalogue.note(plain),
@@ -141,7 +142,7 @@ def run_attacks(
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-  """One attack with everything it reads."""
+  """One attack with all of its inputs."""
 
   costly: bool
   asks: bool  # the models, not the signals
@@ -173,7 +174,7 @@ class _Run:
   def kept(
     self, folder: pathlib.Path | None, name: str, made_from: Mapping[str, Any]
   ) -> tuple[np.ndarray, float]:
-    """Return the scores kept under a name, or compute and keep them, and the time."""
+    """Load the scores saved under a name, or compute and save them, with the time."""
     if folder is None:
       return self._timed()
     path = folder / file_name(name)
@@ -189,7 +190,7 @@ class _Run:
     return scores, time.monotonic() - started
 
   def why_unscored(self) -> str:
-    """Say why no model has both a member and a non-member with a score."""
+    """Explain why no model has both a member and a non-member with a score."""
     target, asked = self.signals.target, self.records_asked()
     keep = self.signals.keep[:, asked]
     subject = "no model has"
@@ -214,7 +215,7 @@ class _Run:
 
 
 def drawn_records(audited: np.ndarray, count: int, seed: int) -> np.ndarray:
-  """Draw the audited records that costly questions are about, bool [N]."""
+  """Draw the audited records that costly queries use, bool [N]."""
   rows = np.flatnonzero(audited)
   rng = generator(seed)
   drawn = rng.choice(rows, min(count, len(rows)), replace=False)

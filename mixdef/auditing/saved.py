@@ -1,4 +1,4 @@
-"""Reports read back: what other jobs read of one has the form they expect."""
+"""Read saved reports and validate the parts that other jobs use."""
 
 import pathlib
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ def read_report(path: str | pathlib.Path) -> dict[str, Any]:
 
 
 def _check(report: Mapping[str, Any]) -> None:
-  """Refuse another form of what a comparison reads.
+  """Reject a report whose layout differs from what a comparison reads.
 
   Raises:
     ValueError: naming the first place that differs.

@@ -1,4 +1,4 @@
-"""Sections that others add to the report: what each measured, checked for the page."""
+"""Report sections that plug-ins register, validated for the page."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ def added_sections(findings: Findings, signals: Signals) -> list[dict[str, Any]]
 
   Args:
     findings: scores [S, N] and metrics of the attacks that ran.
-    signals: what they were run on.
+    signals: the signals that they were run on.
 
   Returns:
     For each section its `name`, its `title`, `text` (paragraphs), and the `columns` and

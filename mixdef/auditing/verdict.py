@@ -1,4 +1,4 @@
-"""The audit in plain words: who is at risk, how sure, what to do."""
+"""The verdict of an audit in plain language: risk, confidence and recommendation."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ _UNUSUAL = {
   "moderate": "A strong attacker learns something about unusual records.",
   "low": "Only unusual records stand out, and only slightly.",
 }
-"""Headlines where planted canaries are worse off than the audited records."""
+"""Headlines for planted canaries that are more exposed than the audited records."""
 
 
 _ON_AVERAGE = {
@@ -37,21 +37,21 @@ _ON_AVERAGE = {
   "too_few_records": _HEADLINES["too_few_records"],
   "none_found": "On average the model treats its training records like any others.",
 }
-"""Headlines of one model without references: nobody can be singled out."""
+"""Headlines for one model without references, where no record can be singled out."""
 
 
 def verdict(report: dict[str, Any]) -> dict[str, Any]:
-  """Say what the metrics of a report mean for someone who must decide.
+  """Explain what the metrics of a report mean for a decision-maker.
 
   Args:
-    report: with attacks, strongest, records, classes, canaries, dp_baseline, setting,
-      target; of GANs with generator, whose adaptive attacks are graded, too.
+    report: a report with attacks, strongest, records, classes, canaries, dp_baseline,
+      setting, target; for GANs also generator, whose adaptive attacks are graded, too.
 
   Returns:
     {"level", "headline", "compared", "who", "how_sure", "what_to_do"}; the last four
     are lists of sentences. The level is the worst of the audited records', the adaptive
-    attacks' on them and the canaries'; of a report on one model it is not the
-    canaries', for they were planted in others.
+    attacks' on them and the canaries'. A report on one model excludes the canaries'
+    level, because they were planted in other models.
   """
   best, canaries = report["strongest"], report["canaries"]
   baseline = report["dp_baseline"]
@@ -75,12 +75,12 @@ def verdict(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _alone(report: dict[str, Any]) -> bool:
-  """Tell whether no model has a reference."""
+  """Return whether no model has a reference."""
   return report["target"]["num_references"] == 0
 
 
 def _adaptive(report: dict[str, Any]) -> dict[str, Any] | None:
-  """Return the strongest adaptive attack on a GAN, None without any."""
+  """Return the strongest adaptive attack on a GAN, or None."""
   rows = (report.get("generator") or {}).get("adaptive") or []
   return strongest({f"{r['query']}/{r['references']}": r for r in rows})
 
@@ -132,11 +132,12 @@ def _who(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
 
 
 def _by_chance(report: dict[str, Any]) -> bool:
-  """Tell whether false alarms explain the list of exposed records.
+  """Return whether false positives explain the list of exposed records.
 
-  Over several models the most exposed of all records must be found more often than
-  chance would find any (Bonferroni). In one model no record is told from a false alarm,
-  but more of its members must be found than false alarms explain.
+  With several models, the most exposed record must be found more often than chance
+  would find any record (Bonferroni). In one model, no single record can be
+  distinguished from a false positive, but more of its members must be found than false
+  positives explain.
   """
   records = report["records"]
   if not records or not records["exposed"]:
@@ -211,7 +212,7 @@ def _how_sure(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
 
 
 def _disproves(proved: dict[str, Any], epsilon: float, delta: float | None) -> bool:
-  """Tell whether a lower bound contradicts a guarantee of no larger delta."""
+  """Return whether a lower bound contradicts a guarantee with no larger delta."""
   return proved["lower_bound"] > epsilon and (delta or 0.0) <= proved["delta"]
 
 
@@ -263,7 +264,7 @@ def _what_to_do(report: dict[str, Any], level: str) -> list[str]:
 
 
 def _paired(report: dict[str, Any]) -> list[dict[str, Any]]:
-  """Return the comparisons with DP-SGD on the same records, none without a baseline."""
+  """Return the comparisons with DP-SGD on the same records; empty if there is none."""
   return (report["dp_baseline"] or {}).get("paired") or []
 
 

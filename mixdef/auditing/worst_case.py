@@ -19,7 +19,7 @@ from mixdef.metrics.risk import exposure_fpr, record_risk
 from mixdef.training import Ensemble
 
 _DELTA = 1e-5
-_ENOUGH = 32  # references from which one variance a record is worth estimating
+_ENOUGH = 32  # references from which on a variance per record is worth estimating
 
 _MATCHED = (
   "It is the candidate with the most noise that comes within a point of the audited "
@@ -38,26 +38,26 @@ def attack_canaries(
   queries: Callable[[np.ndarray], np.ndarray] = identity,
   seed: int = 0,
 ) -> dict[str, Any]:
-  """Attack the records planted for the audit in every way that is customary.
+  """Attack the planted canaries with the customary variants of LiRA and label-only.
 
-  LiRA with {all views, the record alone} x {phi, hinge}, and the label-only logistic
-  regression over the views' correctness. The best of them is a selection: `strongest`
-  widens its interval for that.
+  These are LiRA with {all views, the record alone} x {phi, hinge}, and the label-only
+  logistic regression on the correctness of the views. The best of them is a selection,
+  and `strongest` widens its interval for that.
 
   Args:
-    ensemble: models trained on `canaries.plant(...)`, keep varying for canaries only.
-    kind: what was planted, for the report.
+    ensemble: models trained on `canaries.plant(...)`; keep varies for canaries only.
+    kind: the kind of canaries, for the report.
     queries: views of each record.
-    seed: of the bootstraps.
+    seed: random seed of the bootstraps.
 
   Returns:
     {"kind", "count", "num_always", "num_models", "attacks", "scores", "keep",
-    "strongest", "exposed_fpr", "exposed_quantiles", "epsilon"}; the scores [S, N] by
-    attack and keep [S, N] are for paired comparisons; epsilon is what the first model's
-    canaries prove by a one-run audit with the first attack, a tenth of them guessed on
-    either side, and the ceiling that perfect guesses would reach; it is missing unless
-    canaries were drawn independently. The last three are missing if no attack could be
-    run.
+    "strongest", "exposed_fpr", "exposed_quantiles", "epsilon"}. The scores [S, N] by
+    attack and keep [S, N] are for paired comparisons. epsilon holds the bound that the
+    first model's canaries prove by a one-run audit with the first attack, a tenth of
+    them guessed on either side, and the ceiling that perfect guesses would reach; it is
+    missing unless canaries were drawn independently. The last three are missing if no
+    attack could be run.
 
   Deviation: Aerni et al. fit one variance a record at 64 models; below 33 models the
     pooled variance is used, as LiRA's authors advise for few.
@@ -123,7 +123,7 @@ def _one_run(scores: np.ndarray, member: np.ndarray) -> dict[str, float]:
 
 
 def _only(ensemble: Ensemble, rows: np.ndarray) -> Ensemble:
-  """Return the same models with some of the records: the others need no answer."""
+  """Return the same models with a subset of the records, to save queries."""
   part = ensemble.data.select(rows)
   return dataclasses.replace(ensemble, data=part, keep=ensemble.keep[:, rows])
 
@@ -138,20 +138,20 @@ def attack_dp_baseline(
   canaries: dict[str, Any] | None = None,
   seed: int = 0,
 ) -> dict[str, Any]:
-  """Attack DP-SGD models of matched accuracy as the defended ones were.
+  """Attack DP-SGD models of matched accuracy in the same way as the defended ones.
 
   Args:
-    matched: the candidate chosen.
+    matched: the chosen candidate.
     ensemble: its models, on the same subsets as the defended ones.
-    attacks: names; those that ask models questions of their own are left out.
+    attacks: names of attacks; those that query the models are skipped.
     queries: views of each record.
     population: records that no model trained on.
-    canaries: what `attack_canaries` returned for the baseline.
-    seed: of the bootstraps.
+    canaries: result of `attack_canaries` on the baseline.
+    seed: random seed of the bootstraps.
 
   Returns:
-    The entry `dp_baseline` of a report, with "scores" [S, N] by attack and "keep"
-    [S, N] for paired comparisons.
+    The entry `dp_baseline` of a report, with "scores" [S, N] by attack and "keep" [S,
+    N] for paired comparisons.
   """
   signals: Signals = ask(ensemble, queries=queries, population=population)
   findings = run_attacks(attacks, signals, seed=seed)

@@ -1,1 +1,1 @@
-"""What one paper needs and nothing else does."""
+"""Code that reproduces single papers and is not used elsewhere."""

@@ -1,8 +1,8 @@
-"""Privacy spent by the Poisson-subsampled Gaussian mechanism, by Renyi accounting.
+"""Privacy accounting of the Poisson-subsampled Gaussian mechanism (Renyi DP).
 
-Neighbouring training sets differ by one record added or removed. One step with noise
-multiplier z and sampling probability q has Renyi divergence R(order), T steps have
-T R(order), and
+Neighbouring training sets differ by one added or removed record. If one step with noise
+multiplier z and sampling probability q has Renyi divergence R(order), T steps have T
+R(order), and
 
   epsilon = min over orders of T R(order) + conversion(order, delta).
 """
@@ -19,8 +19,8 @@ _ORDERS = (
   *range(11, 64),
   *(128, 256, 512, 1024),
 )
-_SPENT = 0.999  # share of the budget at which the calibration stops
-_APART = 1 + 1e-6  # or the ratio of its bounds: below 0.01 epsilon has a jump
+_SPENT = 0.999  # fraction of the budget at which the calibration stops
+_APART = 1 + 1e-6  # or the ratio of its bounds, because epsilon has a jump below 0.01
 _MOST_NOISE = 1e6
 
 
@@ -31,8 +31,9 @@ def epsilon(
   """Return the epsilon spent by DP-SGD at `delta`.
 
   Args:
-    noise_multiplier: standard deviation of the noise over the clipping norm, >= 0.
-    sampling_probability: chance of a record to be in a batch, in (0, 1].
+    noise_multiplier: ratio of the noise's standard deviation to the clipping norm, >=
+    0.
+    sampling_probability: probability that a record is in a batch, in (0, 1].
     steps: number of noisy steps, >= 1.
     delta: in (0, 1).
 
@@ -68,7 +69,7 @@ def epsilon(
     _ORDERS, dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
   )
   verbosity = logging.get_verbosity()
-  logging.set_verbosity(logging.ERROR)  # it warns of every order it leaves out
+  logging.set_verbosity(logging.ERROR)  # it warns about every order it omits
   try:
     return float(accountant.compose(step, steps).get_epsilon(delta))
   finally:
@@ -79,13 +80,13 @@ def epsilon(
 def noise_multiplier(
   epsilon: float, *, sampling_probability: float, steps: int, delta: float
 ) -> float:
-  """Return the noise multiplier that spends `epsilon`, and never more.
+  """Return the noise multiplier that spends at most `epsilon`.
 
-  It is found by bisection; what it spends is 99.9 to 100 % of a budget above 0.01.
+  It is found by bisection and spends 99.9 to 100 % of a budget above 0.01.
 
   Args:
     epsilon: budget, finite and > 0.
-    sampling_probability: chance of a record to be in a batch, in (0, 1].
+    sampling_probability: probability that a record is in a batch, in (0, 1].
     steps: number of noisy steps, >= 1.
     delta: in (0, 1).
 

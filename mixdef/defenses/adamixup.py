@@ -1,4 +1,4 @@
-"""AdaMixup: mixing that fades out over the epochs, with the dominant record's label."""
+"""AdaMixup: mixing that decays over the epochs, with the dominant record's label."""
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +8,14 @@ from mixdef.core.check import check_choice, check_number, is_static
 from mixdef.core.hooks import Defense, defense, weighted_mean
 from mixdef.defenses.mixing import draw_share, mix, shuffle
 
-_PATIENT_FACTOR = 0.9  # what `performance` multiplies m by; 0.1 takes 22 such epochs
+_PATIENT_FACTOR = 0.9  # factor of m in `performance`; 0.1 takes 22 such epochs
 
 
 @defense
 def adamixup(
   reading="strength", *, schedule="floor", start=1.0, end=0.1, label="hard"
 ) -> Defense:
-  """Mix records by a coefficient that decays over the epochs; keep a hard label.
+  """Mix records with a coefficient that decays over the epochs; keep a hard label.
 
   ```
   lam_t = start (1 - t / T)                        (Eq. 3), t = 0..T-1
@@ -23,7 +23,7 @@ def adamixup(
   y_mix = y_i if lam >= 0.5 else y_j               (Eq. 5), the tie goes to y_i
   ```
 
-  Readings of the coefficient, m being the minor record's share:
+  Interpretations of the coefficient, where m is the weight of the minor record:
 
   ```
   strength      m = lam_t / 2, label y_i
@@ -35,16 +35,16 @@ def adamixup(
   ```
 
   Args:
-    reading: one of the five above.
-    schedule: "floor" is max(end, lam_t), "to_min" the straight line from start to end
-      that arrives in the last epoch, "raw" is lam_t. `performance` has no schedule.
+    reading: one of the five interpretations above.
+    schedule: "floor" is max(end, lam_t), "to_min" is the straight line from start to
+      end that ends in the last epoch, "raw" is lam_t. `performance` has no schedule.
     start: lam_0 in (0, 1].
-    end: last lam in [0, start]; "raw" does not read it.
-    label: "hard" (the paper) takes the dominant record's whole label row, "soft" mixes
-      the labels as mixup does, an ablation.
+    end: last lam in [0, start]; "raw" ignores it.
+    label: "hard" (the paper) takes the dominant record's whole label row; "soft" mixes
+      the labels as mixup does, as an ablation.
 
   Returns:
-    The defense. `performance` needs reference rows.
+    The defense. `performance` needs auxiliary records.
 
   Raises:
     ValueError: for an unknown word, a number out of range, a schedule that

@@ -1,4 +1,4 @@
-"""Adversarial regularisation: train against an attack network, which trains along."""
+"""Adversarial regularization: train against an attack network that trains as well."""
 
 import jax
 import jax.numpy as jnp
@@ -9,16 +9,16 @@ from mixdef.core.hooks import Defense, defense, weighted_mean
 from mixdef.core.randomness import fold_in_name
 
 _ANSWER, _LABEL, _COMMON = (1024, 512, 64), (128, 64), (256, 64, 1)
-_SPREAD = 0.01  # standard deviation of the first weights; the biases start at 0
+_SPREAD = 0.01  # std of the initial weights; the biases start at 0
 
 
 @defense
 def adversarial_regularization(
   coefficient=3.0, *, start=1, attack_steps=1, attack_rate=1e-4
 ) -> Defense:
-  """Charge the classifier for what an attack network gains from its answers.
+  """Penalize the classifier by what an attack network infers from its outputs.
 
-  h reads the answer f(x) and the label y and tells members (1) from the others (0):
+  h reads the output f(x) and the label y and classifies members (1) and others (0):
 
   ```
   classifier   CE + coefficient (mean_members h(f(x), y) - 0.5)     from epoch `start`
@@ -29,15 +29,16 @@ def adversarial_regularization(
   ReLU between the layers. Neither gradient reaches the other network.
 
   Args:
-    coefficient: weight of the gain, at least 0; 0 is no defense. Published: 3 on
+    coefficient: weight of the penalty, at least 0; 0 gives no defense. Published: 3 on
       Purchase; in the repository of HAMP 10 on Texas and Location, 6 on CIFAR.
-    start: first epoch, from 0, with the term. Before, the classifier trains plainly and
-      h already learns from it.
-    attack_steps: Adam steps of h after each step of the classifier, at least 1.
+    start: first epoch, from 0, with the penalty. Before it, the classifier trains
+      without the penalty, and h already learns from it.
+    attack_steps: number of Adam steps of h after each step of the classifier, at least
+      1.
     attack_rate: Adam's learning rate for h, above 0; 1e-4 in the official code.
 
   Returns:
-    The defense; it needs reference rows. Its state is h with its optimizer.
+    The defense, which needs auxiliary records. Its state is h with its optimizer.
 
   Raises:
     ValueError: for an argument out of range.
@@ -100,11 +101,11 @@ def adversarial_regularization(
 
 
 def membership(net, log_probs, y):
-  """Return h [B], the attack network's belief that each row is a member.
+  """Return h [B], the attack network's probability that each row is a member.
 
   Args:
-    net: from `make_net`.
-    log_probs: answers [B,K].
+    net: result of `make_net`.
+    log_probs: log-probabilities [B,K].
     y: labels [B,K] on the simplex.
   """
   sides = [_relu_layers(net["answer"], log_probs), _relu_layers(net["label"], y)]
@@ -114,14 +115,14 @@ def membership(net, log_probs, y):
 
 
 def attack_loss(net, log_probs, batch):
-  """Return the attack network's loss: 1 is right for members, 0 for reference rows."""
+  """Return the attack network's loss: targets 1 for members, 0 for auxiliary rows."""
   belief = membership(net, log_probs, batch.y)
   members = weighted_mean((belief - 1) ** 2, batch.weight)
   return members + weighted_mean(belief**2, batch.reference)
 
 
 def make_net(key, classes):
-  """Draw an attack network: `(weights, bias)` of the layers of its three parts."""
+  """Initialize an attack network: `(weights, bias)` per layer of its three parts."""
   both = _ANSWER[-1] + _LABEL[-1]
   sizes = {
     "answer": (classes, *_ANSWER),

@@ -1,4 +1,4 @@
-"""Defenses that are settings of the network."""
+"""Defenses that set fields of the network."""
 
 from mixdef.core.check import check_number, is_static
 from mixdef.core.hooks import Defense, defense
@@ -6,17 +6,17 @@ from mixdef.core.hooks import Defense, defense
 
 @defense
 def dropout(rate=0.5) -> Defense:
-  """Drop units at random in training: sets the module's field `dropout`.
+  """Drop units at random in training, by setting the module's field `dropout`.
 
   ```
   h' = h m / (1 - rate),   m ~ Bernoulli(1 - rate) a unit
   ```
 
   Args:
-    rate: share dropped, in [0, 1); 0.5 as in AdaMixup's comparison. Sweep 0.05..0.8.
+    rate: fraction dropped, in [0, 1); 0.5 as in AdaMixup's comparison. Sweep 0.05..0.8.
 
   Returns:
-    The defense. `classifier` refuses a module without the field. Masks differ per step
+    The defense. `classifier` rejects a module without the field. Masks differ per step
     and per model; inference drops nothing.
 
   Guarantee: none.
@@ -33,17 +33,17 @@ def dropout(rate=0.5) -> Defense:
 
 @defense
 def spatial_dropout(rate=0.1) -> Defense:
-  """Drop whole channels in training: sets the module's field `spatial_dropout`.
+  """Drop whole channels in training, by setting the module's field `spatial_dropout`.
 
   ```
   h'[:, :, c] = h[:, :, c] m_c / (1 - rate),   m_c ~ Bernoulli(1 - rate) a channel
   ```
 
   Args:
-    rate: share dropped, in [0, 1). The default is mild [ours]. Sweep 0.05..0.8.
+    rate: fraction dropped, in [0, 1). The default is mild [ours]. Sweep 0.05..0.8.
 
   Returns:
-    The defense. `classifier` refuses a module without the field.
+    The defense. `classifier` rejects a module without the field.
 
   Guarantee: none.
 
@@ -61,19 +61,19 @@ def spatial_dropout(rate=0.1) -> Defense:
 
 @defense
 def group_norm() -> Defense:
-  """Normalise within each record: sets the module's field `norm` to "group".
+  """Normalize within each record, by setting the module's field `norm` to "group".
 
   ```
   h' = scale (h - mean_g) / sqrt(var_g + 1e-6) + bias      a group g of channels
   ```
 
-  The mean and variance are of one record over the map and the channels of the group, so
-  no record acts on another, unlike with batch statistics. The residual and dense
-  networks here have it already; for networks built with another norm it is the change
-  that per-example clipping and vmapped shadow models need.
+  The mean and variance are those of one record over the map and the channels of the
+  group, so no record affects another, unlike with batch statistics. The residual and
+  dense networks of this library already use it. Networks built with another norm need
+  this change for per-example clipping and vmapped shadow models.
 
   Returns:
-    The defense. `classifier` refuses a module without the field.
+    The defense. `classifier` rejects a module without the field.
 
   Guarantee: none of its own.
 
@@ -92,17 +92,17 @@ def group_norm() -> Defense:
 
 @defense
 def weight_standardization() -> Defense:
-  """Standardise convolution kernels: sets the module's `weight_standardization`.
+  """Standardize convolution kernels, by setting the field `weight_standardization`.
 
   ```
   w' = (w - mean w) / sqrt(max(I var w, 1e-4))     for each output channel, I inputs
   ```
 
-  Training descends on w; only w' acts. It is a function of parameters alone, so
+  Training updates w, but only w' is used. It is a function of parameters alone, so
   per-example clipping bounds a record's influence as before.
 
   Returns:
-    The defense. `classifier` refuses a module without the field.
+    The defense. `classifier` rejects a module without the field.
 
   Guarantee: none of its own.
 

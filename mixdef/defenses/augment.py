@@ -1,4 +1,4 @@
-"""Random changes of each record on its own: crops, flips, holes and noise."""
+"""Random augmentations that change each record on its own: crops, flips, noise."""
 
 import jax
 import jax.numpy as jnp
@@ -16,19 +16,19 @@ from mixdef.core.randomness import batch_keys
 
 @defense
 def cutout(side=16) -> Defense:
-  """Train on pictures with a square hole at a random place.
+  """Train on images with a square hole at a random place.
 
   ```
   x'[i, j] = 0 where 0 <= i - c_1 + h < side and 0 <= j - c_2 + h < side
   h = floor(side / 2),   c uniform over the pixels
   ```
 
-  The square may overhang the border, so a side as long as the picture's rarely hides
-  all of it. The hole is 0 on the data set's own scale: black, not the mean, for
-  pictures that the model normalises itself.
+  The square may extend over the border, so a side as long as the image's rarely hides
+  all of it. The hole is 0 on the data set's own scale: black, not the mean, for images
+  that the model normalizes itself.
 
   Args:
-    side: of the square in pixels, at least 0; 0 changes nothing. 16 is used on
+    side: side of the square in pixels, at least 0; 0 changes nothing. 16 is used on
       CIFAR-10, 8 on CIFAR-100. Kaya and Dumitras sweep 4..52. May be traced.
 
   Returns:
@@ -62,18 +62,18 @@ def cutout(side=16) -> Defense:
 
 @defense
 def random_crop(padding=4, *, fill="zero") -> Defense:
-  """Train on pictures that are shifted at random, by padding and cutting back.
+  """Train on images that are shifted at random, by padding and cropping.
 
   ```
   x'[i, j] = padded[i + u, j + v],   u, v uniform over 0..2 padding
   ```
 
   Args:
-    padding: pixels on every border, at least 0; 0 changes nothing. 4 is usual on CIFAR;
-      Kaya and Dumitras sweep 1..38.
-    fill: what is padded: "zero" on the data set's own scale, black and not the mean for
-      pictures that the model normalises itself (Aerni et al., Kaya and Dumitras), or
-      "reflect", the mirrored picture without its border (LiRA's training).
+    padding: number of pixels on every border, at least 0; 0 changes nothing. 4 is usual
+      on CIFAR; Kaya and Dumitras sweep 1..38.
+    fill: the padding: "zero" on the data set's own scale, which is black and not the
+      mean for images that the model normalizes itself (Aerni et al., Kaya and
+      Dumitras), or "reflect", the mirrored image without its border (LiRA's training).
 
   Returns:
     The defense. Every visit of a record draws a new shift from the record's id.
@@ -107,15 +107,15 @@ def random_crop(padding=4, *, fill="zero") -> Defense:
 
 @defense
 def random_flip(probability=0.5) -> Defense:
-  """Train on pictures of which some are mirrored, left to right.
+  """Train on images that are mirrored left to right at random.
 
   ```
   x'[i, j] = x[i, W - 1 - j] with the given probability, else x
   ```
 
   Args:
-    probability: of a record to be mirrored at a visit, in [0, 1]; 0 changes nothing.
-      May be traced.
+    probability: probability that a record is mirrored at a visit, in [0, 1]; 0 changes
+      nothing. May be traced.
 
   Returns:
     The defense. Every visit of a record draws anew from the record's id.
@@ -144,7 +144,7 @@ def random_flip(probability=0.5) -> Defense:
 
 @defense
 def gaussian_noise(sigma=0.1, *, clip=True) -> Defense:
-  """Train on records with Gaussian noise, pictures or tables.
+  """Train on records with Gaussian noise, images or tables.
 
   ```
   x' = clip(x + sigma n, 0, 1),   n ~ N(0, 1) a value
@@ -152,9 +152,9 @@ def gaussian_noise(sigma=0.1, *, clip=True) -> Defense:
 
   Args:
     sigma: standard deviation on the data set's own scale, at least 0; 0 changes
-      nothing. Kaya and Dumitras sweep 0.01..0.35 on pictures in [0, 1], which holds the
-      default [ours]. May be traced.
-    clip: keep the values in [0, 1]; False for standardised records.
+      nothing. Kaya and Dumitras sweep 0.01..0.35 on images in [0, 1], which includes
+      the default [ours]. May be traced.
+    clip: whether to keep the values in [0, 1]; use False for standardized records.
 
   Returns:
     The defense. Every visit of a record draws new noise from the record's id.
@@ -186,7 +186,7 @@ def gaussian_noise(sigma=0.1, *, clip=True) -> Defense:
 
 
 def check_pictures(name, x):
-  """Refuse a batch of records that are no pictures.
+  """Reject a batch of records that are not images.
 
   Raises:
     ValueError: unless x is [B,H,W] or [B,H,W,C].
@@ -199,12 +199,12 @@ def check_pictures(name, x):
 
 
 def draw_box(key, sides, shape):
-  """Mark a box with a uniform centre, cut off at the border of the picture.
+  """Mark a box with a uniform centre, cut off at the border of the image.
 
   Args:
-    key: of the centre.
-    sides: height and width in whole pixels; may be traced. 0 is an empty box.
-    shape: height and width [H,W] of the picture.
+    key: random key of the centre.
+    sides: height and width in whole pixels; may be traced. 0 gives an empty box.
+    shape: height and width [H,W] of the image.
 
   Returns:
     bool [H,W].

@@ -19,8 +19,8 @@ def ema(decay=0.999) -> Defense:
     decay: in [0, 1]; 0.999 as in LiRA's training. 0 releases the last weights.
 
   Returns:
-    The defense. The average covers parameters and BatchNorm's running statistics;
-    the weights that train are never released.
+    The defense. The average covers parameters and BatchNorm's running statistics; the
+    weights that are trained are never released.
 
   Guarantee: none of its own. After `dp_sgd` it is post-processing.
 

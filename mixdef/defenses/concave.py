@@ -8,7 +8,7 @@ from mixdef.core.hooks import Defense, defense
 
 @defense(aliases={"ccel": "ccl", "ccql": "ccl(form='ccql')"})
 def ccl(alpha=0.5, *, beta=0.05, form="ccel") -> Defense:
-  """Spread the losses of the members by a concave term, with descent only.
+  """Spread the losses of the members by a concave term, without gradient ascent.
 
   With the cross-entropy l_i and the confidence p_i = exp(-l_i):
 
@@ -17,15 +17,16 @@ def ccl(alpha=0.5, *, beta=0.05, form="ccel") -> Defense:
   ccql   beta (alpha l_i - (1 - alpha) (p_i + p_i^2 / 2))
   ```
 
-  Both terms fall as p rises. The cross-entropy is convex in p: it pulls hardest on the
-  records fitted worst, so the losses of the members draw together. The other term is
-  concave: it pulls hardest on the records fitted best and drives the losses apart.
+  Both terms decrease as p increases. The cross-entropy is convex in p: its gradient is
+  largest on the records that are fitted worst, so the losses of the members contract.
+  The other term is concave: its gradient is largest on the records that are fitted best
+  and drives the losses apart.
 
   Args:
-    alpha: share of the cross-entropy, in [0, 1]; with beta = 1, alpha = 1 changes
+    alpha: weight of the cross-entropy, in [0, 1]; with beta = 1, alpha = 1 changes
       nothing.
-    beta: scale of the whole, above 0. The official runs take 0.05 with SGD at 0.1, so a
-      smaller learning rate with the default trains slowly.
+    beta: scale of the whole loss, above 0. The official runs use 0.05 with SGD at 0.1,
+      so a smaller learning rate with the default trains slowly.
     form: "ccel", with the exponential, or "ccql", with the quadratic.
 
   Returns:

@@ -1,4 +1,4 @@
-"""Defenses of a GAN's critic: `relaxloss_gan`, and the loss that it looks at."""
+"""Defenses of a GAN's critic: `relaxloss_gan`, and the loss that it uses."""
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +13,18 @@ def critic_losses(learner, state, x, y, *, num_fakes: int = 1):
   """Return l(x) = -D(x, y) + mean_z D(G(z, y), y) of every record and critic.
 
   Args:
-    learner: of a GAN.
+    learner: learner of a GAN.
     state: its `TrainState`.
     x: records [B,...].
     y: their labels, int [B], or conditions [B,K].
-    num_fakes: latents in the mean; the same ones for every record and model.
+    num_fakes: number of latents in the mean; the same ones for every record and model.
 
   Returns:
     [B,C] for C critics, lower for members.
   """
   if y.ndim == 1:
     y = jax.nn.one_hot(y, learner.num_classes)
-  # One fixed stream: the fakes of a condition do not depend on what else is asked.
+  # One fixed stream: the fakes of a condition do not depend on the other queries.
   keys = row_keys(fold_in_name(random_key(0), "fakes"), jnp.arange(num_fakes))
 
   def fake_scores(key):
@@ -38,7 +38,7 @@ def critic_losses(learner, state, x, y, *, num_fakes: int = 1):
 
 @defense
 def relaxloss_gan(threshold=None, *, references=4) -> Defense:
-  """Ascend where the critic knows a record better than a model that never saw it.
+  """Ascend where the critic fits a record better than a model not trained on it.
 
   ```
   d_i = -D(x_i, y_i) + D(G(z_i, y_i), y_i)
@@ -46,18 +46,18 @@ def relaxloss_gan(threshold=None, *, references=4) -> Defense:
   L_D = mean[s_i D(x_i, y_i) - s_i D(G(z_i, y_i), y_i)] + the gradient penalty
   ```
 
-  The penalty keeps its sign, and the generator is trained as ever.
+  The penalty keeps its sign, and the generator is trained as usual.
 
   Args:
-    threshold: tau. None trains references first and takes, for each record, their mean
-      d over those that did not train on it; a number is one tau for all records, an
-      array [N] one for each.
-    references: GANs trained before, each on half of the members by the rest of the
-      chain, so that each record is out of half of them; an even number, 2 at least.
-      Read only where `threshold` is None.
+    threshold: tau. None trains references first and uses, for each record, the mean d
+      of those that did not train on it; a number is one tau for all records, an array
+      [N] holds one for each.
+    references: number of GANs trained before, each on half of the members and with the
+      rest of the chain, so that each record is out of half of them; an even number, at
+      least 2. Used only if `threshold` is None.
 
   Returns:
-    The defense, with one stage before it where the thresholds come from references.
+    The defense, with one stage before it if the thresholds come from references.
 
   Raises:
     ValueError: for no threshold, or an odd number of references; at `init`, if no
@@ -121,13 +121,13 @@ def relaxloss_gan(threshold=None, *, references=4) -> Defense:
 
 def _references(count):
   def rows(key, keep, reference):
-    """Each record in half of the models, chosen at random."""
+    """Assign each record to half of the models, chosen at random."""
     del reference
     draws = jax.random.uniform(key, (count, keep.shape[0]))
     return keep & (draws.argsort(0).argsort(0) < count // 2)
 
   def table(key, log_probs, rows, keep):
-    """Mean loss of each record over the references it is out of, in one column."""
+    """Return the mean loss of each record over the references it is out of, [N, 1]."""
     del key
     losses, out = log_probs.mean(-1), ~rows & keep
     means = (losses * out).sum(0) / jnp.maximum(out.sum(0), 1)

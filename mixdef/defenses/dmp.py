@@ -1,4 +1,4 @@
-"""DMP: a student that sees no member, only a teacher's answers on reference rows."""
+"""DMP: a student trained only on a teacher's outputs for auxiliary records."""
 
 import math
 
@@ -9,15 +9,15 @@ from mixdef.core.check import check_number
 from mixdef.core.hooks import Defense, defense
 from mixdef.defenses.teachers import ONE_TEACHER, soft_targets
 
-_ROUNDING = 1e-6  # a uniform answer may have an entropy a little above log K
+_ROUNDING = 1e-6  # a uniform output may have an entropy a little above log K
 
 
 @defense
 def dmp(temperature=1.0, *, entropy=1.0) -> Defense:
-  """Train a student on a teacher's answers for the defender's own records alone.
+  """Train a student only on a teacher's outputs for the defender's auxiliary records.
 
-  With q = softmax(teacher / T), s the student's answer at temperature 1 and R the
-  reference rows:
+  With q = softmax(teacher / T), s the student's output at temperature 1 and R the
+  auxiliary rows:
 
   ```
   loss = mean of CE(q_i, s_i) = KL(q_i || s_i) + H(q_i)
@@ -25,18 +25,18 @@ def dmp(temperature=1.0, *, entropy=1.0) -> Defense:
   ```
 
   The teacher is trained first, on the members, by the rest of the chain: alone, `dmp`
-  has an undefended teacher. Epochs, and steps an epoch, of the student follow the
-  number of reference rows; their labels are not used.
+  has an undefended teacher. The student's epochs, and its steps per epoch, follow the
+  number of auxiliary records; their labels are not used.
 
   Args:
-    temperature: T of the teacher above 0. 1 is the published one.
-    entropy: largest entropy of a teacher's answer that is trained on, as a share of
-      log K, above 0 and at most 1; 1 takes all reference rows. A sure answer is often
-      one far from the members that the teacher memorised.
+    temperature: T of the teacher, above 0. The published value is 1.
+    entropy: largest entropy of a teacher's output that is trained on, as a fraction of
+      log K, above 0 and at most 1; 1 uses all auxiliary records. A confident output is
+      often one far from the members that the teacher memorized.
 
   Returns:
-    The defense, with one stage before it; it needs reference rows. Its state is
-    `targets` [N,K] and `weight` [N], 1 where the entropy admits the row.
+    The defense, with one stage before it; it needs auxiliary records. Its state is
+    `targets` [N,K] and `weight` [N], which is 1 where the entropy admits the row.
 
   Raises:
     ValueError: for a number out of range; at `init`, if no teacher was trained.

@@ -1,9 +1,9 @@
-"""One layer's part in per-example clipping: squared gradient norms and clipped sums.
+"""Per-layer rules of per-example clipping: squared gradient norms and clipped sums.
 
-In shapes, R is records, B = R views is rows, T the positions of a record (with those of
-all its views), I the inputs of a position and O its outputs. The gradient of an affine
-layer's kernel for one record is sum_t a_t b_t^T, for its inputs a [T,I] and the
-cotangents b [T,O] of its outputs.
+In shapes, R is the number of records, B = R views the number of rows, T the number of
+positions of a record (including those of all its views), I the number of inputs of a
+position and O of its outputs. For one record, the gradient of an affine layer's kernel
+is sum_t a_t b_t^T, for its inputs a [T,I] and the cotangents b [T,O] of its outputs.
 """
 
 import functools
@@ -17,12 +17,12 @@ from flax.linen.linear import canonicalize_padding
 
 from mixdef.kernels.convolution import linen_conv
 
-# On a CPU the patches of a few images stay in cache, those of a whole batch do not.
+# On a CPU, the patches of a few images stay in cache; those of a whole batch do not.
 _IMAGES_AT_ONCE = 4
 
 
 class UnsupportedError(Exception):
-  """Why a model cannot be clipped by `ghost`."""
+  """Raised with the reason why a model cannot be clipped by `ghost`."""
 
 
 def name_of(module):
@@ -33,22 +33,24 @@ def name_of(module):
 def measure(module, kwargs, params, x, cotangent, views):
   """Measure the gradients of one leaf module, record by record.
 
-  An affine layer keeps its per-record gradients if they are no larger than what they
-  are made of, I O <= T (I + O). Making them then costs no more than the T x T products
-  of their ghost norm, and summing what is kept costs nearly nothing. The sum of every
-  other layer is pulled back through that layer alone.
+  An affine layer keeps its per-record gradients if they are no larger than the arrays
+  they are computed from, I O <= T (I + O). Computing them then costs no more than the T
+  x T products of their ghost norm, and summing the kept gradients costs nearly nothing.
+  For every other layer, the sum is obtained by a backward pass through that layer
+  alone.
 
   Args:
     module: `nn.Dense`, `nn.Conv` or any other leaf module, as it was applied.
-    kwargs: what it was called with beside `x`.
+    kwargs: keyword arguments that it was called with, in addition to `x`.
     params: its parameters, by name.
     x: its input, [B,...].
-    cotangent: of its output, [B,...].
-    views: neighbouring rows that are one record.
+    cotangent: cotangent of its output, [B,...].
+    views: number of adjacent rows that belong to one record.
 
   Returns:
-    The squared gradient norms [R], and `factor [R] -> sum_i factor_i g_i`, like
-    `params`; a record of factor 0 adds exactly zero to it, whatever its values.
+    The squared gradient norms [R], and `factor [R] -> sum_i factor_i g_i`, with the
+    structure of `params`. A record of factor 0 adds exactly zero to it, whatever its
+    values.
 
   Raises:
     UnsupportedError: if the module cannot run alone.
@@ -77,17 +79,17 @@ def grouped(tree, views):
 
 
 def ungrouped(tree):
-  """Join the two leading axes of every leaf, as they were before `grouped`."""
+  """Merge the two leading axes of every leaf, the inverse of `grouped`."""
   return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), tree)
 
 
 def finite_or_zero(tree, finite):
-  """Replace a gradient that is not finite, for a factor of zero times NaN is NaN."""
+  """Replace a gradient that is not finite, because zero times NaN is NaN."""
   return jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), tree)
 
 
 def _kept(module, inputs, params, x, cotangent, views):
-  """Make every record's gradient once, for its norm and for the sum."""
+  """Compute every record's gradient once, for its norm and for the sum."""
 
   def one(x, b):
     a, b = _affine(inputs, x, b)
@@ -111,11 +113,11 @@ def _kept(module, inputs, params, x, cotangent, views):
 
 
 def _ghost_squares(module, inputs, x, cotangent, views):
-  """Square the norms without making a gradient: <a a^T, b b^T>, never too small.
+  """Compute squared norms without gradients: <a a^T, b b^T>, never underestimated.
 
-  The terms may cancel, as those of features that are large and alike at all positions.
-  What rounding may have taken is added, so that it errs towards more clipping: a sum of
-  n products is off by at most n units of rounding of their sizes.
+  The terms may cancel, for example if features are large and alike at all positions.
+  The possible rounding error is added, so that the result errs towards more clipping: a
+  sum of n products is off by at most n units of rounding of their magnitudes.
   """
 
   def one(x, b):
@@ -174,11 +176,11 @@ def _pulled_sum(module, kwargs, params, x, cotangent, views):
     def over_rows(value, rows):
       return jnp.expand_dims(value, range(1, rows.ndim))
 
-    # A zero cotangent does not silence an input of NaN; a used record's input does.
+    # A zero cotangent does not remove an input of NaN; the input of a used record does.
     clean = jnp.where(over_rows(used, x), x, x[used.argmax()])
     weighted = cotangent * over_rows(jnp.repeat(factor, views), cotangent)
     weighted = jnp.where(over_rows(used, weighted), weighted, 0)
-    # Record by record: the layer may let the rows that it is given act on each other.
+    # Record by record, because the layer may let the rows that it is given interact.
     each = jax.vmap(apply, (None, 0))
     _, pull = jax.vjp(lambda params: each(params, grouped(clean, views)), params)
     (grads,) = pull(grouped(weighted.astype(cotangent.dtype), views))
@@ -195,7 +197,7 @@ def _alone(module, kwargs):
 def _inputs(module, x):
   """Return the function from rows to the inputs of their positions, or None.
 
-  None stands for a layer that is not affine in patches of its input.
+  None is returned for a layer that is not affine in patches of its input.
   """
   if type(module) is nn.Dense:
     return (lambda rows: rows) if _has_linens_product(module) else None
@@ -223,7 +225,7 @@ def _inputs(module, x):
     pads = padding
 
   def patches(rows):
-    # Unlike `jnp.pad`, it cuts where a padding is negative.
+    # Unlike `jnp.pad`, this crops where a padding is negative.
     config = [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)]
     rows = jax.lax.pad(rows, jnp.zeros((), rows.dtype), config)
     taps = []
@@ -237,7 +239,7 @@ def _inputs(module, x):
 
 
 def _has_linens_product(module):
-  """Say whether a layer multiplies as linen does; another function may do anything."""
+  """Return whether a layer uses linen's own product; a replacement may do anything."""
   if type(module) is nn.Dense:
     names = ("promote_dtype", "dot_general", "dot_general_cls")
   else:
@@ -249,7 +251,7 @@ def _has_linens_product(module):
 
 
 def _tuple(value, rank):
-  """Write a linen window argument out per axis."""
+  """Expand a linen window argument to one value per axis."""
   if value is None or isinstance(value, int):
     return (1 if value is None else value,) * rank
   return tuple(value)

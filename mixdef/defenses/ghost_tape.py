@@ -1,7 +1,7 @@
-"""Run a linen model forwards and backwards once, and keep what its layers saw.
+"""Run a linen model forwards and backwards once and record what its layers saw.
 
-The input of each layer and the cotangent of its output are all that every record's
-gradient is made of (`ghost_rules`), so no second backward pass is needed.
+The input of each layer and the cotangent of its output determine every record's
+gradient (`ghost_rules`), so no second backward pass is needed.
 """
 
 from typing import Any, NamedTuple
@@ -20,34 +20,35 @@ from mixdef.defenses.ghost_rules import (
 
 
 class Layer(NamedTuple):
-  """A leaf module as it was applied; `leaves` says where its parameters stand."""
+  """A leaf module as it was applied; `leaves` locates its parameters."""
 
   module: nn.Module
   kwargs: dict
   params: dict
-  leaves: dict  # name -> position among the leaves of all parameters
+  leaves: dict  # name -> index among the leaves of all parameters
   x: Any  # its input [B,...]
-  out: Any  # its output [B,...], or the cotangent of it
+  out: Any  # its output [B,...], or the cotangent of the output
 
 
 def record_layers(losses_fn, params, batch, ctx, views):
   """Run a model and pull the mean loss of every record back to its layers' outputs.
 
-  Each record passes the model, and every part of the chain that acts on its loss, in
-  a batch of its own views alone: whatever they do to a batch, no other record is in
-  it. Parameters are told by identity, so those of a frozen second network are left
-  alone and those hidden by a lifted transform are noticed.
+  Each record passes through the model, and through every part of the chain that acts on
+  its loss, in a batch that holds only its own views, so operations on the batch cannot
+  involve any other record. Parameters are identified by object identity, so those of a
+  frozen second network are left alone and those hidden by a lifted transform are
+  detected.
 
   Args:
     losses_fn: `(params, batch, ctx) -> (losses [B], aux)`.
-    params: those whose layers are recorded.
-    batch: its leaves lead with the axis B.
-    ctx: handed to `losses_fn`.
-    views: neighbouring rows that are one record.
+    params: the parameters whose layers are recorded.
+    batch: batch whose leaves have the leading axis B.
+    ctx: context passed to `losses_fn`.
+    views: number of adjacent rows that belong to one record.
 
   Returns:
     The losses [B], aux, and a list of `Layer`, with cotangents in `out`. A parameter
-    that no layer holds does not act on the losses.
+    that no layer holds does not affect the losses.
 
   Raises:
     UnsupportedError: if a parameter acts elsewhere than in a leaf module that is
@@ -82,11 +83,11 @@ def record_layers(losses_fn, params, batch, ctx, views):
 
 
 def _probe(losses_fn, params, records, ctx, views):
-  """Return the shapes of all outputs of layers, if nothing acts beside the layers.
+  """Return the shapes of all outputs of layers, if parameters act only in layers.
 
-  The model is cut open before and behind every layer: a parameter that still reaches a
-  loss or another layer would be missing from the gradient. It is traced with twice the
-  rows of a record, so that no other axis that is as long is taken for theirs.
+  The model is cut before and after every layer: a parameter that still reaches a loss
+  or another layer would be missing from the gradient. The model is traced with twice
+  the rows of a record, so that no other axis of the same length is mistaken for theirs.
   """
   layers: list[Layer] = []
 
@@ -118,7 +119,7 @@ def _probe(losses_fn, params, records, ctx, views):
 
 
 def _reached(jaxpr):
-  """Return, for every output of a program, the positions of the inputs it may use."""
+  """Return, for every output of a program, the indices of the inputs it may use."""
   used = {variable: {place} for place, variable in enumerate(jaxpr.invars)}
 
   def by(variables):
@@ -133,7 +134,7 @@ def _reached(jaxpr):
 def _recorder(layers, params, rows, tap):
   """Make the interceptor that appends to `layers`.
 
-  `tap(call, x) -> (out, what the model goes on with)` calls each of them.
+  `tap(call, x) -> (out, value that the model continues with)` calls each of them.
   """
   inside = set()
   leaves = jax.tree.leaves(params)

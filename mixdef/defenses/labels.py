@@ -1,4 +1,4 @@
-"""Maps of the label rows."""
+"""Transformations of the label rows."""
 
 import math
 
@@ -19,7 +19,7 @@ def label_smoothing(epsilon=0.1) -> Defense:
   ```
 
   Args:
-    epsilon: share of the uniform distribution in [0, 1]; 0 changes nothing. 0.1 is the
+    epsilon: weight of the uniform distribution in [0, 1]; 0 changes nothing. 0.1 is the
       usual value; Kaya and Dumitras sweep 0.01..0.995.
 
   Returns:
@@ -51,15 +51,15 @@ def disturb_label(alpha=0.1) -> Defense:
   y' = y with probability 1 - alpha, else a class drawn uniformly from all K
   ```
 
-  The true class is kept with probability 1 - alpha (K - 1) / K, each other one has
-  alpha / K: in expectation it is label smoothing by alpha.
+  The true class is kept with probability 1 - alpha (K - 1) / K, and each other class
+  has probability alpha / K: in expectation this is label smoothing by alpha.
 
   Args:
     alpha: probability in [0, 1]; 0 changes nothing. Kaya and Dumitras sweep 0.01..0.99,
-      which holds the default [ours]. May be traced.
+      which includes the default [ours]. May be traced.
 
   Returns:
-    The defense. A record's draw follows from its id.
+    The defense. The random numbers of a record are determined by its id.
 
   Guarantee: none.
 
@@ -92,22 +92,22 @@ def disturb_label(alpha=0.1) -> Defense:
 
 @defense
 def hamp_label(gamma=0.95, *, official_grid=False) -> Defense:
-  """Train on labels of high entropy: HAMP's first part.
+  """Train on labels of high entropy, the first part of HAMP.
 
   ```
   y' = p on the true class, (1 - p) / (K - 1) elsewhere
   p  = the largest with entropy(y') >= gamma log K
   ```
 
-  This is label smoothing by epsilon = (1 - p) K / (K - 1), applied to a soft or mixed
-  label as such: its entropy is at least that of a hard one's.
+  This is label smoothing by epsilon = (1 - p) K / (K - 1). It is applied to a soft or
+  mixed label in the same way, whose entropy is then at least that of a hard label.
 
   Args:
-    gamma: share of the largest entropy in [0, 1]; 0 changes nothing, 1 is the uniform
-      distribution. Official: CIFAR-10 0.95 (the default), Purchase 0.8, Texas 0.6,
-      CIFAR-100 and Location 0.5; Aerni et al. use 0.99968377 on CIFAR-10.
-    official_grid: take p from 1, 0.99, 0.98, ... as the official code does; else the
-      exact root, as Aerni et al.
+    gamma: fraction of the largest entropy, in [0, 1]; 0 changes nothing, 1 is the
+      uniform distribution. Official: CIFAR-10 0.95 (the default), Purchase 0.8, Texas
+      0.6, CIFAR-100 and Location 0.5; Aerni et al. use 0.99968377 on CIFAR-10.
+    official_grid: whether to take p from 1, 0.99, 0.98, ... as the official code does;
+      otherwise p is the exact root, as in Aerni et al.
 
   Returns:
     The defense. It acts after mixing, with which it commutes.
@@ -148,9 +148,9 @@ def label_confidence(gamma, classes, *, grid=False) -> float:
   """Return the largest p in [1/K, 1] whose label row has entropy gamma log K.
 
   Args:
-    gamma: share of the largest entropy in (0, 1].
+    gamma: fraction of the largest entropy, in (0, 1].
     classes: K, at least 2.
-    grid: round p down to hundredths, but not below 1/K.
+    grid: whether to round p down to hundredths, but not below 1/K.
   """
 
   def entropy(p):
@@ -163,7 +163,7 @@ def label_confidence(gamma, classes, *, grid=False) -> float:
       low = middle
     else:
       high = middle
-  # A root that is a hundredth itself may come out a rounding error below it.
+  # A root that is an exact hundredth may be a rounding error below it.
   return max(math.floor(100 * low + 1e-9) / 100, 1 / classes) if grid else low
 
 

@@ -1,4 +1,4 @@
-"""Changes of the loss: a level to hold, a focus, bonuses for entropy."""
+"""Defenses that change the loss: a target level, focal weights, entropy bonuses."""
 
 import math
 
@@ -13,10 +13,10 @@ from mixdef.core.hooks import Defense, defense, weighted_mean
 def relaxloss(
   alpha=1.0, *, upper=1.0, form="image", ascent="all", detach=False
 ) -> Defense:
-  """Hold the batch loss at `alpha`, by gradient ascent and flatter posteriors below it.
+  """Hold the batch loss at `alpha` by gradient ascent and flatter posteriors below it.
 
-  With the batch mean L of the losses l_i, the epoch t counted from 0, and
-  c_i = clip(p_iy, 0, upper):
+  With the batch mean L of the losses l_i, the epoch t counted from 0, and c_i =
+  clip(p_iy, 0, upper):
 
   ```
   t even              |L - alpha|
@@ -38,12 +38,12 @@ def relaxloss(
 
   Args:
     alpha: target loss level, at least 0. With soft labels it must exceed their entropy,
-      the smallest loss there is.
+      which is the smallest possible loss.
     upper: largest confidence kept, in (0, 1].
     form: "image" or "tabular", as above.
-    ascent: "all" records carry -l_i in the image form (official code), or those
-      predicted correctly only ("correct_only", the paper).
-    detach: stop the gradient through s_i; the official code does not.
+    ascent: "all" records contribute -l_i in the image form (official code), or only
+      those that are predicted correctly ("correct_only", the paper).
+    detach: whether to stop the gradient through s_i; the official code does not.
 
   Returns:
     The defense. Its loss depends on the whole batch.
@@ -99,14 +99,14 @@ def relaxloss(
 
 @defense
 def focal_loss(gamma=2.0) -> Defense:
-  """Weigh each record by how far it is from being fitted.
+  """Down-weight the loss of each record by how well it is fitted.
 
   ```
   loss_i = (1 - p_iy)^gamma l_i
   ```
 
   Args:
-    gamma: focus, at least 0; 0 changes nothing.
+    gamma: focusing exponent, at least 0; 0 changes nothing.
 
   Returns:
     The defense.
@@ -128,7 +128,7 @@ def focal_loss(gamma=2.0) -> Defense:
 
   def loss(losses, state, ctx, log_probs, batch):
     del state, ctx
-    # 1 - p by expm1: for p near 1 the difference would round to 0.
+    # Compute 1 - p by expm1: for p near 1 the difference would round to 0.
     miss = -(batch.y * jnp.expm1(log_probs)).sum(-1)
     return jnp.maximum(miss, math.exp(-36)) ** gamma * losses
 
@@ -144,7 +144,7 @@ def confidence_penalty(coefficient=0.1) -> Defense:
   ```
 
   Args:
-    coefficient: at least 0; 0 changes nothing. 0.1 is the value of Chen et al.
+    coefficient: at least 0; 0 changes nothing. Chen et al. use 0.1.
 
   Returns:
     The defense. Its loss may be negative, down to -coefficient log K.
@@ -175,14 +175,15 @@ def hamp_entropy(coefficient=0.001, *, official_scale=False) -> Defense:
   loss_i = KL(y_i || p_i) - coefficient H(p_i),      KL(y_i || p_i) = l_i - H(y_i)
   ```
 
-  It is the loss of HAMP; the labels y_i are flattened by another part. On hard labels
-  the equation is that of `confidence_penalty`.
+  This is the loss of HAMP; another part of the chain flattens the labels y_i. On hard
+  labels the equation is that of `confidence_penalty`.
 
   Args:
     coefficient: at least 0; 0 leaves the gradient of the cross-entropy. With
       `official_scale`: Purchase, Texas 0.01; CIFAR-100 0.005; CIFAR-10, Location 0.001.
-    official_scale: divide the KL term by K, as the official code does by averaging over
-      all entries. It weakens the fit and not the reward: `coefficient` counts K times.
+    official_scale: whether to divide the KL term by K, as the official code does by
+      averaging over all entries. This weakens the fit but not the reward: `coefficient`
+      counts K times.
 
   Returns:
     The defense. Its loss may be negative, down to -coefficient log K.
@@ -214,6 +215,6 @@ def hamp_entropy(coefficient=0.001, *, official_scale=False) -> Defense:
 
 
 def _entropy(log_probs):
-  """H(p) [B]; a probability of 0 adds 0, and its log may be -inf."""
+  """Return H(p) [B]; a probability of 0 adds 0, and its log may be -inf."""
   p = jnp.exp(log_probs)
   return -(p * jnp.where(p > 0, log_probs, 0.0)).sum(-1)

@@ -1,4 +1,4 @@
-"""MemGuard: noise on the answer that fools an attack network, under a budget."""
+"""MemGuard: bounded noise on the outputs that deceives an attack network."""
 
 import jax
 import jax.numpy as jnp
@@ -9,20 +9,20 @@ from mixdef.core.hooks import Defense, defense
 from mixdef.core.randomness import hash_rows, row_keys
 
 _WIDTHS = (256, 128, 64)
-_HALF = 32  # members, and as many reference rows, in a step of the attack network
+_HALF = 32  # members, and equally many auxiliary rows, per step of the attack network
 _LEARNING_RATE = 1e-3
 _STEP = 0.1
 _LABEL_WEIGHT = 10.0
-_FIRST_WEIGHT, _ROUNDS = 0.1, 7  # of the distortion: 0.1, 1, ..., 1e5
+_FIRST_WEIGHT, _ROUNDS = 0.1, 7  # weights of the distortion: 0.1, 1, ..., 1e5
 
 
 @defense
 def memguard(budget=1.0, *, steps=300, epochs=400) -> Defense:
-  """Change the answer until an attack network cannot tell, in the budget's mean.
+  """Change outputs until an attack network is undecided, within an expected budget.
 
-  After training, a network g learns to tell members from reference rows by the sorted
-  probabilities; h is its log-odds. For a query with log-probabilities f and label
-  y = argmax f:
+  After training, a network g learns to distinguish members from auxiliary rows by the
+  sorted probabilities; h is its log-odds. For a query with log-probabilities f and
+  label y = argmax f:
 
   ```
   minimise over e   |h(q)| + 10 max(0, max_{k != y} (f+e)_k - (f+e)_y) + c3 d
@@ -32,18 +32,18 @@ def memguard(budget=1.0, *, steps=300, epochs=400) -> Defense:
   release q with probability min(budget / d, 1), if |h(q)| < |h(f)|; else softmax(f)
   ```
 
-  The coin is drawn from the model's key and a hash of the record, so a repeated query
-  has the same answer: fresh coins would give the original away.
+  The random decision is determined by the model's key and a hash of the record, so a
+  repeated query has the same output: independent decisions would reveal the original.
 
   Args:
     budget: bound on the expected L1 distortion of a record, at least 0; 0 changes
-      nothing and 2 is no bound. The paper's figures are at 1, 0.7, 0.5, 0.3, 0.1, 0.
-    steps: steps of a minimisation, at least 1. A query takes 7 of them, always: the
-      time must not tell what the answer hides.
-    epochs: passes over the reference rows when g is trained, at least 1.
+      nothing and 2 is not a restriction. The paper reports 1, 0.7, 0.5, 0.3, 0.1, 0.
+    steps: steps per minimization, at least 1. A query always runs 7 minimizations,
+      because the running time must not reveal what the output hides.
+    epochs: passes over the auxiliary rows when g is trained, at least 1.
 
   Returns:
-    The defense; it needs reference rows. Its state is g.
+    The defense, which needs auxiliary records. Its state is g.
 
   Raises:
     ValueError: for an argument out of range.
@@ -93,9 +93,10 @@ def memguard(budget=1.0, *, steps=300, epochs=400) -> Defense:
 
 
 def release_share(distortion, budget):
-  """Return how often an answer with this L1 distortion [B] may be released.
+  """Return the probability with which a perturbed output [B] may be released.
 
-  min(budget / distortion, 1): the expected distortion is at most the budget.
+  It is min(budget / distortion, 1), for the L1 distortion: the expected distortion is
+  at most the budget.
 
   >>> [round(float(p), 6) for p in release_share(jnp.array([1.25, 0.5, 0.0]), 0.5)]
   [0.4, 1.0, 1.0]
@@ -105,7 +106,7 @@ def release_share(distortion, budget):
 
 
 def log_odds(net, log_probs):
-  """Return the attack network's log-odds of membership [B] for answers [B,K]."""
+  """Return the attack network's log-odds of membership [B] for outputs [B,K]."""
   values = jnp.sort(jnp.exp(log_probs))
   for weights, bias in net[:-1]:
     values = jax.nn.relu(values @ weights + bias[None])
@@ -114,24 +115,24 @@ def log_odds(net, log_probs):
 
 
 def disguise(net, log_probs, steps):
-  """Return log-probabilities [B,K] that the network is less sure of.
+  """Return log-probabilities [B,K] about which the network is less certain.
 
   Args:
     net: the attack network, `(weights, bias)` of each layer.
     log_probs: [B,K].
-    steps: steps of a minimisation.
+    steps: steps per minimization.
 
   Returns:
-    [B,K] with the label of each row, the row itself where the search found nothing.
+    [B,K] with the label of each row; the row itself where the search found nothing.
   """
   label = log_probs.argmax(-1)
   is_label = jax.nn.one_hot(label, log_probs.shape[-1], dtype=bool)
-  # Through the softmax once more, as `look` does: at e = 0 the distortion is then 0 to
-  # the last bit, else the sign of a rounding error would choose the first step.
+  # Apply the softmax once more, as `look` does, so that the distortion at e = 0 is
+  # exactly 0; otherwise the sign of a rounding error would choose the first step.
   probs, before = jnp.exp(jax.nn.log_softmax(log_probs)), log_odds(net, log_probs)
 
   def look(noise):
-    """The answer with this noise, its log-odds, and whether it may be released."""
+    """Return the output with this noise, its log-odds, and whether it is admissible."""
     moved = jax.nn.log_softmax(log_probs + noise)
     after = log_odds(net, moved)
     done = (after * before <= 0) & (moved.argmax(-1) == label)
@@ -167,7 +168,7 @@ def disguise(net, log_probs, steps):
 
 
 def _train(net, log_probs, member, reference, epochs, key):
-  """Teach the network members from reference rows, as many of one as of the other."""
+  """Train the network on equally many members and auxiliary rows."""
   optimizer = optax.adam(_LEARNING_RATE)
   kinds = [(jnp.argsort(~kind), kind.sum()) for kind in (member, reference)]
 

@@ -1,4 +1,4 @@
-"""Mixing records: `mixup`, `cutmix`, and what every mixer shares."""
+"""Defenses that mix records, `mixup` and `cutmix`, and helpers for all mixers."""
 
 import math
 
@@ -20,21 +20,21 @@ def mixup(alpha=1.0, *, per="batch", pairs=False) -> Defense:
   y~ = lam y_i + (1 - lam) y_j,   lam ~ Beta(alpha, alpha)
   ```
 
-  The partner j is a uniform permutation of the batch's members. It may leave a record
-  in place, and that row is then unmixed. Padding and reference rows are never mixed.
+  The partner j is a uniform permutation of the batch's members. It may map a record to
+  itself, and that row is then unmixed. Padding and auxiliary rows are never mixed.
 
   Args:
     alpha: Beta parameter. 1 (the default, used on CIFAR) is uniform, `inf` is lam = 0.5
-      exactly, 0 or less is no mixing. A traced number, of a sweep, is drawn by the
-      general sampler, so its 1 is another stream than the plain 1.
-    per: "batch" draws one lam a step, "record" one a row.
-    pairs: draw both contributors of a row by shuffles of their own. The set of mixed
-      records has the same distribution either way; only the order of the rows differs,
-      which matters to a learner that pairs them with something else.
+      exactly, 0 or less disables mixing. A traced value, as in a sweep, uses the
+      general sampler, so a traced 1 gives another random stream than a plain 1.
+    per: "batch" draws one lam per step, "record" one per row.
+    pairs: whether to draw both contributors of a row by separate shuffles. The set of
+      mixed records has the same distribution either way; only the order of the rows
+      differs, which matters to a learner that pairs them with something else.
 
   Returns:
-    The defense. It fills `Batch.partner` and `Batch.lam`, so that `take` mixes every
-    per-record table alike.
+    The defense. It sets `Batch.partner` and `Batch.lam`, so that `take` mixes every
+    per-record table in the same way.
 
   Guarantee: none. A record touches two rows of a step, so per-example clipping bounds
     neither, and `chain` refuses it.
@@ -77,7 +77,7 @@ def mixup(alpha=1.0, *, per="batch", pairs=False) -> Defense:
 
 @defense
 def cutmix(alpha=1.0, *, per="batch") -> Defense:
-  """Train on pictures with a box cut out of another picture, labels mixed by area.
+  """Train on images with a box cut out of another image, labels mixed by area.
 
   ```
   x~ = x_j inside the box, x_i outside
@@ -85,17 +85,17 @@ def cutmix(alpha=1.0, *, per="batch") -> Defense:
   sides of the box: H sqrt(1 - s), W sqrt(1 - s),   s ~ Beta(alpha, alpha)
   ```
 
-  The centre is uniform over the pixels, and what overhangs the border is cut off: lam
-  is that of the box left. The partner j is drawn as by `mixup`; an empty box and a
-  record that is its own partner leave the row as it is.
+  The centre is uniform over the pixels, and the part of the box beyond the border is
+  cut off: lam is computed from the remaining box. The partner j is drawn as by `mixup`.
+  A row stays unchanged if its box is empty or the record is its own partner.
 
   Args:
-    alpha: Beta parameter of the share s before the box is cut off. 1 is uniform, `inf`
-      is s = 0.5 exactly, 0 or less is no mixing. May be traced.
-    per: "batch" draws one box a step, "record" one a row.
+    alpha: Beta parameter of the fraction s before the box is cut off. 1 is uniform,
+      `inf` is s = 0.5 exactly, 0 or less disables mixing. May be traced.
+    per: "batch" draws one box per step, "record" one per row.
 
   Returns:
-    The defense. It fills `Batch.partner` and `Batch.lam`, so that `take` mixes every
+    The defense. It sets `Batch.partner` and `Batch.lam`, so that `take` mixes every
     per-record table by the same areas.
 
   Raises:
@@ -155,9 +155,10 @@ def draw_share(key, alpha, shape):
 
 
 def shuffle(key, weight):
-  """Permute the rows that have weight uniformly; return int [B], identity elsewhere.
+  """Permute the rows with nonzero weight uniformly; return int [B], identity elsewhere.
 
-  Draws for a batch begin those for a longer one, so padding changes nothing.
+  The random numbers of a batch are a prefix of those of a longer one, so padding
+  changes nothing.
   """
   rows = jnp.arange(weight.shape[0])
   valid = weight > 0
@@ -170,12 +171,12 @@ def mix(batch: Batch, row, lam) -> Batch:
 
   Args:
     batch: an unmixed batch.
-    row: int [B], the position of each row's other row; its own is no mixing.
-    lam: scalar or [B], the share of the row itself; 1 is no mixing.
+    row: int [B], the index of each row's other row; a row's own index means no mixing.
+    lam: scalar or [B], the weight of the row itself; 1 means no mixing.
 
   Returns:
-    The batch with x, y, partner and lam in agreement; unmixed rows have lam = 1 and
-    themselves as partner, whichever of the two made them so.
+    The batch with consistent x, y, partner and lam. Unmixed rows have lam = 1 and
+    themselves as partner, whichever of the two inputs caused it.
   """
   own = jnp.arange(batch.weight.shape[0])
   row = jnp.where(lam == 1, own, row)

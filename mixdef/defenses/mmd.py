@@ -1,4 +1,4 @@
-"""MMD regularisation: make the answers to members look like those to reference rows."""
+"""MMD regularization: match the output distributions of members and auxiliary rows."""
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,10 @@ from mixdef.core.hooks import Defense, defense, weighted_mean
 
 @defense
 def mmd(coefficient=3.0, *, bandwidth=1.0, gate=0.03) -> Defense:
-  """Penalise the distance between members' and reference rows' answers, class by class.
+  """Penalize the MMD between outputs on members and on auxiliary rows, per class.
 
-  With the answers p_i = softmax(f(x_i)) to the clean members of a batch and to its
-  reference rows, where sg stops the gradient:
+  With the outputs p_i = softmax(f(x_i)) on the clean members of a batch and on its
+  auxiliary rows, where sg stops the gradient:
 
   ```
   loss     = CE + coefficient MMD^2                     if gap >= gate, else CE
@@ -23,23 +23,25 @@ def mmd(coefficient=3.0, *, bandwidth=1.0, gate=0.03) -> Defense:
   gap      = |accuracy(members) - accuracy(reference)|  after the epoch before
   ```
 
-  n_c and r_c count the members and the reference rows of class c in the batch, and n
-  sums n_c over the classes that have both. In the first epoch the gap is taken to be 0;
-  in the last one the term is off.
+  n_c and r_c count the members and the auxiliary rows of class c in the batch, and n
+  sums n_c over the classes that have both. In the first epoch the gap is assumed to be
+  0; in the last epoch the term is disabled.
 
-  Members are compared as they are before mixing: the batch carries clean copies of its
-  rows, which have weight 0 and cost a second forward and backward pass. So `mixup|mmd`
-  is MMD+Mix-up: the cross-entropy of mixed rows, the distance of clean ones.
+  Members are compared as they are before mixing: the batch also contains clean copies
+  of its rows, which have weight 0 and cost a second forward and backward pass. So
+  `mixup|mmd` is MMD+Mix-up: the cross-entropy of mixed rows and the distance of clean
+  ones.
 
   Args:
-    coefficient: weight of the term, at least 0; 0 is no defense. 3 is that of the
+    coefficient: weight of the term, at least 0; 0 gives no defense. 3 is used by the
       published command on CIFAR-10.
-    bandwidth: of the kernel, on probabilities, above 0. 1 in the official code.
-    gate: smallest gap in accuracy, in [0, 1], at which the term acts. 0 is always; the
-      authors find that unstable and take 0.03.
+    bandwidth: bandwidth of the kernel on probabilities, above 0. 1 in the official
+      code.
+    gate: smallest gap in accuracy, in [0, 1], at which the term is active. 0 means
+      always, which the authors find unstable; they use 0.03.
 
   Returns:
-    The defense; it needs reference rows. Its state is the gap.
+    The defense, which needs auxiliary records. Its state is the gap.
 
   Raises:
     ValueError: for a number out of range.
@@ -80,8 +82,8 @@ def mmd(coefficient=3.0, *, bandwidth=1.0, gate=0.03) -> Defense:
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), batch, copies)
 
   def loss(losses, state, ctx, log_probs, batch):
-    # What a row is stands in the first half, its clean copy in the second: copies and
-    # padding are alike but for their place.
+    # The first half says what a row is; its clean copy is in the second half: copies
+    # and padding differ only by position.
     rows = len(losses) // 2
     member = batch.weight[:rows] > 0
     probs = jnp.exp(log_probs[rows:])
@@ -112,16 +114,16 @@ def mmd(coefficient=3.0, *, bandwidth=1.0, gate=0.03) -> Defense:
 
 
 def class_matched(member, reference, label):
-  """Return the signed weight of each row: members against reference rows, by class.
+  """Return the signed weight of each row: members against auxiliary rows, per class.
 
   Args:
     member: bool [B].
-    reference: bool [B]; rows that are neither weigh nothing.
+    reference: bool [B]; rows that are neither have weight 0.
     label: one-hot [B,K].
 
   Returns:
-    [B]: members sum to 1 and reference rows to -1, each class to 0; all 0 if no class
-    has both.
+    [B]: the weights of members sum to 1, those of auxiliary rows to -1, and those of
+    each class to 0; all are 0 if no class has both.
 
   >>> member = jnp.array([True, True, True, False, False])
   >>> label = jax.nn.one_hot(jnp.array([0, 0, 1, 0, 0]), 2)
@@ -141,8 +143,8 @@ def squared_distance(probs, weight, bandwidth):
 
   Args:
     probs: [B,K].
-    weight: [B], summing to 1 over one side and to -1 over the other.
-    bandwidth: of the Gaussian kernel.
+    weight: [B], with sum 1 over one side and -1 over the other.
+    bandwidth: bandwidth of the Gaussian kernel.
 
   >>> probs = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
   >>> round(float(squared_distance(probs, jnp.array([0.5, 0.5, -1.0]), 1.0)), 6)

@@ -1,4 +1,4 @@
-"""Privacy-aware sparsity tuning: an L1 penalty where members and others differ."""
+"""Privacy-aware sparsity tuning: an L1 penalty on the weights that widen the gap."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from mixdef.core.hooks import Defense, defense
 
 @defense
 def past(coefficient=1e-3, *, start=2 / 3) -> Defense:
-  """Shrink, late in training, the weights that most widen the generalisation gap.
+  """Shrink, late in training, the weights that most widen the generalization gap.
 
   ```
   L = mean loss + coefficient sum_i gamma_i |theta_i|      from `start` on; plain before
@@ -18,19 +18,18 @@ def past(coefficient=1e-3, *, start=2 / 3) -> Defense:
   ```
 
   M(i) are the parameters of the layer that holds i, so the mean of gamma over a layer
-  is 1. gamma is a constant of the step: no gradient flows through it. Both gradients
-  are pulled back from one forward pass; a step of the second phase costs one more
-  backward pass.
+  is 1. gamma is constant within a step: no gradient flows through it. Both gradients
+  use one forward pass; a step of the second phase costs one more backward pass.
 
   Args:
-    coefficient: at least 0; 0 is no defense. The default is mild and nothing here has
-      tuned it [ours]; it may be traced.
-    start: share of the epochs that are plain, in [0, 1]. The default is the paper's
-      schedule, 100 of 150 epochs.
+    coefficient: at least 0; 0 gives no defense. The default is mild and was not tuned
+      here [ours]; it may be traced.
+    start: fraction of the epochs without the penalty, in [0, 1]. The default is the
+      paper's schedule, 100 of 150 epochs.
 
   Returns:
-    The defense; it needs reference rows. The value it reports is the mean loss without
-    the penalty, so that curves compare with other trainings.
+    The defense, which needs auxiliary records. The value it reports is the mean loss
+    without the penalty, so that curves can be compared with other trainings.
 
   Raises:
     ValueError: for an argument out of range.
@@ -83,9 +82,10 @@ def past(coefficient=1e-3, *, start=2 / 3) -> Defense:
 
 
 def sensitivity(gradient):
-  """Return the size of each entry of a gradient, relative to its layer's mean.
+  """Return the magnitude of each entry of a gradient, relative to its layer's mean.
 
-  A layer is the innermost dictionary that holds a leaf; one of zeros has 1 everywhere.
+  A layer is the innermost dictionary that holds a leaf; a layer of zeros gets 1
+  everywhere.
 
   >>> gamma = sensitivity({"a": {"w": jnp.array([1.0, -3.0]), "b": jnp.array([2.0])}})
   >>> gamma["a"]["w"].tolist(), gamma["a"]["b"].tolist()
@@ -104,5 +104,5 @@ def sensitivity(gradient):
 
 
 def _mean_weights(rows):
-  """Weights [B] that take the mean over the rows marked; zeros when there are none."""
+  """Return weights [B] that average over the marked rows; zeros if there are none."""
   return rows / jnp.maximum(rows.sum(), 1.0)

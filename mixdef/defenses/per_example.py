@@ -1,13 +1,14 @@
 """Clipped per-example gradients: `ghost` (one pass) and `microbatch` (any model).
 
 Both estimate, for records i with weight w_i and gradient g_i of the mean loss of their
-`views` neighbouring rows (one, if nothing is said),
+`views` adjacent rows (one by default),
 
   sum_i w_i min(1, C / ||g_i||) g_i / denominator
 
-and both follow the contract of `Defense.value_and_grad`. A record with a loss or
-gradient that is not finite adds exactly zero, and the losses of its rows are returned
-as NaN so that it can be counted. In shapes, R is records and B = R views is rows.
+and both satisfy the contract of `Defense.value_and_grad`. A record with a loss or
+gradient that is not finite contributes exactly zero, and the losses of its rows are
+returned as NaN so that it can be counted. In shapes, R is the number of records and B =
+R views the number of rows.
 """
 
 import jax
@@ -29,29 +30,30 @@ from mixdef.defenses.ghost_tape import record_layers
 def ghost(losses_fn, *, clip, denominator, size=16, views=1):
   """Clip per-example gradients at about the cost of one ordinary pass.
 
-  One forward and one backward pass keep each layer's input a and the cotangents b of
+  One forward and one backward pass record each layer's input a and the cotangents b of
   its output (book-keeping). They give every record's squared gradient norm, layer by
   layer, and, with b scaled by the records' clipping factors, the clipped sum: no second
   backward pass is needed.
 
-  `nn.Dense` and `nn.Conv` have closed forms, in which the views of a record are further
-  positions of it; every other leaf module (norms, embeddings, grouped convolutions,
-  your own) gets its own small per-record gradient. A model that this does not cover is
-  estimated by `microbatch`, which is logged: if a parameter acts anywhere but in one
-  call of one leaf module (beside submodules, in a layer that is applied twice, under a
-  lifted transform such as `nn.remat`, in a tied weight or a penalty), or if a layer has
-  an input that does not lead with the batch axis, or a second input or output.
+  `nn.Dense` and `nn.Conv` have closed forms, in which the views of a record are treated
+  as additional positions. Every other leaf module (norms, embeddings, grouped
+  convolutions, your own) computes its small per-record gradient. A model that this does
+  not cover is estimated by `microbatch`, and a message is logged. This happens if a
+  parameter acts anywhere except in one call of one leaf module (next to submodules, in
+  a layer that is applied twice, under a lifted transform such as `nn.remat`, in a tied
+  weight or a penalty), or if a layer has an input that does not lead with the batch
+  axis, or a second input or output.
 
-  Each record passes the model and its losses in a batch of its own views: a layer or
-  loss that would let rows act on each other sees one record.
+  Each record passes through the model and its losses in a batch of only its own views,
+  so a layer or loss that would let rows interact sees one record.
 
   Args:
-    losses_fn: `(params, batch, ctx) -> (losses [B], aux)`; it is given batches of one
-      record, and each leaf of `aux` must lead with the axis B.
+    losses_fn: `(params, batch, ctx) -> (losses [B], aux)`; it is called with batches of
+      one record, and each leaf of `aux` must lead with the axis B.
     clip: C > 0.
     denominator: scalar, the public batch size.
-    size: records held at once if `microbatch` must take over.
-    views: neighbouring rows that are one record, >= 1.
+    size: number of records held at once if `microbatch` must take over.
+    views: number of adjacent rows that belong to one record, >= 1.
 
   Returns:
     `(params, batch, state, ctx) -> ((value, (losses [B], aux)), grads)`.
@@ -97,16 +99,16 @@ def ghost(losses_fn, *, clip, denominator, size=16, views=1):
 
 
 def microbatch(losses_fn, *, clip, denominator, size=16, views=1):
-  """Clip per-example gradients taken `size` at a time and summed as they come.
+  """Clip per-example gradients, computing `size` at a time and accumulating the sum.
 
   Args:
-    losses_fn: `(params, batch, ctx) -> (losses [B], aux)`; it is given batches of one
-      record, and each leaf of `aux` must lead with the axis B.
+    losses_fn: `(params, batch, ctx) -> (losses [B], aux)`; it is called with batches of
+      one record, and each leaf of `aux` must lead with the axis B.
     clip: C > 0.
     denominator: scalar, the public batch size.
-    size: records held at once; memory grows as size times the parameters, and not with
-      the batch.
-    views: neighbouring rows that are one record, >= 1.
+    size: number of records held at once; memory grows as size times the parameters, and
+      not with the batch.
+    views: number of adjacent rows that belong to one record, >= 1.
 
   Returns:
     `(params, batch, state, ctx) -> ((value, (losses [B], aux)), grads)`.
@@ -147,9 +149,9 @@ def microbatch(losses_fn, *, clip, denominator, size=16, views=1):
 
 
 def _factors(losses, squared, weight, clip, views):
-  """Return which rows [B] are of finite records, and the records' factors [R]."""
+  """Return which rows [B] belong to finite records, and the records' factors [R]."""
   finite = jnp.isfinite(losses).reshape(-1, views).all(1) & jnp.isfinite(squared)
-  # Rounding can bring the square of a vanishing gradient below zero.
+  # Rounding can make the square of a vanishing gradient negative.
   norm = jnp.sqrt(jnp.maximum(squared, 0.0))
   factor = jnp.minimum(1.0, clip / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
   factor = jnp.where(finite, factor * weight[::views], 0.0)

@@ -36,30 +36,33 @@ def dp_sgd(
     + \mathcal{N}(0, z^2 C^2 I) \Big),
   \qquad g_i = \nabla \frac{1}{K} \sum_{v=1}^{K} \ell(x_{iv})$$
 
-  B is the public batch size, whatever number of records a step happens to draw. The
-  noise is drawn once a step, after the sum, from the model's own key. Training samples
-  by Poisson: every member enters each batch with probability q = B / members.
+  B is the public batch size, regardless of how many records a step happens to draw. The
+  noise is drawn once per step, after the sum, from the model's own key. Training
+  samples by Poisson: every member enters each batch with probability q = B / members.
 
   Args:
-    noise_multiplier: z >= 0; may be traced, to sweep it over models. 1 is ours.
-    clip: C > 0; `inf` clips nothing and needs `noise_multiplier=0`. 1 as De et al.
+    noise_multiplier: z >= 0; may be traced, to sweep it over models. The default 1 is
+      ours.
+    clip: C > 0; `inf` clips nothing and requires `noise_multiplier=0`. 1 as in De et
+      al.
     epsilon: if given, z is calibrated to spend it over the whole training, and
-      `noise_multiplier` must be left out.
+      `noise_multiplier` must be omitted.
     delta: in (0, 1), below one over the number of members.
     estimator: `ghost` (fast) or `microbatch` (any model; both give the same gradient).
-    microbatch_size: records held at once by `microbatch`, with all their views, >= 1;
-      memory grows with it and not with the batch. On a CPU 1 is the fastest as well.
-    multiplicity: K >= 1, the views of a record in a step. Each meets the other parts of
-      the chain as a row of its own, so that every augmentation draws anew; a record is
-      clipped once, as the mean of its views. A step costs K times as much; De et al.
-      take 16.
-    guarantee: False gives up the guarantee, and epsilon with it (NaN), which admits
+    microbatch_size: number of records that `microbatch` holds at once, with all their
+      views, >= 1; memory grows with it and not with the batch. On a CPU 1 is also the
+      fastest.
+    multiplicity: K >= 1, the number of views of a record per step. Each view passes
+      through the other parts of the chain as a separate row, so that every augmentation
+      draws anew; a record is clipped once, as the mean of its views. A step costs K
+      times as much; De et al. use 16.
+    guarantee: False gives up the guarantee, and epsilon with it (NaN), and permits
       parts that mix records.
 
   Returns:
     The defense. Its state holds what a report needs: `epsilon`, `delta`,
-    `noise_multiplier`, `batch_size` and `skipped`, the number of records met so far
-    whose loss or gradient was not finite and that therefore added nothing.
+    `noise_multiplier`, `batch_size` and `skipped`, the number of records so far whose
+    loss or gradient was not finite and that therefore contributed nothing.
 
   Raises:
     ValueError: for an argument outside its range, for noise without a finite clip, and,
@@ -151,7 +154,7 @@ def dp_sgd(
 
   def update(state, ctx, losses, log_probs, batch, variables):
     del ctx, log_probs, variables
-    # The estimators return NaN as the losses of a record that they left out.
+    # The estimators return NaN as the losses of a record that they skipped.
     rows = (batch.weight > 0) & ~jnp.isfinite(losses)
     left_out = rows[::multiplicity]
     return {**state, "skipped": state["skipped"] + left_out.sum(dtype=jnp.int32)}

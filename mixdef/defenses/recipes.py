@@ -1,6 +1,6 @@
-"""Published combinations, each a chain of parts of the catalogue.
+"""Published combinations, each a chain of defenses in the catalogue.
 
-`mixdef.parse` reads their names too. The text of a recipe is that of its parts.
+`mixdef.parse` also accepts their names. The text of a recipe is that of its parts.
 """
 
 from mixdef.core.chaining import chain
@@ -17,7 +17,7 @@ from mixdef.defenses.release import hamp_output
 
 @recipe
 def hamp(gamma: float = 0.95, coefficient: float = 0.001) -> Defense:
-  """Combine the three parts of HAMP: labels, loss and released answers.
+  """Combine the three parts of HAMP: labels, loss and released outputs.
 
   ```
   hamp_label(gamma) | hamp_entropy(coefficient, official_scale=True) | hamp_output
@@ -33,14 +33,14 @@ def hamp(gamma: float = 0.95, coefficient: float = 0.001) -> Defense:
   | Location           | 0.5        | 0.001       |
 
   Args:
-    gamma: of `hamp_label`, share of the largest entropy in [0, 1].
-    coefficient: of `hamp_entropy`, at least 0. It is read as published: the official
-      code's scale is on.
+    gamma: argument of `hamp_label`, fraction of the largest entropy in [0, 1].
+    coefficient: argument of `hamp_entropy`, at least 0, on the published scale: the
+      official code's scale is on.
 
   Returns:
     The chain. Published learning rates belong to that scale: SGD at 1.0 on CIFAR-100;
-    Aerni et al. take 0.5 with momentum 0.99, weight decay 1e-5 and batches of 64 for
-    200 epochs, a tenth of the rate at 60, 90 and 150, on CIFAR-10.
+    Aerni et al. use 0.5 with momentum 0.99, weight decay 1e-5 and batches of 64 for 200
+    epochs, with a tenth of the rate at 60, 90 and 150, on CIFAR-10.
 
   Raises:
     ValueError: for an argument out of range.
@@ -71,22 +71,24 @@ def de_et_al(
   delta: float = 1e-5,
   multiplicity: int = 16,
 ) -> Defense:
-  """Combine what makes DP-SGD accurate on pictures, after De et al.
+  """Combine the techniques that make DP-SGD accurate on images, after De et al.
 
   ```
   random_crop(4, fill='reflect') | random_flip | group_norm | weight_standardization
     | dp_sgd(..., multiplicity=16) | ema(0.999)
   ```
 
-  For pictures [H,W] or [H,W,C] alone, and for networks with the fields `norm` and
-  `weight_standardization`, as the residual ones here.
+  It requires images [H,W] or [H,W,C], and a network with the fields `norm` and
+  `weight_standardization`, such as the residual ones of this library.
 
   Args:
-    noise_multiplier: of `dp_sgd`, at least 0.
-    clip: of `dp_sgd`, above 0.
-    epsilon: of `dp_sgd`; decides the noise, `noise_multiplier` must be left out.
-    delta: of `dp_sgd`, in (0, 1).
-    multiplicity: of `dp_sgd`, views of a record that are clipped as one.
+    noise_multiplier: argument of `dp_sgd`, at least 0.
+    clip: argument of `dp_sgd`, above 0.
+    epsilon: argument of `dp_sgd`; determines the noise, so `noise_multiplier` must be
+      omitted.
+    delta: argument of `dp_sgd`, in (0, 1).
+    multiplicity: argument of `dp_sgd`, number of views of a record that are clipped as
+      one.
 
   Returns:
     The chain. Published for CIFAR-10 at epsilon 1: a wide ResNet-16-4, batches of 4096,

@@ -17,7 +17,8 @@ def weight_decay(coefficient=5e-4, *, biases=False) -> Defense:
 
   Args:
     coefficient: at least 0; 5e-4 is usual on CIFAR. Sweep 1e-5..1e-2.
-    biases: also decay biases and normalisation parameters (leaves of rank below 2).
+    biases: whether to decay biases and normalization parameters, too (leaves of rank
+      below 2).
 
   Returns:
     The defense.
@@ -51,7 +52,8 @@ def l1(coefficient=1e-5, *, biases=False) -> Defense:
 
   Args:
     coefficient: at least 0. Sweep 1e-5..1e-3.
-    biases: also penalise biases and normalisation parameters (leaves of rank below 2).
+    biases: whether to penalize biases and normalization parameters, too (leaves of rank
+      below 2).
 
   Returns:
     The defense.

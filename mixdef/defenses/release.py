@@ -1,4 +1,4 @@
-"""Answers that say less at release."""
+"""Defenses that release less informative outputs."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from mixdef.core.check import check_count, check_number
 from mixdef.core.hooks import Defense, defense
 from mixdef.core.randomness import hash_rows, row_keys
 
-MASKED = float(np.log(np.finfo(np.float32).tiny))  # about -87.3, the finite log of "no"
+MASKED = float(np.log(np.finfo(np.float32).tiny))  # about -87.3, a finite log of 0
 
 
 @defense
@@ -21,13 +21,13 @@ def confidence_masking(top=None, *, decimals=None, temperature=None) -> Defense:
   decimals      p_k <- p_k rounded to `decimals` digits
   ```
 
-  in this order. A released 0 is reported as log-probability -87.3. The label, argmax
-  with ties to the first, is the same for every record.
+  in this order. A released 0 is reported as log-probability -87.3. The label, which is
+  the argmax with ties going to the first class, is unchanged for every record.
 
   Args:
-    top: number of classes kept, at least 1; 1 releases the label only. It is 1 when no
+    top: number of classes kept, at least 1; 1 releases only the label. It is 1 if no
       argument is given.
-    decimals: digits kept, at least 0.
+    decimals: number of digits kept, at least 0.
     temperature: above 0; more than 1 flattens, less than 1 sharpens.
 
   Returns:
@@ -76,7 +76,8 @@ def confidence_masking(top=None, *, decimals=None, temperature=None) -> Defense:
     if temperature is not None:
       out = jax.nn.log_softmax(out / temperature)
     if top is not None:
-      # Of the original: a temperature may round two log-probabilities to one.
+      # Use the original: a temperature may round two log-probabilities to the same
+      # value.
       chosen = jax.lax.top_k(log_probs, top)[1]
       kept = jax.nn.one_hot(chosen, classes, dtype=bool).any(-2)
       out = jax.nn.log_softmax(jnp.where(kept, out, -jnp.inf))
@@ -92,7 +93,7 @@ def confidence_masking(top=None, *, decimals=None, temperature=None) -> Defense:
 
 @defense
 def hamp_output(pool=1000) -> Defense:
-  """Release how the classes rank and nothing else of the prediction vector.
+  """Release the ranking of the classes and nothing else of the prediction vector.
 
   ```
   log p_(j)  <-  the j-th largest log-probability of the model's answer to a random r
@@ -102,12 +103,12 @@ def hamp_output(pool=1000) -> Defense:
   images and Bernoulli(0.5) bits for flat records.
 
   Args:
-    pool: number of random inputs answered once, after training; a record's answer is
-      replaced by that of one of them, drawn by the model's key and a hash of the
-      record. At least 1.
+    pool: number of random inputs for which outputs are computed once, after training; a
+      record's output is replaced by that of one of them, selected by the model's key
+      and a hash of the record. At least 1.
 
   Returns:
-    The defense. Its state is the pool's answers [pool,K], sorted.
+    The defense. Its state is the pool's outputs [pool,K], sorted.
 
   Raises:
     ValueError: for a `pool` out of range.
@@ -147,7 +148,7 @@ def hamp_output(pool=1000) -> Defense:
   def release_output(log_probs, state, ctx, x):
     draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, pool))
     chosen = state[draw(row_keys(ctx.key, hash_rows(x)))]
-    rank = jnp.argsort(jnp.argsort(-log_probs))  # of equal classes, the first is ahead
+    rank = jnp.argsort(jnp.argsort(-log_probs))  # of equal classes, the first leads
     out = jnp.take_along_axis(chosen, rank, -1)
     label = jax.nn.one_hot(log_probs.argmax(-1), log_probs.shape[-1], dtype=bool)
     return _keep_label(out, label)

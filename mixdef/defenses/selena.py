@@ -1,4 +1,4 @@
-"""SELENA: a student of teachers none of which saw the record it is asked about."""
+"""SELENA: a student of teachers that did not train on the record they predict."""
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,10 @@ from mixdef.defenses.teachers import soft_targets
 
 @defense
 def selena(teachers=25, *, non_models=10) -> Defense:
-  """Train a student on what teachers answer that did not see the record.
+  """Train a student on the outputs of teachers that did not train on the record.
 
-  Every record i has a random set A_i of L of the K teachers, drawn from the model's key
-  and the record's id alone:
+  Every record i has a random set A_i of L of the K teachers, determined only by the
+  model's key and the record's id:
 
   ```
   teacher k   trains on the members i with k not in A_i        (Split-AI)
@@ -22,18 +22,18 @@ def selena(teachers=25, *, non_models=10) -> Defense:
   loss_i      = CE(q_i, student(x_i)),   members only          (self-distillation)
   ```
 
-  Each teacher sees about (1 - L/K) of the members and is trained by the rest of the
-  chain: alone, `selena` has undefended teachers. A model costs K + 1 trainings, which
-  `fit_many` runs side by side; the answers of all K, [K,N,classes], are held at once.
+  Each teacher trains on about (1 - L/K) of the members, by the rest of the chain:
+  alone, `selena` has undefended teachers. A model costs K + 1 trainings, which
+  `fit_many` runs in parallel; the outputs of all K, [K,N,classes], are held at once.
 
   Args:
-    teachers: K, at least 2; the published 25.
-    non_models: L in 1..K-1; the published 10. More make the answers better averaged
-      and the teachers poorer.
+    teachers: K, at least 2; the published value is 25.
+    non_models: L in 1..K-1; the published value is 10. A larger value averages more
+      outputs but makes the teachers less accurate.
 
   Returns:
     The defense, with one stage of K trainings before it. Its state is q [N,classes];
-    the rows of records that are no members are never trained on.
+    the rows of non-members are never trained on.
 
   Raises:
     ValueError: for numbers out of range; at `init`, if no teacher was trained.
@@ -65,7 +65,7 @@ def selena(teachers=25, *, non_models=10) -> Defense:
     )
 
   def non_model_sets(key, num_records):
-    """Tell who is in whose set, bool [K,N], and must not see the record."""
+    """Return the sets A_i as bool [K,N]: the teachers that must not see each record."""
 
     def of_record(key):
       return jax.random.permutation(key, teachers) < non_models
@@ -83,7 +83,7 @@ def selena(teachers=25, *, non_models=10) -> Defense:
       in_set, answers = one
       return total + jnp.where(in_set[:, None], jnp.exp(answers), 0.0), None
 
-    # One teacher after another: a masked mean would hold all answers several times.
+    # One teacher after another: a masked mean would hold all outputs several times.
     sets = non_model_sets(key, len(keep))
     total, _ = jax.lax.scan(add, jnp.zeros(log_probs.shape[1:]), (sets, log_probs))
     return jnp.log(total / non_models)

@@ -1,4 +1,4 @@
-"""Weighted smoothing: noise in training, larger for the records that fit too well."""
+"""Weighted smoothing: training noise that is larger for records that fit too well."""
 
 import math
 
@@ -13,7 +13,7 @@ from mixdef.core.randomness import batch_keys, fold_in_name
 _LOG_FLOOR = math.log(1e-30)
 _SPREAD_FLOOR = math.exp(-20)
 _LEAST_LOG_PROB = -36.0
-_OFF = 1e-12  # a sigma up to here is no noise
+_OFF = 1e-12  # a sigma up to this value disables the noise
 
 
 @defense
@@ -36,28 +36,29 @@ def weighted_smoothing(
   Mentr = -(1 - p_y) log p_y - sum_{k != y} p_k log(1 - p_k)
   ```
 
-  The gap p_(1) - p_(2) and z carry no gradient. The table z is rewritten after every
-  epoch t >= start, in inference mode; until then training is plain, so with start = 3
-  the first noisy epoch is 4. Nothing happens at inference.
+  The gap p_(1) - p_(2) and z carry no gradient. The table z is recomputed after every
+  epoch t >= start, in inference mode. Until then no noise is added, so with start = 3
+  the first noisy epoch is 4. Inference is unchanged.
 
   Args:
-    sigma: noise on probabilities, at least 0; 0 is no defense. The official sweep is
-      0, 5.8e-11, 1e-5, ..., 0.05, 0.1, 0.2, 1; the default is a choice from it that
-      nothing here has tuned [ours].
-    position: where the noise enters. "prediction" as above; "logit": log p + n, then
-      renormalised; "input": x + n before mixing; "gradient": on the gradient of the
+    sigma: noise on probabilities, at least 0; 0 gives no defense. The official sweep is
+      0, 5.8e-11, 1e-5, ..., 0.05, 0.1, 0.2, 1; the default is a choice from it that was
+      not tuned here [ours].
+    position: where the noise is added. "prediction" as above; "logit": log p + n, then
+      renormalized; "input": x + n before mixing; "gradient": on the gradient of the
       mean loss.
-    norm: "class_zscore" as above, "global_zscore" over all members, "class_minmax"
-      (m - min_c) / (max_c - min_c), or "none": the measure itself.
+    norm: "class_zscore" as above, "global_zscore" over all members, "class_minmax" (m -
+      min_c) / (max_c - min_c), or "none": the measure itself.
     measure: "mentr", "log_mentr" or "ce" (-log p_y).
-    use_gap: multiply by the gap (the official code); at "input" and "gradient" no
-      prediction is at hand and it is not read.
+    use_gap: whether to multiply by the gap (the official code); ignored at "input" and
+      "gradient", where no prediction is available.
     factor: "literal" 1 - z, or "clip" max(0, 1 - z).
-    start: last epoch, from 0, that is plain.
+    start: last epoch, from 0, without noise.
 
   Returns:
-    The defense. Its state is `z` [N], `valid` (there is a table) and `nonfinite`, the
-    members whose measure was not finite at the last refresh; those get no noise.
+    The defense. Its state is `z` [N], `valid` (whether there is a table) and
+    `nonfinite`, the members whose measure was not finite at the last refresh; those get
+    no noise.
 
   Raises:
     ValueError: for an unknown word or a number out of range.
@@ -100,7 +101,7 @@ def weighted_smoothing(
         "there are %d; lower start or train longer",
         *(start, start + 1, spec.epochs),
       )
-    plain = jnp.ones(spec.num_records)  # z = 1 is no noise
+    plain = jnp.ones(spec.num_records)  # z = 1 means no noise
     return {"z": plain, "valid": jnp.array(False), "nonfinite": jnp.int32(0)}
 
   def scale(state, batch):
@@ -196,7 +197,7 @@ def _cross_entropy(log_probs, y):
 
 
 def _mentr(log_probs, y):
-  """Modified entropy; log(1 - p) as log(-expm1(log p)), exact for p near 1."""
+  """Return the modified entropy; log(1 - p) is log(-expm1(log p)), exact near 1."""
   true = jax.nn.one_hot(y, log_probs.shape[-1])
   rest = -jnp.expm1(log_probs)
   log_rest = jnp.log(jnp.maximum(rest, math.exp(_LOG_FLOOR)))

@@ -11,7 +11,7 @@ _EPOCHS = 20
 
 @defense
 def early_stopping(epoch=None, *, patience=None) -> Defense:
-  """Release the weights of an early epoch: a fixed one, or the best on reference rows.
+  """Release the weights of an early epoch: a fixed one, or the best on auxiliary rows.
 
   ```
   fixed      theta after `epoch` epochs
@@ -19,17 +19,18 @@ def early_stopping(epoch=None, *, patience=None) -> Defense:
              without a new minimum
   ```
 
-  Training itself goes on to its end, so schedules over the epochs are unchanged; only
-  the snapshot is released. To save the time, train fewer epochs.
+  Training itself runs to its end, so schedules over the epochs are unchanged; only the
+  snapshot is released. To save time, train for fewer epochs.
 
   Args:
     epoch: number of completed epochs, so 1 is the end of the first one (`ctx.epoch` 0).
-      A shorter training releases its last weights. 20 when `patience` is not given;
-      published snapshots are at 5, 10, 15, 20, 30, 40, 50, 75, 100, 150, 200, 250.
-    patience: choose the epoch by the mean loss on the reference rows instead.
+      A shorter training releases its last weights. The default is 20 if `patience` is
+      not given; published snapshots are at 5, 10, 15, 20, 30, 40, 50, 75, 100, 150,
+      200, 250.
+    patience: select the epoch by the mean loss on the auxiliary rows instead.
 
   Returns:
-    The defense; with `patience` it needs reference rows.
+    The defense; with `patience` it needs auxiliary records.
 
   Raises:
     ValueError: for both arguments at once, or one that is no positive integer.

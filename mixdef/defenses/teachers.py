@@ -1,4 +1,4 @@
-"""Distillation, and what all defenses share that train on other models' answers."""
+"""Distillation, and helpers for defenses that train on other models' outputs."""
 
 import jax
 
@@ -10,7 +10,7 @@ from mixdef.core.hooks import Defense, Stage, defense, take
 def distillation(
   temperature=10.0, *, form="soft", a=0.5, official_scale=False
 ) -> Defense:
-  """Train a student on the softened answers of a teacher of the same records.
+  """Train a student on the softened outputs of a teacher of the same records.
 
   With q = softmax(teacher / T) and s_T = softmax(student / T):
 
@@ -23,12 +23,12 @@ def distillation(
   `distillation` has an undefended teacher.
 
   Args:
-    temperature: T above 0. 10 is the official one of the hinton form and lies in the
+    temperature: T above 0. 10 is the official value of the hinton form and lies in the
       published grid of the soft form (1..1000), whose default is not known [ours].
     form: "soft" or "hinton".
-    a: weight of the teacher in [0, 1]; the hinton form alone reads it.
-    official_scale: divide the KL term by K too, as the official code does by averaging
-      over all entries; the hinton form alone reads it.
+    a: weight of the teacher in [0, 1]; only used by the hinton form.
+    official_scale: whether to divide the KL term by K, too, as the official code does
+      by averaging over all entries; only used by the hinton form.
 
   Returns:
     The defense, with one stage before it.
@@ -84,10 +84,10 @@ def distillation(
 
 
 def soft_targets(what, spec, temperature=1.0):
-  """Return the targets softmax(teacher / T) [N,K] of the stage before.
+  """Return the targets softmax(teacher / T) [N,K] of the previous stage.
 
   Args:
-    what: the defense, for the message.
+    what: name of the defense, for the error message.
     spec: its `Spec`.
     temperature: T above 0.
 
@@ -116,5 +116,5 @@ ONE_TEACHER = Stage(rows=_same_members, table=_only_teacher)
 
 
 def _kl(q, log_s):
-  """KL(q || s) [B]; entries of q that are 0 add 0."""
+  """Return KL(q || s) [B]; entries of q that are 0 add 0."""
   return (jax.scipy.special.xlogy(q, q) - q * log_s).sum(-1)

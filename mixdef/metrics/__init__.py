@@ -1,4 +1,4 @@
-"""What scores are worth: ROC, intervals, bounds on epsilon. They need no model."""
+"""Metrics of scores: ROC, intervals, bounds on epsilon. They need no model."""
 
 from mixdef.metrics.calibration import calibrated_rates
 from mixdef.metrics.epsilon import (

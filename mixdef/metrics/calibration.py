@@ -1,4 +1,4 @@
-"""What an attacker reaches with thresholds learned on shadow models."""
+"""Attack rates at thresholds that are calibrated on shadow models."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,12 @@ from mixdef.metrics import ranking, roc
 def calibrated_rates(
   scores: ArrayLike, member: ArrayLike, fprs: Sequence[float]
 ) -> dict[float, dict[str, float]]:
-  """Return the rates an attacker realises who aims at an FPR without the truth.
+  """Return the rates at thresholds set for an FPR on models of known membership.
 
-  Each target is decided by the thresholds of pseudo-targets, models whose membership
-  the attacker knows, here all the others: the lowest score whose empirical FPR there is
-  at most the wanted one. The rates are averaged over pseudo-targets, then over targets.
+  Each target is classified with the thresholds of its pseudo-targets, models whose
+  membership the attacker knows; here these are all the others. A threshold is the
+  lowest score whose empirical FPR on the pseudo-target is at most the requested one.
+  The rates are averaged over pseudo-targets, then over targets. In contrast,
   `tpr_at_fpr` picks the threshold on the target itself: it describes the ROC and cannot
   miss its FPR.
 
@@ -24,14 +25,14 @@ def calibrated_rates(
     they reach it weakly, for the target is a reference of its pseudo-targets.
 
   Args:
-    scores: [S, N] of S >= 2 targets, larger = member. NaN is left out, and so is a
+    scores: [S, N] of S >= 2 targets; higher means member. NaN is excluded, and so is a
       target without a scored member or without a scored non-member.
     member: bool [S, N].
-    fprs: wanted, each in [0, 1].
+    fprs: requested rates, each in [0, 1].
 
   Returns:
-    By FPR {"tpr", "fpr": realised means over targets, "fpr_spread": standard deviation
-    (ddof 1) of the realised FPR between targets}.
+    A dictionary by FPR: {"tpr", "fpr": realized means over targets, "fpr_spread":
+    standard deviation (ddof 1) of the realized FPR between targets}.
 
   Raises:
     ValueError: if fewer than two targets have both classes, or an FPR is out of range.
@@ -67,7 +68,7 @@ def calibrated_rates(
 def _thresholds(
   scores: np.ndarray, member: np.ndarray, fprs: Sequence[float]
 ) -> np.ndarray:
-  """Return the lowest observed scores [F] with these FPRs at most, +inf if none."""
+  """Return the lowest observed scores [F] with at most these FPRs, or +inf if none."""
   curve = ranking.roc(scores, member)
   allowed = np.searchsorted(curve.fp / curve.fp[-1], fprs, side="right")
   return np.append(np.inf, curve.threshold)[allowed]

@@ -1,4 +1,4 @@
-"""Pictures that look the same whatever the user's matplotlibrc says."""
+"""Matplotlib plots that do not depend on the user's matplotlibrc."""
 
 import contextlib
 import os
@@ -9,10 +9,10 @@ from typing import Any
 
 @contextlib.contextmanager
 def plainly(style: Any = None) -> Iterator[None]:
-  """Draw in matplotlib's own style; the user's settings are back afterwards.
+  """Draw in matplotlib's default style and restore the user's settings afterwards.
 
   Args:
-    style: rc parameters that differ from it.
+    style: rc parameters that override the default.
   """
   matplotlib = _matplotlib()
   with matplotlib.rc_context():
@@ -22,14 +22,14 @@ def plainly(style: Any = None) -> Iterator[None]:
 
 
 def _matplotlib() -> Any:
-  """Import matplotlib, without the user's settings where it cannot read them."""
+  """Import matplotlib, without the user's settings if it cannot read them."""
   try:
     import matplotlib
-  except (ValueError, OSError):  # of MPLBACKEND, or a file that is no text
+  except (ValueError, OSError):  # of MPLBACKEND, or a file that is not text
     kept = {name: os.environ.pop(name, None) for name in ("MATPLOTLIBRC", "MPLBACKEND")}
     os.environ["MATPLOTLIBRC"] = os.devnull
     for name in [name for name in sys.modules if name.startswith("matplotlib")]:
-      del sys.modules[name]  # what the first try left half done
+      del sys.modules[name]  # left half imported by the first attempt
     try:
       import matplotlib
     finally:

@@ -5,12 +5,13 @@ An (epsilon, delta)-DP mechanism keeps every attack, at every threshold, below
     TPR <= e^eps FPR + delta   and   TNR <= e^eps FNR + delta,
 
 so upper bounds of FPR and FNR refute every smaller epsilon. The functions differ in how
-the threshold is chosen: a threshold picked on the scores it is evaluated on must be
-paid for, and the best of all observed thresholds is no bound at all.
+the threshold is chosen. A threshold picked on the scores that it is evaluated on
+requires a correction, and the best of all observed thresholds does not give a bound at
+all.
 
 All of them need independent trials: independent trainings, or the canaries of one
-target as far as these do not influence each other. For one training run without that
-assumption see `one_run`.
+target to the extent that these do not influence each other. For one training run
+without that assumption see `one_run`.
 """
 
 import numpy as np
@@ -38,8 +39,8 @@ def epsilon_at_threshold(
     and a threshold that does not depend on them. Zero where nothing is refuted.
 
   Args:
-    scores: [N] of one target or of independent trials, larger = member. NaN is left
-      out.
+    scores: [N] of one target or of independent trials; higher means member. NaN is
+      excluded.
     member: bool [N].
     threshold: the decision is `score >= threshold`.
     delta: of (epsilon, delta)-DP, in [0, 1).
@@ -75,9 +76,9 @@ def epsilon_bonferroni(
   delta: float = 0.0,
   confidence: float = 0.95,
 ) -> float:
-  """Bound epsilon at the best of several thresholds, each paid for.
+  """Bound epsilon at the best of several thresholds, with a Bonferroni correction.
 
-  As `epsilon_at_threshold`, with every rate bounded at (1 - confidence)/(2 T).
+  This is `epsilon_at_threshold` with every rate bounded at (1 - confidence)/(2 T).
 
   Guarantee: as `epsilon_at_threshold`, if the values do not depend on these scores. A
     number of thresholds needs no choice: the scores of non-members at fixed ranks. A
@@ -86,10 +87,10 @@ def epsilon_bonferroni(
     with it count too, which keeps the level.
 
   Args:
-    scores: [N] of one target or of independent trials, larger = member. NaN is left
-      out.
+    scores: [N] of one target or of independent trials; higher means member. NaN is
+      excluded.
     member: bool [N].
-    thresholds: values [T] fixed in advance, or their largest number T: ranks spaced
+    thresholds: values [T] fixed in advance, or their maximum number T: ranks spaced
       geometrically from both ends of the non-members.
     delta: of (epsilon, delta)-DP, in [0, 1).
     confidence: in (0, 1).
@@ -121,18 +122,18 @@ def epsilon_split(
   confidence: float = 0.95,
   seed: int = 0,
 ) -> float:
-  """Bound epsilon at the threshold that is best on one random half, on the other half.
+  """Bound epsilon on one random half at the threshold that is best on the other half.
 
   Guarantee: as `epsilon_at_threshold`. The seed must be fixed too: the best of several
     seeds is a selection.
 
   Args:
-    scores: [N] of one target or of independent trials, larger = member. NaN is left
-      out.
+    scores: [N] of one target or of independent trials; higher means member. NaN is
+      excluded.
     member: bool [N], at least two of each kind.
     delta: of (epsilon, delta)-DP, in [0, 1).
     confidence: in (0, 1).
-    seed: of the halves, drawn apart for members and non-members.
+    seed: random seed of the halves, drawn separately for members and non-members.
 
   Returns:
     The bound, >= 0.
@@ -159,16 +160,16 @@ def epsilon_multisplit(
   """Bound epsilon by the median over many random splits, each at half the error.
 
   Twice the median of p-values is a p-value, so an epsilon that half of the splits
-  refute at (1 - confidence)/2 is refuted. It depends little on the seed.
+  refute at (1 - confidence)/2 is refuted. The bound depends little on the seed.
 
   Args:
-    scores: [N] of one target or of independent trials, larger = member. NaN is left
-      out.
+    scores: [N] of one target or of independent trials; higher means member. NaN is
+      excluded.
     member: bool [N], at least two of each kind.
     splits: number of splits.
     delta: of (epsilon, delta)-DP, in [0, 1).
     confidence: in (0, 1).
-    seed: of the halves.
+    seed: random seed of the halves.
 
   Returns:
     The bound, >= 0: the largest value that half of the splits reach or exceed.
@@ -200,8 +201,8 @@ def epsilon_ceiling(
 ) -> float:
   """Return the largest `epsilon_at_threshold` that this many records can show.
 
-  It is the bound of an attack without any error. A bound near it says that there were
-  too few records, not that epsilon is near it.
+  It is the bound of an attack without any error. A bound near it means that more
+  records are needed, not that epsilon is near it.
 
   Args:
     num_members: at least 1.
@@ -246,7 +247,7 @@ def _split_bounds(
       f"{len(inside)} members and {len(outside)} non-members; a split needs 2 of each"
     )
   tail = error_rates.tail(confidence, 2)
-  # The halves have the same sizes in every split, and so the same few bounds.
+  # The halves have the same sizes in every split, so only a few bounds occur.
   fnr_high = error_rates.upper(np.arange(k + 1), k, tail)
   fpr_high = error_rates.upper(np.arange(j + 1), j, tail)
   rng = generator(seed)

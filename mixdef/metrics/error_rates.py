@@ -1,7 +1,7 @@
-"""Upper bounds of an attack's false-positive and false-negative rates.
+"""Upper bounds on an attack's false-positive and false-negative rates.
 
-Every statement about epsilon or mu rests on the two errors of a decision
-`score >= threshold`, bounded from above for independent trials.
+Every bound on epsilon or mu uses the two errors of a decision `score >= threshold`,
+bounded from above for independent trials.
 """
 
 import numpy as np
@@ -20,10 +20,10 @@ def bounds(
   """Bound the FPR and the FNR from above, at all thresholds at once.
 
   Args:
-    scores: [N], larger = member. NaN is left out.
+    scores: [N]; higher means member. NaN is excluded.
     member: bool [N].
     thresholds: values [T] or their number, see `epsilon_bonferroni`.
-    confidence: that all 2 T bounds hold together.
+    confidence: probability that all 2 T bounds hold simultaneously.
 
   Returns:
     FPR_hi [T] and FNR_hi [T].
@@ -61,7 +61,7 @@ def apart(scores: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray]
 def _rank_thresholds(outside: np.ndarray, count: int | ArrayLike) -> np.ndarray:
   """Return non-member scores at about `count` fixed ranks, dense at both ends.
 
-  Rank j has j non-members at or above it, rank 0 lies just above them all.
+  Rank j has j non-members at or above it; rank 0 lies just above all of them.
   """
   if not isinstance(count, int | np.integer) or count < 1:
     raise ValueError(f"thresholds={count}; pass a whole number >= 1 or a list")
@@ -72,7 +72,7 @@ def _rank_thresholds(outside: np.ndarray, count: int | ArrayLike) -> np.ndarray:
 
 
 def upper(count: ArrayLike, trials: int, tail: float) -> np.ndarray:
-  """Bound a binomial rate from above, one-sided Clopper-Pearson.
+  """Bound a binomial rate from above (one-sided Clopper-Pearson).
 
   Args:
     count: successes, any shape, 0 to trials.
@@ -93,7 +93,7 @@ def upper(count: ArrayLike, trials: int, tail: float) -> np.ndarray:
 
 
 def tail(confidence: float, number: int) -> float:
-  """Share the allowed error 1 - confidence equally among `number` bounds.
+  """Split the allowed error 1 - confidence equally among `number` bounds.
 
   >>> round(tail(.95, 2), 6)
   0.025

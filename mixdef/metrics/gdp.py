@@ -1,7 +1,7 @@
 """Gaussian differential privacy: one number for the whole ROC of a mechanism.
 
 Gaussian noise of standard deviation 1/mu on a sum of sensitivity 1 is mu-GDP: no attack
-does better than telling N(0, 1) from N(mu, 1).
+does better than distinguishing N(0, 1) from N(mu, 1).
 """
 
 from collections.abc import Callable
@@ -29,8 +29,8 @@ def gdp_mu(
     speaks about epsilon, through `gdp_epsilon`, only if the mechanism is mu-GDP.
 
   Args:
-    scores: [N] of one target or of independent trials, larger = member. NaN is left
-      out.
+    scores: [N] of one target or of independent trials; higher means member. NaN is
+      excluded.
     member: bool [N].
     thresholds: values [T] fixed in advance, or their number, as in
       `epsilon_bonferroni`.
@@ -55,7 +55,7 @@ def gdp_mu(
   fpr_high, fnr_high = error_rates.bounds(
     scores, member, thresholds=thresholds, confidence=confidence
   )
-  # A bound of exactly 1 is -inf here, which is never the maximum.
+  # A bound of exactly 1 gives -inf here, which is never the maximum.
   return max(0.0, float((-ndtri(fpr_high) - ndtri(fnr_high)).max()))
 
 
@@ -96,10 +96,10 @@ def gdp_epsilon(mu: float, delta: float) -> float:
 
 
 def largest(holds: Callable[[float], bool]) -> float:
-  """Return the supremum of the x >= 0 where `holds`, true up to it and false above.
+  """Return the supremum of the x >= 0 for which `holds` is true.
 
   Args:
-    holds: a monotone condition that fails for large x.
+    holds: a monotone condition, true up to the supremum and false above it.
 
   Returns:
     The supremum to about 13 digits; 0 if it does not hold at 0.

@@ -1,4 +1,4 @@
-"""Intervals by resampling records, each with all its targets."""
+"""Confidence intervals by resampling records, each with all its targets."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +11,8 @@ from mixdef.core.randomness import generator
 from mixdef.metrics.roc import check_fpr, clopper_pearson, scored_pairs
 
 _PRIOR_RECORDS = 4
-"""Weight, in records, of the largest variance possible beside that of the resamples."""
+"""Weight, in records, of the largest possible variance in the average with that of the
+resamples."""
 
 
 def bootstrap_records(
@@ -26,25 +27,25 @@ def bootstrap_records(
 ) -> dict[str, Any]:
   """Return intervals of the pooled metrics, with records as clusters.
 
-  A resample draws N records with replacement and takes each with all its targets:
-  pairs of one record are dependent, and resampling them one by one gives intervals
-  that are too short. The variance over resamples says how many independent trials a
-  metric is worth, and its interval is Clopper and Pearson's for so many, see
-  `effective_trials`. Few records therefore give wide intervals, also where members and
-  non-members are separated perfectly and all resamples agree.
+  A resample draws N records with replacement and takes each with all its targets,
+  because the pairs of one record are dependent and resampling them individually gives
+  intervals that are too short. The variance over resamples determines how many
+  independent trials a metric is worth, and the interval is Clopper and Pearson's for
+  that many trials, see `effective_trials`. Few records therefore give wide intervals,
+  even where members and non-members are separated perfectly and all resamples agree.
 
   Guarantee: covers the choice of records, given these models; not the training
     randomness. TPR intervals are unreliable below ten expected false positives: check
     `resolvable`.
 
   Args:
-    scores: [N] or [S, N], larger = member; NaN pairs are left out.
+    scores: [N] or [S, N]; higher means member. NaN pairs are excluded.
     member: bool of the same shape.
     fprs: rates at which to bound the TPR.
     threshold: a number or [S]; gives the interval of the balanced accuracy at these
-      thresholds, held fixed.
+      thresholds, which are held fixed.
     resamples: number of resamples.
-    seed: of the draw.
+    seed: random seed of the bootstrap.
     confidence: in (0, 1).
 
   Returns:
@@ -97,19 +98,19 @@ def bootstrap_records(
 
 
 def independent_pairs(scores: ArrayLike, member: ArrayLike) -> int:
-  """Count the pairs of a member and a non-member that share no record.
+  """Count the pairs of a member and a non-member that have no record in common.
 
-  Whatever the models have in common, a metric rests on so many independent comparisons
-  at least: if each orders its two records correctly with probability AUC, all do with
-  AUC^pairs at most.
+  However strongly the models are related, a metric uses at least this many independent
+  comparisons: if each orders its two records correctly with probability AUC, all do
+  with probability AUC^pairs at most.
 
   Args:
-    scores: [N] or [S, N]; NaN pairs are left out.
+    scores: [N] or [S, N]; NaN pairs are excluded.
     member: bool of the same shape.
 
   Returns:
-    The smallest of the number of records that are a member of some target, of those
-    that are a non-member of some, and of half of all records.
+    The smallest of three numbers: records that are a member of some target, records
+    that are a non-member of some target, and half of all records.
 
   >>> independent_pairs([[1., 2., 3.]], [[True, False, False]])
   1
@@ -124,10 +125,10 @@ def effective_trials(values: ArrayLike, variances: ArrayLike, pairs: int) -> np.
   """Return how many independent trials rates are worth, given their variances.
 
   Independent trials give a rate p the variance p(1 - p)/n. A variance estimated from
-  few records is not to be trusted: it is averaged with p(1 - p)/pairs, the largest an
-  AUC can have, which counts as four records do. Here p is moved half a trial towards
-  1/2, and the variance is at least what that adds to p(1 - p)/pairs: perfect separation
-  is worth `pairs` trials, for which Clopper and Pearson's bound is exact.
+  few records is unreliable, so it is averaged with p(1 - p)/pairs, the largest that an
+  AUC can have, which has the weight of four records. Here p is moved half a trial
+  towards 1/2, and the variance is at least what that adds to p(1 - p)/pairs: perfect
+  separation is worth `pairs` trials, for which Clopper and Pearson's bound is exact.
 
   Deviation: the weight of four records is ours, chosen by simulations of the coverage.
 
@@ -173,27 +174,27 @@ def paired_bootstrap(
 ) -> dict[str, Any]:
   """Compare two attacks, or one attack under two defenses, on the same records.
 
-  Every resample draws records once and takes each with all its targets on both sides:
-  what makes a record easy or hard for both cancels in the difference. Two separate
-  intervals that overlap do not say that there is no difference.
+  Every resample draws records once and takes each with all its targets on both sides,
+  so what makes a record easy or hard for both cancels in the difference. If two
+  separate intervals overlap, there may still be a difference.
 
   Guarantee: covers the choice of records, given these models; not the training
     randomness. TPR intervals are unreliable below ten expected false positives: check
     `resolvable`.
 
   Args:
-    first: scores [N] or [S, N], larger = member, and member, bool of the same shape.
-      A record without any score on one side is left out on both.
-    second: likewise, of the same N records in the same order, with its own S and
-      membership.
+    first: scores [N] or [S, N], where higher means member, and member, bool of the same
+      shape. A record without any score on one side is excluded on both.
+    second: scores and member of the same N records in the same order, with its own S
+      and membership.
     fprs: rates at which to compare the TPR.
     resamples: number of resamples.
-    seed: of the draw.
+    seed: random seed of the bootstrap.
     confidence: in (0, 1).
 
   Returns:
-    {"auc": {"difference", "ci": (lo, hi)}, "tpr": {fpr: the same}}, each first minus
-    second.
+    {"auc": {"difference", "ci": (lo, hi)}, "tpr": {fpr: the same}}; every difference is
+    first minus second.
 
   Raises:
     ValueError: if resamples < 1, a rate is out of range, the numbers of records differ,
@@ -252,11 +253,11 @@ def _rows(scores: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray]
 def _weighted_metrics(
   scores: np.ndarray, member: np.ndarray, fprs: Sequence[float]
 ) -> Callable[[np.ndarray], list[float]]:
-  """Sort the scored pairs of [S, N] once and return what measures a resample.
+  """Sort the scored pairs of [S, N] once and return a function of resampling weights.
 
-  The function takes int weights of the records [N] and returns the AUC and the TPRs, or
-  nothing if one class is gone. A ROC bends at the non-members only: what counts is the
-  weight of the members that score higher than each of them, or the same.
+  The function maps int weights of the records [N] to the AUC and the TPRs, or to
+  nothing if one class is missing. A ROC bends only at the non-members, so it needs only
+  the weight of the members that score higher than each of them, or the same.
   """
   values, truth = scored_pairs(scores, member)
   order = np.argsort(-values)
@@ -269,7 +270,7 @@ def _weighted_metrics(
   tie_free = np.array_equal(beaten, reached)
   beaten = np.append(beaten, len(members))
 
-  # Kept between resamples: fresh arrays of this size cost more than the sums in them.
+  # Reused between resamples: allocating arrays of this size costs more than the sums.
   weight_in, weight_out = np.empty_like(inside), np.empty_like(outside)
   hits, fp = np.zeros(len(inside) + 1, int), np.zeros(len(outside) + 1, int)
   tp, tp_tied = np.empty_like(fp), np.empty_like(outside)
@@ -286,7 +287,7 @@ def _weighted_metrics(
     if not tie_free:
       drawn = weight_out @ hits.take(reached, out=tp_tied, mode="clip")
     auc = float((won + drawn) / (2 * tp[-1] * fp[-1]))
-    # As `ranking.highest_tpr`, for all rates at once; fp[0] is 0.
+    # The same as `ranking.highest_tpr`, for all rates at once; fp[0] is 0.
     highest = np.searchsorted(fp / fp[-1], rates, side="right") - 1
     return [auc, *(tp[highest] / tp[-1]).tolist()]
 
@@ -304,7 +305,7 @@ def _variances(draws: Sequence[Sequence[float]], records: int) -> np.ndarray:
 def _percentiles(
   draws: Sequence[Sequence[float]], records: int, confidence: float
 ) -> list[tuple[float, float]]:
-  """Return the percentile interval of every figure."""
+  """Return the percentile interval of every metric."""
   if not draws:
     raise ValueError(f"no resample of {records} records has both classes")
   tail = (1 - confidence) / 2
@@ -315,8 +316,8 @@ def _percentiles(
 def _draw(rng: np.random.Generator, records: int) -> np.ndarray:
   """Return how often each record is drawn, int [records].
 
-  Whole numbers keep the sums exact, and their cumulative sums are ten times faster
-  than those of floats.
+  Integers keep the sums exact, and their cumulative sums are ten times faster than
+  those of floats.
   """
   return np.bincount(rng.integers(0, records, records), minlength=records)
 
@@ -326,7 +327,7 @@ def _decisions(
 ) -> np.ndarray:
   """Count per record [N, 4] over targets: hits, members, rejections, non-members.
 
-  Floats, whose products are the fast ones; whole numbers stay exact.
+  The counts are floats, whose products are fast; integers remain exact in them.
   """
   called = scores >= np.asarray(threshold, dtype=np.float64).reshape(-1, 1)
   scored = ~np.isnan(scores)

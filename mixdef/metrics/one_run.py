@@ -1,7 +1,7 @@
 """Epsilon lower bounds from one training run with many random canaries.
 
 Each of m canaries is in the training set with probability 1/2, independently of the
-others. The attack guesses some as IN and some as OUT. Under (epsilon, delta)-DP its
+others. The attack guesses some as IN and some as OUT. Under (epsilon, delta)-DP the
 number of correct guesses is bounded, even though the canaries share one training run.
 """
 
@@ -26,7 +26,7 @@ def epsilon_one_run(
   """Bound epsilon from the canaries of one training run.
 
   The `guesses_in` highest scores are guessed IN, the `guesses_out` lowest OUT, and
-  `one_run_bound` turns the number of correct guesses into a bound.
+  `one_run_bound` converts the number of correct guesses to a bound.
 
   Guarantee: below the true epsilon with probability 1 - significance, if canaries were
     included independently with probability 1/2 and both numbers of guesses were fixed
@@ -34,7 +34,7 @@ def epsilon_one_run(
     test below cannot see a balanced design.
 
   Args:
-    scores: [m] of one target, larger = member. A canary with a NaN score is not
+    scores: [m] of one target; higher means member. A canary with a NaN score is not
       guessed.
     member: bool [m], drawn independently with probability 1/2.
     guesses_in: k+ >= 0.
@@ -82,18 +82,18 @@ def epsilon_one_run_gdp(
 ) -> float:
   """Bound epsilon from one training run of a Gaussian mechanism.
 
-  As `epsilon_one_run`, but the number of correct guesses bounds mu (`one_run_mu`): the
-  assumption buys a larger epsilon.
+  This is `epsilon_one_run`, except that the number of correct guesses bounds mu
+  (`one_run_mu`). The additional assumption gives a larger epsilon.
 
   Guarantee: as `epsilon_one_run`, if moreover the mechanism is mu-GDP for some mu.
 
   Args:
-    scores: [m] of one target, larger = member. A canary with a NaN score is not
+    scores: [m] of one target; higher means member. A canary with a NaN score is not
       guessed.
     member: bool [m], drawn independently with probability 1/2.
     guesses_in: k+ >= 0.
     guesses_out: k- >= 0, with 1 <= k+ + k- <= canaries with a score.
-    delta: at which mu is turned into epsilon, in (0, 1).
+    delta: value at which mu is converted to epsilon, in (0, 1).
     significance: probability of a bound above the true epsilon, in (0, 1).
 
   Returns:
@@ -129,7 +129,7 @@ def one_run_bound(
   delta: float = 1e-5,
   significance: float = 0.05,
 ) -> float:
-  """Bound epsilon from v correct ones of r guesses about m canaries.
+  """Bound epsilon from v correct guesses out of r about m canaries.
 
       p(eps) = Pr[B >= v] + 2 m delta max_{1<=i<=v} Pr[v > B >= v-i] / i,
       B ~ Bin(r, e^eps / (1 + e^eps)),   eps_LB = sup{eps : p(eps) < significance}
@@ -175,11 +175,11 @@ def one_run_bound(
 def one_run_mu(
   canaries: int, *, guesses: int, correct: int, significance: float = 0.05
 ) -> float:
-  """Bound the mu of a Gaussian mechanism from v correct ones of r guesses.
+  """Bound the mu of a Gaussian mechanism from v correct guesses out of r.
 
-  Let r_i and h_i be the probabilities that a uniformly random canary is guessed, right
-  (r) or wrong (h), and that at least i guesses are right. Flipping the membership of a
-  wrongly guessed canary adds a right guess, so mu-GDP demands
+  Let r_i and h_i be the probabilities that the guess of a uniformly random canary is
+  right (r) or wrong (h), and that at least i guesses are right. Flipping the membership
+  of a wrongly guessed canary adds a right guess, so mu-GDP requires
 
       h_i >= g(r_{i+1}),   g(x) = Phi(Phi^-1(x) - mu),
 
@@ -187,9 +187,9 @@ def one_run_mu(
 
       (r_i - r_{i+1}) / i = (h_i - h_{i+1}) / (guesses - i).
 
-  If v or more were right with probability `significance`, then r_v >= significance v/m
-  and r_v + h_v = significance guesses/m; running down to i = 0 must not exceed
-  r_0 + h_0 = guesses/m. A mu where it does is refuted.
+  If v or more guesses were right with probability `significance`, then r_v >=
+  significance v/m and r_v + h_v = significance guesses/m. The recursion down to i = 0
+  must not exceed r_0 + h_0 = guesses/m. A mu for which it does is refuted.
 
   Args:
     canaries: m, all canaries of the run, guessed or not.
@@ -259,7 +259,7 @@ def _guess(
 
 
 def _check_design(member: np.ndarray) -> None:
-  """Refuse membership that independent fair coins would hardly give."""
+  """Reject a membership matrix that independent fair coins would hardly give."""
   from scipy.stats import binomtest
 
   inside = int(member.sum())

@@ -1,4 +1,4 @@
-"""ROC figures on logarithmic axes, where low false-positive rates can be read."""
+"""ROC plots on logarithmic axes, which make low false-positive rates readable."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,17 +18,17 @@ _POINTS = 800
 def roc_plot(
   curves: Mapping[str, tuple[ArrayLike, ArrayLike]], path: str | Path
 ) -> None:
-  """Draw the ROC of every attack on one log-log figure and save it.
+  """Draw the ROC of every attack in one log-log plot and save it.
 
   A curve is a step function: the TPR at an FPR is that of the best threshold allowed
-  there, never interpolated. Shaded: FPRs with fewer than ten expected false positives
-  on the smallest set of non-members, marked "not resolvable".
-  The legend lies below the axes, and identical curves show through each other.
+  there, never interpolated. FPRs with fewer than ten expected false positives on the
+  smallest set of non-members are shaded and marked "not resolvable". The legend lies
+  below the axes, and identical curves remain visible through each other.
 
   Args:
-    curves: name to (scores, member), both [N] or [S, N], larger = member. NaN scores
-      are left out.
-    path: where to write; the suffix is .png or .svg.
+    curves: name to (scores, member), both [N] or [S, N]; higher means member. NaN
+      scores are excluded.
+    path: output file; the suffix is .png or .svg.
 
   Raises:
     ValueError: for no curve, another suffix, or a curve with one class only.
@@ -50,8 +50,8 @@ def roc_plot(
       rates,
       step_curve(roc, rates),
       color=f"C{number % 10}",
-      # Every curve is thinner than those below it, and its gaps show them where they
-      # are identical.
+      # Every curve is thinner than those below it and has gaps, so identical curves
+      # remain visible.
       linestyle=(0, (11 - number % 10, 4)) if number else "-",
       linewidth=max(1, 2.6 - 0.2 * number),
       drawstyle="steps-post",
@@ -77,7 +77,7 @@ def roc_rates(rocs: Iterable[ranking.Roc], *, points: int) -> np.ndarray:
 
 
 def step_curve(roc: ranking.Roc, rates: np.ndarray) -> np.ndarray:
-  """Return the TPR [P] that the best allowed threshold reaches at each FPR [P]."""
+  """Return the TPR [P] of the best allowed threshold at each FPR [P]."""
   return ranking.highest_tpr(roc.tp, roc.fp, rates)
 
 
@@ -101,10 +101,10 @@ def frame_roc(
   Args:
     axes: matplotlib axes that hold the curves.
     left: the lowest FPR, where the axes begin.
-    unresolved: the FPR up to which nothing can be read off.
+    unresolved: the FPR up to which rates are not resolvable.
     chance: colour of the chance line.
     shade: colour of the region up to `unresolved`.
-    note: colour of the words in it.
+    note: colour of the text in that region.
     grid: colour of the grid.
   """
   axes.plot(

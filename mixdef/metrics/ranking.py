@@ -1,4 +1,4 @@
-"""Sorting scores into a ROC, with ties that move together. Nothing is interpolated."""
+"""Sort scores into a ROC, in which ties move together and nothing is interpolated."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 
 class Roc(NamedTuple):
-  """Counts at every distinct score, from the highest down.
+  """Counts at every distinct score, in descending order.
 
   Attributes:
     threshold: [T] distinct scores, descending; the decision is `score >= threshold`.
@@ -21,7 +21,7 @@ class Roc(NamedTuple):
 
 
 def descending(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Sort scores from the highest down and find where each run of equal ones ends.
+  """Sort scores in descending order and find where each run of equal ones ends.
 
   Args:
     scores: [N] without NaN; +inf, -inf and -0.0 = 0.0 are ties like any other.
@@ -60,7 +60,7 @@ def area(tp: np.ndarray, fp: np.ndarray) -> float:
 
   Args:
     tp: [T] members at or above each threshold, thresholds descending.
-    fp: [T] non-members likewise; whole numbers or sums of whole weights.
+    fp: [T] non-members, likewise; integers or sums of integer weights.
 
   Returns:
     Pr[score of a member > that of a non-member] + Pr[equal]/2, in [0, 1].
@@ -73,20 +73,20 @@ def area(tp: np.ndarray, fp: np.ndarray) -> float:
 
 
 def best_threshold(scores: np.ndarray, member: np.ndarray) -> float:
-  """Find the observed score that maximises (TPR + TNR)/2, in O(n log n).
+  """Find the observed score that maximizes (TPR + TNR)/2, in O(n log n).
 
   Args:
-    scores: [N] without NaN, larger = member; the decision is `score >= threshold`.
+    scores: [N] without NaN; higher means member. The decision is `score >= threshold`.
     member: bool [N] with both values present.
 
   Returns:
-    The threshold; of equally good ones the lowest.
+    The threshold; the lowest of equally good ones.
 
   >>> best_threshold(np.array([1., 2., 3.]), np.array([False, True, True]))
   2.0
   """
   threshold, tp, fp = roc(scores, member)
-  # Whole numbers, so that equally good thresholds compare equal.
+  # Use integers, so that equally good thresholds compare equal.
   gain = tp * fp[-1] - fp * tp[-1]
   return float(threshold[::-1][gain[::-1].argmax()])
 
@@ -98,20 +98,20 @@ def highest_tpr(
 
   Args:
     tp: [T] members at or above each threshold, thresholds descending.
-    fp: [T] non-members likewise; whole numbers or sums of whole weights.
-    fpr: in [0, 1], one or [P].
-    strict: ask for an FPR below `fpr` instead.
+    fp: [T] non-members, likewise; integers or sums of integer weights.
+    fpr: in [0, 1], a scalar or [P].
+    strict: whether to require an FPR below `fpr` instead.
 
   Returns:
-    The TPR, one or [P]; 0 where only the threshold +inf is allowed.
+    The TPR, a scalar or [P]; 0 where only the threshold +inf is allowed.
 
   >>> highest_tpr(np.array([1, 2, 2]), np.array([0, 1, 2]), .5)
   1.0
   """
   members, nonmembers, fpr = tp[-1], fp[-1], np.asarray(fpr, np.float64)
   allowed = np.floor(fpr * nonmembers) + 1
-  # fpr * n0 rounds (.29 * 100 < 29), but a count over n0 equals the literal it stands
-  # for, so the comparison is made on the quotient.
+  # fpr * n0 rounds (.29 * 100 < 29), but a count divided by n0 equals the literal that
+  # it represents, so compare the quotients.
   over = np.greater_equal if strict else np.greater
   while (too_many := over(allowed / nonmembers, fpr)).any():
     allowed = allowed - too_many

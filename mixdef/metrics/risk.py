@@ -1,4 +1,4 @@
-"""Who is at risk: records and classes, not the average."""
+"""Exposure of individual records and classes, rather than the average."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from mixdef.metrics.intervals import bootstrap_records
 from mixdef.metrics.roc import auc, resolvable, scored_pairs
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
-"""The shares of records whose exposure a report quotes."""
+"""The fractions of records for which a report states the exposure."""
 
 _CLASS_RESAMPLES = 200
 
@@ -20,11 +20,11 @@ class RecordRisk(NamedTuple):
   """Exposure of N records under one attack.
 
   Attributes:
-    found: float [N], share of the models trained on a record in which it is called a
-      member; NaN where no attacked model trained on it.
+    found: float [N], fraction of the models trained on a record in which it is
+      classified as a member; NaN where no attacked model trained on it.
     score: float [N], its mean score in those models.
-    times: int [N], how many those models are.
-    threshold: the score from which a record is called a member.
+    times: int [N], the number of those models.
+    threshold: the lowest score at which a record is classified as a member.
   """
 
   found: np.ndarray
@@ -38,11 +38,11 @@ class RecordRisk(NamedTuple):
     return {f"{q:g}": float(np.quantile(known, q)) for q in QUANTILES}
 
   def ranked(self) -> np.ndarray:
-    """Return the indices of the records attacked, the most exposed first.
+    """Return the indices of the attacked records, the most exposed first.
 
-    Ordered by the rate that the hits prove, the lower bound of its 90 %
-    Clopper-Pearson interval: one hit in one model proves less than four in five. Then
-    by the mean score.
+    Records are ordered by the lower bound of the 90 % Clopper-Pearson interval of their
+    hit rate, because one hit in one model proves less than four in five. Ties are
+    ordered by the mean score.
     """
     from scipy.special import betaincinv
 
@@ -65,13 +65,14 @@ def exposure_fpr(num_nonmembers: int) -> float:
 def record_risk(scores: ArrayLike, keep: ArrayLike, *, fpr: float) -> RecordRisk:
   """Measure how often each record is found in the models trained on it.
 
-  One threshold serves all records and targets: the lowest whose pooled FPR is at most
-  `fpr`. Averages hide the few records that are found nearly always; these do not.
+  One threshold applies to all records and targets: the lowest whose pooled FPR is at
+  most `fpr`. An average hides the few records that are nearly always found; these rates
+  do not.
 
   Args:
-    scores: [S, N], larger = member; NaN pairs do not count.
+    scores: [S, N]; higher means member. NaN pairs are excluded.
     keep: bool [S, N].
-    fpr: in [0, 1]; take one that `resolvable` admits.
+    fpr: in [0, 1]; choose one that is `resolvable`.
 
   Returns:
     The `RecordRisk`.
@@ -83,7 +84,7 @@ def record_risk(scores: ArrayLike, keep: ArrayLike, *, fpr: float) -> RecordRisk
   """
   scores, keep = validate.scored(scores, keep, "keep")
   curve = ranking.roc(*scored_pairs(scores, keep))
-  # Quotients, as fpr * n0 rounds: .29 * 100 < 29.
+  # Compare quotients, because fpr * n0 rounds: .29 * 100 < 29.
   allowed = int((curve.fp / curve.fp[-1] <= fpr).sum())
   threshold = float(curve.threshold[allowed - 1]) if allowed else np.inf
   inside = keep & ~np.isnan(scores)
@@ -97,16 +98,16 @@ def record_risk(scores: ArrayLike, keep: ArrayLike, *, fpr: float) -> RecordRisk
 def class_risk(
   scores: ArrayLike, keep: ArrayLike, labels: ArrayLike, *, seed: int = 0
 ) -> list[dict[str, Any]]:
-  """Measure the attack on each class alone, the most exposed first.
+  """Measure the attack on each class separately, the most exposed first.
 
   Args:
-    scores: [S, N], larger = member.
+    scores: [S, N]; higher means member.
     keep: bool [S, N].
     labels: int [N].
-    seed: of the bootstrap.
+    seed: random seed of the bootstrap.
 
   Returns:
-    One {"label", "num_records", "auc", "auc_ci"} a class that has members and
+    One {"label", "num_records", "auc", "auc_ci"} per class that has members and
     non-members with a score.
 
   >>> rows = class_risk([[1., 0., 1., 2.]], np.array([[True, False] * 2]), [0, 0, 1, 1])

@@ -1,7 +1,7 @@
-"""Figures of merit of an attack. No ROC is interpolated and ties move together.
+"""Metrics of an attack. The ROC is never interpolated, and ties move together.
 
-Scores and membership may be [N] (one target) or [S, N] (pooled targets). NaN scores
-are left out; `excluded` counts them.
+Scores and membership may be [N] (one target) or [S, N] (pooled targets). NaN scores are
+excluded; `excluded` counts them.
 """
 
 import numpy as np
@@ -11,14 +11,14 @@ from mixdef.core import validate
 from mixdef.metrics import ranking
 
 FPR_GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
-"""The false-positive rates a report shows by default."""
+"""The false-positive rates that a report shows by default."""
 
 
 def scored_pairs(scores: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
   """Flatten scores and membership, without the pairs whose score is NaN.
 
   Args:
-    scores: [N] or [S, N], larger = member.
+    scores: [N] or [S, N]; higher means member.
     member: bool of the same shape.
 
   Returns:
@@ -41,15 +41,15 @@ def scored_pairs(scores: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.n
 def complete_targets(scores: ArrayLike, member: ArrayLike) -> np.ndarray:
   """Find the targets that have a member and a non-member with a score.
 
-  Only these have rates of their own. An attack that asks about few records, or that
-  leaves some without a score, can miss a class in one model and not in the others.
+  Only these have rates of their own. An attack that queries few records, or that leaves
+  some without a score, can lack a class in one model but not in the others.
 
   Args:
-    scores: [N] or [S, N], larger = member.
+    scores: [N] or [S, N]; higher means member.
     member: bool of the same shape.
 
   Returns:
-    Their indices, ascending.
+    The indices of these targets, ascending.
 
   >>> complete_targets([[1., 2.], [3., np.nan]], [[True, False], [True, False]])
   array([0])
@@ -60,7 +60,7 @@ def complete_targets(scores: ArrayLike, member: ArrayLike) -> np.ndarray:
 
 
 def pseudo_targets(scores: ArrayLike, member: ArrayLike) -> np.ndarray:
-  """Return the `complete_targets`, two or more: each is judged by the others.
+  """Return the `complete_targets`, at least two, because each is judged by the others.
 
   Raises:
     ValueError: if there are fewer.
@@ -82,10 +82,10 @@ def excluded(scores: ArrayLike) -> int:
 def auc(scores: ArrayLike, member: ArrayLike) -> float:
   """Return the area under the ROC, with mid-ranks for ties.
 
-  A value below 0.5 is returned as it is: flipping the sign would be a selection.
+  A value below 0.5 is returned unchanged: flipping the sign would be a selection.
 
   Args:
-    scores: [N] or [S, N], larger = member.
+    scores: [N] or [S, N]; higher means member.
     member: bool of the same shape.
 
   Returns:
@@ -99,7 +99,7 @@ def auc(scores: ArrayLike, member: ArrayLike) -> float:
 
 
 def check_fpr(fpr: float) -> None:
-  """Refuse what is not a rate."""
+  """Raise a ValueError unless `fpr` is a rate."""
   if not 0 <= fpr <= 1:
     raise ValueError(f"fpr={fpr}; pass a rate in [0, 1], not a percentage")
 
@@ -110,13 +110,13 @@ def tpr_at_fpr(
   """Return the largest TPR over the thresholds whose empirical FPR is at most `fpr`.
 
   The threshold is picked on the evaluated labels, so this describes the ROC, not what
-  an attacker would reach.
+  an attacker can achieve.
 
   Args:
-    scores: [N] or [S, N], larger = member.
+    scores: [N] or [S, N]; higher means member.
     member: bool of the same shape.
     fpr: in [0, 1].
-    strict: ask for an FPR below `fpr`, as the official LiRA code does.
+    strict: whether to require an FPR below `fpr`, as the official LiRA code does.
 
   Returns:
     The TPR, in [0, 1].
@@ -135,7 +135,7 @@ def tpr_at_fpr(
 
 
 def resolvable(num_nonmembers: int, fpr: float) -> bool:
-  """Return whether an FPR rests on ten expected false positives or more.
+  """Return whether at least ten false positives are expected at an FPR.
 
   >>> resolvable(10_000, .001), resolvable(5_000, .001)
   (True, False)
@@ -154,7 +154,7 @@ def clopper_pearson(
     many targets are not independent: use `bootstrap_records` there.
 
   Args:
-    successes: k, 0 to n; a fraction for effective numbers of trials.
+    successes: k, 0 to n; fractional for effective numbers of trials.
     trials: n, at least 1.
     confidence: in (0, 1).
 
@@ -185,19 +185,19 @@ def clopper_pearson(
 def shadow_thresholds(scores: ArrayLike, member: ArrayLike) -> np.ndarray:
   """Find for each target the best threshold of the next one, (s + 1) mod S.
 
-  This is what an attacker can do: run the attack with a shadow model as pseudo-target,
-  whose membership it knows, and keep the threshold. A model without a scored member or
-  without a scored non-member has none; the next one after it is asked.
+  An attacker can do the same: run the attack with a shadow model of known membership as
+  pseudo-target, and keep the threshold. A model without a scored member or without a
+  scored non-member is skipped in favor of the next one.
 
   Guarantee: in leave-one-out scores the pseudo-target's references include the target,
     so one number per target depends weakly on its labels.
 
   Args:
-    scores: [S, N] of S >= 2 targets, larger = member.
+    scores: [S, N] of S >= 2 targets; higher means member.
     member: bool [S, N].
 
   Returns:
-    Thresholds [S] that maximise (TPR + TNR)/2 on the pseudo-target.
+    Thresholds [S] that maximize (TPR + TNR)/2 on the pseudo-target.
 
   Raises:
     ValueError: if fewer than two targets have both classes.
@@ -218,13 +218,13 @@ def balanced_accuracy(
   """Return (TPR + TNR)/2 of the decision `score >= threshold`.
 
   Args:
-    scores: [N] or [S, N], larger = member.
+    scores: [N] or [S, N]; higher means member.
     member: bool of the same shape.
     threshold: a number, or [S] with one for each target; default `shadow_thresholds`,
-      which never looks at the evaluated target's labels.
+      which never reads the evaluated target's labels.
 
   Returns:
-    Balanced accuracy over all pairs, in [0, 1]; the advantage is twice it minus 1.
+    Balanced accuracy over all pairs, in [0, 1]; the advantage is twice this minus 1.
 
   >>> balanced_accuracy([.9, .2, .6, .1], [True, True, False, False], threshold=.5)
   0.5
@@ -238,13 +238,13 @@ def balanced_accuracy(
 def positive_rate(
   scores: ArrayLike, member: ArrayLike, *, threshold: ArrayLike | None = None
 ) -> float:
-  """Return the share of scored pairs that an attack calls members.
+  """Return the fraction of scored pairs that an attack classifies as members.
 
-  An attack that calls everyone, or no one, a member decides nothing, whatever its
+  An attack that classifies all records the same way is uninformative, whatever its
   accuracy on an unbalanced set.
 
   Args:
-    scores: [N] or [S, N], larger = member.
+    scores: [N] or [S, N]; higher means member.
     member: bool of the same shape.
     threshold: a number, or [S] with one for each target; default `shadow_thresholds`.
 
@@ -260,7 +260,7 @@ def positive_rate(
 def _decisions(
   scores: ArrayLike, member: ArrayLike, threshold: ArrayLike | None
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Return who is called a member and who is one, bool [P] over scored pairs."""
+  """Return the predicted and the true membership, bool [P] over scored pairs."""
   if threshold is None:
     threshold = shadow_thresholds(scores, member)
   limits = np.asarray(threshold, dtype=np.float64)
@@ -274,11 +274,11 @@ def _decisions(
 def max_balanced_accuracy(scores: ArrayLike, member: ArrayLike) -> float:
   """Return the largest balanced accuracy over all thresholds.
 
-  Optimistic: the threshold is picked on the evaluated labels, as in the official LiRA
-  code. `balanced_accuracy` is what an attacker can reach.
+  This is optimistic: the threshold is picked on the evaluated labels, as in the
+  official LiRA code. `balanced_accuracy` is what an attacker can achieve.
 
   Args:
-    scores: [N] or [S, N], larger = member.
+    scores: [N] or [S, N]; higher means member.
     member: bool of the same shape.
 
   Returns:
@@ -300,7 +300,7 @@ def gap_attack_accuracy(train_accuracy: float, test_accuracy: float) -> float:
     test_accuracy: of the non-members, in [0, 1].
 
   Returns:
-    The accuracy every attack on the same model is read against.
+    The baseline accuracy for every attack on the same model.
 
   Raises:
     ValueError: if a rate is outside [0, 1].
@@ -315,18 +315,18 @@ def gap_attack_accuracy(train_accuracy: float, test_accuracy: float) -> float:
 
 
 def ppv(tpr: float, fpr: float, prior: float) -> float:
-  """Return the probability that a record called a member is one.
+  """Return the probability that a record classified as a member is one.
 
       PPV = pi TPR / (pi TPR + (1 - pi) FPR)
 
   Args:
     tpr: in [0, 1].
     fpr: in [0, 1].
-    prior: pi, the share of members among the attacked records, in (0, 1). Balanced
-      evaluations have 1/2; in the field 1 % is more likely.
+    prior: pi, the fraction of members among the attacked records, in (0, 1). Balanced
+      evaluations have 1/2; in practice 1 % is more likely.
 
   Returns:
-    The positive predictive value; NaN if no record is called a member.
+    The positive predictive value; NaN if no record is classified as a member.
 
   Raises:
     ValueError: if a rate is out of range.

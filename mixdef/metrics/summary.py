@@ -1,4 +1,4 @@
-"""One dictionary of figures per attack, the layout of every result file."""
+"""One dictionary of metrics per attack, the layout of every result file."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from mixdef.metrics.calibration import calibrated_rates
 from mixdef.metrics.intervals import bootstrap_records
 
 PRIORS = (0.01, 0.1, 0.5)
-"""Shares of members among those asked about, at which a report gives the PPV."""
+"""Fractions of members among the queried records at which to report the PPV."""
 
 
 def summarize(
@@ -23,41 +23,43 @@ def summarize(
   resamples: int = 1000,
   seed: int = 0,
 ) -> dict[str, Any]:
-  """Summarise one attack's scores on one target or on many.
+  """Summarize one attack's scores on one target or on many.
 
-  Intervals are 95 % and resample records, each with all its targets, so that they know
-  of the dependence of a record's pairs and of the choice of the threshold at an FPR;
-  see `bootstrap_records` for what few records do to them.
+  Intervals are 95 % and resample records, each with all its targets, so they account
+  for the dependence of a record's pairs and for the choice of the threshold at an FPR;
+  see `bootstrap_records` for the effect of few records.
 
   Args:
-    scores: [N] or [S, N], larger = member; NaN is excluded and counted.
+    scores: [N] or [S, N]; higher means member. NaN is excluded and counted.
     keep: bool of the same shape, True = member.
     audited: bool [N]; the others are dropped and not counted. Default all.
     fprs: false-positive rates, default 0.1, 0.2, 0.5, 1, 2 and 5 %.
     resamples: number of bootstrap resamples.
-    seed: of the bootstrap.
+    seed: random seed of the bootstrap.
 
   Returns:
     A dictionary of plain numbers, ready for JSON:
-      auc, auc_ci [lo, hi], auc_trials: the number of independent trials that it is
+      auc, auc_ci [lo, hi], auc_trials: the number of independent trials that the AUC is
         worth, for which auc_ci is Clopper and Pearson's interval;
-      pairs: how many pairs of a member and a non-member share no record;
+      pairs: the number of pairs of a member and a non-member without a record in
+        common;
       balanced_accuracy, balanced_accuracy_ci [lo, hi]: at shadow-calibrated thresholds,
-        which the resampling holds fixed; None for one target, or if fewer than two
-        have both classes;
+        which the resampling holds fixed; None for one target, or if fewer than two have
+        both classes;
       balanced_accuracy_max: at the best threshold in hindsight;
-      positive_rate: share called member at the shadow-calibrated thresholds, and
-        degenerate: that is all or none of them. None as balanced_accuracy;
+      positive_rate: fraction classified as member at the shadow-calibrated thresholds,
+        and degenerate: whether that is all or none of them. None under the same
+        conditions as balanced_accuracy;
       tpr: by FPR as text ("0.001"): value, ci [lo, hi], trials as for the AUC,
         resolvable (ten expected false positives or more), n_nonmembers, and interval,
         "bootstrap_records";
-      ppv: by prior as text ("0.01", "0.1", "0.5"), the share of those called members
-        that are, at ppv_fpr, the lowest of the FPRs that is resolvable (else the
-        highest), and the TPR there. None where nobody is called, for lack of a score
-        with so low an FPR;
-      calibrated: by FPR, what thresholds set on other models at that FPR reach: tpr,
-        fpr and fpr_spread, the standard deviation over targets. None as
-        balanced_accuracy;
+      ppv: by prior as text ("0.01", "0.1", "0.5"), the fraction of records classified
+        as members that are members, at ppv_fpr, the lowest resolvable FPR (otherwise
+        the highest FPR), and the TPR there. None if no record is classified as a
+        member, because no score has so low an FPR;
+      calibrated: by FPR, the rates at thresholds set on other models for that FPR: tpr,
+        fpr and fpr_spread, the standard deviation over targets. None under the same
+        conditions as balanced_accuracy;
       num_members, num_nonmembers: scored pairs;
       excluded: audited pairs whose score is NaN.
 
@@ -103,7 +105,7 @@ def summarize(
     }
   fpr = next((f for f in sorted(fprs) if tpr[f"{f:g}"]["resolvable"]), max(fprs))
   rate = ranking.highest_tpr(curve.tp, curve.fp, fpr)
-  anyone = curve.fp[0] / nonmembers <= fpr  # else the only threshold is +inf
+  anyone = curve.fp[0] / nonmembers <= fpr  # otherwise the only threshold is +inf
   return {
     "auc": ranking.area(curve.tp, curve.fp),
     "auc_ci": list(bounds["auc"]),

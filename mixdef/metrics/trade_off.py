@@ -1,4 +1,4 @@
-"""The plot of what defenses cost against what they still leak."""
+"""Plot the accuracy of defenses against their remaining leakage."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +12,13 @@ _MARKERS = "osD^vP*X<>ph"
 
 @drawing.plainly()
 def trade_off_plot(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
-  """Draw accuracy against leakage, a panel a data set, a line a family of defenses.
+  """Plot accuracy against leakage: one panel per data set, one line per family.
 
   Args:
     rows: each with `dataset`, `family`, `test_accuracy` in [0, 1], and `auc` with
-      `auc_ci` of the strongest attack; rows of a family are joined in their order.
-      Where a family has several lines, one a seed, `line` tells them apart.
-    path: where to write; the suffix is .png or .svg.
+      `auc_ci` of the strongest attack; rows of a family are connected in their order.
+      If a family has several lines, such as one per seed, `line` distinguishes them.
+    path: output file; the suffix is .png or .svg.
 
   Raises:
     ValueError: for no row, or another suffix.

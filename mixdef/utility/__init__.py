@@ -1,4 +1,4 @@
-"""What generated records are worth: distances in features, training on them, tables."""
+"""Utility metrics of generated records: feature distances, accuracy, tables."""
 
 from mixdef.utility.column_regressions import fit_columns
 from mixdef.utility.coverage import density_coverage

@@ -1,4 +1,4 @@
-"""Checks of what metrics compare: records in range, and features of equal width."""
+"""Validation of metric inputs: records in range, and features of equal width."""
 
 from typing import Any
 
@@ -32,9 +32,9 @@ def records(x: Any, what: str) -> np.ndarray:
 
 
 def training_records(x: np.ndarray, what: str) -> None:
-  """Refuse what a classifier was, or would be, trained on if metrics cannot feed it.
+  """Reject training records of a classifier that metrics cannot pass to it.
 
-  A learner divides uint8 images by 255 itself; floats must be as `records` says.
+  A learner divides uint8 images by 255 itself; floats must be as in `records`.
 
   Raises:
     ValueError: as `records` does.

@@ -1,4 +1,4 @@
-"""One logistic regression for each column of a binary table, all solved together."""
+"""Logistic regressions for all columns of a binary table, solved together."""
 
 import functools
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_AT_ONCE = 256  # columns in a block: wide enough for fast matrix products
+_AT_ONCE = 256  # columns per block: wide enough for fast matrix products
 _DECREMENT = 1e-7  # of a column's objective, which is a sum over records, in nats
 _STEPS = 2000
 
@@ -19,8 +19,8 @@ def fit_columns(x: np.ndarray, columns: np.ndarray, *, c: float = 1.0) -> np.nda
 
   The curvature of all these problems is at most B = C/4 Z^T Z + diag(1, .., 1, 0), with
   Z = [x, 1]. Accelerated gradient steps in the metric of B therefore need no line
-  search, one inverse serves all columns, and a step is two matrix products for a block
-  of them. Each column restarts its own momentum where it points uphill.
+  search, one inverse serves all columns, and a step costs two matrix products per block
+  of columns. Each column restarts its own momentum where it points uphill.
 
   Args:
     x: float32 zeros and ones [N,D].
@@ -28,7 +28,7 @@ def fit_columns(x: np.ndarray, columns: np.ndarray, *, c: float = 1.0) -> np.nda
     c: C > 0, the weight of a record.
 
   Returns:
-    w and, last, b: float32 [D+1,C].
+    The weights w followed by the intercept b: float32 [D+1,C].
 
   Reference: Nesterov, "A method of solving a convex programming problem with
     convergence rate O(1/k^2)", 1983; Boehning, Lindsay, "Monotonicity of
@@ -58,7 +58,7 @@ def fit_columns(x: np.ndarray, columns: np.ndarray, *, c: float = 1.0) -> np.nda
 def _solve(x, inverse, columns, c):
   own = columns, jnp.arange(len(columns))
   positive = x[:, columns]
-  # Along this direction of the metric a column's weight for itself returns to 0.
+  # Along this direction of the metric, a column's weight for itself returns to 0.
   back = inverse[:, columns] / inverse[columns, columns]
 
   def gradient(weights):

@@ -1,11 +1,11 @@
-"""Density and coverage: do fakes lie where real records do, and near all of them."""
+"""Density and coverage: fidelity and diversity of generated records."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.utility._arrays import feature_pair
 
-_ENTRIES = 4_000_000  # of a block of distances: 32 MB
+_ENTRIES = 4_000_000  # entries per block of distances: 32 MB
 _ROUNDING = 16 * np.finfo(float).eps  # of a squared distance, by the squared lengths
 
 
@@ -17,17 +17,17 @@ def density_coverage(
       ball_i = {x: |x - r_i| < distance of r_i to its k-th nearest other real record}
       density = sum_ij [f_j in ball_i] / (k M),   coverage = mean_i [any f_j in ball_i]
 
-  Density is >= 0 and may exceed 1, where fakes crowd among real records that crowd;
-  coverage is in [0,1]. For fakes of the real distribution density is 1 on average, and
-  coverage 1 - prod_{m=0}^{k-1} (N-1-m) / (N+M-1-m), about 1 - 2^-k at N = M: give N
-  and M with a figure, for coverage rises with M / N. A generator that copies its
-  training records has density 1 and coverage 1 against them; use records it has not
-  seen.
+  Density is >= 0 and may exceed 1, where fakes cluster among real records that cluster;
+  coverage is in [0,1]. For fakes of the real distribution, density is 1 on average, and
+  coverage 1 - prod_{m=0}^{k-1} (N-1-m) / (N+M-1-m), about 1 - 2^-k at N = M. Report N
+  and M with the metrics, because coverage increases with M / N. A generator that copies
+  its training records has density 1 and coverage 1 against them; use records that it
+  has not seen.
 
   Args:
     real: features [N,F], N > k.
     fake: features [M,F], M >= 1.
-    k: neighbours, >= 1; 5 as in the paper.
+    k: number of neighbours, >= 1; 5 as in the paper.
 
   Returns:
     {density, coverage}.
@@ -54,7 +54,7 @@ def density_coverage(
     block = slice(first, first + rows)
     own, lengths = real[block], lengths_real[block, None]
     among = lengths + lengths_real - 2 * own @ real.T
-    radius = np.partition(among, k, 1)[:, k, None]  # place 0 is the record itself
+    radius = np.partition(among, k, 1)[:, k, None]  # index 0 is the record itself
     away = lengths + lengths_fake
     inside = away - 2 * own @ fake.T < radius - _ROUNDING * away
     hits += int(inside.sum())

@@ -24,31 +24,33 @@ def downstream_accuracy(
   batch_size: int = 128,
   seed: int = 0,
 ) -> dict[str, Any]:
-  """Train on synthetic records, test on real ones, beside training on real records.
+  """Train on synthetic records and test on real ones, next to training on real records.
 
-  The classifier is the one of the last step: the best of several checks on the test
-  records would be a selection on them. Its twin is trained in the same way, with the
-  same initial weights, on as many real records; the difference is what the generator
-  lost. Both depend on the classifier and its training, which go with the figure.
+  The classifier is that of the last step, because selecting the best of several checks
+  on the test records would be a selection on them. Its twin is trained in the same way,
+  with the same initial weights, on equally many real records; the difference is the
+  loss caused by the generator. Both depend on the classifier and its training, which
+  belong to the metric.
 
   Args:
-    synthetic: x, images [N,H,W,C] in [0,1] or rows [N,D], float, and y [N], int: drawn
-      labels and what the generator made for them.
+    synthetic: x, images [N,H,W,C] in [0,1] or rows [N,D], float, and y [N], int:
+      sampled labels and the records generated for them.
     data: the generator's training records, and in `data.test` real records that it has
-      not seen. Reference records are left out.
-    learner: what to train, as `classifier(...)`; None trains `models.cnn` on images and
-      `models.mlp` on rows, from scratch, with Adam at 1e-3.
+      not seen. Auxiliary records are excluded.
+    learner: the learner to train, such as `classifier(...)`; None trains `models.cnn`
+      on images and `models.mlp` on rows, from scratch, with Adam at 1e-3.
     epochs: passes over the records.
-    batch_size: records of a step.
-    seed: of both trainings, and of the choice of real records.
+    batch_size: records per step.
+    seed: random seed of both trainings, and of the choice of real records.
 
   Returns:
-    accuracy: in [0,1], of the classifier that saw synthetic records only;
-    interval: its 95 % Clopper-Pearson interval. It covers the choice of test records,
-      not the randomness of training;
-    real_accuracy, real_interval: of the twin;
-    num_synthetic, num_real, num_test: records. num_real is less than num_synthetic
-      where there are not as many real records.
+    accuracy: accuracy in [0,1] of the classifier that was trained on synthetic records
+      only;
+    interval: its 95 % Clopper-Pearson interval, which covers the choice of test records
+      but not the randomness of training;
+    real_accuracy, real_interval: the same of the twin;
+    num_synthetic, num_real, num_test: numbers of records. num_real is less than
+      num_synthetic if there are not enough real records.
 
   Raises:
     ValueError: if there are no test records, shapes or classes differ, or images are

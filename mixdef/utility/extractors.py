@@ -1,4 +1,4 @@
-"""Feature extractors: what two sets of images or table rows are compared in."""
+"""Feature extractors, in whose features images or table rows are compared."""
 
 import functools
 import hashlib
@@ -15,15 +15,16 @@ from mixdef.data import to_float
 from mixdef.training import Run
 from mixdef.utility import _arrays
 
-OFFICIAL = "inception"  # a name that only true weights earn: see `inception_features`
+OFFICIAL = "inception"  # reserved for the true weights: see `inception_features`
 
 
 class Extractor(NamedTuple):
   """A function from records to features, and the name it gives to metrics.
 
-  `apply` takes images [B,H,W,C] in [0,1] or rows [B,D], float32, and returns [B,F];
-  row i may depend on record i alone. `weights` is the SHA-256 of what it was made from,
-  for reports: figures of two extractors do not compare, whatever their names.
+  `apply` maps images [B,H,W,C] in [0,1] or rows [B,D], float32, to [B,F]; row i may
+  depend only on record i. `weights` is the SHA-256 of the extractor's weights, for
+  reports: metrics of two extractors are not comparable, even if they have the same
+  name.
   """
 
   name: str
@@ -32,15 +33,16 @@ class Extractor(NamedTuple):
 
 
 def features(extractor: Extractor, x: ArrayLike, *, block: int = 32) -> np.ndarray:
-  """Extract the features of records, all of them.
+  """Extract the features of all records.
 
   Args:
-    extractor: what to apply.
+    extractor: the extractor to apply.
     x: images [N,H,W,C] in [0,1] or table rows [N,D], float.
-    block: records at once, >= 1; changes memory and speed, and features to rounding.
+    block: number of records per call, >= 1; affects memory and speed, and features up
+      to rounding.
 
   Returns:
-    float32 [N,F]. The last block is filled up and its filling cut off again.
+    float32 [N,F]. The last block is padded and the padding is removed again.
 
   Raises:
     ValueError: for integers, images outside [0,1], values that are not finite, or an
@@ -69,19 +71,21 @@ def features(extractor: Extractor, x: ArrayLike, *, block: int = 32) -> np.ndarr
 
 
 def classifier_features(run: Run, *, name: str = "classifier") -> Extractor:
-  """Make an extractor of a trained classifier: what enters its last dense layer.
+  """Make an extractor from a classifier: the inputs of its last dense layer.
 
-  In inference mode and with the weights it releases. Metrics in these features say what
-  this classifier can tell apart; compare generators with one and the same run only, and
-  with one that was trained on none of the compared records where overfitting matters.
+  The classifier runs in inference mode and with its released weights. Metrics in these
+  features reflect only what this classifier can distinguish. Compare generators with
+  the same run only, and, if overfitting matters, with a run that was trained on none of
+  the compared records.
 
   Args:
-    run: of `fit` with `classifier(...)`, on uint8 images, on images in [0,1] or on
-      tables.
-    name: of the metrics, `fd_<name>`.
+    run: result of `fit` with `classifier(...)`, on uint8 images, on images in [0,1] or
+      on tables.
+    name: name of the metrics, `fd_<name>`.
 
   Returns:
-    The extractor; F is the width of the layer before the last, as 128 of `models.cnn`.
+    The extractor; F is the width of the layer before the last, such as 128 of
+    `models.cnn`.
 
   Raises:
     ValueError: if the classifier does not end in `nn.Dense`, is made of several
@@ -125,7 +129,7 @@ def classifier_features(run: Run, *, name: str = "classifier") -> Extractor:
 
 
 def fingerprint(tree: Any) -> str:
-  """Return the SHA-256 of a pytree of arrays: of their places, types and values.
+  """Return the SHA-256 of a pytree of arrays: of their paths, types and values.
 
   >>> fingerprint({"w": np.zeros(2)})[:8] == fingerprint({"w": np.ones(2)})[:8]
   False

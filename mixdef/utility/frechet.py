@@ -14,13 +14,13 @@ def frechet_distance(a: ArrayLike, b: ArrayLike) -> float:
 
       |m_a - m_b|^2 + Tr(S_a + S_b - 2 (S_a S_b)^{1/2}),   S with ddof 1
 
-  Fitted moments are noisy, which adds to the distance: two samples of one distribution
-  are further apart the fewer they are and the more features there are. Compare figures
-  of equal N, M and extractor only; 2,048 records are the usual least, 10,000 or more
-  the habit.
+  Fitted moments are noisy, which increases the distance: two samples of one
+  distribution are further apart with fewer records and with more features. Compare only
+  distances with equal N, M and extractor; 2,048 records are the usual minimum, 10,000
+  or more are customary.
 
   Args:
-    a: features [N,F], N >= 2. N < F is no obstacle.
+    a: features [N,F], N >= 2. N < F is allowed.
     b: features [M,F], M >= 2.
 
   Returns:
@@ -86,7 +86,7 @@ def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
-  """Return L [F,r] with L L^T = S, r being the numerical rank."""
+  """Return L [F,r] with L L^T = S, where r is the numerical rank."""
   values, vectors = np.linalg.eigh(covariance)
   noise = len(values) * np.finfo(float).eps * values[-1]
   return vectors[:, values > noise] * np.sqrt(values[values > noise])
@@ -100,12 +100,13 @@ def metric_name(extractor: Extractor) -> str:
 def fd(extractor: Extractor, real: ArrayLike, fake: ArrayLike) -> dict[str, Any]:
   """Return the Frechet distance of two sets of records, under its proper name.
 
-  See `frechet_distance` for what it can be compared with.
+  See `frechet_distance` for the distances that it can be compared with.
 
   Args:
-    extractor: of the features; see `classifier_features` and `inception_features`.
+    extractor: the feature extractor; see `classifier_features` and
+      `inception_features`.
     real: images [N,H,W,C] in [0,1] or table rows [N,D], float.
-    fake: likewise [M,...].
+    fake: the same for fakes, [M,...].
 
   Returns:
     {`fid` or `fd_<name>`: distance, num_real, num_fake, weights: SHA-256}.
@@ -123,12 +124,12 @@ def fd(extractor: Extractor, real: ArrayLike, fake: ArrayLike) -> dict[str, Any]
 
 
 def fid(extractor: Extractor, real: ArrayLike, fake: ArrayLike) -> dict[str, Any]:
-  """Return the Frechet Inception distance, as `fd` does; refuse any other network.
+  """Return the Frechet Inception distance, as `fd` does; reject any other network.
 
   Args:
-    extractor: of `inception_features`, with the true weights.
+    extractor: result of `inception_features`, with the true weights.
     real: images [N,H,W,C] in [0,1], float.
-    fake: likewise [M,H,W,C].
+    fake: the same for fakes, [M,H,W,C].
 
   Returns:
     {fid, num_real, num_fake, weights}.

@@ -30,7 +30,7 @@ class ConvNorm(nn.Module):
 
 
 class InceptionA(nn.Module):
-  """1x1, 5x5 and double 3x3 branches beside an average pool."""
+  """1x1, 5x5 and double 3x3 branches next to an average pool."""
 
   pool_features: int
 
@@ -47,11 +47,11 @@ class InceptionA(nn.Module):
 
 
 class InceptionB(nn.Module):
-  """Halve a map of 288 channels to 768."""
+  """Halve the map, from 288 channels to 768."""
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Return 480 channels more, on half the map."""
+    """Return the map at half the size, with 480 additional channels."""
     parts = [
       _conv(x, "branch3x3", 384, (3, 3), 2),
       _convs(x, "branch3x3dbl", (64, (1, 1)), (96, (3, 3)), (96, (3, 3), 2)),
@@ -61,7 +61,7 @@ class InceptionB(nn.Module):
 
 
 class InceptionC(nn.Module):
-  """Branches of 7x7 convolutions, each split into a row and a column."""
+  """Branches of 7x7 convolutions, each factored into a row and a column."""
 
   inner: int
 
@@ -80,11 +80,11 @@ class InceptionC(nn.Module):
 
 
 class InceptionD(nn.Module):
-  """Halve a map of 768 channels to 1280."""
+  """Halve the map, from 768 channels to 1280."""
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Return 512 channels more, on half the map."""
+    """Return the map at half the size, with 512 additional channels."""
     start = (192, (1, 1))
     parts = [
       _convs(x, "branch3x3", start, (320, (3, 3), 2)),
@@ -95,7 +95,7 @@ class InceptionD(nn.Module):
 
 
 class InceptionE(nn.Module):
-  """Branches that fork into a row and a column; `pool` is "avg" or "max"."""
+  """Branches that split into a row and a column; `pool` is "avg" or "max"."""
 
   pool: str
 
@@ -121,7 +121,7 @@ class Inception(nn.Module):
   """Inception-v3 up to its last average pool, as the FID weights were trained.
 
   It differs from the paper's network: average pools do not count their padding, and the
-  last block has a max pool. Submodules bear the names of the weights' entries.
+  last block has a max pool. Submodules are named after the entries of the weights.
 
   Reference: Szegedy et al., "Rethinking the Inception Architecture for Computer
     Vision", 2016, arXiv 1512.00567; the differences as in pytorch-fid (Seitzer, 2020).
@@ -149,7 +149,7 @@ class Inception(nn.Module):
 
 
 def _conv(x, name, features, kernel, strides=1):
-  """Convolve to the same map, or without padding to about half of it."""
+  """Convolve to a map of the same size, or without padding to about half of it."""
   padding = "SAME" if strides == 1 else "VALID"
   return ConvNorm(features, kernel, strides, padding, name=name)(x)
 

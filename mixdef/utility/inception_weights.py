@@ -1,4 +1,4 @@
-"""Weights of FID's Inception network, from a file that a user brings."""
+"""Weights of FID's Inception network, from a file that the user provides."""
 
 import functools
 import pathlib
@@ -17,7 +17,7 @@ SOURCE = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """SHA-256 of pt_inception-2015-12-05-6726825d.pth, the weights that define FID."""
 
 _SIDE = 299
-_SMALLEST = 75  # a side below this leaves a later block nothing to pool
+_SMALLEST = 75  # with a smaller side, a later block has nothing to pool
 
 # Entries of the file that features do not need: the classes and a training counter.
 _UNUSED = ("fc.", "num_batches_tracked")
@@ -36,8 +36,8 @@ def inception_features(path: str | pathlib.Path) -> Extractor:
   """Make the extractor of FID from weights that you downloaded and converted.
 
   pytorch-fid publishes them as pt_inception-2015-12-05-6726825d.pth (95,628,359 bytes).
-  Its format can run code when it is read, so nothing here reads it; where PyTorch is
-  installed, these lines write an npz:
+  Reading its format can execute code, so this library does not read it. Where PyTorch
+  is installed, these lines write an npz:
 
       import hashlib, numpy, torch
       file = "pt_inception-2015-12-05-6726825d.pth"
@@ -52,12 +52,12 @@ def inception_features(path: str | pathlib.Path) -> Extractor:
     see the same.
 
   Args:
-    path: of the npz: one array for each entry of the state dict, by its name.
+    path: path of the npz: one array for each entry of the state dict, by its name.
 
   Returns:
     The extractor, F = 2048. Images of any size are resized to 299x299, bilinear between
-    pixel centres and without antialiasing, and mapped from [0,1] to [-1,1]; grey ones
-    are repeated to three channels.
+    pixel centres and without antialiasing, and mapped from [0,1] to [-1,1]; grayscale
+    images are repeated to three channels.
 
   Raises:
     FileNotFoundError: if there is no such file.
@@ -93,7 +93,7 @@ def _resize(x):
 
 
 def _variables(entries: dict[str, np.ndarray], path: pathlib.Path) -> dict[str, Any]:
-  """Arrange the entries of a state dict as the network's variables."""
+  """Map the entries of a state dict to the network's variables."""
   entries = {
     name: array
     for name, array in entries.items()

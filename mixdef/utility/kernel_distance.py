@@ -17,8 +17,8 @@ def squared_mmd(a: ArrayLike, b: ArrayLike, *, unbiased: bool = True) -> float:
   Args:
     a: features [N,F], N >= 2.
     b: features [M,F], M >= 2.
-    unbiased: leave i = j out, so that the mean over samples is exact at every size and
-      an estimate may be negative; otherwise it is >= 0 and too large at small N, M.
+    unbiased: whether to exclude i = j, so that the estimate is unbiased at every size
+      and may be negative; otherwise it is >= 0 and too large at small N, M.
 
   Returns:
     The estimate.
@@ -46,22 +46,23 @@ def kid(
 ) -> dict[str, float]:
   """Return the kernel inception distance of two sets of features.
 
-  The mean of `squared_mmd` over random subsets. Its mean over samples does not depend
-  on N and M, unlike the Frechet distance's; a sample's figure may be negative, which
-  says that the sets are no further apart than chance puts them, and is not clipped.
+  This is the mean of `squared_mmd` over random subsets. Unlike that of the Frechet
+  distance, its expectation does not depend on N and M. A sample's value may be
+  negative, which means that the sets are no further apart than by chance, and is not
+  clipped.
 
   Args:
     a: features [N,F].
     b: features [M,F].
-    subsets: how many pairs of subsets, >= 1.
-    subset_size: rows of a subset, drawn without replacement, 2 to min(N, M); None takes
-      1,000, or min(N, M) where that is less.
-    seed: of the draws.
+    subsets: number of pairs of subsets, >= 1.
+    subset_size: rows per subset, drawn without replacement, 2 to min(N, M); None uses
+      1,000, or min(N, M) if that is less.
+    seed: random seed of the subsets.
 
   Returns:
-    {kid: mean, kid_std: standard deviation over the subsets}. The subsets overlap and
-    share their records, so that the deviation is no standard error of the mean; it is 0
-    where a subset is the whole of both sets.
+    {kid: mean, kid_std: standard deviation over the subsets}. The subsets overlap, so
+    the deviation is not a standard error of the mean; it is 0 if a subset is the whole
+    of both sets.
 
   Raises:
     ValueError: for an argument out of range, or features as in `squared_mmd`.

@@ -1,4 +1,4 @@
-"""All metrics that compare samples in features, from one pass of the extractor."""
+"""All metrics that compare samples by features, from one pass of the extractor."""
 
 from typing import Any
 
@@ -15,21 +15,23 @@ def sample_quality(
 ) -> dict[str, Any]:
   """Compare generated with real records in the features of one extractor.
 
-  Take real records that the generator was not trained on: a generator that copies its
-  training records is perfect against these.
+  Use real records that the generator was not trained on, because a generator that
+  copies its training records scores perfectly against these.
 
   Args:
-    extractor: of the features; see `classifier_features` and `inception_features`.
+    extractor: the feature extractor; see `classifier_features` and
+      `inception_features`.
     real: images [N,H,W,C] in [0,1] or table rows [N,D], float, N > k.
-    fake: likewise [M,...].
-    k: neighbours of density and coverage.
-    seed: of the subsets of the kernel distance.
+    fake: the same for fakes, [M,...].
+    k: number of neighbours for density and coverage.
+    seed: random seed of the subsets of the kernel distance.
 
   Returns:
-    fd_<name>: Frechet distance, >= 0, biased upward at small N, M; called `fid` with
-      the true Inception weights only;
+    fd_<name>: Frechet distance, >= 0, biased upward at small N, M; called `fid` only
+      with the true Inception weights;
     kid_<name>, kid_<name>_std: kernel distance, unbiased, may be negative, and its
-      spread over subsets; called `kid` with the true Inception weights only;
+      standard deviation over subsets; called `kid` only with the true Inception
+      weights;
     density_<name>, coverage_<name>: >= 0, and in [0,1]; see `density_coverage`;
     num_real, num_fake, weights: N, M and the SHA-256 of the extractor's weights.
 

@@ -1,4 +1,4 @@
-"""Scatter plots of tables: real against synthetic, one point a column."""
+"""Scatter plots of tables: real against synthetic, one point per column."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +11,11 @@ from mixdef.metrics import drawing
 
 
 def dwp_plot(result: Mapping[str, Any], path: str | Path) -> None:
-  """Draw the shares of ones of every column and save them.
+  """Plot the fraction of ones of every column and save the plot.
 
   Args:
-    result: of `dwp`.
-    path: where to write; the suffix is .png or .svg.
+    result: result of `dwp`.
+    path: output file; the suffix is .png or .svg.
 
   Raises:
     ValueError: for another suffix.
@@ -24,11 +24,11 @@ def dwp_plot(result: Mapping[str, Any], path: str | Path) -> None:
 
 
 def dwpre_plot(result: Mapping[str, Any], path: str | Path) -> None:
-  """Draw the F1 of every column and save it; constant columns lie on an axis.
+  """Plot the F1 of every column and save the plot; constant columns lie on an axis.
 
   Args:
-    result: of `dwpre`.
-    path: where to write; the suffix is .png or .svg.
+    result: result of `dwpre`.
+    path: output file; the suffix is .png or .svg.
 
   Raises:
     ValueError: for another suffix.

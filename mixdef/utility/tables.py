@@ -1,4 +1,4 @@
-"""Dimension-wise probability and prediction: what a binary table kept of the real."""
+"""Dimension-wise probability and prediction: metrics of synthetic binary tables."""
 
 from typing import Any
 
@@ -9,19 +9,20 @@ from mixdef.utility.column_regressions import fit_columns
 
 
 def dwp(real: ArrayLike, synthetic: ArrayLike) -> dict[str, Any]:
-  """Compare the share of ones of every column: dimension-wise probability.
+  """Compare the fraction of ones of every column: dimension-wise probability.
 
-  A generator that draws every column on its own does perfectly here; `dwpre` looks at
-  how columns depend on each other. Shares of N records scatter around the diagonal by
-  sqrt(p (1 - p) / N) on either side, whatever the generator.
+  A generator that samples every column independently is perfect by this metric; `dwpre`
+  measures how columns depend on each other. Fractions of N records scatter around the
+  diagonal by sqrt(p (1 - p) / N) on either side, for any generator.
 
   Args:
     real: zeros and ones [N,D].
-    synthetic: zeros and ones [M,D]; cut probabilities at 0.5 or draw from them first.
+    synthetic: zeros and ones [M,D]; if you have probabilities, threshold them at 0.5 or
+      sample from them first.
 
   Returns:
     real, synthetic: Pr(x_k = 1) of each column, [D] in [0,1];
-    correlation: in [-1,1], NaN where all columns of one side have one share;
+    correlation: in [-1,1], NaN if all columns of one side have the same fraction;
     rmse: in [0,1].
 
   Raises:
@@ -49,26 +50,28 @@ def dwpre(
 ) -> dict[str, Any]:
   """Compare how well columns can be predicted: dimension-wise prediction.
 
-  For each column k one logistic regression of x_k on all other columns is trained on
-  real and one on synthetic records; both are tested on held-out real ones by F1. A
-  point on the diagonal says that synthetic records teach as much about the column. With
-  fewer records F1 is lower: give as many synthetic as real ones.
+  For each column k, one logistic regression of x_k on all other columns is trained on
+  real records and one on synthetic records. Both are tested on held-out real records by
+  F1. A point on the diagonal means that synthetic records are equally informative about
+  the column. F1 is lower with fewer records, so pass equally many synthetic and real
+  ones.
 
   Args:
     real: zeros and ones [N,D], the generator's training records.
-    synthetic: zeros and ones [M,D]; cut probabilities at 0.5 or draw from them first.
-    test: zeros and ones [T,D], real records that neither saw.
-    columns: int [C], which to predict; None means all D. Time grows with N D C: choose
-      some columns of a large table.
+    synthetic: zeros and ones [M,D]; if you have probabilities, threshold them at 0.5 or
+      sample from them first.
+    test: zeros and ones [T,D], real records that neither was trained on.
+    columns: int [C], the columns to predict; None means all D. Time grows with N D C:
+      select some columns of a large table.
     c: weight of a record against the penalty |w|^2 / 2, > 0; 1 as in scikit-learn.
 
   Returns:
     columns: int [C];
     real, synthetic: F1 of each, [C] in [0,1];
     correlation, rmse: over the columns, as in `dwp`;
-    constant_real, constant_synthetic: in how many of the columns the training records
-      hold one value only, so that nothing can be learnt; their F1 is 0;
-    absent: how many of the columns hold no 1 in `test`; their F1 is 0, too.
+    constant_real, constant_synthetic: number of columns for which the training records
+      hold only one value, so that nothing can be learned; their F1 is 0;
+    absent: number of columns that hold no 1 in `test`; their F1 is 0, too.
 
   Raises:
     ValueError: for other values than 0 and 1, unequal widths, or columns out of range.
@@ -101,7 +104,7 @@ def dwpre(
 def _f1_of_columns(
   table: np.ndarray, test: np.ndarray, columns: np.ndarray, c: float
 ) -> tuple[np.ndarray, int]:
-  """Return F1 [C] of what a table teaches, and how many columns are constant in it."""
+  """Return F1 [C] of regressions on a table, and its number of constant columns."""
   varying = np.ptp(table[:, columns], 0) > 0
   f1 = np.zeros(len(columns))
   learnt = columns[varying]
@@ -125,7 +128,7 @@ def _compared(real: np.ndarray, synthetic: np.ndarray) -> dict[str, Any]:
 
 
 def _tables(**tables: ArrayLike) -> list[np.ndarray]:
-  """Return tables of zeros and ones of one width, float32."""
+  """Return binary tables with equal numbers of columns, as float32."""
   checked: list[np.ndarray] = []
   for name, values in tables.items():
     table = np.asarray(values)

@@ -1,8 +1,8 @@
-"""Membership-inference attacks on generative models: larger scores mean member.
+"""Membership-inference attacks on generative models; higher scores mean members.
 
-Attacks on signals read a `GanSignals`, made once for all targets by `gan_signals`;
-`adaptive_grid` runs the attacks that know of mixup. Every score is of a record, but for
-`lira_gan_mixed_query`, which scores pairs and so is not in the catalogue.
+Attacks on signals read a `GanSignals`, computed once for all targets by `gan_signals`.
+`adaptive_grid` runs the attacks that account for mixup. Every attack scores records,
+except `lira_gan_mixed_query`, which scores pairs and is therefore not in the catalogue.
 """
 
 from mixdef.attacks._catalogue import Catalogue
@@ -37,10 +37,10 @@ from mixdef.attacks.gan.signals import GanSignals, gan_signals, with_references
 from mixdef.core import registry
 
 ATTACKS = Catalogue(registry.GAN_ATTACKS, ("critic", "reference", "generator"))
-"""Attacks on generative models."""
+"""The attacks on generative models."""
 
 CATALOGUE = registry.GAN_ATTACKS
-"""Every attack on generative models by its name."""
+"""Every attack on generative models, by name."""
 
 __all__ = [
   "ATTACKS",

@@ -1,10 +1,10 @@
-"""Distances between many records and many samples, a tile of them at a time."""
+"""Distances between many records and many samples, computed in tiles."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
-_TILE = 1024  # records by samples: 8 MB a tile, whatever their numbers
+_TILE = 1024  # records by samples: 8 MB per tile, regardless of their numbers
 
 
 def tiles(
@@ -12,8 +12,8 @@ def tiles(
 ) -> Iterator[tuple[slice, slice, np.ndarray]]:
   """Yield the squared L2 distances of x [R,D] to points [M,D], tile by tile.
 
-  They are computed in float64: ||x||^2 + ||p||^2 - 2 x.p loses half its digits where x
-  is almost p, which is what memorised records are about.
+  Distances are computed in float64, because ||x||^2 + ||p||^2 - 2 x.p loses half its
+  digits where x is almost p, as for memorized records.
 
   Yields:
     The tile's rows of x, its rows of points, and float64 [r,m], at least 0.
@@ -30,7 +30,7 @@ def tiles(
 
 
 def nearest_distances(x: np.ndarray, points: np.ndarray) -> np.ndarray:
-  """Return the L2 distance of each of x [R,D] to the nearest of points [M,D].
+  """Return the L2 distance of each row of x [R,D] to the nearest of points [M,D].
 
   >>> nearest_distances(np.array([[0.0], [5.0]]), np.array([[1.0], [3.0]]))
   array([1., 2.])
@@ -42,7 +42,7 @@ def nearest_distances(x: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def flat(x: np.ndarray) -> np.ndarray:
-  """Return records [B,...] as rows [B,D]."""
+  """Reshape records [B,...] to rows [B,D]."""
   return x.reshape(len(x), -1)
 
 

@@ -1,8 +1,8 @@
-"""Search for the latent that makes a record: each row for itself, all rows at once.
+"""Search for the latent that generates a record, independently for each row.
 
-A loss takes latents z [B,L] to `(objective [B], reconstruction [B])`; row b of either
-is a function of row b of z. A search returns `Met`, both at the lowest objective that
-it came across, its start included.
+A loss maps latents z [B,L] to `(objective [B], reconstruction [B])`; row b of either
+depends only on row b of z. A search returns `Met`, both values at the lowest objective
+found, including the start.
 """
 
 import math
@@ -17,26 +17,26 @@ import optax
 Loss = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 
 POPULATION = 16
-"""Draws of a row in a generation of `evolve`."""
+"""Samples per row in one generation of `evolve`."""
 
 _TRIES = 15  # of a line search
 
 
 class Met(NamedTuple):
-  """The lowest objective [B] that rows have met, and the reconstruction [B] there."""
+  """The lowest objective [B] found per row, and the reconstruction [B] at it."""
 
   objective: jax.Array
   reconstruction: jax.Array
 
 
 def adam(loss: Loss, z: jax.Array, *, steps: int, rate: float = 0.3) -> Met:
-  """Descend by Adam, its rate falling to 0 along half a cosine.
+  """Minimize by Adam with a cosine decay of the learning rate to 0.
 
   Args:
-    loss: see the module.
-    z: starts [B,L].
-    steps: gradients of a row.
-    rate: the first, in units of the latent's standard deviation.
+    loss: see the module docstring.
+    z: starting points [B,L].
+    steps: number of gradients per row.
+    rate: initial learning rate, in units of the latent's standard deviation.
   """
   optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps))
 
@@ -54,13 +54,13 @@ def adam(loss: Loss, z: jax.Array, *, steps: int, rate: float = 0.3) -> Met:
 def lbfgs(
   loss: Callable[..., tuple[jax.Array, jax.Array]], z: jax.Array, rows, *, steps: int
 ) -> Met:
-  """Descend by L-BFGS with a zoom line search, each row by a solver of its own.
+  """Minimize by L-BFGS with a zoom line search, with a separate solver per row.
 
   Args:
-    loss: `(z [B,L], rows)`, as of the module; it is also asked for one row.
-    z: starts [B,L].
-    rows: arrays [B,...] that the loss needs beside the latents.
-    steps: iterations, each of at most 15 gradients.
+    loss: `(z [B,L], rows)`, as in the module docstring; also called with one row.
+    z: starting points [B,L].
+    rows: arrays [B,...] that the loss needs in addition to the latents.
+    steps: number of iterations, each of at most 15 gradients.
   """
   search = optax.scale_by_zoom_linesearch(_TRIES)
   solver = optax.lbfgs(linesearch=search)
@@ -89,16 +89,16 @@ def lbfgs(
 
 
 def evolve(loss: Loss, z: jax.Array, keys: jax.Array, *, steps: int) -> Met:
-  """Search by evolution, without gradients: separable CMA-ES from N(z, I).
+  """Minimize without gradients by separable CMA-ES started from N(z, I).
 
-  Of 16 draws from N(m, s^2 diag(c)) the better half moves m, and the paths of m move s
-  and c, all with the authors' constants.
+  Of 16 samples from N(m, s^2 diag(c)), the better half updates m, and the evolution
+  paths of m update s and c, all with the authors' constants.
 
   Args:
-    loss: see the module, but asked for the draws of all rows, [B*16,L].
-    z: starts m [B,L].
-    keys: one a row [B].
-    steps: generations.
+    loss: see the module docstring; called with the samples of all rows, [B*16,L].
+    z: initial means m [B,L].
+    keys: one per row [B].
+    steps: number of generations.
 
   Reference: Ros, Hansen, "A Simple Modification in CMA-ES Achieving Linear Time and
     Space Complexity", 2008.
@@ -111,7 +111,7 @@ def evolve(loss: Loss, z: jax.Array, keys: jax.Array, *, steps: int) -> Met:
   c_s = (mass + 2) / (size + mass + 3)
   damping = 1 + 2 * max(0, math.sqrt(max(mass - 1, 0) / (size + 1)) - 1) + c_s
   c_c = 4 / (size + 4)
-  # The rates of a full matrix, times what fewer parameters allow.
+  # The rates of a full matrix, scaled up as fewer parameters allow.
   one = 2 / (size + math.sqrt(2)) ** 2 / mass
   rest = min(1.0, (2 * mass - 1) / ((size + 2) ** 2 + mass)) * (1 - 1 / mass)
   c_cov = min(1.0, (one + rest) * (size + 2) / 3)
@@ -149,7 +149,7 @@ def evolve(loss: Loss, z: jax.Array, keys: jax.Array, *, steps: int) -> Met:
 
 
 def lowest(met: Met) -> Met:
-  """Return of tries [B,R] the one of the lowest objective: [B]."""
+  """Return the try with the lowest objective [B] out of tries [B,R]."""
   first = met.objective.argmin(1)[:, None]
   return Met(*(jnp.take_along_axis(leaf, first, 1)[:, 0] for leaf in met))
 

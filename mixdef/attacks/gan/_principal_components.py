@@ -1,4 +1,4 @@
-"""The directions in which records differ most: fewer numbers, and less noise."""
+"""Project records to their principal components, to reduce dimension and noise."""
 
 from typing import NamedTuple
 
@@ -9,10 +9,10 @@ from mixdef.data import Dataset, to_float
 
 
 class Projection(NamedTuple):
-  """A map of records to their C principal components, in float64.
+  """A linear map of records to their C principal components, in float64.
 
-  `mean` [D], `axes` [D,C] orthonormal, `spread` [C] the standard deviations along them,
-  largest first.
+  `mean` [D], `axes` [D,C] orthonormal, `spread` [C] the standard deviations along the
+  axes, in descending order.
   """
 
   mean: np.ndarray
@@ -29,7 +29,7 @@ def principal_components(x: np.ndarray, components: int) -> Projection:
 
   Args:
     x: [R,...], R >= 2.
-    components: C >= 1; fewer come back where the records differ in fewer directions.
+    components: C >= 1; fewer are returned where the records vary in fewer directions.
 
   Raises:
     ValueError: for no components, or records that are all alike.
@@ -60,8 +60,9 @@ def principal_components(x: np.ndarray, components: int) -> Projection:
 
 
 def known_to_anyone(data: Dataset) -> np.ndarray:
-  """Return records to fit on that say nothing of membership.
+  """Return records to fit on that reveal nothing about membership.
 
-  The held-out file, or where there is none all audited records, members or not.
+  These are the held-out records or, if there are none, all audited records, members or
+  not.
   """
   return data.x[data.audited] if data.test is None else data.test.x

@@ -1,4 +1,4 @@
-"""What a generator makes: sets of samples, grids of them, and paths between them."""
+"""Sample from a generator: sets of samples, grids, and interpolations."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from mixdef.training import Run
 
 
 def samples(run: Run, count: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-  """Draw records from a generator, their labels uniformly at random.
+  """Sample records from a generator, with labels uniformly at random.
 
-  Sample i depends on the seed and on i alone: a smaller set is the beginning of a
-  larger one, and models asked with one seed answer for the same latents and labels.
+  Sample i depends only on the seed and on i: a smaller set is a prefix of a larger one,
+  and models sampled with the same seed use the same latents and labels.
 
   Args:
     run: a trained GAN.
     count: M >= 1.
-    seed: of the latents and the labels.
+    seed: random seed of the latents and the labels.
 
   Returns:
     x float32 [M,...], in the generator's range, and labels int64 [M].
@@ -33,12 +33,12 @@ def samples(run: Run, count: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndar
 
 
 def generate(run: Run, y: ArrayLike, *, seed: int = 0) -> np.ndarray:
-  """Draw one record for each condition.
+  """Sample one record for each condition.
 
   Args:
     run: a trained GAN.
     y: labels int [M], or conditions [M,K], rows of the simplex.
-    seed: of the latents; row i has the i-th.
+    seed: random seed of the latents; row i uses the i-th.
 
   Returns:
     float32 [M,...].
@@ -51,12 +51,12 @@ def generate(run: Run, y: ArrayLike, *, seed: int = 0) -> np.ndarray:
 
 
 def grid(run: Run, columns: int, *, seed: int = 0) -> np.ndarray:
-  """Draw a table of samples: a row for each class in order, a column for each latent.
+  """Sample a grid: one row per class in order, one column per latent.
 
   Args:
     run: a trained GAN.
-    columns: C >= 1; column c has one latent in all rows.
-    seed: of the latents.
+    columns: C >= 1; column c uses one latent in all rows.
+    seed: random seed of the latents.
 
   Returns:
     float32 [K,C,...].
@@ -68,16 +68,16 @@ def grid(run: Run, columns: int, *, seed: int = 0) -> np.ndarray:
 
 
 def interpolations(run: Run, columns: int, *, seed: int = 0) -> np.ndarray:
-  """Draw the samples on the way from one latent to another, a row for each class.
+  """Generate an interpolation between two latents, with one row per class.
 
-  The way is the arc of a great circle, its length going evenly from one's to the
-  other's: points of the straight line are shorter than any latent that was drawn in
-  training.
+  The path is the arc of a great circle along which the norm changes linearly from one
+  latent's to the other's. Points on the straight line have smaller norms than any
+  latent seen in training.
 
   Args:
     run: a trained GAN.
-    columns: C >= 2, the two ends included.
-    seed: of the two latents, which all rows share.
+    columns: C >= 2, including the two ends.
+    seed: random seed of the two latents, which all rows share.
 
   Returns:
     float32 [K,C,...].
@@ -98,7 +98,7 @@ def interpolations(run: Run, columns: int, *, seed: int = 0) -> np.ndarray:
 
 
 def conditions(run: Run, y: ArrayLike) -> np.ndarray:
-  """Return labels int [M] as one-hot rows float32 [M,K]; such rows as they are.
+  """Return labels int [M] as one-hot rows float32 [M,K]; keep such rows unchanged.
 
   Raises:
     ValueError: if the model makes no records, or y does not fit it.
@@ -116,7 +116,7 @@ def conditions(run: Run, y: ArrayLike) -> np.ndarray:
 
 
 def refuse_diverged(made: np.ndarray) -> np.ndarray:
-  """Return what a generator made, or what was found of it, if all of it is finite.
+  """Return generated records, or values derived from them, if all are finite.
 
   Raises:
     ValueError: if a value is NaN or infinite.

@@ -1,8 +1,8 @@
-"""Attacks that know of mixup: mixed queries, and references trained with the defense.
+"""Attacks that account for mixup: mixed queries, and references that use the defense.
 
-What the attacker knows decides the cell of a grid: whoever knows that the defense is
-mixup trains references with it, and whoever knows that two records are members together
-asks about their mixtures.
+The attacker's knowledge determines the cell of a grid. An attacker who knows that the
+defense is mixup trains references with it; an attacker who knows that two records have
+the same membership queries their mixtures.
 """
 
 import collections
@@ -27,24 +27,24 @@ from mixdef.data import to_float
 from mixdef.training import Ensemble
 
 LAMBDAS = (0.2, 0.5, 0.8)
-"""Shares of the first record in the queries about a pair, the official ones."""
+"""Weights of the first record in the queries on a pair, from the official code."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class PairSignals(Signals):
   """`Signals` of mixtures of P pairs of records; phi is the mean over the mixtures.
 
-  `keep` says who trained on both records of a pair. Models with one of the two are no
-  references for it.
+  `keep` marks the models that trained on both records of a pair. Models that trained on
+  one of the two are not references for the pair.
 
   Attributes:
-    contributors: bool [S, P, 2], who trained on either record.
+    contributors: bool [S, P, 2], whether a model trained on either record.
   """
 
   contributors: np.ndarray
 
   def references(self, target: int) -> np.ndarray:
-    """Return the models that judge each pair, bool [S, P]: with both, or with neither.
+    """Return the reference models of each pair, bool [S, P]: with both or with neither.
 
     A model must be a reference for both records, see `Signals.references`.
     """
@@ -57,20 +57,21 @@ class PairSignals(Signals):
 
   @property
   def alike(self) -> np.ndarray:
-    """Say where a model trained on both records or on neither, bool [S, P]."""
+    """Return whether a model trained on both records or on neither, bool [S, P]."""
     return self.contributors[..., 0] == self.contributors[..., 1]
 
 
 class Cell(NamedTuple):
-  """What one attacker finds out about T targets.
+  """Results of one attacker on T targets.
 
   Attributes:
-    scores: float64 [T, R] of R records, or pairs of them; NaN where a target has one
-      record of a pair alone. A column is about the same records for every target, and
-      no two columns share one, so that records can be resampled as columns.
-    members: bool [T, R], who trained on the record, or on both.
-    coverage: how many scores had to do without a fit of their own, over all targets;
-      see `mixdef.attacks.lira_coverage`.
+    scores: float64 [T, R] of R records, or pairs of them; NaN where a target trained on
+      one record of a pair only. A column refers to the same records for every target,
+      and no two columns have a record in common, so that columns can be resampled as
+      records.
+    members: bool [T, R], whether the target trained on the record, or on both.
+    coverage: number of scores that had to use a fallback fit, over all targets; see
+      `mixdef.attacks.lira_coverage`.
   """
 
   scores: np.ndarray
@@ -86,22 +87,22 @@ def pair_signals(
   num_fakes: int = 64,
   seed: int = 0,
 ) -> PairSignals:
-  """Ask every GAN about mixtures of pairs of records, conditions mixed alike.
+  """Query every GAN on mixtures of pairs of records, with conditions mixed alike.
 
   ```
   x = lam x_1 + (1 - lam) x_2,   y = lam y_1 + (1 - lam) y_2
   phi = mean over lam of max_c [D_c(x, y) - mean_z D_c(G(z, y), y)]
   ```
 
-  The pairs are disjoint and the same for all models: which of them are of two members
-  or of two non-members is another matter for each.
+  The pairs are disjoint and the same for all models. Which of them consist of two
+  members or of two non-members differs between models.
 
   Args:
     ensemble: S trained GANs.
-    lambdas: shares of the first record, in (0, 1).
+    lambdas: weights of the first record, in (0, 1).
     num_pairs: P, at most half of the audited records, which is the default.
-    num_fakes: latents in the mean over z, at least 1.
-    seed: of the pairs; attacked models and references need the same.
+    num_fakes: number of latents in the mean over z, at least 1.
+    seed: random seed of the pairs; attacked models and references need the same seed.
 
   Returns:
     The `PairSignals`.
@@ -120,7 +121,7 @@ def pair_signals(
   pairs = _disjoint_pairs(data.audited, num_pairs, seed)
   y = conditions(ensemble[0], data.y)
   conditions_of = [_mixture(y, pairs, lam) for lam in lambdas]
-  # Together, for a mixture of two classes comes up again with its shares exchanged.
+  # Together, because a mixture of two classes recurs with its weights exchanged.
   fakes = fake_scores(ensemble, np.concatenate(conditions_of), num_fakes)
   fakes = np.split(fakes, len(lambdas), axis=1)
   phi = np.zeros((len(ensemble), len(pairs), 1))
@@ -141,21 +142,22 @@ def lira_gan_mixed_query(
 ) -> np.ndarray:
   """Score pairs by the log-likelihood ratio of the critic's loss of their mixtures.
 
-  In-references trained on both records, out-references on neither: a quarter each of
-  models that train on random halves. Pairs with too few get pooled variances or the
-  one-sided test as in `lira_online`; `lira_coverage` counts them.
+  In-references trained on both records, out-references on neither: one quarter each of
+  models that train on random halves. Pairs with too few references get pooled variances
+  or the one-sided test as in `lira_online`; `lira_coverage` counts them.
 
   Args:
-    signals: of `pair_signals`.
+    signals: result of `pair_signals`.
     target: index of the attacked model.
     ddof: 0 or 1, in the variance.
-    official: leave the target in the fit of the pairs it has neither record of, as the
-      official code does. Its observed loss is moreover a row of the references' matrix:
-      pass their signals as they are, without `with_references`.
+    official: whether to keep the target in the fit of the pairs of which it trained on
+      neither record, as the official code does. There, the observed loss is also a row
+      of the references' matrix: pass their signals unchanged, without
+      `with_references`.
 
   Returns:
     Scores [P] in nats, of pairs instead of records: NaN for a pair of which the target
-    has one record, or where no reference has neither.
+    trained on one record, or where no reference trained on neither.
 
   Raises:
     Unavailable: if the signals are not of pairs.
@@ -188,24 +190,24 @@ def adaptive_grid(
 ) -> dict[str, Cell]:
   """Attack defended GANs with {single, mixed} queries and {natural, mixup} references.
 
-  Every cell scores the attacked network itself, and neither it nor its natural twin,
-  which trained on the same records, is among the references.
+  Every cell scores the attacked network itself. Neither this network nor its natural
+  twin, which trained on the same records, is among the references.
 
   Args:
-    defended: the attacked GANs, S of them.
+    defended: the S attacked GANs.
     natural: undefended GANs trained on the same subsets.
     mixup: GANs trained with the defense on the same subsets; default `defended` itself,
-      each judged by the others.
+      where the other models are the references of each.
     targets: the attacked models, default all.
-    num_pairs: of the mixed query, see `pair_signals`.
-    num_fakes: latents in the mean over z, at least 1.
-    seed: of the pairs.
-    official: in the mixed cells, score the references' own row instead of the attacked
-      network, as the official scripts do: with natural references, an attack on an
-      undefended GAN.
+    num_pairs: number of pairs of the mixed query, see `pair_signals`.
+    num_fakes: number of latents in the mean over z, at least 1.
+    seed: random seed of the pairs.
+    official: in the mixed cells, whether to score the references' own row instead of
+      the attacked network, as the official scripts do. With natural references, this
+      attacks an undefended GAN.
 
   Returns:
-    A `Cell` each for "single/natural", "single/mixup", "mixed/natural" and
+    One `Cell` each for "single/natural", "single/mixup", "mixed/natural" and
     "mixed/mixup".
 
   Raises:
@@ -258,9 +260,9 @@ def _of_pairs_alike(signals: PairSignals, target: int) -> PairSignals:
 
 
 def _with_official_twin(signals: PairSignals, target: int) -> tuple[PairSignals, int]:
-  """Attack a twin of the target, itself a reference for pairs it has neither of."""
+  """Attack a twin of the target, which is a reference for pairs it has neither of."""
   contributors = np.concatenate([signals.contributors, signals.contributors[[target]]])
-  # One record of two makes it no reference for the pairs of its members.
+  # One trained record of two excludes it as a reference for the pairs of its members.
   contributors[target, signals.keep[target], 0] = False
   phi = np.concatenate([signals.phi, signals.phi[[target]]])
   twin = PairSignals(

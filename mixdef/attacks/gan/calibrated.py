@@ -1,4 +1,4 @@
-"""A record's loss under the target, against its loss under models without it."""
+"""A record's loss under the target, compared with models not trained on it."""
 
 import inspect
 from typing import Any
@@ -50,7 +50,7 @@ def gan_leaks_calibrated(
   seed: int = 0,
   **options,
 ) -> np.ndarray:
-  """Score a record by how much better the target makes it than models without it.
+  """Score by the target's loss relative to models that did not train on the record.
 
       score = mean_k l(x | theta_k) - l(x | theta),   k without x
 
@@ -60,11 +60,12 @@ def gan_leaks_calibrated(
     records: int [R], the records to attack; default all audited ones.
     loss: "nearest", the distance to the nearest sample (a full black box), or
       "reconstruction" (a white box).
-    seed: of the samples or starts, the same for all models.
-    **options: of `nearest_losses` or `reconstruction_losses`.
+    seed: random seed of the samples or starts, the same for all models.
+    **options: options of `nearest_losses` or `reconstruction_losses`.
 
   Returns:
-    Scores float64 [N]; NaN where no reference is without the record, or not attacked.
+    Scores float64 [N]; NaN where every reference trained on the record, or not
+    attacked.
 
   Raises:
     ValueError: for an unknown loss, or what the loss refuses.

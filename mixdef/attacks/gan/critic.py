@@ -1,4 +1,4 @@
-"""LOGAN: a critic scores its own training records high. With it, how far apart."""
+"""LOGAN (critic-score attacks) and the total-variation distance of score histograms."""
 
 import functools
 
@@ -30,9 +30,9 @@ def logan(signals: Signals, *, target: int, over: str = "max") -> np.ndarray:
       score = D(x, y) - mean_i D(x_i, y_i) over all audited records, members or not
 
   Args:
-    signals: of `gan_signals`.
+    signals: result of `gan_signals`.
     target: index of the attacked model.
-    over: of several critics, the "max" or the "mean" of their scores.
+    over: with several critics, the "max" or the "mean" of their scores.
 
   Returns:
     Scores [N]; NaN where not audited.
@@ -81,25 +81,26 @@ def logan_black_box(
 ) -> np.ndarray:
   """Score by the critic of a GAN that is trained on samples of the target (black box).
 
-  Only samples with their labels are needed. A target that repeats its members teaches
-  the attacker's critic to score them high.
+  Only samples with their labels are needed. If the target reproduces its members, the
+  attacker's critic learns to score them high.
 
   Args:
     ensemble: S trained GANs.
     target: index of the attacked model.
     records: int [R], the records to attack; default all audited ones.
-    learner: the attacker's GAN, who need not know the target's; default `wgan_gp` with
-      conditional networks: `image_networks` of width 16 for pictures, `table_networks`
-      of width 256 for tables.
-    num_samples: what the attacker's GAN is trained on.
+    learner: the attacker's GAN, which may differ from the target's; default `wgan_gp`
+      with conditional networks: `image_networks` of width 16 for images,
+      `table_networks` of width 256 for tables.
+    num_samples: number of samples that the attacker's GAN is trained on.
     epochs: passes over the samples.
-    batch_size: samples a step.
-    seed: of samples and training.
-    progress: show a progress bar (on a terminal) or lines.
+    batch_size: samples per step.
+    seed: random seed of samples and training.
+    progress: whether to show a progress bar (on a terminal) or lines.
 
   Returns:
-    Scores float64 [N], the mean over the critics where the learner has several, above
-    their mean on the samples, since a constant of each is free; NaN where not attacked.
+    Scores float64 [N], minus their mean on the samples because each critic is defined
+    up to a constant, and averaged over the critics if the learner has several; NaN
+    where not attacked.
 
   Raises:
     ValueError: for a model or record that is none.
@@ -141,25 +142,25 @@ def tvd(
   permutations: int = 1000,
   seed: int = 0,
 ) -> dict[str, float]:
-  """Compare the histograms of members' and non-members' scores, one target's.
+  """Compare the histograms of members' and non-members' scores of one target.
 
       TVD = 1/2 sum_b |share of members in bin b - share of non-members in bin b|
 
-  The bins are of equal width, from the lowest score to the highest. Even scores that
-  say nothing have a distance above 0, and more of it the fewer there are: read it
-  against the distances that the same scores have when membership is dealt at random.
+  The bins have equal width, from the lowest score to the highest. Even uninformative
+  scores have a distance above 0, which is larger with fewer records. Compare it with
+  the distances of the same scores under random permutations of membership.
 
   Args:
-    scores: [N], of critics for example; NaN is left out.
+    scores: [N], for example of critics; NaN is excluded.
     members: bool [N].
     bins: number of bins.
-    permutations: of membership.
-    seed: of the permutations.
+    permutations: number of permutations of membership.
+    seed: random seed of the permutations.
 
   Returns:
     tvd, in [0,1]; null_mean and null_high, the mean and the 95 % quantile over
-    permutations; p_value, the share of permutations with as large a distance, the
-    observed one counted among them.
+    permutations; p_value, the fraction of permutations with at least this distance,
+    where the observed one counts as a permutation.
 
   Raises:
     ValueError: for another shape, or if members or non-members are missing.
@@ -196,7 +197,7 @@ def tvd(
     return np.abs(gaps).sum(-1) / 2
 
   observed = distance(np.histogram(scores[members], edges)[0])
-  # Dealing membership at random draws the members' counts without replacement.
+  # Permuting membership draws the members' counts without replacement.
   dealt = generator(seed).multivariate_hypergeometric(
     everyone, inside, size=permutations, method="marginals"
   )
@@ -212,7 +213,7 @@ def tvd(
 
 @functools.lru_cache(maxsize=8)
 def _attacker(shape: tuple[int, ...], num_classes: int) -> Learner:
-  """One learner for all targets, so that its programs are compiled once."""
+  """Make one learner for all targets, so that its programs are compiled once."""
   if len(shape) > 1:
     return wgan_gp(image_networks(shape, num_classes, width=16))
   return wgan_gp(table_networks(shape[0], num_classes, conditional=True))

@@ -1,4 +1,4 @@
-"""How much denser a generator's samples are at a record than other records are."""
+"""DOMIAS: the density of a generator's samples relative to that of other records."""
 
 import math
 
@@ -39,23 +39,23 @@ def domias(
 
       score = log p_G(x) - log p_R(x)
 
-  A generator that overfits is dense where its members are, beyond what is usual there.
-  Both are densities of the principal components of the reference records, scaled to a
-  variance of 1, by Gaussian kernels of standard deviation h.
+  A generator that overfits has a higher density at its members than the data have. Both
+  densities are kernel density estimates on the principal components of the auxiliary
+  records, scaled to a variance of 1, with Gaussian kernels of standard deviation h.
 
   Args:
     ensemble: S trained GANs.
     target: index of the attacked model.
     records: int [R], the records to attack; default all audited ones.
-    reference: [M,...] records like the data's that no model trained on; default the
-      held-out file.
-    num_samples: of the target, at least 1.
-    prior: p_R is a "kde" of the reference records, or the "gaussian" of their mean and
+    reference: [M,...] auxiliary records, like the data's, that no model trained on;
+      default the held-out records.
+    num_samples: number of samples of the target, at least 1.
+    prior: p_R is a "kde" of the auxiliary records, or the "gaussian" of their mean and
       covariance.
-    bandwidth: h > 0; None is Scott's rule M^(-1/(C+4)), for M points of C components.
-    components: C >= 1; fewer where the reference records differ in fewer directions.
-      In many, kernels see little beyond a Gaussian.
-    seed: of the samples, which all records share.
+    bandwidth: h > 0; None uses Scott's rule M^(-1/(C+4)), for M points of C components.
+    components: C >= 1; fewer are used where the auxiliary records vary in fewer
+      directions. With many components, kernel estimates see little beyond a Gaussian.
+    seed: random seed of the samples, which all records share.
 
   Returns:
     Scores float64 [N]; NaN where not attacked.
@@ -92,7 +92,7 @@ def domias(
     space(each) / space.spread for each in (data.x[rows], made, others)
   )
   if prior == "gaussian":
-    # In this space the reference records have mean 0 and covariance I.
+    # In this space the auxiliary records have mean 0 and covariance I.
     usual = -0.5 * ((x**2).sum(1) + x.shape[1] * math.log(2 * math.pi))
   else:
     usual = log_density(x, others, bandwidth)
@@ -107,9 +107,9 @@ def log_density(
   """Return the log density [R] at x [R,C] of Gaussian kernels at points [M,C].
 
   Args:
-    x: where.
+    x: where to evaluate the density.
     points: the kernels' centres.
-    bandwidth: their standard deviation; None is Scott's rule M^(-1/(C+4)).
+    bandwidth: their standard deviation; None uses Scott's rule M^(-1/(C+4)).
 
   >>> log_density(np.zeros((1, 1)), np.zeros((1, 1)), 1.0)
   array([-0.91893853])

@@ -1,9 +1,9 @@
-"""Likelihood ratios for GANs: a loss of the target against Gaussians of each record.
+"""LiRA for GANs: the target's loss compared with per-record Gaussians.
 
 The Gaussians are those of `mixdef.attacks.lira`: fitted to reference models with and
-without the record, with the variance of maximum likelihood, which the official code
-takes (`ddof=0`; 1 is the unbiased one, for few references). Everything is a difference
-of log densities; no density is divided by another.
+without the record, with the maximum-likelihood variance, which the official code uses
+(`ddof=0`; 1 is the unbiased one, for few references). All scores are differences of log
+densities; no density is divided by another.
 
 Reference: Mixup Training for Generative Models to Defend Membership Inference Attacks,
 INFOCOM 2023; Carlini et al., "Membership Inference Attacks From First Principles",
@@ -35,7 +35,7 @@ from mixdef.training import Ensemble
 def lira_gan_discriminator(
   signals: Signals, *, target: int, ddof: int = 0, include_target: bool = False
 ) -> np.ndarray:
-  """Score by the log-likelihood ratio of the critic's loss, one variance a record.
+  """Score by the log-likelihood ratio of the critic's loss, one variance per record.
 
   ```
   l(x)       = -D(x, y) + mean_z D(G(z, y), y)
@@ -44,12 +44,12 @@ def lira_gan_discriminator(
   ```
 
   Args:
-    signals: of `gan_signals`, S >= 3 models to be useful.
+    signals: result of `gan_signals`; useful from S >= 3 models.
     target: index of the attacked model.
     ddof: 0 or 1, in the variance.
-    include_target: fit the Gaussians to the target's own loss, too, as the official
-      evaluation of unprotected targets does. It gives membership away; use it only to
-      compare with published numbers.
+    include_target: whether to fit the Gaussians to the target's own loss, too, as the
+      official evaluation of unprotected targets does. This reveals membership; use it
+      only to compare with published numbers.
 
   Returns:
     Scores [N] in nats; NaN where no reference is out, or not audited.
@@ -72,10 +72,10 @@ def lira_gan_discriminator(
 def lira_gan_discriminator_fixed(
   signals: Signals, *, target: int, ddof: int = 0
 ) -> np.ndarray:
-  """Score as `lira_gan_discriminator` with one variance a side, for few references.
+  """Score as `lira_gan_discriminator`, with one variance per side for few references.
 
   Args:
-    signals: of `gan_signals`.
+    signals: result of `gan_signals`.
     target: index of the attacked model.
     ddof: 0 or 1, in the variance.
 
@@ -95,7 +95,7 @@ def lira_gan_discriminator_offline(
       z = (m_out - l) / s_out
 
   Args:
-    signals: of `gan_signals`; only models without the record are read.
+    signals: result of `gan_signals`; only models without the record are read.
     target: index of the attacked model.
     ddof: 0 or 1, in the variance.
 
@@ -117,15 +117,15 @@ def lira_gan_reconstruction(
 ) -> np.ndarray:
   """Score as `lira_gan_discriminator`, with the generator's loss of each record.
 
-  The loss is how well the generator remakes the record, that of `gan_leaks_white_box`.
+  The loss is the reconstruction loss of the record, as in `gan_leaks_white_box`.
 
   Args:
-    signals: with reconstructions, see `with_reconstructions`.
+    signals: signals with reconstructions, see `with_reconstructions`.
     target: index of the attacked model.
     ddof: 0 or 1, in the variance.
 
   Returns:
-    Scores [N] in nats; NaN where no reference is out, not audited or not remade.
+    Scores [N] in nats; NaN where no reference is out, not audited or not reconstructed.
 
   Raises:
     Unavailable: if the signals hold no reconstructions.
@@ -157,17 +157,17 @@ def with_reconstructions(
   records: ArrayLike | None = None,
   **options,
 ) -> GanSignals:
-  """Let every generator remake records, once for the attacks on all targets.
+  """Add reconstruction losses to signals, computed once for attacks on all targets.
 
   Args:
-    signals: of this ensemble.
+    signals: signals of this ensemble.
     ensemble: S trained GANs.
-    records: int [R]; default all audited ones. A search in latent space for each of
-      them, in each of the models.
-    **options: of `reconstruction_losses`.
+    records: int [R]; default all audited ones. Each needs a latent search in each of
+      the models.
+    **options: options of `reconstruction_losses`.
 
   Returns:
-    The signals with the losses as `reconstruction`, NaN where not asked.
+    The signals with the losses as `reconstruction`, NaN where not computed.
 
   Raises:
     ValueError: if the signals are of other models, or as `reconstruction_losses`.
@@ -184,17 +184,17 @@ def with_reconstructions(
 
 
 def _with_twin(signals: Signals, target: int) -> tuple[Signals, int]:
-  """Add a model that answers as the target does, and attack that one instead."""
+  """Add a model with the same outputs as the target, and attack that one instead."""
   signals.check_model("target", target)
   phi = np.concatenate([signals.phi, signals.phi[[target]]])
   keep = np.concatenate([signals.keep, signals.keep[[target]]])
-  # Nothing is evened out, as nothing is in the official code.
+  # The counts are not balanced, because the official code does not balance them.
   twin = _Everyone(phi=phi, keep=keep, audited=signals.audited, design="bernoulli")
   return twin, len(signals.phi)
 
 
 class _Everyone(Signals):
-  """Signals whose models are references of each other, whatever their subsets."""
+  """Signals whose models are references of each other, regardless of their subsets."""
 
   def references(self, target: int) -> np.ndarray:
     """Return all models but the target, bool [S, N]."""

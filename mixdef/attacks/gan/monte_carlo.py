@@ -1,4 +1,4 @@
-"""How many of a generator's samples lie near a record."""
+"""Count a generator's samples in the neighbourhood of a record."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,7 +17,7 @@ from mixdef.training import Ensemble
 
 KERNELS = ("count", "log", "ratio")
 
-_NEAREST = 1e-6  # of the radius; below it distances of float32 samples are rounding
+_NEAREST = 1e-6  # of the radius; smaller distances of float32 samples are rounding
 
 
 @attack(family="generator", reads="models", of="generators")
@@ -43,11 +43,11 @@ def monte_carlo(
 
       score = mean_j k(d_j) [d_j < eps],   d_j = ||P(x) - P(G(z_j, y_j))||_2
 
-  with k = 1 ("count": the share of samples inside), -log(d/eps) ("log") or eps/d
-  ("ratio"), P the principal components of the held-out file, and eps a percentile of
-  min_j d_j over all audited records, members or not: the median by default, so that
-  half of the records have a sample inside. Records without one tie, and copies count as
-  if a millionth of eps away.
+  with k = 1 ("count": the fraction of samples inside), -log(d/eps) ("log") or eps/d
+  ("ratio"), P the principal components of the held-out records, and eps a percentile of
+  min_j d_j over all audited records, members or not. The default is the median, so that
+  half of the records have a sample inside. Records without one tie, and exact copies
+  count as if at a distance of a millionth of eps.
 
   Args:
     ensemble: S trained GANs.
@@ -55,9 +55,10 @@ def monte_carlo(
     records: int [R], the records to attack; default all audited ones.
     num_samples: M >= 1, of all classes together.
     kernel: "count", "log" or "ratio".
-    percentile: of the nearest distances, in (0, 100].
-    components: of P, at least 1; 40 as in privGAN's copy of the attack.
-    seed: of the samples, which all records share.
+    percentile: percentile of the nearest distances, in (0, 100].
+    components: number of components of P, at least 1; 40 as in privGAN's copy of the
+    attack.
+    seed: random seed of the samples, which all records share.
 
   Returns:
     Scores float64 [N], at least 0; NaN where not attacked.
@@ -75,7 +76,7 @@ def monte_carlo(
   rows, data = records_to_ask(ensemble, target, records), ensemble.data
   space = principal_components(known_to_anyone(data), components)
   made = space(samples(ensemble[target], num_samples, seed=seed)[0])
-  # Of all audited records, so that a score does not depend on who else is attacked.
+  # Use all audited records, so that a score does not depend on which are attacked.
   radius = np.percentile(
     nearest_distances(space(data.x[data.audited]), made), percentile
   )
@@ -104,19 +105,19 @@ def monte_carlo_set(
 ) -> float:
   """Return how often a set of members outscores a set of non-members.
 
-  Set inference: told that one of two sets was trained on, an attacker names the one of
-  the larger sum of scores.
+  In set inference, the attacker knows that one of two sets was trained on and names the
+  one with the larger sum of scores.
 
   Args:
-    scores: [N], of any attack; NaN is left out.
+    scores: [N], of any attack; NaN is excluded.
     members: bool [N].
-    size: records of a set, drawn without replacement; 100 as in privGAN.
-    draws: pairs of sets.
-    seed: of the draws.
+    size: number of records per set, drawn without replacement; 100 as in privGAN.
+    draws: number of pairs of sets.
+    seed: random seed of the pairs.
 
   Returns:
-    Share of the pairs in [0,1] that are told apart, ties counted half. Pairs share
-    records: their number is no sample size.
+    Fraction of the pairs in [0,1] that are classified correctly; ties count half. Pairs
+    have records in common, so their number is not a sample size.
 
   Raises:
     ValueError: for shapes that differ, or fewer members or non-members than `size`.
@@ -139,7 +140,7 @@ def monte_carlo_set(
   if not 1 <= size <= least:
     raise ValueError(f"size={size}; take 1 to {least}, the records of the smaller side")
   random = stream(seed, "monte_carlo_set")
-  # Each side by a draw of its own.
+  # Draw each side independently.
   sums = [
     [random.choice(side, size, replace=False).sum() for _ in range(draws)]
     for side in sides

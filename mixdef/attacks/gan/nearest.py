@@ -1,4 +1,4 @@
-"""How near a generator's samples come to a record (GAN-Leaks, full black box)."""
+"""The distance of a record to a generator's samples (GAN-Leaks, full black box)."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -33,7 +33,7 @@ def gan_leaks_full_black_box(
     target: index of the attacked model.
     records: int [R], the records to attack; default all audited ones.
     num_samples: M >= 1, of all classes together; 20,000 as in the official code.
-    seed: of the samples, which all records share.
+    seed: random seed of the samples, which all records share.
 
   Returns:
     Scores float64 [N], at most 0; NaN where not attacked.
@@ -68,8 +68,8 @@ def nearest_losses(
   Args:
     ensemble: S trained GANs.
     records: int [R]; default all audited ones.
-    num_samples: of each model.
-    seed: of the samples; models are asked for the same latents and labels.
+    num_samples: number of samples per model.
+    seed: random seed of the samples; all models use the same latents and labels.
 
   Returns:
     float64 [S,R].

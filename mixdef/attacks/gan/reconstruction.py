@@ -1,6 +1,6 @@
-"""How well a generator can be brought to make a record (GAN-Leaks).
+"""Reconstruction attacks: how well a generator can reproduce a record (GAN-Leaks).
 
-A member's latent is easier to find, and what is made there is nearer.
+A member's latent is easier to find, and its reconstruction is closer.
 """
 
 import functools
@@ -27,14 +27,14 @@ OPTIMIZERS = ("adam", "lbfgs", "evolution")
 
 
 class Perceptual(NamedTuple):
-  """A distance of pictures to add to the mean squared error, such as LPIPS.
+  """A distance of images to add to the mean squared error, such as LPIPS.
 
   Attributes:
     distance: `(x [B,...], g [B,...]) -> [B]`, differentiable and traced.
-    weight: of it; 0.2 in the official code.
+    weight: weight of the distance; 0.2 in the official code.
     low: the value that the distance expects for black, or 0.
-    high: the value that it expects for white, or 1; networks for LPIPS are trained on
-      [-1,1].
+    high: the value that the distance expects for white, or 1; networks for LPIPS are
+      trained on [-1,1].
   """
 
   distance: Callable[[jax.Array, jax.Array], jax.Array]
@@ -44,7 +44,7 @@ class Perceptual(NamedTuple):
 
 
 class _Search(NamedTuple):
-  """How latents are searched; hashable, so programs are cached by it."""
+  """Settings of the latent search; hashable, so programs are cached by it."""
 
   optimizer: str
   steps: int
@@ -74,24 +74,27 @@ def gan_leaks_white_box(
   perceptual: Perceptual | None = None,
   seed: int = 0,
 ) -> np.ndarray:
-  """Score a record by the negated loss of the best reconstruction that descent finds.
+  """Score a record by the negated loss of the best reconstruction found by descent.
 
       score = -l(x, G(z*, y)),   l = mean (x - g)^2 [+ w d(x, g)]
       z*    = argmin_z l(x, G(z, y)) + a (||z||^2 - L)^2,   from z ~ N(0, I)
 
-  with the record's own label y. Each record is descended for itself.
+  with the record's own label y. The search runs separately for each record.
 
   Args:
     ensemble: S trained GANs.
     target: index of the attacked model.
     records: int [R], the records to attack; default all audited ones.
     optimizer: "adam", or "lbfgs" with a zoom line search.
-    steps: gradients of Adam (default 1,000), iterations of L-BFGS (default 100).
-    restarts: searches of a record, of which the one of the lowest objective counts.
-    norm_penalty: a >= 0, which keeps z where the prior has its mass; it never enters
-      the score. 0.001 in the official code, whose squared errors are four times ours.
+    steps: number of gradients of Adam (default 1,000) or iterations of L-BFGS (default
+      100).
+    restarts: number of searches per record; the one with the lowest objective is used.
+    norm_penalty: a >= 0, which keeps z where the prior has its mass; it is never part
+      of the score. 0.001 in the official code, whose squared errors are four times
+      ours.
     perceptual: a distance d to add; None is the official option "l2".
-    seed: of the starts; a record's depend on its content and on nothing else.
+    seed: random seed of the starts; a record's starts depend on its content and on
+      nothing else.
 
   Returns:
     Scores float64 [N], at most 0; NaN where not attacked.
@@ -127,18 +130,19 @@ def gan_leaks_partial_black_box(
 ) -> np.ndarray:
   """Score a record by its best reconstruction, searched without gradients.
 
-  The score of `gan_leaks_white_box` for an attacker who may choose latents and sees
-  what the generator makes of them: 16 samples a step.
+  This is the score of `gan_leaks_white_box` for an attacker who may choose latents and
+  sees the generated samples: 16 samples per step.
 
   Args:
     ensemble: S trained GANs.
     target: index of the attacked model.
     records: int [R], the records to attack; default all audited ones.
-    steps: generations of the evolution.
-    restarts: searches of a record, of which the one of the lowest objective counts.
+    steps: number of generations of the evolution.
+    restarts: number of searches per record; the one with the lowest objective is used.
     norm_penalty: see `gan_leaks_white_box`.
     perceptual: see `gan_leaks_white_box`.
-    seed: of the draws; a record's depend on its content and on nothing else.
+    seed: random seed; a record's random numbers depend on its content and on nothing
+      else.
 
   Returns:
     Scores float64 [N], at most 0; NaN where not attacked.
@@ -185,7 +189,7 @@ def reconstruction_losses(
     restarts: see `gan_leaks_white_box`.
     norm_penalty: see `gan_leaks_white_box`.
     perceptual: see `gan_leaks_white_box`.
-    seed: of the starts, the same for all models.
+    seed: random seed of the starts, the same for all models.
 
   Returns:
     float64 [S,R].
@@ -199,7 +203,7 @@ def reconstruction_losses(
 
 
 def _search(optimizer, steps, restarts, norm_penalty, perceptual, seed):
-  """Fill in the optimizer's own number of steps."""
+  """Fill in the optimizer's default number of steps."""
   usual = {"adam": 1000, "lbfgs": 100, "evolution": 300}
   steps = usual[optimizer] if steps is None else steps
   return _Search(optimizer, steps, restarts, norm_penalty, perceptual, seed)
@@ -220,9 +224,9 @@ def _losses(run: Run, rows, how):
 
 @functools.lru_cache(maxsize=32)
 def _question(how: _Search) -> Callable:
-  """Make the question to a model: x [B,...], y [B,K] -> losses [B] found by searching.
+  """Make the query to a model: x [B,...], y [B,K] -> losses [B] found by searching.
 
-  Cached, for a question that is the same object finds its program again.
+  This is cached, because a query that is the same object reuses its compiled program.
   """
 
   def ask(learner: Any, state, x, y):
@@ -252,7 +256,7 @@ def _question(how: _Search) -> Callable:
       met = _latent_search.lbfgs(loss, z, rows, steps=how.steps)
     else:
       many = repeated(how.restarts * _latent_search.POPULATION)
-      # The prior's own mean: the first generation are draws of the prior.
+      # Start at the mean of the prior: the first generation are samples of the prior.
       mean = jnp.zeros_like(z)
       met = _latent_search.evolve(lambda z: loss(z, many), mean, tries, steps=how.steps)
     by_record = Met(*(leaf.reshape(len(x), how.restarts) for leaf in met))

@@ -1,4 +1,4 @@
-"""What attacks on critics read: the scores and losses of S GANs on N records."""
+"""Scores and losses of S GANs on N records, which attacks on critics read."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from mixdef.training import Ensemble
 from mixdef.training.progress import Progress
 
 _STACKS = ("phi", "hinge", "correct", "log_probs", "critic", "reconstruction")
-_RECORDS = 2**12  # asked about between two reports of progress
+_RECORDS = 2**12  # records between two progress reports
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class GanSignals(Signals):
-  """`Signals` of GANs: phi is the negated loss of the critic that knows a record best.
+  """`Signals` of GANs: phi is the negated loss of the critic that fits a record best.
 
   ```
   l_c(x) = -D_c(x, y) + mean_z D_c(G(z, y), y),   phi = -min_c l_c(x)
@@ -30,15 +30,15 @@ class GanSignals(Signals):
 
   Attributes:
     critic: float32 [S, N, Q, C], the scores D_c(x, y) of all critics, or None.
-    reconstruction: float64 [S, N, Q], the losses with which the generators remake a
-      record, NaN where they were not asked, or None; see `with_reconstructions`.
+    reconstruction: float64 [S, N, Q], the reconstruction losses of the generators, NaN
+      where they were not computed, or None; see `with_reconstructions`.
   """
 
   critic: np.ndarray | None = None
   reconstruction: np.ndarray | None = None
 
   def __post_init__(self) -> None:
-    """Refuse shapes that disagree."""
+    """Raise an error if shapes are inconsistent."""
     super().__post_init__()
     for name in ("critic", "reconstruction"):
       values = getattr(self, name)
@@ -58,17 +58,17 @@ def gan_signals(
   population: Dataset | None = None,
   progress: bool = False,
 ) -> GanSignals:
-  """Ask the critics of every GAN about every record, under the record's own label.
+  """Query the critics of every GAN on every record, under the record's own label.
 
-  Networks answer in inference mode, and a record's answer does not depend on others.
-  All models, the target and its references, get the same number of fakes, made from
-  the same latents.
+  Networks run in inference mode, and a record's output does not depend on other
+  records. All models, the target and its references, get the same number of fakes,
+  generated from the same latents.
 
   Args:
     ensemble: S trained GANs.
-    num_fakes: latents in the mean over z, at least 1.
-    population: records that no GAN trained on, `ensemble.data.test` for one.
-    progress: show a progress bar (on a terminal) or lines.
+    num_fakes: number of latents in the mean over z, at least 1.
+    population: records that no GAN trained on, for example `ensemble.data.test`.
+    progress: whether to show a progress bar (on a terminal) or lines.
 
   Returns:
     The `GanSignals` with Q = 1, without reconstructions.
@@ -107,20 +107,20 @@ def gan_signals(
 
 
 def with_references(natural: Signals, defended: Signals, target: int) -> Signals:
-  """Put the answers of one defended model in the place of its natural twin's.
+  """Replace the outputs of a natural model by those of its defended twin.
 
   Any attack on this target then has the natural models as references. Both ensembles
-  share one keep matrix, so the natural model of the same row, trained on the same
-  members, is replaced and never a reference.
+  have the same membership matrix, so the natural model of the same row, trained on the
+  same members, is replaced and never a reference.
 
   Args:
-    natural: of the references, S models.
-    defended: of the attacked models, S of them on the same records.
+    natural: signals of the references, S models.
+    defended: signals of the attacked models, S of them on the same records.
     target: index of the attacked model.
 
   Returns:
-    The references' signals with row `target` from `defended`; what only one side has,
-    or in another shape, as scores of more critics, is left out.
+    The references' signals with row `target` from `defended`. Arrays that only one side
+    has, or that differ in shape, such as scores of more critics, are dropped.
 
   Raises:
     ValueError: if the two differ in who trained on what.
@@ -155,7 +155,7 @@ def with_references(natural: Signals, defended: Signals, target: int) -> Signals
 
 
 def critic_scores(ensemble: Ensemble, x: ArrayLike, y: ArrayLike) -> np.ndarray:
-  """Ask every critic about records: D_c(x, y), float32 [S,B,C].
+  """Query every critic on records: D_c(x, y), float32 [S,B,C].
 
   Args:
     ensemble: S trained GANs.
@@ -172,12 +172,12 @@ def fake_scores(ensemble: Ensemble, y: ArrayLike, num_fakes: int) -> np.ndarray:
   """Return mean_z D_c(G(z, y), y) under each condition, float64 [S,B,C].
 
   The latents are the same for all conditions and models, those of
-  `mixdef.defenses.critic.critic_losses`, so equal conditions are asked once.
+  `mixdef.defenses.critic.critic_losses`, so equal conditions are evaluated once.
 
   Args:
     ensemble: S trained GANs.
     y: conditions float32 [B,K].
-    num_fakes: latents in the mean, at least 1.
+    num_fakes: number of latents in the mean, at least 1.
 
   Raises:
     ValueError: for no fakes, or naming the models that answer NaN.
@@ -209,7 +209,7 @@ def _scores(learner, state, x, y):
 
 
 def _fake_scores(learner, state, y, fakes):
-  """Scores [B,C] of the fakes of these numbers, one under each condition."""
+  """Return scores [B,C] of the fakes with these indices, one under each condition."""
   keys = row_keys(fold_in_name(random_key(0), "fakes"), fakes)
   z = jax.vmap(lambda key: jax.random.normal(key, (learner.latent,)))(keys)
   return learner.predict(state, learner.generate(state, z, y), y=y)

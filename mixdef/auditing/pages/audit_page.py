@@ -1,4 +1,4 @@
-"""The audit report as one HTML page that needs nothing beside itself."""
+"""The audit report as a self-contained HTML page."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -35,18 +35,18 @@ def render(
 ) -> str:
   """Write the report as one self-contained HTML page.
 
-  Nothing is loaded: charts are inline SVG, pictures are data, and the page's own
-  content policy forbids scripts and the network. All text of the report is escaped.
-  A section without content is left out.
+  The page loads nothing: charts are inline SVG, images are data URIs, and the page's
+  content policy forbids scripts and network access. All text of the report is escaped.
+  Sections without content are omitted.
 
   Args:
     report: as docs/report.schema.json describes.
-    scores: by attack, [S, N], larger = member, NaN = no score; drawn as curves. Only
-      attacks of the report with a score of both classes are drawn.
+    scores: by attack, [S, N]; higher means member, NaN means no score. Drawn as curves.
+      Only attacks of the report with a score of both classes are drawn.
     keep: bool [S, N], True = member.
-    audited: bool [N], the records that count; default all.
+    audited: bool [N], the records to include; default all.
     x: [N, ...], to show the most exposed records; default none are shown.
-    pictures: of what a generator makes, see `generator_section`.
+    pictures: images from a generator, see `generator_section`.
 
   Returns:
     The text of an HTML document.
@@ -98,7 +98,7 @@ def render(
 
 @functools.cache
 def environment() -> Any:
-  """Return the jinja environment of the templates: text is escaped, gaps are errors."""
+  """Return the jinja environment, which escapes text and raises on missing values."""
   import jinja2
 
   made = jinja2.Environment(
@@ -117,14 +117,14 @@ def environment() -> Any:
 def number_series(
   names: Sequence[str], *, taken: Mapping[str, int] | None = None
 ) -> dict[str, int]:
-  """Give every attack its colour and dashes, those it has in `taken` where it can.
+  """Assign every attack a colour and dash pattern, as in `taken` where possible.
 
   Args:
     names: attacks of one chart; those beyond the six series are left out.
-    taken: attack to the number of its series in another chart.
+    taken: attack to the index of its series in another chart.
 
   Returns:
-    Attack to the number of its series.
+    Attack to the index of its series.
 
   >>> number_series(["rmia", "loss"], taken={"loss": 0})
   {'rmia': 1, 'loss': 0}
@@ -137,7 +137,7 @@ def number_series(
 
 
 def _highlights(attacks: Mapping[str, Mapping[str, Any]]) -> list[str]:
-  """Choose the best attack of each family, then the next best, strongest first."""
+  """Select the best attack of each family, then the next best, strongest first."""
   ranked = sorted(attacks, key=lambda name: -(attacks[name]["auc"] or 0))
   best: dict[str, str] = {}
   for name in ranked:

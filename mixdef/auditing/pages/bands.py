@@ -1,4 +1,4 @@
-"""Bootstrap bands of a whole ROC, at the price of one matrix product."""
+"""Bootstrap bands of a whole ROC, at the cost of one matrix product."""
 
 from collections.abc import Sequence
 
@@ -23,22 +23,22 @@ def roc_band(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Return the pointwise band of the TPR at each FPR.
 
-  The same resampling of records as `intervals.bootstrap_records`, for many FPRs at
-  once: pairs are counted per record and threshold, and a resample is a weighting of
-  records, so all resamples are one product [R, N] x [N, T].
+  This uses the same resampling of records as `intervals.bootstrap_records`, for many
+  FPRs at once: pairs are counted per record and threshold, and a resample is a
+  weighting of records, so all resamples are one product [R, N] x [N, T].
 
   Guarantee: equals `bootstrap_records` where there are at most `thresholds` distinct
     scores. With more, thresholds lie on a geometric grid of false positives, and an
     FPR is met to within the ratio of two neighbours, 4 % for 10,000 non-members.
 
   Args:
-    scores: [N] or [S, N], larger = member; NaN pairs are left out.
+    scores: [N] or [S, N]; higher means member. NaN pairs are excluded.
     member: bool of the same shape.
     rates: FPRs [P], each in [0, 1].
     resamples: number of resamples R.
-    seed: of the draw.
-    confidence: in (0, 1), for each FPR by itself.
-    thresholds: the most thresholds T to resample.
+    seed: random seed of the bootstrap.
+    confidence: in (0, 1), for each FPR separately.
+    thresholds: maximum number T of thresholds to resample.
 
   Returns:
     Lower and upper bounds, [P] each.
@@ -67,7 +67,7 @@ def roc_band(
     np.bincount(rng.integers(0, size[0], size[0]), minlength=size[0])
     for _ in range(resamples)
   ]
-  # Whole numbers below 2**53 stay exact, and float products are the fast ones.
+  # Integers below 2**53 stay exact as floats, whose products are fast.
   weights = np.array(draws, dtype=np.float64)
   curves = [
     ranking.highest_tpr(tp, fp, rates)

@@ -1,4 +1,4 @@
-"""The charts of an audit report, as inline SVG without a legend: the page has it."""
+"""The charts of an audit report, as inline SVG; the page provides the legend."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ _BANDS = 3
 _POINTS = 240
 _BINS = 60
 MOST_CLASSES = 24
-"""Classes a chart has room for; the table of the page has them all."""
+"""Maximum number of classes in a chart; the table of the page lists all of them."""
 
 
 def roc_chart(
@@ -30,13 +30,13 @@ def roc_chart(
   """Draw the log-log ROC of every attack, the strongest with 95 % bands.
 
   Args:
-    scores: by attack, [S, N], larger = member; NaN pairs are left out.
+    scores: by attack, [S, N]; higher means member. NaN pairs are excluded.
     keep: bool [S, N].
-    styles: attack to the number of its series, 0 to 5, the strongest first: the first
+    styles: attack to the index of its series, 0 to 5, the strongest first: the first
       three have bands. Others are drawn thin and grey, and every curve is faint where
       its own non-members do not resolve the FPR.
     name: prefix of the ids in the SVG.
-    resamples: of the bands, over records.
+    resamples: number of resamples of records for the bands.
 
   Returns:
     An `<svg>` element.
@@ -46,7 +46,7 @@ def roc_chart(
   """
   rocs = {name: ranking.roc(*scored_pairs(rows, keep)) for name, rows in scores.items()}
   rates = roc_rates(rocs.values(), points=_POINTS)
-  floor = rates[0] / 10  # a TPR of 0 has no place on a logarithmic axis
+  floor = rates[0] / 10  # a logarithmic axis cannot show a TPR of 0
 
   def paint(figure: Any) -> None:
     axes = figure.add_subplot()
@@ -103,7 +103,7 @@ def budget_chart(
 
   Args:
     budget: by attack, points of num_models, auc, auc_ci, tpr, tpr_ci, resolvable, fpr.
-    styles: attack to the number of its series, 0 to 5.
+    styles: attack to the index of its series, 0 to 5.
     name: prefix of the ids in the SVG.
 
   Returns:
@@ -117,7 +117,7 @@ def budget_chart(
   def paint(figure: Any) -> None:
     panels = figure.subplots(2, sharex=True)
     for place, (attack, points) in enumerate(budget.items()):
-      # Neighbours are moved apart a little, so that no interval hides another.
+      # Adjacent points are moved apart a little, so that no interval hides another.
       shift = 1.04 ** (place - (len(budget) - 1) / 2)
       at = np.array([point["num_models"] for point in points]) * shift
       for axes, figure_name in zip(panels, ("auc", "tpr"), strict=True):
@@ -177,11 +177,11 @@ def _intervals(
 def histogram_chart(scores: np.ndarray, keep: np.ndarray, *, name: str) -> str:
   """Draw the densities of the scores of members and of non-members.
 
-  Scores beyond the central 99 % are counted in the outermost bins: likelihood ratios
-  have tails that would leave the rest in one bin.
+  Scores beyond the central 99 % are counted in the outermost bins, because likelihood
+  ratios have tails that would put the rest into one bin.
 
   Args:
-    scores: [S, N], larger = member; NaN pairs are left out.
+    scores: [S, N]; higher means member. NaN pairs are excluded.
     keep: bool [S, N].
     name: prefix of the ids in the SVG.
 
@@ -264,7 +264,7 @@ def class_chart(classes: Sequence[Mapping[str, Any]], *, name: str = "classes") 
 
 
 def shorten(label: Any, most: int = 24) -> str:
-  """Return a label on one line, cut where a chart has no room for more.
+  """Return a label on one line, truncated to the space in a chart.
 
   >>> shorten("a rather long label of a class")
   'a rather long label of …'

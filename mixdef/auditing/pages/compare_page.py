@@ -1,4 +1,4 @@
-"""Several audits on one page: what each defense costs, and what it keeps private."""
+"""Several audits on one page: accuracy and leakage of each defense."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,8 @@ def render_comparison(
   Args:
     reports: by name, as docs/report.schema.json describes; the name labels the row and
       the point.
-    differences: of a paired bootstrap, each with first and second (names of reports),
-      attack, auc_difference = AUC(first) - AUC(second) and ci [lo, hi].
+    differences: results of a paired bootstrap, each with first and second (names of
+      reports), attack, auc_difference = AUC(first) - AUC(second) and ci [lo, hi].
 
   Returns:
     The text of an HTML document.
@@ -55,9 +55,9 @@ def render_comparison(
 
 
 def accuracy_of(report: Mapping[str, Any]) -> tuple[float | None, float | None]:
-  """Return the test accuracy of an audit and its spread, None where unknown.
+  """Return the test accuracy of an audit and its standard deviation, None if unknown.
 
-  Of generators it is that of classifiers trained on their samples.
+  For generators it is the accuracy of classifiers trained on their samples.
 
   >>> accuracy_of({"setting": {"test_accuracy": 0.9}})
   (0.9, None)
@@ -72,7 +72,7 @@ def accuracy_of(report: Mapping[str, Any]) -> tuple[float | None, float | None]:
 
 
 def trade_off_chart(points: Sequence[Mapping[str, Any]]) -> str:
-  """Draw accuracy against leakage with error bars in both directions and names.
+  """Plot accuracy against leakage with error bars in both directions and names.
 
   Args:
     points: name, accuracy, spread (or None), auc and auc_ci of each audit.
@@ -110,7 +110,7 @@ def trade_off_chart(points: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _name(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
-  """Write every name beside its point, where it covers no other name or point."""
+  """Write every name next to its point, where it covers no other name or point."""
   figure = axes.figure
   figure.draw_without_rendering()  # the layout must be final before text is measured
   frame = axes.bbox
@@ -142,7 +142,7 @@ def _name(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
 
 
 def _points(reports: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-  """The audits, and the DP baseline of each that has one."""
+  """Return the audits, and the DP baseline of each that has one."""
   found = []
   for name, report in reports.items():
     baseline = report.get("dp_baseline") or {}

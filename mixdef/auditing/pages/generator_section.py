@@ -1,4 +1,4 @@
-"""The part of the report on what a generator makes and on attacks made for it."""
+"""The report section on generators: sample quality and attacks on generators."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,11 +26,11 @@ _SCATTERS = {
 def generator_section(
   part: Mapping[str, Any] | None, pictures: Sequence[Any]
 ) -> dict[str, Any] | None:
-  """Return what the template shows of a generator; None without one.
+  """Return the template's values for a generator; None without one.
 
   Args:
     part: `generator` of the report.
-    pictures: each with title, x [H,W] or [H,W,C] in [0,1], scale and caption.
+    pictures: images, each with title, x [H,W] or [H,W,C] in [0,1], scale and caption.
   """
   if not part:
     return None
@@ -121,12 +121,12 @@ def _scatter(name, points):
 def scatter_chart(
   real: Sequence[float], synthetic: Sequence[float], *, axis: str, name: str
 ) -> str:
-  """Draw a dot for each column, real across and synthetic up, with the diagonal.
+  """Plot a point for each column, real against synthetic, with the diagonal.
 
   Args:
     real: [D], in [0,1].
     synthetic: [D], in [0,1].
-    axis: what is measured.
+    axis: label of the measured quantity.
     name: prefix of the ids in the SVG.
 
   Returns:

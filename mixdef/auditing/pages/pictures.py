@@ -1,4 +1,4 @@
-"""What a record looks like: a small picture, or the features of a table row."""
+"""Display a record: a small image, or the features of a table row."""
 
 import base64
 import io
@@ -18,17 +18,17 @@ _FEATURES = 12
 def record_pictures(
   x: ArrayLike, exposed: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-  """Return something to look at for each exposed record.
+  """Return a displayable form of each exposed record.
 
   Args:
-    x: [N, H, W] or [N, H, W, C] with 1, 3 or 4 channels for pictures, uint8 or floats
-      of any range; anything else is shown as numbers.
+    x: [N, H, W] or [N, H, W, C] with 1, 3 or 4 channels for images, uint8 or floats of
+      any range; anything else is shown as numbers.
     exposed: rank, index, label and rate of each record, as in the report.
 
   Returns:
     For each record `uri` (a PNG as data, None for a table), `alt`, `pixelated` (True
     where a browser should keep the pixels visible) and `text` (the non-zero features of
-    a sparse row, else its first values; None for a picture).
+    a sparse row, otherwise its first values; None for an image).
 
   Raises:
     ValueError: if a record is not one of x.
@@ -63,11 +63,11 @@ def record_pictures(
 
 
 def mosaic_png(x: ArrayLike, scale: int = 1) -> bytes:
-  """Return a picture made of many as a PNG.
+  """Encode an image as a PNG, with enlarged pixels.
 
   Args:
     x: [H,W], [H,W,1] or [H,W,3] in [0,1].
-    scale: rows and columns that a pixel takes.
+    scale: number of rows and columns per pixel.
   """
   pixels = np.asarray(x, np.float64)
   large = pixels.repeat(scale, 0).repeat(scale, 1)
@@ -75,7 +75,7 @@ def mosaic_png(x: ArrayLike, scale: int = 1) -> bytes:
 
 
 def _range(dtype: np.dtype, records: Sequence[np.ndarray]) -> tuple[float, float]:
-  """Return what is black and what is white, one pair for all records shown."""
+  """Return the values of black and of white, the same for all displayed records."""
   if dtype == np.uint8:
     return 0.0, 255.0
   low = min((float(record.min()) for record in records), default=0.0)
@@ -86,7 +86,7 @@ def _range(dtype: np.dtype, records: Sequence[np.ndarray]) -> tuple[float, float
 
 
 def data_uri(png: bytes) -> str:
-  """Return a PNG as what an img element can show without a file."""
+  """Encode a PNG as a data URI for an img element."""
   return "data:image/png;base64," + base64.b64encode(png).decode()
 
 

@@ -1,4 +1,4 @@
-"""Rows of the report's tables: every figure of report.json as text."""
+"""Rows of the report's tables: every metric of report.json as text."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,9 +42,9 @@ def attack_table(attacks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     attacks: metrics by name, as in report.json.
 
   Returns:
-    `strongest`, the rows of the five attacks of largest AUC, where a metric with an
-    interval is a pair of texts; `groups`, the others, each group with a `title` and
-    `rows`, and `others`, their number; `every`, all rows; `ppv_fpr`, the false-alarm
+    `strongest`, the rows of the five attacks with the largest AUC, where a metric with
+    an interval is a pair of texts; `groups`, the others, each group with a `title` and
+    `rows`, and `others`, their number; `every`, all rows; `ppv_fpr`, the false-positive
     rate of every PPV, or None if they differ.
   """
   ranked = sorted(attacks, key=lambda name: -(attacks[name]["auc"] or 0))
@@ -94,7 +94,7 @@ def _attack(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def quantile_rows(quantiles: Mapping[str, float | None]) -> list[tuple[str, str]]:
-  """Say what each quantile of the per-record risk means.
+  """Describe each quantile of the per-record risk.
 
   >>> quantile_rows({"0.5": .01, "1": .97})
   [('50% of the records', 'at most 1%'), ('all records', 'at most 97%')]
@@ -110,11 +110,12 @@ def quantile_rows(quantiles: Mapping[str, float | None]) -> list[tuple[str, str]
 def exposed_rows(
   exposed: Sequence[Mapping[str, Any]], pictures: Sequence[Mapping[str, Any]] | None
 ) -> list[dict[str, Any]]:
-  """Join every exposed record with its picture.
+  """Combine every exposed record with its image.
 
   Args:
     exposed: rank, index, id, label, rate, score and times of each record.
-    pictures: of `record_pictures`, in the same order; None without records to show.
+    pictures: result of `record_pictures`, in the same order; None without records to
+      show.
   """
   return [
     {
@@ -161,7 +162,7 @@ def setting_rows(setting: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def key_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-  """Return the few figures that a reader takes away: what, how much, how sure."""
+  """Return the key metrics of a report: what, how much, how certain."""
   strongest, setting = report.get("strongest"), report.get("setting") or {}
   figures = []
   if strongest:

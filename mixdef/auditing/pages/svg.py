@@ -1,4 +1,4 @@
-"""Matplotlib figures as inline SVG that takes its colours and font from the page."""
+"""Matplotlib figures as inline SVG with the colours and font of the page."""
 
 import io
 import re
@@ -9,11 +9,11 @@ from typing import Any
 from mixdef.metrics import drawing
 
 INK, MUTED, GRID, SHADE, PAPER = (f"#0203{n:02x}" for n in range(5))
-"""Stand-in colours: each becomes the CSS variable of the same name."""
+"""Placeholder colours: each becomes the CSS variable of the same name."""
 SERIES = tuple(f"#0204{n:02x}" for n in range(1, 7))
-"""Stand-in colours of the series, `var(--series-1)` and so on."""
+"""Placeholder colours of the series, `var(--series-1)` and so on."""
 DASHES = (None, (7, 2), (3, 2), (8, 2, 2, 2), (1, 1.5), (5, 1, 1, 1, 1, 1))
-"""Dash pattern of each series, so that a curve is known without its colour."""
+"""Dash pattern of each series, so that curves can be identified without colour."""
 
 _VARIABLES = dict(
   zip(
@@ -45,20 +45,21 @@ _STYLE = {
 def draw(
   paint: Callable[[Any], None], *, size: tuple[float, float], name: str, alt: str
 ) -> str:
-  """Draw a figure and return it as an SVG element to put into a page.
+  """Draw a figure and return it as an SVG element for inclusion in a page.
 
-  Text stays text in the font of the page, colours are CSS variables, so one picture
-  serves a dark and a light page, and every id starts with `name`, so pictures of one
-  page do not share clip paths.
+  Text remains text in the font of the page, and colours are CSS variables, so one image
+  serves a dark and a light page. Every id starts with `name`, so images of one page do
+  not share clip paths.
 
   Args:
-    paint: draws on a matplotlib Figure, in the stand-in colours of this module.
-    size: width and height in inches; the page scales it.
+    paint: function that draws on a matplotlib Figure, in this module's placeholder
+    colours.
+    size: width and height in inches; the page scales the image.
     name: prefix of the ids, unique in the page: letters, digits and hyphens.
-    alt: one sentence for somebody who cannot see the picture.
+    alt: one sentence that describes the image to readers who cannot see it.
 
   Returns:
-    One `<svg>` element; what it shows of the data is escaped.
+    One `<svg>` element, in which text from the data is escaped.
   """
   from markupsafe import escape
 
@@ -67,7 +68,7 @@ def draw(
     warnings.catch_warnings(),
     drawing.plainly(_STYLE | {"svg.hashsalt": name}),
   ):
-    # The browser draws the text: a glyph missing from matplotlib's font is no fault.
+    # The browser draws the text, so a glyph missing from matplotlib's font is harmless.
     warnings.filterwarnings("ignore", message="Glyph .* missing")
     from matplotlib.figure import Figure
 
@@ -99,7 +100,7 @@ def dash(number: int) -> Any:
 
 
 def dash_array(number: int) -> str:
-  """Return the `stroke-dasharray` of a series, empty for a whole line.
+  """Return the `stroke-dasharray` of a series, empty for a solid line.
 
   >>> dash_array(0), dash_array(1)
   ('', '7 2')

@@ -1,4 +1,4 @@
-"""Figures as short text, for people: a missing or infinite one is a dash."""
+"""Format numbers as short text; a missing or infinite number is a dash."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ def percent(value: float | None) -> str:
 def measured(
   value: float | None, interval: Sequence[float | None] | None, form: Any = fixed
 ) -> dict[str, str]:
-  """Return a figure and its interval as two texts, the second empty without one.
+  """Return a metric and its interval as two texts, the second empty without one.
 
   >>> measured(.5, [.25, .75], percent)
   {'value': '50%', 'interval': '25% to 75%'}

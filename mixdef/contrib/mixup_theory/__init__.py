@@ -1,1 +1,1 @@
-"""The propositions of mixup training for GANs, and what they say of a run."""
+"""The propositions on mixup training for GANs, and their evaluation on a run."""

@@ -1,6 +1,6 @@
-"""How mixup moves the likelihood ratios of a target's records: Proposition 1 counted.
+"""How mixup shifts the likelihood ratios of a target's records (Proposition 1).
 
-Every record's Gaussians come from natural reference models. The same ratio is then
+Every record's Gaussians are fitted to natural reference models. The same ratio is then
 evaluated at the losses of a natural target and of one trained with mixup on the same
 records, so that only the loss differs.
 """
@@ -22,10 +22,11 @@ class LossFits(NamedTuple):
   """Gaussians of the losses of T targets' references, float64 [T, N].
 
   Attributes:
-    mean_in: of the models that trained on the record; NaN where there is none.
-    std_in: their spread, positive.
-    mean_out: of the models that did not train on the record; NaN where there is none.
-    std_out: their spread, positive.
+    mean_in: mean over the models that trained on the record; NaN where there is none.
+    std_in: their standard deviation, positive.
+    mean_out: mean over the models that did not train on the record; NaN where there is
+      none.
+    std_out: their standard deviation, positive.
   """
 
   mean_in: np.ndarray
@@ -48,8 +49,9 @@ def fit_losses(
   Args:
     losses: [S, N] of natural models, lower for members; finite.
     keep: bool [S, N] of records that may be in or out.
-    num_targets: T, the first models of the S are attacked.
-    fixed: give all records one spread a side, for few reference models.
+    num_targets: T, the number of targets: the first T of the S models.
+    fixed: whether to use one variance per side for all records, for few reference
+      models.
 
   Returns:
     The fits [T, N].
@@ -62,7 +64,7 @@ def fit_losses(
   >>> [float(values[0, 0].round(3)) for values in fits]
   [2.0, 1.414, 6.0, 1.0]
   """
-  # The repository's fits are of scores, larger = member.
+  # The library's fits are of scores, for which higher means member.
   signals = Signals.from_phi(-np.asarray(losses, dtype=np.float64), keep)
   if not 1 <= num_targets <= len(signals.keep):
     raise ValueError(f"num_targets={num_targets}; pass 1 to {len(signals.keep)}")
@@ -89,11 +91,11 @@ def proposition_one(
 ) -> dict[str, Any]:
   """Count the records whose Lambda is lower under mixup, by the cases of the proof.
 
-  The proof needs two things of a record, which are counted as well: its loss moves to
-  the right, and it starts where Lambda falls with the loss. Where both hold, Lambda
-  can still rise if the loss passes the vertex. A second natural target in the place of
-  the mixup one has a share of 1/2. With few references it is mostly chance which of a
-  record's spreads is the larger.
+  The proof requires two properties of a record, which are also counted: its loss moves
+  to the right, and it starts where Lambda decreases with the loss. Where both hold,
+  Lambda can still increase if the loss passes the vertex. If a second natural target
+  takes the place of the mixup one, the share is 1/2. With few references, it is mostly
+  chance which of a record's standard deviations is the larger.
 
   Guarantee: the interval covers the choice of records, given these models; what
     training adds shows in by_target. It is Clopper-Pearson over records for one target,
@@ -102,17 +104,18 @@ def proposition_one(
   Args:
     natural: losses [T, N] of the targets trained without mixup.
     mixup: losses [T, N] of the targets trained with mixup on the same records.
-    fits: of the natural references, [T, N]; pairs with a NaN are left out.
+    fits: fits of the natural references, [T, N]; pairs with a NaN are excluded.
     chosen: bool [T, N], the pairs to count: the members, or for contrast the others.
-      Only a fall beyond that of the non-members is protection.
+      Only a decrease beyond that of the non-members is protection.
     resamples: number of resamples, at least 1.
-    seed: of the draws.
+    seed: random seed of the resampling.
     confidence: in (0, 1).
 
   Returns:
-    pairs, share (of pairs whose Lambda falls), ci [lo, hi], shifted_right and
+    pairs, share (of pairs whose Lambda decreases), ci [lo, hi], shifted_right and
     falling_branch (shares), by_target (the share in each target), and cases: the same
-    figures without by_target for each sign of s_in^2 - s_out^2. None where no pair is.
+    metrics without by_target for each sign of s_in^2 - s_out^2. None where no pair
+    falls in the case.
 
   Raises:
     ValueError: if shapes disagree, a loss is not finite, or resamples < 1.
@@ -174,11 +177,11 @@ def _interval(
   resamples: int,
   confidence: float,
 ) -> list[float]:
-  """Bound the share of pairs [T, N] that hit, with records as clusters."""
+  """Return an interval of the share of hits among pairs [T, N], by record clusters."""
   hits, trials = (hit & pairs).sum(0), pairs.sum(0)
   hits, trials = hits[trials > 0], trials[trials > 0]
   records = len(trials)
-  # A resample of equal outcomes has no spread, which is no certainty.
+  # A resample of equal outcomes has no variance, which does not mean certainty.
   if trials.max() == 1 or hits.sum() in (0, trials.sum()):
     return list(clopper_pearson(int((hits > 0).sum()), records, confidence=confidence))
   shares = []
@@ -199,22 +202,23 @@ def estimate_total_variation(
 ) -> dict[str, float]:
   """Estimate the total variation between the scores of members and of non-members.
 
-  Two estimates: half the L1 distance of histograms, and max(TPR - FPR) over thresholds,
-  which tends to TV where the score increases with the true likelihood ratio and to less
-  elsewhere. Both are above 0 for samples of one distribution; a histogram of k bins by
+  Two estimates are returned: half the L1 distance of histograms, and max(TPR - FPR)
+  over thresholds, which converges to TV if the score increases with the true likelihood
+  ratio and to less otherwise. Both are above 0 for samples of one distribution; a
+  histogram of k bins by
 
       sqrt(k/(2 pi)) sqrt(1/n_in + 1/n_out)
 
-  The null is what the histogram shows when membership is permuted within each target.
-  Bins hold equal shares of all scores, so that, as with TV itself, an increasing map of
-  the scores changes nothing. Differences inside a bin are not seen.
+  The null is the histogram estimate when membership is permuted within each target.
+  Bins hold equal fractions of all scores, so that an increasing map of the scores
+  changes nothing, as for TV itself. Differences inside a bin are not detected.
 
   Args:
-    scores: [N] or [T, N], larger = member; NaN pairs are left out.
+    scores: [N] or [T, N]; higher means member. NaN pairs are excluded.
     member: bool of the same shape.
-    bins: at least 2.
-    permutations: at least 1.
-    seed: of the permutations.
+    bins: number of bins, at least 2.
+    permutations: number of permutations, at least 1.
+    seed: random seed of the permutations.
 
   Returns:
     histogram: the estimate; null_mean, null_95: mean and 95 % quantile of its null;
@@ -242,7 +246,7 @@ def estimate_total_variation(
     members = np.bincount(place[inside], minlength=len(everyone))
     others = everyone - members
     gaps = np.abs(members / members.sum() - others / others.sum())
-    return min(1.0, float(gaps.sum() / 2))  # shares add up to 1 but for rounding
+    return min(1.0, float(gaps.sum() / 2))  # shares add up to 1 up to rounding
 
   rng = generator(seed)
   shuffled = truth.copy()

@@ -1,4 +1,4 @@
-"""The theory of mixup held against measured losses: a report and its figure."""
+"""Compare the theory of mixup with measured losses: a report and its plot."""
 
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,11 @@ def theory_report(
   """Compare Lambda before and after mixup, and every bound with the measured AUC.
 
   Pairs of mixup targets and records are pooled. `total_variation` and `auc_bound` have
-  an entry for each way to the distance of Q_m and Q_n, the distributions of log Lambda:
+  an entry for each estimate of the distance of Q_m and Q_n, the distributions of log
+  Lambda:
 
-    gaussian, sqrt2_hellinger: of Gaussians with their means and spreads, as in the
-      proof. With few references a handful of pairs makes these.
+    gaussian, sqrt2_hellinger: of Gaussians with their means and standard deviations, as
+      in the proof. With few references, a handful of pairs dominates these.
     quartile_gaussian: of Gaussians with their medians and quartiles.
     histogram, threshold: without Gaussians, see `estimate_total_variation`.
 
@@ -49,22 +50,25 @@ def theory_report(
     it as far as their approximation holds.
 
   Args:
-    natural: losses [S, N] of models without mixup, lower for members: the references,
-      and the first T are also the targets before mixup. From as many fakes as `mixup`.
+    natural: losses [S, N] of models without mixup, lower for members. All are
+      references, and the first T are also the targets before mixup. They need as many
+      fakes as `mixup`.
     keep: bool [S, N], True where the model trained on the record.
     mixup: losses [T, N] or [N] of targets with mixup; t trained on the records keep[t].
     fixed: see `fit_losses`.
-    resamples: of the intervals.
-    permutations: of the null of the total variation.
-    seed: of both.
-    confidence: of the intervals, in (0, 1).
+    resamples: number of resamples of the intervals.
+    permutations: number of permutations of the null of the total variation.
+    seed: random seed of both.
+    confidence: confidence of the intervals, in (0, 1).
 
   Returns:
     A dict of plain values:
-    targets, records, excluded: their numbers, and that of pairs that lack references;
+    targets, records, excluded: numbers of targets, of records, and of pairs that lack
+      references;
     coverage: `lira_coverage`, summed over the targets;
     mean_fit: the average of the records' fits, and vertex, total_variation, auc_bound
-      and auc of two such Gaussians. No prediction: the records' own fits tell more;
+      and auc of two such Gaussians. This is not a prediction: the records' own fits are
+      more informative;
     proposition_1: `proposition_one` of members and of nonmembers;
     natural, mixup: mean, std and quantiles of log Lambda of members and of nonmembers,
       total_variation, auc_bound, auc and auc_ci.
@@ -105,16 +109,16 @@ def ratio_plot(
   *,
   fixed: bool = False,
 ) -> None:
-  """Draw the densities of log Lambda of members and non-members before and after mixup.
+  """Plot the densities of log Lambda of members and non-members before and after mixup.
 
-  Both panels share their axis, so that the shift is seen; a line marks each median.
-  Ratios beyond the central 99 % are counted in the outermost bins.
+  Both panels have the same axis, so that the shift is visible; a line marks each
+  median. Ratios beyond the central 99 % are counted in the outermost bins.
 
   Args:
     natural: losses [S, N], see `theory_report`.
     keep: bool [S, N].
     mixup: losses [T, N] or [N].
-    path: where to write; the suffix is .png or .svg.
+    path: output file; the suffix is .png or .svg.
     fixed: see `fit_losses`.
 
   Raises:
@@ -161,7 +165,7 @@ def ratio_plot(
 def _targets(
   natural: ArrayLike, keep: ArrayLike, mixup: ArrayLike, fixed: bool
 ) -> tuple[LossFits, dict[str, np.ndarray], np.ndarray]:
-  """Return the fits, the losses of both kinds of target and who is in, all [T, N]."""
+  """Return the fits, the losses of both kinds of target and the members, all [T, N]."""
   natural = np.asarray(natural, dtype=np.float64)
   mixup = np.atleast_2d(np.asarray(mixup, dtype=np.float64))
   if natural.ndim != 2 or mixup.shape[1:] != natural.shape[1:]:
@@ -226,7 +230,7 @@ def _summary(
 
 
 def _by_quartiles(sides: dict[str, np.ndarray]) -> list[float]:
-  """Return the mean and spread of Gaussians with the median and quartiles of each."""
+  """Return mean and standard deviation of Gaussians with each side's quartiles."""
   from scipy.special import ndtri
 
   found = []

@@ -3,15 +3,15 @@
 A record's losses l = -D(x, y) + mean_z D(G(z, y), y), lower for members, are Gaussian
 over models: N(m_in, s_in^2) where the model trained on the record, N(m_out, s_out^2)
 elsewhere. The premise is that mixup moves the losses of members to the right.
-Proposition 1: the likelihood ratio Lambda then falls for more than about half of them.
-The distance between the ratios of members and of non-members bounds the AUC of every
-attack that reads them:
+Proposition 1: the likelihood ratio Lambda then decreases for more than about half of
+them. The distance between the ratios of members and of non-members bounds the AUC of
+every attack that reads them:
 
     Lambda falls -> H(Q_m, Q_n) -> TV <= sqrt(2) H -> AUC <= -TV^2/2 + TV + 1/2
 
 with Q_m, Q_n the distributions of log Lambda, or of Lambda: TV is the same. The first
-arrow needs spreads that stay, and is no theorem where mixup changes them as well.
-`ratio_shift` and `theory_report` count and measure each step.
+arrow assumes constant standard deviations; if mixup changes them as well, it is not a
+theorem. `ratio_shift` and `theory_report` count and measure each step.
 
 All functions work elementwise on arrays that broadcast.
 
@@ -36,13 +36,13 @@ def log_likelihood_ratio(
 
   Args:
     loss: l of the target, any shape.
-    mean_in: of the models that trained on the record; NaN where there is none.
-    std_in: their spread, positive.
-    mean_out: of the models that did not train on the record.
-    std_out: their spread, positive.
+    mean_in: mean over the models that trained on the record; NaN where there is none.
+    std_in: their standard deviation, positive.
+    mean_out: mean over the models that did not train on the record.
+    std_out: their standard deviation, positive.
 
   Returns:
-    log Lambda in nats, higher = member; NaN where a fit is.
+    log Lambda in nats; higher means member. NaN where a fit is NaN.
 
   Raises:
     ValueError: if a spread is not positive.
@@ -59,11 +59,11 @@ def log_likelihood_ratio(
 def vertex(
   mean_in: ArrayLike, std_in: ArrayLike, mean_out: ArrayLike, std_out: ArrayLike
 ) -> np.ndarray:
-  """Return the loss l* at which log Lambda turns.
+  """Return the loss l* at which log Lambda has its extremum.
 
       l* = -(m_in s_out^2 - m_out s_in^2) / (s_in^2 - s_out^2)
 
-  With s_in < s_out it is the maximum, with s_in > s_out the minimum.
+  For s_in < s_out it is the maximum, for s_in > s_out the minimum.
 
   Args:
     mean_in: m_in.
@@ -89,10 +89,10 @@ def falls_with_loss(
   mean_out: ArrayLike,
   std_out: ArrayLike,
 ) -> np.ndarray:
-  """Tell where a slightly larger loss has a smaller Lambda.
+  """Return where a slightly larger loss has a smaller Lambda.
 
-  That is right of the vertex for s_in < s_out, left of it for s_in > s_out, and
-  everywhere for equal spreads and m_in < m_out.
+  This is the case to the right of the vertex for s_in < s_out, to the left of it for
+  s_in > s_out, and everywhere for equal standard deviations and m_in < m_out.
 
   Args:
     loss: l, any shape.
@@ -117,9 +117,9 @@ def total_variation(
 ) -> np.ndarray:
   """Return the total variation distance of two Gaussians, exactly.
 
-  The densities cross at two points (at one for equal spreads), and TV is the
-  difference of the masses between them. With d = |m_in - m_out|/s and equal spreads,
-  TV = 2 Phi(d/2) - 1.
+  The densities cross at two points (at one for equal standard deviations), and TV is
+  the difference of the masses between them. With d = |m_in - m_out|/s and equal
+  standard deviations, TV = 2 Phi(d/2) - 1.
 
   Args:
     mean_in: m_in.
@@ -140,7 +140,8 @@ def total_variation(
   ratio, excess = wide / narrow, (wide - narrow) / narrow
   gap = np.abs(m1 - m0) / narrow
   # In units of the narrow one: (r^2 - 1) u^2 - 2 gap u - gap^2 - 2 r^2 log r = 0. The
-  # root without cancellation comes first, and is infinite for equal spreads.
+  # root without cancellation comes first, and is infinite for equal standard
+  # deviations.
   curvature, log_ratio = excess * (2 + excess), np.log1p(excess)
   larger = gap + ratio * np.sqrt(gap**2 + 2 * curvature * log_ratio)
   with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -204,8 +205,8 @@ def total_variation_bound(
 def auc_bound(tv: ArrayLike) -> np.ndarray:
   """Return the largest AUC at a total variation, -TV^2/2 + TV + 1/2.
 
-  It is TPR <= min(1, FPR + TV) integrated, so it also holds with max(TPR - FPR) of a
-  ROC in place of TV.
+  It integrates TPR <= min(1, FPR + TV), so it also holds with max(TPR - FPR) of a ROC
+  in place of TV.
 
   Guarantee: bounds every attack that reads nothing but these scores, if `tv` is not
     below the true total variation; an estimate of it can be.
@@ -235,14 +236,15 @@ def gaussian_auc(
   """Return the AUC of Gaussian scores, Phi((m_in - m_out)/sqrt(s_in^2 + s_out^2)).
 
   Args:
-    mean_in: of the members' scores, larger = member; for losses pass the means negated.
+    mean_in: mean of the members' scores, which are higher for members; for losses pass
+      the negated means.
     std_in: s_in, positive.
-    mean_out: of the non-members' scores.
+    mean_out: mean of the non-members' scores.
     std_out: s_out, positive.
 
   Returns:
-    The AUC of a threshold on the score itself, in [0, 1]. For unequal spreads the
-    likelihood ratio does better.
+    The AUC of a threshold on the score itself, in [0, 1]. For unequal standard
+    deviations the likelihood ratio has a higher AUC.
 
   >>> float(gaussian_auc(1.104, 1, 0, 1).round(4))
   0.7825
@@ -254,7 +256,7 @@ def gaussian_auc(
 
 
 def _gaussians(*fit: ArrayLike) -> list[np.ndarray]:
-  """Return means and spreads as float64 arrays."""
+  """Return means and standard deviations as float64 arrays."""
   arrays = [np.asarray(values, dtype=np.float64) for values in fit]
   for name, std in (("std_in", arrays[1]), ("std_out", arrays[3])):
     if (std <= 0).any():
