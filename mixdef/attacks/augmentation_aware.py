@@ -17,7 +17,7 @@ from mixdef.core.hooks import Batch, Ctx
 from mixdef.core.randomness import random_key, row_keys
 from mixdef.core.registry import attack
 from mixdef.data import to_float
-from mixdef.metrics import ranking
+from mixdef.metrics.roc import auc
 from mixdef.training import Ensemble
 
 AGGREGATES = {
@@ -180,5 +180,4 @@ def _cross_entropy(log_probs, y):
 
 
 def _area(scores, member):
-  curve = ranking.roc(scores, member)
-  return ranking.area(curve.tp, curve.fp)
+  return auc(scores, member)

@@ -7,7 +7,7 @@ from mixdef.attacks.signals import Signals
 from mixdef.core.check import checked, count, seed
 from mixdef.core.randomness import generator
 from mixdef.core.registry import attack
-from mixdef.metrics.ranking import best_threshold
+from mixdef.metrics.roc import Roc
 
 
 @attack(
@@ -66,6 +66,8 @@ def threshold_known(
   drawn = generator(seed).permutation(order)
   judged = np.concatenate([drawn[member[drawn] == kind][:known] for kind in (0, 1)])
   values = -signals.loss[target, :, 0]
-  scores = signals.only_audited(values - best_threshold(values[judged], member[judged]))
+  scores = signals.only_audited(
+    values - Roc.of(values[judged], member[judged]).best_threshold
+  )
   scores[judged] = np.nan
   return scores

@@ -19,7 +19,7 @@ from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.signals import Signals
 from mixdef.core.check import checked, number, one_of
 from mixdef.core.registry import attack
-from mixdef.metrics import ranking
+from mixdef.metrics.roc import Roc
 
 
 @attack(family="reference", reads="signals")
@@ -154,8 +154,8 @@ def tune_offline_a(
   loss = signals.loss[others][:, scored]
   areas = []
   for a in grid:
-    curve = ranking.roc(_log_ratio(loss, position, out[:, scored], (1 + a) / 2), member)
-    areas.append(ranking.area(curve.tp, curve.fp))
+    ratio = _log_ratio(loss, position, out[:, scored], (1 + a) / 2)
+    areas.append(Roc.of(ratio, member).auc)
   return float(grid[int(np.argmax(areas))])
 
 

@@ -9,7 +9,7 @@ from mixdef.attacks._shadows import by_class, labels_of, log_probs_of, one_shado
 from mixdef.attacks.signals import Signals
 from mixdef.core.check import checked, count, flag, optional
 from mixdef.core.registry import attack
-from mixdef.metrics.ranking import best_threshold
+from mixdef.metrics.roc import Roc
 
 
 @attack(family="threshold", reads="signals")
@@ -190,5 +190,5 @@ def _above_threshold(
   labels = labels_of(signals) if per_class else np.zeros(len(values), int)
   threshold = np.empty(len(values))
   for rows, fit in by_class(labels, learn, member):
-    threshold[rows] = best_threshold(values[fit], member[fit])
+    threshold[rows] = Roc.of(values[fit], member[fit]).best_threshold
   return signals.only_audited(statistic(target) - threshold)

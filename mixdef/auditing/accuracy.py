@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from mixdef.attacks import Signals
-from mixdef.metrics.roc import gap_attack_accuracy
+from mixdef.metrics.decisions import gap_attack_accuracy
 
 
 def accuracies(signals: Signals) -> dict[str, Any]:

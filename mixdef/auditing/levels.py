@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from mixdef.metrics.roc import clopper_pearson
+from mixdef.metrics.intervals import clopper_pearson
 
 LEVELS = ("high", "moderate", "low", "too_few_records", "none_found")
 """The levels from most to least leakage; with too few records there is no grade."""

@@ -1,6 +1,14 @@
 """Metrics of scores: ROC, intervals, bounds on epsilon. They need no model."""
 
 from mixdef.metrics.calibration import calibrated_rates
+from mixdef.metrics.decisions import (
+  balanced_accuracy,
+  gap_attack_accuracy,
+  max_balanced_accuracy,
+  positive_rate,
+  ppv,
+  shadow_thresholds,
+)
 from mixdef.metrics.epsilon import (
   epsilon_at_threshold,
   epsilon_bonferroni,
@@ -9,7 +17,11 @@ from mixdef.metrics.epsilon import (
   epsilon_split,
 )
 from mixdef.metrics.gdp import gdp_epsilon, gdp_mu
-from mixdef.metrics.intervals import bootstrap_records, paired_bootstrap
+from mixdef.metrics.intervals import (
+  bootstrap_records,
+  clopper_pearson,
+  paired_bootstrap,
+)
 from mixdef.metrics.one_run import (
   epsilon_one_run,
   epsilon_one_run_gdp,
@@ -18,24 +30,13 @@ from mixdef.metrics.one_run import (
 )
 from mixdef.metrics.plots import roc_plot
 from mixdef.metrics.risk import class_risk, record_risk
-from mixdef.metrics.roc import (
-  FPR_GRID,
-  auc,
-  balanced_accuracy,
-  clopper_pearson,
-  gap_attack_accuracy,
-  max_balanced_accuracy,
-  positive_rate,
-  ppv,
-  resolvable,
-  shadow_thresholds,
-  tpr_at_fpr,
-)
+from mixdef.metrics.roc import FPR_GRID, Roc, auc, resolvable, tpr_at_fpr
 from mixdef.metrics.summary import summarize
 from mixdef.metrics.trade_off import trade_off_plot
 
 __all__ = [
   "FPR_GRID",
+  "Roc",
   "auc",
   "balanced_accuracy",
   "bootstrap_records",

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.core import validate
-from mixdef.metrics import ranking, roc
+from mixdef.metrics import roc
 
 
 def calibrated_rates(
@@ -69,7 +69,7 @@ def _thresholds(
   scores: np.ndarray, member: np.ndarray, fprs: Sequence[float]
 ) -> np.ndarray:
   """Return the lowest observed scores [F] with at most these FPRs, or +inf if none."""
-  curve = ranking.roc(scores, member)
+  curve = roc.Roc.of(scores, member)
   allowed = np.searchsorted(curve.fp / curve.fp[-1], fprs, side="right")
   return np.append(np.inf, curve.threshold)[allowed]
 

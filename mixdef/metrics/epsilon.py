@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.core.randomness import generator
-from mixdef.metrics import error_rates, ranking
+from mixdef.metrics import error_rates
+from mixdef.metrics.roc import Roc
 
 
 def epsilon_at_threshold(
@@ -256,7 +257,7 @@ def _split_bounds(
   bounds = np.empty(splits)
   for number in range(splits):
     inside, outside = rng.permutation(inside), rng.permutation(outside)
-    curve = ranking.roc(np.concatenate([inside[:k], outside[:j]]), half)
+    curve = Roc.of(np.concatenate([inside[:k], outside[:j]]), half)
     best = _log_ratio(fpr_high[curve.fp], fnr_high[k - curve.tp], delta).argmax()
     bounds[number] = epsilon_at_threshold(
       np.concatenate([inside[k:], outside[j:]]),

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from mixdef.core import validate
 from mixdef.core.randomness import generator
-from mixdef.metrics.roc import check_fpr, clopper_pearson, scored_pairs
+from mixdef.metrics.roc import check_fpr, scored_pairs
 
 _PRIOR_RECORDS = 4
 """Weight, in records, of the largest possible variance in the average with that of the
@@ -287,7 +287,7 @@ def _weighted_metrics(
     if not tie_free:
       drawn = weight_out @ hits.take(reached, out=tp_tied, mode="clip")
     auc = float((won + drawn) / (2 * tp[-1] * fp[-1]))
-    # The same as `ranking.highest_tpr`, for all rates at once; fp[0] is 0.
+    # The same as `highest_tpr`, for all rates at once; fp[0] is 0.
     highest = np.searchsorted(fp / fp[-1], rates, side="right") - 1
     return [auc, *(tp[highest] / tp[-1]).tolist()]
 
@@ -334,3 +334,42 @@ def _decisions(
   inside, outside = scored & member, scored & ~member
   columns = [inside & called, inside, outside & ~called, outside]
   return np.stack([column.sum(0, dtype=np.float64) for column in columns], axis=1)
+
+
+def clopper_pearson(
+  successes: float, trials: float, *, confidence: float = 0.95
+) -> tuple[float, float]:
+  """Return the exact interval of a binomial rate.
+
+      lo = Beta^-1(a/2; k, n-k+1),   hi = Beta^-1(1-a/2; k+1, n-k),   a = 1 - confidence
+
+  Guarantee: covers at the stated rate for independent trials. Pairs of a record with
+    many targets are not independent: use `bootstrap_records` there.
+
+  Args:
+    successes: k, 0 to n; fractional for effective numbers of trials.
+    trials: n, at least 1.
+    confidence: in (0, 1).
+
+  Returns:
+    (lo, hi), with lo = 0 at k = 0 and hi = 1 at k = n.
+
+  Raises:
+    ValueError: if k, n or confidence is out of range.
+
+  >>> [round(bound, 5) for bound in clopper_pearson(25, 25_000)]
+  [0.00065, 0.00148]
+  """
+  if not 0 <= successes <= trials or trials < 1:
+    raise ValueError(
+      f"successes={successes}, trials={trials}; pass 0 <= k <= n, n >= 1"
+    )
+  if not 0 < confidence < 1:
+    raise ValueError(f"confidence={confidence}; pass a rate in (0, 1)")
+  from scipy.special import betaincinv
+
+  tail = (1 - confidence) / 2
+  failures = trials - successes
+  low = betaincinv(successes, failures + 1, tail) if successes else 0.0
+  high = betaincinv(successes + 1, failures, 1 - tail) if failures else 1.0
+  return float(low), float(high)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.core.files import local_path, save_figure
-from mixdef.metrics import drawing, ranking
-from mixdef.metrics.roc import scored_pairs
+from mixdef.metrics import drawing
+from mixdef.metrics.roc import Roc
 
 _POINTS = 800
 
@@ -40,7 +40,7 @@ def roc_plot(
     raise ValueError("no curve to draw; pass at least one name with its scores")
   from matplotlib.figure import Figure
 
-  rocs = {name: ranking.roc(*scored_pairs(*pair)) for name, pair in curves.items()}
+  rocs = {name: Roc.of(*pair) for name, pair in curves.items()}
   legend_rows = len(curves) // 2 + 1
   figure = Figure(figsize=(6.4, 5.2 + 0.2 * legend_rows), layout="constrained")
   axes = figure.add_subplot()
@@ -55,7 +55,7 @@ def roc_plot(
       linestyle=(0, (11 - number % 10, 4)) if number else "-",
       linewidth=max(1, 2.6 - 0.2 * number),
       drawstyle="steps-post",
-      label=f"{name} (AUC {ranking.area(roc.tp, roc.fp):.3f})",
+      label=f"{name} (AUC {roc.auc:.3f})",
     )
   frame_roc(
     axes,
@@ -70,18 +70,18 @@ def roc_plot(
   save_figure(figure, path)
 
 
-def roc_rates(rocs: Iterable[ranking.Roc], *, points: int) -> np.ndarray:
+def roc_rates(rocs: Iterable[Roc], *, points: int) -> np.ndarray:
   """Return the FPRs [points] to draw: from one false positive, or 10 %, up to 1."""
   most = max(int(roc.fp[-1]) for roc in rocs)
   return np.geomspace(min(0.1, 1 / most), 1, points)
 
 
-def step_curve(roc: ranking.Roc, rates: np.ndarray) -> np.ndarray:
+def step_curve(roc: Roc, rates: np.ndarray) -> np.ndarray:
   """Return the TPR [P] of the best allowed threshold at each FPR [P]."""
-  return ranking.highest_tpr(roc.tp, roc.fp, rates)
+  return roc.tpr_at(rates)
 
 
-def unresolved(roc: ranking.Roc) -> float:
+def unresolved(roc: Roc) -> float:
   """Return the FPR below which fewer than ten false positives are expected."""
   return min(1.0, 10 / int(roc.fp[-1]))
 

@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.core import validate
-from mixdef.metrics import ranking
 from mixdef.metrics.intervals import bootstrap_records
-from mixdef.metrics.roc import auc, resolvable, scored_pairs
+from mixdef.metrics.roc import Roc, auc, resolvable
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
 """The fractions of records for which a report states the exposure."""
@@ -83,7 +82,7 @@ def record_risk(scores: ArrayLike, keep: ArrayLike, *, fpr: float) -> RecordRisk
   [1.0, 1.0, 1.0]
   """
   scores, keep = validate.scored(scores, keep, "keep")
-  curve = ranking.roc(*scored_pairs(scores, keep))
+  curve = Roc.of(scores, keep)
   # Compare quotients, because fpr * n0 rounds: .29 * 100 < 29.
   allowed = int((curve.fp / curve.fp[-1] <= fpr).sum())
   threshold = float(curve.threshold[allowed - 1]) if allowed else np.inf

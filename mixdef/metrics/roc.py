@@ -1,17 +1,78 @@
-"""Metrics of an attack. The ROC is never interpolated, and ties move together.
+"""The ROC of an attack. No ROC is interpolated, and ties move together.
 
-Scores and membership may be [N] (one target) or [S, N] (pooled targets). NaN scores are
-excluded; `excluded` counts them.
+Scores and membership may be [N] (one target) or [S, N] (pooled targets). NaN scores
+are excluded; `excluded` counts them.
 """
+
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.core import validate
-from mixdef.metrics import ranking
 
 FPR_GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
-"""The false-positive rates that a report shows by default."""
+"""The false-positive rates a report shows by default."""
+
+
+class Roc(NamedTuple):
+  """Counts at every distinct score, from the highest down: the scores sorted once.
+
+  Attributes:
+    threshold: [T] distinct scores, descending; the decision is `score >= threshold`.
+    tp: [T] members at or above the threshold; the last entry is the number of members.
+    fp: [T] non-members at or above it; the last entry is the number of non-members.
+
+  >>> curve = Roc.of([.9, .8, .8], [True, True, False])
+  >>> curve.fp, curve.auc, curve.tpr_at(0.5)
+  (array([0, 1]), 0.75, 0.5)
+  """
+
+  threshold: np.ndarray
+  tp: np.ndarray
+  fp: np.ndarray
+
+  @classmethod
+  def of(cls, scores: ArrayLike, member: ArrayLike) -> "Roc":
+    """Count members and non-members at or above every observed score.
+
+    Args:
+      scores: [N] or [S, N], higher means member; NaN is excluded.
+      member: bool of the same shape.
+
+    Raises:
+      ValueError: if shapes differ, member is not bool, or one class is missing.
+    """
+    scores, member = scored_pairs(scores, member)
+    order, ends = descending(scores)
+    tp = np.cumsum(member[order])[ends]
+    return cls(scores[order[ends]], tp, ends + 1 - tp)
+
+  @property
+  def auc(self) -> float:
+    """Area under the curve, with ties counting half."""
+    return area(self.tp, self.fp)
+
+  def tpr_at(self, fpr: ArrayLike, *, strict: bool = False) -> Any:
+    """Return the largest TPR whose FPR is at most `fpr`, one or [P]."""
+    return highest_tpr(self.tp, self.fp, fpr, strict=strict)
+
+  @property
+  def best_threshold(self) -> float:
+    """Observed score that maximizes (TPR + TNR)/2; of equally good ones the lowest."""
+    # Whole numbers, so that equally good thresholds compare equal.
+    gain = self.tp * self.fp[-1] - self.fp * self.tp[-1]
+    return float(self.threshold[::-1][gain[::-1].argmax()])
+
+  @property
+  def max_balanced_accuracy(self) -> float:
+    """Largest (TPR + TNR)/2 over all thresholds, in [0.5, 1].
+
+    It is optimistic: the threshold is picked on the evaluated labels, as in the
+    official LiRA code. `balanced_accuracy` is what an attacker can achieve.
+    """
+    gain = (self.tp * self.fp[-1] - self.fp * self.tp[-1]).max()
+    return float(0.5 + max(gain, 0) / (2 * self.tp[-1] * self.fp[-1]))
 
 
 def scored_pairs(scores: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -94,8 +155,7 @@ def auc(scores: ArrayLike, member: ArrayLike) -> float:
   >>> auc([.9, .8, .8, .1], [True, True, False, False])
   0.875
   """
-  curve = ranking.roc(*scored_pairs(scores, member))
-  return ranking.area(curve.tp, curve.fp)
+  return Roc.of(scores, member).auc
 
 
 def check_fpr(fpr: float) -> None:
@@ -130,8 +190,7 @@ def tpr_at_fpr(
   [0.0, 0.0, 0.75, 0.75]
   """
   check_fpr(fpr)
-  curve = ranking.roc(*scored_pairs(scores, member))
-  return ranking.highest_tpr(curve.tp, curve.fp, fpr, strict=strict)
+  return Roc.of(scores, member).tpr_at(fpr, strict=strict)
 
 
 def resolvable(num_nonmembers: int, fpr: float) -> bool:
@@ -143,201 +202,64 @@ def resolvable(num_nonmembers: int, fpr: float) -> bool:
   return round(num_nonmembers * fpr, 9) >= 10
 
 
-def clopper_pearson(
-  successes: float, trials: float, *, confidence: float = 0.95
-) -> tuple[float, float]:
-  """Return the exact interval of a binomial rate.
-
-      lo = Beta^-1(a/2; k, n-k+1),   hi = Beta^-1(1-a/2; k+1, n-k),   a = 1 - confidence
-
-  Guarantee: covers at the stated rate for independent trials. Pairs of a record with
-    many targets are not independent: use `bootstrap_records` there.
+def descending(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Sort scores in descending order and find where each run of equal ones ends.
 
   Args:
-    successes: k, 0 to n; fractional for effective numbers of trials.
-    trials: n, at least 1.
-    confidence: in (0, 1).
+    scores: [N] without NaN; +inf, -inf and -0.0 = 0.0 are ties like any other.
 
   Returns:
-    (lo, hi), with lo = 0 at k = 0 and hi = 1 at k = n.
+    order [N] and the index in that order of the last record of each run [T].
 
-  Raises:
-    ValueError: if k, n or confidence is out of range.
-
-  >>> [round(bound, 5) for bound in clopper_pearson(25, 25_000)]
-  [0.00065, 0.00148]
+  >>> descending(np.array([1., 3., 1.]))[1]
+  array([0, 2])
   """
-  if not 0 <= successes <= trials or trials < 1:
-    raise ValueError(
-      f"successes={successes}, trials={trials}; pass 0 <= k <= n, n >= 1"
-    )
-  if not 0 < confidence < 1:
-    raise ValueError(f"confidence={confidence}; pass a rate in (0, 1)")
-  from scipy.special import betaincinv
-
-  tail = (1 - confidence) / 2
-  failures = trials - successes
-  low = betaincinv(successes, failures + 1, tail) if successes else 0.0
-  high = betaincinv(successes + 1, failures, 1 - tail) if failures else 1.0
-  return float(low), float(high)
+  order = np.argsort(-scores)
+  ranked = scores[order]
+  return order, np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
 
 
-def shadow_thresholds(scores: ArrayLike, member: ArrayLike) -> np.ndarray:
-  """Find for each target the best threshold of the next one, (s + 1) mod S.
-
-  An attacker can do the same: run the attack with a shadow model of known membership as
-  pseudo-target, and keep the threshold. A model without a scored member or without a
-  scored non-member is skipped in favor of the next one.
-
-  Guarantee: in leave-one-out scores the pseudo-target's references include the target,
-    so one number per target depends weakly on its labels.
+def area(tp: np.ndarray, fp: np.ndarray) -> float:
+  """Return the area under a ROC, ties counting half.
 
   Args:
-    scores: [S, N] of S >= 2 targets; higher means member.
-    member: bool [S, N].
+    tp: [T] members at or above each threshold, thresholds descending.
+    fp: [T] non-members, likewise; integers or sums of integer weights.
 
   Returns:
-    Thresholds [S] that maximize (TPR + TNR)/2 on the pseudo-target.
+    Pr[score of a member > that of a non-member] + Pr[equal]/2, in [0, 1].
 
-  Raises:
-    ValueError: if fewer than two targets have both classes.
-
-  >>> shadow_thresholds([[1., 3.], [2., 4.]], [[False, True], [False, True]])
-  array([4., 3.])
-  """
-  scores, member = validate.scored(scores, member)
-  able = pseudo_targets(scores, member)
-  own = [ranking.best_threshold(*scored_pairs(scores[s], member[s])) for s in able]
-  following = np.searchsorted(able, np.arange(len(scores)), side="right")
-  return np.array(own)[following % len(able)]
-
-
-def balanced_accuracy(
-  scores: ArrayLike, member: ArrayLike, *, threshold: ArrayLike | None = None
-) -> float:
-  """Return (TPR + TNR)/2 of the decision `score >= threshold`.
-
-  Args:
-    scores: [N] or [S, N]; higher means member.
-    member: bool of the same shape.
-    threshold: a number, or [S] with one for each target; default `shadow_thresholds`,
-      which never reads the evaluated target's labels.
-
-  Returns:
-    Balanced accuracy over all pairs, in [0, 1]; the advantage is twice this minus 1.
-
-  >>> balanced_accuracy([.9, .2, .6, .1], [True, True, False, False], threshold=.5)
-  0.5
-  >>> balanced_accuracy([[1., 3.], [2., 4.]], [[False, True], [False, True]])
+  >>> area(np.array([1, 2]), np.array([0, 2]))
   0.75
   """
-  called, truth = _decisions(scores, member, threshold)
-  return float((called[truth].mean() + 1 - called[~truth].mean()) / 2)
+  trapezoids = fp[0] * tp[0] + ((fp[1:] - fp[:-1]) * (tp[1:] + tp[:-1])).sum()
+  return float(trapezoids / (2 * tp[-1] * fp[-1]))
 
 
-def positive_rate(
-  scores: ArrayLike, member: ArrayLike, *, threshold: ArrayLike | None = None
-) -> float:
-  """Return the fraction of scored pairs that an attack classifies as members.
-
-  An attack that classifies all records the same way is uninformative, whatever its
-  accuracy on an unbalanced set.
+def highest_tpr(
+  tp: np.ndarray, fp: np.ndarray, fpr: ArrayLike, *, strict: bool = False
+) -> Any:
+  """Return the largest TPR over the thresholds whose FPR is at most `fpr`.
 
   Args:
-    scores: [N] or [S, N]; higher means member.
-    member: bool of the same shape.
-    threshold: a number, or [S] with one for each target; default `shadow_thresholds`.
+    tp: [T] members at or above each threshold, thresholds descending.
+    fp: [T] non-members, likewise; integers or sums of integer weights.
+    fpr: in [0, 1], a scalar or [P].
+    strict: whether to require an FPR below `fpr` instead.
 
   Returns:
-    The rate, in [0, 1].
+    The TPR, a scalar or [P]; 0 where only the threshold +inf is allowed.
 
-  >>> positive_rate([.9, .2, .6, .7], [True, True, False, False], threshold=.5)
-  0.75
+  >>> highest_tpr(np.array([1, 2, 2]), np.array([0, 1, 2]), .5)
+  1.0
   """
-  return float(_decisions(scores, member, threshold)[0].mean())
-
-
-def _decisions(
-  scores: ArrayLike, member: ArrayLike, threshold: ArrayLike | None
-) -> tuple[np.ndarray, np.ndarray]:
-  """Return the predicted and the true membership, bool [P] over scored pairs."""
-  if threshold is None:
-    threshold = shadow_thresholds(scores, member)
-  limits = np.asarray(threshold, dtype=np.float64)
-  if limits.ndim:
-    limits = limits[:, None]
-  scores = np.asarray(scores, dtype=np.float64)
-  _, truth = scored_pairs(scores, member)
-  return (scores >= limits)[~np.isnan(scores)], truth
-
-
-def max_balanced_accuracy(scores: ArrayLike, member: ArrayLike) -> float:
-  """Return the largest balanced accuracy over all thresholds.
-
-  This is optimistic: the threshold is picked on the evaluated labels, as in the
-  official LiRA code. `balanced_accuracy` is what an attacker can achieve.
-
-  Args:
-    scores: [N] or [S, N]; higher means member.
-    member: bool of the same shape.
-
-  Returns:
-    max over thresholds of (TPR + TNR)/2, in [0.5, 1].
-
-  >>> max_balanced_accuracy([.9, .2, .6, .1], [True, True, False, False])
-  0.75
-  """
-  scores, member = scored_pairs(scores, member)
-  threshold = ranking.best_threshold(scores, member)
-  return balanced_accuracy(scores, member, threshold=threshold)
-
-
-def gap_attack_accuracy(train_accuracy: float, test_accuracy: float) -> float:
-  """Return the balanced accuracy of the gap attack, 1/2 + (train - test)/2.
-
-  Args:
-    train_accuracy: of the members, in [0, 1].
-    test_accuracy: of the non-members, in [0, 1].
-
-  Returns:
-    The baseline accuracy for every attack on the same model.
-
-  Raises:
-    ValueError: if a rate is outside [0, 1].
-
-  >>> gap_attack_accuracy(1.0, 0.75)
-  0.625
-  """
-  for name, rate in (("train", train_accuracy), ("test", test_accuracy)):
-    if not 0 <= rate <= 1:
-      raise ValueError(f"{name}_accuracy={rate}; pass a fraction in [0, 1]")
-  return 0.5 + (train_accuracy - test_accuracy) / 2
-
-
-def ppv(tpr: float, fpr: float, prior: float) -> float:
-  """Return the probability that a record classified as a member is one.
-
-      PPV = pi TPR / (pi TPR + (1 - pi) FPR)
-
-  Args:
-    tpr: in [0, 1].
-    fpr: in [0, 1].
-    prior: pi, the fraction of members among the attacked records, in (0, 1). Balanced
-      evaluations have 1/2; in practice 1 % is more likely.
-
-  Returns:
-    The positive predictive value; NaN if no record is classified as a member.
-
-  Raises:
-    ValueError: if a rate is out of range.
-
-  >>> [round(ppv(.05, .001, prior), 4) for prior in (.01, .1, .5)]
-  [0.3356, 0.8475, 0.9804]
-  """
-  for name, rate in (("tpr", tpr), ("fpr", fpr)):
-    if not 0 <= rate <= 1:
-      raise ValueError(f"{name}={rate}; pass a rate in [0, 1], not a percentage")
-  if not 0 < prior < 1:
-    raise ValueError(f"prior={prior}; pass a share in (0, 1), not a percentage")
-  called = prior * tpr + (1 - prior) * fpr
-  return prior * tpr / called if called else float("nan")
+  members, nonmembers, fpr = tp[-1], fp[-1], np.asarray(fpr, np.float64)
+  allowed = np.floor(fpr * nonmembers) + 1
+  # fpr * n0 rounds (.29 * 100 < 29), but a count divided by n0 equals the literal that
+  # it represents, so compare the quotients.
+  over = np.greater_equal if strict else np.greater
+  while (too_many := over(allowed / nonmembers, fpr)).any():
+    allowed = allowed - too_many
+  position = np.searchsorted(fp, allowed, side="right")
+  found = np.where(position, tp[position - 1] / members, 0.0)
+  return found if found.ndim else float(found)

@@ -6,7 +6,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from mixdef.core import validate
-from mixdef.metrics import ranking, roc
+from mixdef.metrics import decisions, roc
 from mixdef.metrics.calibration import calibrated_rates
 from mixdef.metrics.intervals import bootstrap_records
 
@@ -76,12 +76,12 @@ def summarize(
   if audited is not None:
     audited = validate.mask(audited, scores.shape[-1:], "audited")
     scores, keep = scores[..., audited], keep[..., audited]
-  curve = ranking.roc(*roc.scored_pairs(scores, keep))
+  curve = roc.Roc.of(scores, keep)
   members, nonmembers = int(curve.tp[-1]), int(curve.fp[-1])
   calibrated = called = threshold = None
   if len(roc.complete_targets(scores, keep)) > 1:
-    threshold = roc.shadow_thresholds(scores, keep)
-    called = roc.positive_rate(scores, keep, threshold=threshold)
+    threshold = decisions.shadow_thresholds(scores, keep)
+    called = decisions.positive_rate(scores, keep, threshold=threshold)
     rates = calibrated_rates(scores, keep, fprs)
     calibrated = {f"{fpr:g}": rates[fpr] for fpr in fprs}
   bounds = bootstrap_records(
@@ -94,7 +94,7 @@ def summarize(
   )
   tpr = {}
   for fpr in fprs:
-    value = ranking.highest_tpr(curve.tp, curve.fp, fpr)
+    value = curve.tpr_at(fpr)
     tpr[f"{fpr:g}"] = {
       "value": value,
       "ci": list(bounds["tpr"][fpr]),
@@ -104,27 +104,27 @@ def summarize(
       "interval": "bootstrap_records",
     }
   fpr = next((f for f in sorted(fprs) if tpr[f"{f:g}"]["resolvable"]), max(fprs))
-  rate = ranking.highest_tpr(curve.tp, curve.fp, fpr)
+  rate = curve.tpr_at(fpr)
   anyone = curve.fp[0] / nonmembers <= fpr  # otherwise the only threshold is +inf
   return {
-    "auc": ranking.area(curve.tp, curve.fp),
+    "auc": curve.auc,
     "auc_ci": list(bounds["auc"]),
     "auc_trials": bounds["trials"]["auc"],
     "pairs": bounds["pairs"],
     "balanced_accuracy": (
       None
       if threshold is None
-      else roc.balanced_accuracy(scores, keep, threshold=threshold)
+      else decisions.balanced_accuracy(scores, keep, threshold=threshold)
     ),
     "balanced_accuracy_ci": (
       None if threshold is None else list(bounds["balanced_accuracy"])
     ),
-    "balanced_accuracy_max": roc.max_balanced_accuracy(scores, keep),
+    "balanced_accuracy_max": curve.max_balanced_accuracy,
     "positive_rate": called,
     "degenerate": None if called is None else called in (0.0, 1.0),
     "tpr": tpr,
     "ppv_fpr": fpr,
-    "ppv": {f"{p:g}": roc.ppv(rate, fpr, p) if anyone else None for p in PRIORS},
+    "ppv": {f"{p:g}": decisions.ppv(rate, fpr, p) if anyone else None for p in PRIORS},
     "calibrated": calibrated,
     "num_members": members,
     "num_nonmembers": nonmembers,

@@ -10,7 +10,7 @@ from mixdef.core.learner import Learner
 from mixdef.core.randomness import stream
 from mixdef.data import Dataset
 from mixdef.learners.classifier import classifier
-from mixdef.metrics.roc import clopper_pearson
+from mixdef.metrics.intervals import clopper_pearson
 from mixdef.training import fit
 from mixdef.utility import _arrays
 

@@ -7,7 +7,8 @@ from mixdef.attacks._entropies import entropy_score, mentr_score
 from mixdef.attacks._shadows import one_shadow
 from mixdef.attacks.known_records import threshold_known
 from mixdef.attacks.thresholds import entropy, mentr
-from mixdef.metrics import auc, balanced_accuracy, gap_attack_accuracy, ranking
+from mixdef.metrics import auc, balanced_accuracy, gap_attack_accuracy
+from mixdef.metrics.roc import Roc
 
 
 def test_pitfall_46_gap_accuracy_is_the_closed_form():
@@ -54,7 +55,7 @@ def test_pitfall_48_threshold_search_equals_the_quadratic_scan(seed):
     t: (values >= t)[member].mean() + (values < t)[~member].mean() for t in values
   }
   ties = [t for t, gain in best.items() if gain > max(best.values()) - 1e-12]
-  assert ranking.best_threshold(values, member) == min(ties)
+  assert Roc.of(values, member).best_threshold == min(ties)
 
 
 def test_confidence_subtracts_the_threshold_of_the_class():
@@ -66,10 +67,10 @@ def test_confidence_subtracts_the_threshold_of_the_class():
   scores = attacks.confidence(signals, target=2)
   for label in range(3):
     rows = labels == label
-    threshold = ranking.best_threshold(phi[0, rows], keep[0, rows])
+    threshold = Roc.of(phi[0, rows], keep[0, rows]).best_threshold
     np.testing.assert_array_equal(scores[rows], phi[2, rows] - threshold)
   named = attacks.confidence(signals, target=2, shadow=1, per_class=False)
-  threshold = ranking.best_threshold(phi[1], keep[1])
+  threshold = Roc.of(phi[1], keep[1]).best_threshold
   np.testing.assert_array_equal(named, phi[2] - threshold)
 
 
@@ -81,7 +82,7 @@ def test_pitfall_49_class_missing_in_the_shadow_gets_the_global_threshold():
   labels[1:3], keep[1, 1:3] = 13, False  # no member
   signals = Signals.from_phi(phi, keep, labels=labels)
   scores = attacks.confidence(signals, target=0)
-  overall = ranking.best_threshold(phi[1], keep[1])
+  overall = Roc.of(phi[1], keep[1]).best_threshold
   np.testing.assert_array_equal(scores[:3], phi[0, :3] - overall)
 
 
@@ -202,7 +203,7 @@ def test_entropy_attacks_subtract_the_threshold_of_the_class(attack):
   scores = attack(signals, target=2)
   for label in range(3):
     rows = labels == label
-    threshold = ranking.best_threshold(seen[rows], keep[0, rows])
+    threshold = Roc.of(seen[rows], keep[0, rows]).best_threshold
     np.testing.assert_array_equal(scores[rows], asked[rows] - threshold)
 
 
@@ -225,7 +226,7 @@ def test_pitfall_51_known_records_are_removed_from_evaluation():
   judged, member = np.isnan(scores), signals.keep[0]
   assert (judged & member).sum() == (judged & ~member).sum() == 100
   values = -signals.loss[0, :, 0]
-  threshold = ranking.best_threshold(values[judged], member[judged])
+  threshold = Roc.of(values[judged], member[judged]).best_threshold
   np.testing.assert_array_equal(scores[~judged], values[~judged] - threshold)
   assert auc(scores, member) > 0.8
 

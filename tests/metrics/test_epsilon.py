@@ -4,7 +4,7 @@ import pytest
 from jax_privacy.auditing import Bonferroni, CanaryScoreAuditor, Explicit, Split
 from scipy import stats
 
-from mixdef.metrics import roc
+from mixdef.metrics import intervals, roc
 from mixdef.metrics.epsilon import (
   epsilon_at_threshold,
   epsilon_bonferroni,
@@ -60,8 +60,8 @@ def test_one_threshold_agrees_with_the_formula_and_with_jax_privacy(threshold, d
   scores, member = laplace()
   called = scores >= threshold
   # (1 - 2 * .025): a two-sided interval's ends are one-sided bounds at .025.
-  _, fpr_high = roc.clopper_pearson(called[~member].sum(), (~member).sum())
-  _, fnr_high = roc.clopper_pearson((~called)[member].sum(), member.sum())
+  _, fpr_high = intervals.clopper_pearson(called[~member].sum(), (~member).sum())
+  _, fnr_high = intervals.clopper_pearson((~called)[member].sum(), member.sum())
   expected = max(
     0,
     np.log(max(1 - fnr_high - delta, 1e-300) / fpr_high),

@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from mixdef.metrics import bootstrap_records, roc
+from mixdef.metrics import bootstrap_records, intervals, roc
 from mixdef.metrics.intervals import effective_trials, paired_bootstrap
 
 
@@ -45,7 +45,8 @@ def test_weighted_bootstrap_equals_a_naive_resample(seed):
   pairs = got["pairs"]
   trials = effective_trials(values, np.var(rows, axis=0), pairs)
   expected = [
-    roc.clopper_pearson(rate * n, n) for rate, n in zip(values, trials, strict=True)
+    intervals.clopper_pearson(rate * n, n)
+    for rate, n in zip(values, trials, strict=True)
   ]
   np.testing.assert_allclose(got["auc"], expected[0])
   np.testing.assert_allclose(got["tpr"][0.1], expected[1])
@@ -256,7 +257,7 @@ def test_tpr_intervals_know_of_the_threshold_and_clopper_pearson_does_not(
     missed += not low <= truth <= high
     rate_found = roc.tpr_at_fpr(scores, keep, 0.1)
     members = int(keep.sum())
-    low, high = roc.clopper_pearson(rate_found * members, members)
+    low, high = intervals.clopper_pearson(rate_found * members, members)
     exact += not low <= truth <= high
   allowed = stats.binom.isf(stats.norm.sf(3), runs, 0.05)
   assert missed <= allowed < exact

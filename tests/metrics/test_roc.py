@@ -4,7 +4,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from mixdef import metrics
-from mixdef.metrics import roc
+from mixdef.metrics import decisions, intervals, roc
 
 SCORES = np.array([0.9, 0.8, 0.7, 0.1, 0.95, 0.6, 0.5, 0.4])
 MEMBER = np.arange(8) < 4
@@ -30,7 +30,7 @@ def test_auc_and_roc_agree_with_sklearn_on_ties(seed):
     got = roc.tpr_at_fpr(scores, member, rate, strict=True)
     assert got == pytest.approx(expected)
   best = ((tpr + 1 - fpr) / 2).max()
-  assert roc.max_balanced_accuracy(scores, member) == pytest.approx(best)
+  assert decisions.max_balanced_accuracy(scores, member) == pytest.approx(best)
 
 
 def test_two_gaussians_have_the_closed_form_auc():
@@ -69,9 +69,9 @@ def test_pitfall_10_nan_scores_are_excluded_and_counted():
   member = np.concatenate([MEMBER, [True, False]])
   assert roc.auc(scores, member) == roc.auc(SCORES, MEMBER)
   assert roc.tpr_at_fpr(scores, member, 0.25) == 0.75
-  assert roc.balanced_accuracy(scores, member, threshold=0.65) == roc.balanced_accuracy(
-    SCORES, MEMBER, threshold=0.65
-  )
+  assert decisions.balanced_accuracy(
+    scores, member, threshold=0.65
+  ) == decisions.balanced_accuracy(SCORES, MEMBER, threshold=0.65)
   assert roc.excluded(scores) == 2
 
 
@@ -83,8 +83,8 @@ def test_pitfall_11_signed_zeros_and_infinities_are_ties():
 
 
 def test_pitfall_45_a_constant_attack_has_balanced_accuracy_one_half():
-  assert roc.balanced_accuracy(np.ones(8), MEMBER, threshold=0.5) == 0.5
-  assert roc.max_balanced_accuracy(np.ones(8), MEMBER) == 0.5
+  assert decisions.balanced_accuracy(np.ones(8), MEMBER, threshold=0.5) == 0.5
+  assert decisions.max_balanced_accuracy(np.ones(8), MEMBER) == 0.5
   assert roc.auc(np.ones(8), MEMBER) == 0.5
 
 
@@ -97,15 +97,17 @@ def test_pitfall_139_thresholds_come_from_the_next_model():
   rng = np.random.default_rng(0)
   keep = rng.random((3, 50)) < 0.5
   scores = rng.normal(size=(3, 50)) + keep
-  thresholds = roc.shadow_thresholds(scores, keep)
+  thresholds = decisions.shadow_thresholds(scores, keep)
   flipped = keep.copy()
   flipped[0] = ~flipped[0]
-  assert roc.shadow_thresholds(scores, flipped)[0] == thresholds[0]
-  assert roc.shadow_thresholds(scores, flipped)[2] != thresholds[2]
+  assert decisions.shadow_thresholds(scores, flipped)[0] == thresholds[0]
+  assert decisions.shadow_thresholds(scores, flipped)[2] != thresholds[2]
   called = scores >= thresholds[:, None]
   expected = (called[keep].mean() + (~called)[~keep].mean()) / 2
-  assert roc.balanced_accuracy(scores, keep) == pytest.approx(expected)
-  assert roc.balanced_accuracy(scores, keep) < roc.max_balanced_accuracy(scores, keep)
+  assert decisions.balanced_accuracy(scores, keep) == pytest.approx(expected)
+  assert decisions.balanced_accuracy(scores, keep) < decisions.max_balanced_accuracy(
+    scores, keep
+  )
 
 
 def test_a_model_without_a_threshold_is_skipped():
@@ -120,10 +122,10 @@ def test_a_model_without_a_threshold_is_skipped():
   scores[3, ~keep[3]] = np.nan
   np.testing.assert_array_equal(roc.complete_targets(scores, keep), [0, 2, 4])
   expected = [own[2], own[2], own[4], own[4], own[0]]
-  np.testing.assert_array_equal(roc.shadow_thresholds(scores, keep), expected)
+  np.testing.assert_array_equal(decisions.shadow_thresholds(scores, keep), expected)
   scores[[0, 2]] = np.nan
   with pytest.raises(ValueError, match="both classes in 1 targets"):
-    roc.balanced_accuracy(scores, keep)
+    decisions.balanced_accuracy(scores, keep)
 
 
 def _gain(scores, member, threshold):
@@ -133,7 +135,7 @@ def _gain(scores, member, threshold):
 
 def test_one_target_has_no_shadow_threshold():
   with pytest.raises(ValueError, match="S >= 2"):
-    roc.balanced_accuracy(SCORES, MEMBER)
+    decisions.balanced_accuracy(SCORES, MEMBER)
 
 
 @pytest.mark.parametrize(
@@ -148,16 +150,16 @@ def test_one_target_has_no_shadow_threshold():
   ],
 )
 def test_clopper_pearson_golden_table(trials, successes, low, high):
-  got = roc.clopper_pearson(successes, trials)
+  got = intervals.clopper_pearson(successes, trials)
   assert got == pytest.approx((low, high), abs=6e-6)
 
 
 def test_clopper_pearson_agrees_with_scipy_and_closes_at_the_ends():
   expected = stats.binomtest(7, 20).proportion_ci(0.9, "exact")
-  got = roc.clopper_pearson(7, 20, confidence=0.9)
+  got = intervals.clopper_pearson(7, 20, confidence=0.9)
   assert got == pytest.approx((expected.low, expected.high))
-  assert roc.clopper_pearson(0, 20)[0] == 0
-  assert roc.clopper_pearson(20, 20)[1] == 1
+  assert intervals.clopper_pearson(0, 20)[0] == 0
+  assert intervals.clopper_pearson(20, 20)[1] == 1
 
 
 def test_pitfall_129_ten_expected_false_positives_are_resolvable():
@@ -174,9 +176,9 @@ def test_pitfall_129_ten_expected_false_positives_are_resolvable():
     (lambda: roc.auc([1.0, 2], [1, 0]), "member has type int"),
     (lambda: roc.auc([1.0], [True, False]), r"member has shape \(2,\); give \[1\]"),
     (lambda: roc.tpr_at_fpr(SCORES, MEMBER, 5), "fpr=5"),
-    (lambda: roc.clopper_pearson(3, 2), "successes=3"),
-    (lambda: roc.clopper_pearson(1, 2, confidence=95), "confidence=95"),
-    (lambda: roc.gap_attack_accuracy(99, 0.5), "train_accuracy=99"),
+    (lambda: intervals.clopper_pearson(3, 2), "successes=3"),
+    (lambda: intervals.clopper_pearson(1, 2, confidence=95), "confidence=95"),
+    (lambda: decisions.gap_attack_accuracy(99, 0.5), "train_accuracy=99"),
   ],
 )
 def test_unusable_input_is_refused(call, message):
@@ -189,7 +191,7 @@ def test_unusable_input_is_refused(call, message):
   [(0.05, 0.001, (0.3356, 0.8475, 0.9804)), (0.2, 0.1, (0.0198, 0.1818, 0.6667))],
 )
 def test_pitfall_140_ppv_at_one_ten_and_fifty_percent(tpr, fpr, expected):
-  got = [roc.ppv(tpr, fpr, prior) for prior in (0.01, 0.1, 0.5)]
+  got = [decisions.ppv(tpr, fpr, prior) for prior in (0.01, 0.1, 0.5)]
   assert got == pytest.approx(expected, abs=5e-5)
 
 
@@ -198,18 +200,18 @@ def test_ppv_is_the_share_of_members_among_those_called_members():
   member = rng.random(10_000) < 0.2
   called = rng.random(10_000) < np.where(member, 0.6, 0.1)
   rates = called[member].mean(), called[~member].mean()
-  assert roc.ppv(*rates, member.mean()) == pytest.approx(member[called].mean())
-  assert np.isnan(roc.ppv(0, 0, 0.1))
+  assert decisions.ppv(*rates, member.mean()) == pytest.approx(member[called].mean())
+  assert np.isnan(decisions.ppv(0, 0, 0.1))
 
 
 def test_positive_rate_shows_an_attack_that_calls_everyone_a_member():
-  assert roc.positive_rate(SCORES, MEMBER, threshold=0.0) == 1
-  assert roc.positive_rate(SCORES, MEMBER, threshold=2.0) == 0
+  assert decisions.positive_rate(SCORES, MEMBER, threshold=0.0) == 1
+  assert decisions.positive_rate(SCORES, MEMBER, threshold=2.0) == 0
   nan = np.append(SCORES, np.nan), np.append(MEMBER, True)
-  assert roc.positive_rate(*nan, threshold=0.65) == 0.5
+  assert decisions.positive_rate(*nan, threshold=0.65) == 0.5
   scores, keep = np.stack([SCORES, SCORES + 1]), np.stack([MEMBER, ~MEMBER])
-  called = scores >= roc.shadow_thresholds(scores, keep)[:, None]
-  assert roc.positive_rate(scores, keep) == called.mean()
+  called = scores >= decisions.shadow_thresholds(scores, keep)[:, None]
+  assert decisions.positive_rate(scores, keep) == called.mean()
 
 
 @pytest.mark.parametrize(
@@ -218,7 +220,7 @@ def test_positive_rate_shows_an_attack_that_calls_everyone_a_member():
 )
 def test_ppv_refuses_percentages(rates, message):
   with pytest.raises(ValueError, match=message):
-    roc.ppv(*rates)
+    decisions.ppv(*rates)
 
 
 @pytest.mark.parametrize(

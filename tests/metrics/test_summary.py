@@ -3,7 +3,14 @@ import json
 import numpy as np
 import pytest
 
-from mixdef.metrics import FPR_GRID, bootstrap_records, clopper_pearson, roc, summarize
+from mixdef.metrics import (
+  FPR_GRID,
+  bootstrap_records,
+  clopper_pearson,
+  decisions,
+  roc,
+  summarize,
+)
 
 
 def draw(targets=4, records=300):
@@ -36,7 +43,7 @@ def test_layout_is_plain_json_and_agrees_with_the_figures():
   ]
   assert summary["auc"] == roc.auc(scores, keep)
   assert summary["auc_ci"][0] < summary["auc"] < summary["auc_ci"][1]
-  assert summary["balanced_accuracy"] == roc.balanced_accuracy(scores, keep)
+  assert summary["balanced_accuracy"] == decisions.balanced_accuracy(scores, keep)
   low, high = summary["balanced_accuracy_ci"]
   assert low < summary["balanced_accuracy"] < high
   assert summary["balanced_accuracy_max"] >= summary["balanced_accuracy"]
@@ -72,7 +79,7 @@ def test_an_attack_on_few_records_may_miss_a_class_in_some_models():
   scores = np.random.default_rng(0).normal(size=(4, 3)) + keep
   summary = summarize(scores, keep, resamples=20)
   able = scores[[0, 3]], keep[[0, 3]]
-  threshold = roc.shadow_thresholds(*able)[[0, 0, 0, 1]]
+  threshold = decisions.shadow_thresholds(*able)[[0, 0, 0, 1]]
   called = scores >= threshold[:, None]
   expected = (called[keep].mean() + (~called)[~keep].mean()) / 2
   assert summary["balanced_accuracy"] == pytest.approx(expected)
@@ -99,7 +106,7 @@ def test_pitfall_45_an_attack_that_calls_everyone_a_member_is_degenerate():
 def test_pitfall_139_the_interval_of_the_balanced_accuracy_keeps_the_thresholds():
   scores, keep = draw()
   summary = summarize(scores, keep, resamples=50, seed=3)
-  threshold = roc.shadow_thresholds(scores, keep)
+  threshold = decisions.shadow_thresholds(scores, keep)
   bounds = bootstrap_records(scores, keep, threshold=threshold, resamples=50, seed=3)
   assert summary["balanced_accuracy_ci"] == list(bounds["balanced_accuracy"])
 

@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.core.randomness import generator
-from mixdef.metrics import ranking
 from mixdef.metrics.intervals import effective_trials, independent_pairs, rate_intervals
-from mixdef.metrics.roc import scored_pairs
+from mixdef.metrics.roc import Roc, highest_tpr, scored_pairs
 
 
 def roc_band(
@@ -52,7 +51,7 @@ def roc_band(
   scores = np.atleast_2d(np.asarray(scores, dtype=np.float64))
   member = np.atleast_2d(member)
   values, truth = scored_pairs(scores, member)
-  levels = _thresholds(ranking.roc(values, truth), thresholds)
+  levels = _thresholds(Roc.of(values, truth), thresholds)
   scored = ~np.isnan(scores)
   records = np.cumsum(scored.any(0)) - 1
   record = np.broadcast_to(records, scores.shape)[scored]
@@ -70,25 +69,25 @@ def roc_band(
   # Integers below 2**53 stay exact as floats, whose products are fast.
   weights = np.array(draws, dtype=np.float64)
   curves = [
-    ranking.highest_tpr(tp, fp, rates)
+    highest_tpr(tp, fp, rates)
     for tp, fp in zip(weights @ tp, weights @ fp, strict=True)
     if tp[-1] and fp[-1]
   ]
   whole = tp.sum(0), fp.sum(0)
-  values = ranking.highest_tpr(*whole, rates)
+  values = highest_tpr(*whole, rates)
   pairs = independent_pairs(scores, member)
   trials = effective_trials(values, np.var(curves, axis=0), pairs)
   low, high = np.array(rate_intervals(values, trials, confidence)).T
   return low, high
 
 
-def _thresholds(roc: ranking.Roc, most: int) -> np.ndarray:
+def _thresholds(curve: Roc, most: int) -> np.ndarray:
   """Return at most `most` descending thresholds, the lowest score among them."""
-  if len(roc.threshold) <= most:
-    return roc.threshold
-  counts = np.geomspace(1, roc.fp[-1], most - 1)
-  places = np.searchsorted(roc.fp, np.append(0, counts), side="right") - 1
-  return roc.threshold[np.unique(places[places >= 0])]
+  if len(curve.threshold) <= most:
+    return curve.threshold
+  counts = np.geomspace(1, curve.fp[-1], most - 1)
+  places = np.searchsorted(curve.fp, np.append(0, counts), side="right") - 1
+  return curve.threshold[np.unique(places[places >= 0])]
 
 
 def _counts(record: np.ndarray, reached: np.ndarray, size: tuple[int, int]):

@@ -7,9 +7,8 @@ import numpy as np
 
 from mixdef.auditing.pages import svg, words
 from mixdef.auditing.pages.bands import roc_band
-from mixdef.metrics import ranking
 from mixdef.metrics.plots import frame_roc, roc_rates, step_curve, unresolved
-from mixdef.metrics.roc import scored_pairs
+from mixdef.metrics.roc import Roc, scored_pairs
 
 _WIDTH = 4.7
 _BANDS = 3
@@ -44,7 +43,7 @@ def roc_chart(
   Raises:
     ValueError: if an attack has no score of one class.
   """
-  rocs = {name: ranking.roc(*scored_pairs(rows, keep)) for name, rows in scores.items()}
+  rocs = {name: Roc.of(rows, keep) for name, rows in scores.items()}
   rates = roc_rates(rocs.values(), points=_POINTS)
   floor = rates[0] / 10  # a logarithmic axis cannot show a TPR of 0
 

@@ -15,7 +15,9 @@ from mixdef.attacks.signals import Signals
 from mixdef.contrib.mixup_theory.theory import falls_with_loss, log_likelihood_ratio
 from mixdef.core import validate
 from mixdef.core.randomness import generator
-from mixdef.metrics.roc import clopper_pearson, max_balanced_accuracy, scored_pairs
+from mixdef.metrics.decisions import max_balanced_accuracy
+from mixdef.metrics.intervals import clopper_pearson
+from mixdef.metrics.roc import scored_pairs
 
 
 class LossFits(NamedTuple):
