@@ -25,8 +25,8 @@ def chain(*defenses: Defense | str) -> Defense:
     One `Defense`, with the parts in `parts`.
 
   Raises:
-    ValueError: if an argument is not a defense, or if parts cannot be combined, with
-      the reason.
+    ValueError: for what is no defense, and for parts that cannot be combined, with the
+      reason.
 
   >>> str(chain("mixup", "ema|l1"))
   'mixup|ema|l1'

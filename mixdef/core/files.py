@@ -21,7 +21,7 @@ def local_path(path: str | os.PathLike, name: str = "path") -> pathlib.Path:
 
   Raises:
     ValueError: if it is empty, or starts with the name of an unknown user.
-    TypeError: if it is not a path.
+    TypeError: if it is no path.
 
   >>> local_path("runs/digits").as_posix()
   'runs/digits'
@@ -47,8 +47,8 @@ def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
     The file, open for writing bytes.
 
   Raises:
-    OSError: naming `path`, if it cannot be written or the disk is full; no partial
-      file is left behind.
+    OSError: naming `path`, if it cannot be written or the disk is full; nothing half
+      written stays behind.
   """
   fresh = path.with_name(f"new-{path.name}")
   try:

@@ -71,8 +71,8 @@ def read_grids(text: str) -> list[Grid]:
       for each of its values in turn, and several lists for every combination.
 
   Raises:
-    ValueError: if `mixdef.parse` rejects any cell, if a list is empty, or if the text
-      contains no defense.
+    ValueError: for what `mixdef.parse` refuses, in any cell, an empty list and no
+      defense at all.
 
   >>> [grid.texts for grid in read_grids("none; label_smoothing([0.1, 0.5])")]
   [['none'], ['label_smoothing', 'label_smoothing(epsilon=0.5)']]

@@ -212,7 +212,7 @@ def defense(factory: Any = None, *, aliases: Mapping[str, str] | None = None) ->
     The factory, which `mixdef.parse` finds by its name.
 
   Raises:
-    ValueError: if another defense has this name.
+    ValueError: for a name that another defense has.
   """
   if factory is None:
     return functools.partial(defense, aliases=aliases)

@@ -34,7 +34,7 @@ def row_by_row(part: Defense):
   The origin of a row is preserved, and its weight may decrease but not increase.
 
   Raises:
-    ValueError: when traced, if the hook does not map one row to one row.
+    ValueError: when traced, if a row does not stay one row.
   """
 
   def alone(row, state, ctx):

@@ -29,7 +29,7 @@ def check_optimizer(optimizer: Any) -> optax.GradientTransformationExtraArgs:
   """Return an optimizer whose `update` accepts any extra arguments.
 
   Raises:
-    TypeError: if it is not an optax transform, with what it is instead.
+    TypeError: for anything but an optax transform, saying what it is.
   """
   if isinstance(optimizer, optax.MultiSteps):
     return optax.with_extra_args_support(optimizer.gradient_transformation())
@@ -78,8 +78,8 @@ def start(
     why: the reason why no more is offered, for the error message.
 
   Raises:
-    ValueError: if the optimizer needs more than gradients, parameters and `extra`, or
-      does not train the weights to release.
+    ValueError: for an optimizer that needs more than gradients, parameters and `extra`,
+      or that does not train the weights to release.
   """
   state = _or_refuse(lambda: optimizer.init(params), extra, why)
   state = jax.tree.map(jnp.asarray, state)

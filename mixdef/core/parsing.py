@@ -49,8 +49,8 @@ def parse(text: str, *, values: Mapping[str, Any] | None = None) -> Defense:
       of a sweep: `parse("mixup(a)", values={"a": 0.3})`.
 
   Raises:
-    ValueError: if a name is unknown, if an argument is not a literal or is rejected by
-      the defense, or if parts cannot be combined.
+    ValueError: for an unknown name, an argument that is no literal or that the defense
+      refuses, and parts that cannot be combined.
 
   >>> str(parse("l2(1e-4) | label_smoothing"))
   'weight_decay(coefficient=0.0001)|label_smoothing'
@@ -131,7 +131,7 @@ def expression(text: str) -> Any:
   """Return the syntax tree of a text.
 
   Raises:
-    ValueError: if it is not an expression, with the column if that is known.
+    ValueError: for what is no expression, with the column where that is known.
   """
   if not isinstance(text, str):
     raise ValueError(f"{text!r} is a {type(text).__name__}: write a text")

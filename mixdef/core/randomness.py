@@ -31,7 +31,7 @@ def check_seed(seed: Any, what: str = "seed") -> int:
     what: name of the argument, for the error message.
 
   Raises:
-    ValueError: for anything else, including `None` and `True`.
+    ValueError: for anything else, `None` and `True` included.
 
   >>> check_seed(np.int64(7))
   7

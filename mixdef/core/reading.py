@@ -46,9 +46,9 @@ def read_npz(
     The arrays by name.
 
   Raises:
-    Damaged: if it is not an npz file of plain arrays, or its checksums do not match.
-    FileNotFoundError: if the file does not exist.
-    OSError: if the system does not permit reading it.
+    Damaged: if it is no npz file of plain arrays, or its checksums do not match.
+    FileNotFoundError: if there is none.
+    OSError: if the system does not let it be read.
   """
   path = local_path(path)
   with _one_line(path, what, fix), path.open("rb") as file:
@@ -83,9 +83,9 @@ def read_json(
     The value, without the checksum.
 
   Raises:
-    Damaged: if it is not JSON, has another form, or its checksum does not match.
-    FileNotFoundError: if the file does not exist.
-    OSError: if the system does not permit reading it.
+    Damaged: if it is no JSON, of another form, or its checksum does not match.
+    FileNotFoundError: if there is none.
+    OSError: if the system does not let it be read.
   """
   path = local_path(path)
   with _one_line(path, what, fix):
@@ -101,9 +101,9 @@ def digest_file(path: str | pathlib.Path, *, fix: str) -> str:
     fix: what to do if the file is missing, for the error message.
 
   Raises:
-    FileNotFoundError: if the file does not exist.
-    Damaged: if it is not a regular file.
-    OSError: if the system does not permit reading it.
+    FileNotFoundError: if there is none.
+    Damaged: if it is no regular file.
+    OSError: if the system does not let it be read.
   """
   path = local_path(path)
   with _one_line(path, "cannot be read", fix), path.open("rb") as file:
@@ -120,7 +120,7 @@ def unsealed(value: dict[str, Any]) -> dict[str, Any]:
   """Verify and remove the checksum that `seal` added to a JSON object.
 
   Raises:
-    ValueError: if the object was changed since.
+    ValueError: if it was changed since.
   """
   rest = {name: item for name, item in value.items() if name != _SEAL}
   if seal(rest) != value:
@@ -137,7 +137,7 @@ def parse_json(text: bytes, form: Any = dict, *, finite: bool = True) -> Any:
     finite: whether to reject NaN and infinities, which other readers do not support.
 
   Raises:
-    ValueError: if it is not JSON, or has another form.
+    ValueError: if it is no JSON, or of another form.
   """
   number = _finite if finite else float
   try:

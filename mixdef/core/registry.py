@@ -54,7 +54,7 @@ class Registry(dict[str, Callable[..., Any]]):
       aliases: alternative names, each with the call that it stands for.
 
     Raises:
-      ValueError: if another factory has this name.
+      ValueError: for a name that another factory has.
     """
     name = factory.__name__ if name is None else name
     if "<locals>" in getattr(factory, "__qualname__", ""):
@@ -74,8 +74,8 @@ class Registry(dict[str, Callable[..., Any]]):
     """Import and return the factory named `module:name`.
 
     Raises:
-      KeyError: if the name does not have that form.
-      ValueError: if the module cannot be imported or lacks the name.
+      KeyError: for another name.
+      ValueError: for a module that cannot be imported or lacks the name.
     """
     module, colon, attribute = name.rpartition(":")
     if not colon:
@@ -95,7 +95,7 @@ def import_module(name: str) -> Any:
   """Import a user's module; the current folder is also searched.
 
   Raises:
-    ValueError: if it cannot be imported, with the reason.
+    ValueError: with the reason why it cannot be imported.
   """
   try:
     if importlib.util.find_spec(name.partition(".")[0]) is None:
@@ -110,7 +110,7 @@ def load_plugins() -> None:
   """Import the modules that installed packages publish as `mixdef.plugins`.
 
   Raises:
-    ValueError: if one cannot be imported, naming its package.
+    ValueError: for one that cannot be imported, with its package.
   """
   for point in metadata.entry_points(group="mixdef.plugins"):
     try:
@@ -158,7 +158,7 @@ def attack(
     aliases: alternative names, each with the call that it stands for.
 
   Raises:
-    ValueError: if `reads` or `of` has another value, or if the name is taken.
+    ValueError: for another word of `reads` or `of`, and a name that is taken.
   """
   if reads not in ("signals", "models"):
     raise ValueError(f"reads={reads!r}; an attack reads 'signals' or 'models'")
@@ -184,7 +184,7 @@ def learner(
     of: "classifiers" or "generators".
 
   Raises:
-    ValueError: if `of` has another value, or if the name is taken.
+    ValueError: for another word of `of`, and a name that is taken.
   """
   registries = {"classifiers": LEARNERS, "generators": GAN_LEARNERS}
   if of not in registries:
@@ -204,7 +204,7 @@ def dataset(
     files: the files it reads, for the page of data sets; empty if it reads none.
 
   Raises:
-    ValueError: if the name is taken.
+    ValueError: for a name that is taken.
   """
 
   def register(reader):
@@ -228,7 +228,7 @@ def section(title: str) -> Callable[[AnyFactory], AnyFactory]:
   `title` on the page and in report.json.
 
   Raises:
-    ValueError: if the name is taken.
+    ValueError: for a name that is taken.
   """
 
   def register(function):

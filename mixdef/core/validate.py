@@ -25,7 +25,7 @@ def numbers(values: Any, what: str, *, text: str = _TEXT) -> np.ndarray:
   bfloat16 and similar types become float32. `text` is the fix to suggest for text.
 
   Raises:
-    ValueError: for masked arrays and non-numeric types, with the fix.
+    ValueError: for masked arrays and types that are no numbers, with what to do.
   """
   parts = values if isinstance(values, (list, tuple)) else (values,)
   if any(map(np.ma.isMaskedArray, parts)):
@@ -209,8 +209,8 @@ def queries(x: Any, known: np.ndarray) -> np.ndarray:
     known: the training records [N,...].
 
   Raises:
-    ValueError: for another shape, type or scale, for which models would silently return
-      wrong predictions.
+    ValueError: for another shape, type or scale, which models would answer all the
+      same, and wrongly.
   """
   x = numbers(x, "x")
   shape = known.shape[1:]

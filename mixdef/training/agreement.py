@@ -67,8 +67,8 @@ def agree(
     num_models: number of models that one process has to train.
 
   Raises:
-    AnotherRun: if the folder belongs to a different training, naming the field.
-    Damaged: if the noise seed stored in the folder cannot be read.
+    AnotherRun: if the folder is of another training, naming the field.
+    Damaged: if the seed of the noise that the folder drew cannot be read.
   """
   noise, secret = None, noise_seed
   if "states_epsilon" in training.learner.traits:

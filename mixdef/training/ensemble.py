@@ -34,7 +34,7 @@ def predict_in_blocks(
   not depend on the other queried records.
 
   Raises:
-    ValueError: if there are no records.
+    ValueError: for no records.
   """
   count = len(rows[0])
   if not count:
@@ -139,7 +139,7 @@ class Run:
       y: labels [B], integers in [0, num_classes).
 
     Raises:
-      ValueError: for invalid records or labels.
+      ValueError: for other records or labels.
     """
     x, y = validate.queries(x, self.data.x), validate.labels(y, "y")
     validate.lengths(x, y)
@@ -258,7 +258,7 @@ class Ensemble:
     """Return the ensemble of the models that did not diverge.
 
     Raises:
-      ValueError: if all models diverged.
+      ValueError: if all did.
     """
     broken = self.diverged
     if broken.all():

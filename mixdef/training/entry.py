@@ -40,7 +40,7 @@ def read(path: pathlib.Path, template):
   """Read a pytree; `template` gives its structure, shapes and types.
 
   Raises:
-    Damaged: if a file is missing, truncated or altered, or holds another tree.
+    Damaged: if a file is missing, cut short or altered, or holds another tree.
   """
   arrays = read_arrays(path)
   try:
@@ -58,7 +58,7 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
   """Read an entry whose tree was a flat dict.
 
   Raises:
-    Damaged: if a file is missing, truncated or altered.
+    Damaged: if a file is missing, cut short or altered.
   """
   written = read_notes(path)[_DIGEST]
   try:

@@ -50,8 +50,8 @@ def fit(
     The `Run`.
 
   Raises:
-    TypeError: if `learner` is not a learner, or `data` is not a `Dataset`.
-    ValueError: for sizes out of range, a defense that needs auxiliary records, or a
+    TypeError: for what is no learner, or no `Dataset`.
+    ValueError: for sizes out of range, a defense that needs reference records, or a
       folder that holds another run.
   """
   _check_kinds(learner, data)
@@ -123,11 +123,11 @@ def fit_many(
     The `Ensemble`, models in the order of `keep`.
 
   Raises:
-    TypeError: if `learner` is not a learner, or `data` is not a `Dataset`.
-    ValueError: for sizes out of range, a defense that needs auxiliary records, or a
+    TypeError: for what is no learner, or no `Dataset`.
+    ValueError: for sizes out of range, a defense that needs reference records, or a
       folder that holds another run.
     BlockingIOError: if another process is writing in the folder.
-    OSError: if the folder cannot be written; its content stays intact.
+    OSError: if the folder cannot be written; what is there stays whole.
     Stopped: if a worker or another process failed; the same call resumes.
   """
   with shadow_training(

@@ -30,7 +30,7 @@ def connect(coordinator: str, num_processes: int, process_id: int) -> None:
     process_id: index of this process, 0 to num_processes - 1, if set manually.
 
   Raises:
-    ValueError: if the arguments do not identify this process.
+    ValueError: if they do not say which process this is.
   """
   if coordinator == "auto":
     jax.distributed.initialize()
@@ -51,7 +51,7 @@ def together(what: str) -> Iterator[None]:
   them.
 
   Raises:
-    Stopped: if this process succeeded and another one failed.
+    Stopped: where this process did well and another failed.
   """
   if jax.process_count() == 1:
     yield

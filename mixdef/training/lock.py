@@ -15,7 +15,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
   is locked.
 
   Raises:
-    BlockingIOError: if another process holds the lock, naming that process.
+    BlockingIOError: if another process holds it, naming that one.
   """
   try:
     import fcntl

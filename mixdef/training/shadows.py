@@ -179,9 +179,9 @@ def open_shadows(
     progress: show progress.
 
   Raises:
-    AnotherRun: if the folder holds models of a different training.
+    AnotherRun: if the folder holds models made from other things.
     BlockingIOError: if another run is writing there.
-    ValueError: if there are several processes and no folder.
+    ValueError: if there is no folder and several processes.
   """
   processes = jax.process_count()
   if out is None and processes > 1:

@@ -28,8 +28,8 @@ def in_workers(function: Callable, *, shared: int, traced: Callable) -> Callable
     The function over S models.
 
   Raises:
-    ValueError: if JAX does not run on a CPU.
-    NotExportable: on the first call, if the function calls back into Python.
+    ValueError: where jax does not run on a CPU.
+    NotExportable: on the first call, for a function that calls back into Python.
     RuntimeError: from the function over S models, if a worker dies or fails.
   """
   if jax.default_backend() != "cpu":
