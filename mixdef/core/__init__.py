@@ -1,4 +1,4 @@
-"""What a defense or a learner is made of: the kit of those who write one."""
+"""The building blocks for writing a defense or a learner."""
 
 from mixdef.core import registry
 from mixdef.core.chaining import chain, from_optax

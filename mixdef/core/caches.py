@@ -1,4 +1,4 @@
-"""Where work is kept that would only be done again: compiled programs, libraries."""
+"""Cache folders on disk, for compiled programs and libraries."""
 
 import functools
 import os
@@ -9,14 +9,14 @@ from absl import logging
 
 @functools.cache
 def folder(name: str) -> pathlib.Path | None:
-  """Return a folder under ~/.cache/mixdef, made if it is not there.
+  """Return a folder under ~/.cache/mixdef, creating it if necessary.
 
   Args:
-    name: what is kept there.
+    name: name of the cache.
 
   Returns:
-    The folder; None, with one line in the log, where there is no home folder or
-    nothing can be written to it.
+    The folder, or None (with one line in the log) if there is no home folder or it is
+    not writable.
   """
   try:
     path = pathlib.Path.home() / ".cache" / "mixdef" / name
@@ -28,7 +28,7 @@ def folder(name: str) -> pathlib.Path | None:
   except (
     OSError,
     RuntimeError,
-  ) as error:  # RuntimeError: nobody's home folder is known
+  ) as error:  # RuntimeError: the home folder cannot be determined
     logging.info("nothing is kept in a cache of %s: %s", name, error)
     return None
   return path

@@ -1,4 +1,4 @@
-"""Compose defenses with `chain`, and make them of optax transforms."""
+"""Compose defenses with `chain`, and wrap optax transforms as defenses."""
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +11,18 @@ _BATCH_ORDER = ("table", "augment", "mix", "label")
 
 
 def chain(*defenses: Defense | str) -> Defense:
-  """Compose defenses; flat and associative, `chain()` is the identity.
+  """Compose defenses into one; flat and associative, and `chain()` is the identity.
 
-  The state is `{name: state}`. Batch hooks are ordered stably by trait (table, augment,
-  mix, label), the gradient estimator's own `grads` hook runs first, all else in the
-  order given. Each part draws from its own random stream, so adding or removing a part
-  never changes another part's randomness.
+  The state is `{name: state}`. Batch hooks are stably sorted by trait (table, augment,
+  mix, label), the gradient estimator's own `grads` hook runs first, and all other hooks
+  run in the order given. Each part draws from its own random stream, so adding or
+  removing a part never changes another part's randomness.
 
   Args:
-    *defenses: parts or chains, or texts of them as `mixdef.parse` reads.
+    *defenses: parts or chains, or their text as accepted by `mixdef.parse`.
 
   Returns:
-    One `Defense` with the parts under `parts`.
+    One `Defense`, with the parts in `parts`.
 
   Raises:
     ValueError: for what is no defense, and for parts that cannot be combined, with the
@@ -51,7 +51,7 @@ def chain(*defenses: Defense | str) -> Defense:
     return ctx._replace(key=fold_in_name(ctx.key, hook, part.name))
 
   def thread(hook):
-    """Pass a value through every part's hook."""
+    """Thread a value through every part's hook."""
     acting = with_hook(hook)
     if not acting:
       return None
@@ -69,7 +69,7 @@ def chain(*defenses: Defense | str) -> Defense:
     return run
 
   def write(hook):
-    """Let every part's hook rewrite its own state."""
+    """Let every part's hook update its own state."""
     acting = with_hook(hook)
     if not acting:
       return None
@@ -145,7 +145,7 @@ def chain(*defenses: Defense | str) -> Defense:
 
 
 def _clipping_for_a_guarantee(parts):
-  """Return the part that clips every record and counts on it, or None."""
+  """Return the part whose guarantee relies on per-record clipping, or None."""
   for part in parts:
     if "per_example" in part.traits and "no_guarantee" not in part.traits:
       return part
@@ -153,9 +153,9 @@ def _clipping_for_a_guarantee(parts):
 
 
 def _read(part) -> Defense:
-  """Return a part as a `Defense`, which may be given as its text."""
+  """Return a part as a `Defense`, parsing it if it is a text."""
   if isinstance(part, str):
-    from mixdef.core.parsing import parse  # it needs `chain`
+    from mixdef.core.parsing import parse  # which imports `chain`
 
     return parse(part)
   if isinstance(part, Defense):
@@ -169,7 +169,7 @@ def _read(part) -> Defense:
 
 
 def _refuse(parts):
-  """Raise for parts that cannot be combined."""
+  """Raise if parts cannot be combined."""
   names = [part.name for part in parts]
   for name in names:
     if not (isinstance(name, str) and name.isidentifier()):
@@ -210,7 +210,7 @@ def _refuse(parts):
 
 
 def _refuse_with_clipping(part, clipped):
-  """Raise where a part makes the bound of per-record clipping void."""
+  """Raise if a part would invalidate the bound of per-record clipping."""
   if "whole_batch" in part.traits:
     raise ValueError(
       f"{clipped.name} clips each record's gradient, but {part.name} makes the loss of "
@@ -249,7 +249,7 @@ def _batch_rank(part):
 
 
 def _strongly_typed(state):
-  """Drop weak types, which would make the step trace twice."""
+  """Remove weak types, which would cause the step to be traced twice."""
 
   def cast(leaf):
     leaf = jnp.asarray(leaf)
@@ -261,19 +261,19 @@ def _strongly_typed(state):
 
 
 def from_optax(name: str, transform, *, per_example: bool = False) -> Defense:
-  """Make any optax `GradientTransformation` a defense with its own state per model.
+  """Wrap any optax `GradientTransformation` as a defense, with one state per model.
 
   Args:
     name: the part's name in the chain.
-    transform: a `GradientTransformation`, or `key -> GradientTransformation` for one
-      that draws noise: it is built from each model's own key, so vmapped shadow models
-      never share noise.
-    per_example: hand the transform gradients with a leading batch axis [B,...], as
-      `optax.contrib.differentially_private_aggregate` expects. Padded rows are zero
-      gradients, and such a transform divides by B with the padding.
+    transform: a `GradientTransformation`, or `key -> GradientTransformation` for a
+      transform that draws noise. The latter is built from each model's own key, so
+      vmapped shadow models never share noise.
+    per_example: pass the transform gradients with a leading batch axis [B,...], as
+      `optax.contrib.differentially_private_aggregate` expects. Gradients of padded rows
+      are zero, and such a transform divides by B including the padding.
 
   Returns:
-    The defense; its text is opaque, so a run with it needs an explicit text.
+    The defense. Its text is opaque, so a run that uses it needs an explicit text.
 
   Guarantee: none is stated by mixdef; with noise it is the transform's own.
   """

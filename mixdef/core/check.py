@@ -1,6 +1,6 @@
-"""Checks of arguments, one by one or by a decorator, before a function runs.
+"""Argument checks, called directly or through a decorator.
 
-Numbers that JAX traces, as those of a sweep are, pass unchecked.
+Numbers traced by JAX, such as those of a sweep, are not checked.
 """
 
 import functools
@@ -18,21 +18,22 @@ from mixdef.core.randomness import check_seed
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 Check = Callable[[str, Any], None]
 
-_LARGEST = float(np.finfo(np.float32).max)  # what a program can hold
-_MOST = 2**31 - 1  # the largest int32: what a program counts with
+_LARGEST = float(np.finfo(np.float32).max)  # the largest value a program can represent
+_MOST = 2**31 - 1  # the largest int32; programs count in int32
 
 
 def is_static(value) -> bool:
-  """Tell whether `value` is a number known now, not one traced by JAX."""
+  """Return whether `value` is a concrete number, not one traced by JAX."""
   return isinstance(value, numbers.Real)
 
 
 def check_number(
   what, value, low=-_LARGEST, high=_LARGEST, *, above=-math.inf, below=math.inf
 ):
-  """Refuse what is no number, or one outside [low, high] or (above, below).
+  """Raise unless `value` is a number in [low, high] and in (above, below).
 
-  Infinity is refused unless `high` is infinite, and so is what float32 cannot hold.
+  Infinity is rejected unless `high` is infinite, as are numbers that float32 cannot
+  represent.
 
   Raises:
     ValueError: with the argument, its value and the range.
@@ -64,7 +65,7 @@ def check_number(
 
 
 def check_count(what, value, low=1, high=_MOST):
-  """Refuse anything but an integer in [low, high], int32's largest by default."""
+  """Raise unless `value` is an integer in [low, high], by default up to int32's max."""
   if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
     raise ValueError(f"{what} is {value!r}; give an integer of at least {low}")
   if value > high:
@@ -72,13 +73,13 @@ def check_count(what, value, low=1, high=_MOST):
 
 
 def check_flag(what, value):
-  """Refuse anything but True and False."""
+  """Raise unless `value` is True or False."""
   if not isinstance(value, (bool, np.bool_)):
     raise ValueError(f"{what} is {value!r}; give True or False")
 
 
 def check_choice(what, value, options):
-  """Refuse a word that is not among `options`."""
+  """Raise unless `value` is one of `options`."""
   if not isinstance(value, str) or value not in options:
     known = ", ".join(map(repr, options))
     raise ValueError(f"{what} is {value!r}; it is one of {known}")
@@ -88,27 +89,27 @@ flag: Check = check_flag
 
 
 def number(*limits: float, **ends: float) -> Check:
-  """Return the check of a number; the arguments are those of `check_number`."""
+  """Return a check for a number, with the arguments of `check_number`."""
   return lambda what, value: check_number(what, value, *limits, **ends)
 
 
 def count(*limits: int) -> Check:
-  """Return the check of an integer; the arguments are those of `check_count`."""
+  """Return a check for an integer, with the arguments of `check_count`."""
   return lambda what, value: check_count(what, value, *limits)
 
 
 def seed(what: str, value: Any) -> None:
-  """Check a seed, see `check_seed`."""
+  """Check a seed; see `check_seed`."""
   check_seed(value, what)
 
 
 def one_of(*options: str) -> Check:
-  """Return the check of a word among `options`."""
+  """Return a check that a value is one of `options`."""
   return lambda what, value: check_choice(what, value, options)
 
 
 def optional(check: Check) -> Check:
-  """Return a check that lets None pass."""
+  """Return a check that also accepts None."""
 
   def run(what: str, value: Any) -> None:
     if value is not None:
@@ -118,15 +119,16 @@ def optional(check: Check) -> Check:
 
 
 def checked(*, together: Callable[..., None] | None = None, **checks: Check):
-  """Refuse wrong arguments of a function by name, whenever it is called.
+  """Check a function's arguments by name on every call.
 
   Args:
     together: `together(**arguments)`, a check of several arguments at once.
-    **checks: what each argument must pass, `check(what, value)`.
+    **checks: the check of each argument, `check(what, value)`.
 
   Returns:
-    The decorator. Afterwards the function's `check(**arguments)` checks without a call,
-    and its `checks` tell which arguments a text can give.
+    The decorator. The decorated function's `check(**arguments)` checks arguments
+    without calling the function, and its `checks` lists the arguments that a text can
+    set.
 
   >>> @checked(gamma=number(above=0))
   ... def attack(signals, *, gamma=2.0):

@@ -1,4 +1,4 @@
-"""Paths that users give, and files of which a reader never finds half."""
+"""User-supplied paths, and atomic file writes."""
 
 import contextlib
 import csv
@@ -13,11 +13,11 @@ _CLUTTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "icon\r")
 
 
 def local_path(path: str | os.PathLike, name: str = "path") -> pathlib.Path:
-  """Return a path that a user gave, with `~` expanded.
+  """Return a user-supplied path with `~` expanded.
 
   Args:
-    path: of a file or folder.
-    name: of the argument, for the message.
+    path: path of a file or folder.
+    name: name of the argument, for the error message.
 
   Raises:
     ValueError: if it is empty, or starts with the name of an unknown user.
@@ -38,10 +38,10 @@ def local_path(path: str | os.PathLike, name: str = "path") -> pathlib.Path:
 
 @contextlib.contextmanager
 def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
-  """Open a file beside `path`, and move it there once all of it is written.
+  """Open a temporary file next to `path`, and rename it once it is fully written.
 
   Args:
-    path: where the file belongs; one that is there stays until the new one is whole.
+    path: destination; an existing file is kept until the new one is complete.
 
   Yields:
     The file, open for writing bytes.
@@ -60,7 +60,7 @@ def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
       fresh.unlink(missing_ok=True)
   except OSError as error:
     if error.filename not in (None, str(fresh)):
-      raise  # of another file, which the caller was reading
+      raise  # the error concerns another file, which the caller was reading
     reason = f"{error.strerror}: nothing was changed there, so mend that and run again"
     raise OSError(error.errno, reason, str(path)) from None
 
@@ -74,7 +74,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def write_csv(
   path: pathlib.Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
 ) -> None:
-  """Write a table with a header; a value that a row lacks stays empty."""
+  """Write a table with a header; values missing from a row are left empty."""
   text = io.StringIO(newline="")
   table = csv.DictWriter(text, columns)
   table.writeheader()
@@ -88,17 +88,17 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def save_figure(figure: Any, path: str | pathlib.Path) -> None:
-  """Draw a matplotlib figure into a file of the format of its suffix."""
+  """Save a matplotlib figure; the file's suffix selects the format."""
   path = local_path(path)
   with whole_file(path) as file:
     figure.savefig(file, format=path.suffix[1:], dpi=150)
 
 
 def is_clutter(path: str | os.PathLike[str]) -> bool:
-  """Tell whether a desktop made this file or folder: it is nobody's data.
+  """Return whether a file or folder was created by a desktop, and holds no data.
 
   Args:
-    path: of a file or folder; only its name counts.
+    path: path of a file or folder; only its name matters.
 
   Returns:
     True for hidden files, such as macOS's `.DS_Store` and `._name`, for its folder

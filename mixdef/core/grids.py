@@ -1,4 +1,4 @@
-"""Texts of defenses with lists as arguments: `mixup([0.1, 1.0])` is two of them."""
+"""Grids of defenses: `mixup([0.1, 1.0])` is a text that describes two defenses."""
 
 import ast
 import itertools
@@ -13,12 +13,12 @@ from mixdef.core.parsing import expression, literal, parse, written
 
 
 class Grid(NamedTuple):
-  """A family of defenses that differ in the numbers their text lists.
+  """A family of defenses that differ in the values listed in their text.
 
   Attributes:
-    text: as written, lists and all.
-    template: the text with a name in the place of each list.
-    values: what each name stands for, one value a cell.
+    text: the text as written, including the lists.
+    template: the text with each list replaced by a name.
+    values: the values of each name, one per cell.
   """
 
   text: str
@@ -27,7 +27,7 @@ class Grid(NamedTuple):
 
   @property
   def cells(self) -> list[dict[str, Any]]:
-    """What the names stand for in each cell; one empty dict without lists."""
+    """The value of each name, per cell; one empty dict if the text has no lists."""
     rows = zip(*self.values.values(), strict=True)
     return [dict(zip(self.values, row, strict=True)) for row in rows] or [{}]
 
@@ -37,18 +37,18 @@ class Grid(NamedTuple):
     return [str(self.defense(**cell)) for cell in self.cells]
 
   def defense(self, **values: Any) -> Defense:
-    """Return the chain at these values, which may be traced."""
+    """Return the chain for these values, which may be traced."""
     return parse(self.template, values=values)
 
   def take(self, cells: Sequence[int]) -> "Grid":
-    """Return the grid of some of the cells, by their number."""
+    """Return the grid restricted to some cells, given by index."""
     values = {
       name: tuple(column[i] for i in cells) for name, column in self.values.items()
     }
     return self._replace(values=values)
 
   def traceable(self) -> bool:
-    """Tell whether one program can train all cells: nothing static depends on them."""
+    """Whether one program can train all cells: nothing static depends on the values."""
     values = [value for column in self.values.values() for value in column]
     if not values or not all(type(v) is float and math.isfinite(v) for v in values):
       return False
@@ -67,8 +67,8 @@ def read_grids(text: str) -> list[Grid]:
   """Read families of defenses, joined by `;`.
 
   Args:
-    text: defenses as `mixdef.parse` reads them; a list in the place of an argument is
-      every value in turn, and several lists are every combination.
+    text: defenses as accepted by `mixdef.parse`. A list in place of an argument stands
+      for each of its values in turn, and several lists for every combination.
 
   Raises:
     ValueError: for what `mixdef.parse` refuses, in any cell, an empty list and no
@@ -81,7 +81,7 @@ def read_grids(text: str) -> list[Grid]:
   if not grids:
     raise ValueError(f"{text!r} names no defense: write 'none' for the undefended")
   for grid in grids:
-    grid.texts  # noqa: B018  a wrong cell is refused before the first is trained
+    grid.texts  # noqa: B018  reject an invalid cell before any cell is trained
   return grids
 
 
@@ -89,7 +89,7 @@ def _read(text: str) -> Grid:
   lists: dict[str, list] = {}
 
   class Names(ast.NodeTransformer):
-    """Put a name in the place of each list."""
+    """Replace each list by a name."""
 
     def visit_List(self, node):
       if not node.elts:

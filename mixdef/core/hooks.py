@@ -1,8 +1,8 @@
-"""Defenses as transforms: the nouns, `@defense`, and what hooks do with rows.
+"""Defenses as transforms: the core types, `@defense`, and helpers for writing hooks.
 
 A `Defense` is a bundle of optional pure functions, each acting at one point of
 training or release. `mixdef.chain` composes them; a learner calls the composed hooks.
-The letters in shapes: B batch, K classes, N records, M models of a stage.
+Letters in shapes: B batch, K classes, N records, M models of a stage.
 """
 
 import functools
@@ -16,13 +16,13 @@ import numpy as np
 
 from mixdef.core.registry import DEFENSES
 
-Hook = Any  # a function, or None where nothing acts; typed by the tables below
+Hook = Any  # a function, or None; the signatures are listed in `Defense`
 
 
 class Ctx(NamedTuple):
-  """Where training stands; only `key` differs per model.
+  """The position in training; only `key` differs between models.
 
-  `batch_size` is the public one, whatever number of records a step happens to draw.
+  `batch_size` is the public batch size, regardless of how many records a step draws.
   """
 
   key: Any
@@ -34,15 +34,15 @@ class Ctx(NamedTuple):
 
   @property
   def progress(self):
-    """Share of the epochs that are over, in [0, 1]; constant inside an epoch."""
+    """Fraction of epochs completed, in [0, 1]; constant within an epoch."""
     return self.epoch / self.epochs
 
 
 class Rows(NamedTuple):
-  """The rows of one step [B], dealt by the training loop.
+  """The rows of one step [B], chosen by the training loop.
 
-  Weight 1 marks a member, reference 1 a record of the defender's own; both are 0 for
-  padding.
+  Weight 1 marks a member, reference 1 an auxiliary record of the defender; both are 0
+  for padding.
   """
 
   index: Any
@@ -51,11 +51,11 @@ class Rows(NamedTuple):
 
 
 class Batch(NamedTuple):
-  """One batch: x [B,...], y [B,K] on the simplex, and where each row comes from.
+  """One batch: x [B,...], y [B,K] on the simplex, and the origin of each row.
 
   A row is `lam * record[index] + (1 - lam) * record[partner]`; unmixed rows have
-  partner = index and lam = 1. `view` int [B] says which of its record's views a row is,
-  where records have several, side by side; None where each has one.
+  partner = index and lam = 1. `view` int [B] is the index of the row among the views of
+  its record, if records have several views in the batch; None if each has one.
   """
 
   x: Any
@@ -71,7 +71,8 @@ class Batch(NamedTuple):
 class Data(NamedTuple):
   """Records on the device, shared by all models: x [N,...], y int [N].
 
-  `reference` bool [N] marks the defender's own records: never members, never audited.
+  `reference` bool [N] marks the defender's auxiliary records, which are never members
+  and never audited.
   """
 
   x: Any
@@ -80,11 +81,12 @@ class Data(NamedTuple):
 
 
 class Spec(NamedTuple):
-  """What a state is initialised from; the integers are static.
+  """Inputs to `init`: example record, sizes and the previous stage's table.
 
-  `example` is one record [1,...], or zeros where a guarantee is given, `variables` the
-  model's (None until it has been initialised), `table` [N,K] the log-probabilities of
-  the stage before (or None), `num_members` the public training-set size.
+  The integers are static. `example` is one record [1,...], or zeros under a guarantee;
+  `variables` are the model's (None until it has been initialized); `table` [N,K] holds
+  the log-probabilities of the previous stage (or None); `num_members` is the public
+  training-set size.
   """
 
   example: Any
@@ -99,7 +101,7 @@ class Spec(NamedTuple):
 
 
 class View(NamedTuple):
-  """A whole-data look at the model, given to the `epoch` and `finish` hooks.
+  """The model and the full data set, as seen by the `epoch` and `finish` hooks.
 
   `predict(x)` returns log-probabilities [.,K] in inference mode; in `finish` it uses
   the weights that will be released. `keep` bool [N] marks the rows trained on.
@@ -114,13 +116,14 @@ class View(NamedTuple):
 
 
 class Stage(NamedTuple):
-  """M trainings that come before this one, on other rows.
+  """M models (teachers) trained before this one, on other rows.
 
-  `rows(key, keep [N], reference [N]) -> bool [M,N]` says who trains on what;
+  `rows(key, keep [N], reference [N]) -> bool [M,N]` selects the rows of each teacher;
   `table(key, log_probs [M,N,K], rows [M,N], keep [N]) -> [N,K]` condenses their outputs
-  into `Spec.table`. `defense` None means the rest of the chain. `question(learner,
-  state, x [B,...], y [B]) -> [B,...]` is what they are asked instead of
-  log-probabilities, and `columns` how many the table then has instead of K.
+  into `Spec.table`. If `defense` is None, they are trained with the rest of the chain.
+  `question(learner, state, x [B,...], y [B]) -> [B,...]` replaces log-probabilities as
+  the teachers' output; `columns` is then the number of columns of the table, in place
+  of K.
   """
 
   rows: Callable
@@ -132,10 +135,10 @@ class Stage(NamedTuple):
 
 
 class Defense(NamedTuple):
-  """Optional pure functions, each acting at one point; None = it does not act there.
+  """Optional pure functions, each acting at one point; None means no action there.
 
-  `name` is unique in a chain: it names the part's state and its random stream. `text`
-  is the canonical call that `mixdef.parse` reads back.
+  `name` is unique in a chain and identifies the part's state and its random stream.
+  `text` is the canonical call, which `mixdef.parse` reads back.
 
   ```
   model          {field: value} set on the linen module
@@ -154,17 +157,19 @@ class Defense(NamedTuple):
   release_output (log_probs [B,K], state, ctx, x) -> [B,K]
   ```
 
-  Traits order the batch hooks (`table`, `augment`, `mix`, `label`) and state what a
-  part needs or forbids: `per_example`, `whole_batch`, `cross_example`, `poisson`,
-  `needs_reference` (refused without), `reference_rows` (they ride in the batches),
-  `quantities` (it computes with records: token ids and other integers are refused),
-  `no_guarantee`, `states_epsilon` (of differential privacy, in its state),
-  `post_processing` (its `update`, `epoch` and `finish` need no member), `critic` (its
-  loss is of a GAN's critic), `opaque` (the text cannot be read back).
+  Traits order the batch hooks (`table`, `augment`, `mix`, `label`) and declare what a
+  part requires or forbids: `per_example`, `whole_batch`, `cross_example`, `poisson`,
+  `needs_reference` (raises if the data has no auxiliary records), `reference_rows`
+  (auxiliary records are included in the batches), `quantities` (it computes with
+  records, so token ids and other integers are rejected), `no_guarantee`,
+  `states_epsilon` (its state reports the epsilon of differential privacy),
+  `post_processing` (its `update`, `epoch` and `finish` do not need members), `critic`
+  (its loss applies to a GAN's critic), `opaque` (the text cannot be read back).
 
-  Beside a part that is `per_example` and gives a guarantee, `batch`, `log_probs` and
-  `loss` see one record at a time, `update` gets None for losses, log-probabilities and
-  batch, and views hold zeros in place of the members; see `mixdef.core.isolation`.
+  In a chain with a `per_example` part that gives a guarantee, the `batch`, `log_probs`
+  and `loss` hooks of the other parts see one record at a time, `update` gets None for
+  losses, log-probabilities and batch, and views hold zeros in place of the members; see
+  `mixdef.core.isolation`.
   """
 
   name: str
@@ -194,14 +199,14 @@ _LITERALS = (bool, int, float, str, type(None), tuple, list, dict)
 
 
 def defense(factory: Any = None, *, aliases: Mapping[str, str] | None = None) -> Any:
-  """Register a factory of defenses, record its calls as text and accept `name=`.
+  """Register a defense factory, record its calls as text and accept `name=`.
 
-  The factory may leave `name` empty: it becomes the factory's name, or the `name=`
-  given by the caller, which lets one chain hold a defense twice.
+  The factory may leave `name` empty. It then becomes the factory's name, or the `name=`
+  passed by the caller, which allows a chain to contain a defense twice.
 
   Args:
     factory: `(...) -> Defense`; without it, `defense(aliases=...)` is the decorator.
-    aliases: other names, each with the call that it stands for.
+    aliases: alternative names, each with the call that it stands for.
 
   Returns:
     The factory, which `mixdef.parse` finds by its name.
@@ -244,21 +249,22 @@ def defense(factory: Any = None, *, aliases: Mapping[str, str] | None = None) ->
 
 
 def weighted_mean(values, weight):
-  """Mean of `values` [B] over the rows with weight; 0 when there are none."""
+  """Return the weighted mean of `values` [B]; 0 if all weights are 0."""
   return (values * weight).sum() / jnp.maximum(weight.sum(), 1.0)
 
 
 def mean_value_and_grad(losses_fn, *, microbatch=None):
-  """Estimate the gradient of the mean loss, as a chain without an estimator does.
+  """Return the default gradient estimator, the gradient of the mean loss.
 
   Args:
     losses_fn: `(params, batch, ctx) -> (losses [B], aux)`.
-    microbatch: rows differentiated at once, one group after the other, so that memory
-      does not grow with B; None is the whole batch. With it the loss of a row must
-      depend on that row alone, and each leaf of `aux` must lead with the axis B.
+    microbatch: number of rows differentiated at once, one group after the other, so
+      that memory does not grow with B; None means the whole batch. With microbatches,
+      the loss of a row must depend on that row only, and each leaf of `aux` must have
+      the leading axis B.
 
   Returns:
-    What `Defense.value_and_grad` returns; the same to rounding for any `microbatch`.
+    As `Defense.value_and_grad`; equal up to rounding for any `microbatch`.
   """
 
   def run(params, batch, state, ctx):
@@ -279,7 +285,7 @@ def mean_value_and_grad(losses_fn, *, microbatch=None):
       return jax.tree.map(jnp.add, sums, (value, grads)), out
 
     def wide_zeros(p):
-      # A long sum of bfloat16 stalls at 256 times its terms.
+      # A long sum in bfloat16 stagnates at 256 times the size of its terms.
       return jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32))
 
     zeros = (jnp.zeros_like(total), jax.tree.map(wide_zeros, params))
@@ -293,9 +299,9 @@ def mean_value_and_grad(losses_fn, *, microbatch=None):
 
 
 def _microbatches(batch, size):
-  """Cut a batch into groups of `size` rows, the last filled up with rows of weight 0.
+  """Split a batch into groups of `size` rows, padding the last with rows of weight 0.
 
-  They repeat the last row: then they are finite wherever the batch is.
+  The padding repeats the last row, so it is finite if the batch is.
   """
   count = batch.weight.shape[0]
   groups = -(-count // size)
@@ -307,6 +313,6 @@ def _microbatches(batch, size):
 
 
 def take(table, batch: Batch):
-  """Rows [B,...] of a per-record table [N,...], mixed as the batch was mixed."""
+  """Return rows [B,...] of a per-record table [N,...], mixed as the batch was mixed."""
   lam = batch.lam.reshape(batch.lam.shape + (1,) * (table.ndim - 1))
   return lam * table[batch.index] + (1 - lam) * table[batch.partner]

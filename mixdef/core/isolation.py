@@ -1,15 +1,16 @@
-"""What keeps a guarantee true whatever parts a chain holds.
+"""Isolation of records, which keeps a privacy guarantee valid for any chain of parts.
 
-Per-record clipping bounds what a record adds to one step. Epsilon follows from it only
-if the record acts nowhere else, so in a chain that clips records for a guarantee
+Per-record clipping bounds the contribution of a record to one step. Epsilon follows
+only if the record has no other influence, so in a chain that clips records for a
+guarantee
 
-- every row passes the batch hooks alone, and with at most the weight it was dealt,
-- every record passes the model, `log_probs` and `loss` alone, with its own views: the
-  estimators of `mixdef.defenses.per_example` see to that,
-- the hooks that run beside the noised gradient are not given the members.
+- every row passes through the batch hooks alone, and its weight never increases,
+- every record passes through the model, `log_probs` and `loss` alone, with its own
+  views; the estimators of `mixdef.defenses.per_example` ensure this,
+- the hooks that run outside the noised gradient do not receive the members.
 
-None of this trusts what a part declares. `check` refuses the parts that would not be
-themselves under it.
+None of this relies on what a part declares. `check` rejects parts whose behavior would
+change under isolation.
 """
 
 import collections
@@ -24,13 +25,13 @@ from mixdef.core.hooks import Batch, Ctx, Defense
 from mixdef.core.randomness import random_key
 
 _ROWS = 5
-_SCALES = (1.0, 30.0)  # of records and logits: a gate may open at extreme values only
+_SCALES = (1.0, 30.0)  # of records and logits; some hooks act at extreme values only
 
 
 def row_by_row(part: Defense):
-  """Return the part's batch hook, applied to each row in a batch of its own.
+  """Return the part's batch hook, applied to each row as a separate batch of one.
 
-  Where a row comes from stays as it was, and its weight may fall but not rise.
+  The origin of a row is preserved, and its weight may decrease but not increase.
 
   Raises:
     ValueError: when traced, if a row does not stay one row.
@@ -55,10 +56,11 @@ def row_by_row(part: Defense):
 
 
 def without_members(part: Defense, name: str):
-  """Return the part's `update`, `epoch` or `finish` hook, given no member's data.
+  """Return the part's `update`, `epoch` or `finish` hook without access to members.
 
-  `update` gets None for losses, log-probabilities and batch; the view of the others
-  holds the reference rows, zeros in place of all other records, and no membership.
+  `update` gets None for losses, log-probabilities and batch. The view passed to `epoch`
+  and `finish` holds the auxiliary rows, zeros in place of all other records, and no
+  membership.
   """
   run = getattr(part, name)
 
@@ -87,21 +89,21 @@ def without_members(part: Defense, name: str):
 
 
 def public(spec):
-  """Return a `Spec` whose example is no record: the first one may be a member."""
+  """Return a `Spec` without a real example, which might be a member."""
   return spec._replace(example=jnp.zeros_like(spec.example))
 
 
 def check(clipped: Defense, hooks: dict[str, list[Defense]], spec) -> None:
-  """Refuse parts that treat a row beside others otherwise than alone.
+  """Reject parts that treat a row in a batch differently from the row alone.
 
-  Their batch, `log_probs` and `loss` hooks are run on a few made-up rows, together and
-  one by one, at several epochs and scales. A part that couples rows and is not caught
-  still sees one row at a time in training.
+  Runs their batch, `log_probs` and `loss` hooks on a few synthetic rows, together and
+  one by one, at several epochs and scales. A part that couples rows but is not detected
+  still sees only one row at a time in training.
 
   Args:
     clipped: the part that clips records.
     hooks: the parts with `batch`, `log_probs` and `loss` hooks, in their order.
-    spec: what the chain is initialised from; only shapes are read.
+    spec: the `Spec` that initializes the chain; only shapes are read.
 
   Raises:
     ValueError: naming the part and what it does.
@@ -127,7 +129,7 @@ def check(clipped: Defense, hooks: dict[str, list[Defense]], spec) -> None:
     trials = [
       (epoch, *_rows(spec, scale, seed))
       for seed, (epoch, scale) in enumerate(
-        # The first epoch, one between, and the last.
+        # The first, a middle and the last epoch.
         itertools.product((0, spec.epochs // 2, spec.epochs - 1), _SCALES)
       )
     ]
@@ -145,7 +147,7 @@ def check(clipped: Defense, hooks: dict[str, list[Defense]], spec) -> None:
 
 
 def _trial(clipped, hooks, spec, state, key, epoch, batch, log_probs):
-  """Return, by the words of a fault, whether one set of rows shows none."""
+  """Return, per description of a fault, whether the rows are free of that fault."""
   ctx = Ctx(
     key,
     step=epoch * spec.steps_per_epoch,
@@ -154,7 +156,7 @@ def _trial(clipped, hooks, spec, state, key, epoch, batch, log_probs):
     steps_per_epoch=spec.steps_per_epoch,
     batch_size=spec.batch_size,
   )
-  found = collections.OrderedDict()  # `jit` sorts a dict; the first fault is named
+  found = collections.OrderedDict()  # `jit` sorts a dict; the first fault is reported
   for part in hooks["batch"]:
     if part is clipped:
       batch = part.batch(batch, state[part.name], ctx)
@@ -195,7 +197,7 @@ def _trial(clipped, hooks, spec, state, key, epoch, batch, log_probs):
 
 
 def _rows(spec, scale, seed):
-  """Make up a batch in the form of the records, the last row padding, and answers."""
+  """Make synthetic rows shaped like records (the last is padding) and their outputs."""
   rng = np.random.default_rng(seed)
   shape, dtype = (_ROWS, *spec.example.shape[1:]), spec.example.dtype
   if np.issubdtype(dtype, np.integer) and dtype != np.uint8:
@@ -216,7 +218,7 @@ def _rows(spec, scale, seed):
 
 
 def _each(part, hook, values, state, ctx, *rest):
-  """Apply a part's hook to each row in a batch of its own."""
+  """Apply a part's hook to each row as a separate batch of one."""
 
   def alone(value, *rest):
     value, *rest = jax.tree.map(lambda leaf: leaf[None], (value, *rest))
@@ -233,7 +235,7 @@ def _each(part, hook, values, state, ctx, *rest):
 
 
 def _agree(together, alone, counted):
-  """Say whether two trees are equal in the rows that count, to rounding."""
+  """Return whether two trees agree up to rounding in the rows of `counted`."""
   pairs = zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True)
   equal = jnp.array(True)
   for a, b in pairs:

@@ -1,4 +1,4 @@
-"""A `Learner`: model, optimizer and defense as pure functions that `fit` drives."""
+"""`Learner`: model, optimizer and defense as pure functions, driven by `fit`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,9 +17,10 @@ from mixdef.core.optimizers import offered
 
 
 class TrainState(NamedTuple):
-  """Everything one model carries; `stats` holds BatchNorm's running statistics.
+  """The complete state of one model; `stats` holds BatchNorm's running statistics.
 
-  `key` is the model's own: every draw of its training and release comes from it.
+  `key` belongs to the model: all randomness of its training and release derives from
+  it.
   """
 
   params: Any
@@ -30,29 +31,28 @@ class TrainState(NamedTuple):
 
 
 class Learner(NamedTuple):
-  """Pure functions of one model's training; hashable, so programs are cached by it.
+  """Pure functions that train one model; hashable, so it keys the program cache.
 
   ```
   init    (key, spec) -> TrainState
   step    (state, data, rows, ctx) -> (state, metrics)
-  epoch   (state, data, keep, ctx) -> state      None: nothing happens then
-  finish  (state, data, keep, ctx) -> state      None: nothing happens then
+  epoch   (state, data, keep, ctx) -> state      None: no action
+  finish  (state, data, keep, ctx) -> state      None: no action
   predict (state, x, *, raw=False) -> log-probabilities [B,K]
 
-  of a GAN also:
+  for a GAN:
   predict  (state, x, *, y=None, raw=False) -> D(x, y) of every critic [B,C]
   generate (state, z [B,latent], y [B,K]) -> records [B,...]
   ```
 
-  `predict` answers as the released model does; `raw=True` skips `release_output`: the
-  released weights' own answer, which white-box attacks see. `batch`, `before`, `rows`
-  and `traits` are the defense's; an attack may change records as `batch` does. `text`
-  says what is trained, for messages.
+  `predict` returns the output of the released model. `raw=True` skips `release_output`
+  and returns the output of the released weights, which white-box attacks see. `batch`,
+  `before`, `rows` and `traits` are the defense's; attacks may use `batch` to transform
+  records as training does. `text` describes the learner in messages.
 
-  A GAN has `generate`, with z ~ N(0, I) of `latent` numbers and conditions y, rows of
-  the simplex over `num_classes`.
-  Its members are cut into `groups` disjoint chunks of equal size, one a critic, and a
-  step sees the rows of all of them, [groups * B].
+  A GAN has `generate`, with z ~ N(0, I) of dimension `latent` and conditions y, rows of
+  the simplex over `num_classes`. Its members are split into `groups` disjoint shards of
+  equal size, one per critic, and a step sees the rows of all shards, [groups * B].
   """
 
   init: Callable
@@ -72,11 +72,11 @@ class Learner(NamedTuple):
 
 
 def descend(defense, optimizer, losses_fn, params, opt, state, batch, ctx):
-  """Estimate the gradient, let the defense change it, take one optimizer step.
+  """Take one optimizer step: estimate the gradient, apply the defense, update.
 
   Args:
     defense: a chain.
-    optimizer: what `check_optimizer` returned.
+    optimizer: an optimizer returned by `check_optimizer`.
     losses_fn: `(params, batch, ctx) -> (losses [B], aux)`, not reduced.
     params: parameters of the model.
     opt: the optimizer's state.
@@ -106,10 +106,10 @@ def stage_learners(defense: Defense, learner: Callable) -> tuple:
 
   Args:
     defense: a chain.
-    learner: `(defense=) -> Learner`, the structure that all of them share.
+    learner: `(defense=) -> Learner`, which builds the learner of each stage.
   """
   return tuple(
-    # The learner carries the stage's defense, and it does not hash.
+    # The learner already holds the stage's defense, which is not hashable.
     (
       stage._replace(defense=None),
       learner(defense=_stage_defense(stage, defense)),
@@ -119,9 +119,9 @@ def stage_learners(defense: Defense, learner: Callable) -> tuple:
 
 
 def _stage_defense(stage, defense):
-  """The stage's own defense, or the rest of the chain without its model fields.
+  """Return the stage's own defense, or the rest of the chain without its model fields.
 
-  The module already carries those fields.
+  The module already has those fields.
   """
   if stage.defense is not None:
     return stage.defense

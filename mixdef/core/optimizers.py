@@ -1,4 +1,4 @@
-"""Optax optimizers as people bring them: checked once, and given what they ask for."""
+"""Checks of user-supplied optax optimizers, and the extra arguments they receive."""
 
 import inspect
 from typing import Any
@@ -12,8 +12,8 @@ from mixdef.core.text import text_of
 
 _EXAMPLE = "for example optax.adam(1e-3)"
 
-# States of transforms whose trained weights are not those to release, or whose
-# gradients are not those of a batch.
+# Reasons to reject optimizers, by the type of their state: the weights that they train
+# are not the weights to release, or their gradients are not those of a batch.
 _REFUSED = {
   "ScheduleFreeState": "averages its weights apart, in schedule_free_eval_params",
   "SAMState": "leaves the weights perturbed between two of its steps",
@@ -26,7 +26,7 @@ _REFUSED = {
 
 
 def check_optimizer(optimizer: Any) -> optax.GradientTransformationExtraArgs:
-  """Return an optimizer whose `update` takes any extra arguments.
+  """Return an optimizer whose `update` accepts any extra arguments.
 
   Raises:
     TypeError: for anything but an optax transform, saying what it is.
@@ -47,10 +47,10 @@ def check_optimizer(optimizer: Any) -> optax.GradientTransformationExtraArgs:
 
 
 def offered(defense) -> tuple[str, ...]:
-  """What beside gradients and parameters an optimizer may read under a defense.
+  """Return the extra arguments that an optimizer may read under a defense.
 
-  The loss of a batch is covered by no noise, so clipping per record offers nothing; and
-  a line search needs the very loss whose gradient it is given.
+  Per-record clipping allows none, because the loss of a batch is not covered by the
+  noise. A line search (`value_fn`) needs the exact loss whose gradient it receives.
   """
   if "per_example" in defense.traits:
     return ()
@@ -67,15 +67,15 @@ def start(
   extra: tuple[str, ...] = (),
   why: str = "",
 ) -> Any:
-  """Return the initial state of an optimizer, once a step of it has been probed.
+  """Return the initial state of an optimizer after tracing one step of it.
 
   Args:
-    optimizer: what `check_optimizer` returned.
-    params: of the model.
-    key: of this model and optimizer. A random key in the state is replaced by one
-      derived from it: models that are trained together never share noise.
-    extra: what `offered` returned.
-    why: the reason for which it is not given more, for the message.
+    optimizer: an optimizer returned by `check_optimizer`.
+    params: the model's parameters.
+    key: random key of this model and optimizer. Random keys in the state are replaced
+      by keys derived from it, so models that are trained together never share noise.
+    extra: names returned by `offered`.
+    why: the reason why no more is offered, for the error message.
 
   Raises:
     ValueError: for an optimizer that needs more than gradients, parameters and `extra`,
@@ -123,7 +123,7 @@ def _some_loss(params):
 
 
 def _nodes(tree):
-  """Yield a state and all named tuples inside it."""
+  """Yield a state and all named tuples nested in it."""
   yield tree
   inside = tree.values() if isinstance(tree, dict) else tree
   if isinstance(tree, dict | list | tuple):

@@ -1,7 +1,8 @@
-"""Text of a defense, `adamixup(end=0.1)|dp_sgd(noise_multiplier=1.0)`, read back.
+"""Parser for the text of a defense, `adamixup(end=0.1)|dp_sgd(noise_multiplier=1.0)`.
 
-The grammar is Python's: calls or bare names joined by `|`, with literal arguments. It
-is read by `ast`, never evaluated. Models are written the same way, `mlp(256, 128)`.
+The grammar is Python's: calls or bare names joined by `|`, with literal arguments. The
+text is parsed by `ast` and never evaluated. Models use the same syntax,
+`mlp(256, 128)`.
 """
 
 import ast
@@ -17,9 +18,9 @@ from mixdef.core.chaining import chain
 from mixdef.core.hooks import Defense
 from mixdef.core.registry import DEFENSES, RECIPES, Registry
 
-# A quoted text, which stays as it is, or `my_module:` before a name.
+# A quoted string, which is left unchanged, or `my_module:` before a name.
 _QUALIFIED = re.compile(r"""('[^']*'|"[^"]*")|([A-Za-z_][\w.]*):(?=[A-Za-z_])""")
-_COLON = "_colon_"  # what stands for the colon in an expression of Python
+_COLON = "_colon_"  # replaces the colon, so that the text is a Python expression
 
 
 def _marked(found: re.Match) -> str:
@@ -27,25 +28,25 @@ def _marked(found: re.Match) -> str:
 
 
 def written(node: ast.AST) -> str:
-  """Return the text of an expression, `my_module:name` as it is written."""
+  """Return the text of an expression, with `my_module:name` as the user wrote it."""
   return ast.unparse(node).replace(f".{_COLON}.", ":")
 
 
 def _name(node: ast.AST) -> str:
-  """Return the name that an expression calls, or the text of what is no call."""
+  """Return the name that an expression calls, or its text if it is not a call."""
   return written(node.func if isinstance(node, ast.Call) else node)
 
 
 def parse(text: str, *, values: Mapping[str, Any] | None = None) -> Defense:
-  """Build the chain that `text` describes; `str()` of the result gives it back.
+  """Build the chain described by `text`; `str()` of the result gives the text back.
 
   Args:
-    text: `name(arguments)|name|...`, or `none`. Names are those of
-      `mixdef.defenses.CATALOGUE`, their aliases, those of `RECIPES` there, which stand
-      for several parts, and `my_module:name`; arguments are numbers (`inf` too),
-      strings in quotes, True, False, None and tuples of these.
-    values: what further names among the arguments stand for, traced numbers of a sweep
-      for example: `parse("mixup(a)", values={"a": 0.3})`.
+    text: `name(arguments)|name|...`, or `none`. A name is one of
+      `mixdef.defenses.CATALOGUE` or its aliases, one of `mixdef.defenses.RECIPES`
+      (which stand for several parts), or `my_module:name`. Arguments are numbers
+      (including `inf`), quoted strings, True, False, None and tuples of these.
+    values: values of further names among the arguments, for example the traced numbers
+      of a sweep: `parse("mixup(a)", values={"a": 0.3})`.
 
   Raises:
     ValueError: for an unknown name, an argument that is no literal or that the defense
@@ -89,16 +90,16 @@ def parse_call(
   fixed: Mapping[str, Any] | None = None,
   **extra,
 ) -> Any:
-  """Build one thing from `name(arguments)`, for example a model.
+  """Build one object, for example a model, from `name(arguments)`.
 
   Args:
     text: the call.
-    catalogue: name to factory. A `Registry` also has aliases, whose arguments the text
-      may override by keyword, and finds `my_module:name`.
-    what: what the catalogue holds, for messages.
+    catalogue: factories by name. A `Registry` also has aliases, whose arguments the
+      text may override by keyword, and resolves `my_module:name`.
+    what: the kind of object in the catalogue, for error messages.
     wrap: `wrap(factory)` is called with the text's arguments instead of the factory.
-    fixed: arguments that the text must not give.
-    **extra: arguments the alias and the text may override.
+    fixed: arguments that the text must not set.
+    **extra: default arguments, which the alias and the text may override.
   """
   aliases = getattr(catalogue, "aliases", {})
   node = expression(text)
@@ -106,7 +107,7 @@ def parse_call(
 
 
 def split_calls(text: str) -> list[str]:
-  """Return the calls of a text that joins them by commas; none of a blank one.
+  """Split a comma-separated list of calls; a blank text gives an empty list.
 
   >>> split_calls("rmia(gamma=1.0, a=0.5), base")
   ['rmia(gamma=1.0, a=0.5)', 'base']
@@ -118,7 +119,7 @@ def split_calls(text: str) -> list[str]:
 
 
 def called(text: str) -> str:
-  """Return the name that a text calls, or the text itself if it is no call.
+  """Return the name that a text calls, or the text itself if it is not a call.
 
   >>> called("wgan_gp(critics=2)")
   'wgan_gp'
@@ -136,9 +137,9 @@ def expression(text: str) -> Any:
     raise ValueError(f"{text!r} is a {type(text).__name__}: write a text")
   try:
     with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # of Python about odd code; it is refused below
+      warnings.simplefilter("ignore")  # Python's warnings on odd code; rejected below
       node = ast.parse(_QUALIFIED.sub(_marked, text.strip()), mode="eval").body
-      ast.unparse(node)  # what is nested too deeply to be written is refused as well
+      ast.unparse(node)  # also rejects text nested too deeply to unparse
     return node
   except SyntaxError as error:
     where = f" (column {error.offset})" if error.offset else ""
@@ -151,7 +152,7 @@ def expression(text: str) -> Any:
 
 
 def unknown(name: str, what: str, known: Iterable[str]) -> str:
-  """Say that no entry is called so, with the nearest names or all of them."""
+  """Return the message for an unknown name, with close matches or all known names."""
   known = list(known)
   near = difflib.get_close_matches(name, known, n=3)
   hint = f"did you mean {' or '.join(near)}?" if near else "known: "
@@ -191,7 +192,7 @@ def _call(node, catalogue, aliases, what, names, fixed, *, wrap=None, also=(), *
 
 
 def _bind(make, args, given, written):
-  """Refuse arguments that a factory does not take, and name those that it does."""
+  """Raise if a factory does not take the arguments, listing those that it does take."""
   signature = inspect.signature(make)
   try:
     signature.bind(*args, **given)
@@ -207,7 +208,7 @@ def _bind(make, args, given, written):
 
 
 def _arguments(node, name, names):
-  """Return the positional and the keyword arguments of a call; none of a bare name."""
+  """Return the positional and keyword arguments of a call; a bare name has none."""
   if not isinstance(node, ast.Call):
     return [], {}
   given = {}
@@ -221,14 +222,14 @@ def _arguments(node, name, names):
 
 
 def literal(node: ast.AST, where: str, names: Mapping[str, Any]) -> Any:
-  """Return the value of an argument's node, or what its name stands for."""
+  """Return the value of an argument's node, looking up names in `names`."""
   if isinstance(node, ast.Name) and node.id in names:
     return names[node.id]
   if isinstance(node, ast.Name) and node.id == "inf":
     return math.inf
   try:
     value = ast.literal_eval(node)
-  except (ValueError, TypeError):  # TypeError: an unhashable part of a set or dict
+  except (ValueError, TypeError):  # TypeError: an unhashable element of a set or dict
     value = ...
   if not _plain(value):
     raise ValueError(

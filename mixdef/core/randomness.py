@@ -1,7 +1,7 @@
-"""Random streams of this package, one for each purpose.
+"""Random streams, one per purpose.
 
-Models draw from JAX keys, what runs on the host from numpy generators. Both start here,
-from a seed that is checked once.
+Models draw from JAX keys, and host code draws from numpy generators. Both are created
+here, from a seed that is checked once.
 """
 
 import zlib
@@ -14,10 +14,10 @@ import numpy as np
 from mixdef.core import validate
 
 KEY_IMPLEMENTATION = "threefry2x32"
-"""Of all random keys, whatever `jax_default_prng_impl` says.
+"""Implementation of all random keys, regardless of `jax_default_prng_impl`.
 
-Under `rbg`, which is usual on TPUs, `vmap` changes what a key draws: a model would
-depend on how many are trained side by side. A run folder notes it.
+Under `rbg`, which is common on TPUs, `vmap` changes the draws of a key, so a model
+would depend on how many models are trained side by side. Recorded in the run folder.
 """
 
 _SEEDS = 2**63
@@ -28,7 +28,7 @@ def check_seed(seed: Any, what: str = "seed") -> int:
 
   Args:
     seed: an integer of Python, numpy or JAX in [0, 2**63).
-    what: the argument, for the message.
+    what: name of the argument, for the error message.
 
   Raises:
     ValueError: for anything else, `None` and `True` included.
@@ -45,8 +45,9 @@ def check_seed(seed: Any, what: str = "seed") -> int:
 def random_key(seed: Any) -> jax.Array:
   """Return the JAX key of a seed.
 
-  It equals `jax.random.key(seed, impl="threefry2x32")` for seeds below 2**32. That
-  drops the higher bits of others unless `jax_enable_x64` is set; here they count.
+  It equals `jax.random.key(seed, impl="threefry2x32")` for seeds below 2**32. For
+  larger seeds, `jax.random.key` drops the higher bits unless `jax_enable_x64` is set;
+  this function uses them.
 
   Raises:
     ValueError: as `check_seed`.
@@ -71,13 +72,13 @@ def generator(seed: Any) -> np.random.Generator:
 def stream(seed: Any, purpose: str, *index: int) -> np.random.Generator:
   """Return the numpy generator of one purpose under one seed.
 
-  `generator(seed)` at every place would hand the same permutation to the reference
-  rows and to the target split, so that one would lie inside the other.
+  If every caller used `generator(seed)`, the auxiliary rows and the target split would
+  use the same permutation, so that one would be contained in the other.
 
   Args:
     seed: non-negative int, chosen by the user.
-    purpose: name of the draw.
-    *index: ints that tell draws of one purpose apart, for example the model.
+    purpose: name of the stream.
+    *index: ints that distinguish streams of one purpose, for example the model.
 
   Returns:
     A `np.random.Generator` that depends on nothing else.
@@ -85,35 +86,35 @@ def stream(seed: Any, purpose: str, *index: int) -> np.random.Generator:
   Raises:
     ValueError: as `check_seed`.
   """
-  # spawn_key and not [seed, index]: numpy pads entropy with zeros, so that
-  # [7, 0] would be the same stream as 7.
+  # Use spawn_key, not [seed, index]: numpy pads entropy with zeros, so [7, 0] would
+  # give the same stream as 7.
   key = (zlib.crc32(purpose.encode()), *index)
   return np.random.default_rng(np.random.SeedSequence(check_seed(seed), spawn_key=key))
 
 
 def fold_in_name(key, *names: str):
-  """Derive a key from stable names, so that no stream depends on a position."""
+  """Derive a key from stable names, so that streams do not depend on positions."""
   for name in names:
     key = jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
   return key
 
 
 def row_keys(key, ids):
-  """One key per row [B], a function of the row's id only."""
+  """Return one key per row [B], a function of the row's id only."""
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
 
 
 def batch_keys(key, batch):
-  """One key per row of a `Batch` [B], a function of its record's id and its view.
+  """Return one key per row of a `Batch` [B], a function of its record's id and view.
 
-  View 0 has the key that the record has without other views.
+  View 0 has the same key as the record has if it has a single view.
   """
   keys = row_keys(key, batch.index)
   if batch.view is None:
     return keys
 
   def of_view(key, view):
-    # The name keeps views apart from what a part splits off the key of view 0.
+    # The name separates views from keys that a part derives from the key of view 0.
     return jax.random.fold_in(fold_in_name(key, "view"), view)
 
   return jnp.where(batch.view == 0, keys, jax.vmap(of_view)(keys, batch.view))
@@ -128,8 +129,8 @@ def hash_rows(x):
     bits = jax.lax.bitcast_convert_type(bits, jnp.uint32)
   bits = bits.astype(jnp.uint32)
   place = jnp.arange(bits.shape[1], dtype=jnp.uint32) * jnp.uint32(0x9E3779B9)
-  # Entries are scrambled (the finaliser of MurmurHash3) before they are summed: a sum
-  # of anything near linear in the place would collide on binary tables.
+  # Entries are scrambled (the finalizer of MurmurHash3) before they are summed, because
+  # a sum of terms almost linear in the position would collide on binary tables.
   mixed = bits ^ place[None]
   for shift, odd in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
     mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(odd)

@@ -1,9 +1,9 @@
-"""Read npz and JSON files: whatever is wrong with one is a single line.
+"""Read npz and JSON files; any defect raises a one-line error.
 
-Damaged bytes reach the readers of zip, deflate, array headers and JSON, each of which
-raises errors of its own kind. Here all of them become `Damaged`, which names the file,
-what is wrong and the fix. Nothing is unpickled, and nothing is allocated that the file
-is too small to hold.
+Damaged bytes reach the readers of zip, deflate, array headers and JSON, and each of
+these raises different errors. This module converts all of them to `Damaged`, which
+names the file, the problem and the fix. Nothing is unpickled, and no array is allocated
+that is larger than the file could hold.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ from numpy.lib import format as npy
 from mixdef.core.files import local_path
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-_DEFLATES = 1032  # bytes that one byte of deflated data can become, at most
+_DEFLATES = 1032  # maximal expansion of deflate, bytes per byte
 _SEAL = "checksum"
-_LONGEST = 200  # characters of another library's message
+_LONGEST = 200  # maximal length of another library's message, in characters
 
 
 class Damaged(ValueError):
-  """A file cannot be read, or does not hold what it should."""
+  """A file that cannot be read, or whose content is not as expected."""
 
 
 def read_npz(
@@ -38,9 +38,9 @@ def read_npz(
   """Read all arrays of an npz file.
 
   Args:
-    path: of the file.
-    fix: what to do if it is missing or damaged, for the message.
-    what: what to say of a damaged one.
+    path: path of the file.
+    fix: what to do if the file is missing or damaged, for the error message.
+    what: description of a damaged file, for the error message.
 
   Returns:
     The arrays by name.
@@ -73,11 +73,11 @@ def read_json(
   """Read a JSON file.
 
   Args:
-    path: of the file.
-    fix: what to do if it is missing or damaged, for the message.
-    form: what it must hold, see `check_form`.
-    sealed: whether it was written with the checksum that `seal` adds.
-    what: what to say of a damaged one.
+    path: path of the file.
+    fix: what to do if the file is missing or damaged, for the error message.
+    form: required form of the value; see `check_form`.
+    sealed: whether the file was written with the checksum that `seal` adds.
+    what: description of a damaged file, for the error message.
 
   Returns:
     The value, without the checksum.
@@ -97,8 +97,8 @@ def digest_file(path: str | pathlib.Path, *, fix: str) -> str:
   """Hash the content of a file to 16 hexadecimal digits.
 
   Args:
-    path: of the file.
-    fix: what to do if it is missing, for the message.
+    path: path of the file.
+    fix: what to do if the file is missing, for the error message.
 
   Raises:
     FileNotFoundError: if there is none.
@@ -111,13 +111,13 @@ def digest_file(path: str | pathlib.Path, *, fix: str) -> str:
 
 
 def seal(value: Mapping[str, Any]) -> dict[str, Any]:
-  """Add a checksum to an object of JSON, which tells when it was changed later."""
+  """Add a checksum to a JSON object, which reveals later changes."""
   words = json.dumps(value, sort_keys=True)
   return {**value, _SEAL: hashlib.sha256(words.encode()).hexdigest()[:16]}
 
 
 def unsealed(value: dict[str, Any]) -> dict[str, Any]:
-  """Return an object of JSON without the checksum that `seal` added.
+  """Verify and remove the checksum that `seal` added to a JSON object.
 
   Raises:
     ValueError: if it was changed since.
@@ -129,12 +129,12 @@ def unsealed(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_json(text: bytes, form: Any = dict, *, finite: bool = True) -> Any:
-  """Parse JSON in UTF-8.
+  """Parse UTF-8 encoded JSON.
 
   Args:
     text: the JSON.
-    form: what it must hold, see `check_form`.
-    finite: refuse NaN and infinities, which other readers do not know.
+    form: required form of the value; see `check_form`.
+    finite: whether to reject NaN and infinities, which other readers do not support.
 
   Raises:
     ValueError: if it is no JSON, or of another form.
@@ -151,13 +151,13 @@ def parse_json(text: bytes, form: Any = dict, *, finite: bool = True) -> Any:
 
 
 def check_form(value: Any, form: Any, place: str = "it") -> None:
-  """Refuse a JSON value that is not of a form.
+  """Raise unless a JSON value has the given form.
 
   Args:
-    value: what was read.
-    form: a type, or a tuple of types; `[form]` for a list of such; `{name: form}` for
-      an object that has at least these names. A bool is no number.
-    place: what the value is called in the message.
+    value: the parsed value.
+    form: a type or a tuple of types; `[form]` for a list of values of that form;
+      `{name: form}` for an object with at least these names. A bool is not a number.
+    place: name of the value in the error message.
 
   Raises:
     ValueError: naming the first place that differs.
@@ -193,18 +193,18 @@ def _is_of(value, kinds) -> bool:
 
 @contextlib.contextmanager
 def _one_line(path: pathlib.Path, what: str, fix: str) -> Iterator[None]:
-  """Turn any error of reading into one line about the file."""
+  """Convert any error while reading into a one-line error about the file."""
   try:
     if path.exists() and not path.is_file():
       raise ValueError("it is not a regular file")
     with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # of headers that look like those of Python 2
+      warnings.simplefilter("ignore")  # about headers that look like Python 2's
       yield
   except (FileNotFoundError, NotADirectoryError):
     raise FileNotFoundError(f"{path} is missing; {fix}") from None
   except Exception as error:
-    # EINVAL is a seek to where damaged bytes point; the rest is the system's, and the
-    # file may be whole.
+    # EINVAL results from a seek to an offset read from damaged bytes. Other errors come
+    # from the system, and the file may be intact.
     if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
       raise OSError(error.errno, error.strerror, str(path)) from None
     reason = _shortened(str(error) or type(error).__name__)
@@ -212,7 +212,7 @@ def _one_line(path: pathlib.Path, what: str, fix: str) -> Iterator[None]:
 
 
 def _refuse_claims(members, size) -> None:
-  """Refuse members that claim more than a file of this size can hold."""
+  """Raise if archive members claim more data than a file of this size can hold."""
   largest = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: _DEFLATES}
   if len({info.filename for info in members}) < len(members):
     raise ValueError("it holds an array of one name twice")
@@ -226,10 +226,10 @@ def _refuse_claims(members, size) -> None:
 
 
 def _read(archive, info) -> np.ndarray:
-  """Read one member.
+  """Read one member of the archive.
 
-  It is opened twice, for `zipfile` compares no checksum once a reader went back, and to
-  the end, where it compares it.
+  The member is opened twice, because `zipfile` does not verify the checksum after a
+  reader has seeked back. It is read to its end, where `zipfile` verifies the checksum.
   """
   with archive.open(info) as file:
     version = npy.read_magic(file)

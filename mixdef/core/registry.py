@@ -1,10 +1,12 @@
-"""Registries: what has a name, from defenses to sections of the report.
+"""Registries of everything that has a name, from defenses to sections of the report.
 
-A decorator puts a factory into the registry of its kind, under its own name. What reads
-names (flags, `parse`, the documents, the common tables of tests) reads the registries.
+A decorator adds a factory to the registry of its kind, under the factory's own name.
+Everything that looks up names (flags, `parse`, the documents, the common tables of
+tests) uses the registries.
 
-A module of somebody else's joins in by being imported: named as `my_module:name` in any
-text, or published as an entry point of the group `mixdef.plugins`.
+A third-party module registers its factories when it is imported, either because a text
+names it as `my_module:name`, or because it is published as an entry point of the group
+`mixdef.plugins`.
 """
 
 import importlib
@@ -23,12 +25,12 @@ class Registry(dict[str, Callable[..., Any]]):
   """Factories of one kind by name.
 
   Attributes:
-    what: what they make, for messages: "defense".
-    aliases: other names, each of a factory or of a call of one.
+    what: what the factories make, for error messages, for example "defense".
+    aliases: alternative names, each for a factory or for a call of one.
   """
 
   def __init__(self, what: str) -> None:
-    """Start without entries."""
+    """Create an empty registry."""
     super().__init__()
     self.what = what
     self.aliases: dict[str, str] = {}
@@ -42,13 +44,13 @@ class Registry(dict[str, Callable[..., Any]]):
   ) -> AnyFactory:
     """Add a factory under its name and return it.
 
-    A factory that is defined anew, as by a notebook's cell that runs twice, takes its
-    own place, and any other takes that of one defined inside a function.
+    A factory that is redefined, for example by running a notebook cell twice, replaces
+    its earlier version. One defined inside a function gives way to any other.
 
     Args:
-      factory: what the name stands for.
-      name: default the factory's own.
-      aliases: other names, each with the call that it stands for.
+      factory: the factory to register.
+      name: its name; defaults to the factory's own name.
+      aliases: alternative names, each with the call that it stands for.
 
     Raises:
       ValueError: for a name that another factory has.
@@ -68,7 +70,7 @@ class Registry(dict[str, Callable[..., Any]]):
     return factory
 
   def __missing__(self, name: str) -> Callable[..., Any]:
-    """Return what `module:name` names.
+    """Import and return the factory named `module:name`.
 
     Raises:
       KeyError: for another name.
@@ -89,7 +91,7 @@ def _place(factory: Any) -> tuple[str, str]:
 
 
 def import_module(name: str) -> Any:
-  """Import a user's module, from the current folder too.
+  """Import a user's module; the current folder is also searched.
 
   Raises:
     ValueError: with the reason why it cannot be imported.
@@ -98,7 +100,7 @@ def import_module(name: str) -> Any:
     if importlib.util.find_spec(name.partition(".")[0]) is None:
       sys.path.insert(0, os.getcwd())
     return importlib.import_module(name)
-  except Exception as error:  # whatever the module does when it is imported
+  except Exception as error:  # importing runs arbitrary code
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     raise ValueError(f"module {name!r} cannot be imported: {reason}") from error
 
@@ -129,7 +131,7 @@ SECTIONS = Registry("section")
 
 
 def recipe(factory: AnyFactory) -> AnyFactory:
-  """Register a factory of chains: a name for several defenses."""
+  """Register a factory of chains: one name for several defenses."""
   return RECIPES.register(factory)
 
 
@@ -145,14 +147,14 @@ def attack(
   """Register an attack, `attack(source, *, target, ...) -> scores [N]`.
 
   Args:
-    family: "threshold", "reference", "trained", "label_only" or "white_box" for
-      classifiers, "critic", "reference" or "generator" for generative models, or
-      another word: what it sees and does.
-    reads: "signals", or "models" for one that queries an `Ensemble` itself.
+    family: kind of attack, by what it sees and does: "threshold", "reference",
+      "trained", "label_only" or "white_box" for classifiers; "critic", "reference" or
+      "generator" for generative models; or another word.
+    reads: "signals", or "models" for an attack that queries an `Ensemble` itself.
     of: "classifiers" or "generators".
-    trains: whether it trains a model for every target, and so is run on few.
-    note: what a report must say beside its metrics.
-    aliases: other names, each with the call that it stands for.
+    trains: whether it trains a model for every target, and so is run on few targets.
+    note: remark that a report must print next to its metrics.
+    aliases: alternative names, each with the call that it stands for.
 
   Raises:
     ValueError: for another word of `reads` or `of`, and a name that is taken.
@@ -176,7 +178,7 @@ def learner(
   """Register a factory of learners.
 
   Args:
-    factory: of classifiers, `(models, optimizer) -> Learner`; of generative models,
+    factory: for classifiers, `(models, optimizer) -> Learner`; for generative models,
       `(networks, ...)`, or `(columns, classes, ...)` for tables.
     of: "classifiers" or "generators".
 
@@ -193,12 +195,12 @@ def learner(
 def dataset(
   reader: Any = None, *, name: str | None = None, files: str = ""
 ) -> Callable[[AnyFactory], AnyFactory] | Any:
-  """Register a reader, `(data_dir) -> Dataset`.
+  """Register the reader of a data set, `(data_dir) -> Dataset`.
 
   Args:
-    reader: given the folder of the raw files.
-    name: default the reader's own.
-    files: what it reads, for the page of data sets; empty for nothing.
+    reader: called with the folder of the raw files.
+    name: name of the data set; defaults to the reader's own name.
+    files: the files it reads, for the page of data sets; empty if it reads none.
 
   Raises:
     ValueError: for a name that is taken.
@@ -219,10 +221,10 @@ def model(factory: AnyFactory) -> AnyFactory:
 def section(title: str) -> Callable[[AnyFactory], AnyFactory]:
   """Register a section of the audit report, `section(findings, signals) -> content`.
 
-  It is given the `Findings` of the attacks (`scores` [S, N] and metrics by attack) and
-  the `Signals`, and returns None, to be left out, or a dict with any of `text`
-  (paragraphs), `columns` and `rows` (of a table). The page shows it, and report.json
-  holds it, under `title`.
+  The function receives the `Findings` of the attacks (`scores` [S, N] and metrics by
+  attack) and the `Signals`. It returns None to omit the section, or a dict with any of
+  `text` (paragraphs), `columns` and `rows` (of a table). The section appears under
+  `title` on the page and in report.json.
 
   Raises:
     ValueError: for a name that is taken.

@@ -1,4 +1,7 @@
-"""Stable text of modules, functions and arrays: the same in every process."""
+"""Stable text representations of modules, functions and arrays.
+
+The text is the same in every process.
+"""
 
 import dataclasses
 import functools
@@ -15,11 +18,11 @@ _NOT_OF_A_MODULE = ("parent", "name")
 
 
 def text_of(value: Any) -> str:
-  """Write a value on one line, without the address it happens to have in memory.
+  """Write a value on one line, without its address in memory.
 
-  Functions are written by their name, arrays by a digest of their content, modules and
-  dataclasses by their fields. Functions of one name, such as lambdas, have the same
-  text: the program that they are part of tells them apart.
+  Functions are represented by their name, arrays by a digest of their content, modules
+  and dataclasses by their fields. Functions with the same name, such as lambdas, have
+  the same text; the program that contains them distinguishes them.
 
   Args:
     value: a linen module, a function, an array, a container, or anything else.
@@ -51,7 +54,7 @@ def text_of(value: Any) -> str:
 
 
 def _fields(value):
-  """The fields of a dataclass; of linen's own layers those not at their defaults."""
+  """Return the fields of a dataclass; for Flax's own classes, only non-default ones."""
   hidden = _NOT_OF_A_MODULE if isinstance(value, nn.Module) else ()
   named = {
     field.name: (getattr(value, field.name), field.default)

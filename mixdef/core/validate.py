@@ -1,4 +1,4 @@
-"""Checks of a user's arrays: each error names the value, the place and the fix."""
+"""Checks of user-supplied arrays; each error names the value, its place and the fix."""
 
 import operator
 from collections.abc import Sized
@@ -16,13 +16,13 @@ _FIXES = {
   "m": "convert it to numbers: it holds durations",
   "V": "numpy.savez writes bfloat16 so; save it as float32",
 }
-"""What to do about types that are no numbers, by their kind."""
+"""What to do about non-numeric types, by dtype kind."""
 
 
 def numbers(values: Any, what: str, *, text: str = _TEXT) -> np.ndarray:
   """Return `values` as a plain array of bools, integers or floats.
 
-  bfloat16 and its relatives become float32. `text` says what to do about text.
+  bfloat16 and similar types become float32. `text` is the fix to suggest for text.
 
   Raises:
     ValueError: for masked arrays and types that are no numbers, with what to do.
@@ -56,7 +56,7 @@ def numbers(values: Any, what: str, *, text: str = _TEXT) -> np.ndarray:
 
 
 def integer(value: Any, name: str, *, least: int = 0) -> int:
-  """Return a whole number of at least `least`; True, 2.0 and None are none."""
+  """Return an integer of at least `least`; True, 2.0 and None are rejected."""
   try:
     whole = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
   except TypeError:
@@ -69,7 +69,7 @@ def integer(value: Any, name: str, *, least: int = 0) -> int:
 
 
 def real(value: Any, name: str) -> float:
-  """Return a real number; text, None and True are none."""
+  """Return a real number; text, None and True are rejected."""
   try:
     if isinstance(value, (bool, np.bool_, str, bytes)):
       raise TypeError
@@ -111,12 +111,12 @@ def inputs(x: Any, what: str) -> np.ndarray:
 
 
 def are_names(x: Any) -> bool:
-  """Tell whether records are integers that name things, as token ids do."""
+  """Return whether records are categorical integers, such as token ids."""
   return np.issubdtype(x.dtype, np.integer) and x.dtype != np.uint8
 
 
 def quantities(x: Any, part: str, *, error: type[ValueError] = ValueError) -> None:
-  """Refuse records that are names: no `part` of training or attack can change them."""
+  """Raise if records are categorical integers, which `part` cannot compute with."""
   if are_names(x):
     raise error(
       f"{part} computes with records, and these are {x.dtype}, names such as token ids;"
@@ -142,7 +142,7 @@ def labels(y: Any, what: str) -> np.ndarray:
 
 
 def _refuse_float_labels(y: np.ndarray, what: str) -> None:
-  """Say how floats become classes, or that they are none."""
+  """Raise for float labels, with how to convert them to classes."""
   broken = ~np.isfinite(y)
   if broken.any():
     at = int(broken.argmax())
@@ -157,7 +157,7 @@ def _refuse_float_labels(y: np.ndarray, what: str) -> None:
 
 
 def label_range(y: np.ndarray, num_classes: int, what: str) -> None:
-  """Refuse labels that `num_classes` does not reach."""
+  """Raise if a label is not below `num_classes`."""
   if y.max() >= num_classes:
     at = int(y.argmax())
     raise ValueError(
@@ -167,7 +167,7 @@ def label_range(y: np.ndarray, num_classes: int, what: str) -> None:
 
 
 def lengths(x: Sized, y: Sized, **columns: Any) -> None:
-  """Refuse arrays that disagree about the number of records."""
+  """Raise if arrays differ in the number of records."""
   if len(x) != len(y):
     raise ValueError(f"x has {len(x)} records but y has {len(y)}; give one label each")
   for name, column in columns.items():
@@ -178,7 +178,7 @@ def lengths(x: Sized, y: Sized, **columns: Any) -> None:
 
 
 def ids(values: Any) -> np.ndarray:
-  """Return names of records [N], integers or text, all different."""
+  """Return the ids of records [N], integers or text, checked to be unique."""
   names = np.asarray(values)
   if names.dtype.kind not in "iuUT" or names.ndim != 1:
     raise ValueError(f"ids have type {names.dtype}; give [N] integers or text")
@@ -192,7 +192,7 @@ def ids(values: Any) -> np.ndarray:
 
 
 def same_records(x: np.ndarray, test_x: np.ndarray) -> None:
-  """Refuse held-out records of another shape or type than the training records."""
+  """Raise if held-out records differ from the training records in shape or type."""
   if (x.shape[1:], x.dtype) != (test_x.shape[1:], test_x.dtype):
     raise ValueError(
       f"test x holds {test_x.dtype} {test_x.shape[1:]} but x holds"
@@ -201,12 +201,12 @@ def same_records(x: np.ndarray, test_x: np.ndarray) -> None:
 
 
 def queries(x: Any, known: np.ndarray) -> np.ndarray:
-  """Return records [B,...] to ask models about, on the scale they were trained on.
+  """Return query records [B,...], checked to be on the scale of the training records.
 
   Args:
-    x: uint8 or floats in [0,1] where `known` is uint8, which models read as x / 255;
-      numbers but no uint8 where it is float32; integers where it is names.
-    known: the records [N,...] of the training.
+    x: uint8 or floats in [0,1] if `known` is uint8, which models read as x / 255;
+      numbers other than uint8 if `known` is float32; integers if it is categorical.
+    known: the training records [N,...].
 
   Raises:
     ValueError: for another shape, type or scale, which models would answer all the
@@ -270,7 +270,7 @@ def mask(values: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
 
 
 def membership(keep: Any, records: int) -> np.ndarray:
-  """Return which models trained on which of the records, bool [S, N]."""
+  """Return the membership matrix, bool [S, N]: which model trained on which record."""
   keep = numbers(keep, "keep")
   models = 1
   if keep.ndim == 2:
@@ -290,7 +290,7 @@ def scored(scores: Any, member: Any, name: str = "member") -> tuple[Any, np.ndar
 
 
 def rows(index: ArrayLike, num_records: int) -> np.ndarray:
-  """Return an index array of a mask or of indices into `num_records` records."""
+  """Return an index array from a mask or from indices into `num_records` records."""
   index = np.asarray(index)
   if index.dtype == bool:
     index = np.flatnonzero(mask(index, (num_records,), "the mask"))

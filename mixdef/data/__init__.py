@@ -1,4 +1,4 @@
-"""Data sets, their readers, and the subsets that models are trained on."""
+"""Data sets, their readers, and the subsets on which models are trained."""
 
 from mixdef.data.catalogue import CATALOGUE, check_name, load
 from mixdef.data.dataset import Dataset, to_float

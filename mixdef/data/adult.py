@@ -1,4 +1,4 @@
-"""Read UCI Adult: census records and whether the income is above 50,000 dollars."""
+"""Reader of UCI Adult: census records, labeled by income above 50,000 dollars."""
 
 import math
 import pathlib
@@ -9,8 +9,8 @@ from mixdef.data import counts, files
 from mixdef.data.dataset import Dataset
 
 NAMES = ("adult.data", "adult.test")
-# (mean, spread) of a number in adult.data, or the values of a category as its
-# documentation lists them: the columns depend on no record that is loaded.
+# (mean, spread) of a numeric attribute in adult.data, or the documented values of a
+# categorical one. The columns do not depend on the loaded records.
 COLUMNS: dict[str, tuple[float, float] | str] = {
   "age": (38.58, 13.64),
   "workclass": "Private Self-emp-not-inc Self-emp-inc Federal-gov Local-gov State-gov"
@@ -46,12 +46,12 @@ def read(
   """Return adult.data as records and adult.test as the test file.
 
   The 14 attributes become 105 features in the order of `COLUMNS`: a number x becomes
-  (x - mean) / spread, a category one column for each documented value, all 0 where the
-  value is missing ("?"). Label 1 is an income above 50,000 dollars.
+  (x - mean) / spread, and a category becomes one column per documented value, all 0 if
+  the value is missing ("?"). Label 1 is an income above 50,000 dollars.
 
   Args:
-    data_dir: the files lie in data_dir/adult or in data_dir itself.
-    num_records: of the two files; a reduced copy is refused.
+    data_dir: the files are in data_dir/adult or in data_dir itself.
+    num_records: number of records of the two files; reduced copies are rejected.
 
   Returns:
     A `Dataset` of float32 [N, 105], 2 classes.
@@ -83,7 +83,7 @@ def read(
 def _read_file(path: pathlib.Path, count: int) -> tuple[np.ndarray, np.ndarray]:
   x, y = [], []
   for line, row in files.csv_rows(path):
-    # The test file starts with a remark.
+    # The test file starts with a comment.
     if row[0].startswith("|"):
       continue
     try:
@@ -114,7 +114,7 @@ def _encode(values: list[str]) -> list[float]:
 
 
 def _label(income: str) -> int:
-  # In the test file the labels end with a full stop.
+  # In the test file, labels end with a period.
   if income.rstrip(".") not in _INCOMES:
     raise ValueError(f"{income!r} is no income, {' or '.join(_INCOMES)}")
   return _INCOMES.index(income.rstrip("."))

@@ -1,4 +1,4 @@
-"""Read the sets that scikit-learn bundles or fetches."""
+"""Readers of the sets that scikit-learn bundles or fetches."""
 
 import pathlib
 from typing import Any
@@ -11,7 +11,7 @@ from mixdef.data.dataset import Dataset
 _LFW_TABLES = ("pairs.txt", "pairsDevTrain.txt", "pairsDevTest.txt")
 _LFW_PICTURES = ("lfw_funneled", "lfw-funneled.tgz")
 _LFW_SHAPE = (250, 250, 3)
-_LFW_LEAST = 40  # pictures of a person
+_LFW_LEAST = 40  # minimal number of pictures per person
 
 
 def digits() -> Dataset:
@@ -27,17 +27,17 @@ def digits() -> Dataset:
 
 
 def lfw(data_dir: pathlib.Path, *, num_records: int = 1_867) -> Dataset:
-  """Return the faces of the people with at least 40 images, grey, 125 x 94.
+  """Return the faces of the people with at least 40 images, gray, 125 x 94.
 
-  Reads data_dir/lfw_home/lfw_funneled, as scikit-learn unpacks it, or lets scikit-learn
-  download or unpack it. The pixels, their order and the numbers of the people are those
-  of `fetch_lfw_people(min_faces_per_person=40, resize=1.0)`: in [0, 1], and not scaled
-  again. There is no test file: the protocol holds out a tenth,
+  Reads data_dir/lfw_home/lfw_funneled, as unpacked by scikit-learn, or lets
+  scikit-learn download or unpack it. The pixels, their order and the labels of people
+  are those of `fetch_lfw_people(min_faces_per_person=40, resize=1.0)`: in [0, 1], and
+  not rescaled. The set has no test file; the protocol holds out a tenth,
   `load("lfw").split(0.1)`.
 
   Args:
-    data_dir: folder that holds lfw_home.
-    num_records: pictures of these people.
+    data_dir: folder that contains lfw_home.
+    num_records: number of pictures of these people.
 
   Raises:
     FileNotFoundError: the files are missing and cannot be downloaded.
@@ -48,7 +48,7 @@ def lfw(data_dir: pathlib.Path, *, num_records: int = 1_867) -> Dataset:
   folder = data_dir / "lfw_home" / _LFW_PICTURES[0]
   if not folder.is_dir():
     _fetch_lfw(data_dir)
-  # Read here: scikit-learn keeps what it read once, whatever the folder holds since.
+  # Read here, because scikit-learn caches its first read even if the folder changes.
   people = {path.name: files.pictures(path) for path in files.subfolders(folder)}
   kept = {name: paths for name, paths in people.items() if len(paths) >= _LFW_LEAST}
   if (found := sum(map(len, kept.values()))) != num_records:
@@ -71,7 +71,7 @@ def _fetch_lfw(data_dir: pathlib.Path) -> None:
   home = data_dir / "lfw_home"
   try:
     fetch_lfw_people(data_home=str(data_dir), min_faces_per_person=_LFW_LEAST)
-  # It raises whatever the network, the archive and the decoder do.
+  # It raises any error of the network, the archive and the decoder.
   except Exception as error:
     reason = files.first_line(error)
     complete = all((home / name).exists() for name in _LFW_TABLES)
@@ -94,6 +94,6 @@ def _read_face(path: pathlib.Path) -> np.ndarray:
       f"{path} is not of LFW: it is {next(sizes)} pixels, not {next(sizes)}; the set is"
       " read from its official files only"
     )
-  # The part that scikit-learn cuts out.
+  # The region that scikit-learn crops.
   face = pixels[70:195, 78:172].astype(np.float32) / np.float32(255)
   return face.mean(axis=2, keepdims=True)

@@ -1,4 +1,4 @@
-"""Every data set by its canonical name."""
+"""The catalogue of data sets, by canonical name."""
 
 import difflib
 import functools
@@ -27,24 +27,24 @@ from mixdef.data import (
 )
 from mixdef.data.dataset import Dataset
 
-# Sheets of other pictures, or in the places of each other, have the right number.
+# Detects sheets with the right number of wrong pictures, and swapped sheets.
 _CIFAR10 = "20b420a22a784cfc007bc404149259b414094d2ecc02c7e85102a35a87f1da66"
 
 
 CATALOGUE = registry.DATASETS
-"""Readers by the names of their data sets, `(data_dir) -> Dataset`."""
+"""Readers by name of the data set, `(data_dir) -> Dataset`."""
 
 
 def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-  """Return a data set of the catalogue.
+  """Load a data set of the catalogue.
 
-  Looks for the official raw files under `data_dir`, then for a set that TensorFlow
-  Datasets prepared there, then lets TensorFlow Datasets download and prepare it.
+  Looks for the official raw files under `data_dir`, then for a set prepared there by
+  TensorFlow Datasets, then lets TensorFlow Datasets download and prepare it.
 
   Args:
-    name: a key of `CATALOGUE`; names with the prefix `synthetic_` are simulated.
-    data_dir: folder of the raw files. None takes the environment variable MIXDEF_DATA,
-      or else the folder `data` under the current one.
+    name: a key of `CATALOGUE`; sets with the prefix `synthetic_` are simulated.
+    data_dir: folder of the raw files. None means the environment variable MIXDEF_DATA,
+      or else the folder `data` in the current one.
 
   Returns:
     A `Dataset`.
@@ -62,7 +62,7 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
 
 
 def check_name(name: str) -> None:
-  """Refuse what is not the name of a set of the catalogue.
+  """Raise unless `name` is the name of a set of the catalogue.
 
   Raises:
     ValueError: with the nearest names.
@@ -93,8 +93,8 @@ def _folder(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
   try:
     is_folder = stat.S_ISDIR(folder.stat().st_mode)
   except FileNotFoundError:
-    is_folder = True  # the reader says what should be there
-  # A name that is too long or holds a zero byte, a loop of links, no right to enter.
+    is_folder = True  # the reader reports the missing files
+  # The name is too long or contains a zero byte, links form a loop, or access denied.
   except (ValueError, OSError) as error:
     reason = getattr(error, "strerror", None) or error
     raise ValueError(
@@ -198,8 +198,8 @@ def _celeba(
   )
 
 
-# A reader takes the folder and, as keywords, the official sizes: it reads small files
-# of the same format where others are given.
+# A reader takes the folder and, as keywords, the official sizes. With other sizes it
+# reads small files of the same format.
 registry.dataset(lambda data_dir: bundled.digits(), name="digits")
 registry.dataset(
   lambda data_dir: synthetic.synthetic_memorize(), name="synthetic_memorize"

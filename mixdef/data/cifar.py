@@ -1,4 +1,4 @@
-"""Read the official binary files of CIFAR-10 and CIFAR-100."""
+"""Reader of the official binary files of CIFAR-10 and CIFAR-100."""
 
 import pathlib
 from collections.abc import Sequence
@@ -23,18 +23,18 @@ def read_binary(
   num_classes: int,
   num_records: tuple[int, int],
 ) -> Dataset | None:
-  """Return the `Dataset` of the official binary files, or None if none is there.
+  """Return the `Dataset` of the official binary files, or None if none exists.
 
   A record is `label_bytes` labels, the finest last, and 3 planes of 32 x 32 bytes.
 
   Args:
-    data_dir: the files lie in data_dir/name, data_dir/folder or data_dir itself.
+    data_dir: the files are in data_dir/name, data_dir/folder or data_dir itself.
     name: canonical name of the set.
     folder: name of the folder in the official archive.
     names: file names, the test file last.
     label_bytes: 1 for CIFAR-10; 2 for CIFAR-100 (coarse, fine).
     num_classes: number of classes K.
-    num_records: of the training files together, and of the test file.
+    num_records: total number of records of the training files, and of the test file.
 
   Raises:
     FileNotFoundError: only some of the files are there.

@@ -1,4 +1,4 @@
-"""Compare what was read with what is known of the official files."""
+"""Checks that loaded records match the known properties of the official files."""
 
 import hashlib
 import os
@@ -13,13 +13,13 @@ from mixdef.data.dataset import Dataset
 
 
 def check_count(path: pathlib.Path, found: int, expected: int, what: str) -> None:
-  """Refuse a file that holds more or fewer records than the official one.
+  """Raise if a file does not hold as many records as the official one.
 
   Args:
-    path: of the file.
+    path: path of the file.
     found: number of records in it.
-    expected: number in the official file.
-    what: they are called.
+    expected: number of records in the official file.
+    what: name of the records in the error message.
   """
   if found != expected:
     raise ValueError(
@@ -32,7 +32,7 @@ def check_count(path: pathlib.Path, found: int, expected: int, what: str) -> Non
 def check_classes(
   place: os.PathLike[str], y: np.ndarray, name: str, num_classes: int
 ) -> None:
-  """Refuse labels of a set with fewer classes than `name` has."""
+  """Raise if the labels have fewer classes than the set `name`."""
   if y.size and y.max() < num_classes - 1:
     raise ValueError(
       f"{place} is not {name}: it has {y.max() + 1} classes, not {num_classes}; put the"
@@ -52,7 +52,7 @@ def dataset(
   content: str | None = None,
   test: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> Dataset:
-  """Make the `Dataset` of what was read, and log its size.
+  """Create a `Dataset` from loaded arrays, and log its size.
 
   Args:
     place: file or folder that was read.
@@ -60,10 +60,10 @@ def dataset(
     y: [N] labels.
     name: canonical name of the set.
     num_classes: number of classes K.
-    num_records: of the official training and test file (0 without one), or None if
-      that is not known.
-    balanced: whether the official files hold as many records of each class.
-    content: `digest` of the official records, or None if that is not known.
+    num_records: number of records of the official training and test file (0 without a
+      test file), or None if unknown.
+    balanced: whether the official files hold equally many records of each class.
+    content: `digest` of the official records, or None if unknown.
     test: held-out inputs and labels.
 
   Raises:
@@ -102,7 +102,7 @@ def dataset(
 
 
 def digest(data: Dataset) -> str:
-  """Return a SHA-256 of the records and labels of both files, whatever their order."""
+  """Return a SHA-256 of the records and labels of both files, regardless of order."""
   state = hashlib.sha256()
   for part in filter(None, (data, data.test)):
     records = (

@@ -1,4 +1,4 @@
-"""The data set: arrays and what is known about their rows."""
+"""The data set: arrays of records, labels and per-record flags."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from mixdef.core.randomness import stream
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-  """Hold the records that models are trained on, and nothing about membership.
+  """The records that models are trained on, without any information on membership.
 
   Every method is pure and returns a new `Dataset`. The arrays are read-only.
-  Make one of your own arrays with `Dataset.from_arrays`, which validates them.
+  Use `Dataset.from_arrays` to validate your own arrays and create a `Dataset`.
 
   Attributes:
-    x: [N, ...] inputs: uint8 images (0..255), float32, or int32 names of things, such
-      as token ids.
+    x: [N, ...] inputs: uint8 images (0..255), float32, or categorical int32, such as
+      token ids.
     y: [N] int32 labels in [0, num_classes).
     num_classes: number of classes K.
     name: canonical name, printed in every report.
-    reference: [N] bool, the defender's own records: never members, never audited.
-      All False by default.
+    reference: [N] bool, the defender's auxiliary records, which are never members and
+      never audited. All False by default.
     always: [N] bool, records that every model trains on and that are never audited,
-      so that only the others vary; see `auditing.plant`. All False by default.
-    ids: [N] int or text, all different, each record's name: by default its place in
-      the file it came from, 0..N-1. It travels with the record, so that scores of
+      so that only the other records vary; see `auditing.plant`. All False by default.
+    ids: [N] int or text, unique id of each record; by default its position 0..N-1 in
+      the file it came from. Ids are kept when records are selected, so that scores of
       different selections can be joined.
-    test: the official held-out file where the set has one. Never part of N.
-    standardized: whether `standardize` has changed x by moments of its own records,
-      which no noise covers: training with an epsilon refuses them.
+    test: the official held-out file, if the set has one. Never part of N.
+    standardized: whether `standardize` has transformed x by moments of its own records.
+      No noise covers these moments, so training with an epsilon rejects such records.
   """
 
   x: np.ndarray
@@ -84,7 +84,7 @@ class Dataset:
 
   @property
   def audited(self) -> np.ndarray:
-    """Return the records that attacks are scored on, [N] bool."""
+    """The records on which attacks are scored, [N] bool."""
     return ~(self.reference | self.always)
 
   @classmethod
@@ -98,18 +98,19 @@ class Dataset:
     num_classes: int | None = None,
     ids: ArrayLike | None = None,
   ) -> Self:
-    """Validate arrays and make a `Dataset` of them.
+    """Create a `Dataset` from arrays after validating them.
 
     Args:
       x: [N, ...] numpy or jax array or nested list, N >= 2, all values finite. uint8
-        is kept and means images of 0..255. Other integers become int32 and stay what
-        they are, token ids for `nn.Embed`, for example; what mixes, disturbs or crops
-        records refuses them. Pass quantities as floats: they become float32.
+        is kept and means images of 0..255. Other integers become int32 and are treated
+        as categorical, for example token ids for `nn.Embed`; functions that mix,
+        perturb or crop records reject them. Pass quantities as floats, which become
+        float32.
       y: [N] integers in [0, num_classes).
-      name: printed in reports.
+      name: name printed in reports.
       test: None, a `Dataset`, or a pair (x, y) of held-out records.
-      num_classes: number of classes K; None takes the largest label plus one.
-      ids: [N] integers or text, all different: names of the records, shown in reports.
+      num_classes: number of classes K; None means the largest label plus one.
+      ids: [N] integers or text, unique ids of the records, shown in reports.
 
     Returns:
       A `Dataset` whose `reference` and `always` are all False.
@@ -135,7 +136,7 @@ class Dataset:
       validate.label_range(held_out.y, num_classes, "test y")
       validate.same_records(x, held_out.x)
       held_out = dataclasses.replace(held_out, num_classes=num_classes)
-    # Records that were standardised have held-out ones that were, too.
+    # If the held-out records were standardized, the records were as well.
     standardized = held_out is not None and held_out.standardized
     return cls(
       *(x, y, num_classes, name), ids=ids, test=held_out, standardized=standardized
@@ -145,7 +146,7 @@ class Dataset:
     """Return the records of `rows`, in that order; the held-out file is kept.
 
     Args:
-      rows: [M] integer indices in [0, N), or [N] bool mask.
+      rows: [M] integer indices in [0, N), or an [N] bool mask.
 
     Returns:
       A `Dataset` of M records.
@@ -164,13 +165,13 @@ class Dataset:
     )
 
   def with_reference(self, count: int, *, seed: int = 0) -> Self:
-    """Mark `count` random records as the defender's own.
+    """Mark `count` random records as the defender's auxiliary records.
 
-    Replaces an earlier marking. These records are never members and never scored; they
-    are drawn from those that are not `always` members.
+    Replaces any earlier marking. Auxiliary records are never members and never scored.
+    They are drawn from the records that are not `always` members.
 
     Args:
-      count: number of reference records, at least 0 and below the number of records
+      count: number of auxiliary records, at least 0 and below the number of records
         that are not `always`.
       seed: non-negative int.
 
@@ -195,15 +196,15 @@ class Dataset:
   def split(self, fraction: float = 0.2, *, seed: int = 0) -> Self:
     """Hold out a class-stratified random fraction as `test`.
 
-    For sets without an official test file. Each class gives its share to within one
-    record, and the total is round(fraction * N).
+    Use it for sets without an official test file. The number of held-out records per
+    class is proportional to within one record, and the total is round(fraction * N).
 
     Args:
-      fraction: share of the records to hold out, in (0, 1).
+      fraction: fraction of the records to hold out, in (0, 1).
       seed: non-negative int.
 
     Returns:
-      A `Dataset` of the remaining records, in their old order, with `test`.
+      A `Dataset` of the remaining records, in their original order, with `test`.
 
     Raises:
       ValueError: there is a test file already, rows are marked as reference or always,
@@ -223,21 +224,22 @@ class Dataset:
       )
     shuffled = stream(seed, "split").permutation(len(self))
     by_class = shuffled[np.argsort(self.y[shuffled], kind="stable")]
-    # Equally spaced positions in the list sorted by class stratify it.
+    # Equally spaced positions in the list sorted by class give a stratified sample.
     evenly = (2 * np.arange(count) + 1) * len(self) // (2 * count)
     held = np.zeros(len(self), bool)
     held[by_class[evenly]] = True
     return dataclasses.replace(self.select(~held), test=self.select(held))
 
   def standardize(self, moments_of: Dataset | None = None) -> Self:
-    """Subtract the per-feature mean and divide by the clipped per-feature spread.
+    """Subtract the per-feature mean and divide by the clipped standard deviation.
 
-    x' = (x - mean) / max(std, 1), on the raw scale (0..255 for uint8), both taken over
-    this file's N records, or over public ones, and used for `test` too.
+    x' = (x - mean) / max(std, 1), on the raw scale (0..255 for uint8). Mean and std are
+    computed over this file's N records, or over public records, and also applied to
+    `test`.
 
     Args:
-      moments_of: public records of the same form, whose mean and spread are taken;
-        `data.select(data.reference)` where the defender's own records are public.
+      moments_of: public records of the same form, from which mean and std are computed;
+        `data.select(data.reference)` if the defender's auxiliary records are public.
 
     Returns:
       A `Dataset` with float32 `x`; without `moments_of` it is marked `standardized`.
@@ -293,13 +295,14 @@ def _held_out(test: Any, name: str) -> Dataset | None:
 
 
 def to_float(x: Any) -> Any:
-  """Convert inputs to what a network reads: the only place that scales images.
+  """Convert inputs to the form that networks read; the only function to scale images.
 
   Args:
     x: [...] numpy or jax array: uint8 (0..255), float, or integers such as token ids.
 
   Returns:
-    float32 x / 255 for uint8, else `x` itself. The type is static, so this traces.
+    float32 x / 255 for uint8, else `x` itself. The type is static, so the function can
+    be traced.
 
   >>> to_float(np.array([0, 51, 255], np.uint8)).tolist()
   [0.0, 0.20000000298023224, 1.0]

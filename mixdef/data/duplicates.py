@@ -1,4 +1,4 @@
-"""Find records that occur more than once, within a set or across sets."""
+"""Detection of duplicate records, within a data set or across data sets."""
 
 import hashlib
 from typing import NamedTuple
@@ -9,26 +9,27 @@ from mixdef.data.dataset import Dataset
 
 
 class Duplicate(NamedTuple):
-  """Two records with equal inputs; each is (place of its set, row in that set)."""
+  """Two records with equal inputs; each is (index of its set, row in that set)."""
 
   first: tuple[int, int]
   copy: tuple[int, int]
 
 
 def duplicate_records(*parts: Dataset) -> list[Duplicate]:
-  """List the records whose inputs occurred before, in the order of the sets.
+  """List the records that duplicate an earlier record, in the order of the sets.
 
-  A record of the population or the test file that a model trained on is no non-member,
-  and a member whose copy stays in the training set cannot be told by leaving it out.
+  A record of the population or the test file that also occurs in the training set is
+  not a non-member, and leaving out a member has no detectable effect if a copy of it
+  stays in the training set.
 
   Args:
-    *parts: data sets with records of one shape and type, for example
-      `(data, population)`; they are numbered from 0.
+    *parts: data sets with records of the same shape and type, for example
+      `(data, population)`; numbered from 0.
 
   Returns:
-    One `Duplicate` for each record with an earlier equal: `first` is where it occurred
-    first, `copy` the record itself. Labels are not compared: a mislabelled copy is a
-    copy.
+    One `Duplicate` per record that equals an earlier one: `first` is the earliest
+    occurrence, `copy` the record itself. Labels are not compared, so a mislabelled copy
+    is a copy.
 
   Raises:
     ValueError: the records differ in shape or type.
@@ -55,7 +56,7 @@ def duplicate_records(*parts: Dataset) -> list[Duplicate]:
 
 
 def _bytes(record: np.ndarray) -> bytes:
-  # Adding zero turns -0.0, which equals 0.0, into its bytes.
+  # Adding zero converts -0.0, which equals 0.0, to the same bytes.
   return (record + record.dtype.type(0)).tobytes()
 
 

@@ -1,4 +1,4 @@
-"""Read CelebA from its official files, and small prepared copies of face sets."""
+"""Readers of CelebA's official files, and of small prepared copies of face sets."""
 
 import pathlib
 
@@ -17,7 +17,7 @@ _SPLITS = (_TRAIN, "1", _TEST)
 
 
 def celeba_face(pixels: np.ndarray) -> np.ndarray:
-  """Return the centre 128 x 128 of an aligned CelebA image, resized to 64 x 64.
+  """Return the center 128 x 128 of an aligned CelebA image, resized to 64 x 64.
 
   Args:
     pixels: [218, 178, 3] uint8.
@@ -34,19 +34,19 @@ def celeba_face(pixels: np.ndarray) -> np.ndarray:
 
 
 def celeba(data_dir: pathlib.Path, *, num_images: int = 202_599) -> Dataset | None:
-  """Return CelebA from its aligned images, or None if its list is not there.
+  """Return CelebA from its aligned images, or None if its list is missing.
 
   Reads `img_align_celeba/*.jpg` and `list_attr_celeba.txt`; the label is the attribute
   Male. With `list_eval_partition.txt`, the records are the 162,770 of the official
-  training split and `test` the 19,962 of the test split; the validation split is left
-  out, as in the prepared set. Without it, all images are records.
+  training split and `test` the 19,962 of the test split; the validation split is
+  omitted, as in the prepared set. Without it, all images are records.
 
   Args:
-    data_dir: the files lie in data_dir/celeba or in data_dir itself.
-    num_images: images that the list names; a reduced copy is refused.
+    data_dir: the files are in data_dir/celeba or in data_dir itself.
+    num_images: required number of images in the list; reduced copies are rejected.
 
   Returns:
-    A `Dataset` of uint8 [N, 64, 64, 3], see `celeba_face`.
+    A `Dataset` of uint8 [N, 64, 64, 3]; see `celeba_face`.
 
   Raises:
     FileNotFoundError: images are missing.
@@ -96,15 +96,15 @@ def celeba(data_dir: pathlib.Path, *, num_images: int = 202_599) -> Dataset | No
 def celeba64(
   data_dir: pathlib.Path, *, num_records: tuple[int, int] = (5_120, 1_280)
 ) -> Dataset:
-  """Return a small copy of CelebA from sheets: never the set `celeba`.
+  """Return a small copy of CelebA from sheets, which is not the set `celeba`.
 
-  Sheets of 64 tiles a row, 64 x 64, made of the first 6,400 images (5,120 + 1,280). The
-  source is a JPEG copy of half the size, so the pixels are not those of `celeba`. The
-  label is the attribute Male.
+  Sheets with 64 tiles per row, 64 x 64, made from the first 6,400 images (5,120 +
+  1,280). The source is a JPEG copy of half the size, so the pixels differ from those of
+  `celeba`. The label is the attribute Male.
 
   Args:
-    data_dir: folder that holds celeba64/{train, test}.webp and labels.npz.
-    num_records: of the training and the test sheet.
+    data_dir: folder with celeba64/{train, test}.webp and labels.npz.
+    num_records: number of records of the training and the test sheet.
 
   Raises:
     FileNotFoundError: files are missing.
@@ -132,14 +132,14 @@ def celeba64(
 def lfw62(
   data_dir: pathlib.Path, *, num_records: tuple[int, int] = (2_442, 581)
 ) -> Dataset:
-  """Return 62 people of LFW from sheets, grey, 64 x 64: never the protocol's `lfw`.
+  """Return 62 people of LFW from sheets, gray, 64 x 64; not the protocol's `lfw`.
 
-  Sheets of 50 tiles a row with the people that have at least 20 images, 2,442 + 581.
-  `lfw` has those with at least 40, 125 x 94 pixels and no test file.
+  Sheets with 50 tiles per row, of the people with at least 20 images, 2,442 + 581.
+  `lfw` has the people with at least 40 images, 125 x 94 pixels and no test file.
 
   Args:
-    data_dir: folder that holds lfw62/{train, test}.png and labels.npz.
-    num_records: of the training and the test sheet.
+    data_dir: folder with lfw62/{train, test}.png and labels.npz.
+    num_records: number of records of the training and the test sheet.
 
   Raises:
     FileNotFoundError: files are missing.

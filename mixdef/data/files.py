@@ -1,7 +1,7 @@
-"""Find and open the files of a set under a data folder.
+"""Functions that find and open the files of a set under a data folder.
 
-Every reader comes through here, so that whatever is wrong with a file, or with the
-folder it should be in, ends in one line with the path and the fix.
+All readers use them, so that any problem with a file, or with its folder, is reported
+in one line with the path and the fix.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from mixdef.core import reading
 from mixdef.core.files import is_clutter
 from mixdef.core.reading import Damaged
 
-_SHOWN = 6  # names of a folder that a message lists
+_SHOWN = 6  # maximal number of file names in a message
 _DELIMITERS = ",;\t"
 _PICTURES = (".jpg", ".jpeg")
 
@@ -31,16 +31,16 @@ def find(
 ) -> list[pathlib.Path] | None:
   """Return the paths of `names` in the first folder that holds all of them.
 
-  Capital letters, hyphens, underscores and dots make no difference. A file may lie one
-  folder deeper, as archives unpack, and `data_dir` may be one of the folders itself.
+  Case, hyphens, underscores and dots are ignored. A file may be one folder deeper, as
+  some archives unpack, and `data_dir` may itself be one of the folders.
 
   Args:
     data_dir: folder of all sets.
-    folders: below `data_dir`, in order of preference; "" is `data_dir` itself.
-    names: of the files; each may also be present without its `.gz`.
+    folders: subfolders of `data_dir`, in order of preference; "" is `data_dir` itself.
+    names: names of the files; each may also be present without its `.gz`.
 
   Returns:
-    A list of paths as long as `names`, or None if no folder holds one of them.
+    A list of paths as long as `names`, or None if no folder holds any of them.
 
   Raises:
     FileNotFoundError: a folder holds some of the files only.
@@ -63,8 +63,8 @@ def find(
 
 
 def child(folder: pathlib.Path, name: str) -> pathlib.Path | None:
-  """Return folder/name if it is there, in whatever capital letters."""
-  # A broken link is there, so that it can be told; it does not exist.
+  """Return folder/name if it exists, ignoring case."""
+  # `lexists`, so that a broken link is found and can be reported.
   if os.path.lexists(exact := folder / name):
     return exact
   alike = (path for path in entries(folder) if _plain(path.name) == _plain(name))
@@ -72,7 +72,7 @@ def child(folder: pathlib.Path, name: str) -> pathlib.Path | None:
 
 
 def entries(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Return what a folder holds, sorted, without the clutter of desktops."""
+  """Return the sorted entries of a folder, without files created by desktops."""
   try:
     found = sorted(folder.iterdir())
   except (FileNotFoundError, NotADirectoryError):
@@ -88,19 +88,19 @@ def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def pictures(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Return the JPEG files in a folder, sorted, or else those one folder deeper."""
+  """Return the sorted JPEG files in a folder, or else those one folder deeper."""
   here = [path for path in entries(folder) if path.suffix.lower() in _PICTURES]
-  deeper = folder / folder.name  # as archives unpack
+  deeper = folder / folder.name  # as some archives unpack
   return pictures(deeper) if not here and deeper.is_dir() else here
 
 
 def contents(folder: pathlib.Path) -> str:
-  """Say what a folder holds, for the message that something is missing there."""
+  """Describe the content of a folder, for the message that a file is missing."""
   if not folder.is_dir():
     kind = "it is a file" if folder.exists() else "there is no such folder"
     above = folder.parent
     return f"{kind}; {above}: {contents(above)}" if above.is_dir() else kind
-  # A name may hold what cannot be printed, a line end or bytes that are no UTF-8.
+  # Names may contain unprintable characters, line ends or bytes that are not UTF-8.
   names = [re.sub(r"[^ -~\w]", "?", path.name) for path in entries(folder)]
   if not names:
     return "it is empty"
@@ -111,13 +111,13 @@ def contents(folder: pathlib.Path) -> str:
 def missing(
   name: str, folder: pathlib.Path, wanted: str, advice: str
 ) -> FileNotFoundError:
-  """Return the error that says what a set needs, where, and how to get it.
+  """Return the error for missing files, with the folder and how to get them.
 
   Args:
     name: canonical name of the set.
-    folder: that should hold the files.
-    wanted: the files.
-    advice: where they come from and on what terms.
+    folder: folder that should hold the files.
+    wanted: the missing files.
+    advice: their source and terms of use.
   """
   return FileNotFoundError(
     f"{name}: {folder} needs {wanted}; {advice}, or set data_dir or MIXDEF_DATA"
@@ -127,11 +127,11 @@ def missing(
 
 @contextlib.contextmanager
 def decoding(path: pathlib.Path, fix: str = "get it again") -> Iterator[None]:
-  """Turn whatever a reader raises into one line with the path and the fix.
+  """Convert any error of a reader into one line with the path and the fix.
 
   Args:
-    path: of the file that is read.
-    fix: of a damaged file.
+    path: path of the file that is read.
+    fix: what to do about a damaged file.
 
   Raises:
     ValueError: the file is damaged.
@@ -144,8 +144,8 @@ def decoding(path: pathlib.Path, fix: str = "get it again") -> Iterator[None]:
   except Damaged:
     raise
   except OSError as error:
-    # Decoders raise an OSError without a number where the content is wrong, and seek to
-    # where damaged bytes point.
+    # For damaged content, decoders raise an OSError without errno, or seek to an
+    # invalid offset.
     if error.errno not in (None, errno.EINVAL):
       raise unreadable(path, error) from error
     raise damaged(path, first_line(error), fix) from error
@@ -154,12 +154,12 @@ def decoding(path: pathlib.Path, fix: str = "get it again") -> Iterator[None]:
 
 
 def damaged(path: pathlib.Path, why: str, fix: str = "get it again") -> Damaged:
-  """Return the error about the content of a file."""
+  """Return the error for a file with damaged content."""
   return Damaged(f"{path} is damaged: {why}{instead(path)}; {fix}")
 
 
 def unreadable(path: pathlib.Path, error: OSError) -> OSError:
-  """Return the error about a file whose content is not to blame."""
+  """Return the error for a file that cannot be read, regardless of its content."""
   fix = "mend that and run again: the file may be whole"
   if isinstance(error, PermissionError):
     fix = f"give this user the right to read it: chmod -R u+rX '{path}'"
@@ -167,7 +167,7 @@ def unreadable(path: pathlib.Path, error: OSError) -> OSError:
 
 
 def instead(path: pathlib.Path) -> str:
-  """Say what people often find in the place of a file."""
+  """Describe what often takes the place of a file, for the error message."""
   try:
     with path.open("rb") as file:
       head = file.read(200).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -189,7 +189,7 @@ def read_bytes(path: pathlib.Path) -> bytes:
 
 
 def decompressed(path: pathlib.Path) -> bytes:
-  """Return the bytes of a file that may be gzip, whatever its name says."""
+  """Return the bytes of a file, decompressing gzip regardless of the file's name."""
   raw = read_bytes(path)
   with decoding(path):
     return gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
@@ -221,18 +221,18 @@ def read_picture(path: pathlib.Path, mode: str | None = None) -> np.ndarray:
   import PIL.Image
 
   with decoding(path), warnings.catch_warnings():
-    # Of damage to what goes with the pixels there are warnings only. It can turn a
-    # small picture into a huge one, too.
+    # Damaged metadata causes only warnings. It can also turn a small picture into a
+    # huge one.
     warnings.simplefilter("ignore")
     warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
     with PIL.Image.open(path) as picture:
-      picture.verify()  # the checksums of PNG; nothing can be read after it
+      picture.verify()  # checks PNG checksums; nothing can be read afterwards
     with PIL.Image.open(path) as picture:
       return np.asarray(picture.convert(mode) if mode else picture)
 
 
 def csv_rows(path: pathlib.Path) -> list[tuple[int, list[str]]]:
-  """Return (line number, fields) of the rows of a csv file that are not empty.
+  """Return (line number, fields) of the nonempty rows of a csv file.
 
   The fields are separated by commas, semicolons or tabs, and stripped of spaces.
   """
@@ -248,11 +248,11 @@ def csv_rows(path: pathlib.Path) -> list[tuple[int, list[str]]]:
 
 
 def read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
-  """Return the rows of a csv file with a header, reduced to these columns.
+  """Return the given columns of a csv file with a header, row by row.
 
   Args:
-    path: of the file, compressed or not.
-    columns: names; capital letters make no difference.
+    path: path of the file, compressed or not.
+    columns: names of the columns; case is ignored.
 
   Raises:
     ValueError: a column or a field is missing; the line names the file.
@@ -270,7 +270,7 @@ def read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[tuple[str, ...]
 
 @contextlib.contextmanager
 def named(place: os.PathLike[str]) -> Iterator[None]:
-  """Say in a `ValueError` about arrays which file or folder they were read from."""
+  """Add the file or folder that arrays were read from to any `ValueError`."""
   try:
     yield
   except ValueError as error:
@@ -278,7 +278,7 @@ def named(place: os.PathLike[str]) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-  """Return the first line of an error of another library, for a line of ours."""
+  """Return the first line of another library's error, for use in a message."""
   return str(error).strip().split("\n", 1)[0].rstrip(":") or type(error).__name__
 
 
@@ -297,7 +297,7 @@ def _plain(name: str) -> str:
 
 def _variant(folder: pathlib.Path, name: str) -> pathlib.Path | None:
   path = child(folder, name) or child(folder, name.removesuffix(".gz"))
-  # Some archives unpack each file into a folder of its name.
+  # Some archives unpack each file into a folder with the file's name.
   return (child(path, path.name) or path) if path and path.is_dir() else path
 
 

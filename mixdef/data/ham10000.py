@@ -1,4 +1,4 @@
-"""Read HAM10000, photographs of pigmented skin lesions."""
+"""Reader of HAM10000, photographs of pigmented skin lesions."""
 
 import pathlib
 
@@ -20,11 +20,12 @@ def read(data_dir: pathlib.Path, *, num_images: int = 10_015) -> Dataset:
   seven values of dx, sorted: akiec, bcc, bkl, df, mel, nv, vasc.
 
   Args:
-    data_dir: the files lie in data_dir/ham10000 or in data_dir itself.
-    num_images: images that the metadata name; a reduced copy is refused.
+    data_dir: the files are in data_dir/ham10000 or in data_dir itself.
+    num_images: required number of images in the metadata; reduced copies are rejected.
 
   Returns:
-    A `Dataset` of uint8 [N, 64, 64, 3] without a test file: `split` holds one out.
+    A `Dataset` of uint8 [N, 64, 64, 3] without a test file; use `split` to hold one
+    out.
 
   Raises:
     FileNotFoundError: files are missing.

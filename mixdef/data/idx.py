@@ -1,4 +1,4 @@
-"""Read the idx files of MNIST and Fashion-MNIST."""
+"""Reader of the idx files of MNIST and Fashion-MNIST."""
 
 import hashlib
 import math
@@ -17,8 +17,8 @@ NAMES = (
   "t10k-images-idx3-ubyte.gz",
   "t10k-labels-idx1-ubyte.gz",
 )
-# Many sets come in files of these names. The SHA-256 of their content, decompressed,
-# tells them apart.
+# Many sets use the same file names. The SHA-256 of the decompressed content
+# distinguishes them.
 DIGESTS = {
   "mnist": (
     "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -41,13 +41,13 @@ def read(
   *,
   digests: Mapping[str, Sequence[str]] = DIGESTS,
 ) -> Dataset | None:
-  """Return the `Dataset` of the four idx files, or None if none of them is there.
+  """Return the `Dataset` of the four idx files, or None if none of them exists.
 
   Args:
-    data_dir: the files lie in data_dir/name or in data_dir itself.
+    data_dir: the files are in data_dir/name or in data_dir itself.
     name: canonical name of the set.
-    digests: for each set, the SHA-256 of the content of the files of `NAMES`; without
-      those of `name`, every content is taken.
+    digests: for each set, the SHA-256 of the content of the files in `NAMES`; if
+      `name` is missing, any content is accepted.
 
   Raises:
     FileNotFoundError: only some of the files are there.

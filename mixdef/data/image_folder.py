@@ -1,4 +1,4 @@
-"""Read images that lie in a folder, one file each."""
+"""Reader of image folders with one file per image."""
 
 import pathlib
 from collections.abc import Callable, Sequence
@@ -13,11 +13,11 @@ SIDE = 64
 
 
 def square(pixels: np.ndarray, crop: int | None = None) -> np.ndarray:
-  """Return the centre square of an image, 64 x 64.
+  """Return the center square of an image, 64 x 64.
 
   Args:
     pixels: [H, W, 3] uint8.
-    crop: side of the square to cut out; None takes the largest.
+    crop: side of the square to crop; None means the largest.
 
   Returns:
     [64, 64, 3] uint8, resized bilinearly with antialiasing.
@@ -37,15 +37,15 @@ def decode(
   *,
   prepare: Callable[[np.ndarray], np.ndarray] = square,
 ) -> np.ndarray:
-  """Decode image files into one array and log the progress.
+  """Decode image files into one array, and log the progress.
 
   Args:
-    paths: of the N files.
-    name: of the set, for the log.
+    paths: paths of the N files.
+    name: name of the set, for the log.
     prepare: pixels [H, W, 3] uint8 -> [64, 64, 3] uint8.
 
   Returns:
-    [N, 64, 64, 3] uint8. Grey images become RGB.
+    [N, 64, 64, 3] uint8. Gray images become RGB.
 
   Raises:
     ValueError: a file is damaged, or `prepare` refuses its pixels; the line names it.
@@ -72,18 +72,18 @@ def read_classes(
   """Return the images of a folder whose subfolders are the classes.
 
   The classes are the names of the subfolders with at least `min_images` .jpg files, in
-  sorted order; the images come class by class, sorted by file name.
+  sorted order; the images are ordered by class, then by file name.
 
   Args:
-    data_dir: folder that holds one of `folders`.
+    data_dir: folder that contains one of `folders`.
     name: canonical name of the set.
-    folders: names the set's folder is known by, in order of preference.
-    min_images: images that a class needs to be kept.
-    advice: how to get the set and on what terms, for the message.
+    folders: possible names of the set's folder, in order of preference.
+    min_images: minimal number of images of a class; smaller classes are dropped.
+    advice: how and under which terms to get the set, for the error message.
 
   Returns:
-    A `Dataset` of uint8 [N, 64, 64, 3], the largest centre square of each image,
-    without a test file: `split` holds one out.
+    A `Dataset` of uint8 [N, 64, 64, 3], the largest center square of each image,
+    without a test file; use `split` to hold one out.
 
   Raises:
     FileNotFoundError: none of the folders is there.
@@ -95,7 +95,7 @@ def read_classes(
     raise files.missing(name, data_dir / folders[0], "<class>/*.jpg", advice)
   classes = files.subfolders(root)
   if len(classes) == 1 and files.subfolders(classes[0]):
-    (root,) = classes  # as archives unpack
+    (root,) = classes  # as some archives unpack
     classes = files.subfolders(root)
   pictures = [files.pictures(folder) for folder in classes]
   kept = [paths for paths in pictures if len(paths) >= min_images]

@@ -1,4 +1,4 @@
-"""Read the diagnoses of MIMIC-III as medGAN does, one row a patient."""
+"""Reader of the diagnoses of MIMIC-III as in medGAN, one row per patient."""
 
 import datetime
 import pathlib
@@ -10,7 +10,7 @@ from mixdef.data import counts, files
 from mixdef.data.dataset import Dataset
 
 NAMES = ("ADMISSIONS.csv.gz", "DIAGNOSES_ICD.csv.gz")
-# What programs write for a diagnosis without a code.
+# Representations of a missing code.
 _NO_CODE = ("", "null", "nan", "na", "n/a", "none", "<na>")
 _CODE = re.compile(r"\d{3,5}|[EV]\d{2,4}", re.ASCII)
 _AS_NUMBERS = (
@@ -27,22 +27,23 @@ def read(
   num_rows: tuple[int, int],
   advice: str,
 ) -> Dataset:
-  """Return one row a patient and one column for each three-digit ICD-9 code.
+  """Return one row per patient and one column per three-digit ICD-9 code.
 
-  x[i, j] = 1 if code j was given to patient i in any admission. Codes are cut to their
-  first three characters, those of external causes (E...) to four. Patients come in the
-  order of ADMISSIONS.csv; codes in the order in which they first appear in a walk
-  through patients, their admissions by time, and the lines of DIAGNOSES_ICD.csv.
+  x[i, j] = 1 if code j was given to patient i in any admission. Codes are truncated to
+  their first three characters, and those of external causes (E...) to four. Patients
+  are in the order of ADMISSIONS.csv; codes are in the order of first appearance when
+  iterating over patients, their admissions by time, and the lines of DIAGNOSES_ICD.csv.
 
   Args:
-    data_dir: folder that holds name/{ADMISSIONS, DIAGNOSES_ICD}.csv, compressed or not.
+    data_dir: folder with name/{ADMISSIONS, DIAGNOSES_ICD}.csv, compressed or not.
     name: canonical name of the set, `mimic3` or `mimic3_demo`.
-    num_patients: of the set, so that the open demo never passes for MIMIC-III.
-    num_rows: of ADMISSIONS and of DIAGNOSES_ICD, without their headers.
-    advice: how to get the set and on what terms, for the message.
+    num_patients: number of patients of the set, so that the open demo is never mistaken
+      for MIMIC-III.
+    num_rows: number of rows of ADMISSIONS and of DIAGNOSES_ICD, without headers.
+    advice: how and under which terms to get the set, for the error message.
 
   Returns:
-    A `Dataset` of float32 zeros and ones [N, codes] without a test file; the whole of
+    A `Dataset` of float32 zeros and ones [N, codes] without a test file; the full
     MIMIC-III has 46,520 patients and about 1,071 codes. y = 1 if the patient died in
     hospital in any admission.
 
@@ -90,7 +91,7 @@ def read(
 def _admissions(
   path: pathlib.Path, rows: list[tuple[str, ...]]
 ) -> tuple[dict[str, int], np.ndarray]:
-  """Return {admission: row of its patient}, by patient and time, and who died."""
+  """Return {admission: row of its patient}, by patient and time, and the deaths."""
   patients: dict[str, int] = {}
   for subject, *_ in rows:
     patients.setdefault(subject, len(patients))
@@ -119,7 +120,7 @@ def _admissions(
 def _read_codes(
   path: pathlib.Path, admissions: dict[str, int], count: int
 ) -> dict[str, list[str]]:
-  """Return {admission: its codes, cut}, in the order of the file."""
+  """Return {admission: its truncated codes}, in the order of the file."""
   codes: dict[str, list[str]] = {admission: [] for admission in admissions}
   rows = files.read_csv(path, ("HADM_ID", "ICD9_CODE"))
   counts.check_count(path, len(rows), count, "diagnoses")
@@ -134,7 +135,7 @@ def _read_codes(
     code = code.upper()
     if not _CODE.fullmatch(code):
       why = f"{code!r} is no ICD-9 code as MIMIC-III writes them, 0389, V103 or E8490"
-      # Of 0031, a number keeps 31 or 31.0.
+      # Stored as a number, 0031 becomes 31 or 31.0.
       if re.fullmatch(r"\d{1,5}(\.0)?", code):
         raise ValueError(f"{path} is damaged: {why}: {_AS_NUMBERS}")
       raise files.damaged(path, why, "take the official file")

@@ -1,4 +1,4 @@
-"""Read sets whose images are tiles of a few large lossless pictures."""
+"""Reader of sets whose images are tiles of a few large lossless pictures."""
 
 import pathlib
 from collections.abc import Sequence
@@ -24,21 +24,21 @@ def read(
   train: Sequence[str] = ("train",),
   labels: tuple[str, str] = ("y_train", "y_test"),
 ) -> Dataset | None:
-  """Return the `Dataset` of the sheets in data_dir/name, or None if none is there.
+  """Return the `Dataset` of the sheets in data_dir/name, or None if none exists.
 
-  A sheet shows square tiles, row-major; the last row may be padded. The sheets are WebP
-  or PNG; `labels.npz` lies beside them. A line in the log tells that these are not the
-  official files.
+  A sheet consists of square tiles, row-major; the last row may be padded. The sheets
+  are WebP or PNG, and `labels.npz` is next to them. A line in the log states that these
+  are not the official files.
 
   Args:
-    data_dir: folder that holds the folder of the set.
+    data_dir: folder that contains the folder of the set.
     name: canonical name of the set.
     side: height and width of a tile in pixels.
-    columns: tiles in a row.
-    mode: "RGB" or "L" (grey).
+    columns: tiles per row.
+    mode: "RGB" or "L" (gray).
     num_classes: number of classes K.
-    num_records: of the training and the test file.
-    content: `counts.digest` of the official records, or None if that is not known.
+    num_records: number of records of the training and the test file.
+    content: `counts.digest` of the official records, or None if unknown.
     train: names of the training sheets without suffix; the test sheet is `test`.
     labels: names of the training and the test labels in labels.npz.
 
@@ -76,7 +76,7 @@ def _tiles(
   paths: Sequence[pathlib.Path], count: int, side: int, columns: int, mode: str
 ) -> np.ndarray:
   x = np.concatenate([_read_sheet(path, side, columns, mode) for path in paths])
-  # Padding fills the last row only, so a whole missing row is a damaged file.
+  # Only the last row is padded, so a missing row means that the file is damaged.
   if not 0 <= len(x) - count < columns:
     raise ValueError(
       f"{paths[0].parent} holds {len(x)} {paths[0].stem.split('_')[0]} tiles for"

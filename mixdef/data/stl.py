@@ -1,4 +1,4 @@
-"""Read the official binary files of STL-10."""
+"""Reader of the official binary files of STL-10."""
 
 import pathlib
 
@@ -15,14 +15,14 @@ _SIDE, _CLASSES = 96, 10
 def read(
   data_dir: pathlib.Path, *, num_records: tuple[int, int] = (5_000, 8_000)
 ) -> Dataset | None:
-  """Return the `Dataset` of the four binary files, or None if none of them is there.
+  """Return the `Dataset` of the four binary files, or None if none of them exists.
 
   An image is 3 planes of 96 x 96 bytes, each stored column by column. The labels run
   from 1 to 10 in the files and from 0 to 9 here. The unlabelled images are not read.
 
   Args:
-    data_dir: the files lie in data_dir/stl10_binary, data_dir/stl10 or data_dir itself.
-    num_records: of the training and the test file.
+    data_dir: the files are in data_dir/stl10_binary, data_dir/stl10 or data_dir itself.
+    num_records: number of records of the training and the test file.
 
   Returns:
     A `Dataset` of uint8 [N, 96, 96, 3].
@@ -56,7 +56,7 @@ def _read_images(path: pathlib.Path, count: int) -> np.ndarray:
     raise files.damaged(path, f"{raw.size} bytes are no multiple of {record}")
   planes = raw.reshape(-1, 3, _SIDE, _SIDE)
   counts.check_count(path, len(planes), count, "images")
-  # The last axis of a plane runs down a column, so both orders turn round.
+  # The last axis of a plane runs down a column, so both axes are swapped.
   return np.ascontiguousarray(planes.transpose(0, 3, 2, 1))
 
 

@@ -1,4 +1,4 @@
-"""Which records each model is trained on."""
+"""Membership matrices and disjoint splits of the records."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,28 +19,28 @@ def subsets(
 ) -> np.ndarray:
   """Draw the membership matrix of an ensemble.
 
-  bernoulli: keep[s, i] ~ Bernoulli(fraction), independently. Row s depends on (seed, s)
-  alone, so adding models later changes none that exist.
+  bernoulli: keep[s, i] ~ Bernoulli(fraction), independently. Row s depends only on
+  (seed, s), so adding models later does not change existing rows.
 
   balanced: uniforms u [S, N] are ranked along the models, keep[s, i] iff
   rank < fraction * S, so that each record is in the same number of models. Under
-  leave-one-out the number of other models that contain a record then gives its
-  membership away (an attack that only counts has AUC 1), which biases pooled and
-  online scores at small S: use it only to compare with published numbers, or with a
-  target drawn independently.
+  leave-one-out, the number of other models that contain a record then reveals its
+  membership (an attack that only counts has AUC 1), which biases pooled and online
+  scores at small S. Use it only to compare with published numbers, or with a target
+  drawn independently.
 
   Args:
     num_models: S >= 1.
     num_records: N >= 1.
     seed: non-negative int.
     design: "bernoulli" or "balanced".
-    fraction: expected share of members in (0, 1]; 1/2 from the paper.
+    fraction: expected fraction of members in (0, 1]; the paper uses 1/2.
     eligible: [N] bool, records that may be members (`data.audited`). None means all.
     always: [N] bool, members of every model, eligible or not (`data.always`); the
-      design acts on the others. None means none.
+      design applies to the other records. None means none.
 
   Returns:
-    keep [S, N] bool. Row sizes differ and are never cut to a common length.
+    keep [S, N] bool. Row sizes differ and are never truncated to a common length.
 
   Raises:
     ValueError: an argument is out of range, or a model has no record.
@@ -73,19 +73,19 @@ def subsets(
 def splits(
   num_records: int, parts: int, *, size: int | None = None, seed: int = 0
 ) -> np.ndarray:
-  """Cut a random order of the records into disjoint parts of equal size.
+  """Split the records at random into disjoint parts of equal size.
 
   The four splits of ML-Leaks (target train and test, shadow train and test) are
-  `splits(len(data), 4)`: all of them come from the training file.
+  `splits(len(data), 4)`; all of them come from the training file.
 
   Args:
     num_records: N.
     parts: number of parts >= 1.
-    size: records in each part; None takes N // parts, leaving out N mod parts records.
+    size: records per part; None means N // parts, which omits N mod parts records.
     seed: non-negative int.
 
   Returns:
-    [parts, size] int64 indices, all different.
+    [parts, size] int64 indices, all distinct.
 
   Raises:
     ValueError: there are fewer than parts * size records, or a part is empty.
@@ -132,7 +132,7 @@ def validate_keep(keep: ArrayLike, num_records: int) -> np.ndarray:
 def _bernoulli(
   num_models: int, num_records: int, seed: int, fraction: float
 ) -> np.ndarray:
-  keep = np.empty((num_models, num_records), bool)  # too large fails here, at once
+  keep = np.empty((num_models, num_records), bool)  # fails early if too large
   for s in range(num_models):
     keep[s] = stream(seed, "bernoulli", s).random(num_records) < fraction
   return keep

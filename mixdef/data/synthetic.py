@@ -1,4 +1,4 @@
-"""Sets whose leakage is known in advance: controls for attacks and defenses."""
+"""Synthetic sets with known leakage, as controls for attacks and defenses."""
 
 import numpy as np
 
@@ -14,14 +14,15 @@ def synthetic_memorize(
   num_test: int = 1000,
   seed: int = 0,
 ) -> Dataset:
-  """Draw labels that have nothing to do with the inputs: all accuracy is memory.
+  """Draw labels independent of the inputs, so that accuracy requires memorization.
 
   x ~ N(0, I), y ~ Uniform{0..K-1}, independent.
 
-  Known leakage: every model has expected accuracy 1/K on records it did not see, so its
-  accuracy A on its members is memory alone and the gap attack has expected balanced
-  accuracy 1/2 + (A - 1/K) / 2. A model that fits its members leaks almost fully; a
-  defense that hides them keeps A at 1/K. The positive control of every attack.
+  Known leakage: every model has expected accuracy 1/K on unseen records, so its
+  accuracy A on its members is due to memorization alone, and the gap attack has
+  expected balanced accuracy 1/2 + (A - 1/K) / 2. A model that fits its members leaks
+  almost fully; a defense that hides them keeps A at 1/K. This is the positive control
+  for every attack.
 
   Args:
     num_records: N.
@@ -53,22 +54,22 @@ def synthetic_clusters(
   num_test: int = 1000,
   seed: int = 0,
 ) -> Dataset:
-  """Draw well separated Gaussian classes: nothing needs to be memorised.
+  """Draw well separated Gaussian classes, which can be learned without memorization.
 
   y ~ Uniform{0..K-1}, x | y ~ N(c e_y, I) with c = separation / sqrt(2), so that any
-  two centres are `separation` apart.
+  two centers are `separation` apart.
 
   Known leakage: the best rule errs with probability at most (K-1) Phi(-separation / 2),
-  1e-4 at the defaults, on members and others alike, so a simple model has no accuracy
-  gap and its gap attack stays near 1/2. The negative control: an attack that claims
-  much here has a bug. A large model trained to zero loss can still leak through
-  confidences.
+  1e-4 at the defaults, on members and non-members alike, so a simple model has no
+  accuracy gap, and the gap attack stays near 1/2. This is the negative control: an
+  attack that reports high leakage here has a bug. A large model trained to zero loss
+  can still leak through confidences.
 
   Args:
     num_records: N.
     num_features: D >= K.
     num_classes: K.
-    separation: distance between two centres, in standard deviations.
+    separation: distance between two centers, in standard deviations.
     num_test: held-out records of the same distribution.
     seed: non-negative int.
 

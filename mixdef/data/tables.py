@@ -1,4 +1,4 @@
-"""Read tables of binary features whose bits are packed in an npz file."""
+"""Reader of tables of binary features, with bits packed in an npz file."""
 
 import pathlib
 
@@ -23,9 +23,9 @@ def read_packed(
   Args:
     data_dir: folder of the file, or the folder above it.
     name: canonical name of the set.
-    num_features: number of features that the set has.
+    num_features: number of features of the set.
     num_classes: number of classes K.
-    num_records: that the set has.
+    num_records: number of records of the set.
 
   Returns:
     A `Dataset` of float32 zeros and ones without a test file.

@@ -1,4 +1,4 @@
-"""Read Texas-100 and Purchase-100, tables of zeros and ones in 100 classes."""
+"""Reader of Texas-100 and Purchase-100, binary tables with 100 classes."""
 
 import pathlib
 import tarfile
@@ -17,14 +17,15 @@ _CLASSES = 100
 
 
 class Source(NamedTuple):
-  """Say how the authors publish a set.
+  """The form in which the authors publish a set.
 
   Attributes:
     archive: name of their archive.
-    folder: of the text files in the archive.
-    texts: the text files; side by side, the first column is the label.
-    widths: the numbers of features that the set is known with.
-    num_records: that the set has.
+    folder: folder of the text files in the archive.
+    texts: the text files; in their concatenation by columns, the first column is the
+      label.
+    widths: the known numbers of features of the set.
+    num_records: number of records of the set.
   """
 
   archive: str
@@ -49,15 +50,16 @@ def read(
 ) -> Dataset:
   """Return Texas-100 or Purchase-100 from an npz file or the authors' text files.
 
-  Takes the first of these that is there, and logs the number of features it finds:
+  Reads the first of these that exists, and logs its number of features:
   `name.npz` with `features` and `labels`, one-hot [N, 100] or integers; the text files
   of the archive, unpacked; the archive itself. Integer labels run from 1 to 100, as in
   the text files, or from 0 to 99 if a label 0 occurs.
 
   Args:
-    data_dir: holds the npz file, the archive or its folders; or data_dir/name does.
+    data_dir: folder with the npz file, the archive or its folders; data_dir/name is
+      also searched.
     name: canonical name, a key of `SOURCES`.
-    num_records: that the set has; None takes the official number.
+    num_records: number of records of the set; None means the official number.
 
   Returns:
     A `Dataset` of float32 zeros and ones without a test file.
@@ -104,7 +106,7 @@ def _unpack(archive: pathlib.Path, source: Source) -> list[np.ndarray]:
       if not is_clutter(member.name)
     }
     while tar.fileobj and tar.fileobj.read(1 << 20):
-      pass  # to the end, where gzip compares its checksum
+      pass  # read to the end, where gzip verifies its checksum
     tables = []
     for text in source.texts:
       member = pathlib.PurePosixPath(source.folder) / text
@@ -120,7 +122,7 @@ def _parse(path: pathlib.Path, text: pathlib.Path | IO[bytes] | None) -> np.ndar
   if text is None:
     raise Damaged(f"{path} is a folder, not a text file; put the file there")
   with files.decoding(path), warnings.catch_warnings():
-    warnings.simplefilter("error")  # of an empty file there is only a warning
+    warnings.simplefilter("error")  # an empty file causes only a warning
     return np.loadtxt(text, np.uint8, delimiter=",", ndmin=2, encoding="utf-8-sig")
 
 

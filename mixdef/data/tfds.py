@@ -1,4 +1,4 @@
-"""Read sets that TensorFlow Datasets has prepared; reading needs no TensorFlow."""
+"""Reader of sets prepared by TensorFlow Datasets; it does not need TensorFlow."""
 
 import contextlib
 import importlib.util
@@ -14,14 +14,14 @@ from mixdef.data.dataset import Dataset
 
 
 class Source(NamedTuple):
-  """Say where a set lies in TensorFlow Datasets and how its examples are read.
+  """How to find a set in TensorFlow Datasets and how to read its examples.
 
   Attributes:
-    builder: name of the set there.
+    builder: name of its builder.
     num_classes: number of classes K.
-    num_records: of the splits train and test.
-    shape: of its images, [H, W, C].
-    image: pixels [H, W, C] uint8 -> [H', W', C] uint8, or None to keep them.
+    num_records: number of records in the splits train and test.
+    shape: shape of its images, [H, W, C].
+    image: pixels [H, W, C] uint8 -> [H', W', C] uint8, or None to keep them unchanged.
     label: example -> int.
   """
 
@@ -60,15 +60,16 @@ def read(
 ) -> Dataset:
   """Return the prepared set, or let TensorFlow Datasets download and prepare it.
 
-  Looks for data_dir/builder/version in the array_record format, the newest version
-  first. The order is that of the prepared files, which TensorFlow Datasets shuffles: it
-  is not the order of the official files, so membership matrices do not carry over.
+  Looks for data_dir/builder/version in the array_record format, newest version first.
+  Records are in the order of the prepared files, which TensorFlow Datasets shuffles.
+  This is not the order of the official files, so membership matrices cannot be reused.
 
   Args:
-    data_dir: folder that holds the folders of the builders.
+    data_dir: folder that contains the builders' folders.
     name: canonical name, a key of `SOURCES`.
-    num_records: of the splits train and test; None takes the official numbers.
-    official: files that would do as well, for the message.
+    num_records: number of records in the splits train and test; None means the official
+      numbers.
+    official: files that may be provided instead, for the error message.
 
   Returns:
     A `Dataset` of uint8 images NHWC: the split `train`, with `test` as the test file.
@@ -90,7 +91,7 @@ def read(
   except ImportError as error:
     raise FileNotFoundError(f"{advice} ({files.first_line(error)})") from error
 
-  # Preparing leaves folders "incomplete.*" behind when it is interrupted.
+  # An interrupted preparation leaves folders named "incomplete.*".
   found = (data_dir / source.builder).glob("[0-9]*.*.*/dataset_info.json")
   folders = [path.parent for path in found]
   if not folders:
@@ -123,12 +124,12 @@ def read(
 
 @contextlib.contextmanager
 def _prepared(place: pathlib.Path, what: str) -> Iterator[None]:
-  """Turn whatever reading a prepared set raises into one line."""
+  """Convert any error while reading a prepared set into a one-line error."""
   try:
     yield
   except PermissionError as error:
     raise files.unreadable(place, error) from error
-  # Its readers raise errors of many kinds, of protocol buffers and C++ among them.
+  # Its readers raise many types of errors, including those of protobuf and C++.
   except Exception as error:
     raise ValueError(
       f"{place} is damaged: {what} ({files.first_line(error)}); remove the folder and"
@@ -146,7 +147,7 @@ def _prepare(data_dir: pathlib.Path, source: Source, advice: str) -> Any:
       source.builder, data_dir=data_dir, file_format="array_record"
     )
     builder.download_and_prepare()
-  # Builders raise whatever their sources do: network, quota, checksum, parser errors.
+  # Builders raise any error of their sources: network, quota, checksum, parser errors.
   except Exception as error:
     raise FileNotFoundError(
       f"{advice} (the download failed: {files.first_line(error)})"
@@ -167,7 +168,7 @@ def _read_split(
   import PIL.Image
   import tensorflow_datasets as tfds
 
-  # Decoded here: the decoder of TensorFlow Datasets depends on what is installed.
+  # Decode here, because TensorFlow Datasets' decoder depends on installed packages.
   decoders = {"image": tfds.decode.SkipDecoding()}
   place = pathlib.Path(builder.data_path)
   with _prepared(place, f"split {split!r} does not read"):

@@ -1,4 +1,4 @@
-"""Operations of networks that are lowered for the machine they run on."""
+"""Network operations with implementations chosen for the hardware."""
 
 from mixdef.kernels.convolution import convolution
 from mixdef.kernels.pooling import max_pool

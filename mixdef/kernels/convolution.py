@@ -1,9 +1,9 @@
-"""Two-dimensional convolution with a choice of how XLA sees it.
+"""Two-dimensional convolution with a choice of lowerings for XLA.
 
-The lowerings agree in value and gradient and differ only in speed. On CPU the
-gradients of a plain `lax.conv_general_dilated` leave XLA's fast kernel when they
-are inside `scan`, `while` or `cond` (28-70 times slower), which is exactly where
-a compiled epoch puts them; `canonical` writes them so that they stay on it.
+The lowerings agree in value and gradient and differ only in speed. On CPU, the
+gradients of a plain `lax.conv_general_dilated` do not use XLA's fast kernel inside
+`scan`, `while` or `cond` (28-70 times slower), which is exactly where a compiled epoch
+places them; `canonical` expresses them so that they use it.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,19 +38,19 @@ def convolution(
   """Convolve images with a kernel.
 
   `y[b,p,q,o] = sum_{i,j,c} x_pad[b, p*s+i, q*s+j, c] kernel[i,j,c,o]` (the
-  cross-correlation that networks call convolution).
+  cross-correlation that is called convolution in neural networks).
 
   Lowerings:
     native: one `lax.conv_general_dilated`, differentiated by JAX.
     canonical: the forward pass and both gradients in forms that XLA compiles to
-      its fastest kernels on CPU, see `mixdef.kernels.convolution_cpu`, inside `scan`,
-      too. `vmap` over kernels runs them one after another. Reverse mode only, to
-      any order.
+      its fastest kernels on CPU, also inside `scan`; see
+      `mixdef.kernels.convolution_cpu`. `vmap` over kernels runs them one after another.
+      Reverse mode only, to any order.
     im2col: patches and one matrix product, so `vmap` over kernels becomes a
       batched product. Slower than `canonical` on CPU.
     onednn: float32 convolutions by the library oneDNN, with the derivatives and the
       `vmap` of `canonical`; CPU only, after `pip install 'mixdef[onednn]'`. It is
-      compiled on first use, which takes a C++ compiler a few seconds.
+      compiled on first use, which needs a C++ compiler and a few seconds.
     auto: `canonical` on CPU, `native` elsewhere. The choice for GPU and TPU is
       the conservative one; it has not been measured yet.
 
@@ -99,12 +99,12 @@ def linen_conv(lowering: str) -> Callable[..., jax.Array]:
   """Make a stand-in for `lax.conv_general_dilated` inside a plain `nn.Conv`.
 
   Args:
-    lowering: one of `LOWERINGS`. Dilated layers, and layers that ask for a
-      precision, keep `lax.conv_general_dilated` whatever it says.
+    lowering: one of `LOWERINGS`. Dilated layers, and layers that request a precision,
+      always use `lax.conv_general_dilated`.
 
   Returns:
-    A function with the arguments `nn.Conv` passes; give the layer
-    `conv_general_dilated_cls=functools.partial(linen_conv, lowering)`.
+    A function that accepts the arguments that `nn.Conv` passes; construct the layer
+    with `conv_general_dilated_cls=functools.partial(linen_conv, lowering)`.
   """
 
   def conv(

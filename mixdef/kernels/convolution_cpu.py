@@ -1,13 +1,14 @@
 """Two-dimensional convolution written for XLA's fast kernels on CPU.
 
-XLA hands a float32 convolution to its library only in the layout NHWC / HWIO, with
-an input that is not dilated and more than 16 channels on one side. Anything else
-takes a slower path, up to 70 times slower inside `scan`. So a convolution and its
-two gradients are each written as something that qualifies, or as matrix products.
+XLA dispatches a float32 convolution to its library only in the layout NHWC / HWIO, with
+an input that is not dilated and more than 16 channels on one side. Anything else uses a
+slower path, up to 70 times slower inside `scan`. Therefore a convolution and its two
+gradients are each expressed as a convolution that qualifies, or as matrix products.
 
-All three are linear in both arguments and the derivatives of each are the other two:
-reverse mode works to any order. Under `vmap` over kernels they run one model after
-another, which beats batched convolutions and batched patch products 1.3 to 4 times.
+All three are linear in both arguments, and the derivatives of each are the other two,
+so reverse mode works to any order. Under `vmap` over kernels they run one model after
+another, which is 1.3 to 4 times faster than batched convolutions and batched patch
+products.
 """
 
 import functools
@@ -23,18 +24,18 @@ Pads = tuple[Pair, ...]  # (low, high) per axis
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
-# A convolution with at most so many channels on both sides is not for the library.
+# Convolutions with at most this many channels on both sides bypass the library.
 _NARROW = 16
 
-# With fewer the library's product is too thin.
+# With fewer channels, the library's matrix product is too thin to be fast.
 _THIN = 8
 
-# Numbers in the two factors of a chunk: they stay in cache, those of a batch do not.
+# Entries in the two factors of a chunk, which stay in cache; a whole batch does not.
 _CHUNK = 2**18
 
 
 class Geometry(NamedTuple):
-  """The sizes of a convolution apart from batch and channels."""
+  """The sizes of a convolution, except for batch and channels."""
 
   image: Pair
   window: Pair
@@ -43,7 +44,7 @@ class Geometry(NamedTuple):
 
   @property
   def output(self) -> Pair:
-    """Rows and columns of the result."""
+    """The rows and columns of the result."""
     return tuple(
       (size + low + high - window) // stride + 1
       for size, window, stride, (low, high) in zip(*self, strict=True)
@@ -58,19 +59,19 @@ def native(x, kernel, strides, pads, **options) -> jax.Array:
 
 
 def im2col(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-  """Convolve by one product of all patches with the kernel."""
+  """Convolve by one matrix product of all patches with the kernel."""
   return _patches(x, geometry) @ kernel.reshape(-1, kernel.shape[3])
 
 
 def canonical(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-  """Convolve by what XLA compiles to its fastest kernels on CPU."""
+  """Convolve by operations that XLA compiles to its fastest kernels on CPU."""
   if geometry.window == (1, 1):
     return im2col(x, kernel, geometry)
   return convolve(x, kernel, geometry, _PASSES)
 
 
 class Passes(NamedTuple):
-  """How to compute a convolution and its two gradients, each linear in two arrays."""
+  """Implementations of a convolution and its two gradients, linear in both arrays."""
 
   forward: Callable
   input_gradient: Callable
@@ -78,7 +79,7 @@ class Passes(NamedTuple):
 
 
 def _one_after_another(function: Callable) -> Callable:
-  """Make `vmap` of `function(images, kernel)` one long batch, or else a loop."""
+  """Let `vmap` of `function(images, kernel)` merge batches, or else run a loop."""
   wrapped = jax.custom_batching.custom_vmap(function)
 
   @wrapped.def_vmap
@@ -97,7 +98,7 @@ def _one_after_another(function: Callable) -> Callable:
 def convolve(
   x: jax.Array, kernel: jax.Array, geometry: Geometry, passes: Passes
 ) -> jax.Array:
-  """Convolve by the given passes, in reverse mode and under `vmap` too."""
+  """Convolve by the given passes; supports reverse mode and `vmap`."""
   forward = functools.partial(passes.forward, geometry=geometry)
   return _one_after_another(forward)(x, kernel)
 
@@ -117,7 +118,7 @@ def _kernel_gradient(x, gradient, geometry, passes):
 def _derivatives(
   function: jax.custom_vjp, by_first: Callable, by_second: Callable
 ) -> None:
-  """Set the derivatives of one of the three; both take `(a, b, cotangent, *how)`."""
+  """Define the VJP of one of the three passes from `(a, b, cotangent, *how)`."""
 
   def forward(a, b, *how):
     return function(a, b, *how), (a, b)
@@ -147,12 +148,12 @@ _derivatives(
 
 
 def _forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-  """Convolve, with few channels several neighbouring outputs as one wide pixel."""
+  """Convolve; if channels are few, compute adjacent outputs as one wide pixel."""
   inputs, outputs = kernel.shape[2:]
   abreast = _abreast(inputs, outputs, geometry.output[1])
   down, across = geometry.strides
   if abreast > 1:
-    # Each neighbour has its own copy of the kernel, a stride further to the right.
+    # Each adjacent output has its own copy of the kernel, shifted right by a stride.
     copies = [
       jnp.pad(
         kernel, ((0, 0), (across * j, across * (abreast - 1 - j)), (0, 0), (0, 0))
@@ -165,9 +166,9 @@ def _forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
 
 
 def _abreast(inputs: int, outputs: int, width: int) -> int:
-  """Choose how many outputs to compute side by side, a divisor of `width`."""
+  """Return how many outputs to compute side by side, a divisor of `width`."""
   if max(inputs, outputs) > _NARROW:
-    # A single channel is fast as it is.
+    # A single channel is already fast.
     wanted = 2 if 1 < inputs < _THIN else 1
   else:
     wanted = 4 if min(inputs, outputs) < _THIN else 2
@@ -178,8 +179,8 @@ def _backward(gradient: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax
   """Return the gradient by the images: all `stride` phases of a block at once.
 
   Image row `stride * m + phase` receives gradient row `m - t` through kernel row
-  `stride * t + phase`, once `low` is a multiple of the stride. So a convolution with
-  the turned kernel, its phases as channels, gives blocks of `stride` rows.
+  `stride * t + phase`, once `low` is a multiple of the stride. Hence a convolution with
+  the flipped kernel, with its phases as channels, gives blocks of `stride` rows.
   """
   (high_s, wide_s), outputs = geometry.strides, gradient.shape[3]
   lead, taps, blocks, pads = zip(
@@ -203,7 +204,7 @@ def _backward(gradient: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax
 
 
 def _phases(size, window, stride, pads, received):
-  """Return an axis' (zero taps in front, taps per phase, blocks, pads)."""
+  """Return (leading zero taps, taps per phase, blocks, pads) of an axis."""
   lead = -pads[0] % stride
   taps = -(-(window + lead) // stride)
   first, blocks = (pads[0] + lead) // stride, -(-size // stride)
@@ -241,15 +242,16 @@ def _sum_chunks(product: Callable, x, gradient, geometry: Geometry) -> jax.Array
 
 
 def _patch_product(x, gradient, geometry):
-  """Factor as gradients `[pixels,O]` and patches `[pixels,kh*kw*C]`."""
+  """Return the factors: gradients `[pixels,O]` and patches `[pixels,kh*kw*C]`."""
   patches = _patches(x, geometry)
   return gradient.reshape(-1, gradient.shape[3]), patches.reshape(-1, patches.shape[3])
 
 
 def _balanced_product(x, gradient, geometry):
-  """Factor as a row of taps `[pixels,kw*C]` and a column of them `[pixels,kh*O]`.
+  """Return the factors: row taps `[pixels,kw*C]` and column taps `[pixels,kh*O]`.
 
-  With few channels this copies less than whole patches and makes a squarer product.
+  With few channels this copies less than whole patches, and the product is closer to
+  square.
   """
   (high, _), (rows, _) = geometry.window, geometry.output
   row = geometry._replace(window=(1, geometry.window[1]))

@@ -1,10 +1,11 @@
-"""Group normalisation in two passes over its input, with the ReLU that follows it.
+"""Group normalization in two passes over its input, with the ReLU that follows it.
 
-`flax.linen.GroupNorm` takes more: it subtracts, multiplies and adds on maps of five
-axes. Here the result is `z a + c`, where a and c hold one number per image and channel,
-made of the sums of z and z^2: one pass for the sums and one for the result. The
-gradient is two sums and one pass; written out, it keeps fewer maps from the forward
-pass than as JAX derives it, which is a twentieth of a step of WRN-16-1 on a CPU.
+`flax.linen.GroupNorm` needs more passes: it subtracts, multiplies and adds on maps of
+five axes. Here the result is `z a + c`, where a and c hold one number per image and
+channel, computed from the sums of z and z^2, which takes one pass for the sums and one
+for the result. The gradient takes two sums and one pass. The explicit gradient stores
+fewer maps from the forward pass than JAX's derivation, which saves a twentieth of a
+step of WRN-16-1 on a CPU.
 """
 
 import flax.linen as nn
@@ -15,7 +16,7 @@ _EPSILON = 1e-6  # as in flax.linen
 
 
 class GroupNorm(nn.Module):
-  """Group normalisation with the parameters of `flax.linen.GroupNorm`, and a ReLU."""
+  """Group normalization with the parameters of `flax.linen.GroupNorm`, and a ReLU."""
 
   num_groups: int
   relu: bool = False
@@ -23,7 +24,7 @@ class GroupNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Return `group_norm` of `x [B,H,W,C]` with a trained scale and bias `[C]`."""
+    """Apply `group_norm` to `x [B,H,W,C]` with a trained scale and bias `[C]`."""
     shape = x.shape[-1:]
     scale = self.param("scale", nn.initializers.ones, shape)
     bias = self.param("bias", nn.initializers.zeros, shape)
@@ -44,16 +45,16 @@ def group_norm(
 
   Args:
     x: feature maps `[B,H,W,C]`.
-    scale: `[C]`, multiplies the normalised channels.
+    scale: `[C]`, multiplies the normalized channels.
     bias: `[C]`, added to them.
-    num_groups: groups of neighbouring channels, a divisor of C.
-    relu: cut the result off below 0.
-    reverse_only: take the gradient that is written out, which is faster on a CPU and
-      has no forward mode (`jax.jvp`, `jax.hessian`); reverse mode works to any order.
+    num_groups: number of groups of adjacent channels, a divisor of C.
+    relu: apply a ReLU to the result.
+    reverse_only: use the explicit gradient, which is faster on a CPU but does not
+      support forward mode (`jax.jvp`, `jax.hessian`); reverse mode works to any order.
 
   Returns:
-    `[B,H,W,C]`, of the dtype that the arguments promote to; the statistics are at
-    least float32.
+    `[B,H,W,C]`, of the dtype to which the arguments promote; statistics are computed in
+    at least float32.
 
   Raises:
     ValueError: if `num_groups` does not divide the channels.
@@ -83,7 +84,7 @@ def _normalize(x, scale, bias, num_groups, relu):
 
 
 def _forward(x, scale, bias, num_groups, relu):
-  # The result does not depend on the pixel, only its rounding does.
+  # The result depends on the pixel only through rounding.
   pixel = jax.lax.stop_gradient(x[:, x.shape[1] // 2, x.shape[2] // 2])
   pixel = _group_mean(pixel, num_groups)
   z = x - _on_maps(pixel)
@@ -97,9 +98,9 @@ def _forward(x, scale, bias, num_groups, relu):
 
 
 def _backward(num_groups, relu, kept, gradient):
-  """Pull g = dy [y > 0] back, with u = (x - mean) / deviation and h = g scale.
+  """Return the VJP of g = dy [y > 0], with u = (x - mean) / deviation, h = g scale.
 
-  `dx = (h - mean h - u mean(h u)) / deviation`, the means over a group; the gradients
+  `dx = (h - mean h - u mean(h u)) / deviation`, with means over a group; the gradients
   of scale and bias are the sums of g u and g.
   """
   x, scale, pixel, mean, inverse, y = kept
@@ -120,11 +121,11 @@ _reverse_only.defvjp(_forward, _backward)
 
 
 def _group_mean(values, num_groups):
-  """Average values `[B,C]` over each group, for each of its channels."""
+  """Average values `[B,C]` over each group, and broadcast to its channels."""
   means = values.reshape(values.shape[0], num_groups, -1).mean(-1)
   return jnp.repeat(means, values.shape[1] // num_groups, axis=1)
 
 
 def _on_maps(values):
-  """Spread values `[B,C]` over feature maps."""
+  """Broadcast values `[B,C]` to feature maps."""
   return values[:, None, None]

@@ -1,9 +1,9 @@
 """Non-overlapping pooling by comparison instead of `reduce_window`.
 
 The gradient of `reduce_window` is a select-and-scatter, 10 to 20 times slower on
-CPU than the comparisons below; the values are the same. Blocks are cut with
-`lax.split` because its transpose is one concatenation, while that of indexing is
-a sum of padded arrays.
+CPU than the comparisons below; the values are the same. Blocks are split with
+`lax.split` because its transpose is a single concatenation, while the transpose of
+indexing is a sum of padded arrays.
 """
 
 import functools
@@ -16,8 +16,8 @@ from jax import lax
 def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
   """Take the maximum of every `window` x `window` block.
 
-  Equals `flax.linen.max_pool(x, (window, window), (window, window))` in value and
-  in gradient, which goes to the first maximum in row-major order and to it alone.
+  Equals `flax.linen.max_pool(x, (window, window), (window, window))` in value and in
+  gradient, which flows only to the first maximum in row-major order.
 
   Args:
     x: images `[B,H,W,C]`; rows and columns beyond a multiple of `window` are
@@ -34,7 +34,7 @@ def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
   Array([[ 5.,  7.],
          [13., 15.]], dtype=float32)
   """
-  # Along the row first: among equal maxima the upper row then wins, as it must.
+  # Reduce along the row first, so that the upper row wins among equal maxima.
   blocks = _blocks(x, window)
   return _first_max(_first_max(blocks, axis=4), axis=2)
 
@@ -61,7 +61,7 @@ def avg_pool(x: jax.Array, window: int = 2) -> jax.Array:
 
 
 def _blocks(x: jax.Array, window: int) -> jax.Array:
-  """Cut images into blocks `[B, H/w, w, W/w, w, C]`."""
+  """Split images into blocks `[B, H/w, w, W/w, w, C]`."""
   batch, height, width, channels = x.shape
   if not 1 <= window <= min(height, width):
     raise ValueError(
@@ -74,7 +74,7 @@ def _blocks(x: jax.Array, window: int) -> jax.Array:
 
 
 def _first_max(x: jax.Array, *, axis: int) -> jax.Array:
-  """Reduce an axis by the maximum; NaN wins, else of equal values the first."""
+  """Reduce an axis by the maximum; NaN wins, else the first of equal values."""
   taps = [tap.squeeze(axis) for tap in lax.split(x, (1,) * x.shape[axis], axis)]
 
   def better(best, tap):

@@ -1,4 +1,4 @@
-"""A convolution whose kernel is standardised before it is used."""
+"""A convolution with weight standardization."""
 
 import flax.linen as nn
 import jax
@@ -10,20 +10,20 @@ _LEAST_SQUARE = 1e-4
 class Conv(nn.Conv):
   """`nn.Conv` on `standardize(kernel)`, with the same fields and parameters.
 
-  The class is called as linen's own, so a network names its parameters the same with
-  and without it, and starts from the same draws. It is another type, because rules for
+  The class has the same name as linen's, so a network has the same parameter names and
+  the same initial values with and without it. It is a separate type, because rules for
   per-example gradients of `nn.Conv` would be wrong for this kernel.
   """
 
   @nn.nowrap
   def param(self, name, *args, **kwargs):
-    """Return a parameter as the layer uses it; it is stored as it was drawn."""
+    """Return a parameter as used by the layer; the stored kernel stays unchanged."""
     value = super().param(name, *args, **kwargs)
     return standardize(value) if name == "kernel" else value
 
 
 def standardize(kernel: jax.Array) -> jax.Array:
-  """Give each output channel of a kernel mean 0 and norm 1 over its fan-in.
+  """Standardize each output channel of a kernel to mean 0 and norm 1 over its fan-in.
 
   ```
   w' = (w - mean w) / sqrt(max(I var w, 1e-4)),   mean and variance over the I inputs
@@ -33,7 +33,8 @@ def standardize(kernel: jax.Array) -> jax.Array:
     kernel: `[...,C,O]`, with I = the product of all axes but the last.
 
   Returns:
-    The same shape. Inputs of mean square 1 then have outputs of about mean square 1.
+    A kernel of the same shape. Inputs of mean square 1 then give outputs of mean square
+    about 1.
 
   Deviation: the first paper divides by the standard deviation alone, which multiplies
     the outputs by sqrt(I) and relies on a normalisation behind; this is the scaled form

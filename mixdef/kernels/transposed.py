@@ -1,4 +1,4 @@
-"""The transposed convolution: a convolution's gradient by its images, as a layer."""
+"""The transposed convolution: the input gradient of a convolution, as a layer."""
 
 import flax.linen as nn
 import jax
@@ -10,18 +10,18 @@ from mixdef.kernels.convolution import convolution
 class ConvTranspose(nn.Module):
   """Enlarge feature maps by the transpose of a strided convolution.
 
-  It maps `[B,h,w,I]` to `[B,H,W,O]` where a convolution of the same kernel, stride and
-  padding maps maps of `size` = (H, W) to (h, w). So the size of the result, which the
-  stride leaves open, is stated instead of an output padding.
+  It maps `[B,h,w,I]` to `[B,H,W,O]` if a convolution of the same kernel, stride and
+  padding takes maps of `size` = (H, W) to (h, w). The size of the result, which the
+  stride does not determine, is given directly instead of an output padding.
 
   Attributes:
-    features: channels O of the result.
-    size: its rows and columns (H, W).
-    window: sides of the kernel.
-    strides: steps of the convolution.
-    padding: pixels that the convolution pads.
-    use_bias: add one bias a channel.
-    lowering: how the convolution reaches XLA, see `mixdef.kernels.convolution`.
+    features: number O of output channels.
+    size: output rows and columns (H, W).
+    window: kernel size.
+    strides: strides of the convolution.
+    padding: padding of the convolution in pixels.
+    use_bias: add one bias per channel.
+    lowering: how the convolution is lowered; see `mixdef.kernels.convolution`.
 
   Reference: Dumoulin, Visin, A guide to convolution arithmetic for deep learning, 2016,
     arXiv 1603.07285.

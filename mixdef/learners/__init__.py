@@ -1,9 +1,9 @@
-"""Learners: what `fit` and `fit_many` train, classifiers and generative models alike.
+"""Learners, trained by `fit` and `fit_many`: classifiers and generative models.
 
-`CATALOGUE` has the learners of classifiers that train several networks on disjoint
-members, by canonical name: `model_stacking` takes two networks, `ban_mpr` one, and both
-take the optimizer next. `GANS` has the learners of generative models, made of networks,
-or of the columns and classes of a table.
+`CATALOGUE` contains, by canonical name, the learners of classifiers that train several
+networks on disjoint members: `model_stacking` takes two networks, `ban_mpr` takes one,
+and the second argument of both is the optimizer. `GANS` contains the learners of
+generative models, built from networks, or from the columns and classes of a table.
 """
 
 from mixdef.core import registry

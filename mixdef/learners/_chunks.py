@@ -1,4 +1,4 @@
-"""What GAN learners share: networks, the answers of critics, chunks of members."""
+"""Helpers of GAN learners: initialization, critic outputs and shards of members."""
 
 from collections.abc import Callable
 
@@ -21,14 +21,14 @@ from mixdef.models import Networks
 
 
 def init_networks(networks: Networks, optimizer, key, spec, *, critics: int):
-  """Make one generator and several critics, with their optimizers' states.
+  """Initialize one generator and several critics, with their optimizer states.
 
   Args:
     networks: generator and critic.
-    optimizer: of all, optax.
-    key: the model's.
+    optimizer: optax optimizer of all networks.
+    key: the model's random key.
     spec: the training's `Spec`.
-    critics: K, how many; leaves of theirs lead with this axis.
+    critics: K, the number of critics and the leading axis of their leaves.
 
   Returns:
     `(params, stats, opt)`, params and opt as `{"g": ..., "d": ...}`.
@@ -63,13 +63,13 @@ def init_networks(networks: Networks, optimizer, key, spec, *, critics: int):
 
 
 def critics_answers(networks: Networks) -> Callable:
-  """Return `predict` of a learner: what every critic says of records [B,C].
+  """Return `predict` of a learner: the score of every critic for records [B,C].
 
-  Without conditions the critics are asked under the one that favours no class.
+  Without conditions, the critics are evaluated with the uniform condition.
   """
 
   def predict(state, x, *, y=None, raw=False):
-    del raw  # nothing acts on the answers
+    del raw  # no hook changes the scores
     x, y = to_float(x), uniform_conditions(y, len(x), networks.num_classes)
 
     def answer(params):
@@ -81,15 +81,15 @@ def critics_answers(networks: Networks) -> Callable:
 
 
 def by_chunk(rows, chunks: int):
-  """Return a step's rows [K*B] chunk by chunk [K,B]."""
+  """Reshape a step's rows [K*B] to shards [K,B]."""
   return jax.tree.map(lambda leaf: leaf.reshape(chunks, -1), rows)
 
 
 def real_and_fake(networks: Networks, g, stats, data, rows, key):
-  """Return the batch of a chunk's rows and fakes of the same conditions.
+  """Return the batch of a shard's rows, and fakes with the same conditions.
 
-  The generator makes them as in training but learns no statistics from them: its
-  conditions are the members' own.
+  The generator runs in training mode but its statistics are not updated, because the
+  conditions are those of members.
   """
   batch = gather(data, rows, networks.num_classes)
   z = latents(key, batch.index, networks.latent)
@@ -99,7 +99,7 @@ def real_and_fake(networks: Networks, g, stats, data, rows, key):
 
 
 def wasserstein_losses(critic, params, batch, fake, key, penalty: float):
-  """Return -D(x,y) + D(x',y) + penalty (||grad D(x^,y)||_2 - 1)^2 of each row [B].
+  """Return -D(x,y) + D(x',y) + penalty (||grad D(x^,y)||_2 - 1)^2 per row [B].
 
   Returns:
     `(losses [B], D(x,y) [B], D(x',y) [B])`.
@@ -114,7 +114,7 @@ def wasserstein_losses(critic, params, batch, fake, key, penalty: float):
 
 
 def public_fakes(networks: Networks, key, count: int):
-  """Draw z ~ N(0, I) and uniform conditions: fakes of these owe nothing to members.
+  """Draw z ~ N(0, I) and uniform conditions, both independent of the members.
 
   Returns:
     `(z [B,latent], y [B,K])`.

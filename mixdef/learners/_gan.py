@@ -1,4 +1,4 @@
-"""What GAN learners share: batches of conditions, latents, the gradient penalty."""
+"""Helpers of GAN learners: conditional batches, latents and the gradient penalty."""
 
 from typing import Any, NamedTuple
 
@@ -13,9 +13,9 @@ from mixdef.data import to_float
 from mixdef.models import Networks
 
 UNSHARED = ", for a GAN has no one loss"
-"""Why its optimizers are given gradients and parameters alone."""
+"""The reason why optimizers of a GAN receive only gradients and parameters."""
 
-# A hook that a GAN has no place for, and what it would read or change.
+# Hooks that do not apply to a GAN, and what they would read or change.
 _REFUSED = {
   "model": "sets fields of a classifier",
   "rows": "chooses other rows than the members",
@@ -28,9 +28,9 @@ _REFUSED = {
 
 
 class Pairs(NamedTuple):
-  """What a critic compares: records, fakes of the same conditions, points between.
+  """A critic's inputs: records, fakes with the same conditions, and points in between.
 
-  All are [B, *shape]; they take the place of `Batch.x`.
+  All are [B, *shape]; they replace `Batch.x`.
   """
 
   real: Any
@@ -39,7 +39,7 @@ class Pairs(NamedTuple):
 
 
 def gather(data, rows, num_classes: int) -> Batch:
-  """Return the unmixed batch of a step's rows, conditions as one-hot rows."""
+  """Return the unmixed batch of a step's rows, with one-hot conditions."""
   return Batch(
     x=to_float(data.x[rows.index]),
     y=jax.nn.one_hot(data.y[rows.index], num_classes),
@@ -52,13 +52,13 @@ def gather(data, rows, num_classes: int) -> Batch:
 
 
 def latents(key, ids, latent: int):
-  """Draw z ~ N(0, I) [B,latent]; a row's z depends on its id alone."""
+  """Draw z ~ N(0, I) [B,latent]; a row's z depends only on its id."""
   keys = row_keys(fold_in_name(key, "latent"), ids)
   return jax.vmap(lambda own: jax.random.normal(own, (latent,)))(keys)
 
 
 def between(key, real, fake, ids):
-  """Draw a point on the line from each record to its fake [B, *shape]."""
+  """Draw a point on the line between each record and its fake [B, *shape]."""
   keys = row_keys(fold_in_name(key, "between"), ids)
   share = jax.vmap(jax.random.uniform)(keys)
   share = share.reshape(-1, *(1,) * (real.ndim - 1))
@@ -66,21 +66,21 @@ def between(key, real, fake, ids):
 
 
 def gradient_penalty(score, x):
-  """Return (||grad_x D(x)||_2 - 1)^2 of each record [B].
+  """Return (||grad_x D(x)||_2 - 1)^2 per record [B].
 
   Args:
-    score: x [B, *shape] -> D(x) [B]; each record is judged alone, so the gradient of
-      the sum holds the gradient of each.
+    score: x [B, *shape] -> D(x) [B]; each record is scored independently, so the
+      gradient of the sum contains the gradient of each score.
     x: [B, *shape].
   """
   gradient = jax.grad(lambda x: score(x).sum())(x)
   square = jnp.square(gradient).reshape(len(x), -1).sum(1)
-  # At a gradient of zero the norm itself has no finite derivative.
+  # The norm is not differentiable at zero.
   return jnp.square(jnp.sqrt(square + 1e-12) - 1)
 
 
 def refuse_parts(name: str, defense) -> None:
-  """Refuse parts of a chain that act where a GAN has nothing to act on.
+  """Raise if a part of a chain has a hook that does not apply to a GAN.
 
   Raises:
     ValueError: naming the part and the reason.
@@ -107,7 +107,7 @@ def refuse_parts(name: str, defense) -> None:
 
 
 def check_parts(networks: Any, optimizer: Any):
-  """Refuse what is no pair of networks or no optimizer; returns the optimizer.
+  """Check that the arguments are networks and an optimizer; return the optimizer.
 
   Raises:
     TypeError: naming what it is.
@@ -121,7 +121,7 @@ def check_parts(networks: Any, optimizer: Any):
 
 
 def check_sizes(networks, spec) -> None:
-  """Refuse networks that do not fit the records.
+  """Raise if networks do not fit the records.
 
   Raises:
     ValueError: naming both sizes.
@@ -140,7 +140,7 @@ def check_sizes(networks, spec) -> None:
 
 
 def uniform_conditions(y, count: int, num_classes: int):
-  """Return y, or where it is None the condition that favours no class [B,K]."""
+  """Return y, or if it is None, the uniform condition [B,K]."""
   if y is None:
     return jnp.full((count, num_classes), 1 / num_classes)
   return y

@@ -1,4 +1,4 @@
-"""What learners of several networks share: parts of the members, phases, steps."""
+"""Helpers of learners with several networks: parts of the members, phases, steps."""
 
 import jax
 import jax.numpy as jnp
@@ -7,16 +7,16 @@ from mixdef.core.randomness import fold_in_name, row_keys
 
 
 def part_of(key, ids, parts: int):
-  """Deal records into disjoint parts, each record on its own.
+  """Assign records to disjoint parts, each record independently.
 
-  A record's part depends on nothing but the model's key and the record's id: neither on
-  its content nor on who else is a member. So part sizes are multinomial, not equal, and
-  of n members none falls into some part with a probability of at most L (1 - 1/L)^n.
+  A record's part depends only on the model's key and the record's id, neither on its
+  content nor on the other members. Part sizes are therefore multinomial, not equal, and
+  with n members the probability of an empty part is at most L (1 - 1/L)^n.
 
   Args:
-    key: the model's.
+    key: the model's random key.
     ids: int [B], the records' ids.
-    parts: L, how many parts there are.
+    parts: L, the number of parts.
 
   Returns:
     int [B] in [0, L).
@@ -30,16 +30,17 @@ def part_of(key, ids, parts: int):
 
 
 def phase_of(ctx, phases: int):
-  """Which of `phases` equal shares of the epochs this is: 0 to phases - 1.
+  """Return the index, 0 to phases - 1, of the current of `phases` equal phases.
 
-  Shares differ by one epoch at most. It is floor(phases * ctx.progress), in integers:
-  a rounded product could fall into the phase before.
+  The lengths of phases differ by at most one epoch. The index is
+  floor(phases * ctx.progress), computed in integers, because a rounded product could
+  fall into the previous phase.
   """
   return ctx.epoch * phases // ctx.epochs
 
 
 def check_phases(what: str, epochs: int, phases: int) -> None:
-  """Refuse a training that leaves a phase without an epoch.
+  """Raise if a phase would have no epoch.
 
   Raises:
     ValueError: with both numbers.
@@ -57,11 +58,12 @@ def check_phases(what: str, epochs: int, phases: int) -> None:
 def step_on(learner, state, data, rows, chosen, ctx):
   """Take one step of a learner on some of the rows.
 
-  The other rows keep their places with weight 0, so shapes are static. A step without
-  any row changes nothing: momentum and weight decay would act without a gradient.
+  The other rows stay in the batch with weight 0, so shapes are static. A step without
+  rows changes nothing; otherwise momentum and weight decay would act without a
+  gradient.
 
   Args:
-    learner: of one network.
+    learner: learner of one network.
     state: its `TrainState`.
     data: the records.
     rows: the step's `Rows` [B].
@@ -69,7 +71,7 @@ def step_on(learner, state, data, rows, chosen, ctx):
     ctx: the step's `Ctx`.
 
   Returns:
-    `(state, metrics)`, the metrics 0 where there is no row.
+    `(state, metrics)`; the metrics are 0 if no row is chosen.
   """
   rows = rows._replace(weight=rows.weight * chosen)
   new, metrics = learner.step(state, data, rows, ctx)

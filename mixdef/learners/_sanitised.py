@@ -1,4 +1,4 @@
-"""Gradients that private critics send back to a generator: bounded, noised, counted."""
+"""Sanitized gradients of private generators: clipping, noise and accounting."""
 
 import functools
 import math
@@ -9,23 +9,23 @@ import jax.numpy as jnp
 from mixdef.core.check import is_static
 from mixdef.defenses import accounting
 
-_ORDERS = tuple(range(2, 65))  # the bound is stated for whole orders
+_ORDERS = tuple(range(2, 65))  # the bound holds for integer orders
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def sanitise(fakes, key, clip: float, noise_multiplier: float):
-  r"""Return the fakes as they are, and let pass back a bounded, noised gradient alone.
+  r"""Return the fakes unchanged, with their gradient clipped and noised.
 
   $$\tilde g_i = g_i \min\Big(1, \frac{C/B}{\lVert g_i \rVert_2}\Big)
     + \mathcal{N}\big(0, (\sigma \cdot 2 C / B)^2 I\big)$$
 
-  for the gradient $g_i$ of a mean over the B fakes, so that 2C/B bounds what a change
-  of the critic that judges a fake does to its gradient. Parameters of that critic are
-  not concerned. A gradient that is not finite counts as zero.
+  for the gradient $g_i$ of a mean over the B fakes, so that 2C/B bounds the change of a
+  fake's gradient when the critic that scores it changes. Gradients of the critic's
+  parameters are not affected. A non-finite gradient is treated as zero.
 
   Args:
     fakes: [B, *shape].
-    key: of the noise.
+    key: random key of the noise.
     clip: C > 0.
     noise_multiplier: sigma >= 0; 0 adds none.
   """
@@ -41,7 +41,7 @@ def _forward(fakes, key, clip, noise_multiplier):
 def _backward(clip, noise_multiplier, key, gradient):
   bound = clip / len(gradient)
   norms = jnp.linalg.norm(gradient.reshape(len(gradient), -1), axis=1)
-  # Where the norm is 0 the quotient is infinite, and 1 is taken.
+  # If the norm is 0, the quotient is infinite and the factor is 1.
   factors = jnp.minimum(1.0, bound / norms)
   factors, norms = (
     v.reshape(-1, *(1,) * (gradient.ndim - 1)) for v in (factors, norms)
@@ -58,16 +58,16 @@ sanitise.defvjp(_forward, _backward)
 def drawn_chunk_epsilon(
   noise_multiplier: float, *, chunks: int, count: int, delta: float
 ) -> float:
-  """Return the epsilon of noised answers, each of a chunk that is drawn for it alone.
+  """Return the epsilon of noised outputs, each from an independently drawn shard.
 
-  One record is replaced by another; the chunk that holds it is drawn with probability
-  1 / chunks for each answer, anew and unseen.
+  Neighboring data sets replace one record by another. For each output, the shard that
+  holds the record is drawn with probability 1 / chunks, independently and secretly.
 
   Args:
-    noise_multiplier: standard deviation of the noise over the most that an answer can
-      change, >= 0.
-    chunks: how many, each drawn with equal chance.
-    count: number of answers, >= 1.
+    noise_multiplier: standard deviation of the noise divided by the sensitivity of an
+      output, >= 0.
+    chunks: number of shards, drawn with equal probability.
+    count: number of outputs, >= 1.
     delta: in (0, 1).
 
   Returns:
@@ -95,17 +95,17 @@ def drawn_chunk_epsilon(
   )
   relation = dp_accounting.NeighboringRelation.REPLACE_ONE
   drawn = RdpAccountant(_ORDERS, relation).compose(answer, count).get_epsilon(delta)
-  # No draw makes it worse, and at low noise the bound above does.
+  # Sampling never increases epsilon, but at low noise the bound above can exceed this.
   known = asked_chunk_epsilon(noise_multiplier, count=count, delta=delta)
   return min(float(drawn), known)
 
 
 def asked_chunk_epsilon(noise_multiplier: float, *, count: int, delta: float) -> float:
-  """Return the epsilon of noised answers of a chunk, where all know who is asked.
+  """Return the epsilon of noised outputs of a shard if the queried shard is public.
 
   Args:
     noise_multiplier: as in `drawn_chunk_epsilon`.
-    count: answers of the chunk that is asked most often, >= 1.
+    count: number of outputs of the most queried shard, >= 1.
     delta: in (0, 1).
 
   >>> round(asked_chunk_epsilon(1.07, count=32, delta=1e-5), 2)
@@ -117,24 +117,24 @@ def asked_chunk_epsilon(noise_multiplier: float, *, count: int, delta: float) ->
 
 
 def stated(epsilon: float, delta: float) -> dict:
-  """Return the state from which `Run.guarantee` reads."""
+  """Return the state that `Run.guarantee` reads."""
   return {"epsilon": jnp.float32(epsilon), "delta": jnp.float32(delta)}
 
 
 def check_delta(name: str, delta) -> None:
-  """Refuse what is no probability that is known before training."""
+  """Raise unless `delta` is a probability known before training."""
   if not is_static(delta) or not 0 < delta < 1:
     raise ValueError(f"{name}: delta is {delta}; give a plain number in (0, 1)")
 
 
 def check_plain(what: str, value) -> None:
-  """Refuse a swept number where the accountant needs a plain one."""
+  """Raise if a number is swept, because the accountant needs a concrete number."""
   if not is_static(value):
     raise ValueError(f"{what} cannot be swept, for epsilon needs it: give a number")
 
 
 def check_members(name: str, delta: float, spec) -> None:
-  """Refuse a delta that is no guarantee for so many members.
+  """Raise if delta is too large to be meaningful for this number of members.
 
   Raises:
     ValueError: with the largest delta that is.
@@ -147,7 +147,7 @@ def check_members(name: str, delta: float, spec) -> None:
 
 
 def noisy_steps(name: str, spec, warm_epochs: int, critic_steps: int) -> int:
-  """Count the generator's steps of a training.
+  """Return the number of generator steps of a training.
 
   Raises:
     ValueError: if there are none.

@@ -1,28 +1,28 @@
-"""DataLens' votes: each teacher's gradient as a few signs, their noised sum as one."""
+"""The voting of DataLens: compress gradients to signs, aggregate them with noise."""
 
 import jax
 import jax.numpy as jnp
 
 
 def top_signs(gradient, key, *, top: int, largest: float):
-  r"""Compress a teacher's gradient to the stochastic signs of its largest entries.
+  r"""Compress a teacher's gradient to stochastic signs of its largest entries.
 
   $$\Pr[+1] = \min\Big(1, \max\Big(0, \frac{1}{2} + \frac{g}{2b}\Big)\Big),
   \qquad b = \min(\max |g|, \text{largest})$$
 
   Args:
-    gradient: [D], one teacher's for one fake; b is its own, for what one teacher votes
-      must not depend on the others.
-    key: of the signs.
-    top: k, how many entries of largest absolute value vote; the others are 0.
-    largest: bound of b.
+    gradient: [D], the gradient of one teacher for one fake. Each teacher has its own b,
+      because its vote must not depend on the other teachers.
+    key: random key of the signs.
+    top: k, the number of entries of largest absolute value that vote; the others are 0.
+    largest: upper bound of b.
 
   Returns:
-    [D] with k entries of -1 or 1; all zeros for a gradient that is not finite.
+    [D] with k entries of -1 or 1; all zeros for a non-finite gradient.
   """
   size = jnp.abs(gradient)
   bound = jnp.minimum(size.max(), largest)
-  # A gradient of zeros has no scale; its signs are even.
+  # A zero gradient has no scale; its signs are equally likely.
   positive = 0.5 + gradient / jnp.where(bound > 0, 2 * bound, 1.0)
   sign = jnp.where(jax.random.uniform(key, gradient.shape) < positive, 1.0, -1.0)
   _, chosen = jax.lax.top_k(size, top)
@@ -31,13 +31,13 @@ def top_signs(gradient, key, *, top: int, largest: float):
 
 
 def agreed_direction(votes, key, *, noise: float, threshold: float):
-  r"""Sum the votes, add N(0, noise^2) to each entry, and keep what most agree on.
+  r"""Sum the votes, add N(0, noise^2) per entry, and return signs above a threshold.
 
   Args:
     votes: [T,D], entries -1, 0 or 1.
-    key: of the noise.
-    noise: its standard deviation, in votes.
-    threshold: the share of the T teachers that a sum must exceed.
+    key: random key of the noise.
+    noise: standard deviation of the noise, in votes.
+    threshold: fraction of the T teachers that the absolute sum must exceed.
 
   Returns:
     [D], entries -1, 0 or 1.

@@ -1,4 +1,4 @@
-"""Born-again students on disjoint parts of the members, averaged."""
+"""Born-again students, trained on disjoint parts of the members and averaged."""
 
 import jax
 import jax.numpy as jnp
@@ -21,30 +21,30 @@ _TEACHER_SHARE = 0.5
 def ban_mpr(
   model, optimizer, *, students=3, coefficient=0.1, experimental=False
 ) -> Learner:
-  """Make the learner of born-again students with a membership-privacy regulariser.
+  """Create the learner of born-again students with a membership-privacy regularizer.
 
-  The members are dealt into G disjoint parts and the epochs into G equal shares. In
-  share g, student g alone learns, from part g, on
+  The members are split into G disjoint parts and the epochs into G equal phases. In
+  phase g, only student g is trained, on part g, with
 
   ```
-  t_0 = y,   t_g = (y + p_{g-1}(x)) / 2       p_{g-1}: the student before, fixed
+  t_0 = y,   t_g = (y + p_{g-1}(x)) / 2       p_{g-1}: the previous student, fixed
   loss_i = CE(t_g, p_g(x_i)) - coefficient H(p_g(x_i))
-  answer = log((p_0(x) + ... + p_{G-1}(x)) / G)
+  output = log((p_0(x) + ... + p_{G-1}(x)) / G)
   ```
 
-  So the teacher answers about records that it was not trained on. A step costs one
-  student, and one teacher's answers, whatever G is.
+  The teacher therefore predicts on records that it was not trained on. A step costs one
+  student step and one teacher prediction, regardless of G.
 
   Args:
-    model: linen module, as `classifier` takes it; every student starts anew.
+    model: linen module, as for `classifier`; every student is freshly initialized.
     optimizer: optax `GradientTransformation`; each student has its own state.
-    students: G, at least 1; 3 is ours.
-    coefficient: at least 0, of the entropy; 0.1 is that of `confidence_penalty`.
-    experimental: True to accept that the regulariser is a placeholder.
+    students: G, at least 1; the default 3 is our choice.
+    coefficient: weight of the entropy, at least 0; 0.1 is that of `confidence_penalty`.
+    experimental: True to accept that the regularizer is a placeholder.
 
   Returns:
-    The `Learner`. Its metrics are those of the student that the epoch trains. It
-    takes no defense: chains act on `classifier` alone in this version.
+    The `Learner`. Its metrics are those of the student trained in the epoch. It takes
+    no defense, because chains apply only to `classifier` in this version.
 
   Raises:
     ValueError: without `experimental=True`, or for numbers out of range; at `init`, for
@@ -103,7 +103,7 @@ def ban_mpr(
     return TrainState(params, stats, opt, {}, state.key), metrics
 
   def predict(state, x, *, raw=False):
-    del raw  # nothing acts on the outputs
+    del raw  # no hook changes the outputs
     log_probs = jax.lax.map(
       lambda g: student.predict(_student(state, g), x), jnp.arange(students)
     )
@@ -116,7 +116,7 @@ def ban_mpr(
 
 
 def _taught(batch, state, ctx):
-  """Mix the labels with the teacher's answers [B,K] to these very rows."""
+  """Mix the labels with the teacher's predictions [B,K] on the same rows."""
   del ctx
   answers, share = state
   return batch._replace(y=(1 - share) * batch.y + share * answers)
@@ -127,6 +127,6 @@ def _leaves(state):
 
 
 def _student(state, g):
-  """The state of student g, its defense's left open."""
+  """Return the state of student g, without a defense state."""
   params, stats, opt = jax.tree.map(lambda leaf: leaf[g], _leaves(state))
   return TrainState(params, stats, opt, {}, state.key)

@@ -23,30 +23,32 @@ from mixdef.data import to_float
 from mixdef.models.adapters import adapt, check_module
 from mixdef.models.probing import check_network
 
-_VIEW_BLOCK = 512  # records a forward pass of an epoch hook holds at once
+_VIEW_BLOCK = 512  # records per forward pass of an epoch hook
 
 
 def classifier(
   model, optimizer, defense: Defense | None = None, *, microbatch: int | None = None
 ) -> Learner:
-  """Make the learner of a linen classifier.
+  """Create the learner of a linen classifier.
 
   Args:
-    model: linen module whose `__call__(x [B,...])` returns logits [B,K]. It may take
-      the flag of training, as `train` or `deterministic` (see `models.adapters`), and
+    model: linen module whose `__call__(x [B,...])` returns logits [B,K]. It may take a
+      training flag, such as `train` or `deterministic` (see `models.adapters`), and
       `weight` [B] (0 = padding).
-    optimizer: optax transform. One that reads the loss, such as `reduce_on_plateau`, is
-      given that of the batch, but not under `dp_sgd`, whose noise does not cover it.
-    defense: a defense or chain; None is undefended.
-    microbatch: rows of a step that are differentiated at once, >= 1; their gradients
-      are summed. A step then needs the memory of this many rows, which on a CPU stay
-      in its cache, and its gradient is that of the whole batch to rounding. Each group
-      of rows draws its own dropout mask. None differentiates the whole batch at once.
+    optimizer: optax transform. If it reads the loss, as `reduce_on_plateau` does, it
+      receives the loss of the batch, except under `dp_sgd`, whose noise does not cover
+      it.
+    defense: a defense or chain; None means undefended.
+    microbatch: number of rows of a step that are differentiated at once, >= 1; their
+      gradients are summed. A step then needs memory for only this many rows, which on a
+      CPU stay in cache, and its gradient equals that of the whole batch up to rounding.
+      Each group of rows draws its own dropout mask. None differentiates the whole batch
+      at once.
 
   Returns:
     The `Learner`. Its metrics are the mean training loss and `accuracy`, the agreement
-    with the target's most likely class: a mixed row's dominant record, a soft label's
-    top class.
+    with the target's most likely class, which is the dominant record of a mixed row and
+    the top class of a soft label.
 
   Raises:
     TypeError: for anything but a linen module and an optax transform.
@@ -103,7 +105,7 @@ def classifier(
 
     def losses_fn(params, batch, ctx):
       variables = {"params": params, **state.stats}
-      # The first row's id keeps dropout masks of single-record batches apart.
+      # The first row's id gives single-record batches different dropout masks.
       key = jax.random.fold_in(fold_in_name(ctx.key, "model"), batch.index[0])
       logits, stats = network.apply(
         variables,
@@ -224,7 +226,7 @@ def _check_microbatch(microbatch, defense):
 
 
 def _check_kept(variables, defense, microbatch):
-  """Refuse what a model keeps beside its parameters, where a step cannot update it."""
+  """Raise if a model has variables other than parameters that a step cannot update."""
   kept = sorted(variables.keys() - {"params"})
   if kept and "per_example" in defense.traits:
     raise ValueError(

@@ -1,4 +1,4 @@
-"""DataLens: teacher discriminators vote on which way a fake should move."""
+"""DataLens: teacher discriminators vote on the direction to move a fake."""
 
 import functools
 import math
@@ -52,11 +52,11 @@ def datalens(
   critic_steps: int = 2,
   warm_epochs: int = 10,
 ) -> Learner:
-  """Make the learner of DataLens, whose generator follows noised votes of teachers.
+  """Create the learner of DataLens, whose generator follows noised votes of teachers.
 
-  The members are cut into a chunk for each teacher, a discriminator D_t. Every step all
-  teachers take one on their chunks, and after each `critic_steps` of them, once the
-  warm epochs are over, the generator takes one:
+  The members are split into one shard per teacher, a discriminator D_t. In every
+  training step, all teachers take one step on their shards. After every `critic_steps`
+  steps, once the warm epochs are over, the generator takes one step:
 
   ```
   L_D   = BCE(D_t(x, y), 1) + BCE(D_t(G(z, y), y), 0)
@@ -66,28 +66,29 @@ def datalens(
   L_G   = ||x' + step_size * a - G(z, y)||^2          the target is fixed
   ```
 
-  Each fake is voted on for itself.
+  The teachers vote on each fake separately.
 
   Args:
-    networks: generator and critic, whose number is a logit. The official z has 50.
-    optimizer: of all networks, optax.
-    teachers: T chunks of equal size, a discriminator each.
-    top: k, entries of a gradient that vote, at most the numbers of a record.
+    networks: generator and critic; the critic's output is a logit. The official z has
+      dimension 50.
+    optimizer: optax optimizer of all networks.
+    teachers: T, the number of shards of equal size, with one discriminator each.
+    top: k, the number of gradient entries that vote, at most the size of a record.
     noise: standard deviation in votes; 0 gives no guarantee. With fewer teachers, less
-      noise gives the same directions, and the same epsilon fewer steps.
-    threshold: share of the teachers, in [0,1].
-    largest: bound of the scale at which signs become certain.
-    step_size: alpha, how far a target lies from its fake in an entry.
-    delta: of the guarantee, below one over the number of members.
-    fakes: B, how many a step of the generator has voted on.
-    critic_steps: steps of the teachers for one of the generator.
-    warm_epochs: first epochs, in which the teachers train against the untrained
+      noise gives the same directions, and the same epsilon allows fewer steps.
+    threshold: fraction of the teachers, in [0,1].
+    largest: upper bound of the scale at which signs become certain.
+    step_size: alpha, the distance per entry between a fake and its target.
+    delta: delta of the guarantee, below one over the number of members.
+    fakes: B, the number of fakes per generator step.
+    critic_steps: teacher steps per generator step.
+    warm_epochs: initial epochs in which the teachers train against the untrained
       generator.
 
   Returns:
-    The `Learner`. It takes no defense. Its metrics are `critic_loss`, `agreed`, the
-    share of entries a step that have a direction, and `generator_steps`, how many a
-    step. `predict` has a logit of each teacher.
+    The `Learner`. It takes no defense. Its metrics are `critic_loss`; `agreed`, the
+    fraction of entries per step that have a direction; and `generator_steps`, the
+    number of generator steps per step. `predict` has one logit per teacher.
 
   Raises:
     ValueError: for numbers out of range, `top` above the numbers of a record among
@@ -158,7 +159,7 @@ def datalens(
     return optax.apply_updates(d, updates), opt, value
 
   def directions(d, fake, y, key):
-    """What the teachers agree on for each fake [B,...]."""
+    """Return the direction that the teachers agree on, per fake [B,...]."""
     ids = jnp.arange(teachers)
 
     def votes(d, key):
@@ -185,7 +186,7 @@ def datalens(
 
     fake, pull, stats = jax.vjp(made, g, has_aux=True)
     agreed = directions(d, fake, y, key)
-    (grads,) = pull(-2 * step_size * agreed)  # of L_G at its own fakes
+    (grads,) = pull(-2 * step_size * agreed)  # the gradient of L_G at its own fakes
     updates, opt = optimizer.update(grads, opt, g)
     return optax.apply_updates(g, updates), opt, stats, jnp.abs(agreed).mean()
 

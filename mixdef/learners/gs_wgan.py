@@ -1,4 +1,4 @@
-"""GS-WGAN: many private critics, and a generator that hears sanitised gradients."""
+"""GS-WGAN: many private critics, and a generator that receives sanitized gradients."""
 
 import functools
 import math
@@ -37,7 +37,7 @@ from mixdef.models import Networks
 ADAM = optax.adam(1e-4, b1=0.5, b2=0.9)
 """The optimizer of GS-WGAN, for all networks."""
 
-_DRIFT = 0.001  # weight of D(real)^2, which keeps the critics' scores near zero
+_DRIFT = 0.001  # weight of D(real)^2, which keeps critic scores near zero
 
 
 @learner(of="generators")
@@ -56,43 +56,45 @@ def gs_wgan(
   penalty: float = 10.0,
   average: float = 0.999,
 ) -> Learner:
-  """Make the learner of GS-WGAN, whose generator hears sanitised gradients alone.
+  """Create the learner of GS-WGAN, whose generator receives only sanitized gradients.
 
-  The members are cut into a chunk for each critic. A round of training is
+  The members are split into one shard per critic. A round of training is
 
   ```
-  critic_steps steps of one critic k on its chunk:
+  critic_steps steps of one critic k on its shard:
     L_D = mean[-D_k(x, y) + D_k(G(z, y), y)] + penalty * mean[(||grad D_k|| - 1)^2]
           + 0.001 mean[D_k(x, y)^2]
-  one step of G on fakes x' of uniform conditions, B of them:
+  one step of G on B fakes x' with uniform conditions:
     L_G = -mean D(x', y),  its gradient by each x' clipped to C/B and noised with
-    standard deviation noise_multiplier * 2 C/B before it goes back through G
+    standard deviation noise_multiplier * 2 C/B before backpropagation through G
   ```
 
-  The critics take turns, each cycle in a new random order, so a step computes one
-  critic, whatever their number; on a CPU it still moves the memory of them all. The
-  exponential moving average of G is what `generate` uses.
+  The critics take turns, in a new random order per cycle, so a step computes only one
+  critic, regardless of their number; on a CPU it still moves the memory of all critics.
+  `generate` uses the exponential moving average of G.
 
   Args:
-    networks: generator and critic. The official z has 10 numbers.
-    optimizer: of all networks, optax.
-    critics: chunks of equal size, a critic each.
+    networks: generator and critic. The official z has dimension 10.
+    optimizer: optax optimizer of all networks.
+    critics: number of shards of equal size, with one critic each.
     noise_multiplier: sigma, the noise over the sensitivity 2C/B; 0 gives no guarantee.
     clip: C > 0.
-    delta: of the guarantee, below one over the number of members.
-    fakes: B, how many the generator's step asks about.
-    asked: "drawn": each fake asks a critic drawn for it alone, on which the accounting
-      rests; "trained": all ask the critic that was just trained, as officially.
-    critic_steps: steps of a critic for one of the generator.
-    warm_epochs: first epochs, in which all critics train side by side against the
-      untrained generator, and it stands still.
+    delta: delta of the guarantee, below one over the number of members.
+    fakes: B, the number of fakes per generator step.
+    asked: "drawn": each fake queries an independently drawn critic, as the accounting
+      assumes; "trained": all fakes query the critic that was just trained, as in the
+      official code.
+    critic_steps: critic steps per generator step.
+    warm_epochs: initial epochs in which all critics train side by side against the
+      untrained generator, which is not updated.
     penalty: weight of the gradient penalty, at least 0.
-    average: decay of the moving average a step of G, in [0,1); 0 keeps the last.
+    average: decay of the moving average per step of G, in [0,1); 0 keeps the last
+      weights.
 
   Returns:
-    The `Learner`. It takes no defense. Its metrics are `critic_loss`, `distance`, the
-    mean of D(real) - D(fake), and `generator_steps`, how many a step. `predict` has a
-    column for each critic.
+    The `Learner`. It takes no defense. Its metrics are `critic_loss`; `distance`, the
+    mean of D(real) - D(fake); and `generator_steps`, the number of generator steps per
+    step. `predict` has one column per critic.
 
   Raises:
     ValueError: for numbers out of range; at `init`, for networks that do not fit the
@@ -210,7 +212,7 @@ def gs_wgan(
 
   def step(state, data, rows, ctx):
     rows = by_chunk(rows, critics)
-    # Counted from the end of the warm epochs, before which no round begins.
+    # Counted from the end of the warm epochs, because rounds start then.
     place = ctx.step - warm_epochs * ctx.steps_per_epoch
     turn = _turn(state.key, jnp.maximum(place, 0) // critic_steps, critics)
     if warm_epochs:
@@ -252,14 +254,14 @@ def gs_wgan(
 
 
 def _turn(key, turn, critics):
-  """Whose turn it is: each critic once a cycle, in the cycle's own order."""
+  """Return the critic of this turn: each critic once per cycle, in random order."""
   cycle, place = jnp.divmod(turn, critics)
   order = jax.random.fold_in(fold_in_name(key, "turns"), cycle)
   return jax.random.permutation(order, critics)[place]
 
 
 def _at(tree, places):
-  """Take one critic's leaves, or those of several."""
+  """Select the leaves of one or several critics."""
   return jax.tree.map(lambda leaf: leaf[places], tree)
 
 

@@ -1,4 +1,4 @@
-"""medGAN: a GAN that ends in an autoencoder's decoder, for tables of zeros and ones."""
+"""medGAN: a GAN that ends in the decoder of an autoencoder, for binary tables."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ def medgan(
   latent: int = 128,
   hidden: tuple[int, ...] = (256, 128),
 ) -> Learner:
-  """Make the learner of medGAN, a GAN for rows of many zeros and few ones.
+  """Create the learner of medGAN, a GAN for sparse binary rows.
 
   ```
   L_AE = mean[BCE(x, Dec(Enc(x))) summed over columns]      of Enc and Dec, first
@@ -44,33 +44,32 @@ def medgan(
   x'   = Dec(G(z)),   z ~ N(0, I); D and Dec end in a sigmoid
   ```
 
-  and l2 / 2 times the squared weights of the networks that move. The critic sees every
-  row beside the mean of its batch, of real rows or of fakes ("minibatch averaging"),
-  so a generator that makes few different rows is found out.
+  plus l2 / 2 times the squared weights of the networks being trained. The critic sees
+  every row together with the mean of its batch of real rows or of fakes ("minibatch
+  averaging"), so it can detect a generator with little variety.
 
-  The defense acts on the rows of both phases, so the decoder of a mixed medGAN is
-  learned from mixed rows, too; what it does to gradients concerns the critic alone.
-  Conditions are carried along and read by no network.
+  The defense acts on the rows of both phases, so with a mixing defense the decoder is
+  also trained on mixed rows; its gradient hooks apply only to the critic. Conditions
+  are passed through and not read by any network.
 
   Args:
-    num_features: D, columns of the table.
+    num_features: D, the number of columns of the table.
     num_classes: K of the data.
-    optimizer: of all networks, optax.
-    defense: a defense or chain; None is undefended.
-    pretrain_epochs: epochs of the autoencoder alone, at least 0; the epochs that `fit`
-      is given include them. Officially 100.
-    critic_steps: steps of the critic for one of the generator, counted from the start
-      of training.
+    optimizer: optax optimizer of all networks.
+    defense: a defense or chain; None means undefended.
+    pretrain_epochs: epochs that train only the autoencoder, at least 0, included in the
+      epochs passed to `fit`. Officially 100.
+    critic_steps: critic steps per generator step, counted from the start of training.
     l2: weight of the squared weights, at least 0.
-    latent: numbers of z, of a code and of the generator's layers.
+    latent: dimension of z, of codes and of the generator's layers.
     hidden: widths of the critic's hidden layers.
 
   Returns:
-    The `Learner`. `predict` returns the critic's logit beside a stored mean, that of
-    all real batches seen: a record's score depends on no other that is asked. Its
-    metrics are `autoencoder_loss`, `critic_loss`, `distance`, the mean of the logits
-    of real rows less that of fakes, and `generator_steps`, how many a step; each is 0
-    in the phase that it is not of.
+    The `Learner`. `predict` returns the critic's logit with a stored mean, that of all
+    real batches seen, so a record's score does not depend on the other queried records.
+    Its metrics are `autoencoder_loss`; `critic_loss`; `distance`, the mean logit of
+    real rows minus that of fakes; and `generator_steps`, the number of generator steps
+    per step. Each is 0 in the phase to which it does not belong.
 
   Raises:
     ValueError: for numbers out of range, or a defense that it cannot carry; at `init`,
@@ -105,7 +104,7 @@ def medgan(
     return decoder.apply({"params": params["decoder"]}, code)
 
   def fakes(params, stats, z, **how):
-    """Return rows [B,D] in [0,1], and new statistics where they are mutable."""
+    """Return rows [B,D] in [0,1], and new statistics if they are mutable."""
     code = generator.apply({"params": params["g"], **stats["g"]}, z, **how)
     code, *new = code if "mutable" in how else (code,)
     return jax.nn.sigmoid(decode(params, code)), *new
@@ -222,7 +221,7 @@ def medgan(
     )
 
   def predict(state, x, *, y=None, raw=False):
-    del y, raw  # it knows no conditions, and releases what it trained
+    del y, raw  # it has no conditions and no output hooks
     return score(state.params["d"], to_float(x), state.stats["mean"])[:, None]
 
   return Learner(
@@ -243,7 +242,7 @@ def medgan(
 
 
 def _refuse(defense):
-  """Refuse what needs a Wasserstein critic that judges each record alone."""
+  """Reject defenses that need a Wasserstein critic or independently scored records."""
   refuse_parts("medgan", defense)
   for part in defense.parts:
     if part.loss is not None:
@@ -259,7 +258,7 @@ def _refuse(defense):
 
 
 def _mean_row(x, weight):
-  """Mean [D] of the rows x [B,D] that have weight."""
+  """Return the weighted mean [D] of the rows x [B,D]."""
   return jax.vmap(weighted_mean, in_axes=(1, None))(x, weight)
 
 
@@ -277,6 +276,6 @@ def _pick(tree, *names):
 
 
 def _metrics(**known):
-  """The same figures in both phases, as one program has to return."""
+  """Return the same metrics in both phases, as required within one program."""
   names = ("autoencoder_loss", "critic_loss", "distance", "generator_steps")
   return {name: jnp.float32(known.get(name, 0)) for name in names}

@@ -1,4 +1,4 @@
-"""`mlp_wgan_gp`: the WGAN-GP of dense networks, for tables."""
+"""`mlp_wgan_gp`: the WGAN-GP with dense networks, for tables."""
 
 import optax
 
@@ -21,20 +21,20 @@ def mlp_wgan_gp(
   conditional: bool = False,
   **options,
 ) -> Learner:
-  """Make the learner of a WGAN-GP of two dense networks, for tables.
+  """Create the learner of a WGAN-GP with two dense networks, for tables.
 
   Args:
-    num_features: D, columns of the table, numbers in [0,1].
+    num_features: D, the number of columns of the table, with values in [0,1].
     num_classes: K of the data.
-    optimizer: of both networks.
-    defense: a defense or chain; None is undefended.
+    optimizer: optax optimizer of both networks.
+    defense: a defense or chain; None means undefended.
     hidden: width of the hidden layers.
-    latent: numbers of z.
-    conditional: let both networks see the condition.
-    **options: of `wgan_gp`.
+    latent: dimension of z.
+    conditional: whether both networks see the condition.
+    **options: options of `wgan_gp`.
 
   Returns:
-    The `Learner`: `wgan_gp` of `table_networks`.
+    The `Learner`: `wgan_gp` applied to `table_networks`.
 
   Guarantee: that of `wgan_gp`.
 

@@ -1,4 +1,4 @@
-"""privGAN: several GANs, and a network that must not tell whose fake it sees."""
+"""privGAN: several GANs that hide from a privacy network which of them made a fake."""
 
 import functools
 
@@ -20,7 +20,7 @@ from mixdef.models import Networks
 ADAM = optax.adam(2e-4, b1=0.5)
 """The optimizer of privGAN, for all networks."""
 
-_REAL = 0.95  # one-sided label smoothing: what a discriminator should say of a member
+_REAL = 0.95  # one-sided label smoothing: a discriminator's target for members
 
 
 @learner(of="generators")
@@ -34,40 +34,40 @@ def priv_gan(
   dp_delay: int | None = None,
   release: str = "all",
 ) -> Learner:
-  """Make the learner of privGAN: N GANs whose generators hide which one made a fake.
+  """Create the learner of privGAN: N GANs whose generators hide which one made a fake.
 
-  The members are cut into a chunk for each pair of a generator G_i and a discriminator
-  D_i. A privacy discriminator P says which chunk or generator a record is of:
+  The members are split into one shard per pair of a generator G_i and a discriminator
+  D_i. A privacy discriminator P predicts the shard or generator of a record:
 
   ```
-  L_P = mean CE(P(x, y), i) over the chunks' members      in the first pretrain_epochs,
-                                                          in which nothing else moves
+  L_P = mean CE(P(x, y), i) over the shards' members      in the first pretrain_epochs,
+                                                          which train only P
   L_D = mean[BCE(D_i(x, y), 0.95)] + mean[BCE(D_i(G_i(z, y), y), 0)]
   L_P = mean CE(P(G_i(z, y), y), i)                       after another dp_delay epochs
   L_G = mean BCE(D_i(G_i(z, y), y), 1) + ratio * mean CE(P(G_i(z, y), y), j)
   ```
 
-  with j another pair, drawn for each row, and the same z for all pairs. A step is one
-  of each network that moves, P before the generators.
+  with j another pair, drawn per row, and the same z for all pairs. A training step is
+  one step of each network that is currently trained, P before the generators.
 
   Args:
-    networks: generator and critic, whose number is a logit. P is as many critics as
-      there are pairs, a logit each.
-    optimizer: of all networks, optax.
+    networks: generator and critic; the critic's output is a logit. P consists of as
+      many critics as the number of pairs, with one logit each.
+    optimizer: optax optimizer of all networks.
     pairs: N, at least 2.
-    ratio: weight of what P says, at least 0; 0 are N GANs that do not know each other.
-    pretrain_epochs: epochs of P alone, at least 0. None is a fifth of the epochs that
-      `fit` is given, as the official 50 before 200.
-    dp_delay: epochs of the GANs in which P stays as pre-trained, at least 0. None is
+    ratio: weight of the loss from P, at least 0; 0 means N independent GANs.
+    pretrain_epochs: epochs that train only P, at least 0. None means a fifth of the
+      epochs passed to `fit`, as the official 50 before 200.
+    dp_delay: epochs of the GANs in which P stays as pretrained, at least 0. None means
       two fifths of all epochs, as the official 100.
-    release: `generate` answers row b by generator b mod N ("all"), or every row by one
-      that the model's key draws ("one").
+    release: `generate` uses generator b mod N for row b ("all"), or the same generator,
+      drawn by the model's key, for every row ("one").
 
   Returns:
     The `Learner`. It takes no defense. Its metrics are `critic_loss` and
-    `generator_loss`, means over the pairs and 0 in the epochs of P alone, and
-    `privacy_accuracy`, the share of its records that P places. `predict` has a logit of
-    each D_i.
+    `generator_loss`, means over the pairs and 0 while only P is trained, and
+    `privacy_accuracy`, the accuracy of P on the records of the step. `predict` has one
+    logit per D_i.
 
   Raises:
     ValueError: for numbers out of range; at `init`, for networks that do not fit the
@@ -95,11 +95,11 @@ def priv_gan(
     return critic.apply({"params": params}, x, y)
 
   def place(p, x, y):
-    """P's log-probabilities of the pairs [B,N]."""
+    """Return P's log-probabilities of the pairs [B,N]."""
     return jax.nn.log_softmax(jax.vmap(score, (0, None, None), 1)(p, x, y))
 
   def phases(epochs):
-    """The first epoch of the GANs, and the first in which P sees fakes."""
+    """Return the first epoch of the GANs, and the first in which P sees fakes."""
     alone = epochs // 5 if pretrain_epochs is None else pretrain_epochs
     delay = 2 * epochs // 5 if dp_delay is None else dp_delay
     return alone, alone + delay
@@ -136,7 +136,7 @@ def priv_gan(
     return optax.apply_updates(params, updates), opt, value, aux
 
   def privacy_step(p, opt, x, batches):
-    """One step of P on records x [N,B,...] of the pairs."""
+    """Take one step of P on records x [N,B,...] of the pairs."""
     own = jnp.arange(pairs)[:, None]
 
     def loss(p):
@@ -177,7 +177,7 @@ def priv_gan(
     fake = jax.lax.stop_gradient(fake)
     d, d_opt, d_losses = jax.vmap(critic_step)(params["d"], opt["d"], batches, fake)
     p, p_opt, hits = privacy_step(params["p"], opt["p"], fake, batches)
-    # A few networks are cheaper to choose from than to branch over.
+    # For a few networks, selecting is cheaper than branching.
     p, p_opt = jax.tree.map(
       lambda new, old: jnp.where(ctx.epoch >= on_fakes, new, old),
       (p, p_opt),
@@ -249,6 +249,6 @@ def _validate(pairs, ratio, pretrain_epochs, dp_delay, release):
     raise ValueError(f"priv_gan: pairs is {pairs}; P needs at least 2 to tell apart")
   check_number("priv_gan: ratio", ratio, 0)
   for name, value in (("pretrain_epochs", pretrain_epochs), ("dp_delay", dp_delay)):
-    if value is not None:  # the official share of the epochs
+    if value is not None:  # the official fraction of the epochs
       check_count(f"priv_gan: {name}", value, 0)
   check_choice("priv_gan: release", release, ("all", "one"))

@@ -13,13 +13,13 @@ from mixdef.learners._parts import check_phases, part_of, phase_of, step_on
 from mixdef.learners.classifier import classifier
 
 _FIRST_LEVEL = ("first", "second")
-_NETWORKS = (*_FIRST_LEVEL, "combiner")  # network i learns from part i
-_PHASES = 3  # of equal length; the last one is the combiner's
+_NETWORKS = (*_FIRST_LEVEL, "combiner")  # network i is trained on part i
+_PHASES = 3  # of equal length; the last one trains the combiner
 _VOTE = 4.0
 
 
 class LogisticCombiner(nn.Module):
-  """A logistic layer on two answers; it starts as their average, sharpened."""
+  """A logistic layer on two predictions, initialized to their sharpened average."""
 
   @nn.compact
   def __call__(self, x):
@@ -34,29 +34,30 @@ def _equal_votes(key, shape, dtype=jnp.float32):
 
 @learner
 def model_stacking(models, optimizer, *, combiner: nn.Module | None = None) -> Learner:
-  """Make the learner of ML-Leaks' model stacking.
+  """Create the learner of ML-Leaks' model stacking.
 
-  The members are dealt into three disjoint parts A, B and C:
+  The members are split into three disjoint parts A, B and C:
 
   ```
   f_1 learns from A, f_2 from B       in the first two thirds of the epochs
   g learns from C: (f_1(x), f_2(x))   in the last third, f_1 and f_2 fixed
-  answer = log_softmax(g(softmax(f_1(x)), softmax(f_2(x))))
+  output = log_softmax(g(softmax(f_1(x)), softmax(f_2(x))))
   ```
 
-  So the combiner learns from answers to records that neither f_1 nor f_2 was trained
-  on. A step costs each network it trains the whole batch, two thirds at weight 0.
+  The combiner therefore learns from predictions on records that neither f_1 nor f_2 was
+  trained on. Each network trained in a step processes the whole batch, with weight 0
+  for two thirds of it.
 
   Args:
-    models: two different linen modules, as `classifier` takes them.
+    models: two different linen modules, as for `classifier`.
     optimizer: optax `GradientTransformation`; each network has its own state, and its
       schedules count that network's steps.
-    combiner: linen module from probabilities [B,2K] to logits [B,K]; default a
+    combiner: linen module from probabilities [B,2K] to logits [B,K]; defaults to a
       logistic layer.
 
   Returns:
-    The `Learner`. Its metrics are those of the networks that the epoch trains. It
-    takes no defense: chains act on `classifier` alone in this version.
+    The `Learner`. Its metrics are those of the networks trained in the epoch. It takes
+    no defense, because chains apply only to `classifier` in this version.
 
   Raises:
     ValueError: for anything but two different modules; at `init`, for fewer than 3
@@ -129,7 +130,7 @@ def model_stacking(models, optimizer, *, combiner: nn.Module | None = None) -> L
     return _joined(networks, state.key), metrics
 
   def predict(state, x, *, raw=False):
-    del raw  # nothing acts on the outputs
+    del raw  # no hook changes the outputs
     networks = _networks(state)
     return learners["combiner"].predict(networks["combiner"], answers(networks, x))
 
@@ -154,7 +155,7 @@ def _two_different(models):
 
 
 def _networks(state):
-  """The state of each network by name."""
+  """Return the state of each network by name."""
   return {
     name: TrainState(
       state.params[name],

@@ -43,35 +43,37 @@ def wgan_gp(
   critics: int = 1,
   generator_against: str = "all",
 ) -> Learner:
-  """Make the learner of a conditional Wasserstein GAN with gradient penalty.
+  """Create the learner of a conditional Wasserstein GAN with gradient penalty.
 
   ```
   L_D = mean[-D(x, y) + D(G(z, y), y)] + penalty * mean[(||grad D(x^, y)||_2 - 1)^2]
-  x^  = u x + (1 - u) G(z, y),   u ~ U[0,1] and z ~ N(0, I) for each record
+  x^  = u x + (1 - u) G(z, y),   u ~ U[0,1] and z ~ N(0, I) per record
   L_G = -mean D(G(z, y), y)
   ```
 
-  A step of training is one step of every critic, on the defended batch: the defense may
+  A step of training is one step of every critic on the defended batch. The defense may
   mix records and conditions, act on the losses [B] before the penalty is added, and
-  clip and noise the gradient; its `update` gets None for log-probabilities. Every
-  `critic_steps` steps the generator takes one, with the latents and conditions of that
-  step's batch.
+  clip and noise the gradient; its `update` gets None for log-probabilities. After every
+  `critic_steps` steps, the generator takes one step with the latents and conditions of
+  the current batch.
 
   Args:
     networks: generator and critic.
-    optimizer: of all networks, optax.
-    defense: a defense or chain; None is undefended.
+    optimizer: optax optimizer of all networks.
+    defense: a defense or chain; None means undefended.
     penalty: weight of the gradient penalty, at least 0.
-    critic_steps: steps of the critics for one of the generator.
+    critic_steps: critic steps per generator step.
     generator_steps: "after" the 5th, 10th, ... step counted from the start of training
       (the paper), or "first": on the 1st, 6th, ... of every epoch (the official shadow
       scripts).
-    critics: how many, each on a chunk of the members of its own.
-    generator_against: "all" critics, the mean of their losses, or the "last" alone.
+    critics: number of critics, each trained on its own shard of the members.
+    generator_against: "all" for the mean of the losses of all critics, or "last" for
+      the loss of the last critic only.
 
   Returns:
-    The `Learner`. Its metrics are `critic_loss` with the penalty, `distance`, the
-    mean of D(real) - D(fake), and `generator_steps`, how many a step.
+    The `Learner`. Its metrics are `critic_loss` including the penalty; `distance`, the
+    mean of D(real) - D(fake); and `generator_steps`, the number of generator steps per
+    step.
 
   Raises:
     ValueError: for numbers out of range, or a defense that a GAN cannot carry; at
@@ -113,13 +115,13 @@ def wgan_gp(
     return generator.apply({"params": params, **stats}, z, y, **how)
 
   def fakes(params, stats, batch, ctx):
-    """Make a batch of fakes as in training; returns them and the new statistics."""
+    """Generate fakes in training mode, and return them and the new statistics."""
     z = latents(ctx.key, batch.index, networks.latent)
     how = {"train": True, "weight": batch.weight, "mutable": list(stats)}
     return generate(params, stats, z, batch.y, **how)
 
   def fakes_alone(params, stats, batch, ctx):
-    """Make every row's fake without the conditions of the other rows at hand."""
+    """Generate the fake of each row independently of the other rows' conditions."""
 
     def alone(row):
       one = jax.tree.map(lambda leaf: leaf[None], row)
@@ -250,17 +252,17 @@ def mixup_gan(
   alpha=1.0,
   **options,
 ) -> Learner:
-  """Make the learner of the mixup GAN: `wgan_gp` whose critic sees mixed pairs.
+  """Create the learner of the mixup GAN: `wgan_gp` with mixed pairs for the critic.
 
   Args:
     networks: generator and critic.
-    optimizer: of both; the default is the paper's.
-    alpha: of `mixup`; 0 is `wgan_gp` itself, to the bit.
-    **options: of `wgan_gp`.
+    optimizer: optax optimizer of both; defaults to the paper's.
+    alpha: parameter of `mixup`; 0 is bit-identical to `wgan_gp`.
+    **options: options of `wgan_gp`.
 
   Returns:
-    The `Learner`. The critic's records are mixed with others of the batch, one lam a
-    step, and conditions alike.
+    The `Learner`. The critic's records are mixed with other records of the batch, with
+    one lam per step, and so are their conditions.
 
   Guarantee: none.
 
@@ -285,22 +287,23 @@ def par_gan(
   generator_against: str = "all",
   **options,
 ) -> Learner:
-  """Make the learner of PAR-GAN: several critics, each on a chunk of the members.
+  """Create the learner of PAR-GAN: several critics, each on one shard of the members.
 
   Args:
     networks: generator and critic.
-    optimizer: of all networks. The official images take RMSprop at 1e-5 for 10,000
-      epochs; the default is that of the undefended GAN it is compared with.
+    optimizer: optax optimizer of all networks. The official image experiments use
+      RMSprop at 1e-5 for 10,000 epochs; the default is that of the undefended GAN it is
+      compared with.
     defense: a defense or chain.
-    critics: K chunks of equal size, a critic each; officially 5 for images, 10 for toy
-      data.
-    critic_steps: of every critic for one of the generator.
+    critics: K, the number of shards of equal size, with one critic each; officially 5
+      for images, 10 for toy data.
+    critic_steps: steps of every critic per generator step.
     generator_against: "all" is the paper's mean over critics; "last" is the variant of
       the mixup GAN's repository, whose generator sees the last critic only.
-    **options: of `wgan_gp`.
+    **options: options of `wgan_gp`.
 
   Returns:
-    The `Learner`; `predict` has a column for each critic.
+    The `Learner`; `predict` has one column per critic.
 
   Guarantee: none.
 
@@ -317,7 +320,7 @@ def par_gan(
 
 
 def _spread(ctx, keys):
-  """One `Ctx` a critic, which differ in their keys; all leaves lead with the axis."""
+  """Stack one `Ctx` per critic along a leading axis; only the keys differ."""
   same = jax.tree.map(
     lambda leaf: jnp.broadcast_to(leaf, keys.shape), ctx._replace(key=0)
   )
@@ -325,15 +328,15 @@ def _spread(ctx, keys):
 
 
 def _public(batch, key, size):
-  """Conditions and latents that no member decides, on the first `size` rows.
+  """Return data-independent conditions and latents on the first `size` rows.
 
-  A batch has room for more, and how much depends on how many members there are.
+  Further rows are unused, because the capacity of a batch depends on the members.
   """
   count, classes = batch.y.shape
   labels = jax.random.randint(fold_in_name(key, "conditions"), (count,), 0, classes)
   return batch._replace(
     y=jax.nn.one_hot(labels, classes),
-    index=jnp.arange(count),  # latents by record would tell which were drawn
+    index=jnp.arange(count),  # latents by record id would reveal the drawn members
     weight=(jnp.arange(count) < size).astype(batch.weight.dtype),
   )
 

@@ -1,16 +1,16 @@
-"""Networks of the literature, as `flax.linen` modules made by lower-case factories.
+"""Networks of the literature, as `flax.linen` modules created by lower-case factories.
 
 Every network is called as `module.apply(variables, x, train=False, weight=None)` and
-returns logits `[B,K]`. Fields of all: `num_classes`, `dropout`; of those for images
-also `spatial_dropout`, `lowering` and `weight_standardization`; of the residual and
-dense ones also `norm`. A defense changes them with `module.clone(dropout=0.5)`, which
-checks them again.
+returns logits `[B,K]`. All networks have the fields `num_classes` and `dropout`;
+networks for images also have `spatial_dropout`, `lowering` and
+`weight_standardization`; residual and densely connected networks also have `norm`. A
+defense changes fields with `module.clone(dropout=0.5)`, which checks them again.
 
-Generators and critics come in pairs that fit together, as `Networks`. A generator is
-called as `module.apply(variables, z, y, train=False, weight=None)` and returns records
-[B,...] in [0,1]; a critic as `module.apply(variables, x, y)` and returns one number per
-record [B]. Conditions y [B,K] are rows of the simplex, never integers: they enter by a
-product, so a mixed label is a condition like any other.
+Generators and critics come in matching pairs, as `Networks`. A generator is called as
+`module.apply(variables, z, y, train=False, weight=None)` and returns records [B,...] in
+[0,1]; a critic is called as `module.apply(variables, x, y)` and returns one number per
+record [B]. Conditions y [B,K] are rows of the simplex, never integers. They enter by a
+product, so a mixed label is a valid condition.
 """
 
 from mixdef.core import registry

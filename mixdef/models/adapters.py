@@ -1,8 +1,8 @@
-"""Networks as people write them, called in one way.
+"""Adapters that give user-supplied networks a uniform interface.
 
-A linen module says by the arguments of its `__call__` and by its fields what it needs
-to know: whether it trains, under one of many names, and which rows are padding. What
-it then does is probed once, with shapes alone, before training starts.
+The arguments of a linen module's `__call__` and its fields determine what it needs: the
+training flag, under one of many names, and the weights that mark padding. Its behavior
+is probed once by abstract evaluation, before training starts.
 """
 
 import functools
@@ -34,7 +34,7 @@ _OTHERS = {
 
 
 class Network(NamedTuple):
-  """A network as a learner calls it.
+  """A network with the interface that learners use.
 
   ```
   init  (key, x [1,...]) -> variables
@@ -50,17 +50,18 @@ class Network(NamedTuple):
 
 
 def adapt(module: nn.Module) -> Network:
-  """Make a `Network` of a linen module.
+  """Create a `Network` from a linen module.
 
-  The flag of training is handed to a module under the name that its `__call__` gives
-  it: `train`, `training`, `is_training`, or the opposite `deterministic`, `inference`,
-  `eval`, `use_running_average`; or it is set in the field of that name. Submodules get
-  it where their caller cannot hand it on, as in `nn.Sequential`, and where linen's
-  layers leave it open. In training there is a random stream of any name.
+  The training flag is passed under the name that the module's `__call__` uses:
+  `train`, `training`, `is_training`, or the opposite `deterministic`, `inference`,
+  `eval`, `use_running_average`; or it is set in the field of that name. The flag is
+  also passed to submodules whose caller cannot pass it on, as in `nn.Sequential`, and
+  to linen layers that leave it unset. In training, random streams of any name are
+  available.
 
   Args:
-    module: what `check_module` admits. If its `__call__` takes `weight` [B], it is
-      given that as well, 0 for padding.
+    module: a module that `check_module` accepts. If its `__call__` takes `weight` [B],
+      it receives the weights, which are 0 for padding.
 
   Raises:
     ValueError: for a module that needs what a learner does not know.
@@ -76,7 +77,7 @@ def adapt(module: nn.Module) -> Network:
 
   @functools.cache
   def passed_on(shape, dtype):
-    """What a module that takes any keyword really lets through."""
+    """Return the keywords that a module with `**kwargs` actually accepts."""
     x = jax.ShapeDtypeStruct((1, *shape), dtype)
     known = {"train": False, "weight": None}
     return [name for name in known if _lets_through(module, x, name, known[name])]
@@ -95,7 +96,7 @@ def adapt(module: nn.Module) -> Network:
 
   def apply(variables, x, *, train, weight=None, key=None, mutable=False, seen=None):
     x = to_float(x)
-    # A stream of another name falls back to that of `params`.
+    # A stream of any other name falls back to the stream `params`.
     rngs: Any = (
       {"dropout": key, "params": fold_in_name(key, "streams")} if train else {}
     )
@@ -108,7 +109,7 @@ def adapt(module: nn.Module) -> Network:
 
 
 def check_module(module) -> None:
-  """Refuse what is no instance of a linen module, and say what it is instead.
+  """Raise unless `module` is an instance of a linen module, with what it is instead.
 
   Raises:
     TypeError: in one line.
@@ -143,7 +144,7 @@ def _what(thing):
 
 
 def _parameters(module):
-  """The parameters of a module's `__call__` but for `self`, by name."""
+  """Return the parameters of a module's `__call__` by name, without `self`."""
   named = inspect.signature(type(module).__call__).parameters
   return dict(list(named.items())[1:])
 
@@ -165,7 +166,7 @@ def _phase(names, train):
 
 
 def _refuse_unknown(module, fields):
-  """Refuse a `__call__` that cannot be called with the records alone."""
+  """Raise if `__call__` has required arguments other than the records."""
   first, *others = [*_parameters(module).values(), None]
   name = type(module).__name__
   if first is None or first.kind in (first.KEYWORD_ONLY, first.VAR_KEYWORD):
@@ -192,7 +193,7 @@ def _lets_through(module, x, name, value):
 
 
 def _completing(*, train, weight, seen=None):
-  """Make the interceptor that hands the flag to those whose caller cannot."""
+  """Return an interceptor that passes the training flag where the caller cannot."""
 
   def intercept(call, args, kwargs, context):
     module = context.module
@@ -218,14 +219,14 @@ def _completing(*, train, weight, seen=None):
 
 
 def _is_left_open(module, name):
-  """Whether nobody but the learner can give a module this flag."""
+  """Return whether only the learner can pass this flag to a module."""
   if hasattr(module, name):
     return getattr(module, name) is None
   caller = module.parent
   if not isinstance(caller, nn.Module):
-    return False  # the outermost module has been given all it takes
+    return False  # the outermost module has already received its arguments
   aware = _flags(_parameters(caller)) or _flags(vars(caller))
-  # A layer's own parameters are differentiated as it was called (see `ghost_tape`).
+  # Layers with parameters must be called as recorded by `ghost_tape`.
   plain = any(
     not isinstance(leaf, dict) for leaf in module.variables.get("params", {}).values()
   )

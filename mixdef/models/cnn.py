@@ -15,12 +15,12 @@ from mixdef.models.layers import as_images, check_fields, drop_channels
 _XAVIER_RELU = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")
 _XAVIER = nn.initializers.xavier_uniform()
 
-# After a valid 5x5 convolution a map of 6 still has the 2 pixels to pool.
+# After a valid 5x5 convolution, a map of size 6 has the 2 pixels needed for pooling.
 _SMALLEST_VALID = 6
 
 
 class CNN(nn.Module):
-  """Two 5x5 convolutions and two dense layers; made by `cnn`."""
+  """Two 5x5 convolutions and two dense layers; created by `cnn`."""
 
   num_classes: int = 10
   dropout: float = 0.0
@@ -36,7 +36,7 @@ class CNN(nn.Module):
   def __call__(
     self, x: jax.Array, *, train: bool = False, weight: jax.Array | None = None
   ) -> jax.Array:
-    """Return logits `[B,K]` for `x [B,H,W,C]`; `weight` changes nothing here."""
+    """Return logits `[B,K]` for `x [B,H,W,C]`; `weight` has no effect."""
     del weight
     x = as_images(x)
     conv = standardized.Conv if self.weight_standardization else nn.Conv
@@ -66,7 +66,7 @@ def cnn(
   lowering: str = "auto",
   weight_standardization: bool = False,
 ) -> CNN:
-  """Make the CNN of ML-Leaks and its successors.
+  """Create the CNN of ML-Leaks and its successors.
 
   conv 5x5x32 SAME, ReLU, max-pool 2; conv 5x5x32 VALID, ReLU, max-pool 2; flatten
   (rows, columns, channels); dense 128, tanh; dense K. Xavier-uniform weights, with
@@ -76,9 +76,9 @@ def cnn(
   Args:
     num_classes: K.
     dropout: rate in [0,1) before the last dense layer, in training only.
-    spatial_dropout: rate in [0,1) after each pooling, of whole channels.
-    lowering: how convolutions reach XLA, see `mixdef.kernels.convolution`.
-    weight_standardization: standardise each convolution's kernel, see
+    spatial_dropout: rate in [0,1) of whole channels after each pooling.
+    lowering: how convolutions are lowered; see `mixdef.kernels.convolution`.
+    weight_standardization: standardize each convolution's kernel; see
       `mixdef.kernels.standardized`.
 
   Returns:

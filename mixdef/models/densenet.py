@@ -22,7 +22,7 @@ _BLOCKS = 3
 
 
 class DenseNet(nn.Module):
-  """Three dense blocks with transitions between them; made by `densenet`."""
+  """Three dense blocks with transitions between them; created by `densenet`."""
 
   depth: int = 22
   growth: int = 12
@@ -43,7 +43,7 @@ class DenseNet(nn.Module):
   def __call__(
     self, x: jax.Array, *, train: bool = False, weight: jax.Array | None = None
   ) -> jax.Array:
-    """Return logits `[B,K]`; `weight [B]` is 0 for rows outside batch statistics."""
+    """Return logits `[B,K]`; rows with `weight [B]` 0 are excluded from statistics."""
     conv = conv_layer(
       self.lowering,
       bias=self.norm == "none",
@@ -78,24 +78,24 @@ def densenet(
   lowering: str = "auto",
   weight_standardization: bool = False,
 ) -> DenseNet:
-  """Make a DenseNet-BC.
+  """Create a DenseNet-BC.
 
   conv 3x3 with 2*growth channels; three blocks of n layers
   `[x, conv3x3(relu(norm(conv1x1(relu(norm(x))))))]`, the 1x1 with 4*growth channels,
   the 3x3 with growth; between blocks norm, ReLU, a 1x1 convolution that halves the
   channels (compression 0.5), mean-pool 2; last norm, ReLU, global mean, dense K. The
-  defaults end in 69 features, as the network of weighted smoothing.
+  defaults give 69 final features, as in the network of weighted smoothing.
 
   Args:
     depth: 6n+4 layers: 22, 40, 100.
     growth: channels added by each layer, positive.
     num_classes: K.
     dropout: rate in [0,1) before the dense layer, in training only.
-    spatial_dropout: rate in [0,1) after each dense layer, of its new channels.
+    spatial_dropout: rate in [0,1) of the new channels after each layer of a block.
     norm: "group" (groups = largest divisor of the channels up to 16), "batch" or
       "none".
-    lowering: how convolutions reach XLA, see `mixdef.kernels.convolution`.
-    weight_standardization: standardise each convolution's kernel, see
+    lowering: how convolutions are lowered; see `mixdef.kernels.convolution`.
+    weight_standardization: standardize each convolution's kernel; see
       `mixdef.kernels.standardized`.
 
   Returns:

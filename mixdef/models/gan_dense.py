@@ -1,4 +1,4 @@
-"""Dense networks: for tables, and for pictures of few pixels."""
+"""Dense GAN networks, for tables and for small pictures."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from mixdef.models.layers import check_bool, check_positive
 
 
 class DenseGenerator(nn.Module):
-  """Dense layers with ReLU, then a sigmoid a number of the record; see the factory."""
+  """Dense layers with ReLU and a sigmoid output; see `dense_networks`."""
 
   shape: tuple[int, ...]
   hidden: tuple[int, ...]
@@ -27,7 +27,7 @@ class DenseGenerator(nn.Module):
     train: bool = False,
     weight: jax.Array | None = None,
   ) -> jax.Array:
-    """Return records [B, *shape] in [0,1]; `train` and `weight` change nothing here."""
+    """Return records [B, *shape] in [0,1]; `train` and `weight` have no effect."""
     del train, weight
     x = jnp.concatenate([z, y], -1) if self.conditional else z
     for features in self.hidden:
@@ -37,14 +37,14 @@ class DenseGenerator(nn.Module):
 
 
 class DenseCritic(nn.Module):
-  """Dense layers with LeakyReLU 0.2, then one number; see the factory."""
+  """Dense layers with LeakyReLU 0.2 and a scalar output; see `dense_networks`."""
 
   hidden: tuple[int, ...]
   conditional: bool
 
   @nn.compact
   def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Return one score a record [B], for records [B, *shape] in [0,1]."""
+    """Return one score per record [B], for records [B, *shape] in [0,1]."""
     x = x.reshape(x.shape[0], -1)
     x = jnp.concatenate([x, y], -1) if self.conditional else x
     for features in self.hidden:
@@ -60,16 +60,16 @@ def dense_networks(
   latent: int = 128,
   conditional: bool = True,
 ) -> Networks:
-  """Make dense networks for records of any shape, read as one row of numbers.
+  """Create dense networks for records of any shape, which are flattened.
 
   Generator: latent-hidden-hidden-D, ReLU, sigmoid. Critic: hidden-hidden-1.
 
   Args:
-    shape: of a record; D is the product.
+    shape: shape of a record; D is the product.
     num_classes: K, the length of a condition.
     hidden: width of the hidden layers.
-    latent: numbers of z.
-    conditional: let both see the condition.
+    latent: dimension of z.
+    conditional: whether both networks see the condition.
 
   Returns:
     The `Networks`.
@@ -101,14 +101,14 @@ def table_networks(
   latent: int = 128,
   conditional: bool = False,
 ) -> Networks:
-  """Make the dense networks for tables of numbers in [0,1], by default unconditional.
+  """Create dense networks for tables of numbers in [0,1], by default unconditional.
 
   Args:
-    num_features: D, columns of the table.
+    num_features: D, the number of columns of the table.
     num_classes: K, the length of a condition.
     hidden: width of the hidden layers.
-    latent: numbers of z.
-    conditional: let both see the condition.
+    latent: dimension of z.
+    conditional: whether both networks see the condition.
 
   Returns:
     The `Networks`.

@@ -1,4 +1,4 @@
-"""Networks for pictures: those of the mixup GAN, in as many stages as a size needs."""
+"""Networks of the mixup GAN for pictures, with as many stages as the size requires."""
 
 import functools
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from mixdef.kernels.transposed import ConvTranspose
 from mixdef.models.gan_pair import Networks
 from mixdef.models.layers import check_choice, check_positive, normalize
 
-_SMALLEST = 4  # a map of at most so many rows and columns is not halved again
+_SMALLEST = 4  # maps of at most this many rows and columns are not halved again
 _NORMS = ("batch", "group")
 
 
 class ImageGenerator(nn.Module):
-  """Dense layer, then transposed convolutions that double the map; see the factory."""
+  """A dense layer, then transposed convolutions that double the map."""
 
   shape: tuple[int, ...]
   width: int
@@ -34,7 +34,7 @@ class ImageGenerator(nn.Module):
     train: bool = False,
     weight: jax.Array | None = None,
   ) -> jax.Array:
-    """Return pictures [B, *shape] in [0,1]; rows of weight 0 enter no statistics."""
+    """Return pictures [B, *shape] in [0,1]; statistics exclude rows of weight 0."""
     sizes = _sizes(self.shape)
     settle = functools.partial(
       normalize,
@@ -59,14 +59,14 @@ class ImageGenerator(nn.Module):
 
 
 class ImageCritic(nn.Module):
-  """Strided convolutions that halve the map, then one number; see the factory."""
+  """Strided convolutions that halve the map, then a scalar output."""
 
   width: int
   lowering: str = "auto"
 
   @nn.compact
   def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Return one score a picture [B], for pictures [B,H,W] or [B,H,W,C] in [0,1]."""
+    """Return one score per picture [B], for [B,H,W] or [B,H,W,C] in [0,1]."""
     sizes = _sizes(x.shape[1:])
     x = x if x.ndim == 4 else x[..., None]
     conv = functools.partial(
@@ -78,7 +78,7 @@ class ImageCritic(nn.Module):
     for stage in range(len(sizes) - 1):
       channels = self.width * 2**stage
       x = conv(channels, (5, 5), strides=2, padding=2)(x)
-      if stage:  # one group a channel is instance normalisation
+      if stage:  # one group per channel is instance normalization
         x = GroupNorm(channels, reverse_only=self.lowering != "native")(x)
       x = nn.leaky_relu(x, 0.2)
     return conv(1, sizes[-1], padding="VALID")(x)[:, 0, 0, 0]
@@ -93,25 +93,27 @@ def image_networks(
   norm: str = "batch",
   lowering: str = "auto",
 ) -> Networks:
-  """Make the conditional networks of the mixup GAN for pictures of any size.
+  """Create the conditional networks of the mixup GAN for pictures of any size.
 
   A picture is halved until its map has 4 rows and columns or fewer: 64x64 in four
   stages (the official networks), 32x32 and 28x28 in three, 8x8 in one.
 
   Generator: (z, y) -> dense without bias -> norm, ReLU -> transposed convolutions 5x5
   of stride 2 without bias, each with norm and ReLU -> one with bias -> sigmoid. Critic:
-  the condition as maps beside the channels -> convolutions 5x5 of stride 2, LeakyReLU
-  0.2, from the second on with affine instance normalisation before it -> one valid
-  convolution over the map that is left. Channels double from stage to stage.
+  the condition as maps appended to the channels -> convolutions 5x5 of stride 2,
+  LeakyReLU 0.2, from the second on preceded by affine instance normalization -> one
+  valid convolution over the remaining map. Channels double from stage to stage.
 
   Args:
-    shape: of a picture, (H, W) or (H, W, C).
+    shape: shape of a picture, (H, W) or (H, W, C).
     num_classes: K, the length of a condition.
     width: channels at the finest stage; the official networks have 64.
-    latent: numbers of z; the official scripts take 256 for CelebA and 100 for CIFAR-10.
-    norm: the generator's, "batch" (official) or "group". DP-SGD needs "group": batch
-      statistics would carry one record's label into another's gradient.
-    lowering: how convolutions reach XLA, see `mixdef.kernels.convolution`.
+    latent: dimension of z; the official scripts use 256 for CelebA and 100 for
+      CIFAR-10.
+    norm: the generator's normalization, "batch" (official) or "group". DP-SGD needs
+      "group", because batch statistics would propagate one record's label into
+      another's gradient.
+    lowering: how convolutions are lowered; see `mixdef.kernels.convolution`.
 
   Returns:
     The `Networks`.
@@ -145,7 +147,7 @@ def image_networks(
 
 
 def _sizes(shape: Sequence[int]) -> list[tuple[int, int]]:
-  """Return rows and columns of the maps, from the picture's to the smallest."""
+  """Return the sizes of the maps, from the picture's size to the smallest."""
   sizes = [(shape[0], shape[1])]
   while len(sizes) < 2 or max(sizes[-1]) > _SMALLEST:
     rows, columns = sizes[-1]

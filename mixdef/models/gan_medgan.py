@@ -1,4 +1,4 @@
-"""The four networks of medGAN: an autoencoder, a generator of codes, a critic."""
+"""The four networks of medGAN: encoder, decoder, generator of codes, and critic."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ class MedganEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Return codes [B,latent] of rows [B,D]."""
+    """Return codes [B,latent] for rows [B,D]."""
     return nn.tanh(nn.Dense(self.latent)(x))
 
 
@@ -27,12 +27,12 @@ class MedganDecoder(nn.Module):
 
   @nn.compact
   def __call__(self, code: jax.Array) -> jax.Array:
-    """Return logits [B,D] of codes [B,latent]."""
+    """Return logits [B,D] for codes [B,latent]."""
     return nn.Dense(self.num_features)(code)
 
 
 class MedganGenerator(nn.Module):
-  """Three layers of one width with shortcuts, the last with tanh; see the factory."""
+  """Three layers of equal width with shortcuts, the last with tanh."""
 
   @nn.compact
   def __call__(
@@ -42,7 +42,7 @@ class MedganGenerator(nn.Module):
     train: bool = False,
     weight: jax.Array | None = None,
   ) -> jax.Array:
-    """Return codes [B,latent] of z [B,latent]; rows of weight 0 enter no statistics."""
+    """Return codes [B,latent] for z [B,latent]; statistics exclude rows of weight 0."""
     for activation in (nn.relu, nn.relu, nn.tanh):
       x = nn.Dense(z.shape[-1], use_bias=False)(z)
       x = normalize(
@@ -57,7 +57,7 @@ class MedganGenerator(nn.Module):
 
 
 class MedganCritic(nn.Module):
-  """Dense layers with ReLU over a row and the mean of its batch; see the factory."""
+  """Dense layers with ReLU, applied to a row and the mean of its batch."""
 
   hidden: tuple[int, ...]
 
@@ -71,16 +71,16 @@ class MedganCritic(nn.Module):
 
 
 class MedganNetworks(NamedTuple):
-  """The networks of medGAN and the sizes that they share; hashable.
+  """The networks of medGAN and their common sizes; hashable.
 
   Attributes:
     encoder: `x [B,D] -> code [B,latent]`.
     decoder: `code [B,latent] -> logits [B,D]`, the generator's last layer.
     generator: `(z [B,latent], *, train, weight [B]) -> code [B,latent]`.
     critic: `(x [B,D], mean [D]) -> logit [B]`.
-    latent: numbers of z ~ N(0, I), and of a code.
+    latent: dimension of z ~ N(0, I), and of a code.
     num_classes: K.
-    shape: of a record, (D,).
+    shape: shape of a record, (D,).
   """
 
   encoder: MedganEncoder
@@ -99,7 +99,7 @@ def medgan_networks(
   latent: int = 128,
   hidden: tuple[int, ...] = (256, 128),
 ) -> MedganNetworks:
-  """Make the networks of medGAN for tables of zeros and ones.
+  """Create the networks of medGAN for tables of zeros and ones.
 
   ```
   encoder    tanh(W x + b)
@@ -109,10 +109,10 @@ def medgan_networks(
   ```
 
   Args:
-    num_features: D, columns of the table.
-    num_classes: K of the data; the networks see no condition.
-    latent: numbers of z, of a code and of every layer of the generator, which its
-      shortcuts add up.
+    num_features: D, the number of columns of the table.
+    num_classes: K of the data; the networks are unconditional.
+    latent: dimension of z, of a code and of every layer of the generator, whose
+      shortcuts require equal widths.
     hidden: widths of the critic's hidden layers.
 
   Returns:

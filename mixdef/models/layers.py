@@ -1,8 +1,8 @@
-"""What the networks share: their layers' settings and the checks of their fields.
+"""Helpers of the networks: layers, and checks of the networks' fields.
 
-Every parameterised layer is a leaf of `flax.linen`, a `standardized.Conv` or a
-`group_norm.GroupNorm`, applied once, batch axis first: rules for per-example gradients
-are found by layer type.
+Every parameterized layer is a leaf of `flax.linen`, a `standardized.Conv` or a
+`group_norm.GroupNorm`, and is applied once, batch axis first, because rules for
+per-example gradients are looked up by layer type.
 """
 
 import functools
@@ -18,21 +18,21 @@ from mixdef.kernels.group_norm import GroupNorm
 
 NORMS = ("group", "batch", "none")
 _MAX_GROUPS = 16
-_LARGEST = 2**31 - 1  # of an axis
+_LARGEST = 2**31 - 1  # maximal size of an axis
 
 
 def conv_layer(
   lowering: str, *, bias: bool, standardize: bool
 ) -> Callable[..., nn.Conv]:
-  """Return `conv(channels, size, stride=1)`, which makes an `nn.Conv`.
+  """Return a factory of layers, `conv(channels, size, stride=1) -> nn.Conv`.
 
   Args:
-    lowering: how the convolution reaches XLA, see `mixdef.kernels.convolution`.
-    bias: whether the layer has one; it is redundant before a normalisation.
-    standardize: make a `standardized.Conv`.
+    lowering: how the convolution is lowered; see `mixdef.kernels.convolution`.
+    bias: whether the layer has a bias, which is redundant before a normalization.
+    standardize: whether to create a `standardized.Conv`.
 
   Returns:
-    A function that makes layers padded by half their size on all sides.
+    A factory of layers that pad by half the kernel size on all sides.
   """
   layer = standardized.Conv if standardize else nn.Conv
 
@@ -71,16 +71,16 @@ def normalize(
   lowering: str,
   relu: bool = False,
 ) -> jax.Array:
-  """Apply the normalisation layer of a network, inside its `nn.compact` method.
+  """Apply the normalization layer of a network, inside its `nn.compact` method.
 
   Args:
     x: feature maps `[B,H,W,C]`.
     norm: "group", "batch" (momentum 0.9, statistics in `batch_stats`) or "none".
-    train: batch statistics are used and updated only when True.
-    weight: `[B]`, 0 marks padding, which never enters the batch statistics.
-    lowering: that of the convolutions; where they have no forward mode, group
-      normalisation gives it up as well, for speed.
-    relu: apply a ReLU to the result, whatever `norm` is.
+    train: batch statistics are used and updated only if True.
+    weight: `[B]`, 0 marks padding, which is excluded from the batch statistics.
+    lowering: lowering of the convolutions. If it does not support forward mode, group
+      normalization does not support it either, for speed.
+    relu: apply a ReLU to the result, for any `norm`.
 
   Returns:
     `[B,H,W,C]`.
@@ -104,12 +104,12 @@ def normalize(
 
 
 def drop_channels(x: jax.Array, rate: float, *, train: bool) -> jax.Array:
-  """Apply spatial dropout: a channel of an image is kept or dropped whole."""
+  """Apply spatial dropout, which keeps or drops whole channels of an image."""
   return nn.Dropout(rate, broadcast_dims=(1, 2))(x, deterministic=not train)
 
 
 def as_images(x: jax.Array) -> jax.Array:
-  """Return `[B,H,W,C]`, giving images without a channel axis one channel.
+  """Return images as `[B,H,W,C]`, adding a channel axis if it is missing.
 
   Raises:
     ValueError: if `x` is neither `[B,H,W]` nor `[B,H,W,C]`.
@@ -120,7 +120,7 @@ def as_images(x: jax.Array) -> jax.Array:
 
 
 def check_fields(model: nn.Module) -> None:
-  """Refuse a network whose common fields are out of range.
+  """Raise if a common field of a network is out of range.
 
   Raises:
     ValueError: names the field, its value and what it may be.
@@ -137,7 +137,7 @@ def check_fields(model: nn.Module) -> None:
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-  """Refuse a word that is not among `choices`.
+  """Raise unless `value` is one of `choices`.
 
   Raises:
     ValueError: names the field, its value and the words.
@@ -147,7 +147,7 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 
 def check_bool(name: str, value: bool) -> None:
-  """Refuse anything but True and False.
+  """Raise unless `value` is True or False.
 
   Raises:
     ValueError: names the field and its value.
@@ -157,7 +157,7 @@ def check_bool(name: str, value: bool) -> None:
 
 
 def check_positive(name: str, *values: int) -> None:
-  """Refuse sizes that are not positive integers.
+  """Raise unless all sizes are positive integers.
 
   Raises:
     ValueError: names the first value at fault.
@@ -170,7 +170,7 @@ def check_positive(name: str, *values: int) -> None:
 
 
 def check_depth(depth: int, *, unit: int, extra: int) -> None:
-  """Refuse a depth that is not `unit * n + extra` with n at least 1.
+  """Raise unless `depth` is `unit * n + extra` with n at least 1.
 
   Raises:
     ValueError: with the smallest valid depths.

@@ -8,7 +8,7 @@ from mixdef.models.layers import check_fields, check_positive
 
 
 class MLP(nn.Module):
-  """Dense layers with ReLU; made by `mlp`."""
+  """Dense layers with ReLU; created by `mlp`."""
 
   widths: tuple[int, ...] = (256, 128)
   num_classes: int = 10
@@ -23,7 +23,7 @@ class MLP(nn.Module):
   def __call__(
     self, x: jax.Array, *, train: bool = False, weight: jax.Array | None = None
   ) -> jax.Array:
-    """Return logits `[B,K]` for `x [B,...]`; `weight` changes nothing here."""
+    """Return logits `[B,K]` for `x [B,...]`; `weight` has no effect."""
     del weight
     x = x.reshape(x.shape[0], -1)
     for width in self.widths:
@@ -34,10 +34,10 @@ class MLP(nn.Module):
 
 @model
 def mlp(*widths: int, num_classes: int = 10, dropout: float = 0.0) -> MLP:
-  """Make a multi-layer perceptron for records of any shape.
+  """Create a multi-layer perceptron for records of any shape.
 
   Args:
-    *widths: units of each hidden layer; 256 and 128 when none is given.
+    *widths: units of each hidden layer; defaults to 256 and 128.
     num_classes: K.
     dropout: rate in [0,1) after each hidden layer, in training only.
 

@@ -1,4 +1,4 @@
-"""What a network does, found out with shapes alone before training starts."""
+"""Checks of a network's behavior by abstract evaluation, before training starts."""
 
 import re
 from typing import Any
@@ -12,16 +12,16 @@ from flax import errors
 from mixdef.core.randomness import random_key
 from mixdef.models.adapters import Network
 
-_SUM_TO_ONE = 1e-3  # how far a row of probabilities may be from it
+_SUM_TO_ONE = 1e-3  # tolerance for the sum of a row of probabilities
 
 
 def check_network(network: Network, variables: Any, example, num_classes: int) -> None:
-  """Refuse a network that a classifier cannot train or that would train in silence.
+  """Raise if a classifier cannot train a network, or it would silently train wrongly.
 
   Args:
-    network: what `adapt` returned.
+    network: a network returned by `adapt`.
     variables: its variables.
-    example: one record [1,...]; its shape and type count.
+    example: one record [1,...]; only its shape and type are used.
     num_classes: K of the data.
 
   Raises:
@@ -31,7 +31,7 @@ def check_network(network: Network, variables: Any, example, num_classes: int) -
   """
   if not variables.get("params"):
     raise ValueError("the model has no parameters: nothing can be trained")
-  # A batch of one shows a squeezed axis, one more than K which axis is which.
+  # A batch of one reveals squeezed axes; a batch of K + 1 reveals swapped axes.
   for rows in (1, num_classes + 1):
     x = jax.ShapeDtypeStruct((rows, *example.shape[1:]), example.dtype)
     logits = _predicted(network, variables, x)
@@ -112,7 +112,7 @@ def _check_training(network, variables, x, num_classes):
 
 
 def _silent(module, given):
-  """Yield what a layer does in training that nobody can have wanted."""
+  """Yield messages on settings of a layer that are surely unintended in training."""
   where = "/".join(module.path) or type(module).__name__
   flag = given.get("deterministic")
   if isinstance(module, nn.Dropout | nn.MultiHeadDotProductAttention):
@@ -145,7 +145,7 @@ def _shapes(tree):
 
 
 def _refuse_probabilities(network, example):
-  """Refuse rows that sum to 1, of a network with random weights and records."""
+  """Raise if output rows sum to 1 for random weights and records."""
   records = np.random.default_rng(0).random((2, *example.shape[1:]), np.float32)
   highest = 255 if example.dtype == np.uint8 else 1
   records = (highest * records).astype(example.dtype)
@@ -154,7 +154,7 @@ def _refuse_probabilities(network, example):
     variables = network.init(key, records[:1])
     return network.apply(variables, records, train=False)
 
-  # Compiling costs seconds, and only what exponentiates can sum to 1.
+  # Compilation takes seconds, and only outputs of an exponential can sum to 1.
   if not re.search(
     r"\b(exp2?|logistic)\b", str(jax.make_jaxpr(outputs)(random_key(0)))
   ):

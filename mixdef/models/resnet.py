@@ -21,7 +21,7 @@ _WIDTHS = (16, 32, 64)
 
 
 class ResNet(nn.Module):
-  """Basic residual blocks in three stages; made by `resnet`."""
+  """Basic residual blocks in three stages; created by `resnet`."""
 
   depth: int = 20
   num_classes: int = 10
@@ -62,7 +62,7 @@ class ResNet(nn.Module):
 
 
 class WideResNet(nn.Module):
-  """Pre-activation residual blocks in three wide stages; made by `wide_resnet`."""
+  """Pre-activation residual blocks in three wide stages; created by `wide_resnet`."""
 
   depth: int = 16
   width: int = 4
@@ -117,7 +117,7 @@ def resnet(
   lowering: str = "auto",
   weight_standardization: bool = False,
 ) -> ResNet:
-  """Make a CIFAR-style residual network.
+  """Create a CIFAR-style residual network.
 
   conv 3x3x16, then three stages of n blocks with 16, 32 and 64 channels, the last
   two starting with stride 2; `relu(x + norm(conv(relu(norm(conv(x))))))`; global
@@ -171,7 +171,7 @@ def wide_resnet(
   lowering: str = "auto",
   weight_standardization: bool = False,
 ) -> WideResNet:
-  """Make a wide residual network, WRN-depth-width.
+  """Create a wide residual network, WRN-depth-width.
 
   conv 3x3x16, then three stages of n pre-activation blocks with 16, 32 and 64 times
   `width` channels; `x + conv(relu(norm(conv(relu(norm(x))))))`; norm, ReLU, global
@@ -179,7 +179,7 @@ def wide_resnet(
 
   Args:
     depth: 6n+4 layers: 10, 16, 22, 28, 40.
-    width: factor on the channels, positive.
+    width: multiplier of the channels, positive.
     num_classes: K.
     dropout: rate in [0,1) before the dense layer, in training only.
     spatial_dropout: rate in [0,1) between the convolutions of each block, of whole
@@ -215,5 +215,5 @@ def wide_resnet(
 
 
 def _widen(x: jax.Array, channels: int) -> jax.Array:
-  """Append zero channels up to `channels`."""
+  """Pad with zero channels up to `channels`."""
   return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, channels - x.shape[-1])))

@@ -1,4 +1,4 @@
-"""Training: one model with `fit`, S of them with `fit_many`."""
+"""Training of one model with `fit` and of S models with `fit_many`."""
 
 from mixdef.training.ensemble import Ensemble, Run
 from mixdef.training.fitting import fit, fit_many

@@ -1,4 +1,4 @@
-"""What a run folder is agreed to hold, and how the models in it share the machine."""
+"""Check that a run folder matches this training, and fix the execution strategy."""
 
 import dataclasses
 import secrets
@@ -22,15 +22,16 @@ DRAWN = "drawn from the operating system"
 _NOISE = "noise.json"
 
 UNFINISHED = {"models": [int], "epoch": int, "made_from": dict, "each": dict}
-"""Notes of a checkpoint; `each` has a digest for every model."""
+"""Form of a checkpoint's notes; `each` holds one digest per model."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-  """The training, with the places that earlier models of the folder had in a batch.
+  """The training, with batch capacity at least as large as in earlier runs.
 
-  `made_from` is what all models of a folder are made from; empty without one. `noise`
-  says where the seed of the noise is from; None where no epsilon is stated.
+  `made_from` identifies everything that all models of the run folder depend on; it is
+  empty without a folder. `noise` is the origin of the noise seed; None if the defense
+  states no epsilon.
   """
 
   made_from: dict[str, Any]
@@ -50,19 +51,20 @@ def agree(
   memory_gb: float | None,
   num_models: int,
 ) -> Agreement:
-  """Compare a training with what the folder holds, and decide how to go about it.
+  """Check a training against the content of the folder, and choose how to run it.
 
-  The same call again decides the same, so that it goes on with the same chunks. Another
-  strategy, memory or number of models may decide anew: models do not depend on it.
+  Repeating a call repeats the decision, so that training resumes with the same chunks.
+  A call with another strategy, memory or number of models may decide differently,
+  because models do not depend on the decision.
 
   Args:
-    store: the folder, or None.
-    training: what is asked for.
-    seed: of everything random.
+    store: the run folder, or None.
+    training: the requested training.
+    seed: random seed.
     noise_seed: as in `fit_many`.
     strategy: as in `fit_many`.
     memory_gb: as in `fit_many`.
-    num_models: that one process has to train.
+    num_models: number of models that one process has to train.
 
   Raises:
     AnotherRun: if the folder is of another training, naming the field.
@@ -82,10 +84,10 @@ def agree(
   _refuse_others(store, training, made_from)
   fresh = same_or_refuse(store.folder / "signature.json", made_from, fix=FIX)
   if fresh and not store.names("*/*"):
-    store.write_metrics([])  # rows that a run of something else may have left
+    store.write_metrics([])  # remove rows that a different run may have left
   if noise == DRAWN and not (store.folder / _NOISE).exists():
     write_json(store.folder / _NOISE, seal({"seed": secret}))
-    (store.folder / _NOISE).chmod(0o600)  # who knows it can subtract the noise
+    (store.folder / _NOISE).chmod(0o600)  # the seed allows subtracting the noise
   path = store.folder / "strategy.json"
   earlier = None if fresh else _earlier(path)
   asked = {"memory_gb": memory_gb, "models": num_models}
@@ -106,7 +108,7 @@ def agree(
 
 
 def _drawn_before(store):
-  """Return the seed of the noise that a folder keeps, or draw one."""
+  """Return the noise seed stored in the folder, or draw a new one."""
   if store is None or not (store.folder / _NOISE).exists():
     return secrets.randbits(63)
   fix = "the noise of its models is lost: start over in another out folder"
@@ -114,7 +116,7 @@ def _drawn_before(store):
 
 
 def made_from_alone(training: Training, model: int) -> dict[str, Any]:
-  """Return what tells one model of a training from the others, as digests."""
+  """Return digests of everything that distinguishes one model from the others."""
   rows = [training.rows[model]]
   if training.teachers:
     each = training.teachers.count // training.count
@@ -128,7 +130,7 @@ def made_from_alone(training: Training, model: int) -> dict[str, Any]:
 
 
 def _refuse_others(store, training, made_from):
-  """Refuse entries made from other things, whatever the signature says."""
+  """Reject entries that belong to a different training, whatever the signature says."""
   for name in [*store.names("models/*"), *store.names("signals-*/*")]:
     number = name.rpartition("/")[2]
     known = number.isdigit() and int(number) < training.count
@@ -141,7 +143,7 @@ def _refuse_others(store, training, made_from):
 
 
 def _earlier(path):
-  """Read how earlier models shared the machine; None if it is not known."""
+  """Return the strategy decided by an earlier run, or None if it is unknown."""
   try:
     return read_json(path, fix="it is decided anew", sealed=True)
   except FileNotFoundError:
@@ -152,9 +154,9 @@ def _earlier(path):
 
 
 def _signature(training, seed):
-  """Everything that shapes all models alike."""
+  """Return everything that affects all models alike."""
   learner, plan = training.learner, training.plan._asdict()
-  del plan["capacity"]  # padding
+  del plan["capacity"]  # only padding depends on it
   return {
     "learner": learner.text,
     "records": digest(training.data.x, training.data.y, training.data.reference),

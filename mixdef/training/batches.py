@@ -1,4 +1,4 @@
-"""Which rows a step sees: shuffled deals, Poisson draws, and the reference rows."""
+"""Sampling of the rows of a step: shuffled epochs, Poisson draws, auxiliary rows."""
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +8,15 @@ from mixdef.core.randomness import fold_in_name
 
 
 def chunk_of(key, keep, groups: int):
-  """Cut the members into disjoint chunks of equal size, at random.
+  """Split the members into disjoint random shards of equal size.
 
   Args:
-    key: the model's; the same in every epoch.
+    key: the model's key; the same in every epoch.
     keep: bool [N], the members.
-    groups: G, how many chunks.
+    groups: G, the number of shards.
 
   Returns:
-    int [N], the chunk of each member in [0, G): sizes differ by one at most.
+    int [N], the shard of each member in [0, G); sizes differ by at most one.
   """
   return jnp.argsort(_shuffled(fold_in_name(key, "chunks"), keep)) % groups
 
@@ -24,22 +24,23 @@ def chunk_of(key, keep, groups: int):
 def epoch_rows(key, keep, reference, plan, chunk=None):
   """Prepare one epoch of one model.
 
-  A record's place in the shuffle is a hash of its id and the epoch's key, so it does
-  not depend on who else is in the training set. Members are dealt round-robin over the
-  steps: no batch is empty or tiny, whatever remainder the division leaves. Poisson
-  batches hold each member independently with probability `plan.probability`.
+  A record's position in the shuffle is a hash of its id and the epoch's key, so it does
+  not depend on the other records of the training set. Members are assigned round-robin
+  to the steps, so no batch is empty or tiny, whatever the remainder. Poisson batches
+  contain each member independently with probability `plan.probability`.
 
   Args:
     key: the epoch's key.
     keep: bool [N], the rows this model trains on.
-    reference: bool [N], the defender's own records.
+    reference: bool [N], the defender's auxiliary records.
     plan: the static sizes.
-    chunk: int [N], what `chunk_of` returned, where `plan.groups` is more than one; the
-      rows of group g are the g-th share of a step, and its members are dealt alone.
+    chunk: int [N], the shards returned by `chunk_of`, if `plan.groups` is more than
+      one. The rows of shard g are the g-th block of a step, and each shard is shuffled
+      separately.
 
   Returns:
-    `step -> (Rows, overflow)`, where overflow counts the drawn members that found no
-    place; the caller must treat any as an error.
+    `step -> (Rows, overflow)`, where overflow counts the drawn members that exceed the
+    capacity; the caller must treat a nonzero count as an error.
   """
   members = _shuffled(fold_in_name(key, "members"), keep, chunk)
   own = _shuffled(fold_in_name(key, "reference"), reference)
@@ -49,12 +50,12 @@ def epoch_rows(key, keep, reference, plan, chunk=None):
     group = jnp.arange(plan.groups)[:, None]
     place = (step + steps * jnp.arange(plan.capacity))[None]
     whole, rest = jnp.divmod(keep.sum(), plan.groups)
-    first = group * whole + jnp.minimum(group, rest)  # the shuffle is by chunks
+    first = group * whole + jnp.minimum(group, rest)  # members are sorted by shard
     index = members[jnp.minimum(first + place, plan.num_records - 1)]
     real = place < whole + (group < rest)
-    # Padding repeats a member of the chunk: a record that is out is never read.
+    # Padding repeats a member of the shard, so non-members are never read.
     index = jnp.where(real, index, members[first])
-    return index.ravel(), real.ravel(), jnp.int32(0)  # room for the largest model
+    return index.ravel(), real.ravel(), jnp.int32(0)  # capacity fits the largest model
 
   def poisson(step):
     draw = jax.random.uniform(
@@ -82,12 +83,12 @@ def epoch_rows(key, keep, reference, plan, chunk=None):
 
 
 def _shuffled(key, chosen, chunk=None):
-  """Ids of the chosen records in random order, the others behind them.
+  """Return ids of the chosen records in random order, followed by all others.
 
-  With `chunk` [N], those of chunk 0 come first, then those of chunk 1 and so on.
+  With `chunk` [N], ids of shard 0 come first, then those of shard 1 and so on.
   """
   draws = jnp.where(chosen, jax.random.uniform(key, chosen.shape), jnp.inf)
   if chunk is None:
     return jnp.argsort(draws)
-  # A sum of both would round a draw near 1 up to the next chunk.
+  # Sorting by the sum would round a draw near 1 up to the next shard.
   return jnp.lexsort((draws, chunk, ~chosen))

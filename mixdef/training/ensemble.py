@@ -1,4 +1,4 @@
-"""What training returns: one `Run`, or an `Ensemble` of S of them."""
+"""The results of training: one `Run`, or an `Ensemble` of S runs."""
 
 import collections
 import dataclasses
@@ -20,18 +20,18 @@ from mixdef.training.mesh import evenly, on_one_device, spread
 from mixdef.training.plan import Plan
 from mixdef.training.programs import programs, question
 
-_AT_ONCE = 4  # blocks asked side by side on a CPU; each holds its own activations
+_AT_ONCE = 4  # concurrent blocks on a CPU; each holds its own activations
 READ_OFF = "read off the membership"
-BLOCK = 256  # records per forward pass; one size, so one program and equal answers
+BLOCK = 256  # records per forward pass; one size, so one program and equal outputs
 
 
 def predict_in_blocks(
   predict: Callable, states, values, *rows, size: int = BLOCK
 ) -> np.ndarray:
-  """Answer for rows [B,...] in padded blocks of one size: float32 [S,B,K].
+  """Predict on rows [B,...] in padded blocks of one size: float32 [S,B,K].
 
-  One size means one compiled program, and a record's answer does not depend on which
-  others were asked about.
+  A single size means a single compiled program, and the prediction for a record does
+  not depend on the other queried records.
 
   Raises:
     ValueError: for no records.
@@ -52,8 +52,8 @@ def predict_in_blocks(
     return np.asarray(answers)[:, : size - missing]
 
   first, *others = range(0, count, size)
-  blocks = [answer(first)]  # compiles, once
-  # A convolution keeps one core of a CPU busy, so blocks are asked side by side there.
+  blocks = [answer(first)]  # compiles once
+  # A convolution uses only one CPU core, so blocks are evaluated concurrently there.
   busy = min(os.cpu_count() or 1, _AT_ONCE) if jax.default_backend() == "cpu" else 1
   with ThreadPoolExecutor(busy) as pool:
     blocks += pool.map(answer, others)
@@ -61,9 +61,9 @@ def predict_in_blocks(
 
 
 def _training_seconds(history: list[dict]) -> float:
-  """Seconds spent in the epochs of a history, earlier runs' included.
+  """Return the seconds spent in the epochs of a history, including earlier runs.
 
-  Of several processes, which train side by side, the one that took longest counts.
+  With several processes, which train concurrently, the slowest one counts.
   """
   spent = collections.Counter()
   for row in history:
@@ -72,10 +72,10 @@ def _training_seconds(history: list[dict]) -> float:
 
 
 def epsilon_remark(stated: Mapping[str, Any]) -> str:
-  """Return what weakens an epsilon, to be read behind it; empty for nothing.
+  """Return the caveats of an epsilon, to print after it; empty if it has none.
 
   Args:
-    stated: a `Run.guarantee`, or what holds its entries.
+    stated: a `Run.guarantee`, or a mapping with its entries.
 
   >>> epsilon_remark({"num_members": "read off the membership", "noise_seed": "given"})
   ' (number of members read off the membership, seed of the noise given)'
@@ -90,10 +90,10 @@ def epsilon_remark(stated: Mapping[str, Any]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """One trained model: its `state`, its members `keep` bool [N].
+  """One trained model: its `state` and its members `keep` bool [N].
 
-  `history` and `seconds` are those of the training it was part of. `noise` says where
-  the seed of the noise is from, where an epsilon is stated.
+  `history` and `seconds` are those of the training it was part of. `noise` is the
+  origin of the noise seed, if the defense states an epsilon.
   """
 
   source: Learner | Callable[..., Learner]
@@ -107,7 +107,7 @@ class Run:
 
   @property
   def learner(self) -> Learner:
-    """What was trained; `learner.predict(state, x)` can be traced."""
+    """The learner that was trained; `learner.predict(state, x)` can be traced."""
     if isinstance(self.source, Learner):
       return self.source
     return self.source(**self.values)
@@ -117,9 +117,9 @@ class Run:
 
     Args:
       x: records as in the data set: uint8 images or float32.
-      raw: skip the output hooks (masked or noised answers).
-      checked: refuse what cannot be such records; an attack that moves records asks
-        about points beyond their range as well.
+      raw: skip the output hooks (masked or noised outputs).
+      checked: reject values that cannot be such records. Attacks that perturb records
+        set it to False, because they also query points outside the valid range.
 
     Raises:
       ValueError: for records of another shape, type or scale than the training's.
@@ -132,7 +132,7 @@ class Run:
     return predict_in_blocks(predict, states, values, x)[0]
 
   def accuracy(self, x, y) -> float:
-    """Share of records whose most likely class is y, in [0,1].
+    """Return the fraction of records whose most likely class is y, in [0,1].
 
     Args:
       x: records [B,...], as for `predict`.
@@ -147,7 +147,7 @@ class Run:
     return float((self.predict(x).argmax(-1) == y).mean())
 
   def ask(self, ask: Callable, *rows, size: int = BLOCK) -> np.ndarray:
-    """Ask the model a question of your own about rows, as `Ensemble.ask`.
+    """Evaluate a custom function of the model on rows; see `Ensemble.ask`.
 
     Returns:
       [B,...].
@@ -164,7 +164,7 @@ class Run:
 
   @property
   def diverged(self) -> bool:
-    """Whether the model has parameters that are not finite, or answers NaN."""
+    """Whether the model has non-finite parameters, or returns NaN."""
     leaves = jax.tree.leaves((self.state.params, self.state.stats))
     if not all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in leaves):
       return True
@@ -174,9 +174,9 @@ class Run:
   def guarantee(self) -> dict[str, float | str | None]:
     """The `epsilon` and `delta` that the defense states, else None.
 
-    Where there is an epsilon, `num_members` says whether the size of the training set
-    was given or read off the membership, and `noise_seed` whether the seed of the
-    noise was given, so that who knows it can subtract the noise, or drawn.
+    If an epsilon is stated, `num_members` says whether the size of the training set was
+    given or computed from the membership matrix, and `noise_seed` says whether the
+    noise seed was drawn or given; knowledge of the seed allows subtracting the noise.
     """
     stated = [
       part
@@ -184,8 +184,8 @@ class Run:
       if isinstance(part, dict) and part.keys() >= {"epsilon", "delta"}
     ]
     if stated and "states_epsilon" in self.learner.traits:
-      # A GAN's critics have a state each, and the same guarantee; no other part of a
-      # chain can state less. The states are float32: seven digits are all there is.
+      # Each critic of a GAN has its own state, with the same guarantee, and no other
+      # part of a chain can state less. States are float32, so round to seven digits.
       epsilon, delta = (
         float(f"{max(float(np.max(part[name])) for part in stated):.6g}")
         for name in ("epsilon", "delta")
@@ -202,10 +202,10 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
-  """S models trained on subsets of the same records; states lead with the axis S.
+  """S models trained on subsets of the same records.
 
-  `keep` bool [S,N] says who was a member where; `values` holds the hyper-parameters
-  that differ per model. `ensemble[s]` is one `Run`.
+  States have the leading axis S. `keep` bool [S,N] is the membership matrix; `values`
+  holds the hyper-parameters that differ between models. `ensemble[s]` is one `Run`.
   """
 
   source: Learner | Callable[..., Learner]
@@ -229,7 +229,7 @@ class Ensemble:
 
   @property
   def per_minute(self) -> float:
-    """Models trained a minute, their teachers' time included; NaN if none was."""
+    """Models trained per minute, including their teachers; NaN if none was trained."""
     rows = [row for row in self.history if row["models"].startswith("models-")]
     trained = sum(row["count"] for row in rows) / self.plan.epochs
     return 60 * trained / self.seconds if self.seconds else math.nan
@@ -246,7 +246,7 @@ class Ensemble:
 
   @property
   def diverged(self) -> np.ndarray:
-    """Which models have parameters that are not finite, or answer NaN: bool [S]."""
+    """Whether each model has non-finite parameters or returns NaN: bool [S]."""
     finite = [
       np.isfinite(np.asarray(leaf, np.float32)).reshape(len(self), -1).all(1)
       for leaf in jax.tree.leaves((self.states.params, self.states.stats))
@@ -266,7 +266,7 @@ class Ensemble:
     return self.take(~broken) if broken.any() else self
 
   def take(self, models: slice | np.ndarray) -> "Ensemble":
-    """Return the ensemble of some of the models: a slice, a mask or numbers."""
+    """Return an ensemble of some models, given as a slice, a mask or indices."""
     own = (self.states, self.values, self.keep)
     states, values, keep = jax.tree.map(lambda leaf: leaf[models], own)
     return dataclasses.replace(self, states=states, values=values, keep=keep)
@@ -276,7 +276,7 @@ class Ensemble:
 
     Args:
       x: records as in the data set: uint8 images or float32.
-      raw: skip the output hooks (masked or noised answers).
+      raw: skip the output hooks (masked or noised outputs).
 
     Raises:
       ValueError: for records of another shape, type or scale than the training's.
@@ -285,13 +285,13 @@ class Ensemble:
     return np.concatenate([predict(x) for _, predict in self.chunks(raw=raw)])
 
   def chunks(self, *, raw: bool = False) -> Iterator[tuple[slice, Callable]]:
-    """Yield the models that fit together, and how to ask them.
+    """Yield chunks of models that fit in memory, each with its predict function.
 
-    Asking one chunk about everything before the next moves its states to the device
-    once.
+    Run all queries on one chunk before the next, so that its states are moved to the
+    device only once.
 
     Args:
-      raw: skip the output hooks (masked or noised answers).
+      raw: skip the output hooks (masked or noised outputs).
 
     Yields:
       The slice of models, and `x [B,...] -> log-probabilities [S',B,K]` of those S'.
@@ -300,13 +300,13 @@ class Ensemble:
     yield from self._asked(program.raw if raw else program.predict)
 
   def ask(self, ask: Callable, *rows, size: int = BLOCK) -> np.ndarray:
-    """Ask every model a question of your own about rows.
+    """Evaluate a custom function of every model on rows.
 
     Args:
-      ask: `(learner, state, *rows [B,...]) -> [B,...]`, traced; where it is the same
-        object as before, its program is found again.
+      ask: `(learner, state, *rows [B,...]) -> [B,...]`, traced; passing the same object
+        again reuses its compiled program.
       *rows: arrays of equal length.
-      size: rows that are asked about at once.
+      size: number of rows per call.
 
     Returns:
       [S,B,...].

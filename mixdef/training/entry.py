@@ -1,8 +1,8 @@
-"""One entry of a store: a pytree of arrays and a few notes, all of it or nothing.
+"""An entry of a store: a pytree of arrays and a few notes, written atomically.
 
-Orbax makes an entry atomic: it is written beside its place and renamed into it. Its
-array handlers refuse what only one process of several holds, so the arrays of an entry
-are one npz file. Checksums tell when it or the notes were damaged later.
+Orbax makes an entry atomic: it is written to a temporary folder and renamed. Orbax's
+array handlers reject arrays held by only one of several processes, so the arrays of an
+entry are stored in one npz file. Checksums detect later damage to the file or notes.
 """
 
 import functools
@@ -17,18 +17,18 @@ from mixdef.core.reading import Damaged, check_form, read_json, read_npz, seal, 
 from mixdef.training.signature import digest
 
 _ARRAYS = "arrays.npz"
-_NOTES = "_CHECKPOINT_METADATA"  # where Orbax puts them
-_DIGEST = "arrays"  # the note that tells when arrays were exchanged
+_NOTES = "_CHECKPOINT_METADATA"  # the file in which Orbax stores them
+_DIGEST = "arrays"  # the note that detects replaced arrays
 _WHAT, _FIX = "cannot be read", "it is made anew"
 
 
 def write(path: pathlib.Path, tree, notes: dict) -> None:
-  """Write a pytree, replacing an entry of the same path.
+  """Write a pytree, replacing any existing entry at the path.
 
   Args:
-    path: of the entry, a folder.
+    path: path of the entry, a folder.
     tree: pytree of arrays; random keys are written as their bits.
-    notes: anything JSON holds.
+    notes: anything JSON can represent.
   """
   checkpointer, arguments = _orbax()
   arrays = {name: _bits(leaf) for name, leaf in _named(tree).items()}
@@ -74,8 +74,8 @@ def read_notes(path: pathlib.Path, form: Any = dict) -> dict:
   """Read the notes of an entry.
 
   Args:
-    path: of the entry.
-    form: what they must hold, as in `check_form`.
+    path: path of the entry.
+    form: required form of the notes, as in `check_form`.
 
   Raises:
     Damaged: if they are missing, altered or of another form.
@@ -99,7 +99,7 @@ def _damaged(path, reason) -> Damaged:
 
 
 def _digest(arrays) -> str:
-  """Hash names and arrays; small floats as the bits they are in the file."""
+  """Hash names and arrays; small float types as the bits stored in the file."""
   parts = []
   for name, array in sorted(arrays.items()):
     small = array.dtype.kind == "V"
@@ -109,7 +109,7 @@ def _digest(arrays) -> str:
 
 @functools.cache
 def _orbax():
-  """Make the checkpointer of this process, and the class of its arguments."""
+  """Return the checkpointer of this process, and the class of its arguments."""
   import orbax.checkpoint as ocp
 
   class Handler(ocp.CheckpointHandler):
@@ -121,17 +121,17 @@ def _orbax():
       """Do nothing: `read_arrays` reads the file."""
 
     def finalize(self, directory):
-      """Do nothing: the file is whole when `save` returns."""
+      """Do nothing: the file is complete when `save` returns."""
 
     def close(self):
-      """Do nothing: nothing is held."""
+      """Do nothing: no resources are held."""
 
   @ocp.args.register_with_handler(Handler, for_save=True, for_restore=True)
   class Arguments(ocp.args.CheckpointArgs):
     def __init__(self, arrays=None):
       self.arrays = arrays
 
-  # Each process writes entries of its own, so none waits for another.
+  # Each process writes its own entries, so no process waits for another.
   own = jax.process_index()
   alone = ocp.options.MultiprocessingOptions(
     primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
@@ -148,7 +148,7 @@ def _named(tree):
 
 
 def is_key(leaf) -> bool:
-  """Tell whether an array holds random keys."""
+  """Return whether an array holds random keys."""
   return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
@@ -157,7 +157,7 @@ def _bits(leaf):
 
 
 def _restored(array, like):
-  """Give an array back its type: npz knows neither random keys nor bfloat16."""
+  """Restore an array's type, because npz supports neither random keys nor bfloat16."""
   if is_key(like):
     array = jax.random.wrap_key_data(array, impl=KEY_IMPLEMENTATION)
   elif array.dtype.kind == "V":

@@ -1,4 +1,4 @@
-"""`fit` and `fit_many`: the one train loop, for one model and for S of them."""
+"""`fit` and `fit_many`: train one model, or S models in the same training loop."""
 
 import contextlib
 import pathlib
@@ -35,16 +35,16 @@ def fit(
   """Train one model.
 
   Args:
-    learner: what to train.
+    learner: the learner to train.
     data: the records.
-    keep: bool [N], the members; default every record that is not a reference.
-    epochs: passes over the members.
-    batch_size: members a step sees on average.
-    seed: of everything random.
-    noise_seed: of the noise, where an epsilon is stated, see `fit_many`.
-    num_members: public size of the training set, see `fit_many`.
+    keep: bool [N], the members; defaults to all records that are not auxiliary.
+    epochs: number of passes over the members.
+    batch_size: average number of members per step.
+    seed: random seed.
+    noise_seed: seed of the noise, if an epsilon is stated; see `fit_many`.
+    num_members: public size of the training set; see `fit_many`.
     out: folder for checkpoints and metrics.jsonl; an interrupted call resumes from it.
-    progress: show a progress bar (on a terminal) or lines.
+    progress: show a progress bar (on a terminal) or progress lines.
 
   Returns:
     The `Run`.
@@ -92,30 +92,32 @@ def fit_many(
   """Train S models on S subsets of the same records.
 
   Args:
-    learner: what to train; with `over`, a function `(**values) -> Learner`.
-    data: the records, on the device once.
-    keep: bool [S,N], the members of each model.
-    epochs: passes over the members.
-    batch_size: members a step sees on average.
-    seed: of everything random; see `ids`.
-    noise_seed: read only where an epsilon is stated, which does not hold against who
-      knows it and `seed`: with both, every draw of the training can be repeated. None
-      draws one from the operating system, and keeps it in `out` for a resume.
+    learner: the learner to train; with `over`, a function `(**values) -> Learner`.
+    data: the records, stored on the device once.
+    keep: bool [S,N], the membership matrix.
+    epochs: number of passes over the members.
+    batch_size: average number of members per step.
+    seed: random seed; see `ids`.
+    noise_seed: used only if an epsilon is stated. The epsilon does not hold against an
+      attacker who knows both this seed and `seed`, and can repeat every draw of the
+      training. None draws a seed from the operating system, and stores it in `out` so
+      that training can resume.
     strategy: "vmap", "scan", "loop", "processes" (one pinned to each core of a CPU), or
-      "auto", which measures them and logs which. Models do not depend on it, but for
-      rounding.
-    memory_gb: bound on what the models in training may take; default 60% of what is
-      free. More models than fit are trained in equal chunks.
-    num_members: public size of a training set, from which steps per epoch and the
-      sampling probability follow. The default, the mean row of `keep`, is read off the
-      membership itself: give it where epsilon is to mean something to the letter, or
-      where models added later must train like those that exist.
-    ids: int [S], whose random stream (seed, id) each model draws from; default 0..S-1.
-      Models of one id and different hyper-parameters are paired.
-    over: hyper-parameters that differ per model, {name: [S]}.
-    out: folder for the models, checkpoints and metrics.jsonl; an interrupted call
-      resumes from it, and one with more models adds them. Several processes share one.
-    progress: show a progress bar (on a terminal) or lines.
+      "auto", which measures them and logs its choice. Models depend on the strategy
+      only through rounding.
+    memory_gb: upper bound on the memory of the models in training; defaults to 60% of
+      free memory. Models that do not fit at once are trained in equal chunks.
+    num_members: public size of a training set, which determines the steps per epoch and
+      the sampling probability. The default, the mean row sum of `keep`, is computed
+      from the membership itself. Set it if epsilon must hold rigorously, or if models
+      added later must train like existing ones.
+    ids: int [S], selects the random stream (seed, id) of each model; defaults to
+      0..S-1. Models with the same id and different hyper-parameters are paired.
+    over: hyper-parameters that differ between models, {name: [S]}.
+    out: folder for models, checkpoints and metrics.jsonl. An interrupted call resumes
+      from it, and a call with more models adds them. Several processes share one
+      folder.
+    progress: show a progress bar (on a terminal) or progress lines.
 
   Returns:
     The `Ensemble`, models in the order of `keep`.
@@ -166,7 +168,7 @@ def shadow_training(
   out: str | pathlib.Path | None = None,
   progress: bool = False,
 ) -> contextlib.AbstractContextManager[Shadows]:
-  """Open the training of S models, to use them chunk by chunk; see `fit_many`.
+  """Open the training of S models, to process them chunk by chunk; see `fit_many`.
 
   Returns:
     A context manager whose `Shadows` yields the finished models.
@@ -216,7 +218,7 @@ def shadow_training(
 
 
 def _check_kinds(learner, data):
-  """Refuse what is no learner and no data set, most often a model and arrays."""
+  """Reject arguments that are not a learner and a data set, such as a bare model."""
   if isinstance(learner, nn.Module):
     raise TypeError(
       f"learner is a {type(learner).__name__}, a model: give fit what "

@@ -1,8 +1,8 @@
-"""Several processes of one job: who goes first, who does what, and who waits.
+"""Coordination of several processes: barriers, errors and process 0.
 
-Shadows never talk to each other, so each process trains its own on its own devices and
-writes them to a folder that all share. Nothing crosses the network but the start and
-the end, and what a lost host had finished is there for those who go on.
+Shadow models do not communicate, so each process trains its own models on its own
+devices and writes them to a shared folder. The network is used only at the start and
+the end, and models finished by a lost host remain available to the other hosts.
 """
 
 import contextlib
@@ -17,17 +17,17 @@ _WEEK = 7 * 24 * 3600
 
 
 class Stopped(RuntimeError):
-  """The work cannot go on here; what is done is kept, and the same call resumes."""
+  """Training stopped; finished work is kept, and the same call resumes."""
 
 
 def connect(coordinator: str, num_processes: int, process_id: int) -> None:
-  """Join the other processes of this job, before anything touches a device.
+  """Connect to the other processes of this job; call it before using any device.
 
   Args:
-    coordinator: "auto" where JAX finds the others by itself (SLURM, Open MPI, GKE,
+    coordinator: "auto" if JAX can detect the other processes (SLURM, Open MPI, GKE,
       Cloud TPU), else `host:port` of process 0.
-    num_processes: of the job, if given by hand.
-    process_id: this one's number, 0 to num_processes - 1, if given by hand.
+    num_processes: number of processes of the job, if set manually.
+    process_id: index of this process, 0 to num_processes - 1, if set manually.
 
   Raises:
     ValueError: if they do not say which process this is.
@@ -45,9 +45,10 @@ def connect(coordinator: str, num_processes: int, process_id: int) -> None:
 
 @contextlib.contextmanager
 def together(what: str) -> Iterator[None]:
-  """Do a part of the work that all processes go through, and wait for all at its end.
+  """Run a block on all processes, and wait at its end until all have finished.
 
-  Without this, one that fails leaves the others waiting until JAX ends them all.
+  Without this barrier, a failed process leaves the others waiting until JAX terminates
+  them.
 
   Raises:
     Stopped: where this process did well and another failed.
@@ -72,7 +73,7 @@ def together(what: str) -> Iterator[None]:
 
 
 def first_then_all(work: Callable[[], Result]) -> Result:
-  """Do work on process 0, then on the others, which find what it wrote."""
+  """Run `work` on process 0 first, then on the others, which can read its files."""
   first = jax.process_index() == 0
   results = []
   with together("first"):

@@ -1,4 +1,4 @@
-"""One writer a folder: a lock that ends with the process that holds it."""
+"""A lock that admits one writer per folder, released when its process ends."""
 
 import contextlib
 import os
@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
-  """Hold a folder for this process alone.
+  """Lock a folder for exclusive use by this process.
 
-  The system frees the lock of a process that was killed. Where there is no `fcntl`
-  (Windows) nothing is locked.
+  The system releases the lock of a killed process. Without `fcntl` (on Windows) nothing
+  is locked.
 
   Raises:
     BlockingIOError: if another process holds it, naming that one.

@@ -1,4 +1,4 @@
-"""The one train loop: epochs over a chunk of models, kept from being lost."""
+"""The training loop: trains a chunk of models epoch by epoch and checkpoints it."""
 
 import time
 from collections.abc import Sequence
@@ -19,31 +19,32 @@ from mixdef.training.signature import digest, equal_or_refuse
 from mixdef.training.store import Store
 
 _CHECKPOINT_SECONDS = 60.0
-_NO_FIGURES = ("epoch", "diverged", "seconds")  # of an epoch's row
+_NO_FIGURES = ("epoch", "diverged", "seconds")  # entries of a row, not metrics
 
 
 class Loop:
-  """Train chunks of models, keeping what a kill must not lose.
+  """Train chunks of models, with checkpoints that survive a kill.
 
-  `history` holds a row an epoch and chunk, those of earlier runs in the store first.
-  Checkpoints note `made_from`, what all models are made from, and what each is.
+  `history` holds one row per epoch and chunk, starting with those of earlier runs in
+  the store. Checkpoints record `made_from`, which identifies the inputs of all models,
+  and a digest of the inputs of each model.
   """
 
   def __init__(self, store: Store | None, progress: Progress, made_from: dict):
-    self.store: Any = store  # asked for only where there is one
+    self.store: Any = store  # used only if there is one
     self.progress = progress
     self.made_from = made_from
     self.history = store.read_metrics() if store else []
     self._safe: set[int] = set()
 
   def run(self, training: Training, strategy: str, models: list[int], kind="models"):
-    """Train some models to the end, from their last checkpoint if there is one.
+    """Train some models to the end, from their last checkpoint if it exists.
 
     Args:
-      training: of the models; those beyond `models` fill up a chunk.
-      strategy: how they share the machine.
-      models: their numbers.
-      kind: "models", or "teachers" of the stage before.
+      training: the models to train; models beyond `models` pad the chunk.
+      strategy: execution strategy.
+      models: indices of the models.
+      kind: "models", or "teachers" of the previous stage.
 
     Returns:
       The finished states of all of `training`.
@@ -74,10 +75,10 @@ class Loop:
     return program.finish(states, training.values, training.rows, training.data)
 
   def forget(self, models: Sequence[int]) -> None:
-    """Remove the checkpoints that hold no models but these and others safe elsewhere.
+    """Remove checkpoints whose models have all been saved elsewhere.
 
     Args:
-      models: those that are safe now.
+      models: models that have now been saved.
     """
     self._safe.update(models)
     if self.store:
@@ -87,10 +88,10 @@ class Loop:
             self.store.forget(name)
 
   def _begun(self, kind, models):
-    """Entries of unfinished work on some models, the furthest first, with their notes.
+    """Return checkpoints that contain these models, latest first, with their notes.
 
-    A kill while a chunk's models are written leaves fewer of them to do than it had,
-    and another run may have chunks of another size.
+    A checkpoint may contain more models: a kill while a chunk's models are written
+    leaves only some of them to do, and another run may use another chunk size.
     """
     found = []
     for name in self.store.names(f"unfinished/{kind}-*") if self.store else []:
@@ -100,7 +101,7 @@ class Loop:
     return sorted(found, key=lambda item: -item[1]["epoch"])
 
   def _table(self, training, strategy, models):
-    """Train the stage before and condense its outputs into [S,N,K]."""
+    """Train the previous stage and condense its outputs into [S,N,K]."""
     teachers = training.teachers
     for name, notes in self._begun("table", models):
       shapes = jax.eval_shape(training.zero_table)
@@ -141,7 +142,7 @@ class Loop:
         self.store.forget(name)
 
   def _keep(self, name, training, models, tree, *, epoch):
-    """Write the rows of a chunk's models, not those that fill it up."""
+    """Save the models of a chunk, without the padding."""
     rows = jax.tree.map(lambda leaf: leaf[: len(models)], tree)
     self.store.save(
       f"unfinished/{name}",
@@ -153,7 +154,7 @@ class Loop:
     )
 
   def _resumed(self, kind, training, models, states):
-    """The furthest readable checkpoint of these models, or the fresh states."""
+    """Return the latest readable checkpoint of these models, or the initial states."""
     for name, notes in self._begun(kind, models):
       kept = self._pick(name, notes, training, models, states)
       if kept is not None:
@@ -161,7 +162,7 @@ class Loop:
     return states, 0
 
   def _pick(self, name, notes, training, models, template):
-    """Read the rows of some models of a chunk, the last again to fill up."""
+    """Load some models of a saved chunk, repeating the last one as padding."""
     each = _each_made_from(training, models)
     theirs = {model: notes["each"].get(model) for model in each}
     equal_or_refuse(self.store.folder / name, theirs, each, fix=FIX)
@@ -186,7 +187,7 @@ class Loop:
       self.store.append_metrics(row)
 
   def _forget_rows(self, name, count, done):
-    """Drop the rows of epochs that are trained again."""
+    """Remove the rows of epochs that are trained again."""
 
     def stays(row):
       same = (row["models"], row["count"]) == (name, count)
@@ -199,7 +200,7 @@ class Loop:
 
 
 def _each_made_from(training, models):
-  """What tells models apart, by their names: members, rows, random keys, values."""
+  """Return a digest per model of its members, rows, random key and hyper-parameters."""
   own = (
     training.keep,
     training.rows,
@@ -214,9 +215,9 @@ def _each_made_from(training, models):
 
 
 def _one_epoch(program, training, states, epoch, models):
-  """Train one epoch; returns the states and the row for metrics.jsonl.
+  """Train one epoch, and return the states and the row for metrics.jsonl.
 
-  The row holds means over the models whose loss is finite.
+  The row holds means over the models with a finite loss.
   """
   started = time.monotonic()
   steps, number = training.plan.steps_per_epoch, jnp.int32(epoch)

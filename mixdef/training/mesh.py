@@ -1,8 +1,8 @@
 """One program over the models of an ensemble, split over the devices of this process.
 
-Shadows never talk to each other, so a device runs the same program on its share of them
-and no value crosses from one to another. Several hosts each do this with the shadows
-that are theirs, see `hosts`.
+Shadow models do not communicate, so each device runs the same program on its share of
+the models, and no values are exchanged between devices. Each of several hosts does this
+with its own shadow models; see `hosts`.
 """
 
 import functools
@@ -23,25 +23,25 @@ def _mesh() -> Mesh:
 
 
 def num_devices() -> int:
-  """Return how many devices this process trains on."""
+  """Return the number of devices that this process trains on."""
   return len(jax.local_devices())
 
 
 def on_all_devices(tree):
-  """Put arrays whole on every device of this process."""
+  """Replicate arrays on every device of this process."""
   if num_devices() == 1:
     return jax.tree.map(jnp.asarray, tree)
   return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()))
 
 
 def evenly(count: int, strategy: str) -> int:
-  """Return how many models fill the devices that a strategy uses, at least `count`."""
+  """Round `count` models up to a multiple of the devices that a strategy uses."""
   each = num_devices() if strategy in ("vmap", "scan") else 1
   return -(-count // each) * each
 
 
 def spread(tree):
-  """Put arrays on the devices of this process, each its share of the models."""
+  """Shard arrays over the devices of this process along the axis of models."""
   if num_devices() == 1:
     return jax.device_put(tree)
   return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec(_AXIS)))
@@ -53,16 +53,18 @@ def on_one_device(tree):
 
 
 def compiled(function: Callable, *, shared: int) -> Callable:
-  """Compile a function over models; several devices take equal shares of them.
+  """Compile a function over models, and split the models equally over the devices.
 
   Args:
-    function: of arguments that lead with the models, and of `shared` last ones that all
-      models use; it treats each model alike, whatever models are beside it.
-    shared: number of those last ones.
+    function: takes arguments with a leading axis of models, followed by `shared`
+      arguments used by all models. Its result for a model must not depend on the other
+      models.
+    shared: number of shared arguments.
 
   Returns:
-    The compiled function. Its `lower` is that of one device. If the devices do not
-    divide the models, the last model fills up; see `evenly`.
+    The compiled function. Its `lower` is that of one device. If the number of models is
+    not a multiple of the number of devices, the last model is repeated as padding; see
+    `evenly`.
   """
   if num_devices() == 1:
     return jax.jit(function)

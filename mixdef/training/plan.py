@@ -1,4 +1,4 @@
-"""The integers of a training: known before it starts, the same for every model."""
+"""Static sizes of a training run (steps, batch capacity, epochs)."""
 
 from typing import NamedTuple
 
@@ -11,12 +11,13 @@ _COUNTED = 2**31 - 1  # int32
 
 
 class Plan(NamedTuple):
-  """Static sizes; hashable, so compiled programs are cached by them.
+  """Static sizes; hashable, so they key the cache of compiled programs.
 
-  Steps per epoch and the sampling probability come from the public `num_members`.
-  `capacity` is how many member rows a step can hold for each of the `groups` that the
-  members are cut into, `reference_rows` how many of the defender's own ride along.
-  `size_given` says whether `num_members` was given or read off the membership.
+  Steps per epoch and the sampling probability are derived from the public
+  `num_members`. `capacity` is the number of member rows that a step can hold for each
+  of the `groups` shards of the members; `reference_rows` is the number of auxiliary
+  rows added to a step. `size_given` says whether `num_members` was given or computed
+  from the membership.
   """
 
   num_records: int
@@ -33,11 +34,11 @@ class Plan(NamedTuple):
 
   @property
   def probability(self) -> float:
-    """Chance of a member to be in a Poisson batch."""
+    """Probability that a member is in a Poisson batch."""
     return self.batch_size / self.num_members
 
   def spec(self, data: Data, table) -> Spec:
-    """What a model of this training is initialised from."""
+    """Return the `Spec` that initializes a model of this training."""
     return Spec(
       example=data.x[:1],
       variables=None,
@@ -57,13 +58,13 @@ def make_plan(
   """Derive the sizes of a training.
 
   Args:
-    traits: the learner's.
+    traits: the learner's traits.
     data: a `Dataset`.
-    rows: bool [S,N], the rows each model trains on.
-    epochs: passes over the members, at least 1.
-    batch_size: members a step sees on average, at least 1; of each group.
-    num_members: public size of a training set; default the mean row of `rows`.
-    groups: disjoint chunks of the members that a step sees side by side.
+    rows: bool [S,N], the rows that each model trains on.
+    epochs: number of passes over the members, at least 1.
+    batch_size: average number of members per step and shard, at least 1.
+    num_members: public size of a training set; defaults to the mean row sum of `rows`.
+    groups: number of disjoint shards of the members, all of which contribute to a step.
 
   Raises:
     ValueError: for sizes out of range, and for Poisson batches larger than the data.
@@ -116,9 +117,10 @@ def make_plan(
 
 
 def _poisson_capacity(size, batch_size, num_members, draws):
-  """Rows that all but one in 1e9 trainings' Poisson batches fit into.
+  """Return a capacity that Poisson batches exceed in only one of 1e9 trainings.
 
-  They are `batch_size` at least: a GAN makes so many fakes, however few the members.
+  It is at least `batch_size`, because a GAN generates that many fake records regardless
+  of the number of members.
   """
   from scipy import stats
 

@@ -1,4 +1,4 @@
-"""What S models are trained from, teachers of earlier stages included."""
+"""Inputs of the training of S models, including the teachers of earlier stages."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,11 +19,11 @@ from mixdef.training.programs import programs, question
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-  """S models to train: leaves lead with the axis S, `data` is shared.
+  """S models to train; leaves have the leading axis S, and `data` is shared.
 
-  `source` makes the learner from a model's hyper-parameters `values`; `learner` is the
-  first model's. `keep` holds the members, `rows` the records trained on, `teachers` the
-  S*M models of the stage before.
+  `source` builds the learner from a model's hyper-parameters `values`; `learner` is the
+  first model's. `keep` marks the members, `rows` the records trained on, and `teachers`
+  are the S*M models of the previous stage.
   """
 
   source: Learner | Callable
@@ -43,11 +43,11 @@ class Training:
 
   @property
   def work(self) -> int:
-    """Model epochs, the teachers' included."""
+    """Total number of model epochs, including the teachers'."""
     return self.count * self.plan.epochs + (self.teachers.work if self.teachers else 0)
 
   def take(self, models) -> "Training":
-    """The training of some of the models, with their teachers."""
+    """Return the training of some of the models, with their teachers."""
     models = np.asarray(list(models))
     teachers = self.teachers
     if teachers:
@@ -61,11 +61,11 @@ class Training:
 
   @property
   def capacities(self) -> list[int]:
-    """Member rows a step can hold, the teachers' behind."""
+    """Batch capacity in member rows, followed by the teachers' capacities."""
     return [self.plan.capacity, *(self.teachers.capacities if self.teachers else [])]
 
   def with_noise(self, seed: int) -> "Training":
-    """The training whose models draw from streams that this seed decides, too."""
+    """Return the training with this seed folded into the models' random keys."""
     words = np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32)
 
     def own(key):
@@ -75,7 +75,7 @@ class Training:
     return dataclasses.replace(self, keys=jax.vmap(own)(self.keys))
 
   def with_capacities(self, least: list[int]) -> "Training":
-    """The training with at least so many rows a step, as an earlier run had."""
+    """Return the training with at least the batch capacities of an earlier run."""
     own, *theirs = least
     return dataclasses.replace(
       self,
@@ -84,30 +84,30 @@ class Training:
     )
 
   def zero_table(self):
-    """A table of the right shape [S,N,K], or None when no stage comes before."""
+    """Return a zero table of shape [S,N,K], or None if there is no previous stage."""
     if not self.teachers:
       return None
     columns = self.learner.before[0][0].columns or self.plan.num_classes
     return jnp.zeros((self.count, self.plan.num_records, columns))
 
   def abstract(self, count: int):
-    """Shapes of the arguments of `Programs.train` for the first `count` models."""
+    """Return the argument shapes of `Programs.train` for the first `count` models."""
     part = self.take(range(count))
     init = programs(self.source, self.plan, "vmap").init
     table = jax.eval_shape(part.zero_table)
     states = jax.eval_shape(init, part.keys, table, part.values, self.data)
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    # Shapes alone: where arrays lie is no part of a program.
+    # Shapes only, because the program does not depend on where arrays are placed.
     return (
       *_shapes((states, part.values, part.rows, self.data)),
       *(number, number, number),
     )
 
   def program_text(self) -> str:
-    """What one model's training and answers compute, lowered to text.
+    """Return the lowered text of one model's training and prediction.
 
-    It changes with the model, optimizer and defense, whether or not they have a text of
-    their own, and with nothing else: not with the places a batch has to spare.
+    It changes with the model, optimizer and defense, whether or not these have a text,
+    and with nothing else. In particular, it does not depend on the batch capacity.
     """
     smallest = dataclasses.replace(self, plan=self.plan._replace(capacity=1))
     program = programs(self.source, smallest.plan, "vmap")
@@ -128,7 +128,7 @@ class Training:
     return text + (self.teachers.program_text() if self.teachers else "")
 
   def _lowered_table(self, teachers):
-    """Lower what makes one model's table of its teachers' answers."""
+    """Lower the program that turns the teachers' outputs into one model's table."""
     ((stage, _),) = self.learner.before
     states, values, rows, data, *_ = teachers.abstract(1)
     asked, about = programs(teachers.source, teachers.plan, "vmap").raw, (data.x,)
@@ -149,7 +149,7 @@ def _shapes(tree):
 
 
 def prepare(source, values, data, keep, keys, *, epochs, batch_size, num_members):
-  """Check what is to be trained and lay it out; arguments as in `fit_many`."""
+  """Check the inputs of a training and build it; arguments as in `fit_many`."""
   first = {name: value[0] for name, value in values.items()}
   learner = source if isinstance(source, Learner) else source(**first)
   if not isinstance(learner, Learner):
@@ -185,7 +185,7 @@ def prepare(source, values, data, keep, keys, *, epochs, batch_size, num_members
     groups=learner.groups,
   )
   if values and "per_example" in learner.traits and not learner.before:
-    # Where values are traced nothing can be tried out; those of the first model can.
+    # Traced values cannot be checked, so check those of the first model here.
     spec = plan.spec(device, None)
     jax.eval_shape(lambda key: learner.init(key, spec), keys[0])
   teachers = None
@@ -207,7 +207,7 @@ def prepare(source, values, data, keep, keys, *, epochs, batch_size, num_members
 
 
 def _check_unit_range(data):
-  """Refuse records that no generator of values in [0,1] can make (uint8 is 0..255)."""
+  """Raise if records lie outside [0,1], the range of generators (uint8 is 0..255)."""
   x = data.x
   if x.dtype != np.uint8 and not (x.min() >= 0 and x.max() <= 1):
     raise ValueError(
@@ -217,15 +217,19 @@ def _check_unit_range(data):
 
 
 def _choose(rows, keys, keep, reference):
-  """Rows of each model, chosen for one at a time.
+  """Select the rows of each model, one model at a time.
 
-  A choice may draw per record and teacher: for S models at once that is much memory.
+  A selection may draw per record and teacher, which for S models at once would need
+  much memory.
   """
   return jax.lax.map(lambda own: rows(*own, reference), (keys, keep))
 
 
 def _teacher_size(num_members, stage, key, reference):
-  """Public size of a teacher's training set: its share if all records were members."""
+  """Return the public size of a teacher's training set.
+
+  Its share of `num_members` is its share of the records if all of them were members.
+  """
   if num_members is None:
     return None
   everyone = ~reference
@@ -238,5 +242,5 @@ def _teacher_of(source):
 
 
 def fold_keys(keys, name):
-  """Derive a stream of that name from each model's key."""
+  """Derive the random stream of this name from each model's key."""
   return jax.vmap(lambda key: fold_in_name(key, name))(keys)

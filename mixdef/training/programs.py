@@ -32,7 +32,7 @@ class Programs(NamedTuple):
   ```
   """
 
-  init: Any  # compiled functions can be lowered, too
+  init: Any  # compiled functions, which can also be lowered
   train: Any
   epoch: Any
   finish: Any
@@ -43,9 +43,9 @@ class Programs(NamedTuple):
 def over_models(function: Callable, strategy: str, *, shared: int) -> Any:
   """Map a function of one model over the leading axis of all but `shared` arguments.
 
-  `vmap` runs the models side by side in one program, `scan` one after another in one
-  program, both on every device of this process; `loop` runs one after another from
-  Python, on one device; `processes` runs one per core of a CPU, in worker processes.
+  `vmap` runs the models side by side in one program, and `scan` one after another in
+  one program, both on every device of this process. `loop` runs them one after another
+  from Python, on one device. `processes` runs one per CPU core, in worker processes.
   The last `shared` arguments are the same for all models.
   """
   if strategy == "processes":
@@ -75,7 +75,7 @@ def over_models(function: Callable, strategy: str, *, shared: int) -> Any:
   return loop
 
 
-@jax.jit  # one program, not one for each shape of a leaf
+@jax.jit  # one program, not one per leaf shape
 def _taken(tree, i):
   return jax.tree.map(lambda leaf: leaf[i], tree)
 
@@ -135,7 +135,7 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
     if learner.finish:
       end = ctx(state, "finish", plan.epochs * steps, plan.epochs)
       state = learner.finish(state, data, keep, end)
-    return state._replace(opt=())  # nothing trains on: free its memory
+    return state._replace(opt=())  # training is over: free its memory
 
   def predict(state, values, x, raw=False):
     return learner_of(values).predict(state, x, raw=raw)
@@ -155,13 +155,13 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
 def question(
   source: Learner | Callable, strategy: str, ask: Callable, rows: int
 ) -> Callable:
-  """Build the program that asks every model a question of one's own.
+  """Build the program that evaluates a custom function of every model.
 
   Args:
     source: a learner, or `(**values) -> Learner`.
     strategy: one of `STRATEGIES`.
     ask: `(learner, state, *rows) -> [B,...]`.
-    rows: how many arrays of rows it takes.
+    rows: number of arrays of rows that it takes.
 
   Returns:
     `(states, values, *rows [B,...]) -> [S,B,...]`.
@@ -175,5 +175,8 @@ def question(
 
 
 def _here(strategy):
-  """Making models and asking them is quick and may call into Python: no workers."""
+  """Return a strategy without workers, for initialization and prediction.
+
+  Both are fast, may call into Python, and always run in this process.
+  """
   return "loop" if strategy == "processes" else strategy

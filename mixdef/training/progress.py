@@ -1,4 +1,4 @@
-"""Progress with an estimate of the time left: a bar on a terminal, lines elsewhere."""
+"""Progress with an estimate of the remaining time, shown as a bar or as lines."""
 
 import sys
 import time
@@ -9,21 +9,21 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-  """Count work towards a total and show it.
+  """Show progress towards a total: a bar on a terminal, lines elsewhere.
 
-  The first units hold the compiling of the program, so the time left is estimated from
-  those that follow.
+  The first units include compilation, so the remaining time is estimated from the
+  following units.
 
   Args:
-    total: units of work.
-    unit: what one is, for example "epoch".
-    shown: False keeps silent.
+    total: total units of work.
+    unit: name of a unit, for example "epoch".
+    shown: if False, nothing is shown.
   """
 
   def __init__(self, total: int, *, unit: str, shown: bool):
     self._total, self._unit, self._shown = total, unit, shown
     self._done = 0
-    self._paced_from: tuple[float, int] | None = None  # when, and what was done by then
+    self._paced_from: tuple[float, int] | None = None  # time, and units done by then
     self._last_line = time.monotonic()
     self._bar = None
     if shown and sys.stderr.isatty():
@@ -32,7 +32,7 @@ class Progress:
       self._bar = tqdm(total=total, unit=unit, dynamic_ncols=True, smoothing=0)
 
   def resume(self, done: int) -> None:
-    """Start from work done in an earlier run; it does not enter the estimate."""
+    """Start from work done in an earlier run, which is excluded from the estimate."""
     self._done += done
     if self._paced_from:
       since, before = self._paced_from

@@ -1,4 +1,4 @@
-"""S models to train: the finished are read, the others trained chunk by chunk."""
+"""Train the missing models of an ensemble, loading finished ones from disk."""
 
 import contextlib
 import dataclasses
@@ -29,29 +29,30 @@ from mixdef.training.store import Store
 
 @dataclasses.dataclass(frozen=True)
 class Shadows:
-  """The models of one ensemble on their way; see `open_shadows`."""
+  """An ensemble in training, processed chunk by chunk; see `open_shadows`."""
 
   source: Learner | Callable[..., Learner]
   data: Dataset
   keep: np.ndarray
   agreed: Agreement
-  store: Any  # Store | None, asked for only where there is one
+  store: Any  # Store | None, used only if there is one
   loop: Loop
 
   def finished(
     self, wanted: Callable[[int], bool] | None = None, *, keep_params: bool = True
   ) -> Iterator[tuple[list[int], TrainState]]:
-    """Yield finished models chunk by chunk: those of this process, of several.
+    """Yield finished models chunk by chunk; one of several processes yields its share.
 
-    Models that the store has are read, the others trained. What is yielded must be
-    safe when the next chunk is asked for: its checkpoints are removed then.
+    Models found in the store are loaded, and the others are trained. The caller must
+    have saved a chunk before requesting the next one, because its checkpoints are
+    removed then.
 
     Args:
-      wanted: which models; default all.
+      wanted: selects models; defaults to all.
       keep_params: write each finished model to the store.
 
     Yields:
-      Numbers of models, and their states with a leading axis.
+      Indices of models, and their states with a leading axis.
     """
     epochs = self.agreed.training.work // len(self.keep)
     for chunk in _chunks(len(self.keep), self.agreed.models_at_once):
@@ -77,7 +78,7 @@ class Shadows:
       self.loop.forget(chunk)
 
   def read(self) -> TrainState:
-    """Read all models that several processes have written.
+    """Load the models written by all processes.
 
     Raises:
       Stopped: if some are missing.
@@ -88,7 +89,7 @@ class Shadows:
     return _stack(states)
 
   def ensemble(self, models: Sequence[int], states: Any) -> Ensemble:
-    """Return some of the models as an ensemble; None as states where none is asked."""
+    """Return some of the models as an ensemble; states may be None if never queried."""
     chosen = np.array(models)
     return Ensemble(
       source=self.source,
@@ -106,11 +107,11 @@ class Shadows:
     )
 
   def has(self, model: int) -> bool:
-    """Say whether a finished model is in the store and can be read."""
+    """Return whether a finished model is in the store and can be read."""
     return self._read(model) is not None
 
   def made_from(self, model: int) -> dict[str, Any]:
-    """Return all that a model is made from, arrays as digests."""
+    """Return everything that determines a model, with arrays as digests."""
     return {**self.agreed.made_from, **made_from_alone(self.agreed.training, model)}
 
   def _read(self, model):
@@ -121,7 +122,7 @@ class Shadows:
 
   @functools.cached_property
   def _shapes(self):
-    """Shapes and types of one finished model."""
+    """Return the shapes and types of one finished model."""
     one = self.agreed.training.take([0])
     program = programs(self.source, one.plan, "loop")
     table = jax.eval_shape(one.zero_table)
@@ -137,7 +138,7 @@ class Shadows:
       self.store.save(name, _row(states, place), made_from=made_from)
 
   def _train(self, models):
-    """Train models; a vmapped chunk is filled up, so that all share one program."""
+    """Train models; vmapped chunks are padded, so that all use the same program."""
     count = len(models)
     whole = self.agreed.models_at_once if self.agreed.strategy == "vmap" else count
     fill = mesh.evenly(whole, self.agreed.strategy) - count
@@ -164,18 +165,18 @@ def open_shadows(
   out: str | pathlib.Path | None,
   progress: bool,
 ) -> Iterator[Shadows]:
-  """Take a run folder, agree on what is trained in it and how, and hold it.
+  """Lock a run folder, check that it matches the training, and yield its `Shadows`.
 
   Args:
-    source: as `fit_many`'s `learner`.
+    source: as `learner` of `fit_many`.
     data: the records.
-    training: what `prepare` made of them.
-    seed: of everything random.
+    training: the training returned by `prepare`.
+    seed: random seed.
     noise_seed: as in `fit_many`.
     strategy: as in `fit_many`.
     memory_gb: as in `fit_many`.
     out: the folder, or None.
-    progress: show it.
+    progress: show progress.
 
   Raises:
     AnotherRun: if the folder holds models made from other things.
@@ -225,13 +226,13 @@ def open_shadows(
 
 
 def _chunks(total, size):
-  """Return the models of each chunk of this process, of several every n-th."""
+  """Return the chunks of models of this process: every n-th chunk of n processes."""
   chunks = [range(first, min(first + size, total)) for first in range(0, total, size)]
   return chunks[jax.process_index() :: jax.process_count()]
 
 
 def _to_host(states):
-  """Make room for the next chunk; random keys stay, for numpy cannot hold them."""
+  """Move states to the host; random keys stay, because numpy cannot represent them."""
   return jax.tree.map(lambda leaf: leaf if is_key(leaf) else np.asarray(leaf), states)
 
 
@@ -245,5 +246,5 @@ def _stack(states):
 
 
 def join(*leaves):
-  """Join leaves of states along the models, on the host."""
+  """Concatenate leaves of states along the axis of models, on the host."""
   return (jnp if is_key(leaves[0]) else np).concatenate(leaves)

@@ -1,4 +1,4 @@
-"""What a run folder is the run of: digests, and the refusal to mix two runs."""
+"""Fingerprints of a run; refuses to resume a folder made by a different run."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from mixdef.data import Dataset
 
 
 class AnotherRun(ValueError):
-  """A folder holds a run that differs in something that matters."""
+  """The folder holds a run that differs in a way that affects results."""
 
 
 def digest(*arrays) -> str:
@@ -27,7 +27,7 @@ def digest(*arrays) -> str:
 
 
 def digest_data(data: Dataset) -> str:
-  """Hash all that a data set holds, its held-out records included."""
+  """Hash the content of a data set, including its held-out records."""
   parts = data.x, data.y, data.reference, data.always, data.ids
   rest = "" if data.test is None else digest_data(data.test)
   return digest(*parts, data.num_classes, data.name, rest)
@@ -36,19 +36,19 @@ def digest_data(data: Dataset) -> str:
 def same_or_refuse(
   path: pathlib.Path, found: dict, *, fix: str, noted: dict | None = None
 ) -> bool:
-  """Write `found` to `path`, or compare it with what an earlier run wrote there.
+  """Write `found` to `path`, or compare it with the content written by an earlier run.
 
-  A damaged file is written anew, with a warning: whatever is kept beside it must note
-  by itself what it was made from.
+  A damaged file is rewritten, with a warning. Therefore everything stored next to it
+  must itself record what it was made from.
 
   Args:
     path: a JSON file.
-    found: what must be equal.
-    fix: what to do about a difference, for the message.
-    noted: written with it but never compared, as versions and devices.
+    found: the values that must be equal.
+    fix: what to do about a difference, for the error message.
+    noted: values written with it but never compared, such as versions and devices.
 
   Returns:
-    Whether it was written.
+    Whether the file was written.
 
   Raises:
     AnotherRun: naming each field that differs, with both values.
@@ -71,7 +71,7 @@ def same_or_refuse(
 
 
 def equal_or_refuse(path: pathlib.Path, earlier: dict, found: dict, *, fix: str):
-  """Refuse a difference between what an earlier run noted at `path` and this one.
+  """Raise if the values that an earlier run recorded at `path` differ from this run's.
 
   Raises:
     AnotherRun: naming each field that differs, with both values.

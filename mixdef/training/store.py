@@ -1,13 +1,13 @@
-"""A run folder that survives being killed: finished models, work in progress, metrics.
+"""A run folder that survives a kill: finished models, work in progress, metrics.
 
 ```
-<folder>/lock               who writes here
-<folder>/metrics.jsonl      one row an epoch and chunk
-<folder>/signature.json     what all models are made from
-<folder>/noise.json         the secret seed of the noise, where an epsilon is stated
-<folder>/strategy.json      how they share the machine
-<folder>/models/00042/      a finished model, with what it alone is made from
-<folder>/signals-.../00042/  what it answered to the questions of this digest
+<folder>/lock               the process that is writing
+<folder>/metrics.jsonl      one row per epoch and chunk
+<folder>/signature.json     fingerprint of the inputs of all models
+<folder>/noise.json         the secret noise seed, if an epsilon is stated
+<folder>/strategy.json      execution strategy
+<folder>/models/00042/      a finished model, with digests of its own inputs
+<folder>/signals-.../00042/  its outputs for the queries with this digest
 <folder>/unfinished/...     checkpoints of models in training
 ```
 """
@@ -50,33 +50,33 @@ class Store:
       raise OSError(error.errno, reason, str(path)) from None
 
   def load(self, name: str, template):
-    """Read a pytree back, or None with a warning if it is damaged; then it is removed.
+    """Load a pytree; a damaged entry is removed with a warning and gives None.
 
     Args:
-      name: of the entry.
-      template: its structure, shapes and types.
+      name: name of the entry.
+      template: structure, shapes and types of the tree.
     """
     return self._or_drop(name, lambda path: entry.read(path, template))
 
   def load_arrays(self, name: str) -> dict | None:
-    """Read an entry that was a flat dict; a damaged one as `load` does."""
+    """Load an entry that was a flat dict; damaged entries are handled as in `load`."""
     return self._or_drop(name, entry.read_arrays)
 
   def notes(self, name: str, form: Any = dict) -> dict | None:
-    """Return the notes of an entry; of a damaged one as `load` does.
+    """Return the notes of an entry; damaged entries are handled as in `load`.
 
     Args:
-      name: of the entry.
-      form: what they must hold, as in `check_form`.
+      name: name of the entry.
+      form: required form of the notes, as in `check_form`.
     """
     return self._or_drop(name, lambda path: entry.read_notes(path, form))
 
   def has(self, name: str) -> bool:
-    """Say whether an entry of that name exists."""
+    """Return whether an entry of that name exists."""
     return self._path(name).exists()
 
   def forget(self, name: str) -> None:
-    """Remove an entry, if there is one."""
+    """Remove an entry, if it exists."""
     path = self._path(name)
     if path.is_dir():
       shutil.rmtree(path, ignore_errors=True)
@@ -86,7 +86,7 @@ class Store:
   def names(self, pattern: str) -> list[str]:
     """Return the names of the entries that match a pattern."""
     found = sorted(self.folder.glob(pattern))
-    # Entries that are being written have a dot in their name.
+    # Entries still being written have a dot in their name.
     return [
       str(path.relative_to(self.folder))
       for path in found
@@ -94,9 +94,9 @@ class Store:
     ]
 
   def read_metrics(self) -> list[dict]:
-    """Return the rows all processes wrote; damaged ones are left out, with a warning.
+    """Return the rows of all processes; damaged rows are skipped with a warning.
 
-    A last line that a kill cut short is left out without one.
+    A last line truncated by a kill is skipped without a warning.
     """
     rows = {}
     for path in sorted(self.folder.glob(f"{METRICS}*")):
@@ -113,16 +113,16 @@ class Store:
     return list(rows.values())
 
   def write_metrics(self, rows: Iterable[dict]) -> None:
-    """Replace the rows by these; the first of several processes writes for all.
+    """Replace the rows by these; process 0 writes for all processes.
 
-    What others have added since is read after these and counts.
+    Rows that other processes have added since are read after these and are kept.
     """
     if jax.process_index() == 0:
       lines = "".join(json.dumps(row) + "\n" for row in rows)
       write_text(self.folder / METRICS, lines)
 
   def gather_metrics(self) -> None:
-    """Bring the rows of all processes together in one file."""
+    """Merge the rows of all processes into one file."""
     others = list(self.folder.glob(f"{METRICS}.*"))
     if others:
       self.write_metrics(self.read_metrics())
@@ -130,12 +130,12 @@ class Store:
         path.unlink(missing_ok=True)
 
   def append_metrics(self, row: dict) -> None:
-    """Add a row to the metrics of this process."""
+    """Append a row to the metrics of this process."""
     own = f".{jax.process_index()}" if jax.process_index() else ""
     with (self.folder / (METRICS + own)).open("ab+") as file:
       file.seek(0)
       whole = file.read()
-      file.truncate(whole.rfind(b"\n") + 1)  # a kill may have cut a line short
+      file.truncate(whole.rfind(b"\n") + 1)  # a kill may have truncated a line
       file.write(json.dumps(row).encode() + b"\n")
 
   def _or_drop(self, name, read):

@@ -1,4 +1,4 @@
-"""How the models of an ensemble share the machine: measure and choose."""
+"""Measurement and choice of the strategy that trains the models of an ensemble."""
 
 import os
 import time
@@ -17,7 +17,7 @@ _GIVE_UP = 3.0  # a strategy this many times slower than the best is not timed a
 
 
 def memory_budget(memory_gb: float | None) -> float:
-  """Bytes an ensemble may take: as asked, else 60% of what is free."""
+  """Return the bytes that an ensemble may use; defaults to 60% of free memory."""
   if memory_gb is not None:
     if memory_gb <= 0:
       raise ValueError(f"memory_gb={memory_gb} must be positive")
@@ -25,20 +25,21 @@ def memory_budget(memory_gb: float | None) -> float:
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
   if all("bytes_limit" in own for own in stats):
     return 0.6 * sum(own["bytes_limit"] - own.get("bytes_in_use", 0) for own in stats)
-  free = "SC_AVPHYS_PAGES"  # which macOS does not know
+  free = "SC_AVPHYS_PAGES"  # not available on macOS
   pages = os.sysconf(free if free in os.sysconf_names else "SC_PHYS_PAGES")
   return 0.6 * pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def program_bytes(training, strategy: str, count: int) -> float:
-  """Bytes that a training step over `count` models takes under a strategy.
+  """Return the bytes that a training step over `count` models takes.
 
-  The states are held before and after a step and once more when they are stacked. For
-  `vmap` the compiled program's own account adds every model's activations. The teachers
-  of a stage before are trained at once, so they count when they need more.
+  The states are held before and after a step, and once more when they are stacked. For
+  `vmap`, the memory analysis of the compiled program adds the activations of all
+  models. The teachers of a previous stage are trained at once, so they count if they
+  need more.
   """
   arguments = training.abstract(count)
-  own = jax.tree.leaves(arguments[:3])  # the records are there already
+  own = jax.tree.leaves(arguments[:3])  # the records are already on the device
   needed = 3.0 * sum(leaf.size * leaf.dtype.itemsize for leaf in own)
   if strategy == "vmap":
     train = programs(training.source, training.plan, strategy).train
@@ -54,16 +55,17 @@ def program_bytes(training, strategy: str, count: int) -> float:
 def models_at_once(
   training, strategy: str, budget: float, most: int
 ) -> tuple[int, float]:
-  """Find the largest number of equal chunks' models whose program fits the budget.
+  """Find the largest size of equal chunks whose program fits in the budget.
 
   Args:
-    training: what to train.
-    strategy: how the models share the machine.
-    budget: bytes.
-    most: models that this process has to train.
+    training: the training.
+    strategy: execution strategy.
+    budget: available memory in bytes.
+    most: number of models that this process has to train.
 
   Returns:
-    The number and the bytes they need; of one model even if they exceed the budget.
+    The number of models per chunk, at least one even if it exceeds the budget, and the
+    bytes they need.
   """
   size = most
   while (needed := program_bytes(training, strategy, size)) > budget and size > 1:
@@ -75,16 +77,16 @@ def models_at_once(
 def decide(
   training, strategy: str, memory_gb: float | None, most: int
 ) -> tuple[str, int]:
-  """Choose how to train, and log it with the memory it takes.
+  """Choose the strategy, and log it with the memory it needs.
 
   Args:
-    training: what to train.
+    training: the training.
     strategy: one of `STRATEGIES`, or "auto".
     memory_gb: as in `fit_many`.
-    most: models that this process has to train.
+    most: number of models that this process has to train.
 
   Returns:
-    The strategy and how many models it holds at once.
+    The strategy and the number of models that it holds at once.
   """
   budget = memory_budget(memory_gb)
   if strategy == "auto":
@@ -101,10 +103,10 @@ def decide(
 
 
 def choose(training, budget: float, most: int) -> str:
-  """Time the strategies on the first models of a training and name the fastest.
+  """Time the strategies on the first models of a training, and return the fastest.
 
-  Worker processes are timed where there are cores for them and the training is long
-  enough to pay for their start.
+  Worker processes are timed only if cores are available for them and the training is
+  long enough to amortize their start.
   """
   if training.count == 1:
     return "loop"
@@ -131,10 +133,10 @@ def choose(training, budget: float, most: int) -> str:
 
 
 def _seconds_per_model(training, strategy, size, best):
-  """Seconds one step takes per model, the epoch's shuffle spread over its steps."""
+  """Return the seconds per step and model; the epoch's shuffle is spread over steps."""
   program = programs(training.source, training.plan, strategy)
   if strategy != "vmap":
-    # The cost of a model does not depend on how many one place trains in turn.
+    # The cost per model does not depend on how many models a worker trains in turn.
     places = num_workers() if strategy == "processes" else num_devices()
     size = min(size, 2 * places)
   part = training.take(range(size))

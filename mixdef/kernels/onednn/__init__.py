@@ -1,9 +1,8 @@
-"""Two-dimensional convolution by oneDNN, the library that PyTorch convolves with.
+"""Two-dimensional convolution by oneDNN, the library that PyTorch uses.
 
-It works on the layout NHWC with any number of channels, which XLA's own kernels on CPU
-do not. The functions are C++ behind XLA's foreign function interface, compiled when
-they are first asked for. Each call keeps to one thread, for many models share the
-cores.
+oneDNN supports the layout NHWC with any number of channels, which XLA's own CPU kernels
+do not. The functions are written in C++ for XLA's foreign function interface, and
+compiled on first use. Each call uses one thread, because many models share the cores.
 """
 
 import jax
@@ -17,7 +16,7 @@ __all__ = ["TARGETS", "library", "onednn"]
 
 
 def onednn(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-  """Convolve by oneDNN; by `canonical` what it does not take."""
+  """Convolve by oneDNN, or by `canonical` if oneDNN does not support the case."""
   register()
   others = {x.dtype, kernel.dtype} - {jnp.dtype(jnp.float32)}
   if others or np.min(geometry.pads) < 0:

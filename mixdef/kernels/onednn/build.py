@@ -1,4 +1,4 @@
-"""The library of oneDNN's convolutions, compiled on first use."""
+"""Builds the library of oneDNN convolutions on first use."""
 
 import ctypes
 import functools
@@ -22,14 +22,14 @@ _OTHERWISE = "or take lowering='auto'"
 
 @functools.cache
 def library() -> pathlib.Path:
-  """Return the compiled library, from the cache folder of the user or built into it.
+  """Return the compiled library from the user's cache folder, building it if needed.
 
   Raises:
     ValueError: where oneDNN or a C++ compiler is missing, or the compiler fails.
   """
   dnnl = _installed("onednn-cpu-gomp", "libdnnl.so")
   include = _installed("onednn-devel-cpu-gomp", "oneapi/dnnl/dnnl.hpp").parents[2]
-  # As a system's headers: their warnings are not ours.
+  # Treated as system headers, to suppress their warnings.
   headers = [f"-isystem{folder}" for folder in (include, jax.ffi.include_dir())]
   options = ["-O2", "-std=c++17", "-shared", "-fPIC", *headers, str(_SOURCE)]
   options += [str(dnnl), f"-Wl,-rpath,{dnnl.parent}"]
@@ -44,7 +44,7 @@ def library() -> pathlib.Path:
 
 @functools.cache
 def register() -> None:
-  """Make the library's functions known to XLA as `TARGETS`.
+  """Register the library's functions with XLA as `TARGETS`.
 
   Raises:
     ValueError: where jax does not run on a CPU, and as `library` does.
@@ -61,7 +61,7 @@ def register() -> None:
 
 
 def _installed(wheel: str, ending: str) -> pathlib.Path:
-  """Return where pip put a file of a wheel."""
+  """Return the path of an installed file of a wheel."""
   try:
     files = importlib.metadata.files(wheel) or ()
   except importlib.metadata.PackageNotFoundError:
@@ -95,5 +95,5 @@ def _compile(options: list[str], built: pathlib.Path) -> None:
         f"({lines[0] if lines else f'exit code {done.returncode}'}): "
         f"take another compiler, {_OTHERWISE}"
       )
-    # Several processes may build at once: each replaces the whole by the same whole.
+    # Concurrent builds are safe: each atomically replaces the file by an equal one.
     os.replace(fresh, built)

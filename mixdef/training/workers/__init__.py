@@ -1,9 +1,9 @@
-"""The strategy "processes": one worker process per core, each with models of its own.
+"""The strategy "processes": one worker process per core, each training whole models.
 
-On a CPU a model that has a core to itself can train faster than one whose operations
-are split over the cores. A function of one model is exported once (`exported`), worker
-processes (`script`) compile it, and the models are dealt to whoever is free (`pool`).
-Arrays travel through shared memory.
+On a CPU, a model with a dedicated core can train faster than a model whose operations
+are split over all cores. A function of one model is exported once (`exported`), worker
+processes (`script`) compile it, and each model is assigned to the next idle worker
+(`pool`). Arrays are passed through shared memory.
 """
 
 from mixdef.training.workers.exported import NotExportable, in_workers

@@ -1,4 +1,4 @@
-"""Functions of one model as programs that worker processes can run."""
+"""Export of functions of one model as programs for worker processes."""
 
 import itertools
 from collections.abc import Callable
@@ -12,17 +12,17 @@ _numbers = itertools.count()
 
 
 class NotExportable(ValueError):
-  """A function cannot be sent to other processes."""
+  """The function cannot be sent to other processes."""
 
 
 def in_workers(function: Callable, *, shared: int, traced: Callable) -> Callable:
   """Map a function of one model over S of them in the worker processes.
 
   Args:
-    function: pure, of arrays and random keys; the last `shared` arguments are the same
-      for all models, the leaves of the others lead with the axis S.
-    shared: at least 1.
-    traced: does the same inside a transformation of jax.
+    function: a pure function of arrays and random keys. The last `shared` arguments are
+      the same for all models; the leaves of the others have a leading axis S.
+    shared: number of shared arguments, at least 1.
+    traced: equivalent function, used inside JAX transformations.
 
   Returns:
     The function over S models.
@@ -73,7 +73,7 @@ def _export(function, tree, kinds, specs, own):
     return [_bits(leaf) for leaf in leaves]
 
   compiled = jax.jit(flat)
-  jax.eval_shape(compiled, *specs)  # what the function itself refuses, it says here
+  jax.eval_shape(compiled, *specs)  # raises the function's own errors here
   try:
     ours = [export.DisabledSafetyCheck.custom_call(name) for name in onednn.TARGETS]
     exported = export.export(compiled, platforms=["cpu"], disabled_checks=ours)(*specs)
@@ -96,7 +96,7 @@ def _export(function, tree, kinds, specs, own):
 
 
 def _kind_of_key(leaf):
-  """The implementation of random keys, None of other arrays."""
+  """Return the implementation of random keys, or None for other arrays."""
   if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
     return jax.random.key_impl(leaf)
   return None

@@ -1,4 +1,4 @@
-"""The pool of worker processes: who computes what, and what ends with whom."""
+"""A pool of pinned worker processes: scheduling, failure handling and shutdown."""
 
 import atexit
 import functools
@@ -24,21 +24,21 @@ from mixdef.training.hosts import Stopped
 from mixdef.training.workers import script
 from mixdef.training.workers.script import ALIGNMENT, Memory, layout, views
 
-# Everything else that changes a result is written into the exported program.
+# All other options that affect results are part of the exported program.
 _CONFIG = (
   "jax_compilation_cache_dir",
   "jax_persistent_cache_min_compile_time_secs",
   "jax_persistent_cache_min_entry_size_bytes",
 )
-_REMEMBERED = 32  # programs a worker keeps: a sweep compiles some for each defense
+_REMEMBERED = 32  # programs kept per worker; a sweep compiles several per defense
 
 
 class Program(NamedTuple):
-  """A function of one model, exported; `number` is its name among the workers.
+  """An exported function of one model; `number` identifies it among the workers.
 
-  `calls` are the functions of our own that it calls, beside XLA's.
-  `own`, `shared` and `outputs` are the arrays of one call; `tree` and `kinds`, of
-  random keys, make the outputs what the function returns.
+  `calls` are this package's custom calls that it uses, in addition to XLA's own.
+  `own`, `shared` and `outputs` are the arrays of one call; `tree` and `kinds` (of
+  random keys) restore the function's return value from the outputs.
   """
 
   number: int
@@ -52,7 +52,7 @@ class Program(NamedTuple):
 
 
 class _Worker:
-  """One worker process: its pipes, its memory and what it has been told."""
+  """One worker process, with its pipes, its memory and the programs that it holds."""
 
   def __init__(self, name: str, core: int | None, shared: Memory):
     self._name, self._known = name, []
@@ -65,19 +65,19 @@ class _Worker:
       "config": {option: getattr(jax.config, option) for option in _CONFIG},
     }
     self._process: Any = subprocess.Popen(
-      # As a script, for importing the whole library would double the time to start.
+      # Run as a script, because importing the library would double the startup time.
       [sys.executable, "-P", script.__file__, json.dumps(settings)],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       stderr=self._stderr,
       pass_fds=(self._memory.descriptor, shared.descriptor),
-      process_group=0,  # an interrupt from the keyboard is for the parent
+      process_group=0,  # only the parent handles keyboard interrupts
       env={**os.environ, "JAX_PLATFORMS": "cpu"},
       text=True,
     )
 
   def run(self, program: Program, inputs: list[np.ndarray]) -> list[np.ndarray]:
-    """Compute one model; the outputs are valid until the next call."""
+    """Run the program on one model; the outputs are valid until the next call."""
     if program.number not in self._known:
       while len(self._known) >= _REMEMBERED:
         self._ask("forget", self._known.pop(0))
@@ -94,11 +94,11 @@ class _Worker:
     return self._memory.views(program.outputs, behind)
 
   def kill(self) -> None:
-    """End the process at once, whatever it computes."""
+    """Kill the process immediately."""
     self._process.kill()
 
   def stop(self) -> None:
-    """End the process and free its memory."""
+    """Kill the process and free its memory."""
     self.kill()
     self._process.communicate()
     os.close(self._stderr)
@@ -133,7 +133,7 @@ class _Worker:
 
 
 class Workers:
-  """Workers that start when there is work for them, one per core."""
+  """Worker processes, one per core, started on demand."""
 
   def __init__(self, cores: Sequence[int | None]):
     self._cores, self._workers, self._turn = cores, [], threading.Lock()
@@ -141,7 +141,7 @@ class Workers:
     self._written = []
 
   def run(self, program: Program, own: list, shared: list) -> list[jax.Array]:
-    """Compute every model; arrays lead with the axis S, but for `shared`."""
+    """Run the program on every model; all arrays but `shared` have a leading axis S."""
     with self._turn:
       try:
         return self._run(program, [np.asarray(leaf) for leaf in own], shared)
@@ -150,7 +150,7 @@ class Workers:
         raise
 
   def stop(self) -> None:
-    """End all workers; the next call starts fresh ones."""
+    """Stop all workers; the next call starts new ones."""
     for one in self._workers:
       one.stop()
     if self._shared:
@@ -164,7 +164,7 @@ class Workers:
     stacked = [
       jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype) for leaf in program.outputs
     ]
-    # One block, aligned: jax takes the arrays as they lie.
+    # One aligned block, so that JAX uses the arrays without a copy.
     block = np.empty(layout(stacked)[1] + ALIGNMENT, np.uint8)
     results = views(block, stacked, -block.ctypes.data % ALIGNMENT)
     free = queue.SimpleQueue()
@@ -188,7 +188,7 @@ class Workers:
       except BaseException:
         threads.shutdown(wait=False, cancel_futures=True)
         for one in self._workers:
-          one.kill()  # so that the threads that wait for it end
+          one.kill()  # ends the threads that wait for it
         raise
     return [jax.device_put(leaf) for leaf in results]
 
@@ -201,14 +201,14 @@ class Workers:
       self._workers.append(_Worker(f"worker {number}{where}", core, self._shared))
 
   def _share(self, leaves):
-    """Write what all models read, but for the leading arrays that are there already."""
+    """Write arrays shared by all models, skipping leading arrays already written."""
     same = 0
     for leaf, earlier in zip(leaves, self._written, strict=False):
       if leaf is not earlier():
         break
       same += 1
     self._shared.write(leaves, skip=same)
-    # Records are not kept alive here, and of what can change nothing is remembered.
+    # Weak references, so that records can be freed; mutable arrays are never skipped.
     self._written = [
       weakref.ref(leaf) if isinstance(leaf, jax.Array) else lambda: None
       for leaf in leaves
@@ -216,7 +216,7 @@ class Workers:
 
 
 def _nameless_file() -> int:
-  """Open a file in memory that vanishes with the last process that has it open."""
+  """Open an in-memory file, freed when the last process closes it."""
   if hasattr(os, "memfd_create"):
     return os.memfd_create("mixdef")
   with tempfile.TemporaryFile() as file:
@@ -224,13 +224,13 @@ def _nameless_file() -> int:
 
 
 def num_workers() -> int:
-  """Return how many workers there can be: one a core of a CPU, else none."""
+  """Return the maximal number of workers: one per CPU core, 0 on other backends."""
   return len(_cores()) if jax.default_backend() == "cpu" else 0
 
 
 @functools.cache
 def pool() -> Workers:
-  """Return the workers of this process."""
+  """Return the pool of this process."""
   workers = Workers(_cores())
   atexit.register(workers.stop)
   return workers

@@ -1,9 +1,10 @@
-"""A worker process: runs exported programs on arrays in memory it shares.
+"""A worker process, which runs exported programs on arrays in shared memory.
 
-It is started as a script, `python script.py '<settings>'`, and needs jax alone. Lines
-of JSON come in on stdin and are answered on stdout one by one; the arrays lie in two
-shared files, `own` for one model's inputs and outputs, `shared` for what all models
-read. When stdin ends, its parent is gone and so is it, whatever it was computing.
+It is started as a script, `python script.py '<settings>'`, and depends only on JAX. It
+reads lines of JSON from stdin and replies to each on stdout. Arrays are stored in two
+shared files: `own` for the inputs and outputs of one model, `shared` for inputs common
+to all models. When stdin is closed, the parent has exited, and the worker exits
+immediately.
 """
 
 import ctypes
@@ -18,18 +19,18 @@ from typing import Any
 
 import numpy as np
 
-ALIGNMENT = 64  # arrays at such places are read where they lie, without a copy
+ALIGNMENT = 64  # arrays aligned to this many bytes are read without a copy
 
 
 def layout(arrays: Sequence[Any], start: int = 0) -> tuple[list[int], int]:
-  """Place arrays one after another.
+  """Return the memory layout of consecutive arrays.
 
   Args:
-    arrays: anything with a shape and a dtype.
+    arrays: objects with a shape and a dtype.
     start: the first free byte.
 
   Returns:
-    The offset of each in bytes, and the first free byte behind them.
+    The offset of each array in bytes, and the first free byte after them.
 
   >>> layout([np.zeros(3, np.float32), np.zeros((), bool)])
   ([0, 64], 128)
@@ -43,7 +44,7 @@ def layout(arrays: Sequence[Any], start: int = 0) -> tuple[list[int], int]:
 
 
 def views(memory: Any, arrays: Sequence[Any], start: int = 0) -> list[np.ndarray]:
-  """Return arrays of these shapes and types that lie in memory as `layout` says."""
+  """Return views into memory with these shapes and types, placed by `layout`."""
   offsets, _ = layout(arrays, start)
   return [
     np.ndarray(array.shape, array.dtype, memory, offset)
@@ -52,14 +53,14 @@ def views(memory: Any, arrays: Sequence[Any], start: int = 0) -> list[np.ndarray
 
 
 class Memory:
-  """Bytes that several processes see, in a file without a name; they only grow."""
+  """Memory shared by several processes, in an unnamed file that only grows."""
 
   def __init__(self, descriptor: int):
     self.descriptor = descriptor
     self._bytes: Any = b""
 
   def reserve(self, size: int) -> None:
-    """Make room for at least this many bytes."""
+    """Grow the memory to at least this many bytes."""
     if size > os.fstat(self.descriptor).st_size:
       os.ftruncate(self.descriptor, size)
 
@@ -71,7 +72,7 @@ class Memory:
     return views(self._bytes, arrays, start)
 
   def write(self, arrays: Sequence[Any], *, skip: int = 0) -> None:
-    """Write arrays from the start on, leaving the first `skip` as they are."""
+    """Write arrays from the start of the memory, skipping the first `skip` arrays."""
     self.reserve(layout(arrays)[1])
     places = self.views(arrays)
     for place, array in zip(places[skip:], arrays[skip:], strict=True):
@@ -79,7 +80,7 @@ class Memory:
 
 
 def register(library: str, names: Sequence[str]) -> None:
-  """Make functions of a compiled library known to XLA on CPU, under their own names."""
+  """Register functions of a compiled library as XLA custom calls on CPU."""
   import jax
 
   functions = ctypes.CDLL(library)
@@ -89,13 +90,13 @@ def register(library: str, names: Sequence[str]) -> None:
 
 
 class _Programs:
-  """The programs a worker knows, by number."""
+  """The programs that a worker holds, by number."""
 
   def __init__(self, own: Memory, shared: Memory):
     self._own, self._shared, self._known = own, shared, {}
 
   def load(self, program: int, size: int, shared: int) -> None:
-    """Take over an exported program, `size` bytes at the start of the own memory."""
+    """Load an exported program, `size` bytes at the start of `own`."""
     import jax
     from jax import export
 
@@ -110,7 +111,7 @@ class _Programs:
     del self._known[program]
 
   def run(self, program: int) -> None:
-    """Compute the outputs of the inputs in memory, and put them behind them."""
+    """Run a program on the inputs in memory, and write the outputs after them."""
     run, own, shared, outputs = self._known[program]
     results = run(*self._own.views(own), *self._shared.views(shared))
     places = self._own.views(outputs, layout(own)[1])
@@ -119,7 +120,7 @@ class _Programs:
 
 
 def _lines() -> queue.SimpleQueue:
-  """Read stdin beside the computation, so that its end is noticed at once."""
+  """Read stdin in a thread, so that its end is noticed during a computation."""
   lines = queue.SimpleQueue()
 
   def read():
@@ -132,22 +133,22 @@ def _lines() -> queue.SimpleQueue:
 
 
 def main(core: int | None, own: int, shared: int, config: dict[str, Any]) -> None:
-  """Answer the parent's lines until it closes stdin.
+  """Serve requests from the parent until it closes stdin.
 
   Args:
-    core: the only one to run on; None leaves that to the system.
-    own: descriptor of the memory of this worker.
-    shared: descriptor of the memory of all workers.
-    config: settings of jax.
+    core: CPU core to run on; None leaves the choice to the system.
+    own: file descriptor of this worker's memory.
+    shared: file descriptor of the memory shared by all workers.
+    config: JAX settings.
   """
   if core is not None:
-    os.sched_setaffinity(0, [core])  # before jax counts the cores
+    os.sched_setaffinity(0, [core])  # before JAX counts the cores
   answers = os.fdopen(os.dup(1), "w")
-  os.dup2(2, 1)  # what a library prints must not be taken for an answer
+  os.dup2(2, 1)  # output of libraries must not be read as a reply
   lines = _lines()
   import jax
 
-  jax.config.update("jax_enable_x64", True)  # the program says which types it takes
+  jax.config.update("jax_enable_x64", True)  # the program fixes its own types
   for name, value in config.items():
     jax.config.update(name, value)
   programs = _Programs(Memory(own), Memory(shared))
