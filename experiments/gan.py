@@ -20,15 +20,13 @@ from absl import logging
 from etils import epy
 from gan_settings import GanSettings
 
-from mixdef import metrics
-
 with epy.lazy_imports():
   import numpy as np
 
   import mixdef
-  from mixdef import auditing, utility
+  from mixdef import auditing, metrics, utility
   from mixdef.attacks import gan
-  from mixdef.contrib.mixup_theory.report import theory_report
+  from mixdef.contrib.mixup_theory import report as likelihood_ratios
   from mixdef.metrics import roc
 
 _MODELS = "models"
@@ -168,7 +166,9 @@ def _theory(models, natural):
     return None  # no record has an undefended reference with it and one without
   audited = models.data.audited
   losses = [-gan.gan_signals(side).phi[:, audited, 0] for side in (natural, models)]
-  return theory_report(losses[0], models.keep[:, audited], losses[1], fixed=True)
+  return likelihood_ratios.theory_report(
+    losses[0], models.keep[:, audited], losses[1], fixed=True
+  )
 
 
 def _figure(value: float | None) -> str:
