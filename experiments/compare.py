@@ -24,7 +24,6 @@ with epy.lazy_imports():
   from mixdef import auditing, metrics
   from mixdef.auditing.pages import compare_page
   from mixdef.core import files, reading
-  from mixdef.training import signature
 
 _COLUMNS = ("audit", "defense", "accuracy", "accuracy_std", "epsilon", "attack", "auc")
 _COLUMNS += ("auc_low", "auc_high", "fpr", "tpr")
@@ -68,7 +67,7 @@ class CompareSettings(JobSettings):
       report, scores = auditing.read_report(path), _read_scores(path)
       parts = [part for item in sorted(scores.items()) for part in item]
       words = json.dumps(report, sort_keys=True)
-      found[f"content of {name}"] = signature.digest(words, *parts)
+      found[f"content of {name}"] = reading.digest(words, *parts)
     return found
 
 

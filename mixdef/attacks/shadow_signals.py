@@ -11,11 +11,11 @@ import numpy as np
 from mixdef.attacks.query import signals
 from mixdef.attacks.signals import Signals
 from mixdef.attacks.views import identity
+from mixdef.core.reading import digest
 from mixdef.data import Dataset
 from mixdef.training.fitting import shadow_training
 from mixdef.training.hosts import Stopped
 from mixdef.training.shadows import Shadows
-from mixdef.training.signature import digest
 
 _OTHERS = "population/"
 _RECORDS = 256  # records whose views are held at once

@@ -15,9 +15,8 @@ from absl import logging
 
 from mixdef.attacks import Signals
 from mixdef.core.files import whole_file
-from mixdef.core.reading import Damaged, read_npz
+from mixdef.core.reading import Damaged, digest, read_npz
 from mixdef.training import Ensemble
-from mixdef.training.signature import digest
 
 _FIRST = ("phi", "keep", "audited")
 # Names of records change no score, and these other fields have their own digests.

@@ -20,10 +20,11 @@ from mixdef.auditing.kept_scores import (
 )
 from mixdef.core import validate
 from mixdef.core.randomness import check_seed, generator
+from mixdef.core.reading import digest
 from mixdef.metrics.roc import complete_targets
 from mixdef.metrics.summary import summarize
 from mixdef.training import Ensemble
-from mixdef.training.signature import digest, same_or_refuse
+from mixdef.training.signature import same_or_refuse
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

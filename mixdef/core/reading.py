@@ -93,6 +93,16 @@ def read_json(
     return unsealed(value) if sealed else value
 
 
+def digest(*arrays) -> str:
+  """Hash the content, shape and type of arrays to 16 hexadecimal digits."""
+  state = hashlib.sha256()
+  for array in arrays:
+    array = np.asarray(array)
+    state.update(f"{array.dtype}{array.shape}".encode())
+    state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+  return state.hexdigest()[:16]
+
+
 def digest_file(path: str | pathlib.Path, *, fix: str) -> str:
   """Hash the content of a file to 16 hexadecimal digits.
 

@@ -13,6 +13,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from mixdef.core.reading import digest
+
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _NOT_OF_A_MODULE = ("parent", "name")
 
@@ -71,8 +73,6 @@ def _pairs(named):
 
 
 def _text_of_array(array):
-  from mixdef.training.signature import digest
-
   if isinstance(array, jax.core.Tracer):
     return f"{array.dtype}{list(array.shape)}"
   if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):

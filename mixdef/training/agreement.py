@@ -11,9 +11,9 @@ from absl import logging
 
 from mixdef.core.files import write_json
 from mixdef.core.randomness import KEY_IMPLEMENTATION
-from mixdef.core.reading import Damaged, read_json, seal
+from mixdef.core.reading import Damaged, digest, read_json, seal
 from mixdef.training.prepare import Training
-from mixdef.training.signature import digest, equal_or_refuse, same_or_refuse
+from mixdef.training.signature import equal_or_refuse, same_or_refuse
 from mixdef.training.store import Store
 from mixdef.training.strategy import decide
 

@@ -13,8 +13,15 @@ import jax
 import numpy as np
 
 from mixdef.core.randomness import KEY_IMPLEMENTATION
-from mixdef.core.reading import Damaged, check_form, read_json, read_npz, seal, unsealed
-from mixdef.training.signature import digest
+from mixdef.core.reading import (
+  Damaged,
+  check_form,
+  digest,
+  read_json,
+  read_npz,
+  seal,
+  unsealed,
+)
 
 _ARRAYS = "arrays.npz"
 _NOTES = "_CHECKPOINT_METADATA"  # the file in which Orbax stores them

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from mixdef.core.reading import digest
 from mixdef.training.agreement import FIX, UNFINISHED
 from mixdef.training.ensemble import predict_in_blocks
 from mixdef.training.hosts import Stopped
 from mixdef.training.prepare import Training, fold_keys
 from mixdef.training.programs import programs, question
 from mixdef.training.progress import Progress
-from mixdef.training.signature import digest, equal_or_refuse
+from mixdef.training.signature import equal_or_refuse
 from mixdef.training.store import Store
 
 _CHECKPOINT_SECONDS = 60.0

@@ -1,29 +1,17 @@
 """Fingerprints of a run; refuses to resume a folder made by a different run."""
 
-import hashlib
 import json
 import pathlib
 
-import numpy as np
 from absl import logging
 
 from mixdef.core.files import write_json
-from mixdef.core.reading import Damaged, read_json
+from mixdef.core.reading import Damaged, digest, read_json
 from mixdef.data import Dataset
 
 
 class AnotherRun(ValueError):
   """The folder holds a run that differs in a way that affects results."""
-
-
-def digest(*arrays) -> str:
-  """Hash the content, shape and type of arrays to 16 hexadecimal digits."""
-  state = hashlib.sha256()
-  for array in arrays:
-    array = np.asarray(array)
-    state.update(f"{array.dtype}{array.shape}".encode())
-    state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-  return state.hexdigest()[:16]
 
 
 def digest_data(data: Dataset) -> str:
