@@ -83,8 +83,8 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   if jax.process_index():
     return {}  # the first process reports
   signals = answered.signals
-  families = mixdef.attacks.ATTACKS.families
-  chosen = [attack.__name__ for kind in _FAMILIES for attack in families[kind]]
+  every = mixdef.attacks.ATTACKS
+  chosen = [name for name in every.on_signals if every.family(name) in _FAMILIES]
   found = auditing.run_attacks(chosen, signals)
   arrays: dict[str, Any] = {
     "ids": data.ids,

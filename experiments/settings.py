@@ -23,7 +23,7 @@ with epy.lazy_imports():
   import texts
 
   import mixdef
-  from mixdef.core import files
+  from mixdef.core import files, parsing, reading, registry
   from mixdef.training import signature
 
 AnyJob = TypeVar("AnyJob", bound="JobSettings")
@@ -91,7 +91,14 @@ class JobSettings:
 
   def inputs(self) -> dict[str, str]:
     """Return what else the result is made from: versions, and digests of content."""
-    return {"mixdef": command_line.version("mixdef")}
+    found = {"mixdef": command_line.version("mixdef")}
+    for field in dataclasses.fields(self):
+      text = getattr(self, field.name)
+      if isinstance(text, str) and field.name not in (*PATHS, *PLACES):
+        for name in parsing.modules_named(text):
+          file = registry.import_module(name).__file__
+          found[f"content of {name}"] = reading.digest_file(file, fix="name a module")
+    return found
 
   def folder(self, job: str, inputs: Mapping[str, str] | None = None) -> pathlib.Path:
     """Return the run folder: `out`, else a name in runs/ that these settings decide.

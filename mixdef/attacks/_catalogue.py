@@ -58,6 +58,20 @@ class Catalogue:
     """Return "signals" or "models"."""
     return self._of(self.attacks[name], "reads")
 
+  def source(self, name: str) -> str | None:
+    """Return the source code of an attack from outside mixdef, if there is any.
+
+    Stored scores of such an attack are reused only while its code is unchanged; the
+    code of mixdef's own attacks is identified by the version.
+    """
+    function = inspect.unwrap(self.attacks[name])
+    if function.__module__.partition(".")[0] == "mixdef":
+      return None
+    try:
+      return inspect.getsource(function)
+    except OSError:
+      return None
+
   def _reading(self, what):
     return {n: a for n, a in self.attacks.items() if self._of(a, "reads") == what}
 

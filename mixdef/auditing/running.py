@@ -116,6 +116,8 @@ def run_attacks(
     run = _Run(*kind, attack, signals, ensemble, budget, extra, seed)
     try:
       made_from = {**marks, "attack": name, "models": models if run.asks else None}
+      if source := catalogue.source(plain):
+        made_from["source"] = source
       scores, seconds = run.kept(out, name, made_from)
     except Unavailable as error:
       findings.not_run[name] = str(error)

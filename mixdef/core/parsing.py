@@ -118,6 +118,15 @@ def split_calls(text: str) -> list[str]:
   return [written(part) for part in (getattr(node, "elts", None) or [node])]
 
 
+def modules_named(text: str) -> list[str]:
+  """Return the modules that a text names as `module:name`.
+
+  >>> modules_named("my_module:flooding(0.3)|mixup")
+  ['my_module']
+  """
+  return [module for _, module in _QUALIFIED.findall(text) if module]
+
+
 def called(text: str) -> str:
   """Return the name that a text calls, or the text itself if it is not a call.
 

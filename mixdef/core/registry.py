@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any, TypeVar
 
+from absl import logging
+
 AnyFactory = TypeVar("AnyFactory", bound=Callable[..., Any])
 
 
@@ -97,7 +99,8 @@ def import_module(name: str) -> Any:
     ValueError: with the reason why it cannot be imported.
   """
   try:
-    if importlib.util.find_spec(name.partition(".")[0]) is None:
+    missing = importlib.util.find_spec(name.partition(".")[0]) is None
+    if missing and os.getcwd() not in sys.path:
       sys.path.insert(0, os.getcwd())
     return importlib.import_module(name)
   except Exception as error:  # importing runs arbitrary code
@@ -108,15 +111,14 @@ def import_module(name: str) -> Any:
 def load_plugins() -> None:
   """Import the modules that installed packages publish as `mixdef.plugins`.
 
-  Raises:
-    ValueError: for one that cannot be imported, with its package.
+  A module that cannot be imported is left out, with a warning that names its package.
   """
   for point in metadata.entry_points(group="mixdef.plugins"):
     try:
       import_module(point.module)
     except ValueError as error:
       package = point.dist.name if point.dist else "a package"
-      raise ValueError(f"plugin {point.name!r} of {package}: {error}") from error
+      logging.warning("plugin %r of %s is left out: %s", point.name, package, error)
 
 
 DEFENSES = Registry("defense")

@@ -62,9 +62,7 @@ def mine(tmp_path, monkeypatch):
 def test_a_defense_of_a_module_is_read_and_written_by_its_text(mine):
   text = "my_module:flooding(0.3)|mixup"
   made = mixdef.parse(text)
-  assert str(made) == "my_module:flooding(level=0.3)|mixup(alpha=1.0)".replace(
-    "(alpha=1.0)", ""
-  )
+  assert str(made) == "my_module:flooding(level=0.3)|mixup"
   assert str(mixdef.parse(str(made))) == str(made)
   assert [part.name for part in made.parts] == ["flooding", "mixup"]
   # Once imported it has its plain name as well.
@@ -80,7 +78,7 @@ def test_a_defense_of_a_module_is_read_and_written_by_its_text(mine):
     ("my_module:three", "my_module has no defense called three"),
     ("no_such_module:flooding", "'no_such_module' cannot be imported: ModuleNotFound"),
     ("my_module:bare", "my_module:bare has no text .*: decorate it by @defense"),
-    ("my_module:tiny('x')", "makes a Dataset|'str'|tiny"),
+    ("my_module:tiny('x')", "makes a Dataset, where a defense belongs"),
     ("my_module:flooding(depth=3)", r"my_module:flooding\(depth=3\): .*'depth'"),
     ("my_module:flooding(", "cannot read"),
   ],
@@ -110,6 +108,30 @@ def test_an_attack_of_ones_own_enters_the_audit(mine):
   assert row["about"] == "Score a record by its largest log-probability."
   turned = mixdef.audit(signals, attacks="my_module:largest(sign=-1.0)").report
   assert turned["attacks"]["my_module:largest(sign=-1.0)"]["auc"] < 0.2
+
+
+def test_changed_code_of_ones_own_is_not_answered_from_earlier_results(mine, tmp_path):
+  from settings import Settings
+
+  keep = mixdef.subsets(4, 60, seed=0)
+  phi = np.random.default_rng(0).normal(size=(4, 60, 1))
+  signals = Signals.from_phi(phi + keep[..., None], keep)
+  settings = {"defense": "my_module:flooding(0.3)"}
+
+  def outcome():
+    how = {"attacks": "my_module:largest", "out": tmp_path / "audit"}
+    report = mixdef.audit(signals, **how).report
+    inputs = Settings(**settings).inputs()
+    return report["strongest"]["auc"], inputs["content of my_module"]
+
+  first, again = outcome(), outcome()
+  assert first == again
+  turned = MINE.replace("return sign *", "return -sign *")
+  (tmp_path / "my_module.py").write_text(turned + "\n")
+  sys.modules.pop("my_module")
+  auc, content = outcome()
+  assert auc == pytest.approx(1 - first[0])
+  assert content != first[1]
 
 
 def test_an_attack_without_the_decorator_is_told_of_it():
@@ -166,7 +188,7 @@ def test_aliases_and_recipes_are_names_too():
   assert str(mixdef.parse("ccql")) == "ccl(form='ccql')"
 
 
-def test_plugins_are_imported_and_a_broken_one_is_named(mine, monkeypatch):
+def test_plugins_are_imported_and_a_broken_one_is_named(mine, monkeypatch, caplog):
   class Point:
     name, module, dist = "mine", "my_module", None
 
@@ -177,8 +199,10 @@ def test_plugins_are_imported_and_a_broken_one_is_named(mine, monkeypatch):
   registry.load_plugins()
   assert str(mixdef.parse("flooding(0.2)")) == "flooding(level=0.2)"
   monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [Broken])
-  with pytest.raises(ValueError, match="plugin 'theirs' of a package: module"):
-    registry.load_plugins()
+  registry.load_plugins()
+  assert "plugin 'theirs' of a package is left out: module 'no_such_module'" in (
+    caplog.text
+  )
 
 
 def _registries():

@@ -90,7 +90,8 @@ def render(
       baseline=_baseline(report.get("dp_baseline"), report["attacks"]),
       setting=rows.setting_rows(report.get("setting") or {}),
       added=tuple(
-        (one["name"], one["title"], True) for one in report.get("sections") or ()
+        (f"added-{one['name']}", one["title"], True)
+        for one in report.get("sections") or ()
       ),
     )
   )
