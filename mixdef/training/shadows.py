@@ -218,11 +218,16 @@ def open_shadows(
         yield shadows
     finally:
       shadows.loop.progress.close()
-    if store and first:
-      store.gather_metrics()
-      store.forget("unfinished")
-    with hosts.together("gathered"):
-      shadows.loop.history = store.read_metrics() if store else shadows.loop.history
+    if store:
+      shadows.loop.history = hosts.first_then_all(lambda: _gathered(store))
+
+
+def _gathered(store):
+  """Merge what the processes wrote, on process 0, and return the metrics."""
+  if jax.process_index() == 0:
+    store.gather_metrics()
+    store.forget("unfinished")
+  return store.read_metrics()
 
 
 def _chunks(total, size):

@@ -3,13 +3,15 @@
 Keys of the JSON: `models`, `epochs` and `strategy`; and if wanted `out`, a folder;
 `answer`, an npz for the signals; `at_once`, models in a chunk; `devices`, CPU devices
 to force; `coordinator`, [address, processes, number]; `full`, the process that finds
-the disk full.
+the disk full; `slow`, the process that waits before it reads a file.
 """
 
 import errno
 import json
 import os
+import pathlib
 import sys
+import time
 
 if __name__ == "__main__":
   ASKED = json.loads(sys.argv[1])
@@ -61,7 +63,20 @@ def _full(file, **arrays):
   raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def main(answer=None, at_once=None, devices=1, coordinator=None, full=None, **asked):
+def _slowly(path, read=pathlib.Path.read_bytes):
+  time.sleep(0.5)
+  return read(path)
+
+
+def main(
+  answer=None,
+  at_once=None,
+  devices=1,
+  coordinator=None,
+  full=None,
+  slow=None,
+  **asked,
+):
   """Do what the JSON says."""
   if coordinator:
     hosts.connect(*coordinator)
@@ -69,6 +84,8 @@ def main(answer=None, at_once=None, devices=1, coordinator=None, full=None, **as
   loop._CHECKPOINT_SECONDS = 0.0
   if full == jax.process_index():
     np.savez = _full
+  if slow == jax.process_index():
+    pathlib.Path.read_bytes = _slowly
   if at_once:
     strategy.models_at_once = lambda *_: (at_once, 0.0)
   print("started", flush=True)
