@@ -66,5 +66,5 @@ __all__ = [
   "read_signals",
   "statistics",
   "tune_offline_a",
-  *sorted(CATALOGUE),
+  *sorted(CATALOGUE.registered),
 ]

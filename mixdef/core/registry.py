@@ -4,9 +4,9 @@ A decorator adds a factory to the registry of its kind, under the factory's own 
 Everything that looks up names (flags, `parse`, the documents, the common tables of
 tests) uses the registries.
 
-A third-party module registers its factories when it is imported, either because a text
-names it as `my_module:name`, or because it is published as an entry point of the group
-`mixdef.plugins`.
+A registry is filled when it is first read: it imports the rooms of mixdef and the
+modules that installed packages publish as entry points of the group `mixdef.plugins`. A
+third-party module can also be named in a text, as `my_module:name`.
 """
 
 import importlib
@@ -14,7 +14,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from typing import Any, TypeVar
 
@@ -22,20 +22,68 @@ from absl import logging
 
 AnyFactory = TypeVar("AnyFactory", bound=Callable[..., Any])
 
+_ROOMS = (
+  "data",
+  "models",
+  "defenses",
+  "learners",
+  "attacks",
+  "attacks.gan",
+  "auditing",
+)
+_filled = False
 
-class Registry(dict[str, Callable[..., Any]]):
+
+class Registry(Mapping[str, Callable[..., Any]]):
   """Factories of one kind by name.
 
   Attributes:
     what: what the factories make, for error messages, for example "defense".
+    registered: the factories of the modules imported so far; reading anything else
+      imports all others first.
     aliases: alternative names, each for a factory or for a call of one.
   """
 
   def __init__(self, what: str) -> None:
     """Create an empty registry."""
-    super().__init__()
     self.what = what
-    self.aliases: dict[str, str] = {}
+    self.registered: dict[str, Callable[..., Any]] = {}
+    self._aliases: dict[str, str] = {}
+
+  @property
+  def aliases(self) -> dict[str, str]:
+    """The aliases of all modules."""
+    _fill()
+    return self._aliases
+
+  def __iter__(self) -> Iterator[str]:
+    _fill()
+    return iter(self.registered)
+
+  def __len__(self) -> int:
+    _fill()
+    return len(self.registered)
+
+  def __contains__(self, name: object) -> bool:
+    _fill()
+    return name in self.registered
+
+  def __getitem__(self, name: str) -> Callable[..., Any]:
+    """Return a registered factory, or import one named `module:name`.
+
+    Raises:
+      KeyError: for an unknown name.
+      ValueError: for a module that cannot be imported or lacks the name.
+    """
+    if name in self:
+      return self.registered[name]
+    module, colon, attribute = name.rpartition(":")
+    if not colon:
+      raise KeyError(name)
+    found = getattr(import_module(module), attribute, None)
+    if not callable(found):
+      raise ValueError(f"{name}: {module} has no {self.what} called {attribute}")
+    return found
 
   def register(
     self,
@@ -57,9 +105,11 @@ class Registry(dict[str, Callable[..., Any]]):
     Raises:
       ValueError: for a name that another factory has.
     """
+    if not _place(factory)[0].startswith("mixdef."):
+      _fill()  # so that a name of mixdef is refused here, not when it is imported
     name = factory.__name__ if name is None else name
     for taken in (name, *(aliases or {})):
-      holder = self.get(self.aliases.get(taken, taken).partition("(")[0])
+      holder = self.registered.get(self._aliases.get(taken, taken).partition("(")[0])
       if holder is None or _place(holder) == _place(factory):
         continue
       if "<locals>" not in _place(holder)[1]:
@@ -67,24 +117,9 @@ class Registry(dict[str, Callable[..., Any]]):
           f"a {self.what} called {taken!r} is there already, of {_place(holder)[0]}: "
           f"give that of {_place(factory)[0]} another name"
         )
-    self[name] = factory
-    self.aliases.update(aliases or {})
+    self.registered[name] = factory
+    self._aliases.update(aliases or {})
     return factory
-
-  def __missing__(self, name: str) -> Callable[..., Any]:
-    """Import and return the factory named `module:name`.
-
-    Raises:
-      KeyError: for another name.
-      ValueError: for a module that cannot be imported or lacks the name.
-    """
-    module, colon, attribute = name.rpartition(":")
-    if not colon:
-      raise KeyError(name)
-    found = getattr(import_module(module), attribute, None)
-    if not callable(found):
-      raise ValueError(f"{name}: {module} has no {self.what} called {attribute}")
-    return found
 
 
 def _place(factory: Any) -> tuple[str, str]:
@@ -106,6 +141,17 @@ def import_module(name: str) -> Any:
   except Exception as error:  # importing runs arbitrary code
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     raise ValueError(f"module {name!r} cannot be imported: {reason}") from error
+
+
+def _fill() -> None:
+  """Import what registers factories, once: the rooms of mixdef, then the plugins."""
+  global _filled
+  if _filled:
+    return
+  _filled = True  # what is imported here may read a registry
+  for room in _ROOMS:
+    importlib.import_module(f"mixdef.{room}")
+  load_plugins()
 
 
 def load_plugins() -> None:
@@ -130,6 +176,9 @@ GAN_LEARNERS = Registry("learner")
 DATASETS = Registry("data set")
 MODELS = Registry("model")
 SECTIONS = Registry("section")
+
+FLAT = (DEFENSES, RECIPES, LEARNERS, GAN_LEARNERS)
+"""Registries whose factories are also public names of `mixdef`."""
 
 
 def recipe(factory: AnyFactory) -> AnyFactory:

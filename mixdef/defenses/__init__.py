@@ -40,4 +40,4 @@ from mixdef.defenses.teachers import distillation
 
 CATALOGUE, RECIPES = registry.DEFENSES, registry.RECIPES
 
-__all__ = ["CATALOGUE", "RECIPES", *CATALOGUE, *RECIPES]
+__all__ = ["CATALOGUE", "RECIPES", *CATALOGUE.registered, *RECIPES.registered]

@@ -19,4 +19,4 @@ from mixdef.learners.wgan import mixup_gan, par_gan, wgan_gp
 
 CATALOGUE, GANS = registry.LEARNERS, registry.GAN_LEARNERS
 
-__all__ = ["CATALOGUE", "GANS", "classifier", *CATALOGUE, *GANS]
+__all__ = ["CATALOGUE", "GANS", "classifier", *CATALOGUE.registered, *GANS.registered]

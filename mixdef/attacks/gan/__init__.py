@@ -63,5 +63,5 @@ __all__ = [
   "tvd",
   "with_reconstructions",
   "with_references",
-  *sorted(CATALOGUE),
+  *sorted(CATALOGUE.registered),
 ]

@@ -1,6 +1,4 @@
-"""Know, and reduce, what a trained model leaks about its training records."""
-
-from typing import Any
+"""The public names of mixdef, which the package imports at their first use."""
 
 from mixdef import (
   attacks,
@@ -71,6 +69,7 @@ __all__ = [
   "parse",
   "read_signals",
   "recipe",
+  "registry",
   "section",
   "shadow_signals",
   "signals",
@@ -80,25 +79,3 @@ __all__ = [
   "training",
   "utility",
 ]
-
-_BY_NAME = (
-  registry.DEFENSES,
-  registry.RECIPES,
-  registry.LEARNERS,
-  registry.GAN_LEARNERS,
-)
-
-
-def __getattr__(name: str) -> Any:
-  """Return the registered defense or learner of this name: `mixdef.adamixup`."""
-  for factories in _BY_NAME:
-    if name in factories:
-      return factories[name]
-  raise AttributeError(f"module 'mixdef' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-  return sorted({*__all__, *(name for factories in _BY_NAME for name in factories)})
-
-
-registry.load_plugins()
