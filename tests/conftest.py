@@ -72,10 +72,8 @@ def names_as_before():
   before = [(dict(one), dict(one.aliases)) for one in every]
   yield
   for one, (entries, aliases) in zip(every, before, strict=True):
-    if one != entries:
-      one.clear()
-      one.update(entries)
-      one.aliases = aliases
+    if one.registered != entries:
+      one.registered, one.aliases = entries, aliases
 
 
 @pytest.fixture

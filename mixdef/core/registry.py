@@ -48,13 +48,7 @@ class Registry(Mapping[str, Callable[..., Any]]):
     """Create an empty registry."""
     self.what = what
     self.registered: dict[str, Callable[..., Any]] = {}
-    self._aliases: dict[str, str] = {}
-
-  @property
-  def aliases(self) -> dict[str, str]:
-    """The aliases of all modules."""
-    _fill()
-    return self._aliases
+    self.aliases: dict[str, str] = {}
 
   def __iter__(self) -> Iterator[str]:
     _fill()
@@ -109,7 +103,7 @@ class Registry(Mapping[str, Callable[..., Any]]):
       _fill()  # so that a name of mixdef is refused here, not when it is imported
     name = factory.__name__ if name is None else name
     for taken in (name, *(aliases or {})):
-      holder = self.registered.get(self._aliases.get(taken, taken).partition("(")[0])
+      holder = self.registered.get(self.aliases.get(taken, taken).partition("(")[0])
       if holder is None or _place(holder) == _place(factory):
         continue
       if "<locals>" not in _place(holder)[1]:
@@ -118,7 +112,7 @@ class Registry(Mapping[str, Callable[..., Any]]):
           f"give that of {_place(factory)[0]} another name"
         )
     self.registered[name] = factory
-    self._aliases.update(aliases or {})
+    self.aliases.update(aliases or {})
     return factory
 
 

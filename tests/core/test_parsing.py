@@ -107,7 +107,7 @@ def test_an_alias_may_be_a_call_whose_arguments_the_text_overrides():
     return widths, depth, num_classes
 
   nets = Registry("model")
-  nets.update(net=net)
+  nets.register(net)
   nets.aliases["deep"] = "net(depth=9, num_classes=4)"
   read = functools.partial(parse_call, catalogue=nets, what="model", num_classes=3)
   assert read("net") == ((), 1, 3)
