@@ -157,7 +157,7 @@ def run(settings: AuditSettings, folder: pathlib.Path) -> dict:
 def _of_arrays(settings, folder):
   path = pathlib.Path(settings.arrays)
   return mixdef.audit(
-    mixdef.attacks.read_signals(path),
+    mixdef.Signals.from_npz(path),
     target=settings.released,
     attacks=settings.chosen_attacks(),
     budget=settings.budget,
@@ -170,13 +170,13 @@ def _of_arrays(settings, folder):
 def _of_shadows(settings, folder):
   data = settings.load()
   if data.test is None:
-    data = data.split(0.2, seed=settings.seed)
+    data = data.hold_out(0.2, seed=settings.seed)
   data = settings.cut(data, halves=2)
   asked = {
-    "queries": mixdef.attacks.VIEWS[settings.views](data.test.x),
+    "views": mixdef.attacks.VIEWS[settings.views](data.test.x),
     "seed": settings.seed,
   }
-  asked["queries"](data.x[:1])  # views that these records have not: refused at once
+  asked["views"](data.x[:1])  # views that these records have not: refused at once
   planted = _planted(settings, data)
   compared = settings.dp_baseline or settings.quick
   stages = _stages(settings, planted=planted is not None, compared=compared)
@@ -224,13 +224,7 @@ def _stages(settings, *, planted, compared):
 
 def _train(settings, folder, stages, learner, data, name):
   """Train the shadows of one part of the audit, each on random halves."""
-  keep = mixdef.subsets(
-    settings.shadows,
-    len(data),
-    seed=settings.seed,
-    eligible=data.audited,
-    always=data.always,
-  )
+  keep = mixdef.subsets(data, settings.shadows, seed=settings.seed)
   stages.begin(name)
   return mixdef.fit_many(
     learner,
@@ -262,7 +256,7 @@ def _planted(settings, data):
 def _dp_baseline(settings, folder, stages, ensemble, planted, asked):
   """Find DP-SGD of matched accuracy, train its shadows and attack them alike."""
   data = ensemble.data
-  reached = auditing.accuracies(mixdef.signals(ensemble, log_probs=False))
+  reached = auditing.accuracies(ensemble.signals(log_probs=False))
   stages.begin("dp_candidates")
   matched = auditing.matched_dp(
     settings.networks(data)[0],
@@ -298,11 +292,11 @@ def _transferred(settings, folder, stages):
   stages.begin("transfer")
   other = dataclasses.replace(settings, dataset=settings.transfer, reference=0)
   data = other.cut(other.load(), halves=2)
-  keep = mixdef.subsets(2, len(data), seed=settings.seed)
+  keep = mixdef.subsets(data, 2, seed=settings.seed)
   models = mixdef.fit_many(
     other.make_learner(data), data, keep, out=folder / "transfer", **settings.training()
   )
-  return {"salem_2": {"source": mixdef.signals(models)}}
+  return {"salem_2": {"source": models.signals()}}
 
 
 def show(result: dict) -> None:

@@ -40,9 +40,7 @@ def run(settings: GanSettings, folder: pathlib.Path) -> dict:
   inception = (
     utility.inception_features(settings.inception) if settings.inception else None
   )
-  keep = mixdef.subsets(
-    settings.shadows, len(data), seed=settings.seed, eligible=data.audited
-  )
+  keep = mixdef.subsets(data, settings.shadows, seed=settings.seed)
   trained = ["natural references"] if settings.natural else []
   trained.append("GANs")
   if settings.is_defended and not settings.natural:
@@ -153,10 +151,10 @@ def _adaptive(settings, models, natural) -> list[dict[str, Any]]:
     if not len(targets):
       continue  # too few models: every one has members alone, or none, with a score
     row = {"query": query, "references": references, "num_targets": len(targets)}
-    figures = metrics.summarize(
+    found = metrics.summarize(
       cell.scores[targets], cell.members[targets], seed=settings.seed
     )
-    rows.append(row | figures | {"coverage": cell.coverage})
+    rows.append(row | found.to_json() | {"coverage": cell.coverage})
   return rows
 
 
@@ -165,7 +163,7 @@ def _theory(models, natural):
   if natural is None or len(models) < 3:
     return None  # no record has an undefended reference with it and one without
   audited = models.data.audited
-  losses = [-gan.gan_signals(side).phi[:, audited, 0] for side in (natural, models)]
+  losses = [-side.signals().phi[:, audited, 0] for side in (natural, models)]
   return likelihood_ratios.theory_report(
     losses[0], models.keep[:, audited], losses[1], fixed=True
   )

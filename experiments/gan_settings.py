@@ -190,7 +190,7 @@ class GanSettings(ShadowSettings):
     """Return the records to train on, with held-out ones."""
     data = self.load()
     if data.test is None:
-      data = data.split(0.2, seed=self.seed)
+      data = data.hold_out(0.2, seed=self.seed)
     whole = dataclasses.replace(self, quick=False)
     if self.quick and not self.train_size:
       whole = dataclasses.replace(

@@ -60,15 +60,13 @@ class LiraSettings(ShadowSettings):
 def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   """Train the shadows and attack them; returns what result.json holds."""
   data = settings.cut(settings.load(), halves=2)
-  keep = mixdef.subsets(
-    settings.shadows, len(data), seed=settings.seed, eligible=data.audited
-  )
+  keep = mixdef.subsets(data, settings.shadows, seed=settings.seed)
   views = mixdef.attacks.VIEWS["mirror" if settings.mirror else "none"]
   answered = mixdef.shadow_signals(
     settings.make_learner(data),
     data,
     keep,
-    queries=views(),
+    views=views(),
     population=data.test,
     keep_params=settings.keep_params,
     epochs=settings.passes,

@@ -239,7 +239,8 @@ class Settings(JobSettings):
     if self.quick:
       size = min(size, 300 * halves)
     if size < left:
-      chosen = mixdef.splits(len(data), 1, size=size + self.reference, seed=self.seed)
+      size += self.reference
+      chosen = mixdef.disjoint_splits(data, 1, size=size, seed=self.seed)
       data = data.select(chosen[0])
     data = data.standardize() if self.standardize else data
     return data.with_reference(self.reference, seed=self.seed)

@@ -129,7 +129,7 @@ def run(settings: SweepSettings, folder: pathlib.Path) -> dict:
   for one in runs:
     data = loaded[one.dataset]
     if data.test is None:
-      data = data.split(0.2, seed=one.seed)
+      data = data.hold_out(0.2, seed=one.seed)
     data = one.cut(data, halves=2)
     for grid in one.grids:
       for part in _programs(grid):
@@ -241,7 +241,7 @@ def _refused(error) -> dict[str, str]:
 def _trained(settings, data, grid, scratch) -> mixdef.Ensemble:
   """The shadows of the first cell, then of the next, on the same halves."""
   cells, shadows = len(grid.cells), settings.shadows
-  keep = mixdef.subsets(shadows, len(data), seed=settings.seed, eligible=data.audited)
+  keep = mixdef.subsets(data, shadows, seed=settings.seed)
 
   def learner(**values):
     return settings.make_learner(data, grid.defense(**values))
@@ -280,7 +280,7 @@ def _attacked(settings, ensemble) -> dict[str, Any]:
     ensemble = ensemble.sound()
   except ValueError as error:  # those of other cells need not have diverged
     return _refused(error)
-  signals = mixdef.signals(ensemble, population=ensemble.data.test)
+  signals = ensemble.signals(population=ensemble.data.test)
   budget = auditing.Budget(
     targets=settings.attack_targets, records=settings.attack_records
   )

@@ -23,7 +23,7 @@ def run(settings: Settings, folder: pathlib.Path) -> dict:
   """Train as the settings say; returns what result.json holds."""
   data = settings.load()
   if data.test is None:
-    data = data.split(0.2, seed=settings.seed)
+    data = data.hold_out(0.2, seed=settings.seed)
   data = settings.cut(data, halves=1)
   trained = mixdef.fit(
     settings.make_learner(data),

@@ -12,8 +12,7 @@ from mixdef import (
   training,
   utility,
 )
-from mixdef.attacks import Signals, leave_one_out, read_signals
-from mixdef.attacks.query import signals
+from mixdef.attacks import Signals, leave_one_out
 from mixdef.attacks.shadow_signals import shadow_signals
 from mixdef.auditing import audit
 from mixdef.core import (
@@ -32,7 +31,7 @@ from mixdef.core import (
   registry,
   section,
 )
-from mixdef.data import Dataset, load, splits, subsets
+from mixdef.data import Dataset, disjoint_splits, load, subsets
 from mixdef.learners import classifier
 from mixdef.metrics import summarize
 from mixdef.training import Ensemble, Run, fit, fit_many
@@ -56,6 +55,7 @@ __all__ = [
   "dataset",
   "defense",
   "defenses",
+  "disjoint_splits",
   "fit",
   "fit_many",
   "from_optax",
@@ -67,13 +67,10 @@ __all__ = [
   "model",
   "models",
   "parse",
-  "read_signals",
   "recipe",
   "registry",
   "section",
   "shadow_signals",
-  "signals",
-  "splits",
   "subsets",
   "summarize",
   "training",

@@ -14,7 +14,7 @@ import sweep
 from gan_settings import GanSettings
 from settings import JobSettings
 
-from mixdef.attacks import read_signals
+from mixdef.attacks import Signals
 from mixdef.auditing import kept_scores, read_report
 from mixdef.auditing.pages import compare_page
 from mixdef.core.reading import seal
@@ -107,10 +107,10 @@ def outputs():
 def test_damaged_arrays_of_a_user(tmp_path, save):
   path = tmp_path / "outputs.npz"
   save(path, **outputs())
-  expected, read = read_signals(path), 0
+  expected, read = Signals.from_npz(path), 0
   for content in broken(path.read_bytes(), 80):
     path.write_bytes(content)
-    found = one_line(path, read_signals)
+    found = one_line(path, Signals.from_npz)
     if found is not None:  # what was hit says nothing, as a date
       read += 1
       np.testing.assert_array_equal(found.phi, expected.phi)
@@ -125,7 +125,7 @@ def test_arrays_of_a_user_under_exchanged_names(tmp_path):
     for other in arrays:
       if one != other:
         np.savez(path, **{**arrays, one: arrays[other], other: arrays[one]})
-        assert one_line(path, read_signals) is None
+        assert one_line(path, Signals.from_npz) is None
 
 
 @pytest.mark.parametrize("place", ["file", "folder", "secret"])
@@ -140,7 +140,7 @@ def test_places_that_are_no_file(tmp_path, place, monkeypatch):
       raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(pathlib.Path, "open", refuse)
-  assert one_line(path, read_signals) is None
+  assert one_line(path, Signals.from_npz) is None
 
 
 def test_damaged_reports(tmp_path):

@@ -21,7 +21,7 @@ def run(settings: BenchSettings) -> dict:
     count = views(pictures.x[:1]).shape[1]
     rows += rows_of(
       f"signals, cnn 32x32, {count} views",
-      {"a model, record and view": lambda v=views: mixdef.signals(asked, queries=v)},
+      {"a model, record and view": lambda v=views: asked.signals(views=v)},
       settings.repeats,
       per=models * records * count,
     )
@@ -50,13 +50,13 @@ def run(settings: BenchSettings) -> dict:
 def _trained(model, data, models):
   """Models after one epoch: how long they take to answer does not depend on it."""
   learner = mixdef.classifier(model, optax.adam(1e-3))
-  keep = mixdef.subsets(models, len(data), seed=0)
+  keep = mixdef.subsets(data, models, seed=0)
   return mixdef.fit_many(learner, data, keep, epochs=1, strategy="loop")
 
 
 def _random_signals(models, records):
   rng = np.random.default_rng(0)
-  keep = mixdef.subsets(models, records, seed=0)
+  keep = mixdef.subsets(records, models, seed=0)
   logits = rng.normal(size=(models, records, 10))
   labels = rng.integers(0, 10, records)
   logits[:, np.arange(records), labels] += 2 * keep

@@ -75,7 +75,7 @@ def train_shadows(
     optax.sgd(rate, momentum=0.9, nesterov=True),
     mixdef.parse(settings.defense),
   )
-  keep = mixdef.subsets(settings.num_shadows, len(data), seed=settings.seed)
+  keep = mixdef.subsets(data, settings.num_shadows, seed=settings.seed)
   start = time.perf_counter()
   shadows = mixdef.fit_many(
     *(learner, data, keep),

@@ -3,7 +3,6 @@
 from mixdef.attacks._catalogue import Attack, Catalogue
 from mixdef.attacks._per_record import statistics
 from mixdef.attacks._targets import Unavailable, leave_one_out
-from mixdef.attacks.arrays import read_signals
 from mixdef.attacks.augmentation_aware import augmentation_aware
 from mixdef.attacks.bavaria import bavaria
 from mixdef.attacks.boundary import label_only_boundary
@@ -25,6 +24,7 @@ from mixdef.attacks.lira import (
   lira_online_fixed,
 )
 from mixdef.attacks.quantile import quantile
+from mixdef.attacks.query import classifier_signals
 from mixdef.attacks.relative_confidence import base, rmia, tune_offline_a
 from mixdef.attacks.relative_loss import attack_p, attack_r, calibrated_loss
 from mixdef.attacks.risk_score import privacy_risk_score
@@ -58,12 +58,12 @@ __all__ = [
   "Catalogue",
   "Signals",
   "Unavailable",
+  "classifier_signals",
   "flips_and_shifts",
   "leave_one_out",
   "lira_coverage",
   "mirror",
   "mixed",
-  "read_signals",
   "statistics",
   "tune_offline_a",
   *sorted(CATALOGUE.registered),

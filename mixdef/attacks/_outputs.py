@@ -1,12 +1,15 @@
 """Outputs of externally trained models: validation and reduction to statistics."""
 
 import itertools
+import pathlib
 from typing import Any
 
 import numpy as np
 
 from mixdef.attacks import _per_record
 from mixdef.core import validate
+from mixdef.core.files import local_path
+from mixdef.core.reading import read_npz
 
 _FIRST = 256  # records that usually suffice to reject a wrong scale
 
@@ -20,6 +23,38 @@ _LOGARITHMS = {
   "log-probabilities of base 10": (lambda f: 10**f, "multiply them by np.log(10)"),
 }
 """Mistakes such as passing probabilities for logits, and how to fix them."""
+
+
+_OPTIONAL = ("audited", "ids", "population_logits", "population_labels", "target")
+
+
+def read_file(path: str | pathlib.Path) -> dict[str, Any]:
+  """Read the arguments of `Signals.from_logits` from an npz file.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: naming the file and what is wrong with it.
+  """
+  path = local_path(path)
+  arrays: dict[str, Any] = read_npz(path, fix="write it with numpy.savez")
+  missing = [name for name in ("logits", "keep", "labels") if name not in arrays]
+  if missing:
+    raise ValueError(
+      f"{path} has no array {missing[0]!r}; it needs logits, keep, labels"
+    )
+  unknown = set(arrays) - {"logits", "keep", "labels", *_OPTIONAL}
+  if unknown:
+    raise ValueError(
+      f"{path} holds {sorted(unknown)[0]!r}, which is not read; optional are "
+      f"{', '.join(_OPTIONAL)}"
+    )
+  if "population_logits" in arrays or "population_labels" in arrays:
+    for name in ("population_logits", "population_labels"):
+      if name not in arrays:
+        raise ValueError(f"{path} has no {name}; a population needs logits and labels")
+    pair = arrays.pop("population_logits"), arrays.pop("population_labels")
+    arrays["population"] = pair
+  return arrays
 
 
 def read(

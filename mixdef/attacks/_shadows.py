@@ -152,6 +152,6 @@ def log_probs_of(signals: Signals) -> np.ndarray:
   if signals.log_probs is None:
     raise Unavailable(
       "these signals hold no log_probs; build them with Signals.from_logits or "
-      "signals(ensemble, log_probs=True)"
+      "ensemble.signals(log_probs=True)"
     )
   return signals.log_probs

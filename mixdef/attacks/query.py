@@ -1,14 +1,14 @@
 """Query an ensemble on every record and condense the outputs to `Signals`."""
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import numpy as np
 
 from mixdef.attacks._per_record import statistics
 from mixdef.attacks.signals import Signals
-from mixdef.attacks.views import identity
-from mixdef.core import validate
+from mixdef.attacks.views import Views, identity
+from mixdef.core import registry, validate
 from mixdef.data import Dataset
 from mixdef.training import Ensemble
 from mixdef.training.progress import Progress
@@ -16,15 +16,16 @@ from mixdef.training.progress import Progress
 _RECORDS = 256  # records per block; outputs [S,B,Q,K] of one block are held
 
 
-def signals(
+@functools.partial(registry.SIGNALS.register, name="classifiers")
+def classifier_signals(
   ensemble: Ensemble,
   *,
-  queries: Callable[[np.ndarray], np.ndarray] = identity,
   population: Dataset | None = None,
+  views: Views | None = None,
   log_probs: bool = True,
   progress: bool = False,
 ) -> Signals:
-  """Query the released models on every record.
+  """Query released classifiers on every record; called by `Ensemble.signals`.
 
   Records are streamed: only the outputs of one block are held in full. Of all others,
   three numbers per model, record and view are kept, and the log-probabilities of view
@@ -32,10 +33,10 @@ def signals(
 
   Args:
     ensemble: S trained models.
-    queries: x [B,...] -> [B,Q,...], the Q views of each record; the same for every
-      model, with the record itself as view 0.
     population: records that no model trained on and that are not among the ensemble's,
       such as `ensemble.data.test`, for attacks that calibrate on them.
+    views: x [B,...] -> [B,Q,...], the Q views of each record; the same for every model,
+      with the record itself as view 0, its only one by default.
     log_probs: whether to keep the log-probabilities [S,N,K] of view 0, which entropies
       and trained attack models read; the population's are never kept.
     progress: whether to show a progress bar (on a terminal) or lines.
@@ -58,9 +59,9 @@ def signals(
   if population is not None:
     nobody = np.zeros((len(ensemble), len(population)), bool)
     # No attack reads a population's log-probabilities.
-    parts = _ask(ensemble, population, queries, False, shown)
+    parts = _ask(ensemble, population, views, False, shown)
     others = Signals(**parts, keep=nobody, labels=population.y)
-  parts = _ask(ensemble, data, queries, log_probs, shown)
+  parts = _ask(ensemble, data, views, log_probs, shown)
   shown.close()
   return Signals(
     **parts,
@@ -72,7 +73,7 @@ def signals(
   )
 
 
-def _ask(ensemble, data, queries, log_probs, progress) -> dict[str, Any]:
+def _ask(ensemble, data, views, log_probs, progress) -> dict[str, Any]:
   """Return statistics [S,N,Q] and, if wanted, log-probabilities [S,N,K]."""
   stacks = {}
 
@@ -85,28 +86,28 @@ def _ask(ensemble, data, queries, log_probs, progress) -> dict[str, Any]:
   for models, predict in ensemble.chunks():
     for first in range(0, len(data), _RECORDS):
       rows = slice(first, first + _RECORDS)
-      views = _views(queries, data.x[rows])
-      outputs = predict(views.reshape(-1, *views.shape[2:]))
+      x = _views_of(data.x[rows], views or identity)
+      outputs = predict(x.reshape(-1, *x.shape[2:]))
       _refuse_nan(outputs, models.start)
-      outputs = outputs.reshape(len(outputs), *views.shape[:2], -1)
+      outputs = outputs.reshape(len(outputs), *x.shape[:2], -1)
       if log_probs:
         put("log_probs", models, rows, outputs[:, :, 0])
       for s, answers in enumerate(outputs, models.start):
         for name, block in statistics(answers, data.y[rows, None]).items():
           put(name, slice(s, s + 1), rows, block[None])
-      progress.advance(len(outputs) * len(views))
+      progress.advance(len(outputs) * len(x))
   return stacks
 
 
-def _views(queries, x):
+def _views_of(x, views):
   """Return the views [B,Q,...] of records x [B,...]; reject any other shape."""
-  views = queries(x)
-  if views.shape[0] != len(x) or views.shape[2:] != x.shape[1:]:
+  made = views(x)
+  if made.shape[0] != len(x) or made.shape[2:] != x.shape[1:]:
     raise ValueError(
-      f"queries made {views.shape} of records {x.shape}: return [B,Q,...] with the "
+      f"views made {made.shape} of records {x.shape}: return [B,Q,...] with the "
       f"records' own shape"
     )
-  return views
+  return made
 
 
 def _refuse_nan(outputs, first):

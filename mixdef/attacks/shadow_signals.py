@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from mixdef.attacks.query import signals
 from mixdef.attacks.signals import Signals
-from mixdef.attacks.views import identity
+from mixdef.attacks.views import Views, identity
 from mixdef.core.reading import digest
 from mixdef.data import Dataset
 from mixdef.training.fitting import shadow_training
@@ -49,15 +47,15 @@ def shadow_signals(
   data: Dataset,
   keep,
   *,
-  queries: Callable[[np.ndarray], np.ndarray] = identity,
   population: Dataset | None = None,
+  views: Views | None = None,
   keep_params: bool = True,
   out: Any = None,
   **training: Any,
 ) -> ShadowSignals:
   """Train S models on S subsets and query each of them on every record.
 
-  This gives the same result as `signals(fit_many(...))`, but a chunk of models is
+  This gives the same result as `fit_many(...).signals()`, but a chunk of models is
   queried as soon as it is trained, so only the outputs of all S models are held. If
   `out` is given, outputs are written there, one entry per model, and a later call with
   more models adds to them. Models that diverged (not finite) are excluded, with a
@@ -67,9 +65,9 @@ def shadow_signals(
     learner: as in `fit_many`.
     data: as in `fit_many`.
     keep: bool [S,N], the members of each model.
-    queries: the views of a record to query, as in `signals`.
-    population: as in `signals`.
-    keep_params: False writes only the outputs, not the models; different queries then
+    population: as in `Ensemble.signals`.
+    views: as in `Ensemble.signals`.
+    keep_params: False writes only the outputs, not the models; different views then
       require training again.
     out: folder for models and outputs, as in `fit_many`.
     **training: `epochs`, `batch_size`, `seed` and the like, as in `fit_many`.
@@ -78,10 +76,10 @@ def shadow_signals(
     The `ShadowSignals`; with several processes, each gets all of it.
 
   Raises:
-    ValueError: as `fit_many` and `signals`, and if all models diverged.
+    ValueError: as `fit_many` and `Ensemble.signals`, and if all models diverged.
   """
   with shadow_training(learner, data, keep, out=out, **training) as shadows:
-    asked = _Asked(shadows, _name_of(queries, data, population))
+    asked = _Asked(shadows, _name_of(views or identity, data, population))
 
     def wanted(model):
       return not asked.has(model) or (keep_params and not shadows.has(model))
@@ -91,7 +89,7 @@ def shadow_signals(
       broken = chunk.diverged
       asked.put(np.array(models)[broken], None, chunk)
       if not broken.all():
-        answers = signals(chunk.sound(), queries=queries, population=population)
+        answers = chunk.sound().signals(population=population, views=views)
         asked.put(np.array(models)[~broken], answers, chunk)
   return asked.gather(data, population)
 
@@ -181,11 +179,11 @@ def _of_model(answers: Signals, place: int) -> dict[str, np.ndarray]:
   return own | {_OTHERS + name: array for name, array in others.items()}
 
 
-def _name_of(queries, data, population) -> str:
-  """Return a name for the queries, derived from every view of every record."""
+def _name_of(views, data, population) -> str:
+  """Return a name for the views, derived from every view of every record."""
   asked = [data] if population is None else [data, population]
   words = [
-    digest(queries(records.x[first : first + _RECORDS]))
+    digest(views(records.x[first : first + _RECORDS]))
     for records in asked
     for first in range(0, len(records), _RECORDS)
   ]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.attacks import _designs, _outputs, _per_record
+from mixdef.attacks import _designs, _outputs, _per_record, _population
 from mixdef.attacks._targets import Unavailable, check_model
 from mixdef.core import validate
 
-_CHANCE = 2e-3  # probability that this many population records match others by accident
 _STATISTICS = ("phi", "hinge", "loss", "correct")
 
 
@@ -88,7 +88,10 @@ class Signals:
     answers = self.log_probs
     if answers is not None and answers.shape[:-1] != (models, records):
       raise ValueError(f"log_probs have shape {answers.shape}; pass [S, N, K]")
-    self._check_population()
+    if self.population is not None:
+      if not isinstance(self.population, Signals):
+        raise ValueError("population is no Signals; build them of the same models")
+      _population.check(self, self.population)
     if self.design is None:
       design = _designs.detect_design(self.keep[:, self.audited])
       object.__setattr__(self, "design", design)
@@ -97,34 +100,6 @@ class Signals:
       raise ValueError(f"design={self.design!r}; choose from {known}")
     if self.target is not None:
       object.__setattr__(self, "target", self.check_model("target", self.target))
-
-  def _check_population(self) -> None:
-    others = self.population
-    if others is None:
-      return
-    if not isinstance(others, Signals):
-      raise ValueError("population is no Signals; build them of the same models")
-    if others.phi.shape[::2] != self.phi.shape[::2]:
-      raise ValueError(
-        f"the population's phi has shape {others.phi.shape}, the records' "
-        f"{self.phi.shape}: ask the same models with the same views"
-      )
-    if others.keep.any():
-      raise ValueError("a model trained on a record of the population: leave it out")
-    known = self.audited | self.keep.any(0)
-    own, theirs = _marks(self.phi[:, known]), _marks(others.phi)
-    copies, count = np.isin(theirs, own), len(theirs)
-    # Tables hold equal rows, and small models give different rows the same outputs.
-    alike = max(0.02, 2 * (1 - len(np.unique(own)) / max(1, len(own))))
-    from scipy.stats import binom
-
-    too_many = binom.sf(copies.sum() - 1, count, min(alike, 1.0)) < _CHANCE
-    if too_many or (copies.all() and alike < 0.5):
-      raise ValueError(
-        f"{copies.sum()} of the {count} records of the population, the first at "
-        f"{copies.argmax()}, are given the same outputs as audited records by every "
-        "model; pass records that are not among the N"
-      )
 
   @classmethod
   def from_logits(
@@ -175,6 +150,27 @@ class Signals:
       design=design,
       target=target,
     )
+
+  @classmethod
+  def from_npz(cls, path: str | pathlib.Path) -> Signals:
+    """Read signals from a file of outputs that any framework can write.
+
+    Args:
+      path: npz file with `logits` [S,N,K] or [S,N,Q,K] (or log-probabilities), `keep`
+        bool [S,N] and `labels` int [N]. Optional are `audited` bool [N]; `ids` [N]
+        (names of the records, integers or text); `population_logits` [S,Z,K] or
+        [S,Z,Q,K] and `population_labels` [Z] of records that no model trained on; and
+        `target` (an int from 0 to S-1), to audit one model only.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: naming the file and what is wrong with it.
+    """
+    try:
+      return cls.from_logits(**_outputs.read_file(path))
+    except ValueError as error:
+      named = str(error).startswith(str(path))
+      raise ValueError(str(error) if named else f"{path}: {error}") from error
 
   @classmethod
   def _asked_alike(cls, population: Any, shape: tuple[int, ...]) -> Signals | None:
@@ -363,19 +359,6 @@ _CHECKS = {
   "ids": validate.ids,
 }
 """Conversions of the optional arrays of `Signals`."""
-
-
-def _marks(phi: np.ndarray) -> np.ndarray:
-  """Return a fingerprint [N] of each record's phi in all models, to three digits.
-
-  Rounding matches copies whose outputs differ because they were in another batch. With
-  one model, many records agree to three digits by chance, so five are used.
-  """
-  scale = 1e3 if len(phi) > 1 else 1e5
-  digits = np.round(np.clip(phi[..., 0] * scale, -(2**62), 2**62))
-  digits = digits.astype(np.int64).view(np.uint64)
-  odd = np.random.default_rng(0).integers(2**63, size=len(phi), dtype=np.uint64) * 2 + 1
-  return (digits * odd[:, None]).sum(0, dtype=np.uint64)
 
 
 def _with_views(values: ArrayLike, name: str) -> np.ndarray:

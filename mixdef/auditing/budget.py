@@ -62,15 +62,15 @@ def budget_curve(
       continue
     if not len(complete_targets(scores, part.keep[targets])):
       continue
-    figures = summarize(
+    found = summarize(
       scores, part.keep[targets], part.audited, fprs=(fpr,), resamples=300, seed=seed
     )
-    tpr = figures["tpr"][f"{fpr:g}"]
+    tpr = found.tpr[f"{fpr:g}"]
     rows.append(
       {
         "num_models": size,
-        "auc": figures["auc"],
-        "auc_ci": figures["auc_ci"],
+        "auc": found.auc,
+        "auc_ci": found.auc_ci,
         "fpr": fpr,
         "tpr": tpr["value"],
         "tpr_ci": tpr["ci"],

@@ -30,7 +30,7 @@ def plant(
 
   Train on the result with
 
-      subsets(S, len(data), eligible=data.audited, always=data.always)
+      subsets(planted, num_models)
 
   so that a canary is in or out according to the design and every other record is in.
   `data.audited` marks the canaries. The same seed selects the same records for every

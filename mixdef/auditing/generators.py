@@ -92,12 +92,12 @@ def describe_generators(
       pictures without an extractor.
   """
   data, learner = ensemble.data, ensemble[0].learner
-  if learner.generate is None:
+  if learner.kind != "generators":
     raise ValueError(f"{learner.text} makes no records; pass trained GANs")
   if data.test is None:
     raise ValueError(
       f"{data.name} has no held-out records, which utility is measured on: "
-      "data.split(0.2)"
+      "data.hold_out(0.2)"
     )
   runs = [ensemble[model] for model in range(min(models, len(ensemble)))]
   figures: dict[str, Any] = {

@@ -11,9 +11,7 @@ import numpy as np
 from mixdef.attacks import ATTACKS, Catalogue, Signals
 from mixdef.attacks._targets import check_model
 from mixdef.attacks.gan import ATTACKS as GAN_ATTACKS
-from mixdef.attacks.gan import GanSignals, gan_signals, with_reconstructions
-from mixdef.attacks.query import identity
-from mixdef.attacks.query import signals as ask
+from mixdef.attacks.gan import GanSignals, with_reconstructions
 from mixdef.auditing.accuracy import accuracies
 from mixdef.auditing.budget import budget_curve
 from mixdef.auditing.comparison import Attacked, paired_differences, without_scores
@@ -113,7 +111,7 @@ def audit(
   *,
   target: int | None = None,
   attacks: Any = None,
-  queries: Callable[[np.ndarray], np.ndarray] = identity,
+  views: Callable[[np.ndarray], np.ndarray] | None = None,
   population: Dataset | None = None,
   budget: Budget | None = None,
   options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -144,7 +142,7 @@ def audit(
       "lira_online(score='hinge')"], one comma-separated text, or functions of the
       catalogue; default the whole catalogue for classifiers or for GANs. Attacks that
       cannot be run are listed with the reason.
-    queries: views of each record for the reference attacks, see `attacks.views`.
+    views: views of each record for the reference attacks, see `attacks.VIEWS`.
     population: records that no model trained on; default the held-out records of the
       ensemble's data. Ignored for `Signals`, which have their own.
     budget: budget of attacks that train a model or make many queries.
@@ -182,10 +180,11 @@ def audit(
     ensemble, data = source, source.data
     population = data.test if population is None else population
     _refuse_scores_alone(ensemble, names, catalogue)
-    if catalogue is GAN_ATTACKS:
-      signals = _ask_gans(ensemble, names, population, budget, seed, progress)
-    else:
-      signals = ask(ensemble, queries=queries, population=population, progress=progress)
+    signals = ensemble.signals(population=population, views=views, progress=progress)
+    if any(catalogue.plain_name(name) in _ON_RECONSTRUCTIONS for name in names):
+      records = (budget or Budget()).records
+      drawn = np.flatnonzero(drawn_records(signals.audited, records, seed))
+      signals = with_reconstructions(signals, ensemble, drawn)
   signals, remarks = judged(dataclasses.replace(signals, target=target))
   findings = run_attacks(
     names,
@@ -249,22 +248,12 @@ def _chosen_target(source: Ensemble | Signals, target: int | None) -> int | None
   return target
 
 
-def _ask_gans(ensemble, names, population, budget, seed, progress) -> GanSignals:
-  """Query the critics on all records, and the generators on some."""
-  signals = gan_signals(ensemble, population=population, progress=progress)
-  if any(GAN_ATTACKS.plain_name(name) in _ON_RECONSTRUCTIONS for name in names):
-    records = (budget or Budget()).records
-    drawn = np.flatnonzero(drawn_records(signals.audited, records, seed))
-    signals = with_reconstructions(signals, ensemble, drawn)
-  return signals
-
-
 def _catalogue_for(source: Ensemble | Signals) -> Catalogue:
   """Return the catalogue of attacks for this kind of source."""
   if isinstance(source, Signals):
     gan = isinstance(source, GanSignals)
   else:
-    gan = source[0].learner.generate is not None
+    gan = source[0].learner.kind == "generators"
   return GAN_ATTACKS if gan else ATTACKS
 
 

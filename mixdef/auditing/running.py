@@ -126,20 +126,20 @@ def run_attacks(
     if not len(targets):
       findings.not_run[name] = run.why_unscored()
       continue
-    figures = summarize(
+    found = summarize(
       scores[targets], signals.keep[targets], run.records_asked(), seed=seed
     )
     findings.scores[name] = scores
     findings.figures[name] = {
       "family": catalogue.family(plain),
       "about": catalogue.about(plain),
-      **figures,
-      "degenerate": bool(figures["degenerate"]),  # undetectable with one target
+      **found.to_json(),
+      "degenerate": bool(found.degenerate),  # undetectable with one target
       "num_targets": len(targets),
       "seconds": round(seconds, 2),
       "note": catalogue.note(plain),
     }
-    logging.info("%s: AUC %.4f (%.1f s)", name, figures["auc"], seconds)
+    logging.info("%s: AUC %.4f (%.1f s)", name, found.auc, seconds)
   return findings
 
 

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 
 from mixdef.attacks import Signals
-from mixdef.attacks.query import identity
-from mixdef.attacks.query import signals as ask
 from mixdef.auditing.accuracy import accuracies
 from mixdef.auditing.dp_baseline import MatchedDP
 from mixdef.auditing.levels import strongest
@@ -35,7 +33,7 @@ def attack_canaries(
   ensemble: Ensemble,
   *,
   kind: str,
-  queries: Callable[[np.ndarray], np.ndarray] = identity,
+  views: Callable[[np.ndarray], np.ndarray] | None = None,
   seed: int = 0,
 ) -> dict[str, Any]:
   """Attack the planted canaries with the customary variants of LiRA and label-only.
@@ -47,7 +45,7 @@ def attack_canaries(
   Args:
     ensemble: models trained on `canaries.plant(...)`; keep varies for canaries only.
     kind: the kind of canaries, for the report.
-    queries: views of each record.
+    views: views of each record.
     seed: random seed of the bootstraps.
 
   Returns:
@@ -66,7 +64,7 @@ def attack_canaries(
     Misleading", 2024, arXiv 2404.17399.
   """
   rows = np.flatnonzero(ensemble.data.audited)
-  signals = ask(_only(ensemble, rows), queries=queries)
+  signals = _only(ensemble, rows).signals(views=views)
   attack = "lira_online" if len(ensemble) > _ENOUGH else "lira_online_fixed"
   names = [attack, f"{attack}(score='hinge')"]
   asked = {"": (signals, [*names, "label_only_logreg"])}
@@ -133,7 +131,7 @@ def attack_dp_baseline(
   ensemble: Ensemble,
   attacks: Sequence[str],
   *,
-  queries: Callable[[np.ndarray], np.ndarray] = identity,
+  views: Callable[[np.ndarray], np.ndarray] | None = None,
   population: Dataset | None = None,
   canaries: dict[str, Any] | None = None,
   seed: int = 0,
@@ -144,7 +142,7 @@ def attack_dp_baseline(
     matched: the chosen candidate.
     ensemble: its models, on the same subsets as the defended ones.
     attacks: names of attacks; those that query the models are skipped.
-    queries: views of each record.
+    views: views of each record.
     population: records that no model trained on.
     canaries: result of `attack_canaries` on the baseline.
     seed: random seed of the bootstraps.
@@ -153,7 +151,7 @@ def attack_dp_baseline(
     The entry `dp_baseline` of a report, with "scores" [S, N] by attack and "keep" [S,
     N] for paired comparisons.
   """
-  signals: Signals = ask(ensemble, queries=queries, population=population)
+  signals: Signals = ensemble.signals(views=views, population=population)
   findings = run_attacks(attacks, signals, seed=seed)
   reached = accuracies(signals)
   return {

@@ -70,6 +70,11 @@ class Learner(NamedTuple):
   num_classes: int = 0
   groups: int = 1
 
+  @property
+  def kind(self) -> str:
+    """What it trains: "classifiers" or "generators"."""
+    return "generators" if self.generate else "classifiers"
+
 
 def descend(defense, optimizer, losses_fn, params, opt, state, batch, ctx):
   """Take one optimizer step: estimate the gradient, apply the defense, update.

@@ -170,6 +170,7 @@ GAN_LEARNERS = Registry("learner")
 DATASETS = Registry("data set")
 MODELS = Registry("model")
 SECTIONS = Registry("section")
+SIGNALS = Registry("kind of model")  # what `Ensemble.signals` calls, by `Learner.kind`
 
 FLAT = (DEFENSES, RECIPES, LEARNERS, GAN_LEARNERS)
 """Registries whose factories are also public names of `mixdef`."""

@@ -3,15 +3,15 @@
 from mixdef.data.catalogue import CATALOGUE, check_name, load
 from mixdef.data.dataset import Dataset, to_float
 from mixdef.data.duplicates import duplicate_records
-from mixdef.data.subsets import splits, subsets, validate_keep
+from mixdef.data.subsets import disjoint_splits, subsets, validate_keep
 
 __all__ = [
   "CATALOGUE",
   "Dataset",
   "check_name",
+  "disjoint_splits",
   "duplicate_records",
   "load",
-  "splits",
   "subsets",
   "to_float",
   "validate_keep",

@@ -33,7 +33,7 @@ def lfw(data_dir: pathlib.Path, *, num_records: int = 1_867) -> Dataset:
   scikit-learn download or unpack it. The pixels, their order and the labels of people
   are those of `fetch_lfw_people(min_faces_per_person=40, resize=1.0)`: in [0, 1], and
   not rescaled. The set has no test file; the protocol holds out a tenth,
-  `load("lfw").split(0.1)`.
+  `load("lfw").hold_out(0.1)`.
 
   Args:
     data_dir: folder that contains lfw_home.

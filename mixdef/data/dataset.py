@@ -193,7 +193,7 @@ class Dataset:
     reference[order[~self.always[order]][:count]] = True
     return dataclasses.replace(self, reference=reference)
 
-  def split(self, fraction: float = 0.2, *, seed: int = 0) -> Self:
+  def hold_out(self, fraction: float = 0.2, *, seed: int = 0) -> Self:
     """Hold out a class-stratified random fraction as `test`.
 
     Use it for sets without an official test file. The number of held-out records per
@@ -213,9 +213,9 @@ class Dataset:
     if self.test is not None:
       raise ValueError(f"{self.name} has a test file already; use it, or drop it first")
     if self.reference.any():
-      raise ValueError("reference rows are marked already; split, then with_reference")
+      raise ValueError("reference rows are marked already; call hold_out first")
     if self.always.any():
-      raise ValueError("rows are marked always already; split, then mark or plant them")
+      raise ValueError("rows are marked always already; call hold_out first")
     count = round(validate.real(fraction, "fraction") * len(self))
     if not 0 < count < len(self):
       raise ValueError(

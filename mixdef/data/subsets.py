@@ -5,11 +5,12 @@ from numpy.typing import ArrayLike
 
 from mixdef.core import validate
 from mixdef.core.randomness import stream
+from mixdef.data.dataset import Dataset
 
 
 def subsets(
+  data: Dataset | int,
   num_models: int,
-  num_records: int,
   *,
   seed: int = 0,
   design: str = "bernoulli",
@@ -30,14 +31,15 @@ def subsets(
   drawn independently.
 
   Args:
+    data: the records, or their number N >= 1.
     num_models: S >= 1.
-    num_records: N >= 1.
     seed: non-negative int.
     design: "bernoulli" or "balanced".
     fraction: expected fraction of members in (0, 1]; the paper uses 1/2.
-    eligible: [N] bool, records that may be members (`data.audited`). None means all.
-    always: [N] bool, members of every model, eligible or not (`data.always`); the
-      design applies to the other records. None means none.
+    eligible: [N] bool, records that may be members; defaults to `data.audited`, and to
+      all if `data` is a number.
+    always: [N] bool, members of every model, eligible or not; the design applies to the
+      other records. Defaults to `data.always`, and to none if `data` is a number.
 
   Returns:
     keep [S, N] bool. Row sizes differ and are never truncated to a common length.
@@ -51,13 +53,17 @@ def subsets(
   Reference: Carlini et al., Membership Inference Attacks From First Principles, 2022,
     arXiv 2112.03570.
 
-  >>> subsets(4, 6, design="balanced").sum(axis=0).tolist()
+  >>> subsets(6, 4, design="balanced").sum(axis=0).tolist()
   [2, 2, 2, 2, 2, 2]
-  >>> subsets(4, 3, design="balanced", always=[True, False, False]).sum(axis=0).tolist()
+  >>> subsets(3, 4, design="balanced", always=[True, False, False]).sum(axis=0).tolist()
   [4, 2, 2]
   """
   num_models = validate.integer(num_models, "num_models", least=1)
-  num_records = validate.integer(num_records, "num_records", least=1)
+  if isinstance(data, Dataset):
+    eligible = data.audited if eligible is None else eligible
+    always = data.always if always is None else always
+    data = len(data)
+  num_records = validate.integer(data, "data", least=1)
   if not 0 < validate.real(fraction, "fraction") <= 1:
     raise ValueError(f"fraction={fraction}; take a share in (0, 1]")
   if design not in tuple(_DESIGNS):
@@ -70,16 +76,16 @@ def subsets(
   return validate_keep(keep, num_records)
 
 
-def splits(
-  num_records: int, parts: int, *, size: int | None = None, seed: int = 0
+def disjoint_splits(
+  data: Dataset | int, parts: int, *, size: int | None = None, seed: int = 0
 ) -> np.ndarray:
   """Split the records at random into disjoint parts of equal size.
 
   The four splits of ML-Leaks (target train and test, shadow train and test) are
-  `splits(len(data), 4)`; all of them come from the training file.
+  `disjoint_splits(data, 4)`; all of them come from the training file.
 
   Args:
-    num_records: N.
+    data: the records, or their number N.
     parts: number of parts >= 1.
     size: records per part; None means N // parts, which omits N mod parts records.
     seed: non-negative int.
@@ -92,10 +98,11 @@ def splits(
 
   Reference: Salem et al., ML-Leaks, 2019, arXiv 1806.01246.
 
-  >>> splits(42_100, 4, size=10_520).shape
+  >>> disjoint_splits(42_100, 4, size=10_520).shape
   (4, 10520)
   """
-  num_records = validate.integer(num_records, "num_records", least=1)
+  num_records = len(data) if isinstance(data, Dataset) else data
+  num_records = validate.integer(num_records, "data", least=1)
   parts = validate.integer(parts, "parts", least=1)
   size = num_records // parts if size is None else validate.integer(size, "size")
   if size < 1 or parts * size > num_records:

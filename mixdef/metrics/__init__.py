@@ -31,12 +31,13 @@ from mixdef.metrics.one_run import (
 from mixdef.metrics.plots import roc_plot
 from mixdef.metrics.risk import class_risk, record_risk
 from mixdef.metrics.roc import FPR_GRID, Roc, auc, resolvable, tpr_at_fpr
-from mixdef.metrics.summary import summarize
+from mixdef.metrics.summary import Summary, summarize
 from mixdef.metrics.trade_off import trade_off_plot
 
 __all__ = [
   "FPR_GRID",
   "Roc",
+  "Summary",
   "auc",
   "balanced_accuracy",
   "bootstrap_records",

@@ -1,5 +1,6 @@
-"""One dictionary of metrics per attack, the layout of every result file."""
+"""The metrics of one attack, in the layout of every result file."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,62 @@ PRIORS = (0.01, 0.1, 0.5)
 """Fractions of members among the queried records at which to report the PPV."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Summary:
+  """The metrics of one attack.
+
+  Intervals are [low, high] at 95 %. FPRs and priors are keys as text, such as "0.001".
+  Metrics at thresholds set on other models are None for one target, and if fewer than
+  two targets have both members and non-members.
+
+  Attributes:
+    auc: area under the ROC curve.
+    auc_ci: its interval.
+    auc_trials: the number of independent trials that the AUC is worth, for which
+      `auc_ci` is Clopper and Pearson's interval.
+    pairs: the number of pairs of a member and a non-member without a record in common.
+    balanced_accuracy: at thresholds set on other models, which the resampling holds
+      fixed; or None.
+    balanced_accuracy_ci: its interval, or None.
+    balanced_accuracy_max: at the best threshold in hindsight.
+    positive_rate: fraction classified as member at thresholds set on other models, or
+      None.
+    degenerate: whether that is all or none of them, or None.
+    tpr: by FPR: value, ci, trials as for the AUC, resolvable (ten expected false
+      positives or more), n_nonmembers, and interval, "bootstrap_records".
+    ppv_fpr: the lowest resolvable FPR, otherwise the highest FPR.
+    ppv: by prior ("0.01", "0.1", "0.5"), the fraction of the records classified as
+      members that are members, at `ppv_fpr` and the TPR there. None if no record is
+      classified as a member, because no score has so low an FPR.
+    calibrated: by FPR, the rates at thresholds set on other models for that FPR: tpr,
+      fpr and fpr_spread, the standard deviation over targets; or None.
+    num_members: scored pairs of a model and a member.
+    num_nonmembers: scored pairs of a model and a non-member.
+    excluded: audited pairs whose score is NaN.
+  """
+
+  auc: float
+  auc_ci: list[float]
+  auc_trials: float
+  pairs: int
+  balanced_accuracy: float | None
+  balanced_accuracy_ci: list[float] | None
+  balanced_accuracy_max: float
+  positive_rate: float | None
+  degenerate: bool | None
+  tpr: dict[str, dict[str, Any]]
+  ppv_fpr: float
+  ppv: dict[str, float | None]
+  calibrated: dict[str, dict[str, float]] | None
+  num_members: int
+  num_nonmembers: int
+  excluded: int
+
+  def to_json(self) -> dict[str, Any]:
+    """Return the metrics as a dictionary of plain numbers."""
+    return dataclasses.asdict(self)
+
+
 def summarize(
   scores: ArrayLike,
   keep: ArrayLike,
@@ -22,7 +79,7 @@ def summarize(
   fprs: Sequence[float] = roc.FPR_GRID,
   resamples: int = 1000,
   seed: int = 0,
-) -> dict[str, Any]:
+) -> Summary:
   """Summarize one attack's scores on one target or on many.
 
   Intervals are 95 % and resample records, each with all its targets, so they account
@@ -38,38 +95,15 @@ def summarize(
     seed: random seed of the bootstrap.
 
   Returns:
-    A dictionary of plain numbers, ready for JSON:
-      auc, auc_ci [lo, hi], auc_trials: the number of independent trials that the AUC is
-        worth, for which auc_ci is Clopper and Pearson's interval;
-      pairs: the number of pairs of a member and a non-member without a record in
-        common;
-      balanced_accuracy, balanced_accuracy_ci [lo, hi]: at shadow-calibrated thresholds,
-        which the resampling holds fixed; None for one target, or if fewer than two have
-        both classes;
-      balanced_accuracy_max: at the best threshold in hindsight;
-      positive_rate: fraction classified as member at the shadow-calibrated thresholds,
-        and degenerate: whether that is all or none of them. None under the same
-        conditions as balanced_accuracy;
-      tpr: by FPR as text ("0.001"): value, ci [lo, hi], trials as for the AUC,
-        resolvable (ten expected false positives or more), n_nonmembers, and interval,
-        "bootstrap_records";
-      ppv: by prior as text ("0.01", "0.1", "0.5"), the fraction of records classified
-        as members that are members, at ppv_fpr, the lowest resolvable FPR (otherwise
-        the highest FPR), and the TPR there. None if no record is classified as a
-        member, because no score has so low an FPR;
-      calibrated: by FPR, the rates at thresholds set on other models for that FPR: tpr,
-        fpr and fpr_spread, the standard deviation over targets. None under the same
-        conditions as balanced_accuracy;
-      num_members, num_nonmembers: scored pairs;
-      excluded: audited pairs whose score is NaN.
+    The `Summary`.
 
   Raises:
     ValueError: if shapes differ or one class has no score.
 
   >>> summary = summarize([3., 2., 1., 0.], [True, True, False, False])
-  >>> summary["auc"], summary["tpr"]["0.05"]["value"]
+  >>> summary.auc, summary.tpr["0.05"]["value"]
   (1.0, 1.0)
-  >>> summary["tpr"]["0.05"]["resolvable"], summary["num_members"]
+  >>> summary.tpr["0.05"]["resolvable"], summary.num_members
   (False, 2)
   """
   scores, keep = validate.scored(scores, keep, "keep")
@@ -106,27 +140,27 @@ def summarize(
   fpr = next((f for f in sorted(fprs) if tpr[f"{f:g}"]["resolvable"]), max(fprs))
   rate = curve.tpr_at(fpr)
   anyone = curve.fp[0] / nonmembers <= fpr  # otherwise the only threshold is +inf
-  return {
-    "auc": curve.auc,
-    "auc_ci": list(bounds["auc"]),
-    "auc_trials": bounds["trials"]["auc"],
-    "pairs": bounds["pairs"],
-    "balanced_accuracy": (
+  return Summary(
+    auc=curve.auc,
+    auc_ci=list(bounds["auc"]),
+    auc_trials=bounds["trials"]["auc"],
+    pairs=bounds["pairs"],
+    balanced_accuracy=(
       None
       if threshold is None
       else decisions.balanced_accuracy(scores, keep, threshold=threshold)
     ),
-    "balanced_accuracy_ci": (
+    balanced_accuracy_ci=(
       None if threshold is None else list(bounds["balanced_accuracy"])
     ),
-    "balanced_accuracy_max": curve.max_balanced_accuracy,
-    "positive_rate": called,
-    "degenerate": None if called is None else called in (0.0, 1.0),
-    "tpr": tpr,
-    "ppv_fpr": fpr,
-    "ppv": {f"{p:g}": decisions.ppv(rate, fpr, p) if anyone else None for p in PRIORS},
-    "calibrated": calibrated,
-    "num_members": members,
-    "num_nonmembers": nonmembers,
-    "excluded": roc.excluded(scores),
-  }
+    balanced_accuracy_max=curve.max_balanced_accuracy,
+    positive_rate=called,
+    degenerate=None if called is None else called in (0.0, 1.0),
+    tpr=tpr,
+    ppv_fpr=fpr,
+    ppv={f"{p:g}": decisions.ppv(rate, fpr, p) if anyone else None for p in PRIORS},
+    calibrated=calibrated,
+    num_members=members,
+    num_nonmembers=nonmembers,
+    excluded=roc.excluded(scores),
+  )

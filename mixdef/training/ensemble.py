@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixdef.core import validate
+from mixdef.core import registry, validate
 from mixdef.core.learner import Learner, TrainState
 from mixdef.data import Dataset
 from mixdef.training.mesh import evenly, on_one_device, spread
@@ -313,6 +313,35 @@ class Ensemble:
     """
     program = question(self.source, self.strategy, ask, len(rows))
     return np.concatenate([one(*rows, size=size) for _, one in self._asked(program)])
+
+  def signals(
+    self,
+    *,
+    population: Dataset | None = None,
+    views: Callable[[np.ndarray], np.ndarray] | None = None,
+    progress: bool = False,
+    **options: Any,
+  ) -> Any:
+    """Query every model on every record, for the attacks.
+
+    Args:
+      population: records that no model trained on, such as `data.test`, for attacks
+        that calibrate on them.
+      views: x [B,...] -> [B,Q,...], the views of a record to query, with the record
+        itself as view 0; by default the record alone. See `mixdef.attacks.VIEWS`.
+      progress: show a progress bar (on a terminal) or progress lines.
+      **options: for classifiers `log_probs` (keep them, default True); for GANs
+        `num_fakes` (latents in the critics' baseline, default 64).
+
+    Returns:
+      `Signals` [S,N,Q] of classifiers, or `GanSignals` [S,N,1] of GANs.
+
+    Raises:
+      ValueError: if a model answers NaN, the views have another shape, or the
+        population holds records of another shape or type.
+    """
+    query = registry.SIGNALS[self[0].learner.kind]
+    return query(self, population=population, views=views, progress=progress, **options)
 
   def _asked(self, predict):
     for first in range(0, len(self), self.models_at_once):

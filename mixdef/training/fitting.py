@@ -183,8 +183,7 @@ def shadow_training(
     raise ValueError("keep selects reference records: they cannot be members")
   if (data.always & ~keep).any():
     raise ValueError(
-      "keep leaves out records marked always: draw it with "
-      "subsets(..., eligible=data.audited, always=data.always)"
+      "keep leaves out records marked always: draw it with subsets(data, num_models)"
     )
   if strategy not in (*STRATEGIES, "auto"):
     known = ", ".join((*STRATEGIES, "auto"))

@@ -63,7 +63,7 @@ def downstream_accuracy(
     real).
   """
   if data.test is None:
-    raise ValueError(f"{data.name} has no test records; hold some out: data.split(0.2)")
+    raise ValueError(f"{data.name} has no test records; call data.hold_out(0.2)")
   x = _arrays.records(synthetic[0], "synthetic x")
   y = validate.labels(synthetic[1], "synthetic y")
   validate.lengths(x, y)

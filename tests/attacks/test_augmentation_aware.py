@@ -24,7 +24,7 @@ QUICK = {"repeats": 4}
 
 def train(defense, epochs=80):
   data = synthetic_memorize(RECORDS, num_test=10).with_reference(REFERENCE)
-  keep = subsets(COUNT, RECORDS, seed=0) & data.audited
+  keep = subsets(RECORDS, COUNT, seed=0) & data.audited
   learner = classifier(models.mlp(64, num_classes=4), optax.adam(1e-2), defense)
   return fit_many(learner, data, keep, epochs=epochs, batch_size=32, strategy="vmap")
 

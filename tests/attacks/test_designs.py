@@ -12,7 +12,7 @@ EVERY = np.ones(100, bool)
 
 def pairs(models, records, seed=0):
   """Row 2m + 1 is the complement of row 2m."""
-  half = subsets(models // 2, records, seed=seed)
+  half = subsets(records, models // 2, seed=seed)
   return np.stack([half, ~half], 1).reshape(models, records)
 
 
@@ -34,8 +34,8 @@ def minus_mean(signals, *, target):
 
 @pytest.mark.parametrize("models", [2, 3, 7, 8, 64])
 def test_a_balanced_design_is_told_from_independent_draws(models):
-  assert detect_design(subsets(models, 500, design="balanced")) == "balanced"
-  assert detect_design(subsets(models, 500)) == "bernoulli"
+  assert detect_design(subsets(500, models, design="balanced")) == "balanced"
+  assert detect_design(subsets(500, models)) == "bernoulli"
 
 
 def test_too_few_records_to_tell_count_as_independent():
@@ -46,9 +46,9 @@ def test_too_few_records_to_tell_count_as_independent():
 
 @pytest.mark.parametrize(("models", "fraction"), [(9, 1 / 3), (8, 3 / 4), (9, 0.3)])
 def test_another_share_than_a_half_is_a_constant_design(models, fraction):
-  keep = subsets(models, 500, design="balanced", fraction=fraction)
+  keep = subsets(500, models, design="balanced", fraction=fraction)
   assert detect_design(keep) == "constant"
-  assert detect_design(subsets(models, 500, fraction=fraction)) == "bernoulli"
+  assert detect_design(subsets(500, models, fraction=fraction)) == "bernoulli"
 
 
 def test_the_lower_half_of_an_odd_number_is_a_constant_design():
@@ -68,7 +68,7 @@ def test_disjoint_subsets_leave_their_shadows_alone():
 
 def test_rows_that_are_not_audited_do_not_hide_a_balanced_design():
   audited = np.arange(200) % 2 == 0
-  keep = subsets(8, 200, design="balanced", eligible=audited, always=~audited)
+  keep = subsets(200, 8, design="balanced", eligible=audited, always=~audited)
   phi = np.random.default_rng(0).normal(size=keep.shape)
   assert Signals.from_phi(phi, keep, audited=audited).design == "balanced"
   assert Signals.from_phi(phi, keep).design == "dependent"
@@ -76,7 +76,7 @@ def test_rows_that_are_not_audited_do_not_hide_a_balanced_design():
 
 @pytest.mark.parametrize("models", [8, 16])
 def test_rebalanced_references_have_equal_sides_whatever_the_truth(models):
-  keep = subsets(models, 100, design="balanced", seed=3)
+  keep = subsets(100, models, design="balanced", seed=3)
   for target in range(models):
     usable = references(keep, target, audited=EVERY, design="balanced")
     assert not usable[target].any()
@@ -86,7 +86,7 @@ def test_rebalanced_references_have_equal_sides_whatever_the_truth(models):
 
 @pytest.mark.parametrize(("models", "fraction"), [(8, 0.25), (9, 0.3), (12, 0.75)])
 def test_a_constant_design_leaves_the_same_numbers_to_every_record(models, fraction):
-  keep = subsets(models, 400, design="balanced", fraction=fraction, seed=3)
+  keep = subsets(400, models, design="balanced", fraction=fraction, seed=3)
   low, high = keep.sum(0).min(), keep.sum(0).max()
   for target in range(models):
     usable = references(keep, target, audited=np.ones(400, bool), design="constant")
@@ -96,7 +96,7 @@ def test_a_constant_design_leaves_the_same_numbers_to_every_record(models, fract
 
 
 def test_rebalancing_drops_models_at_random():
-  keep = subsets(8, 4000, design="balanced")
+  keep = subsets(4000, 8, design="balanced")
   usable = references(keep, 0, audited=np.ones(4000, bool), design="balanced")
   dropped = (~usable[1:]).mean(1)
   # One of seven is dropped for each record.
@@ -104,14 +104,14 @@ def test_rebalancing_drops_models_at_random():
 
 
 def test_independent_draws_lose_only_the_target():
-  keep = subsets(9, 100)
+  keep = subsets(100, 9)
   usable = references(keep, 4, audited=EVERY, design="bernoulli")
   np.testing.assert_array_equal(usable.all(1), np.arange(9) != 4)
 
 
 @pytest.mark.parametrize(("ddof", "plain"), [(0, 0.433), (1, 0.444)])
 def test_pitfall_135_null_auc_is_one_half_when_rebalanced(ddof, plain):
-  keep = subsets(8, 20_000, design="balanced")
+  keep = subsets(20_000, 8, design="balanced")
   online = {"attack": attacks.lira_online, "keep": keep, "advantage": 0, "ddof": ddof}
   assert measure(**online) == pytest.approx(0.5, abs=0.006)
   # As it was before: what the references' counts give away.
@@ -124,7 +124,7 @@ def test_pitfall_135_null_auc_is_one_half_when_rebalanced(ddof, plain):
   "attack", [attacks.lira_online, attacks.lira_offline, minus_mean]
 )
 def test_pitfall_135_no_signal_no_advantage(attack, design, models):
-  keep = subsets(models, 8000, design=design, seed=1)
+  keep = subsets(8000, models, design=design, seed=1)
   assert measure(attack, keep, advantage=0) == pytest.approx(0.5, abs=0.008)
 
 
@@ -142,7 +142,7 @@ def test_pitfall_135_no_signal_no_advantage(attack, design, models):
 def test_a_rebalanced_design_measures_what_independent_draws_do(
   attack, options, expected, design
 ):
-  keep = subsets(8, 20_000, design=design)
+  keep = subsets(20_000, 8, design=design)
   found = measure(attack, keep, advantage=0.5, **options)
   assert found == pytest.approx(expected, abs=0.006)
 
@@ -151,7 +151,7 @@ def test_a_rebalanced_design_measures_what_independent_draws_do(
   ("attack", "expected"), [(attacks.lira_online, 0.491), (minus_mean, 0.648)]
 )
 def test_without_rebalancing_the_counts_bias_both_ways(attack, expected):
-  keep = subsets(8, 20_000, design="balanced")
+  keep = subsets(20_000, 8, design="balanced")
   found = measure(attack, keep, advantage=0.5, design="bernoulli")
   assert found == pytest.approx(expected, abs=0.006)
 
@@ -162,16 +162,16 @@ def test_pitfall_136_counting_the_references_tells_nothing():
 
   for models in (7, 8):
     for design in ("bernoulli", "balanced"):
-      keep = subsets(models, 4000, design=design)
+      keep = subsets(4000, models, design=design)
       error = 5 * np.sqrt(1 / (3 * keep.size))
       assert measure(count, keep, advantage=0) == pytest.approx(0.5, abs=error)
-  keep = subsets(8, 4000, design="balanced")
+  keep = subsets(4000, 8, design="balanced")
   assert measure(count, keep, advantage=0, design="bernoulli") == 1.0
 
 
 @pytest.mark.parametrize(("models", "fraction"), [(8, 0.25), (9, 0.3)])
 def test_pitfall_135_other_shares_than_a_half_are_at_chance(models, fraction):
-  keep = subsets(models, 8000, design="balanced", fraction=fraction, seed=1)
+  keep = subsets(8000, models, design="balanced", fraction=fraction, seed=1)
   for attack in (attacks.lira_online, attacks.bavaria, minus_mean):
     assert measure(attack, keep, advantage=0) == pytest.approx(0.5, abs=0.01)
   # The counts alone find members, or seem to find that they are not.
@@ -181,7 +181,7 @@ def test_pitfall_135_other_shares_than_a_half_are_at_chance(models, fraction):
 
 
 def test_pitfall_135_part_of_a_balanced_design_is_at_chance():
-  keep = subsets(16, 8000, design="balanced")
+  keep = subsets(8000, 16, design="balanced")
   phi = np.random.default_rng(0).normal(size=keep.shape)
   part = Signals.from_phi(phi, keep).first_models(8)
   assert detect_design(part.keep) == "dependent"

@@ -14,7 +14,6 @@ from mixdef.attacks.label_only import (
   label_only_rotation,
   label_only_translation,
 )
-from mixdef.attacks.query import signals
 from mixdef.attacks.views import rotations, translations
 from mixdef.data import Dataset, load, subsets
 from mixdef.data.synthetic import synthetic_memorize
@@ -32,7 +31,7 @@ def train(data, defense=None, count=4, epochs=60):
   learner = classifier(
     models.mlp(64, num_classes=data.num_classes), optax.adam(1e-2), defense
   )
-  keep = subsets(count, len(data), seed=0) & data.audited
+  keep = subsets(data, count, seed=0) & data.audited
   return fit_many(learner, data, keep, epochs=epochs, batch_size=32, strategy="vmap")
 
 
@@ -105,7 +104,7 @@ def test_noise_gives_members_away(table):
 
 
 def test_bits_of_many_models_give_members_away(table):
-  asked = signals(table, queries=shaken)
+  asked = table.signals(views=shaken)
   scores = leave_one_out(label_only_logreg, asked)
   assert figure(scores, table.keep) > 0.7
   random = dataclasses.replace(asked, keep=with_random_membership(table).keep)
@@ -157,7 +156,7 @@ def test_pitfall_12_noise_follows_from_the_record_alone(table):
 def test_moved_pictures_are_scored_as_by_sklearn(attack, pictures):
   data, keep = pictures.data, pictures.keep
   queries = {label_only_translation: translations(1), label_only_rotation: rotations(9)}
-  bits = signals(pictures, queries=queries[attack]).correct
+  bits = pictures.signals(views=queries[attack]).correct
   scores = attack(pictures, target=2)
   for y in range(3):
     rows = (data.y == y) & data.audited
@@ -251,7 +250,7 @@ def test_pitfall_47_masked_confidences_change_nothing(attack, pictures, masked):
 def test_pitfall_143_label_only_sees_through_what_hides_the_confidence(
   pictures, masked
 ):
-  bare, hidden = (signals(e, queries=translations(1)) for e in (pictures, masked))
+  bare, hidden = (e.signals(views=translations(1)) for e in (pictures, masked))
   assert not np.array_equal(bare.phi, hidden.phi)
   np.testing.assert_array_equal(
     label_only_logreg(bare, target=0), label_only_logreg(hidden, target=0)

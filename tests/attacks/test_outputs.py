@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from mixdef.attacks import Signals, read_signals
+from mixdef.attacks import Signals
 
 MODELS, RECORDS, UNSEEN, CLASSES = 3, 40, 9, 5
 
@@ -191,5 +191,5 @@ def test_a_population_as_coarse_as_the_records_is_taken():
 def test_names_of_records_are_read(tmp_path):
   names = np.array([f"patient {i}" for i in range(RECORDS)])
   np.savez(tmp_path / "outputs.npz", **inputs(ids=names))
-  np.testing.assert_array_equal(read_signals(tmp_path / "outputs.npz").ids, names)
+  np.testing.assert_array_equal(Signals.from_npz(tmp_path / "outputs.npz").ids, names)
   assert Signals.from_logits(**inputs()).ids is None

@@ -7,7 +7,6 @@ import optax
 import pytest
 
 from mixdef.attacks import Signals
-from mixdef.attacks.query import signals
 from mixdef.attacks.views import identity, mirror
 from mixdef.data import Dataset
 from mixdef.defenses.averaging import ema
@@ -50,18 +49,18 @@ def test_signals_are_those_of_all_outputs(ensemble):
   expected = Signals.from_logits(
     outputs, data.y, ensemble.keep, audited=~data.reference
   )
-  asked = signals(ensemble)
+  asked = ensemble.signals()
   assert asked.phi.shape == (MODELS, RECORDS, 1)
   assert equal(asked, expected)
   np.testing.assert_array_equal(asked.log_probs, outputs)
-  assert signals(ensemble, log_probs=False).log_probs is None
+  assert ensemble.signals(log_probs=False).log_probs is None
   for name in ("keep", "labels", "audited"):
     np.testing.assert_array_equal(getattr(asked, name), getattr(expected, name))
   assert asked.audited.sum() == RECORDS - 7
 
 
 def test_pitfall_158_statistics_are_float64(ensemble):
-  asked = signals(ensemble)
+  asked = ensemble.signals()
   dtypes = {getattr(asked, name).dtype for name in ("phi", "hinge", "loss")}
   assert dtypes == {np.dtype(np.float64)}
 
@@ -70,7 +69,7 @@ def test_the_population_is_asked_with_the_same_views(ensemble):
   rng = np.random.default_rng(5)
   x = rng.normal(size=(20, 2, 4, 1)).astype(np.float32)
   others = Dataset.from_arrays(x, rng.integers(CLASSES, size=20))
-  asked = signals(ensemble, queries=mirror, population=others)
+  asked = ensemble.signals(views=mirror, population=others)
   assert asked.population.phi.shape == (MODELS, 20, 2)
   assert asked.population.log_probs is None
   expected = Signals.from_logits(
@@ -78,7 +77,7 @@ def test_the_population_is_asked_with_the_same_views(ensemble):
   )
   np.testing.assert_array_equal(asked.population.phi[..., 1], expected.phi[..., 0])
   with pytest.raises(ValueError, match="prepare both alike"):
-    signals(ensemble, population=Dataset.from_arrays(x[:, :1], others.y))
+    ensemble.signals(population=Dataset.from_arrays(x[:, :1], others.y))
 
 
 def test_an_answer_does_not_depend_on_the_others_asked_about(ensemble):
@@ -94,7 +93,7 @@ def test_an_answer_does_not_depend_on_the_others_asked_about(ensemble):
 
 
 def test_pitfall_13_view_0_of_a_mirrored_query_is_the_record(ensemble):
-  asked = signals(ensemble, queries=mirror)
+  asked = ensemble.signals(views=mirror)
   assert asked.phi.shape == (MODELS, RECORDS, 2)
   data = ensemble.data
   for view, x in enumerate((data.x, data.x[:, :, ::-1])):
@@ -113,7 +112,7 @@ def test_pitfall_12_all_models_see_the_same_views(ensemble):
     seen.append(views)
     return views
 
-  asked = signals(ensemble, queries=noisy)
+  asked = ensemble.signals(views=noisy)
   views = np.concatenate(seen)
   assert views.shape == (RECORDS, 2, 2, 4, 1)  # made once, not once a model
   for s in range(MODELS):
@@ -126,7 +125,7 @@ def test_pitfall_12_all_models_see_the_same_views(ensemble):
 
 def test_pitfall_15_release_hooks_act_on_every_query():
   masked = train(confidence_masking())
-  asked = signals(masked, queries=mirror)
+  asked = masked.signals(views=mirror)
   np.testing.assert_allclose(np.abs(asked.hinge), -MASKED, rtol=1e-3)
   x = masked.data.x
   bare = masked.predict(x, raw=True)
@@ -141,7 +140,7 @@ def test_a_model_that_diverged_is_named(ensemble):
   params = jax.tree.map(spoil, ensemble.states.params)
   states = ensemble.states._replace(params=params)
   with pytest.raises(ValueError, match=r"models \[1\] answer NaN") as raised:
-    signals(dataclasses.replace(ensemble, states=states))
+    dataclasses.replace(ensemble, states=states).signals()
   assert "\n" not in str(raised.value)
 
 
@@ -152,7 +151,7 @@ def test_a_model_that_diverged_is_named(ensemble):
 )
 def test_views_of_another_shape_are_refused(ensemble, queries):
   with pytest.raises(ValueError, match=r"return \[B,Q,\.\.\.\]"):
-    signals(ensemble, queries=queries)
+    ensemble.signals(views=queries)
 
 
 def test_identity_is_one_view():
@@ -164,8 +163,8 @@ def test_pitfall_03_averaged_weights_are_what_is_attacked(ensemble):
   averaged = train(ema(0.9))
   weights = (averaged.states.params, ensemble.states.params)
   jax.tree.map(np.testing.assert_array_equal, *weights)  # trained to the same end
-  asked = signals(averaged)
-  assert not equal(asked, signals(ensemble))
+  asked = averaged.signals()
+  assert not equal(asked, ensemble.signals())
   average = averaged.states.defense["ema"]["params"]["Dense_0"]
   x = averaged.data.x.reshape(RECORDS, -1)
   logits = x @ np.asarray(average["kernel"]) + np.asarray(average["bias"])[:, None]
@@ -176,10 +175,10 @@ def test_pitfall_03_averaged_weights_are_what_is_attacked(ensemble):
 def test_pitfall_09_labels_are_the_data_sets_own(ensemble):
   data = ensemble.data
   shifted = dataclasses.replace(data, y=(data.y + 1) % CLASSES)
-  other = signals(dataclasses.replace(ensemble, data=shifted))
+  other = dataclasses.replace(ensemble, data=shifted).signals()
   expected = Signals.from_logits(ensemble.predict(data.x), shifted.y, ensemble.keep)
   assert equal(other, expected)
-  assert not equal(other, signals(ensemble))
+  assert not equal(other, ensemble.signals())
 
 
 def test_pitfall_150_scores_of_two_selections_join_by_id(ensemble):
@@ -187,7 +186,7 @@ def test_pitfall_150_scores_of_two_selections_join_by_id(ensemble):
   shuffled = dataclasses.replace(
     ensemble, data=ensemble.data.select(order), keep=ensemble.keep[:, order]
   )
-  one, other = signals(ensemble), signals(shuffled)
+  one, other = ensemble.signals(), shuffled.signals()
   back = np.argsort(shuffled.data.ids)
   np.testing.assert_array_equal(one.phi, other.phi[:, back])
   np.testing.assert_array_equal(one.keep, other.keep[:, back])
@@ -201,6 +200,6 @@ def test_models_may_be_asked_in_chunks_and_from_the_host(ensemble):
   states = jax.tree.map(to_host, ensemble.states)
   chunked = dataclasses.replace(ensemble, states=states, models_at_once=2)
   assert [models for models, _ in chunked.chunks()] == [slice(0, 2), slice(2, 4)]
-  assert equal(signals(chunked), signals(ensemble))
+  assert equal(chunked.signals(), ensemble.signals())
   x = ensemble.data.x[:5]
   np.testing.assert_array_equal(chunked.predict(x), ensemble.predict(x))

@@ -65,7 +65,7 @@ def test_more_references_find_more_where_records_differ_in_hardness():
 
 def test_a_balanced_design_gives_nothing_away_at_any_size():
   rng = np.random.default_rng(0)
-  keep = subsets(8, 10_000, design="balanced")
+  keep = subsets(10_000, 8, design="balanced")
   signals = Signals.from_phi(rng.normal(size=keep.shape), keep)
   assert signals.design == "balanced"
   rows = budget_curve(lira_online_fixed, signals)

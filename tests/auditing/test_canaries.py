@@ -4,7 +4,6 @@ import pytest
 
 from mixdef import models
 from mixdef.attacks import leave_one_out, lira_online
-from mixdef.attacks.query import signals
 from mixdef.auditing.canaries import CANARIES, parse_canaries, plant
 from mixdef.data import Dataset, subsets
 from mixdef.data.duplicates import duplicate_records
@@ -205,7 +204,7 @@ def test_training_keeps_always_members_in():
   data = plant(table(), "clean", COUNT)
   run = fit(learner(), data, epochs=1, batch_size=100)
   assert run.keep.all()
-  forgotten = subsets(2, len(data), eligible=data.audited)
+  forgotten = subsets(data, 2)
   with pytest.raises(ValueError, match=r"leaves out records marked always: draw it"):
     fit_many(learner(), data, forgotten, epochs=1)
 
@@ -216,10 +215,10 @@ def found():
   aucs = {}
   for kind in ("clean", "mislabelled"):
     data = plant(table(), kind, 40)
-    keep = subsets(16, len(data), eligible=data.audited, always=data.always)
+    keep = subsets(data, 16)
     training = {"epochs": 40, "batch_size": 64, "strategy": "vmap"}
     ensemble = fit_many(learner(), data, keep, **training)
-    scores = leave_one_out(lira_online, signals(ensemble))
+    scores = leave_one_out(lira_online, ensemble.signals())
     assert np.isnan(scores[:, data.always]).all()
     aucs[kind] = auc(scores[:, data.audited], keep[:, data.audited])
     assert (ensemble.predict(data.test.x).argmax(-1) == data.test.y).mean() > 0.9

@@ -24,7 +24,8 @@ def attacked(strengths, seed=0):
     for name, strength in strengths.items()
   }
   figures = {
-    name: summarize(values, keep, resamples=10) for name, values in scores.items()
+    name: summarize(values, keep, resamples=10).to_json()
+    for name, values in scores.items()
   }
   return Attacked(figures, scores, keep)
 

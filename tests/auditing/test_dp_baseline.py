@@ -28,7 +28,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def keep(data):
-  return subsets(2, len(data), eligible=data.audited)
+  return subsets(data, 2)
 
 
 @pytest.fixture(scope="module")

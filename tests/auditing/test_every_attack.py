@@ -21,7 +21,7 @@ def leaky():
   data = dataclasses.replace(data, y=labels.astype(np.int32))
   population = data.select(np.arange(RECORDS, 2 * RECORDS))
   data = dataclasses.replace(data.select(np.arange(RECORDS)), test=population)
-  keep = mixdef.subsets(MODELS, RECORDS, seed=0)
+  keep = mixdef.subsets(RECORDS, MODELS, seed=0)
   learner = mixdef.classifier(
     mixdef.models.mlp(128), optax.adam(3e-3), mixdef.label_smoothing(0.01)
   )
@@ -31,9 +31,7 @@ def leaky():
 
 
 def audited(ensemble, source):
-  signals = mixdef.signals(
-    ensemble, queries=mixdef.attacks.mirror, population=ensemble.data.test
-  )
+  signals = ensemble.signals(views=mixdef.attacks.mirror, population=ensemble.data.test)
   found = run_attacks(
     list(CATALOGUE),
     signals,
@@ -51,7 +49,7 @@ def audited(ensemble, source):
 
 @pytest.fixture(scope="module")
 def source(memorised):
-  return mixdef.signals(memorised)
+  return memorised.signals()
 
 
 @pytest.mark.slow

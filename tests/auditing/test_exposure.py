@@ -9,7 +9,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from mixdef.attacks import ATTACKS, Signals, read_signals
+from mixdef.attacks import ATTACKS, Signals
 from mixdef.auditing import audit
 from mixdef.auditing.exposure import describe, exposure
 from mixdef.auditing.running import run_attacks
@@ -50,12 +50,12 @@ def file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pooled(file):
-  return audit(read_signals(file), attacks=NAMES)
+  return audit(Signals.from_npz(file), attacks=NAMES)
 
 
 @pytest.fixture(scope="module")
 def released(file):
-  return audit(read_signals(file), attacks=NAMES, target=0)
+  return audit(Signals.from_npz(file), attacks=NAMES, target=0)
 
 
 def spoken(report):
@@ -96,8 +96,8 @@ def test_the_metrics_are_those_of_the_released_model_alone(released, pooled):
       row["auc"] == auc(scores[0], keep[0]) != pooled.report["attacks"][name]["auc"]
     )
     alone = summarize(scores[:1], keep[:1])
-    assert row["auc_ci"] == alone["auc_ci"]
-    assert row["tpr"] == alone["tpr"]
+    assert row["auc_ci"] == alone.auc_ci
+    assert row["tpr"] == alone.tpr
     assert row["num_members"] + row["excluded"] >= keep[0].sum() - RECORDS // 8
     assert row["num_targets"] == 1
     assert row["calibrated"] is row["balanced_accuracy"] is None
@@ -158,7 +158,7 @@ def test_any_row_can_be_the_released_one(pooled, target):
 def test_the_file_may_name_the_released_model(file, released, tmp_path):
   path = tmp_path / "named.npz"
   np.savez(path, **arrays(3.0), target=0)
-  signals = read_signals(path)
+  signals = Signals.from_npz(path)
   assert signals.target == 0
   for given in (None, 0, np.int64(0)):
     named = audit(signals, attacks=NAMES[:2], target=given).report
@@ -171,14 +171,14 @@ def test_the_file_may_name_the_released_model(file, released, tmp_path):
 def test_what_is_no_model_is_refused_by_every_door(file, target, tmp_path):
   message = r"target=.* is no model; pass 0 to 7$"
   with pytest.raises(ValueError, match=message):
-    audit(read_signals(file), attacks=NAMES[:1], target=target)
+    audit(Signals.from_npz(file), attacks=NAMES[:1], target=target)
   given = arrays(3.0)
   with pytest.raises(ValueError, match=message):
     Signals.from_logits(given["logits"], given["labels"], given["keep"], target=target)
   path = tmp_path / "wrong.npz"
   np.savez(path, **given, target=target)
   with pytest.raises(ValueError, match=rf"wrong\.npz: {message}"):
-    read_signals(path)
+    Signals.from_npz(path)
 
 
 def test_scores_of_one_target_are_not_those_of_all(pooled, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 import mixdef
 from mixdef.attacks import leave_one_out
-from mixdef.attacks.gan import GanSignals, gan_signals, logan, samples
+from mixdef.attacks.gan import GanSignals, logan, samples
 from mixdef.auditing import Budget, describe_generators, read_report
 from mixdef.data import Dataset, subsets
 from mixdef.learners import wgan_gp
@@ -40,7 +40,7 @@ def trained(shape):
   networks = dense_networks(shape, CLASSES, hidden=8, latent=3)
   data = records(RECORDS, shape, seed=0)
   data = dataclasses.replace(data, test=records(HELD_OUT, shape, seed=1))
-  keep = subsets(MODELS, RECORDS, seed=0)
+  keep = subsets(RECORDS, MODELS, seed=0)
   sizes = {"epochs": 2, "batch_size": 10, "num_members": RECORDS // 2}
   return mixdef.fit_many(wgan_gp(networks), data, keep, **sizes, strategy="loop")
 
@@ -182,7 +182,7 @@ def test_gans_are_audited_by_attacks_made_for_them(audited, pictures):
   assert list(report["attacks"]) == EVERY_KIND
   assert "test_accuracy" not in report["setting"]  # a critic classifies nothing
   assert report["setting"]["num_population"] == HELD_OUT
-  expected = leave_one_out(logan, gan_signals(pictures))
+  expected = leave_one_out(logan, pictures.signals())
   np.testing.assert_array_equal(audited.scores["logan"], expected)
 
 
@@ -210,7 +210,7 @@ def test_the_report_holds_what_generators_make(audited, described, tmp_path):
 
 
 def test_outputs_of_gans_are_audited_as_the_gans_are(audited, pictures):
-  signals = gan_signals(pictures)
+  signals = pictures.signals()
   assert isinstance(signals, GanSignals)
   found = mixdef.audit(signals, attacks=EVERY_KIND)
   follows_the_schema(found.report)

@@ -38,7 +38,7 @@ def part_fixed(seed):
 
 DESIGNS = {
   "independent": lambda seed: halves(8, seed),
-  "balanced": lambda seed: subsets(8, RECORDS, seed=seed, design="balanced"),
+  "balanced": lambda seed: subsets(RECORDS, 8, seed=seed, design="balanced"),
   "one split": lambda seed: np.repeat(halves(1, seed), 6, 0),
   "another seed of each": lambda seed: np.repeat(halves(4, seed), 2, 0),
   "every model twice": lambda seed: np.tile(halves(4, seed), (2, 1)),

@@ -10,7 +10,6 @@ import pytest
 
 from mixdef import attacks, models
 from mixdef.attacks import Signals
-from mixdef.attacks.query import signals as ask
 from mixdef.auditing import Budget, audit, read_report
 from mixdef.data import Dataset, subsets
 from mixdef.defenses import confidence_masking
@@ -67,7 +66,7 @@ def test_an_undefended_model_leaks_and_the_report_says_so(leaky):
 
 
 def test_random_members_are_at_chance_through_the_whole_audit(memorised):
-  keep = subsets(6, len(memorised.data), seed=99)
+  keep = subsets(memorised.data, 6, seed=99)
   blind = dataclasses.replace(memorised, keep=keep)
   report = audit(blind, attacks=ATTACKS, budget=BUDGET).report
   schema_of(report)
@@ -273,7 +272,7 @@ def test_canaries_and_baseline_enter_the_report(outputs, leaky):
   weak = strong | {"auc": 0.5, "auc_ci": [0.4, 0.55]}
   chance = np.random.default_rng(0).normal(size=outputs.keep.shape)
   any_attack = next(iter(leaky.report["attacks"].values()))
-  found = any_attack | summarize(chance, outputs.keep, resamples=10)
+  found = any_attack | summarize(chance, outputs.keep, resamples=10).to_json()
   baseline = {
     "noise_multiplier": 1.0,
     "epsilon": math.inf,
@@ -313,7 +312,7 @@ def masked():
   learner = classifier(
     models.mlp(32, num_classes=4), optax.adam(1e-2), confidence_masking()
   )
-  keep = subsets(2, len(data), seed=0)
+  keep = subsets(data, 2, seed=0)
   return fit_many(learner, data, keep, epochs=30, batch_size=32, strategy="vmap")
 
 
@@ -378,7 +377,7 @@ def test_views_are_asked_and_counted(memorised):
   def two_views(x):
     return np.stack([x, x + np.float32(0.1)], 1)
 
-  found = audit(memorised, attacks=["lira_online_fixed"], queries=two_views)
+  found = audit(memorised, attacks=["lira_online_fixed"], views=two_views)
   assert found.report["setting"]["queries"] == "2 views a record"
-  expected = ask(memorised, queries=two_views)
+  expected = memorised.signals(views=two_views)
   np.testing.assert_array_equal(found.signals.phi, expected.phi)

@@ -9,7 +9,6 @@ from mixdef import attacks
 from mixdef.attacks import Signals, leave_one_out
 from mixdef.attacks.gan import ATTACKS as GAN_ATTACKS
 from mixdef.attacks.gan import GanSignals
-from mixdef.attacks.query import signals as ask
 from mixdef.auditing import Budget, run_attacks, running
 from mixdef.metrics import summarize
 
@@ -60,7 +59,7 @@ def test_cheap_attacks_meet_every_model(outputs):
   assert row["family"] == "reference"
   # A record that is in every other model has no score.
   assert row["num_members"] + row["num_nonmembers"] + row["excluded"] == 6 * 100
-  plain = summarize(expected, outputs.keep, outputs.audited)
+  plain = summarize(expected, outputs.keep, outputs.audited).to_json()
   assert {name: row[name] for name in plain} == plain
 
 
@@ -82,7 +81,7 @@ def test_attacks_that_train_a_model_meet_the_first_targets_only(outputs):
 
 
 def test_attacks_that_ask_meet_few_targets_and_few_records(memorised):
-  signals, budget = ask(memorised), Budget(targets=2, records=30)
+  signals, budget = memorised.signals(), Budget(targets=2, records=30)
   findings = run_attacks([ASKING, "gap"], signals, memorised, budget=budget, seed=3)
   scored = ~np.isnan(findings.scores[ASKING])
   assert scored[:2].sum(1).tolist() == [30, 30]
@@ -108,7 +107,7 @@ def test_what_cannot_be_run_is_listed_with_the_reason(outputs, memorised):
   assert "pass source=" in findings.not_run["salem_2"]
   assert "give the ensemble" in findings.not_run[ASKING]
   pictures = "label_only_translation"
-  findings = run_attacks([pictures], ask(memorised), memorised)
+  findings = run_attacks([pictures], memorised.signals(), memorised)
   assert "are no images" in findings.not_run[pictures]
   assert not findings.scores
 
@@ -145,7 +144,7 @@ def test_an_error_of_an_attack_is_not_swallowed(outputs, memorised):
   with pytest.raises(ValueError, match=r"score is 'psi'; it is one of 'phi', 'hinge'"):
     run_attacks(["gap", "lira_online(score='psi')"], outputs)
   with pytest.raises(ValueError, match="draws is 0; give an integer of at least 1"):
-    run_attacks(["label_only_noise(draws=0)"], ask(memorised), memorised)
+    run_attacks(["label_only_noise(draws=0)"], memorised.signals(), memorised)
 
 
 def test_finished_attacks_are_found_again(outputs, runs, tmp_path):
@@ -171,7 +170,7 @@ def test_the_same_attack_with_other_arguments_is_another_one(outputs, tmp_path):
 
 
 def test_what_was_not_run_is_tried_again(memorised, tmp_path):
-  signals, budget = ask(memorised), Budget(targets=1, records=30)
+  signals, budget = memorised.signals(), Budget(targets=1, records=30)
   findings = run_attacks([ASKING], signals, budget=budget, out=tmp_path)
   assert ASKING in findings.not_run
   findings = run_attacks([ASKING], signals, memorised, budget=budget, out=tmp_path)
@@ -265,7 +264,7 @@ def test_scores_without_a_signature_are_those_of_the_call(
 
 
 def test_scores_of_other_models_with_equal_answers_are_not_taken(memorised, tmp_path):
-  signals, how = ask(memorised), {"budget": Budget(targets=1, records=5)}
+  signals, how = memorised.signals(), {"budget": Budget(targets=1, records=5)}
   run_attacks([ASKING], signals, memorised, out=tmp_path, **how)
   (kept,) = tmp_path.glob("*.npz")
   written = kept.stat().st_mtime_ns

@@ -7,7 +7,6 @@ import pytest
 
 from mixdef import models
 from mixdef.attacks import leave_one_out, lira_online_fixed
-from mixdef.attacks.query import signals as ask
 from mixdef.auditing import (
   MatchedDP,
   accuracies,
@@ -37,14 +36,14 @@ def planted():
   """Six models of an easy task with sixty wrong labels, each in half of them."""
   data = synthetic_clusters(240, num_test=40)
   data = plant(data.with_reference(20), "mislabelled", CANARIES)
-  keep = subsets(6, len(data), eligible=data.audited, always=data.always)
+  keep = subsets(data, 6)
   learner = classifier(models.mlp(32, num_classes=4), optax.adam(1e-2))
   return fit_many(learner, data, keep, epochs=60, batch_size=64, strategy="vmap")
 
 
 @pytest.fixture(scope="module")
 def found(planted):
-  return attack_canaries(planted, kind="mislabelled", queries=two_views)
+  return attack_canaries(planted, kind="mislabelled", views=two_views)
 
 
 def test_canaries_are_attacked_in_the_four_customary_ways_and_by_label(found):
@@ -63,7 +62,7 @@ def test_canaries_are_attacked_in_the_four_customary_ways_and_by_label(found):
 
 
 def test_the_figures_are_those_of_the_canaries_alone(found, planted):
-  signals = ask(planted, queries=two_views)
+  signals = planted.signals(views=two_views)
   scores = leave_one_out(lira_online_fixed, signals)
   audited = planted.data.audited
   assert np.isnan(scores[:, ~audited]).all()
@@ -83,7 +82,7 @@ def test_only_canaries_are_asked_about(planted):
     seen.append(x)
     return x[:, None]
 
-  found = attack_canaries(planted, kind="mislabelled", queries=counted)
+  found = attack_canaries(planted, kind="mislabelled", views=counted)
   asked = np.concatenate(seen)
   data = planted.data
   np.testing.assert_array_equal(asked, data.x[data.audited])
@@ -102,7 +101,7 @@ def test_the_strongest_is_widened_for_the_selection(found):
 
 
 def test_the_exposed_quantiles_are_those_of_the_strongest(found, planted):
-  signals = ask(planted, queries=two_views)
+  signals = planted.signals(views=two_views)
   name = found["strongest"]["attack"]
   part = signals.first_view() if name.endswith("record alone") else signals
   score = "hinge" if "hinge" in name else "phi"
@@ -115,7 +114,7 @@ def test_epsilon_stays_below_what_perfect_guesses_would_prove(found, planted):
   epsilon = found["epsilon"]
   assert epsilon["attack"] == f"{LIRA[0]}, all views"
   assert 0 <= epsilon["lower_bound"] <= epsilon["ceiling"]
-  scores = lira_online_fixed(ask(planted, queries=two_views), target=0)
+  scores = lira_online_fixed(planted.signals(views=two_views), target=0)
   # A tenth of those with a score on either side: some are in all five references.
   assert epsilon["guesses"] == 2 * ((~np.isnan(scores)).sum() // 10)
   assert epsilon["confidence"] == 0.95
@@ -155,7 +154,7 @@ def test_the_baseline_is_attacked_on_signals_alone(memorised):
   found = attack_dp_baseline(matched, memorised, names, population=population)
   assert list(found["attacks"]) == ["loss_threshold", "rmia"]
   assert found["strongest"]["num_attacks"] == 2
-  reached = accuracies(ask(memorised))
+  reached = accuracies(memorised.signals())
   assert found["test_accuracy"] == reached["test_accuracy"]
   assert found["epsilon"] is None  # these models were not trained with noise
   assert found["defense_test_accuracy"] == 0.31

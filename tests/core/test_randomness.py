@@ -45,10 +45,10 @@ def test_every_door_refuses_it_before_work_starts(seed):
   scores = np.linspace(0, 1, 8)[None]
   for use in (
     lambda: mixdef.fit_many(lambda: None, data, keep, epochs=1, seed=seed),
-    lambda: mixdef.subsets(2, 8, seed=seed),
-    lambda: mixdef.splits(8, 2, seed=seed),
+    lambda: mixdef.subsets(8, 2, seed=seed),
+    lambda: mixdef.disjoint_splits(8, 2, seed=seed),
     lambda: data.with_reference(2, seed=seed),
-    lambda: data.split(0.5, seed=seed),
+    lambda: data.hold_out(0.5, seed=seed),
     lambda: bootstrap_records(scores[0], keep[0], seed=seed),
   ):
     with pytest.raises(ValueError, match=r"seed=.*; take"):

@@ -113,7 +113,7 @@ def test_an_attack_of_ones_own_enters_the_audit(mine):
 def test_changed_code_of_ones_own_is_not_answered_from_earlier_results(mine, tmp_path):
   from settings import Settings
 
-  keep = mixdef.subsets(4, 60, seed=0)
+  keep = mixdef.subsets(60, 4, seed=0)
   phi = np.random.default_rng(0).normal(size=(4, 60, 1))
   signals = Signals.from_phi(phi + keep[..., None], keep)
   settings = {"defense": "my_module:flooding(0.3)"}

@@ -229,13 +229,13 @@ def test_split_is_stratified_disjoint_and_complete():
   random = np.random.default_rng(0)
   y = random.choice(4, size=501, p=[0.5, 0.3, 0.15, 0.05])
   x = np.arange(501, dtype=np.float32)[:, None]
-  data = Dataset.from_arrays(x, y).split(0.2, seed=3)
+  data = Dataset.from_arrays(x, y).hold_out(0.2, seed=3)
   assert len(data.test) == round(0.2 * 501)
   every = np.concatenate([data.x, data.test.x]).ravel()
   np.testing.assert_array_equal(np.sort(every), x.ravel())
   share = np.bincount(data.test.y, minlength=4) - 0.2 * np.bincount(y)
   assert (np.abs(share) <= 1).all()
-  again = Dataset.from_arrays(x, y).split(0.2, seed=4)
+  again = Dataset.from_arrays(x, y).hold_out(0.2, seed=4)
   assert (again.test.x != data.test.x).any()
 
 
@@ -243,7 +243,7 @@ def test_split_holds_out_every_record_equally_often():
   data = Dataset.from_arrays(np.arange(11.0)[:, None], np.arange(11) % 2)
   held = np.zeros(11)
   for seed in range(2000):
-    held[data.split(0.2, seed=seed).test.x.ravel().astype(int)] += 1
+    held[data.hold_out(0.2, seed=seed).test.x.ravel().astype(int)] += 1
   # Two of 11 are held out, one from each class of 6 and 5.
   expected = 2000 / np.where(np.arange(11) % 2, 5, 6)
   assert (np.abs(held - expected) < 5 * np.sqrt(expected)).all()
@@ -252,19 +252,19 @@ def test_split_holds_out_every_record_equally_often():
 def test_split_refuses_what_makes_no_sense():
   data = Dataset.from_arrays(*_images())
   with pytest.raises(ValueError, match="has a test file already"):
-    data.split().split()
-  with pytest.raises(ValueError, match="split, then with_reference"):
-    data.with_reference(3).split()
-  with pytest.raises(ValueError, match="split, then mark or plant"):
-    _mark_always(data, [3]).split()
+    data.hold_out().hold_out()
+  with pytest.raises(ValueError, match=r"reference rows .* call hold_out first"):
+    data.with_reference(3).hold_out()
+  with pytest.raises(ValueError, match=r"marked always .* call hold_out first"):
+    _mark_always(data, [3]).hold_out()
   with pytest.raises(ValueError, match=r"fraction=0\.001 holds out 0 of 40"):
-    data.split(0.001)
+    data.hold_out(0.001)
 
 
 def test_reference_and_split_draws_are_independent():
   data = Dataset.from_arrays(np.arange(400.0)[:, None], np.zeros(400, int))
   held = np.ones(400, bool)
-  held[data.split(0.5, seed=0).x.ravel().astype(int)] = False
+  held[data.hold_out(0.5, seed=0).x.ravel().astype(int)] = False
   both = (held & data.with_reference(200, seed=0).reference).sum()
   assert 70 < both < 130
 
@@ -299,7 +299,7 @@ def test_digits_are_bundled():
   assert data.x.shape == (1797, 8, 8, 1)
   assert (data.x.min(), data.x.max(), data.num_classes) == (0, 1, 10)
   assert data.y[:5].tolist() == [0, 1, 2, 3, 4]
-  assert len(data.split().test) == 359
+  assert len(data.hold_out().test) == 359
 
 
 def test_unknown_name_lists_close_matches():

@@ -1,19 +1,21 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
-from mixdef.data import splits, subsets, validate_keep
+from mixdef.data import Dataset, disjoint_splits, subsets, validate_keep
 from mixdef.metrics import auc
 
 
 def test_adding_models_changes_none_that_exist():
-  few, many = subsets(3, 50, seed=5), subsets(9, 50, seed=5)
+  few, many = subsets(50, 3, seed=5), subsets(50, 9, seed=5)
   np.testing.assert_array_equal(few, many[:3])
-  assert (subsets(3, 50, seed=6) != few).any()
+  assert (subsets(50, 3, seed=6) != few).any()
   assert (many[0] != many[1]).any()
 
 
 def test_bernoulli_draws_are_independent_halves():
-  keep = subsets(400, 300)
+  keep = subsets(300, 400)
   five_sigma = 5 * 0.5 / np.sqrt(keep.size)
   assert abs(keep.mean() - 0.5) < five_sigma
   assert abs((keep[:, 1:] ^ keep[:, :-1]).mean() - 0.5) < five_sigma
@@ -22,12 +24,12 @@ def test_bernoulli_draws_are_independent_halves():
 
 @pytest.mark.parametrize("design", ["bernoulli", "balanced"])
 def test_fraction_is_the_expected_share(design):
-  keep = subsets(51, 2000, design=design, fraction=0.3)
+  keep = subsets(2000, 51, design=design, fraction=0.3)
   assert abs(keep.mean() - 0.3) < 5 * np.sqrt(0.21 / keep.size)
 
 
 def test_balanced_puts_each_record_in_half_of_the_models():
-  keep = subsets(8, 101, design="balanced")
+  keep = subsets(101, 8, design="balanced")
   np.testing.assert_array_equal(keep.sum(axis=0), 4)
   assert len(set(keep.sum(axis=1))) > 1
 
@@ -36,7 +38,7 @@ def test_balanced_puts_each_record_in_half_of_the_models():
 @pytest.mark.parametrize("num_models", [1, 2, 5, 7])
 @pytest.mark.parametrize("num_records", [9, 10, 33])
 def test_pitfall_138_odd_sizes_work(design, num_models, num_records):
-  keep = subsets(num_models, num_records, design=design, seed=1)
+  keep = subsets(num_records, num_models, design=design, seed=1)
   assert keep.shape == (num_models, num_records)
   if design == "balanced":
     counts = keep.sum(axis=0)
@@ -44,29 +46,29 @@ def test_pitfall_138_odd_sizes_work(design, num_models, num_records):
 
 
 def test_pitfall_138_odd_balanced_design_is_half_on_average():
-  counts = subsets(5, 4000, design="balanced").sum(axis=0)
+  counts = subsets(4000, 5, design="balanced").sum(axis=0)
   assert abs(counts.mean() - 2.5) < 5 * 0.5 / np.sqrt(4000)
 
 
 @pytest.mark.parametrize("design", ["bernoulli", "balanced"])
 def test_pitfall_52_last_record_is_drawn_like_the_others(design):
-  keep = subsets(4000, 25, design=design)
+  keep = subsets(25, 4000, design=design)
   assert (np.abs(keep.mean(axis=0) - 0.5) < 5 * 0.5 / np.sqrt(4000)).all()
-  draws = [splits(7, 2, seed=seed) for seed in range(2000)]
+  draws = [disjoint_splits(7, 2, seed=seed) for seed in range(2000)]
   last = np.mean([6 in draw for draw in draws])
   assert abs(last - 6 / 7) < 5 * np.sqrt(6 / 49 / 2000)
 
 
 def test_pitfall_136_counting_the_other_models_reveals_a_balanced_membership():
   for design, expected in (("balanced", 1.0), ("bernoulli", 0.5)):
-    keep = subsets(8, 4000, design=design)
+    keep = subsets(4000, 8, design=design)
     others = keep.sum(axis=0) - keep
     error = 5 * np.sqrt(1 / (3 * keep.size))
     assert auc(-others, keep) == pytest.approx(expected, abs=error)
 
 
 def test_pitfall_147_subset_sizes_are_never_truncated():
-  sizes = subsets(200, 1000).sum(axis=1)
+  sizes = subsets(1000, 200).sum(axis=1)
   assert sizes.max() - sizes.min() > 20
   assert 0.6 < sizes.std() / np.sqrt(250) < 1.4
 
@@ -74,9 +76,9 @@ def test_pitfall_147_subset_sizes_are_never_truncated():
 @pytest.mark.parametrize("design", ["bernoulli", "balanced"])
 def test_reference_rows_are_never_members(design):
   eligible = np.arange(40) % 4 > 0
-  keep = subsets(20, 40, design=design, eligible=eligible)
+  keep = subsets(40, 20, design=design, eligible=eligible)
   assert not keep[:, ~eligible].any()
-  whole = subsets(20, 40, design=design)
+  whole = subsets(40, 20, design=design)
   np.testing.assert_array_equal(keep[:, eligible], whole[:, eligible])
 
 
@@ -84,13 +86,13 @@ def test_reference_rows_are_never_members(design):
 def test_always_rows_are_in_every_model_and_change_no_other_draw(design):
   always = np.arange(40) < 25
   eligible = np.arange(40) >= 30
-  keep = subsets(20, 40, design=design, eligible=eligible, always=always)
+  keep = subsets(40, 20, design=design, eligible=eligible, always=always)
   assert keep[:, always].all()
   assert not keep[:, 25:30].any()
-  whole = subsets(20, 40, design=design)
+  whole = subsets(40, 20, design=design)
   np.testing.assert_array_equal(keep[:, eligible], whole[:, eligible])
   # Nobody eligible, but every model has records to train on.
-  assert subsets(2, 40, design=design, eligible=~always & False, always=always).any()
+  assert subsets(40, 2, design=design, eligible=~always & False, always=always).any()
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,7 @@ def test_always_rows_are_in_every_model_and_change_no_other_draw(design):
     ({"fraction": 0.0}, r"fraction=0\.0; take a share in \(0, 1\]"),
     ({"num_models": 0}, "num_models=0; take at least 1"),
     ({"num_models": 4.0}, r"num_models=4\.0; take an integer of at least 1"),
-    ({"num_records": True}, "num_records=True; take an integer"),
+    ({"data": True}, "data=True; take an integer"),
     ({"seed": None}, "seed=None; take an integer of at least 0"),
     ({"seed": -1}, "seed=-1; take at least 0"),
     ({"seed": 1.5}, r"seed=1\.5; take an integer"),
@@ -116,25 +118,25 @@ def test_always_rows_are_in_every_model_and_change_no_other_draw(design):
 )
 def test_subsets_refuse_what_cannot_be_trained(arguments, message):
   with pytest.raises(ValueError, match=message):
-    subsets(**{"num_models": 4, "num_records": 6, **arguments})
+    subsets(**{"num_models": 4, "data": 6, **arguments})
 
 
 def test_pitfall_149_four_splits_are_disjoint_and_equal():
-  parts = splits(42_083, 4, size=10_520, seed=2)
+  parts = disjoint_splits(42_083, 4, size=10_520, seed=2)
   assert parts.shape == (4, 10_520)
   assert len(np.unique(parts)) == parts.size
   assert parts.min() >= 0
   assert parts.max() < 42_083
-  assert (splits(42_083, 4, size=10_520, seed=3) != parts).any()
+  assert (disjoint_splits(42_083, 4, size=10_520, seed=3) != parts).any()
 
 
 def test_splits_use_every_record_they_can():
-  assert sorted(splits(12, 4).ravel()) == list(range(12))
-  assert splits(14, 4).shape == (4, 3)
+  assert sorted(disjoint_splits(12, 4).ravel()) == list(range(12))
+  assert disjoint_splits(14, 4).shape == (4, 3)
   with pytest.raises(ValueError, match="4 disjoint parts of 4 do not fit 14"):
-    splits(14, 4, size=4)
+    disjoint_splits(14, 4, size=4)
   with pytest.raises(ValueError, match="5 disjoint parts of 0 do not fit 4"):
-    splits(4, 5)
+    disjoint_splits(4, 5)
 
 
 @pytest.mark.parametrize(
@@ -154,3 +156,16 @@ def test_splits_use_every_record_they_can():
 def test_keep_is_checked(keep, message):
   with pytest.raises(ValueError, match=message):
     validate_keep(keep, 3)
+
+
+def test_a_data_set_says_who_may_and_who_must_be_a_member():
+  x = np.zeros((40, 2), np.float32)
+  data = Dataset.from_arrays(x, np.arange(40) % 2).with_reference(7, seed=1)
+  always = ~data.reference & (np.arange(40) < 9)
+  data = dataclasses.replace(data, always=always)
+  keep = subsets(data, 20, seed=3)
+  expected = subsets(40, 20, seed=3, eligible=data.audited, always=always)
+  np.testing.assert_array_equal(keep, expected)
+  assert keep[:, always].all()
+  assert not keep[:, data.reference].any()
+  np.testing.assert_array_equal(disjoint_splits(data, 4), disjoint_splits(40, 4))

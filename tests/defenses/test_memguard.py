@@ -17,7 +17,6 @@ from mixdef.attacks import (
   leave_one_out,
   loss_threshold,
 )
-from mixdef.attacks.query import signals
 from mixdef.core.chaining import chain
 from mixdef.data import subsets
 from mixdef.data.synthetic import synthetic_memorize
@@ -200,7 +199,7 @@ def learner_of(defense=None):
 
 def memorise(defense=None):
   data = synthetic_memorize(240, num_classes=4, num_test=1).with_reference(60)
-  keep = subsets(4, len(data), seed=0) & ~data.reference
+  keep = subsets(data, 4, seed=0) & ~data.reference
   return fit_many(
     learner_of(defense), data, keep, epochs=40, batch_size=32, strategy="vmap"
   )
@@ -221,7 +220,7 @@ def guarded():
 
 @pytest.fixture(scope="module")
 def seen(plain, guarded):
-  return signals(plain), signals(guarded)
+  return plain.signals(), guarded.signals()
 
 
 @pytest.mark.slow

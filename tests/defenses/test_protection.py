@@ -14,7 +14,6 @@ import pytest
 
 from mixdef import models
 from mixdef.attacks import leave_one_out, loss_threshold
-from mixdef.attacks.query import signals
 from mixdef.core import parse
 from mixdef.data import subsets
 from mixdef.data.synthetic import synthetic_memorize
@@ -23,7 +22,7 @@ from mixdef.metrics import auc
 from mixdef.training import fit_many
 
 DATA = synthetic_memorize(300, num_classes=4, num_test=60).with_reference(60)
-KEEP = subsets(4, len(DATA), seed=0, eligible=DATA.audited)
+KEEP = subsets(DATA, 4, seed=0)
 
 # By how much the loss attack's AUC falls at least; measured falls are about twice that.
 LOWERS = {
@@ -51,7 +50,7 @@ def leakage(text):
   learner = classifier(model, optax.adam(1e-2), parse(text))
   how = {"epochs": 40, "batch_size": 32, "noise_seed": 0}
   ensemble = fit_many(learner, DATA, KEEP, strategy="vmap", **how)
-  scores = leave_one_out(loss_threshold, signals(ensemble))
+  scores = leave_one_out(loss_threshold, ensemble.signals())
   return auc(scores[:, DATA.audited], KEEP[:, DATA.audited])
 
 

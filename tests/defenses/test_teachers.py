@@ -257,7 +257,7 @@ def test_pitfall_68_classes_of_probability_zero_do_not_change_the_loss(part):
 def leakage():
   """Return `part -> AUC` of the loss of models that could know random labels."""
   data = synthetic_memorize(300, num_classes=4, num_test=10).with_reference(100)
-  keep = subsets(4, len(data), seed=0, eligible=data.audited)
+  keep = subsets(data, 4, seed=0)
 
   def measure(*parts):
     learner = classifier(models.mlp(32, num_classes=4), optax.adam(1e-2), chain(*parts))

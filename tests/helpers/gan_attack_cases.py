@@ -42,7 +42,7 @@ def leaky():
   """Return eight GANs whose critics know random halves of the records by heart."""
   networks = table_networks(32, CLASSES, hidden=32, latent=8, conditional=True)
   learner = wgan_gp(networks, optax.adam(2e-3, b1=0.5, b2=0.999))
-  data, keep = coin_flips(), subsets(8, 64, seed=0)
+  data, keep = coin_flips(), subsets(64, 8, seed=0)
   return fit_many(learner, data, keep, epochs=200, batch_size=64, strategy="vmap")
 
 
@@ -75,7 +75,7 @@ _MADE_UP = Learner(
 def made_up(models=6, critics=2, *, data=None, keep=None, seed=0):
   """Return GANs with random parameters, which know nothing of their members."""
   data = some_records() if data is None else data
-  keep = subsets(models, len(data), seed=0) if keep is None else keep
+  keep = subsets(data, models, seed=0) if keep is None else keep
   rng = np.random.default_rng(seed)
   columns = data.x.shape[1]
   shapes = {

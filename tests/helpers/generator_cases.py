@@ -68,7 +68,7 @@ def table(records=24, features=6, seed=0):
 def memorised(models=4):
   """Models that make their members and blends of them."""
   data = table()
-  keep = subsets(models, len(data), seed=1)
+  keep = subsets(data, models, seed=1)
   return ensemble_of(data, keep, by_heart(data.x, keep))
 
 
@@ -83,7 +83,7 @@ def ignorant(records=200, models=4):
   """Models that make records nobody is asked about."""
   data = table(records)
   others = table(12, seed=99).x
-  keep = subsets(models, records, seed=1)
+  keep = subsets(records, models, seed=1)
   return ensemble_of(data, keep, np.tile(others, (models, 1, 1)))
 
 

@@ -50,7 +50,7 @@ def overfitted(records=160, count=2, defense=None):
   """Models of random labels: they know their members by heart."""
   data = synthetic_memorize(records, num_features=20, num_classes=4, num_test=2)
   learner = classifier(models.mlp(64, num_classes=4), optax.adam(1e-2), defense)
-  keep = subsets(count, records, seed=0)
+  keep = subsets(records, count, seed=0)
   return fit_many(learner, data, keep, epochs=25, batch_size=32, strategy="vmap")
 
 

@@ -59,7 +59,7 @@ def attack(family, scores, keep, audited):
   figures = summarize(scores, keep, audited, resamples=20)
   several = len(scores) > 1
   calibrated = {"0.01": {"tpr": 0.11, "fpr": 0.012, "fpr_spread": 0.004}}
-  return figures | {
+  return figures.to_json() | {
     "family": family,
     "about": "Score a record by what this attack reads.",
     "num_targets": len(scores),

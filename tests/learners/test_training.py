@@ -33,7 +33,7 @@ def make(name, optimizer, num_classes, width=16):
 def small():
   """Return three looped models of each learner on a tiny problem, and their subsets."""
   data = records()
-  keep = mixdef.subsets(3, len(data), seed=0)
+  keep = mixdef.subsets(data, 3, seed=0)
   learners = {name: make(name, optax.sgd(0.2, momentum=0.9), 3, 4) for name in NAMES}
   looped = {
     name: fit_many(learner, data, keep, strategy="loop", **SIZES)
@@ -115,7 +115,7 @@ def test_pitfall_60_out_records_change_nothing(small, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_it_learns_digits(name):
-  data = mixdef.load("digits").split(0.2, seed=0)
+  data = mixdef.load("digits").hold_out(0.2, seed=0)
   learner = make(name, optax.adam(1e-2), data.num_classes, 32)
   run = fit(learner, data, epochs=9, batch_size=64)
   # Chance is 0.1; every network has a third of the records and of the epochs.
@@ -127,7 +127,7 @@ def test_it_learns_digits(name):
 def test_signals_and_attacks_work_unchanged(small):
   _, keep, _, looped = small
   for ensemble in looped.values():
-    signals = mixdef.signals(ensemble)
+    signals = ensemble.signals()
     scores = mixdef.attacks.loss_threshold(signals, target=0)
     assert scores.shape == keep[0].shape
     assert np.isfinite(scores).all()
@@ -138,7 +138,7 @@ def test_signals_and_attacks_work_unchanged(small):
 @pytest.mark.slow
 def test_stacking_hides_what_an_undefended_model_leaks():
   data = synthetic_memorize(240, num_classes=4, num_test=240)
-  keep = mixdef.subsets(4, len(data), seed=0)
+  keep = mixdef.subsets(data, 4, seed=0)
   areas = {}
   for name in ("classifier", "model_stacking"):
     learner = make(name, optax.adam(1e-2), 4, 32)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -22,8 +23,9 @@ def draw(targets=4, records=300):
 def test_layout_is_plain_json_and_agrees_with_the_figures():
   scores, keep = draw()
   summary = summarize(scores, keep, resamples=50)
-  assert json.loads(json.dumps(summary)) == summary
-  assert list(summary) == [
+  layout = summary.to_json()
+  assert json.loads(json.dumps(layout)) == layout
+  assert list(layout) == [
     "auc",
     "auc_ci",
     "auc_trials",
@@ -41,23 +43,23 @@ def test_layout_is_plain_json_and_agrees_with_the_figures():
     "num_nonmembers",
     "excluded",
   ]
-  assert summary["auc"] == roc.auc(scores, keep)
-  assert summary["auc_ci"][0] < summary["auc"] < summary["auc_ci"][1]
-  assert summary["balanced_accuracy"] == decisions.balanced_accuracy(scores, keep)
-  low, high = summary["balanced_accuracy_ci"]
-  assert low < summary["balanced_accuracy"] < high
-  assert summary["balanced_accuracy_max"] >= summary["balanced_accuracy"]
-  assert list(summary["tpr"]) == ["0.001", "0.002", "0.005", "0.01", "0.02", "0.05"]
+  assert summary.auc == roc.auc(scores, keep)
+  assert summary.auc_ci[0] < summary.auc < summary.auc_ci[1]
+  assert summary.balanced_accuracy == decisions.balanced_accuracy(scores, keep)
+  low, high = summary.balanced_accuracy_ci
+  assert low < summary.balanced_accuracy < high
+  assert summary.balanced_accuracy_max >= summary.balanced_accuracy
+  assert list(summary.tpr) == ["0.001", "0.002", "0.005", "0.01", "0.02", "0.05"]
 
 
 def test_pitfall_140_the_ppv_is_always_given_at_three_priors():
   for scores, keep in (draw(), [part[0] for part in draw()]):
     summary = summarize(scores, keep, resamples=20)
-    assert list(summary["ppv"]) == ["0.01", "0.1", "0.5"]
-    fpr = summary["ppv_fpr"]
+    assert list(summary.ppv) == ["0.01", "0.1", "0.5"]
+    fpr = summary.ppv_fpr
     assert fpr == 0.05 if scores.ndim == 1 else 0.02  # 600 non-members resolve 2%
-    rate = summary["tpr"][f"{fpr:g}"]["value"]
-    for prior, value in summary["ppv"].items():
+    rate = summary.tpr[f"{fpr:g}"]["value"]
+    for prior, value in summary.ppv.items():
       called = float(prior) * rate + (1 - float(prior)) * fpr
       assert value == pytest.approx(float(prior) * rate / called)
 
@@ -67,11 +69,11 @@ def test_the_ppv_is_unknown_where_no_score_is_rare_enough(targets):
   _, keep = draw(targets)
   calls = np.arange(300) % 2 == 0  # a label is all that is scored: called or not
   summary = summarize(np.tile(calls, (targets, 1)), keep, resamples=20)
-  assert summary["tpr"][f"{summary['ppv_fpr']:g}"]["value"] == 0
-  assert set(summary["ppv"].values()) == {None}
+  assert summary.tpr[f"{summary.ppv_fpr:g}"]["value"] == 0
+  assert set(summary.ppv.values()) == {None}
   # Nobody found among those called is a PPV of zero.
   worst = summarize(np.random.default_rng(0).random(keep.shape) - keep, keep)
-  assert set(worst["ppv"].values()) == {0}
+  assert set(worst.ppv.values()) == {0}
 
 
 def test_an_attack_on_few_records_may_miss_a_class_in_some_models():
@@ -82,25 +84,25 @@ def test_an_attack_on_few_records_may_miss_a_class_in_some_models():
   threshold = decisions.shadow_thresholds(*able)[[0, 0, 0, 1]]
   called = scores >= threshold[:, None]
   expected = (called[keep].mean() + (~called)[~keep].mean()) / 2
-  assert summary["balanced_accuracy"] == pytest.approx(expected)
-  assert summary["positive_rate"] == called.mean()
-  assert summary["calibrated"] == summarize(*able, resamples=20)["calibrated"]
-  assert summary["num_members"] == 7
+  assert summary.balanced_accuracy == pytest.approx(expected)
+  assert summary.positive_rate == called.mean()
+  assert summary.calibrated == summarize(*able, resamples=20).calibrated
+  assert summary.num_members == 7
   # With one such model left there is nobody to learn a threshold from.
   alone = summarize(scores[:3], keep[:3], resamples=20)
-  assert alone["auc"] == roc.auc(scores[:3], keep[:3])
-  assert alone["tpr"]["0.05"]["interval"] == "bootstrap_records"
+  assert alone.auc == roc.auc(scores[:3], keep[:3])
+  assert alone.tpr["0.05"]["interval"] == "bootstrap_records"
   for name in ("balanced_accuracy", "balanced_accuracy_ci", "positive_rate"):
-    assert alone[name] is alone["degenerate"] is alone["calibrated"] is None
+    assert getattr(alone, name) is alone.degenerate is alone.calibrated is None
 
 
 def test_pitfall_45_an_attack_that_calls_everyone_a_member_is_degenerate():
   scores, keep = draw()
   summary = summarize(np.zeros_like(scores), keep, resamples=20)
-  assert summary["degenerate"]
-  assert summary["positive_rate"] in (0, 1)
-  assert summary["balanced_accuracy"] == 0.5
-  assert not summarize(scores, keep, resamples=20)["degenerate"]
+  assert summary.degenerate
+  assert summary.positive_rate in (0, 1)
+  assert summary.balanced_accuracy == 0.5
+  assert not summarize(scores, keep, resamples=20).degenerate
 
 
 def test_pitfall_139_the_interval_of_the_balanced_accuracy_keeps_the_thresholds():
@@ -108,16 +110,16 @@ def test_pitfall_139_the_interval_of_the_balanced_accuracy_keeps_the_thresholds(
   summary = summarize(scores, keep, resamples=50, seed=3)
   threshold = decisions.shadow_thresholds(scores, keep)
   bounds = bootstrap_records(scores, keep, threshold=threshold, resamples=50, seed=3)
-  assert summary["balanced_accuracy_ci"] == list(bounds["balanced_accuracy"])
+  assert summary.balanced_accuracy_ci == list(bounds["balanced_accuracy"])
 
 
 def test_pitfall_141_numbers_carry_their_counts_and_resolution():
   scores, keep = draw()
   summary = summarize(scores, keep, resamples=20)
-  assert summary["num_members"] == keep.sum()
-  assert summary["num_nonmembers"] == (~keep).sum()
+  assert summary.num_members == keep.sum()
+  assert summary.num_nonmembers == (~keep).sum()
   for fpr in FPR_GRID:
-    entry = summary["tpr"][f"{fpr:g}"]
+    entry = summary.tpr[f"{fpr:g}"]
     assert entry["n_nonmembers"] == (~keep).sum()
     assert entry["resolvable"] == ((~keep).sum() * fpr >= 10)
     assert entry["interval"] == "bootstrap_records"
@@ -128,15 +130,15 @@ def test_pitfall_141_numbers_carry_their_counts_and_resolution():
 def test_one_target_has_a_wider_interval_than_clopper_pearson_and_no_shadow(row):
   scores, keep = (part[row] for part in draw())
   summary = summarize(scores, keep, fprs=(0.1,), resamples=200)
-  entry = summary["tpr"]["0.1"]
+  entry = summary.tpr["0.1"]
   members = keep.sum()
   hits = round(entry["value"] * members)
   # The threshold moves with the non-members, which Clopper-Pearson knows nothing of.
   low, high = clopper_pearson(hits, int(members))
   assert entry["ci"][0] < low < high < entry["ci"][1]
-  assert summary["balanced_accuracy"] is None
-  assert summary["positive_rate"] is summary["calibrated"] is None
-  assert summary["balanced_accuracy_ci"] is None
+  assert summary.balanced_accuracy is None
+  assert summary.positive_rate is summary.calibrated is None
+  assert summary.balanced_accuracy_ci is None
 
 
 def test_pitfall_10_nan_and_reference_rows_are_left_out_and_only_nan_counted():
@@ -146,7 +148,7 @@ def test_pitfall_10_nan_and_reference_rows_are_left_out_and_only_nan_counted():
   audited = np.arange(300) >= 10
   scores[:, 10:20] = np.nan  # undefined scores
   summary = summarize(scores, keep, audited, resamples=20)
-  assert summary == {**plain, "excluded": 40}
+  assert summary == dataclasses.replace(plain, excluded=40)
 
 
 def test_unusable_masks_are_refused():

@@ -121,7 +121,7 @@ def test_parts_that_couple_rows_are_refused_in_a_sweep_before_work_starts(tmp_pa
   assert not (tmp_path / "run").exists()
 
 
-STANDARD = DATA.split(0.2).standardize()
+STANDARD = DATA.hold_out(0.2).standardize()
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ STANDARD = DATA.split(0.2).standardize()
     STANDARD,
     STANDARD.select(range(20)),
     STANDARD.with_reference(3),
-    DATA.standardize().split(0.2),
+    DATA.standardize().hold_out(0.2),
     plant(STANDARD, "mislabelled", 2),
     Dataset.from_arrays(STANDARD.x, STANDARD.y, test=STANDARD.test),
   ],

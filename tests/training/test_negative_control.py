@@ -6,7 +6,6 @@ import pytest
 
 from mixdef import models
 from mixdef.attacks import leave_one_out, lira_global, lira_online
-from mixdef.attacks.query import signals
 from mixdef.data import subsets
 from mixdef.data.synthetic import synthetic_memorize
 from mixdef.learners.classifier import classifier
@@ -18,7 +17,7 @@ from mixdef.training import fit_many
 def leaky():
   data = synthetic_memorize(200, num_features=20, num_classes=4, num_test=400)
   learner = classifier(models.mlp(64, num_classes=4), optax.adam(1e-2))
-  keep = subsets(8, len(data), seed=0)
+  keep = subsets(data, 8, seed=0)
   return fit_many(learner, data, keep, epochs=25, batch_size=32, strategy="vmap")
 
 
@@ -34,6 +33,6 @@ def test_the_models_memorise(leaky):
 
 @pytest.mark.parametrize("attack", [lira_global, lira_online])
 def test_the_attacks_find_the_members(leaky, attack):
-  scores = leave_one_out(attack, signals(leaky))
+  scores = leave_one_out(attack, leaky.signals())
   assert auc(scores, leaky.keep) > 0.8
   assert auc(scores, np.roll(leaky.keep, 1, axis=1)) == pytest.approx(0.5, abs=0.1)

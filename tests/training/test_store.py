@@ -209,7 +209,7 @@ def test_random_keys_and_small_floats_come_back(tmp_path):
 
 def test_answers_are_those_of_the_models(trained):
   ensemble, others = run(), records(count=10, seed=1)
-  whole = mixdef.signals(ensemble, population=others)
+  whole = ensemble.signals(population=others)
   trained.clear()
   streamed = ask()
   assert trained == [[0, 1, 2, 3, 4]]
@@ -239,7 +239,7 @@ def test_answers_are_stored_without_the_models(tmp_path, trained, monkeypatch):
 def test_other_questions_are_asked_of_stored_models(tmp_path, trained):
   ask(out=tmp_path)
   trained.clear()
-  twice = ask(out=tmp_path, queries=lambda x: np.repeat(identity(x), 2, 1))
+  twice = ask(out=tmp_path, views=lambda x: np.repeat(identity(x), 2, 1))
   assert not trained
   assert twice.signals.phi.shape == (5, 40, 2)
 
@@ -312,7 +312,7 @@ def test_a_model_that_diverges_harms_no_other(tmp_path, strategy, caplog):
   np.testing.assert_allclose(found.signals.phi, alone.signals.phi[[0, 2]], atol=1e-5)
   scores = mixdef.attacks.leave_one_out(mixdef.attacks.lira_global, found.signals)
   figures = mixdef.metrics.summarize(scores, found.signals.keep)
-  assert figures["num_members"] == KEEP[[0, 2]].sum()
+  assert figures.num_members == KEEP[[0, 2]].sum()
   rows = Store(tmp_path).read_metrics()
   assert all(row["diverged"] == [1] and np.isfinite(row["loss"]) for row in rows[1:])
   again = ask(3, **options)
@@ -349,7 +349,7 @@ def test_questions_are_told_apart_by_every_view(tmp_path):
 
   highest = float(records().x.max())
   assert (records().x[:4] < highest - 0.1).all()
-  plain, cut = (ask(2, out=tmp_path, queries=capped(highest - d)) for d in (0.0, 0.1))
+  plain, cut = (ask(2, out=tmp_path, views=capped(highest - d)) for d in (0.0, 0.1))
   assert (plain.signals.phi != cut.signals.phi).any()
 
 

@@ -62,7 +62,7 @@ def records(shape):
 def fingerprint(learner, *shape):
   """Project the parameters of two models, and then their answers, on a direction."""
   data = records(shape)
-  keep = mixdef.subsets(2, len(data), seed=0, eligible=data.audited)
+  keep = mixdef.subsets(data, 2, seed=0)
   ensemble = mixdef.fit_many(learner, data, keep, **SIZES)
   leaves = jax.tree.leaves(ensemble.states.params)
   rows = [np.asarray(leaf).reshape(2, -1) for leaf in leaves]

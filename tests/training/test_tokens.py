@@ -37,7 +37,7 @@ TRAINING = {"epochs": 40, "batch_size": 30, "strategy": "vmap"}
 @pytest.fixture(scope="module")
 def trained():
   data = sentences()
-  keep = mixdef.subsets(6, len(data))
+  keep = mixdef.subsets(data, 6)
   learner = mixdef.classifier(
     Bag(), optax.adam(0.1), mixdef.parse("weight_decay(1e-5)")
   )

@@ -1,6 +1,6 @@
 """Membership-inference attacks on generative models; higher scores mean members.
 
-Attacks on signals read a `GanSignals`, computed once for all targets by `gan_signals`.
+Attacks on signals read the `GanSignals` of `ensemble.signals()`.
 `adaptive_grid` runs the attacks that account for mixup. Every attack scores records,
 except `lira_gan_mixed_query`, which scores pairs and is therefore not in the catalogue.
 """

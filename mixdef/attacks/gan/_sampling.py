@@ -151,7 +151,7 @@ def _latents(run, count, seed):
 
 
 def _classes(run):
-  if run.learner.generate is None:
+  if run.learner.kind != "generators":
     raise ValueError(
       f"{run.learner.text or 'the model'} makes no records; pass a trained GAN"
     )

@@ -19,7 +19,6 @@ from mixdef.attacks.gan.likelihood import lira_gan_discriminator
 from mixdef.attacks.gan.signals import (
   critic_scores,
   fake_scores,
-  gan_signals,
   with_references,
 )
 from mixdef.core.randomness import stream
@@ -224,7 +223,7 @@ def adaptive_grid(
   references = {"natural": natural, "mixup": defended if mixup is None else mixup}
 
   def single(ensemble):
-    return gan_signals(ensemble, num_fakes=num_fakes)
+    return ensemble.signals(num_fakes=num_fakes)
 
   def mixed(ensemble):
     return pair_signals(ensemble, num_pairs=num_pairs, num_fakes=num_fakes, seed=seed)

@@ -30,7 +30,7 @@ def logan(signals: Signals, *, target: int, over: str = "max") -> np.ndarray:
       score = D(x, y) - mean_i D(x_i, y_i) over all audited records, members or not
 
   Args:
-    signals: result of `gan_signals`.
+    signals: result of `Ensemble.signals`.
     target: index of the attacked model.
     over: with several critics, the "max" or the "mean" of their scores.
 
@@ -51,7 +51,9 @@ def logan(signals: Signals, *, target: int, over: str = "max") -> np.ndarray:
   signals.check_model("target", target)
   critic = getattr(signals, "critic", None)
   if critic is None:
-    raise Unavailable("these signals hold no scores of critics; build with gan_signals")
+    raise Unavailable(
+      "these signals hold no scores of critics; take ensemble.signals()"
+    )
   own = critic[target, :, 0].astype(np.float64)
   own -= own[signals.audited].mean(0)
   return signals.only_audited(_OVER[over](own, axis=-1))

@@ -77,7 +77,7 @@ def domias(
     if data.test is None:
       raise Unavailable(
         "domias needs records that no model trained on: pass reference=, or hold out a "
-        "file with data.split()"
+        "file with data.hold_out()"
       )
     reference = data.test.x
   others = np.asarray(reference)

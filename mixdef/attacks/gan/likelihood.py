@@ -44,7 +44,7 @@ def lira_gan_discriminator(
   ```
 
   Args:
-    signals: result of `gan_signals`; useful from S >= 3 models.
+    signals: result of `Ensemble.signals`; useful from S >= 3 models.
     target: index of the attacked model.
     ddof: 0 or 1, in the variance.
     include_target: whether to fit the Gaussians to the target's own loss, too, as the
@@ -75,7 +75,7 @@ def lira_gan_discriminator_fixed(
   """Score as `lira_gan_discriminator`, with one variance per side for few references.
 
   Args:
-    signals: result of `gan_signals`.
+    signals: result of `Ensemble.signals`.
     target: index of the attacked model.
     ddof: 0 or 1, in the variance.
 
@@ -95,7 +95,7 @@ def lira_gan_discriminator_offline(
       z = (m_out - l) / s_out
 
   Args:
-    signals: result of `gan_signals`; only models without the record are read.
+    signals: result of `Ensemble.signals`; only models without the record are read.
     target: index of the attacked model.
     ddof: 0 or 1, in the variance.
 
@@ -175,7 +175,7 @@ def with_reconstructions(
   if not np.array_equal(signals.keep, ensemble.keep):
     raise ValueError(
       f"the signals are of {len(signals.keep)} other models than the ensemble's "
-      f"{len(ensemble)}: build them with gan_signals(ensemble)"
+      f"{len(ensemble)}: build them with ensemble.signals()"
     )
   rows = records_to_ask(ensemble, 0, records)
   losses = np.full((*signals.keep.shape, 1), np.nan)

@@ -1,6 +1,7 @@
 """Scores and losses of S GANs on N records, which attacks on critics read."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from mixdef.attacks import Signals
 from mixdef.attacks.gan._sampling import conditions
-from mixdef.core import validate
+from mixdef.core import registry, validate
 from mixdef.core.randomness import fold_in_name, random_key, row_keys
 from mixdef.data import Dataset, to_float
 from mixdef.training import Ensemble
@@ -51,14 +52,18 @@ class GanSignals(Signals):
     return super()._each(cut) | cuts
 
 
+@functools.partial(registry.SIGNALS.register, name="generators")
 def gan_signals(
   ensemble: Ensemble,
   *,
-  num_fakes: int = 64,
   population: Dataset | None = None,
+  views: None = None,
+  num_fakes: int = 64,
   progress: bool = False,
 ) -> GanSignals:
-  """Query the critics of every GAN on every record, under the record's own label.
+  """Query the critics of GANs on every record; called by `Ensemble.signals`.
+
+  A record is queried under its own label.
 
   Networks run in inference mode, and a record's output does not depend on other
   records. All models, the target and its references, get the same number of fakes,
@@ -66,16 +71,17 @@ def gan_signals(
 
   Args:
     ensemble: S trained GANs.
-    num_fakes: number of latents in the mean over z, at least 1.
     population: records that no GAN trained on, for example `ensemble.data.test`.
+    views: None; critics see the records themselves.
+    num_fakes: number of latents in the mean over z, at least 1.
     progress: whether to show a progress bar (on a terminal) or lines.
 
   Returns:
     The `GanSignals` with Q = 1, without reconstructions.
 
   Raises:
-    ValueError: if a critic answers NaN, or the population's records are of another
-      shape or type.
+    ValueError: if a critic answers NaN, the population's records are of another shape
+      or type, or there are views.
 
   Deviation: the official code takes the mean of 64 fakes for the target and a single
     one for the references, whose losses are then noisier. For several critics the
@@ -84,6 +90,8 @@ def gan_signals(
   Reference: Mixup Training for Generative Models to Defend Membership Inference
     Attacks, INFOCOM 2023.
   """
+  if views is not None:
+    raise ValueError("critics are queried on the records themselves: drop views")
   data, others = ensemble.data, None
   count = len(data)
   if population is not None:

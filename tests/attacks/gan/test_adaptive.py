@@ -33,7 +33,7 @@ def pairs_of(contributors, phi, **options):
 def random_pairs(models=40, pairs=30, gap=0.0, seed=0, design="bernoulli"):
   """Losses of pairs, lower where a model trained on both records."""
   rng = np.random.default_rng(seed)
-  keep = subsets(models, 2 * pairs, seed=seed, design=design)
+  keep = subsets(2 * pairs, models, seed=seed, design=design)
   contributors = keep.reshape(models, pairs, 2)
   phi = rng.normal(size=(models, pairs)) + gap * contributors.all(-1)
   return pairs_of(contributors, phi, design=design)
@@ -132,14 +132,14 @@ def test_pairs_that_say_nothing_are_not_found_whatever_the_design(design):
 
 def test_a_mixed_query_needs_pairs():
   with pytest.raises(Unavailable, match="pair_signals"):
-    gan.lira_gan_mixed_query(gan.gan_signals(made_up()), target=0)
+    gan.lira_gan_mixed_query(made_up().signals(), target=0)
 
 
 @pytest.fixture
 def three():
   """Attacked, natural and mixup-trained GANs of one keep matrix."""
   data = some_records(40)
-  keep = subsets(20, 40, seed=0)
+  keep = subsets(40, 20, seed=0)
   return [made_up(20, data=data, keep=keep, seed=seed) for seed in (1, 2, 3)]
 
 
@@ -202,7 +202,7 @@ def test_cells_say_who_was_a_member_and_what_had_no_fit_of_its_own(three):
   assert mixed.coverage["pooled_in"] > 0
   assert np.isnan(mixed.scores).sum() >= mixed.coverage["excluded"]
   summary = summarize(mixed.scores, mixed.members)
-  assert 0 <= summary["auc_ci"][0] <= summary["auc"] <= summary["auc_ci"][1] <= 1
+  assert 0 <= summary.auc_ci[0] <= summary.auc <= summary.auc_ci[1] <= 1
 
 
 def test_other_subsets_are_refused(three):

@@ -30,7 +30,7 @@ def test_signals_are_the_scores_and_the_smallest_loss_of_the_critics(critics):
   gans = made_up(critics=critics)
   data = gans.data
   scores, losses = losses_by_hand(gans, data.x, one_hot(data.y), 5)
-  signals = gan.gan_signals(gans, num_fakes=5)
+  signals = gans.signals(num_fakes=5)
   np.testing.assert_allclose(signals.critic[:, :, 0], scores, atol=1e-5)
   np.testing.assert_allclose(signals.phi[:, :, 0], -losses.min(-1), atol=1e-5)
   np.testing.assert_array_equal(signals.keep, gans.keep)
@@ -47,26 +47,24 @@ def test_signals_hold_the_loss_that_training_with_relaxloss_looks_at():
   def ask(learner, state, x, y):
     return critic_losses(learner, state, x, y, num_fakes=4)
 
-  signals = gan.gan_signals(gans, num_fakes=4)
+  signals = gans.signals(num_fakes=4)
   expected = gans.ask(ask, *few)[..., 0]
   np.testing.assert_allclose(-signals.phi[:, :9, 0], expected, atol=1e-4)
 
 
 def test_pitfall_116_target_and_references_get_the_same_fakes():
   gans = made_up()
-  together = gan.gan_signals(gans, num_fakes=3).phi
-  alone = [
-    gan.gan_signals(gans.take(np.array([s])), num_fakes=3).phi[0] for s in range(6)
-  ]
+  together = gans.signals(num_fakes=3).phi
+  alone = [gans.take(np.array([s])).signals(num_fakes=3).phi[0] for s in range(6)]
   np.testing.assert_allclose(together, alone, atol=1e-6)
   with pytest.raises(ValueError, match="num_fakes=0"):
-    gan.gan_signals(gans, num_fakes=0)
+    gans.signals(num_fakes=0)
 
 
 def test_a_population_is_asked_as_the_records_are():
   held_out = some_records(7, seed=3)
   gans = made_up(data=some_records(test=held_out))
-  others = gan.gan_signals(gans, num_fakes=3, population=held_out).population
+  others = gans.signals(num_fakes=3, population=held_out).population
   _, losses = losses_by_hand(gans, held_out.x, one_hot(held_out.y), 3)
   np.testing.assert_allclose(others.phi[:, :, 0], -losses.min(-1), atol=1e-5)
   assert not others.keep.any()
@@ -75,31 +73,31 @@ def test_a_population_is_asked_as_the_records_are():
 def test_pictures_of_bytes_are_asked_as_the_network_reads_them():
   data = coin_flips(12, 5)
   bytes_ = dataclasses.replace(data, x=(255 * data.x).astype(np.uint8))
-  phi = [gan.gan_signals(made_up(data=each)).phi for each in (data, bytes_)]
+  phi = [made_up(data=each).signals().phi for each in (data, bytes_)]
   np.testing.assert_array_equal(*phi)
 
 
 def test_models_that_diverged_are_named():
   gans = with_model(made_up(), 4, lambda leaf: leaf * np.nan)
   with pytest.raises(ValueError, match=r"models \[4\] answer NaN"):
-    gan.gan_signals(gans)
+    gans.signals()
 
 
 def test_part_of_the_models_and_the_records_alone_keep_their_scores():
-  signals = gan.gan_signals(made_up(critics=3), num_fakes=2)
+  signals = made_up(critics=3).signals(num_fakes=2)
   part = signals.first_models(4).first_view()
   assert part.critic.shape == (4, 12, 1, 3)
   np.testing.assert_array_equal(gan.logan(part, target=1), gan.logan(signals, target=1))
 
 
 def test_shapes_that_disagree_are_refused():
-  signals = gan.gan_signals(made_up(), num_fakes=2)
+  signals = made_up().signals(num_fakes=2)
   with pytest.raises(ValueError, match="critic has shape"):
     dataclasses.replace(signals, critic=signals.critic[:2])
 
 
 def test_a_defended_model_takes_the_place_of_its_natural_twin():
-  natural, defended = (gan.gan_signals(made_up(seed=s)) for s in (1, 2))
+  natural, defended = (made_up(seed=s).signals() for s in (1, 2))
   joined = gan.with_references(natural, defended, 3)
   others = np.arange(6) != 3
   for name in ("phi", "critic"):
@@ -109,16 +107,16 @@ def test_a_defended_model_takes_the_place_of_its_natural_twin():
 
 
 def test_references_of_fewer_critics_still_serve_but_give_logan_nothing():
-  natural = gan.gan_signals(made_up(critics=1))
-  defended = gan.gan_signals(made_up(critics=2))
+  natural = made_up(critics=1).signals()
+  defended = made_up(critics=2).signals()
   joined = gan.with_references(natural, defended, 0)
   np.testing.assert_array_equal(joined.phi[0], defended.phi[0])
-  with pytest.raises(Unavailable, match="gan_signals"):
+  with pytest.raises(Unavailable, match=r"ensemble\.signals\(\)"):
     gan.logan(joined, target=0)
 
 
 def test_references_of_other_subsets_or_questions_are_refused():
-  natural = gan.gan_signals(made_up())
+  natural = made_up().signals()
   with pytest.raises(ValueError, match="keep matrix"):
     gan.with_references(natural, dataclasses.replace(natural, keep=~natural.keep), 0)
   views = Signals.from_phi(np.zeros((6, 12, 2)), natural.keep)
@@ -140,21 +138,21 @@ def test_logan_reads_the_critic_and_takes_the_best_or_the_mean_of_several():
   np.testing.assert_array_equal(mean, [-0.25, 0.25, np.nan])
   with pytest.raises(ValueError, match="median"):
     gan.logan(signals, target=0, over="median")
-  with pytest.raises(Unavailable, match="gan_signals"):
+  with pytest.raises(Unavailable, match=r"ensemble\.signals\(\)"):
     gan.logan(Signals.from_phi(np.zeros((1, 3)), signals.keep), target=0)
 
 
 @pytest.mark.slow
 def test_pitfall_109_members_are_the_records_that_the_gan_was_trained_on():
   gans = leaky()
-  signals = gan.gan_signals(gans)
+  signals = gans.signals()
   for target in range(len(gans)):
     assert auc(gan.logan(signals, target=target), gans.keep[target]) > 0.7
 
 
 @pytest.mark.slow
 def test_the_free_constants_of_critics_hide_no_member_from_logan():
-  signals = gan.gan_signals(leaky())
+  signals = leaky().signals()
   # Critics 0 and 1 of a target saw half of the members each.
   chunk = np.arange(64) % 2 == 0
   gains = [signals.keep & chunk, signals.keep & ~chunk]
@@ -225,5 +223,5 @@ def test_tvd_leaves_out_records_without_a_score_and_needs_both_kinds():
 
 def test_the_leak_shows_in_the_histograms_of_one_target():
   gans = leaky()
-  scores = leave_one_out(gan.logan, gan.gan_signals(gans), targets=[0])[0]
+  scores = leave_one_out(gan.logan, gans.signals(), targets=[0])[0]
   assert gan.tvd(scores, gans.keep[0], bins=10)["p_value"] < 0.01

@@ -141,7 +141,7 @@ def gans():
   x, y = data.x.copy(), data.y.copy()
   x[-1], y[-1] = x[0], y[0]
   data = type(data)(x, y, data.num_classes, test=data.test)
-  keep = subsets(3, len(data), seed=1)
+  keep = subsets(data, 3, seed=1)
   keep[:, -1] = keep[:, 0]
   keep[0], keep[1] = True, False  # the attack on the first has a reference for all
   return made_up(3, 1, data=data, keep=keep)

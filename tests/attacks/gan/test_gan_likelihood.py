@@ -23,7 +23,7 @@ def golden_signals(loss, scale=1.0):
 
 def noise(models=24, records=40, gap=0.0, seed=0, **design):
   rng = np.random.default_rng(seed)
-  keep = subsets(models, records, seed=seed, **design)
+  keep = subsets(records, models, seed=seed, **design)
   losses = rng.normal(size=keep.shape) + rng.normal(size=records) - gap * keep
   return Signals.from_phi(-losses, keep)
 
@@ -101,7 +101,7 @@ def test_the_variants_take_one_variance_a_side_or_one_side():
 
 
 def test_members_of_gans_that_know_them_by_heart_are_found():
-  signals = gan.gan_signals(leaky())
+  signals = leaky().signals()
   for name in gan.ATTACKS.on_signals:
     if name == "lira_gan_reconstruction":
       continue
@@ -141,7 +141,7 @@ def test_reconstructions_are_judged_as_losses_are_and_the_rest_has_no_score():
 def test_every_model_remakes_the_records_once_for_all_targets():
   data = dataclasses.replace(some_records(), reference=np.arange(12) == 3)
   gans = made_up(3, data=data)
-  signals = gan.gan_signals(gans, num_fakes=2)
+  signals = gans.signals(num_fakes=2)
   remade = gan.with_reconstructions(signals, gans, [8, 2], steps=3)
   expected = gan.reconstruction_losses(gans, [8, 2], steps=3)
   np.testing.assert_array_equal(remade.reconstruction[:, [8, 2], 0], expected)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mixdef.attacks import Signals, read_signals
+from mixdef.attacks import Signals
 
 
 def arrays(models=3, records=12, queries=None, classes=4, seed=0):
@@ -26,7 +26,7 @@ def written(folder, **content):
 @pytest.mark.parametrize("queries", [None, 3])
 def test_a_file_gives_the_signals_of_its_arrays(tmp_path, queries):
   content = arrays(queries=queries)
-  signals = read_signals(written(tmp_path, **content))
+  signals = Signals.from_npz(written(tmp_path, **content))
   expected = Signals.from_logits(
     content["logits"],
     content["labels"],
@@ -42,7 +42,7 @@ def test_a_file_gives_the_signals_of_its_arrays(tmp_path, queries):
 
 def test_three_arrays_are_enough(tmp_path):
   content = {name: arrays()[name] for name in ("logits", "keep", "labels")}
-  signals = read_signals(str(written(tmp_path, **content)))
+  signals = Signals.from_npz(str(written(tmp_path, **content)))
   assert signals.audited.all()
   assert signals.population is None
 
@@ -54,7 +54,7 @@ def test_a_missing_array_is_named(tmp_path, name):
   content = arrays()
   del content[name]
   with pytest.raises(ValueError, match=rf"outputs\.npz has no .*{name}"):
-    read_signals(written(tmp_path, **content))
+    Signals.from_npz(written(tmp_path, **content))
 
 
 @pytest.mark.parametrize(
@@ -73,13 +73,13 @@ def test_arrays_that_do_not_fit_are_refused_with_the_name_of_the_file(
 ):
   path = written(tmp_path, **{**arrays(), **wrong})
   with pytest.raises(ValueError, match=message) as raised:
-    read_signals(path)
+    Signals.from_npz(path)
   assert str(raised.value).startswith(str(path))
 
 
 def test_a_file_that_is_not_there_is_missing(tmp_path):
   with pytest.raises(FileNotFoundError, match=r"none\.npz is missing; write it with"):
-    read_signals(tmp_path / "none.npz")
+    Signals.from_npz(tmp_path / "none.npz")
 
 
 def _text(path):
@@ -109,7 +109,7 @@ def test_a_file_that_is_no_npz_of_plain_arrays_is_refused(tmp_path, write):
   path = tmp_path / "broken.npz"
   write(path)
   with pytest.raises(ValueError, match=r"broken\.npz is no npz of plain arrays") as e:
-    read_signals(path)
+    Signals.from_npz(path)
   assert "\n" not in str(e.value)
 
 
