@@ -11,7 +11,6 @@ result.json. --dp_baseline adds DP-SGD of matched accuracy. Models trained elsew
 from __future__ import annotations
 
 import dataclasses
-import functools
 import pathlib
 from typing import Any
 
@@ -24,7 +23,6 @@ with epy.lazy_imports():
   from mixdef import auditing
   from mixdef.core import reading
 
-_COMPARED = ("threshold", "reference")  # families that the baseline is attacked with
 _ATTACKING = ("attacks", "attack_targets", "attack_records", "target")
 _OF_ARRAYS = ("arrays", "out", "seed", "quick", *_ATTACKING)  # the others train
 
@@ -172,32 +170,37 @@ def _of_shadows(settings, folder):
   if data.test is None:
     data = data.hold_out(0.2, seed=settings.seed)
   data = settings.cut(data, halves=2)
-  asked = {
-    "views": mixdef.attacks.VIEWS[settings.views](data.test.x),
-    "seed": settings.seed,
-  }
-  asked["views"](data.x[:1])  # views that these records have not: refused at once
-  planted = _planted(settings, data)
+  views = mixdef.attacks.VIEWS[settings.views](data.test.x)
+  views(data.x[:1])  # views that these records have not: refused at once
+  canaries = _planted(settings, data)
   compared = settings.dp_baseline or settings.quick
-  stages = _stages(settings, planted=planted is not None, compared=compared)
+  stages = _stages(settings, planted=canaries is not None, compared=compared)
+  recipe = auditing.Recipe(
+    settings.shadows, settings.training(), out=folder, begin=stages.begin
+  )
   transferred = _transferred(settings, folder, stages)
-  train = functools.partial(_train, settings, folder, stages)
   learner = settings.make_learner(data)
-  ensemble, canaries, baseline = train(learner, data, "shadows"), None, None
-  if planted is not None:
-    canaries = auditing.attack_canaries(
-      train(learner, planted, "canaries"), kind=settings.planted[0], **asked
-    )
+  ensemble, found, baseline = recipe.train(learner, data, "shadows"), None, None
+  if canaries is not None:
+    found = auditing.add_canaries(recipe, learner, canaries, views=views)
   if compared:
-    baseline = _dp_baseline(settings, folder, stages, ensemble, planted, asked)
+    baseline = auditing.add_dp_baseline(
+      recipe,
+      ensemble,
+      settings.chosen_attacks(),
+      network=settings.networks(data)[0],
+      canaries=canaries,
+      views=views,
+    )
   stages.begin("attacks")
   return mixdef.audit(
     ensemble,
     target=settings.released,
     attacks=settings.chosen_attacks(),
+    views=views,
     budget=settings.budget,
     options=transferred,
-    canaries=canaries,
+    canaries=found,
     dp_baseline=baseline,
     setting={
       "defense": settings.defended_by,
@@ -206,9 +209,9 @@ def _of_shadows(settings, folder):
       "learning_rate": settings.learning_rate,
       **job.provenance(settings.seed),
     },
+    seed=settings.seed,
     out=folder / "attacks",
     progress=True,
-    **asked,
   )
 
 
@@ -222,67 +225,13 @@ def _stages(settings, *, planted, compared):
   return job.Stages(*names, "attacks")
 
 
-def _train(settings, folder, stages, learner, data, name):
-  """Train the shadows of one part of the audit, each on random halves."""
-  keep = mixdef.subsets(data, settings.shadows, seed=settings.seed)
-  stages.begin(name)
-  return mixdef.fit_many(
-    learner,
-    data,
-    keep,
-    num_members=_public_size(data),
-    out=folder / name,
-    **settings.training(),
-  ).sound()
-
-
-def _public_size(data):
-  """Members of a model, on average: half of the records that are audited."""
-  return int(data.always.sum()) + round(0.5 * int(data.audited.sum()))
-
-
 def _planted(settings, data):
-  kind, count = settings.planted
-  if not count:
+  if settings.canaries == "none":
     return None
   source = None
   if settings.canary_source:
     source = dataclasses.replace(settings, dataset=settings.canary_source).load()
-  # A small set keeps most of its records for training.
-  count = min(count, int(data.audited.sum()) // 4)
-  return auditing.plant(data, kind, count, seed=settings.seed, source=source)
-
-
-def _dp_baseline(settings, folder, stages, ensemble, planted, asked):
-  """Find DP-SGD of matched accuracy, train its shadows and attack them alike."""
-  data = ensemble.data
-  reached = auditing.accuracies(ensemble.signals(log_probs=False))
-  stages.begin("dp_candidates")
-  matched = auditing.matched_dp(
-    settings.networks(data)[0],
-    data,
-    ensemble.keep[:2],
-    accuracy=reached["test_accuracy"],
-    num_members=_public_size(data),
-    out=folder / "dp_candidates",
-    **settings.training(),
-  )
-  train = functools.partial(_train, settings, folder, stages, matched.learner)
-  models = train(data, "dp_baseline")
-  canaries = None
-  if planted is not None:
-    canaries = auditing.attack_canaries(
-      train(planted, "dp_baseline_canaries"), kind=settings.planted[0], **asked
-    )
-  attacks = [
-    name
-    for name in settings.chosen_attacks()
-    if mixdef.attacks.ATTACKS.family(mixdef.attacks.ATTACKS.plain_name(name))
-    in _COMPARED
-  ]
-  return auditing.attack_dp_baseline(
-    matched, models, attacks, population=data.test, canaries=canaries, **asked
-  )
+  return auditing.planted(data, settings.canaries, seed=settings.seed, source=source)
 
 
 def _transferred(settings, folder, stages):

@@ -1,6 +1,7 @@
 """Audits: attacks on an ensemble, canaries, a DP baseline, and the report."""
 
 from mixdef.auditing.accuracy import accuracies
+from mixdef.auditing.additions import Recipe, add_canaries, add_dp_baseline, planted
 from mixdef.auditing.budget import budget_curve
 from mixdef.auditing.canaries import CANARIES, parse_canaries, plant
 from mixdef.auditing.dp_baseline import MatchedDP, high_utility_dp, matched_dp
@@ -20,7 +21,10 @@ __all__ = [
   "Generated",
   "MatchedDP",
   "Mosaic",
+  "Recipe",
   "accuracies",
+  "add_canaries",
+  "add_dp_baseline",
   "attack_canaries",
   "attack_dp_baseline",
   "audit",
@@ -30,6 +34,7 @@ __all__ = [
   "matched_dp",
   "parse_canaries",
   "plant",
+  "planted",
   "read_report",
   "render",
   "render_comparison",

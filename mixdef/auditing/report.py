@@ -13,6 +13,7 @@ from mixdef.attacks._targets import check_model
 from mixdef.attacks.gan import ATTACKS as GAN_ATTACKS
 from mixdef.attacks.gan import GanSignals, with_reconstructions
 from mixdef.auditing.accuracy import accuracies
+from mixdef.auditing.additions import Recipe, add_canaries, add_dp_baseline, planted
 from mixdef.auditing.budget import budget_curve
 from mixdef.auditing.comparison import Attacked, paired_differences, without_scores
 from mixdef.auditing.exposure import describe, exposure
@@ -115,8 +116,8 @@ def audit(
   population: Dataset | None = None,
   budget: Budget | None = None,
   options: Mapping[str, Mapping[str, Any]] | None = None,
-  canaries: dict[str, Any] | None = None,
-  dp_baseline: dict[str, Any] | None = None,
+  canaries: str | dict[str, Any] | None = None,
+  dp_baseline: bool | dict[str, Any] | None = None,
   generated: Generated | None = None,
   setting: Mapping[str, Any] | None = None,
   seed: int = 0,
@@ -147,20 +148,24 @@ def audit(
       ensemble's data. Ignored for `Signals`, which have their own.
     budget: budget of attacks that train a model or make many queries.
     options: further arguments by the attack's plain name.
-    canaries: result of `attack_canaries`.
-    dp_baseline: result of `attack_dp_baseline`.
+    canaries: kind and count of canaries, as "mislabelled:200", on which as many models
+      are trained and attacked; or the result of `attack_canaries`.
+    dp_baseline: True to train and attack DP-SGD models of the same accuracy; or the
+      result of `attack_dp_baseline`.
     generated: result of `describe_generators`.
     setting: facts for the report, shown with those known from the models; see
       `plain_facts` for the supported values.
     seed: random seed of the drawn records and of the bootstraps.
-    out: folder for the scores of finished attacks, so that a killed audit can resume.
-    progress: whether to show the progress of the queries.
+    out: folder for the scores of finished attacks and for the models that the audit
+      trains, so that a killed audit can resume.
+    progress: whether to show the progress of the queries and trainings.
 
   Returns:
     The `Audit`; `audit(...).save(folder)` writes the report.
 
   Raises:
-    ValueError: for an unknown attack, facts that cannot be written, a target that is no
+    ValueError: for canaries or a baseline to train without classifiers of one recipe,
+      an unknown attack, facts that cannot be written, a target that is no
       model or not the one that the signals name, a population of another shape or type
       than the records, a model that answers NaN, subsets that leave no membership to
       find, no attack that could be run, or released outputs that a defense changes
@@ -173,6 +178,9 @@ def audit(
   seed = check_seed(seed)
   names, given = catalogue.names(attacks), plain_facts(setting)
   ensemble, data = None, None
+  out = None if out is None else local_path(out, "out")
+  how = {"views": views, "seed": seed, "out": out, "progress": progress}
+  on_canaries, baseline = _added(source, canaries, dp_baseline, names, **how)
   target = _chosen_target(source, target)
   if isinstance(source, Signals):
     signals = source
@@ -194,7 +202,7 @@ def audit(
     budget=budget,
     options=options,
     seed=seed,
-    out=None if out is None else local_path(out, "out"),
+    out=out,
   )
   if not findings.figures:
     reasons = [f"{name}: {why}" for name, why in findings.not_run.items()]
@@ -212,26 +220,43 @@ def audit(
     "not_run": findings.not_run,
     "budget": _budget(findings, signals, catalogue, seed),
     **exposure(findings, signals, _ids(signals), catalogue=catalogue, seed=seed),
-    "canaries": without_scores(canaries),
-    "dp_baseline": without_scores(dp_baseline),
+    "canaries": without_scores(on_canaries),
+    "dp_baseline": without_scores(baseline),
     "generator": None if generated is None else generated.figures,
     "sections": added_sections(findings, signals),
     "limits": [*remarks, *_limits(findings, signals, ensemble, population)],
   }
   facts = report["setting"]
-  if dp_baseline:
+  if baseline:
     audited = Attacked(findings.figures, findings.scores, signals.keep)
     report["dp_baseline"] |= {
       "defense_test_accuracy": facts.get(
-        "test_accuracy", dp_baseline["defense_test_accuracy"]
+        "test_accuracy", baseline["defense_test_accuracy"]
       ),
-      "paired": paired_differences(audited, canaries, dp_baseline, seed=seed),
+      "paired": paired_differences(audited, on_canaries, baseline, seed=seed),
     }
   defense = "no defense" if facts.get("defense") == "none" else facts.get("defense")
   title = [str(part) for part in (facts.get("dataset"), defense) if part]
   report["title"] = ", ".join(title) or "outputs"
   report["verdict"] = verdict(report)
   return Audit(_plain(report), findings.scores, signals, data, generated)
+
+
+def _added(
+  source, canaries, dp_baseline, attacks, *, views, **training
+) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
+  """Train and attack the canaries and the baseline that are not results already."""
+  if not (isinstance(canaries, str) or dp_baseline is True):
+    return canaries, dp_baseline or None
+  if isinstance(source, Signals):
+    raise ValueError("canaries and dp_baseline train models: pass an ensemble")
+  recipe, data = Recipe.of(source, **training), None
+  if isinstance(canaries, str):
+    data = planted(source.data, canaries, seed=training["seed"])
+    canaries = add_canaries(recipe, source[0].learner, data, views=views)
+  if dp_baseline is True:
+    dp_baseline = add_dp_baseline(recipe, source, attacks, canaries=data, views=views)
+  return canaries, dp_baseline or None
 
 
 def _chosen_target(source: Ensemble | Signals, target: int | None) -> int | None:

@@ -48,7 +48,8 @@ class Learner(NamedTuple):
   `predict` returns the output of the released model. `raw=True` skips `release_output`
   and returns the output of the released weights, which white-box attacks see. `batch`,
   `before`, `rows` and `traits` are the defense's; attacks may use `batch` to transform
-  records as training does. `text` describes the learner in messages.
+  records as training does. `text` describes the learner in messages. `model` is the
+  network that a classifier was made of.
 
   A GAN has `generate`, with z ~ N(0, I) of dimension `latent` and conditions y, rows of
   the simplex over `num_classes`. Its members are split into `groups` disjoint shards of
@@ -69,6 +70,7 @@ class Learner(NamedTuple):
   latent: int = 0
   num_classes: int = 0
   groups: int = 1
+  model: Any = None
 
   @property
   def kind(self) -> str:

@@ -66,7 +66,7 @@ def classifier(
   _refuse_critics_parts(defense)
   check_module(model)
   optimizer = check_optimizer(optimizer)
-  model = _with_fields(model, defense)
+  given, model = model, _with_fields(model, defense)
   if microbatch is not None:
     _check_microbatch(microbatch, defense)
     estimator = functools.partial(mean_value_and_grad, microbatch=microbatch)
@@ -179,6 +179,7 @@ def classifier(
     traits=defense.traits,
     text=f"{text_of(model)}|{defense}"
     + (f"|microbatch={microbatch}" if microbatch else ""),
+    model=given,
   )
 
 

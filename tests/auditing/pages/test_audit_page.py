@@ -56,7 +56,7 @@ class Page(HTMLParser):
 
   def handle_data(self, data):
     if not self._open or self._open[-1] not in ("style", "script"):
-      self.sections[self._section] += " ".join(data.hold_out()) + " "
+      self.sections[self._section] += " ".join(data.split()) + " "
 
   @property
   def text(self):

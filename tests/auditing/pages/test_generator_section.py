@@ -88,7 +88,7 @@ def section(page, name):
 
 
 def text(part):
-  return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", part)).hold_out())
+  return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", part)).split())
 
 
 def lines(part):

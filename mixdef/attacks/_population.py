@@ -1,0 +1,53 @@
+"""Check that records passed as a population are not among the audited ones."""
+
+from typing import Any
+
+import numpy as np
+
+_CHANCE = 2e-3  # probability that this many population records match others by accident
+
+
+def check(own: Any, others: Any) -> None:
+  """Reject a population that was queried differently, or that overlaps the records.
+
+  Args:
+    own: the `Signals` of the records.
+    others: the `Signals` of the population.
+
+  Raises:
+    ValueError: with the reason.
+  """
+  if others.phi.shape[::2] != own.phi.shape[::2]:
+    raise ValueError(
+      f"the population's phi has shape {others.phi.shape}, the records' "
+      f"{own.phi.shape}: ask the same models with the same views"
+    )
+  if others.keep.any():
+    raise ValueError("a model trained on a record of the population: leave it out")
+  known = own.audited | own.keep.any(0)
+  records, theirs = _marks(own.phi[:, known]), _marks(others.phi)
+  copies, count = np.isin(theirs, records), len(theirs)
+  # Tables hold equal rows, and small models give different rows the same outputs.
+  alike = max(0.02, 2 * (1 - len(np.unique(records)) / max(1, len(records))))
+  from scipy.stats import binom
+
+  too_many = binom.sf(copies.sum() - 1, count, min(alike, 1.0)) < _CHANCE
+  if too_many or (copies.all() and alike < 0.5):
+    raise ValueError(
+      f"{copies.sum()} of the {count} records of the population, the first at "
+      f"{copies.argmax()}, are given the same outputs as audited records by every "
+      "model; pass records that are not among the N"
+    )
+
+
+def _marks(phi: np.ndarray) -> np.ndarray:
+  """Return a fingerprint [N] of each record's phi in all models, to three digits.
+
+  Rounding matches copies whose outputs differ because they were in another batch. With
+  one model, many records agree to three digits by chance, so five are used.
+  """
+  scale = 1e3 if len(phi) > 1 else 1e5
+  digits = np.round(np.clip(phi[..., 0] * scale, -(2**62), 2**62))
+  digits = digits.astype(np.int64).view(np.uint64)
+  odd = np.random.default_rng(0).integers(2**63, size=len(phi), dtype=np.uint64) * 2 + 1
+  return (digits * odd[:, None]).sum(0, dtype=np.uint64)

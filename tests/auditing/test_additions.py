@@ -1,0 +1,84 @@
+"""Models that an audit trains itself: on canaries, and with DP-SGD."""
+
+import dataclasses
+
+import numpy as np
+import optax
+import pytest
+
+import mixdef
+from mixdef.auditing import attack_canaries, audit, plant
+from mixdef.data.synthetic import synthetic_clusters
+
+SIZES = {"epochs": 20, "batch_size": 64, "strategy": "vmap"}
+ATTACKS = ["loss_threshold", "lira_online_fixed"]
+
+
+@pytest.fixture(scope="module")
+def ensemble():
+  data = synthetic_clusters(240, num_test=40)
+  network = mixdef.models.mlp(16, num_classes=data.num_classes)
+  learner = mixdef.classifier(network, optax.adam(1e-2))
+  return mixdef.fit_many(learner, data, mixdef.subsets(data, 4), **SIZES)
+
+
+def test_canaries_are_those_of_models_trained_by_hand(ensemble, tmp_path):
+  result = audit(
+    ensemble, attacks=ATTACKS, canaries="mislabelled:40", seed=3, out=tmp_path
+  )
+  data = plant(ensemble.data, "mislabelled", 40, seed=3)
+  models = mixdef.fit_many(
+    ensemble[0].learner, data, mixdef.subsets(data, 4, seed=3), seed=3, **SIZES
+  )
+  expected = attack_canaries(models, kind="mislabelled", seed=3)
+  found = result.report["canaries"]
+  assert (found["count"], found["num_always"]) == (40, 200)
+  for name, row in expected["attacks"].items():
+    assert found["attacks"][name]["auc"] == pytest.approx(row["auc"], abs=1e-9)
+  best = max(row["auc"] for row in found["attacks"].values())
+  assert best > 0.8  # wrong labels are memorized
+  written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("canaries/*/*")}
+  assert len(written) >= 4
+  again = audit(
+    ensemble, attacks=ATTACKS, canaries="mislabelled:40", seed=3, out=tmp_path
+  )
+  assert again.report["canaries"] == found
+  assert all(path.stat().st_mtime_ns == at for path, at in written.items())
+
+
+def test_at_most_a_quarter_of_the_records_are_canaries(ensemble):
+  kind, data = mixdef.auditing.planted(ensemble.data, "blank:5000")
+  assert (kind, int(data.audited.sum())) == ("blank", 60)
+
+
+@pytest.mark.slow
+def test_the_baseline_is_trained_and_attacked_alike(ensemble):
+  found = audit(
+    ensemble, attacks=ATTACKS, canaries="mislabelled:40", dp_baseline=True
+  ).report["dp_baseline"]
+  assert len(found["candidates"]) == 28
+  assert list(found["attacks"]) == ATTACKS
+  assert found["canaries"]["count"] == 40
+  assert {row["records"] for row in found["paired"]} == {"audited", "mislabelled"}
+  assert found["epsilon"] > 0
+
+
+def test_outputs_alone_cannot_be_trained_further(ensemble):
+  signals = ensemble.signals()
+  for asked in ({"canaries": "clean:20"}, {"dp_baseline": True}):
+    with pytest.raises(ValueError, match="train models: pass an ensemble"):
+      audit(signals, attacks=ATTACKS, **asked)
+  assert audit(signals, attacks=ATTACKS, dp_baseline=False).report["canaries"] is None
+
+
+def test_other_learners_are_refused(ensemble):
+  swept = dataclasses.replace(ensemble, values={"rate": np.ones(4)})
+  with pytest.raises(ValueError, match="classifiers of one recipe"):
+    audit(swept, attacks=ATTACKS, canaries="clean:20")
+  with pytest.raises(ValueError, match="no canaries are called 'red'"):
+    audit(ensemble, attacks=ATTACKS, canaries="red:20")
+  bare = ensemble[0].learner._replace(model=None)
+  with pytest.raises(ValueError, match="trains the network of `classifier`"):
+    audit(
+      dataclasses.replace(ensemble, source=bare), attacks=ATTACKS, dp_baseline=True
+    )
