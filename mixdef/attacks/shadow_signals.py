@@ -13,6 +13,7 @@ from mixdef.core.reading import digest
 from mixdef.data import Dataset
 from mixdef.training.fitting import shadow_training
 from mixdef.training.hosts import Stopped
+from mixdef.training.options import Options
 from mixdef.training.shadows import Shadows
 
 _OTHERS = "population/"
@@ -78,7 +79,8 @@ def shadow_signals(
   Raises:
     ValueError: as `fit_many` and `Ensemble.signals`, and if all models diverged.
   """
-  with shadow_training(learner, data, keep, out=out, **training) as shadows:
+  options = Options(out=out, **training)
+  with shadow_training(learner, data, keep, options) as shadows:
     asked = _Asked(shadows, _name_of(views or identity, data, population))
 
     def wanted(model):

@@ -12,6 +12,7 @@ from absl import logging
 from mixdef.core.files import write_json
 from mixdef.core.randomness import KEY_IMPLEMENTATION
 from mixdef.core.reading import Damaged, digest, read_json, seal
+from mixdef.training.options import Options
 from mixdef.training.prepare import Training
 from mixdef.training.signature import equal_or_refuse, same_or_refuse
 from mixdef.training.store import Store
@@ -44,11 +45,8 @@ class Agreement:
 def agree(
   store: Store | None,
   training: Training,
+  options: Options,
   *,
-  seed: int,
-  noise_seed: int | None,
-  strategy: str,
-  memory_gb: float | None,
   num_models: int,
 ) -> Agreement:
   """Check a training against the content of the folder, and choose how to run it.
@@ -60,27 +58,25 @@ def agree(
   Args:
     store: the run folder, or None.
     training: the requested training.
-    seed: random seed.
-    noise_seed: as in `fit_many`.
-    strategy: as in `fit_many`.
-    memory_gb: as in `fit_many`.
+    options: the options of the training.
     num_models: number of models that one process has to train.
 
   Raises:
     AnotherRun: if the folder is of another training, naming the field.
     Damaged: if the seed of the noise that the folder drew cannot be read.
   """
-  noise, secret = None, noise_seed
+  strategy, memory_gb = options.strategy, options.memory_gb
+  noise, secret = None, options.noise_seed
   if "states_epsilon" in training.learner.traits:
-    noise = DRAWN if noise_seed is None else "given"
-    secret = _drawn_before(store) if noise_seed is None else noise_seed
+    noise = DRAWN if secret is None else "given"
+    secret = _drawn_before(store) if secret is None else secret
     training = training.with_noise(secret)
   if store is None:
     how = decide(training, strategy, memory_gb, num_models)
     return Agreement({}, training, *how, noise)
-  made_from = _signature(training, seed)
+  made_from = _signature(training, options.seed)
   if noise:
-    made_from["noise_seed"] = noise if noise_seed is None else noise_seed
+    made_from["noise_seed"] = noise if options.noise_seed is None else secret
   _refuse_others(store, training, made_from)
   fresh = same_or_refuse(store.folder / "signature.json", made_from, fix=FIX)
   if fresh and not store.names("*/*"):

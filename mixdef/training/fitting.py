@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixdef.core.learner import Learner
-from mixdef.core.randomness import check_seed, random_key
+from mixdef.core.randomness import random_key
 from mixdef.data import Dataset, validate_keep
 from mixdef.training.ensemble import Ensemble, Run
+from mixdef.training.options import Options
 from mixdef.training.prepare import prepare
-from mixdef.training.programs import STRATEGIES
 from mixdef.training.shadows import Shadows, join, open_shadows
 
 
@@ -130,8 +130,7 @@ def fit_many(
     OSError: if the folder cannot be written; what is there stays whole.
     Stopped: if a worker or another process failed; the same call resumes.
   """
-  with shadow_training(
-    *(learner, data, keep),
+  options = Options(
     epochs=epochs,
     batch_size=batch_size,
     seed=seed,
@@ -143,7 +142,8 @@ def fit_many(
     over=over,
     out=out,
     progress=progress,
-  ) as shadows:
+  )
+  with shadow_training(learner, data, keep, options) as shadows:
     parts = [states for _, states in shadows.finished()]
   if jax.process_count() > 1:
     parts = [shadows.read()]
@@ -152,23 +152,15 @@ def fit_many(
 
 
 def shadow_training(
-  learner: Learner | Callable[..., Learner],
-  data: Dataset,
-  keep,
-  *,
-  epochs: int,
-  batch_size: int = 128,
-  seed: int = 0,
-  noise_seed: int | None = None,
-  strategy: str = "auto",
-  memory_gb: float | None = None,
-  num_members: int | None = None,
-  ids: Any = None,
-  over: Mapping[str, Any] | None = None,
-  out: str | pathlib.Path | None = None,
-  progress: bool = False,
+  learner: Learner | Callable[..., Learner], data: Dataset, keep: Any, options: Options
 ) -> contextlib.AbstractContextManager[Shadows]:
-  """Open the training of S models, to process them chunk by chunk; see `fit_many`.
+  """Open the training of S models, to process them chunk by chunk.
+
+  Args:
+    learner: as in `fit_many`.
+    data: as in `fit_many`.
+    keep: as in `fit_many`.
+    options: the other arguments of `fit_many`.
 
   Returns:
     A context manager whose `Shadows` yields the finished models.
@@ -177,7 +169,6 @@ def shadow_training(
     ValueError: as `fit_many`.
   """
   _check_kinds(learner, data)
-  seed = check_seed(seed)
   keep = validate_keep(keep, len(data))
   if (keep & data.reference).any():
     raise ValueError("keep selects reference records: they cannot be members")
@@ -185,35 +176,24 @@ def shadow_training(
     raise ValueError(
       "keep leaves out records marked always: draw it with subsets(data, num_models)"
     )
-  if strategy not in (*STRATEGIES, "auto"):
-    known = ", ".join((*STRATEGIES, "auto"))
-    raise ValueError(f"strategy={strategy!r} is none of {known}")
-  values = {name: jnp.asarray(value) for name, value in (over or {}).items()}
+  values = {name: jnp.asarray(value) for name, value in (options.over or {}).items()}
   for name, value in values.items():
     if value.shape[:1] != (len(keep),):
       raise ValueError(
         f"over[{name!r}] has shape {value.shape}: give one value for each of the "
         f"{len(keep)} models"
       )
-  if noise_seed is not None:
-    noise_seed = check_seed(noise_seed, "noise_seed")
-  ids = _check_ids(np.arange(len(keep)) if ids is None else ids, len(keep))
-  keys = jax.vmap(lambda i: jax.random.fold_in(random_key(seed), i))(ids)
+  ids = np.arange(len(keep)) if options.ids is None else options.ids
+  ids = _check_ids(ids, len(keep))
+  stream = random_key(options.seed)
+  keys = jax.vmap(lambda i: jax.random.fold_in(stream, i))(ids)
   training = prepare(
     *(learner, values, data, keep, keys),
-    epochs=epochs,
-    batch_size=batch_size,
-    num_members=num_members,
+    epochs=options.epochs,
+    batch_size=options.batch_size,
+    num_members=options.num_members,
   )
-  return open_shadows(
-    *(learner, data, training),
-    seed=seed,
-    noise_seed=noise_seed,
-    strategy=strategy,
-    memory_gb=memory_gb,
-    out=out,
-    progress=progress,
-  )
+  return open_shadows(learner, data, training, options)
 
 
 def _check_kinds(learner, data):

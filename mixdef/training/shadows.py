@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from mixdef.training.ensemble import Ensemble
 from mixdef.training.entry import is_key
 from mixdef.training.lock import locked
 from mixdef.training.loop import Loop
+from mixdef.training.options import Options
 from mixdef.training.prepare import Training
 from mixdef.training.programs import programs
 from mixdef.training.progress import Progress
@@ -157,13 +157,7 @@ def open_shadows(
   source: Learner | Callable[..., Learner],
   data: Dataset,
   training: Training,
-  *,
-  seed: int,
-  noise_seed: int | None,
-  strategy: str,
-  memory_gb: float | None,
-  out: str | pathlib.Path | None,
-  progress: bool,
+  options: Options,
 ) -> Iterator[Shadows]:
   """Lock a run folder, check that it matches the training, and yield its `Shadows`.
 
@@ -171,12 +165,7 @@ def open_shadows(
     source: as `learner` of `fit_many`.
     data: the records.
     training: the training returned by `prepare`.
-    seed: random seed.
-    noise_seed: as in `fit_many`.
-    strategy: as in `fit_many`.
-    memory_gb: as in `fit_many`.
-    out: the folder, or None.
-    progress: show progress.
+    options: the options of the training.
 
   Raises:
     AnotherRun: if the folder holds models made from other things.
@@ -184,11 +173,11 @@ def open_shadows(
     ValueError: if there is no folder and several processes.
   """
   processes = jax.process_count()
-  if out is None and processes > 1:
+  if options.out is None and processes > 1:
     raise ValueError(
       f"{processes} processes train together: give out, a folder they share"
     )
-  store = None if out is None else Store(local_path(out, "out"))
+  store = None if options.out is None else Store(local_path(options.out, "out"))
   first = jax.process_index() == 0
   with contextlib.ExitStack() as held:
 
@@ -199,15 +188,12 @@ def open_shadows(
       agreed = agree(
         store,
         training,
-        seed=seed,
-        noise_seed=noise_seed,
-        strategy=strategy,
-        memory_gb=memory_gb,
+        options,
         num_models=-(-training.count // processes),
       )
       own = sum(map(len, _chunks(training.count, agreed.models_at_once)))
       work = training.work // training.count * own
-      shown = Progress(work, unit="epoch", shown=progress)
+      shown = Progress(work, unit="epoch", shown=options.progress)
       loop = Loop(store, shown, agreed.made_from)
       keep = np.asarray(training.keep)
       return Shadows(source, data, keep, agreed, store, loop)

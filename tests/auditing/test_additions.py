@@ -79,6 +79,4 @@ def test_other_learners_are_refused(ensemble):
     audit(ensemble, attacks=ATTACKS, canaries="red:20")
   bare = ensemble[0].learner._replace(model=None)
   with pytest.raises(ValueError, match="trains the network of `classifier`"):
-    audit(
-      dataclasses.replace(ensemble, source=bare), attacks=ATTACKS, dp_baseline=True
-    )
+    audit(dataclasses.replace(ensemble, source=bare), attacks=ATTACKS, dp_baseline=True)

@@ -1,0 +1,40 @@
+"""The options of a training, checked once."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from mixdef.core.randomness import check_seed
+from mixdef.training.programs import STRATEGIES
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+  """The arguments of `fit_many` after the first three, with their defaults.
+
+  Raises:
+    ValueError: for seeds and strategies that do not exist.
+  """
+
+  epochs: int
+  batch_size: int = 128
+  seed: int = 0
+  noise_seed: int | None = None
+  strategy: str = "auto"
+  memory_gb: float | None = None
+  num_members: int | None = None
+  ids: Any = None
+  over: Mapping[str, Any] | None = None
+  out: str | pathlib.Path | None = None
+  progress: bool = False
+
+  def __post_init__(self) -> None:
+    """Check what does not depend on the data; the rest is checked by `prepare`."""
+    object.__setattr__(self, "seed", check_seed(self.seed))
+    if self.strategy not in (*STRATEGIES, "auto"):
+      known = ", ".join((*STRATEGIES, "auto"))
+      raise ValueError(f"strategy={self.strategy!r} is none of {known}")
+    if self.noise_seed is not None:
+      noise_seed = check_seed(self.noise_seed, "noise_seed")
+      object.__setattr__(self, "noise_seed", noise_seed)
