@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from mixdef.attacks._kept import kept
 from mixdef.attacks._per_record import statistics
 from mixdef.attacks.signals import Signals
 from mixdef.attacks.views import Views, identity
@@ -13,10 +14,12 @@ from mixdef.data import Dataset
 from mixdef.training import Ensemble
 from mixdef.training.progress import Progress
 
+STACKS = ("phi", "hinge", "correct", "log_probs")
 _RECORDS = 256  # records per block; outputs [S,B,Q,K] of one block are held
 
 
 @functools.partial(registry.SIGNALS.register, name="classifiers")
+@kept(Signals, STACKS)
 def classifier_signals(
   ensemble: Ensemble,
   *,

@@ -7,17 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from mixdef.attacks._kept import joined, name_of, of_model
+from mixdef.attacks.query import STACKS
 from mixdef.attacks.signals import Signals
-from mixdef.attacks.views import Views, identity
-from mixdef.core.reading import digest
+from mixdef.attacks.views import Views
 from mixdef.data import Dataset
 from mixdef.training.fitting import shadow_training
 from mixdef.training.hosts import Stopped
 from mixdef.training.options import Options
 from mixdef.training.shadows import Shadows
-
-_OTHERS = "population/"
-_RECORDS = 256  # records whose views are held at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +79,7 @@ def shadow_signals(
   """
   options = Options(out=out, **training)
   with shadow_training(learner, data, keep, options) as shadows:
-    asked = _Asked(shadows, _name_of(views or identity, data, population))
+    asked = _Asked(shadows, name_of(views, data, population))
 
     def wanted(model):
       return not asked.has(model) or (keep_params and not shadows.has(model))
@@ -113,7 +111,7 @@ class _Asked:
     """Save a chunk's outputs; None marks models that diverged."""
     notes = {"guarantee": chunk[0].guarantee, "diverged": answers is None}
     for place, model in enumerate(models.tolist()):
-      arrays = {} if answers is None else _of_model(answers, place)
+      arrays = {} if answers is None else of_model(answers, place, STACKS)
       if self.has(model):
         continue
       if self.shadows.store is None:
@@ -132,28 +130,9 @@ class _Asked:
     if not sound:
       raise ValueError("every model diverged: train with a lower learning rate")
     arrays = [found[model][0] for model in sound]
-    stacks: dict[str, Any] = {
-      name: np.stack([one[name] for one in arrays]) for name in arrays[0]
-    }
-    others = None
-    if population is not None:
-      theirs = {
-        name.removeprefix(_OTHERS): stacks.pop(name)
-        for name in list(stacks)
-        if name.startswith(_OTHERS)
-      }
-      nobody = np.zeros((len(sound), len(population)), bool)
-      others = Signals(**theirs, keep=nobody, labels=population.y)
     ensemble = shadows.ensemble(sound, None)
     return ShadowSignals(
-      signals=Signals(
-        **stacks,
-        keep=ensemble.keep,
-        labels=data.y,
-        audited=data.audited,
-        ids=data.ids,
-        population=others,
-      ),
+      signals=joined(Signals, arrays, ensemble.keep, data, population),
       models=np.array(sound),
       diverged=[model for model in found if model not in sound],
       guarantee=found[sound[0]][1]["guarantee"],
@@ -168,26 +147,3 @@ class _Asked:
     if notes is None or arrays is None:
       raise Stopped(f"{name} of {store.folder} is lost: run the command again")
     return arrays, notes
-
-
-def _of_model(answers: Signals, place: int) -> dict[str, np.ndarray]:
-  """Return the outputs of one model, with a prefix for those on the population."""
-  names = ("phi", "hinge", "correct", "log_probs")
-  stacks = {name: getattr(answers, name) for name in names}
-  own = {name: stack[place] for name, stack in stacks.items() if stack is not None}
-  if answers.population is None:
-    return own
-  others = _of_model(answers.population, place)
-  return own | {_OTHERS + name: array for name, array in others.items()}
-
-
-def _name_of(views, data, population) -> str:
-  """Return a name for the views, derived from every view of every record."""
-  asked = [data] if population is None else [data, population]
-  words = [
-    digest(views(records.x[first : first + _RECORDS]))
-    for records in asked
-    for first in range(0, len(records), _RECORDS)
-  ]
-  words += [digest(records.y) for records in asked]
-  return f"signals-{digest(np.array(words))}"

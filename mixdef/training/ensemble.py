@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -200,12 +200,31 @@ class Run:
     return {"epsilon": None, "delta": None}
 
 
+class Entries(NamedTuple):
+  """Where the models of an ensemble are kept in a run folder.
+
+  Attributes:
+    store: the run folder.
+    models: int [S], the index of each model in the folder.
+    made_from: model index -> everything that determines the model.
+    states: the states of the ensemble that this describes.
+    data: its records.
+  """
+
+  store: Any
+  models: np.ndarray
+  made_from: Callable[[int], dict[str, Any]]
+  states: TrainState
+  data: Dataset
+
+
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
   """S models trained on subsets of the same records.
 
   States have the leading axis S. `keep` bool [S,N] is the membership matrix; `values`
-  holds the hyper-parameters that differ between models. `ensemble[s]` is one `Run`.
+  holds the hyper-parameters that differ between models. `kept` says where they are in
+  the run folder, if there is one. `ensemble[s]` is one `Run`.
   """
 
   source: Learner | Callable[..., Learner]
@@ -218,6 +237,7 @@ class Ensemble:
   models_at_once: int
   history: list[dict]
   noise: str | None = None
+  kept: Entries | None = None
 
   def __len__(self) -> int:
     return len(self.keep)
@@ -267,9 +287,20 @@ class Ensemble:
 
   def take(self, models: slice | np.ndarray) -> "Ensemble":
     """Return an ensemble of some models, given as a slice, a mask or indices."""
+    models = models if isinstance(models, slice) else np.asarray(models)
     own = (self.states, self.values, self.keep)
     states, values, keep = jax.tree.map(lambda leaf: leaf[models], own)
-    return dataclasses.replace(self, states=states, values=values, keep=keep)
+    kept = self.entries
+    if kept:
+      kept = kept._replace(models=kept.models[models], states=states)
+    return dataclasses.replace(self, states=states, values=values, keep=keep, kept=kept)
+
+  @property
+  def entries(self) -> Entries | None:
+    """Where the models are kept; None without a folder, or if they were replaced."""
+    kept = self.kept
+    intact = kept and kept.states is self.states and kept.data is self.data
+    return kept if intact and jax.process_count() == 1 else None
 
   def predict(self, x, *, raw: bool = False) -> np.ndarray:
     """Return every released model's log-probabilities [S,B,K] for records x [B,...].

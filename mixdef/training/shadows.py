@@ -16,7 +16,7 @@ from mixdef.core.learner import Learner, TrainState
 from mixdef.data import Dataset
 from mixdef.training import hosts, mesh
 from mixdef.training.agreement import Agreement, agree, made_from_alone
-from mixdef.training.ensemble import Ensemble
+from mixdef.training.ensemble import Ensemble, Entries
 from mixdef.training.entry import is_key
 from mixdef.training.lock import locked
 from mixdef.training.loop import Loop
@@ -91,6 +91,9 @@ class Shadows:
   def ensemble(self, models: Sequence[int], states: Any) -> Ensemble:
     """Return some of the models as an ensemble; states may be None if never queried."""
     chosen = np.array(models)
+    kept = None
+    if self.store:
+      kept = Entries(self.store, chosen, self.made_from, states, self.data)
     return Ensemble(
       source=self.source,
       values={
@@ -104,6 +107,7 @@ class Shadows:
       noise=self.agreed.noise,
       history=self.loop.history,
       models_at_once=self.agreed.models_at_once,
+      kept=kept,
     )
 
   def has(self, model: int) -> bool:

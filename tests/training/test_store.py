@@ -15,6 +15,7 @@ from training_cases import LEARNER, SIZES, Linear, halves, records, same, train
 import mixdef
 from mixdef.attacks.views import identity
 from mixdef.learners.classifier import classifier
+from mixdef.training import ensemble as ensemble_module
 from mixdef.training import entry, strategy
 from mixdef.training import loop as loop_module
 from mixdef.training.lock import locked
@@ -371,3 +372,34 @@ def test_clutter_of_desktops_is_no_entry(tmp_path):
     (folder / "__MACOSX").mkdir()
   assert store.names("models/*") == ["models/00001"]
   assert store.load("models/00001", {"a": np.zeros(3, int)})["a"].tolist() == [0, 1, 2]
+
+
+def test_signals_are_kept_beside_the_models(tmp_path, monkeypatch):
+  others = records(count=10, seed=1)
+  ensemble = run(out=tmp_path, models=3)
+  expected = run(models=3).signals(population=others)
+  first = ensemble.signals(population=others)
+  np.testing.assert_array_equal(first.phi, expected.phi)
+
+  def never(*_, **__):
+    raise AssertionError("a model was queried again")
+
+  with monkeypatch.context() as patched:
+    patched.setattr(ensemble_module, "predict_in_blocks", never)
+    again = run(out=tmp_path, models=3).signals(population=others)
+    part = ensemble.take([2, 0]).signals(population=others)
+  for name in ("phi", "hinge", "correct", "log_probs", "keep", "audited"):
+    np.testing.assert_array_equal(getattr(again, name), getattr(expected, name))
+    if name != "audited":
+      stack = getattr(expected, name)[[2, 0]]
+      np.testing.assert_array_equal(getattr(part, name), stack)
+  np.testing.assert_array_equal(again.population.phi, expected.population.phi)
+  # Other views, and the same views of replaced weights, are queried anew.
+  mirrored = ensemble.signals(views=lambda x: np.stack([x, -x], 1))
+  assert mirrored.phi.shape[2] == 2
+  halved = jax.tree.map(lambda leaf: leaf / 2, ensemble.states.params)
+  states = ensemble.states._replace(params=halved)
+  replaced = dataclasses.replace(ensemble, states=states)
+  assert (replaced.signals(population=others).phi != expected.phi).any()
+  found = ask(3, out=tmp_path)
+  np.testing.assert_array_equal(found.signals.phi, expected.phi)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.attacks import Signals
+from mixdef.attacks._kept import kept
 from mixdef.attacks.gan._sampling import conditions
 from mixdef.core import registry, validate
 from mixdef.core.randomness import fold_in_name, random_key, row_keys
@@ -53,6 +54,7 @@ class GanSignals(Signals):
 
 
 @functools.partial(registry.SIGNALS.register, name="generators")
+@kept(GanSignals, ("phi", "critic"))
 def gan_signals(
   ensemble: Ensemble,
   *,
