@@ -49,9 +49,7 @@ def test_only_canaries_change_and_only_they_are_audited(kind, make):
 @pytest.mark.parametrize("design", ["bernoulli", "balanced"])
 def test_only_canaries_vary_between_models(design):
   data = plant(table().with_reference(30), "mislabelled", COUNT)
-  keep = subsets(
-    *(8, len(data)), design=design, eligible=data.audited, always=data.always
-  )
+  keep = subsets(data, 8, design=design)
   assert keep[:, data.always].all()
   assert not keep[:, data.reference].any()
   share = keep[:, data.audited].mean()
