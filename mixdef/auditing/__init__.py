@@ -10,12 +10,15 @@ from mixdef.auditing.pages.compare_page import render_comparison
 from mixdef.auditing.report import Audit, audit
 from mixdef.auditing.running import Budget, Findings, run_attacks
 from mixdef.auditing.saved import read_report
+from mixdef.auditing.side_by_side import Comparison, compare_audits
+from mixdef.auditing.sweep import sweep_defenses
 from mixdef.auditing.worst_case import attack_canaries, attack_dp_baseline
 
 __all__ = [
   "CANARIES",
   "Audit",
   "Budget",
+  "Comparison",
   "Findings",
   "Generated",
   "MatchedDP",
@@ -25,6 +28,7 @@ __all__ = [
   "attack_dp_baseline",
   "audit",
   "budget_curve",
+  "compare_audits",
   "describe_generators",
   "high_utility_dp",
   "matched_dp",
@@ -34,4 +38,5 @@ __all__ = [
   "render",
   "render_comparison",
   "run_attacks",
+  "sweep_defenses",
 ]

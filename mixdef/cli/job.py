@@ -1,4 +1,4 @@
-"""What every job does around its work: the run folder, errors, the final figures."""
+"""What every job does around its work: the run folder, errors and the result."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ import signal
 import subprocess
 import sys
 import types
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 
-import command_line
-from absl import flags, logging
+from absl import flags as absl_flags
+from absl import logging
 from etils import epy
-from settings import PLACES, AnyJob, JobSettings
+
+from mixdef.cli import flags
+from mixdef.cli.settings import PLACES, JobSettings
 
 with epy.lazy_imports():
   import jax
@@ -33,63 +35,75 @@ _LEFT = (".json", ".npz", ".html", ".csv", ".md", ".png")
 _WORKING = ("config.json", "signature.json", "strategy.json", "noise.json")
 
 
-def main(
-  name: str,
-  kind: type[AnyJob],
-  run: Callable[[AnyJob, pathlib.Path], dict],
-  show: Callable[[dict], None],
-) -> None:
-  """Run a job from the command line; a mistake of the user's is one line, status 2.
+class Job(NamedTuple):
+  """A job of the command line.
 
-  Args:
-    name: of the job, for the default run folder.
-    kind: the settings class whose fields are the flags.
+  Attributes:
+    name: name of the job, for messages and the default run folder.
+    text: what --help prints before the flags; its first line is a summary.
+    settings: the settings class, whose fields are the flags.
     run: `(settings, folder) -> result`, which becomes result.json.
     show: prints the result.
   """
+
+  name: str
+  text: str
+  settings: type[JobSettings]
+  run: Callable[[Any, pathlib.Path], dict]
+  show: Callable[[dict], None]
+
+
+def main(job: Job, argv: Sequence[str] | None = None) -> None:
+  """Run a job from the command line; a mistake of the user is one line and status 2.
+
+  Args:
+    job: the job.
+    argv: its flags; None reads them from the command line.
+  """
   _write_anything()
   signal.signal(signal.SIGTERM, _terminate)
+  argv = sys.argv[1:] if argv is None else argv
   with _closed_pipe_is_no_error():
-    settings = command_line.read(name, kind, sys.argv)
+    settings = flags.read(job.name, job.settings, job.text, argv)
     _log_plainly()
     cache_programs()
     try:
       settings.connect()
       inputs = settings.inputs()
-      folder = settings.folder(name, inputs)
-      result = execute(settings, folder, run, inputs)
+      folder = settings.folder(job.name, inputs)
+      result = execute(settings, folder, job.run, inputs)
       if jax.process_index() == 0:
-        show(result)
+        job.show(result)
         if "report" in result:
           print(f"report: {folder / result['report']}")
       if result.get("diverged") is True:
-        command_line.refuse(name, "the model diverged: lower --learning_rate")
+        flags.refuse(job.name, "the model diverged: lower --learning_rate")
     except BrokenPipeError:
       raise
     except (ValueError, OSError, MemoryError, hosts.Stopped) as error:
       logging.debug("raised at", exc_info=True)
-      command_line.refuse(name, str(error) or "out of memory")
+      flags.refuse(job.name, str(error) or "out of memory")
     except jax.errors.JaxRuntimeError as error:
       if "RESOURCE_EXHAUSTED" not in str(error):
         raise
       logging.debug("raised at", exc_info=True)
-      command_line.refuse(name, f"out of memory, {str(error).splitlines()[0]}")
+      flags.refuse(job.name, f"out of memory, {str(error).splitlines()[0]}")
     except KeyboardInterrupt as stopped:
-      print(f"{name}: stopped; the same command resumes", file=sys.stderr)
+      print(f"{job.name}: stopped; the same command resumes", file=sys.stderr)
       sys.exit(128 + (stopped.args or (signal.SIGINT,))[0])
 
 
 def _terminate(number: int, frame: types.FrameType | None) -> NoReturn:
-  """End as Ctrl-C does, for a scheduler's signal."""
+  """End as Ctrl-C does, on the signal of a scheduler."""
   del frame
   raise KeyboardInterrupt(number)
 
 
 class Stages:
-  """Say which stage of a long job begins, and how many it has.
+  """Log which stage of a long job begins, out of how many.
 
   Args:
-    names: of all stages, in their order.
+    names: names of all stages, in order.
   """
 
   def __init__(self, *names: str):
@@ -102,7 +116,7 @@ class Stages:
 
 
 def _write_anything() -> None:
-  """Escape what the terminal's encoding lacks, instead of ending there."""
+  """Escape characters that the encoding of the terminal lacks, instead of failing."""
   for stream in (sys.stdout, sys.stderr):
     if isinstance(stream, io.TextIOWrapper):
       stream.reconfigure(errors="backslashreplace")
@@ -110,7 +124,7 @@ def _write_anything() -> None:
 
 @contextlib.contextmanager
 def _closed_pipe_is_no_error():
-  """End quietly where the reader of standard output left, as `head` does."""
+  """End quietly if the reader of standard output, such as `head`, has closed it."""
   try:
     yield
     if sys.stdout is not None:
@@ -126,21 +140,22 @@ def execute(
   run: Callable,
   inputs: Mapping[str, str] | None = None,
 ) -> dict:
-  """Run a job in its folder, or return the result it has already.
+  """Run a job in its folder, or return the result of an earlier run.
 
   Writes config.json (flags, digests of the inputs, versions, devices, commit) before
-  and result.json after; then config.json notes what the folder holds, so that a result
-  is returned again only if it is whole and of these settings and inputs.
+  the run and result.json after it. Then config.json lists the files of the folder, so
+  that a result is returned again only if it is complete and was computed from the same
+  settings and inputs.
 
   Args:
-    settings: of the job.
-    folder: of the run.
+    settings: settings of the job.
+    folder: folder of the run.
     run: `(settings, folder) -> result`.
-    inputs: of the result, as `settings.inputs()` returns them.
+    inputs: result of `settings.inputs()`; None calls it.
 
   Raises:
-    ValueError: if the folder holds a run of other settings or inputs, or has a name
-      that this locale cannot read.
+    ValueError: the folder holds a run of other settings or inputs, or its name cannot
+      be read in this locale.
   """
   folder = pathlib.Path(folder)
   try:
@@ -151,7 +166,7 @@ def execute(
     ) from None
   config = dataclasses.asdict(settings)
   apart = (*PLACES, *settings.grows)
-  # Of paths and hosts only file names: a run folder is handed on.
+  # Only file names of paths, and no hosts: run folders are passed on to others.
   config = {name: _shown(value) for name, value in config.items()}
   places = {name: config.pop(name) for name in apart if name in config}
   places.pop("coordinator", None)
@@ -173,7 +188,7 @@ def execute(
   except Exception:
     made = {path.name for path in folder.iterdir() if not files.is_clutter(path)}
     if fresh and made <= {path.name, "lock"}:
-      path.unlink()  # nothing was made: a corrected command may take the folder
+      path.unlink()  # nothing was computed: a corrected command may use the folder
     raise
   if jax.process_index() == 0:  # the others helped
     files.write_json(folder / _RESULT, result)
@@ -185,7 +200,7 @@ def execute(
 
 
 def _earlier(folder: pathlib.Path) -> dict | None:
-  """Read the result of a finished run whose files are all whole; else None."""
+  """Return the result of a finished run whose files are all intact, else None."""
   again = "it is computed again"
   finished = reading.read_json(folder / "config.json", fix=again).get(_FINISHED)
   if not isinstance(finished, dict) or _RESULT not in finished:
@@ -200,7 +215,7 @@ def _earlier(folder: pathlib.Path) -> dict | None:
 
 
 def _digests(folder: pathlib.Path) -> dict[str, str]:
-  """What a job left for people and other jobs: digests of what jobs read, and names."""
+  """Return the files that a job wrote, with digests of those that jobs read."""
   paths = (path for path in folder.iterdir() if path.suffix in _LEFT)
   return {
     path.name: reading.digest_file(path, fix="")
@@ -212,7 +227,7 @@ def _digests(folder: pathlib.Path) -> dict[str, str]:
 
 
 def environment() -> dict:
-  """Versions, devices and the commit that a run was made with."""
+  """Return the versions, devices and commit of this process."""
   packages = ("mixdef", "jax", "flax", "optax", "numpy")
   commit = ""
   with contextlib.suppress(OSError):
@@ -220,7 +235,7 @@ def environment() -> dict:
     command = ["git", "-C", str(here), "describe", "--always", "--dirty"]
     commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
   return {
-    "versions": {name: command_line.version(name) for name in packages},
+    "versions": {name: flags.version(name) for name in packages},
     "python": sys.version.split()[0],
     "devices": [str(device) for device in jax.devices()],
     "commit": commit,
@@ -228,18 +243,40 @@ def environment() -> dict:
 
 
 def provenance(seed: int) -> dict:
-  """What a report says of how it was made."""
+  """Return what a report states about how it was made.
+
+  Args:
+    seed: random seed of the run.
+  """
   now = datetime.datetime.now(datetime.UTC)
   return {
     "seed": seed,
     **environment(),
-    "command": " ".join(["python", *map(_shown, sys.argv)]),
+    "command": _command(sys.argv),
     "date": now.strftime("%Y-%m-%d %H:%M UTC"),
   }
 
 
+def _command(argv: Sequence[str]) -> str:
+  """Return the command line to show, with paths cut to their file names.
+
+  >>> _command(["/usr/bin/mixdef", "audit", "--out=/tmp/run"])
+  'mixdef audit --out=run'
+  >>> _command(["/repository/mixdef/cli/__main__.py", "audit"])
+  'python -m mixdef.cli audit'
+  >>> _command(["experiments/audit.py", "--quick"])
+  'python audit.py --quick'
+  """
+  program = pathlib.PurePath(argv[0])
+  if program.name == "__main__.py":
+    shown = "python -m mixdef.cli"
+  else:
+    shown = f"python {program.name}" if program.suffix == ".py" else program.stem
+  return " ".join([shown, *map(_shown, argv[1:])])
+
+
 def _shown(value: Any) -> Any:
-  """Cut the paths in a flag's text, or in `--name=text`, to their file names.
+  """Cut the paths in the text of a flag, or in `--name=text`, to their file names.
 
   >>> _shown("--audits=/home/someone/runs/none,runs/relaxloss/")
   '--audits=none,relaxloss'
@@ -253,8 +290,8 @@ def _shown(value: Any) -> Any:
 
 
 def _log_plainly() -> None:
-  """Show messages as bare lines, and of the dependencies only warnings."""
-  if not flags.FLAGS["verbosity"].present:
+  """Show messages as plain lines, and only warnings of the dependencies."""
+  if not absl_flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.INFO)
   logging.use_absl_handler()
   handler = logging.get_absl_handler()
@@ -268,9 +305,9 @@ def _worth_showing(record) -> bool:
 
 
 def cache_programs() -> None:
-  """Keep compiled programs between runs: a second start takes seconds less.
+  """Keep compiled programs between runs, which saves seconds at every start.
 
-  The folder of JAX_COMPILATION_CACHE_DIR stays.
+  JAX_COMPILATION_CACHE_DIR takes precedence.
   """
   if "JAX_COMPILATION_CACHE_DIR" in os.environ:
     return

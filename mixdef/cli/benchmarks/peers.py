@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
-from benches.works import Work
+from mixdef.cli.benchmarks.works import Work
 
 RECIPES = ("default", "tuned", "bf16")
 MISSING = (
@@ -84,7 +84,7 @@ def _worker(work, cores, *, models, batch):
   asked = {"work": work.name, "shape": channels_first(work.shape), "steps": work.steps}
   asked |= {"cores": cores, "models": models, "batch": batch}
   with subprocess.Popen(
-    [sys.executable, "-m", "benches.torch_worker", json.dumps(asked)],
+    [sys.executable, "-m", "mixdef.cli.benchmarks.torch_worker", json.dumps(asked)],
     cwd=_EXPERIMENTS,
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,

@@ -4,9 +4,9 @@ import math
 import statistics
 from typing import Any
 
-from benches.peers import RECIPES
-from benches.timing import milliseconds, spread
-from benches.works import EPOCHS, RECORDS
+from mixdef.cli.benchmarks.peers import RECIPES
+from mixdef.cli.benchmarks.timing import milliseconds, spread
+from mixdef.cli.benchmarks.works import EPOCHS, RECORDS
 
 OURS, PEAK = "ours", "peak"
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from mixdef.core import files
-from mixdef.metrics import trade_off_plot
+from mixdef.metrics.summary import strongest_first
+from mixdef.metrics.trade_off import trade_off_plot
 
-_LOW = "0.001"  # the false-positive rate that true-positive rates are quoted at
+_LOW = "0.001"  # false-positive rate of the true-positive rates in the tables
 _FACTS = (
   *("dataset", "seed", "defense", "family", "num_shadows", "num_records", "epsilon"),
   *("train_accuracy", "test_accuracy", "test_accuracy_std", "gap_attack", "seconds"),
@@ -27,35 +28,29 @@ def write(cells: Sequence[dict[str, Any]], folder: pathlib.Path) -> None:
   """Write the three files.
 
   Args:
-    cells: as in the cells/ of a sweep's folder.
-    folder: where to write.
+    cells: results of `sweep_defenses`.
+    folder: folder of the files.
   """
   rows = [_flat(cell) for cell in cells]
   columns = list(dict.fromkeys(name for row in rows for name in row))
   files.write_csv(folder / "sweep.csv", columns, rows)
   files.write_text(folder / "sweep.md", markdown(cells))
-  drawn = [
-    {
-      **cell,
-      "auc": best["auc"],
-      "auc_ci": best["auc_ci"],
-      "line": (cell["seed"], cell["num_shadows"]),
-    }
-    for cell in cells
-    if (best := strongest(cell))
-  ]
+  drawn = []
+  for cell in cells:
+    for name in strongest_first(cell.get("attacks", {}))[:1]:
+      best = {key: cell["attacks"][name][key] for key in ("auc", "auc_ci")}
+      line = cell["seed"], cell["num_shadows"]
+      drawn.append({**cell, **best, "line": line})
   if drawn:
     trade_off_plot(drawn, folder / "sweep.png")
 
 
-def strongest(cell: dict[str, Any]) -> dict[str, Any] | None:
-  """Return the figures of the attack with the highest AUC; None if none was run."""
-  attacks = list(cell.get("attacks", {}).values())
-  return max(attacks, key=lambda figures: figures["auc"]) if attacks else None
-
-
 def markdown(cells: Sequence[dict[str, Any]]) -> str:
-  """Return a Markdown table, a row a defense and data set, and how to read it."""
+  """Return a Markdown table with a row per data set and defense, and its caption.
+
+  Args:
+    cells: results of `sweep_defenses`.
+  """
   groups: dict[tuple, list] = {}
   for cell in cells:
     key = (cell["dataset"], cell["defense"], cell.get("num_shadows"))

@@ -1,4 +1,4 @@
-"""The works of `benches.works` in PyTorch, and an epoch of training as its users do."""
+"""The networks of the works in PyTorch, trained as its users train them."""
 
 import math
 from collections.abc import Callable

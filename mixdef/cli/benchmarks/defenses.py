@@ -2,11 +2,11 @@
 
 import jax.numpy as jnp
 import optax
-from benches.settings import BenchSettings
-from benches.timing import rows_of, show
-from benches.works import random_data, train_everyone
 
 import mixdef
+from mixdef.cli.bench import BenchSettings
+from mixdef.cli.benchmarks.timing import rows_of, show
+from mixdef.cli.benchmarks.works import random_data, train_everyone
 from mixdef.training.programs import programs
 
 __all__ = ["run", "show"]

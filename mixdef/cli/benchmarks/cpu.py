@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
-from benches import peers
-from benches.cpu_table import OURS, PEAK, row_of, show
-from benches.settings import BenchSettings
-from benches.timing import interleave
-from benches.works import (
+
+import mixdef
+from mixdef.cli.bench import BenchSettings
+from mixdef.cli.benchmarks import peers
+from mixdef.cli.benchmarks.cpu_table import OURS, PEAK, row_of, show
+from mixdef.cli.benchmarks.timing import interleave
+from mixdef.cli.benchmarks.works import (
   CLASSES,
   CNN,
   EPOCHS,
@@ -22,8 +24,6 @@ from benches.works import (
   steps_of,
   train_everyone,
 )
-
-import mixdef
 from mixdef.kernels.onednn.build import register
 from mixdef.training.programs import STRATEGIES
 

@@ -1,4 +1,4 @@
-"""What the texts of flags stand for: networks, optimizers, learners."""
+"""Networks, optimizers and learners from the texts of flags."""
 
 import functools
 from typing import Any
@@ -23,7 +23,7 @@ def _float_type(what: str, value: Any) -> None:
 
 def _only_none(what: str, value: Any) -> None:
   if value is not None:
-    raise ValueError(f"{what} cannot be written in a text: leave it out")
+    raise ValueError(f"{what} cannot be written in a text: omit it")
 
 
 _ADAM = {
@@ -40,14 +40,14 @@ OPTIMIZERS = {
 
 
 def networks(text: str, *, num_classes: int) -> list[Any]:
-  """Return the linen modules that a text names, joined by commas."""
+  """Return the linen modules that a text names, separated by commas."""
   catalogue, fixed = mixdef.models.CATALOGUE, {"num_classes": num_classes}
   calls = split_calls(text) or [text]
   return [parse_call(one, catalogue, "model", fixed=fixed) for one in calls]
 
 
 def optimizer(text: str, learning_rate: float) -> optax.GradientTransformation:
-  """Return the optimizer that a text names, at this rate."""
+  """Return the optimizer that a text names, with this learning rate."""
   if "learning_rate" in text:
     raise ValueError("give the rate by --learning_rate")
   fixed = {"learning_rate": learning_rate}
@@ -57,7 +57,7 @@ def optimizer(text: str, learning_rate: float) -> optax.GradientTransformation:
 def learner(text: str, models: Any, optimizer: Any) -> mixdef.Learner:
   """Return the learner that a text names, of one network or several."""
   if called(text) == "classifier":
-    raise ValueError("write classifier alone: what it is made of has flags of its own")
+    raise ValueError("write classifier alone: its arguments are flags of their own")
   return parse_call(
     text,
     mixdef.learners.CATALOGUE,

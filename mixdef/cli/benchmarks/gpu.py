@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 import jax
 import optax
 from absl import logging
-from benches import recipe
-from benches.settings import BenchSettings
-from benches.timing import interleave, milliseconds, spread
-from benches.works import (
+
+import mixdef
+from mixdef.cli.bench import BenchSettings
+from mixdef.cli.benchmarks import recipe
+from mixdef.cli.benchmarks.timing import interleave, milliseconds, spread
+from mixdef.cli.benchmarks.works import (
   CLASSES,
   CNN,
   EPOCHS,
@@ -20,8 +22,6 @@ from benches.works import (
   steps_of,
   train_everyone,
 )
-
-import mixdef
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 WIDER_RESNET = Work(

@@ -1,9 +1,9 @@
 """Train PyTorch models on the cores named; an epoch of each for every line read.
 
-  python -m benches.torch_worker '{"work": "mlp", "shape": [784], "cores": [0], ...}'
+  python -m mixdef.cli.benchmarks.torch_worker '{"work": "mlp", "cores": [0], ...}'
 
 A line of standard input names the recipe; the answer, after the epoch, is a line, too.
-The models of a recipe are made when it is first asked for.
+The models of a recipe are made when it is first named.
 """
 
 import json
@@ -18,7 +18,8 @@ def main() -> None:
     os.sched_setaffinity(0, asked["cores"])
   # Once pinned: PyTorch sizes its thread pools by the cores it finds.
   import torch  # pyrefly: ignore[missing-import]
-  from benches.torch_networks import CLASSES, trainer
+
+  from mixdef.cli.benchmarks.torch_networks import CLASSES, trainer
 
   torch.set_num_threads(len(asked["cores"]))
   torch.manual_seed(0)

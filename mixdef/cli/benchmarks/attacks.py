@@ -2,11 +2,11 @@
 
 import numpy as np
 import optax
-from benches.settings import BenchSettings
-from benches.timing import rows_of, show
-from benches.works import random_data
 
 import mixdef
+from mixdef.cli.bench import BenchSettings
+from mixdef.cli.benchmarks.timing import rows_of, show
+from mixdef.cli.benchmarks.works import random_data
 
 __all__ = ["run", "show"]
 

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from benches.settings import BenchSettings
-from benches.timing import rows_of, spread
-from benches.works import CLASSES, random_data
 
 import mixdef
+from mixdef.cli.bench import BenchSettings
+from mixdef.cli.benchmarks.timing import rows_of, spread
+from mixdef.cli.benchmarks.works import CLASSES, random_data
 from mixdef.core.hooks import Ctx, Data, Rows
 from mixdef.training.plan import make_plan
 

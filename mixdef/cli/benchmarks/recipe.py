@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from benches.settings import BenchSettings
-from benches.works import CLASSES
 
 import mixdef
+from mixdef.cli.bench import BenchSettings
+from mixdef.cli.benchmarks.works import CLASSES
 from mixdef.core.parsing import parse_call
 
 BATCH = 512

@@ -1,4 +1,4 @@
-"""What `gan.py` trains: its flags, and the learners that they name."""
+"""The settings of the job `gan`, and the learners that they name."""
 
 from __future__ import annotations
 
@@ -12,63 +12,39 @@ import types
 from typing import Any, ClassVar
 
 from etils import epy
-from settings import ShadowSettings, about
+
+from mixdef.cli import papers
+from mixdef.cli.settings import ShadowSettings, about
 
 with epy.lazy_imports():
   import optax
-  import texts
 
   import mixdef
   from mixdef import auditing, learners, models
   from mixdef.attacks import gan
+  from mixdef.cli import texts
   from mixdef.core import reading
 
 _UNDEFENDED = ("wgan_gp", "mlp_wgan_gp", "medgan")
 _FOR_TABLES = ("medgan", "mlp_wgan_gp")
-# What texts are tried on before the data are read.
+# These stand for the data when texts are checked before the data are read.
 _SOME_PICTURES: Any = types.SimpleNamespace(
   x=types.SimpleNamespace(shape=(2, 32, 32, 3), ndim=4), num_classes=2, name="pictures"
 )
 _SOME_TABLE: Any = types.SimpleNamespace(
   x=types.SimpleNamespace(shape=(2, 32), ndim=2), num_classes=2, name="a table"
 )
-_FEW_PIXELS = 256  # pictures of at most so many take dense networks
+_FEW_PIXELS = 256  # pictures with at most so many pixels use dense networks
 _QUICK_RECORDS = 1500
 _QUICK_EPOCHS = 300
-# What natural references may have of their own; the records and subsets are shared.
+# Settings that natural references may have of their own; they share the records.
 _RECIPE = ("model", "learner", "defense", "optimizer", "learning_rate")
 _RECIPE += ("epochs", "batch_size")
 
 
-# The mixup GAN's tables, as the official scripts train: 5,000 of 10,000 faces in each
-# of 128 models whose generator steps on the first batch of an epoch, and 4,096 pictures
-# of CIFAR-10 for 100,000 steps. They take the test files, these the training files.
-GAN_PROTOCOLS = {
-  "mixup_gan_celeba": {
-    "dataset": "celeba",
-    "train_size": 5000,
-    "model": "image_networks(latent=256)",
-    "learner": "wgan_gp(generator_steps='first')",
-    "epochs": 200,
-    "batch_size": 100,
-    "num_shadows": 128,
-    "samples": 4096,
-  },
-  "mixup_gan_cifar10": {
-    "dataset": "cifar10",
-    "train_size": 4096,
-    "model": "image_networks(latent=100)",
-    "epochs": 1563,
-    "batch_size": 64,
-    "num_shadows": 128,
-    "samples": 4096,
-  },
-}
-
-
 @dataclasses.dataclass(frozen=True)
 class GanSettings(ShadowSettings):
-  """Generative models and how to look at them, besides the common settings."""
+  """Settings of generative models and their evaluation."""
 
   model: str = "auto"
   learner: str = "wgan_gp"
@@ -84,17 +60,18 @@ class GanSettings(ShadowSettings):
   classifier: str = "cnn"
   inception: str = ""
 
-  protocols = GAN_PROTOCOLS
+  protocols = papers.GANS
   flag_texts: ClassVar[dict[str, str]] = {
     "model": "dense_networks, image_networks or table_networks, as "
     "'image_networks(width=32)', or auto: those that fit the records",
-    "learner": "one of datalens, gs_wgan, medgan, mixup_gan, mlp_wgan_gp, par_gan, "
-    "priv_gan, wgan_gp, as 'par_gan(critics=5)'",
-    "attacks": "joined by commas, as 'logan, monte_carlo(kernel='log')'. Default: all",
+    "learner": "wgan_gp, par_gan, ...: a name in mixdef.learners.GANS "
+    "(docs/learners.md), or my_module:name, with arguments as in 'par_gan(critics=5)'",
+    "attacks": "separated by commas, as 'logan, monte_carlo(kernel='log')'. "
+    "Default: all attacks",
   }
 
   def __post_init__(self):
-    """Refuse what cannot be used before anything is written."""
+    """Check the settings before anything is written."""
     super().__post_init__()
     if self.standardize:
       raise ValueError("--standardize: generators make values in [0,1]; drop it")
@@ -109,7 +86,7 @@ class GanSettings(ShadowSettings):
     self.make_classifier(_SOME_PICTURES)
 
   def check_learner(self) -> None:
-    """Refuse texts of which no learner can be made, for pictures or for tables."""
+    """Check that a learner of pictures or tables can be made of the texts."""
     table = _called("model", self.model) == "table_networks"
     table = table or _called("learner", self.learner) in _FOR_TABLES
     self.make_learner(_SOME_TABLE if table else _SOME_PICTURES)
@@ -135,21 +112,21 @@ class GanSettings(ShadowSettings):
 
   @property
   def undefended(self) -> GanSettings:
-    """The same without a defense: what natural references are trained by."""
+    """The same settings without a defense, as natural references are trained."""
     name = texts.called(self.learner)
     learner = self.learner if name in _UNDEFENDED else "wgan_gp"
     return dataclasses.replace(self, learner=learner, defense="none", natural="")
 
   @property
   def natural_run(self) -> GanSettings:
-    """The undefended run named by `natural`: these settings by that run's recipe."""
+    """These settings with the recipe of the undefended run that `natural` names."""
     path = pathlib.Path(self.natural) / "config.json"
     if not path.exists():
       raise FileNotFoundError(
-        f"--natural={self.natural}: {path} is missing; name the run folder of an "
-        "undefended gan.py"
+        f"--natural={self.natural}: {path} is missing; name the run folder of "
+        "undefended GANs"
       )
-    earlier = reading.read_json(path, fix="run gan.py there again")
+    earlier = reading.read_json(path, fix="run the job there again")
     recipe = {name: earlier[name] for name in _RECIPE if name in earlier}
     try:
       for name, value in recipe.items():
@@ -166,23 +143,23 @@ class GanSettings(ShadowSettings):
 
   @property
   def is_defended(self) -> bool:
-    """Whether there is anything to defend against the attacks."""
+    """Whether the learner or the chain is a defense."""
     return self.undefended.defended_by != self.defended_by
 
   @property
   def passes(self) -> int:
-    """Epochs to train."""
+    """Number of epochs to train."""
     return min(self.epochs, _QUICK_EPOCHS) if self.quick else self.epochs
 
   @property
   def budget(self) -> auditing.Budget:
-    """What the costly attacks may take."""
+    """Numbers of models and records for the costly attacks."""
     records = min(self.attack_records, 100) if self.quick else self.attack_records
     targets = min(self.attack_targets, 1) if self.quick else self.attack_targets
     return auditing.Budget(targets=targets, records=records)
 
   def chosen_attacks(self) -> list[str]:
-    """Return the attacks named, or all of the catalogue."""
+    """Return the attacks that `attacks` names, or all of the catalogue."""
     with about("attacks", self.attacks):
       return gan.ATTACKS.names(self.attacks)
 
@@ -201,7 +178,12 @@ class GanSettings(ShadowSettings):
   def make_learner(
     self, data: mixdef.Dataset, defense: mixdef.Defense | None = None
   ) -> mixdef.Learner:
-    """Return the learner of the networks, optimizer and defense named, or given."""
+    """Return the learner.
+
+    Args:
+      data: the records to train on.
+      defense: the defense; None takes the one that `defense` names.
+    """
     defense = self.chain if defense is None else defense
     fixed: dict[str, Any] = {"optimizer": self.make_optimizer()}
     name = _called("learner", self.learner)
@@ -218,7 +200,7 @@ class GanSettings(ShadowSettings):
       )
 
   def make_classifier(self, data: mixdef.Dataset) -> mixdef.Learner:
-    """Return the undefended classifier that samples are judged by."""
+    """Return the undefended classifier that evaluates samples."""
     with about("classifier", self.classifier):
       first, *others = texts.networks(self.classifier, num_classes=data.num_classes)
       if others:
@@ -226,7 +208,7 @@ class GanSettings(ShadowSettings):
     return mixdef.classifier(first, optax.adam(1e-3))
 
   def _filled(self, data, defense):
-    """Return what gives a factory its networks, or the sizes of a table."""
+    """Return a wrapper that gives a factory its networks, or the sizes of a table."""
 
     def filled(make, *args, **options):
       if "networks" in inspect.signature(make).parameters:
@@ -245,7 +227,7 @@ class GanSettings(ShadowSettings):
     return lambda make: functools.partial(filled, make)
 
   def networks(self, data: mixdef.Dataset, defense: Any = None) -> Any:
-    """Return the generator and critic named, or those that fit the records."""
+    """Return the generator and critic that `model` names, or that fit the records."""
     shape = data.x.shape[1:]
     makers = {
       "dense_networks": functools.partial(models.dense_networks, shape),
@@ -260,7 +242,7 @@ class GanSettings(ShadowSettings):
       if self.quick:
         options["width"] = 16
       if defense is not None and "per_example" in defense.traits:
-        options["norm"] = "group"  # batch statistics have no place under clipping
+        options["norm"] = "group"  # per-example clipping excludes batch statistics
     with about("model", text):
       fixed = {"num_classes": data.num_classes}
       return texts.parse_call(text, makers, "model", fixed=fixed, **options)

@@ -1,4 +1,4 @@
-"""What every job is told: where it runs, its data, model and defense.
+"""The settings that jobs share: run folder, data, model, defense and training.
 
 Nothing heavy is imported until a setting is used, so that --help answers at once.
 """
@@ -13,85 +13,68 @@ import pathlib
 import re
 import types
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
-import command_line
 from etils import epy
+
+from mixdef.cli import flags, papers
 
 with epy.lazy_imports():
   import optax
-  import texts
 
   import mixdef
+  from mixdef.cli import texts
   from mixdef.core import files, parsing, reading, registry
   from mixdef.training import signature
 
-AnyJob = TypeVar("AnyJob", bound="JobSettings")
-
-# These change where things lie and how fast, not what is computed.
+# These change where files are and how fast a job is, not what it computes.
 PLACES = (
   *("out", "data_dir", "memory_gb", "strategy", "keep_params"),
   *("coordinator", "num_processes", "process_id"),
 )
 
-# Data sets that were read for their digests and not used yet.
+# Data sets that were read for their digests and are not used yet.
 _READ: dict[tuple[str, str], mixdef.Dataset] = {}
 
 # These name a file or a folder.
 PATHS = ("out", "data_dir", "arrays", "natural", "inception")
 
-# Whole protocols behind one flag; a flag given beside it wins.
-PROTOCOLS = {
-  # Table 1 of AdaMixup on CIFAR-10; what it leaves open is from its authors' earlier
-  # code: the network, the standardized inputs, 10,520 records of the training file.
-  "adamixup": {
-    "dataset": "cifar10",
-    "train_size": 10_520,
-    "standardize": True,
-    "model": "cnn",
-    "optimizer": "adam",
-    "learning_rate": 1e-3,
-    "batch_size": 128,
-    "epochs": 100,
-  },
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class JobSettings:
-  """What every job takes; the names of the fields are those of the flags."""
+  """Settings of every job; the names of the fields are the names of the flags."""
 
   out: str = ""
   seed: int = 0
 
-  # Settings that a second run in the same folder may change, to add to its result.
+  # Settings that a later run in the same folder may change, to extend its result.
   grows: ClassVar[tuple[str, ...]] = ()
 
   def __post_init__(self):
-    """Refuse what cannot be used before data are read or anything is written."""
+    """Check the settings before data are read or anything is written."""
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      command_line.check(field.name, value, type(field.default))
+      flags.check(field.name, value, type(field.default))
       if field.name in PATHS and value:
         path = str(files.local_path(value, f"--{field.name}"))
         object.__setattr__(self, field.name, path)
 
   def finished(self, result: dict) -> bool:
-    """Say whether a result in the folder is what these settings ask for, too."""
+    """Return whether an earlier result in the folder satisfies these settings."""
     del result
     return not self.grows
 
   def connect(self) -> None:
-    """Join the other processes of the job, where it can have any."""
+    """Join the other processes of the job, if it has any."""
 
   @property
   def label(self) -> str:
-    """What the default run folder is called after."""
+    """Part of the name of the default run folder."""
     return ""
 
   def inputs(self) -> dict[str, str]:
-    """Return what else the result is made from: versions, and digests of content."""
-    found = {"mixdef": command_line.version("mixdef")}
+    """Return what else the result depends on: versions, and digests of content."""
+    found = {"mixdef": flags.version("mixdef")}
     for field in dataclasses.fields(self):
       text = getattr(self, field.name)
       if isinstance(text, str) and field.name not in (*PATHS, *PLACES):
@@ -101,11 +84,11 @@ class JobSettings:
     return found
 
   def folder(self, job: str, inputs: Mapping[str, str] | None = None) -> pathlib.Path:
-    """Return the run folder: `out`, else a name in runs/ that these settings decide.
+    """Return the run folder: `out`, or a name in runs/ derived from the settings.
 
     Args:
-      job: what the name begins with.
-      inputs: of the result; another content has another folder.
+      job: start of the name.
+      inputs: result of `inputs()`; other content has another folder.
     """
     if self.out:
       return pathlib.Path(self.out)
@@ -119,7 +102,7 @@ class JobSettings:
 
 @contextlib.contextmanager
 def about(flag: str, value: str) -> Iterator[None]:
-  """Name the flag in a message about its text."""
+  """Name the flag in the message of an error about its text."""
   try:
     yield
   except ValueError as error:
@@ -127,13 +110,13 @@ def about(flag: str, value: str) -> Iterator[None]:
     raise ValueError(f"{'' if told else f'--{flag}={value}: '}{error}") from None
 
 
-# What texts are tried on before the data are read.
+# Stands for the data when texts are checked before the data are read.
 _SOME_DATA: Any = types.SimpleNamespace(num_classes=2)
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(JobSettings):
-  """What a job trains."""
+  """Settings of a job that trains."""
 
   dataset: str = "digits"
   data_dir: str = ""
@@ -151,10 +134,10 @@ class Settings(JobSettings):
   noise_seed: int = -1
   quick: bool = False
 
-  protocols: ClassVar[dict[str, dict[str, Any]]] = PROTOCOLS
+  protocols: ClassVar[dict[str, dict[str, Any]]] = papers.CLASSIFIERS
 
   def __post_init__(self):
-    """Refuse what cannot be used before anything is written."""
+    """Check the settings before anything is written."""
     super().__post_init__()
     with about("dataset", self.dataset):
       mixdef.data.check_name(self.dataset)
@@ -167,7 +150,7 @@ class Settings(JobSettings):
     self.check_learner()
 
   def check_learner(self) -> None:
-    """Refuse texts of which no learner can be made."""
+    """Check that a learner can be made of the texts."""
     self.make_learner(_SOME_DATA)
 
   @property
@@ -191,19 +174,19 @@ class Settings(JobSettings):
 
   @property
   def defended_by(self) -> str:
-    """The defense in its canonical form, or the learner that is one by structure."""
+    """The defense in its canonical form, or the learner if it is not a classifier."""
     if self.learner != "classifier":
       return self.learner
     return str(self.chain)
 
   @property
   def seeds_of_training(self) -> dict[str, Any]:
-    """What every training draws from."""
+    """Random seeds of every training."""
     noise = None if self.noise_seed < 0 else self.noise_seed
     return {"seed": self.seed, "noise_seed": noise}
 
   def load(self) -> mixdef.Dataset:
-    """Return the data set named; where `inputs` has just read it, that one."""
+    """Return the data set, without reading it again if `inputs` has just read it."""
     data = _READ.pop((self.dataset, self.data_dir), None)
     return self._read() if data is None else data
 
@@ -215,19 +198,19 @@ class Settings(JobSettings):
     data = _READ[self.dataset, self.data_dir] = self._read()
     return {
       **super().inputs(),
-      "jax": command_line.version("jax"),
+      "jax": flags.version("jax"),
       "content of --dataset": signature.digest_data(data),
     }
 
   def cut(self, data: mixdef.Dataset, *, halves: int) -> mixdef.Dataset:
-    """Return the records to work with, drawn by the seed, reference rows marked.
+    """Draw the records of the run by the seed, and mark the reference records.
 
     Args:
-      data: all there are.
+      data: all records.
       halves: 1 to train on the records, 2 to train on random halves of them.
 
     Raises:
-      ValueError: if there are fewer than asked for.
+      ValueError: there are too few records.
     """
     left = len(data) - self.reference
     size = halves * self.train_size or left
@@ -245,19 +228,24 @@ class Settings(JobSettings):
     return data.with_reference(self.reference, seed=self.seed)
 
   def networks(self, data: mixdef.Dataset) -> list[Any]:
-    """Return the linen modules named; some learners take several."""
+    """Return the linen modules that `model` names; some learners take several."""
     with about("model", self.model):
       return texts.networks(self.model, num_classes=data.num_classes)
 
   def make_optimizer(self) -> optax.GradientTransformation:
-    """Return the optimizer named, at the learning rate given."""
+    """Return the optimizer that `optimizer` names, with the learning rate."""
     with about("optimizer", self.optimizer):
       return texts.optimizer(self.optimizer, self.learning_rate)
 
   def make_learner(
     self, data: mixdef.Dataset, defense: mixdef.Defense | None = None
   ) -> mixdef.Learner:
-    """Return the learner of the models, optimizer and defense named, or given."""
+    """Return the learner.
+
+    Args:
+      data: the records to train on.
+      defense: the defense; None takes the one that `defense` names.
+    """
     optimizer = self.make_optimizer()
     defense = self.chain if defense is None else defense
     self._refuse_private_moments(defense)
@@ -277,22 +265,22 @@ class Settings(JobSettings):
 
   @property
   def passes(self) -> int:
-    """Epochs to train."""
+    """Number of epochs to train."""
     return min(self.epochs, 12) if self.quick else self.epochs
 
 
 @dataclasses.dataclass(frozen=True)
 class ShadowSettings(Settings):
-  """What a job of many models trains, besides the common settings."""
+  """Settings of a job that trains shadow models."""
 
   num_shadows: int = 16
   strategy: str = "auto"
   memory_gb: float = 0.0
 
-  quick_shadows: ClassVar[int] = 8  # with --quick
+  quick_shadows: ClassVar[int] = 8  # at most, with --quick
 
   def __post_init__(self):
-    """Refuse what cannot be used before data are read or anything is written."""
+    """Check the settings before data are read or anything is written."""
     super().__post_init__()
     if self.num_shadows < 2:
       raise ValueError(
@@ -302,6 +290,30 @@ class ShadowSettings(Settings):
 
   @property
   def shadows(self) -> int:
-    """Models to train."""
+    """Number of models to train."""
     most = self.quick_shadows if self.quick else self.num_shadows
     return min(self.num_shadows, most)
+
+  def training(self) -> dict[str, Any]:
+    """Return the options that every training of shadow models has in common."""
+    return {
+      "epochs": self.passes,
+      "batch_size": self.batch_size,
+      **self.seeds_of_training,
+      "strategy": self.strategy,
+      "memory_gb": self.memory_gb or None,
+      "progress": True,
+    }
+
+  def on_halves(self, data: mixdef.Dataset) -> dict[str, Any]:
+    """Return the arguments of `fit_many` to train every shadow model on a random half.
+
+    Args:
+      data: the records; those in `data.always` are members of every model.
+    """
+    halves = {"eligible": data.audited, "always": data.always}
+    return {
+      "keep": mixdef.subsets(self.shadows, len(data), seed=self.seed, **halves),
+      "num_members": int(data.always.sum()) + round(0.5 * int(data.audited.sum())),
+      **self.training(),
+    }
