@@ -3,16 +3,15 @@ import functools
 import json
 import pathlib
 
-import audit
-import job
 import jsonschema
 import numpy as np
 import pytest
-from audit import AuditSettings
-from command_line import FLAGS
 
 import mixdef
 from mixdef import attacks
+from mixdef.cli import audit, job
+from mixdef.cli.audit import AuditSettings
+from mixdef.cli.flags import FLAGS
 
 SCHEMA = pathlib.Path(__file__).parents[2] / "docs" / "report.schema.json"
 ONE_OF_EACH_FAMILY = (

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from benches import cpu, cpu_table, dp, gpu, peers, recipe, timing, works
-from benches.settings import BenchSettings
-from command_line import FLAGS
 
 from mixdef import models
+from mixdef.cli.bench import BenchSettings
+from mixdef.cli.benchmarks import cpu, cpu_table, dp, gpu, peers, recipe, timing, works
+from mixdef.cli.flags import FLAGS
 from mixdef.learners import classifier
 from mixdef.models.layers import conv_layer
 
@@ -237,7 +237,7 @@ def test_every_dp_column_is_there_and_memory_is_told(monkeypatch, capsys):
 
 @pytest.mark.parametrize("suite", FLAGS["suite"].choices)
 def test_every_suite_is_a_module_that_runs_and_shows(suite):
-  module = importlib.import_module(f"benches.{suite}")
+  module = importlib.import_module(f"mixdef.cli.benchmarks.{suite}")
   assert callable(module.run)
   assert callable(module.show)
 
@@ -246,7 +246,7 @@ def test_every_suite_is_a_module_that_runs_and_shows(suite):
 @pytest.mark.parametrize("work", [works.MLP, works.CNN, works.WIDE_RESNET])
 def test_torch_trains_networks_of_the_same_layers(work):
   torch = pytest.importorskip("torch")
-  from benches import torch_networks
+  from mixdef.cli.benchmarks import torch_networks
 
   ours = jax.eval_shape(work.model.init, jax.random.key(0), jnp.zeros((1, *work.shape)))
   theirs = torch_networks.NETWORKS[work.name]().parameters()

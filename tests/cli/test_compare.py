@@ -2,14 +2,12 @@ import csv
 import dataclasses
 import json
 
-import audit
-import compare
-import job
 import numpy as np
 import pytest
-from command_line import FLAGS
-from compare import CompareSettings
 
+from mixdef.cli import audit, compare, job
+from mixdef.cli.compare import CompareSettings
+from mixdef.cli.flags import FLAGS
 from mixdef.metrics import paired_bootstrap
 
 ATTACKS = "loss_threshold, lira_online_fixed, base"
@@ -123,7 +121,7 @@ def test_two_audits_of_different_names_are_needed(audits):
 
 @pytest.mark.slow
 def test_a_folder_without_an_audit_is_named(runs, tmp_path):
-  with pytest.raises(FileNotFoundError, match=r"nowhere.* run experiments/audit.py"):
+  with pytest.raises(FileNotFoundError, match=r"nowhere.* run mixdef audit"):
     job.execute(joined(runs["leaky"], "nowhere"), tmp_path / "run", compare.run)
   empty = tmp_path / "empty"
   empty.mkdir()

@@ -7,31 +7,18 @@ import pathlib
 import subprocess
 import sys
 
-import audit
-import command_line
-import compare
-import gan
-import job as jobs
-import lira
 import pytest
-import settings
-import sweep
-from benches.settings import BenchSettings
 
 import mixdef
-from mixdef.learners import GANS as GAN_LEARNERS
+from mixdef.cli import __main__ as cli
+from mixdef.cli import audit, bench, compare, flags, gan, lira, settings, sweep, train
+from mixdef.cli import job as jobs
 from mixdef.training.programs import STRATEGIES
 
 ROOT = pathlib.Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
 JOBS = {
-  "train": settings.Settings,
-  "lira": lira.LiraSettings,
-  "audit": audit.AuditSettings,
-  "sweep": sweep.SweepSettings,
-  "compare": compare.CompareSettings,
-  "gan": gan.GanSettings,
-  "bench": BenchSettings,
+  one.JOB.name: one.JOB for one in (train, lira, audit, sweep, compare, gan, bench)
 }
 TEXT = 'it is "é" | \u202e'  # what a terminal of ASCII cannot show
 GOOD = (
@@ -39,12 +26,12 @@ GOOD = (
   *("--model=mlp(8)", "--epochs=1"),
 )
 LAZY = """
-import os, runpy, sys
-sys.path.insert(0, os.path.dirname(sys.argv[1]))
+import runpy, sys
 try:
   runpy.run_path(sys.argv[1], run_name="__main__")
 finally:
-  print([name for name in ("jax", "numpy", "mixdef", "optax") if name in sys.modules])
+  heavy = ("jax", "numpy", "optax", "mixdef.data")
+  print([name for name in heavy if name in sys.modules])
 """
 
 
@@ -75,7 +62,7 @@ def outcomes(tmp_path_factory):
   odd = {"MATPLOTLIBRC": str(rc), "MPLBACKEND": "TkAgg", **ascii_only}
   started = {
     "mistake": start(folder, script, mistake),
-    "module": start(folder, "-m", "experiments.train", mistake, environment=modules),
+    "module": start(folder, "-m", "mixdef.cli", "train", mistake, environment=modules),
     "good": start(folder, script, *GOOD, "--out=run", environment=homeless),
     "lira": start(
       plain,
@@ -138,13 +125,13 @@ def test_help_answers_before_anything_heavy_is_imported(outcomes, job):
   status, out, errors = outcomes[2][f"{job} --help"]
   assert status == 0, errors
   assert out.splitlines()[-1] == "[]"
-  assert out.startswith({"audit": "Audit a defense", "gan": "Train generative"}[job])
+  assert out.startswith(JOBS[job].text.strip())
 
 
-def said(capsys, job, *flags):
+def said(capsys, job, *given):
   """Status, output and errors of a command line that does not become settings."""
   with pytest.raises(SystemExit) as left:
-    command_line.read(job, JOBS[job], [f"{job}.py", *flags])
+    jobs.main(JOBS[job], given)
   out, errors = capsys.readouterr()
   return left.value.code, out, errors
 
@@ -158,24 +145,68 @@ def test_help_lists_every_flag_in_groups(capsys, job, flag):
   assert groups[0] == "run"
   assert len(groups) == len(set(groups))
   shown = {line.strip().partition("=")[0] for line in out.splitlines()}
-  assert {f"--{field.name}" for field in dataclasses.fields(JOBS[job])} <= shown
+  fields = dataclasses.fields(JOBS[job].settings)
+  assert {f"--{field.name}" for field in fields} <= shown
   assert max(map(len, out.splitlines())) <= 100
 
 
-HEADINGS = {f"{group}:" for group in command_line.GROUPS}
+HEADINGS = {f"{group}:" for group in flags.GROUPS}
 
 
-def test_help_names_what_there_is():
-  flags = command_line.FLAGS
-  for flag, names in (
-    ("dataset", mixdef.data.CATALOGUE),
-    ("model", mixdef.models.CATALOGUE),
-    ("learner", mixdef.learners.CATALOGUE),
-  ):
-    assert all(name in flags[flag].text for name in names)
-  assert all(name in gan.GanSettings.flag_texts["learner"] for name in GAN_LEARNERS)
-  assert set(flags["views"].choices) == set(mixdef.attacks.VIEWS)
-  assert set(flags["strategy"].choices) == {"auto", "processes", *STRATEGIES}
+@pytest.mark.parametrize("job", JOBS)
+def test_help_opens_with_the_text_of_the_job(capsys, job):
+  _, out, _ = said(capsys, job, "--help")
+  summary, example = out.split("\n\n")[:2]
+  assert len(summary) <= 88
+  assert summary.endswith(".")
+  assert example.startswith(f"  mixdef {job} --")
+  script = (EXPERIMENTS / f"{job}.py").read_text().splitlines()
+  assert len(script) <= 40
+  assert any(line.startswith(f"  python experiments/{job}.py --") for line in script)
+
+
+def test_choices_are_those_of_the_library():
+  assert set(flags.FLAGS["views"].choices) == set(mixdef.attacks.VIEWS)
+  strategies = {"auto", "processes", *STRATEGIES}
+  assert set(flags.FLAGS["strategy"].choices) == strategies
+
+
+@pytest.mark.parametrize("given", [[], ["--help"], ["-h"]])
+def test_the_command_alone_lists_the_jobs(capsys, given):
+  cli.main(given)
+  out = capsys.readouterr().out
+  assert set(cli.JOBS) == set(JOBS)
+  for name, job in JOBS.items():
+    assert f"  {name:9}{job.text.splitlines()[0]}\n" in out
+
+
+def test_the_command_has_a_version(capsys):
+  cli.main(["--version"])
+  assert capsys.readouterr().out == f"mixdef {flags.version('mixdef')}\n"
+
+
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
+    ("trian", "'trian' is not a job; did you mean train?"),
+    ("--seed=1", "'--seed=1' is not a job; choose from train, lira, audit"),
+    ("zzz", "'zzz' is not a job; choose from train"),
+  ],
+)
+def test_another_word_than_a_job_is_one_line_and_status_2(capsys, name, message):
+  with pytest.raises(SystemExit) as left:
+    cli.main([name, "--seed=1"])
+  errors = capsys.readouterr().err
+  assert left.value.code == 2
+  assert errors.startswith(f"mixdef: {message}")
+  assert errors.count("\n") == 1
+
+
+def test_the_command_runs_a_job(capsys):
+  with pytest.raises(SystemExit) as left:
+    cli.main(["train", "--epochs=0"])
+  assert left.value.code == 2
+  assert capsys.readouterr().err == "train: --epochs=0 must be at least 1\n"
 
 
 def test_version(capsys):
@@ -186,9 +217,9 @@ def test_version(capsys):
 
 
 MISTAKES = [
-  ("train", "--epoch=3", "--epoch is no flag; did you mean --epochs?"),
-  ("train", "--zzz", "--zzz is no flag; see --help"),
-  ("train", "data", "'data' is no flag: write --name=value"),
+  ("train", "--epoch=3", "--epoch is not a flag; did you mean --epochs?"),
+  ("train", "--zzz", "--zzz is not a flag; see --help"),
+  ("train", "data", "'data' is not a flag: write --name=value"),
   ("train", "--seed", "Missing value for flag --seed"),
   ("train", "--quick=maybe", "--quick=maybe"),
   ("train", "--flagfile=/nowhere", "/nowhere"),
@@ -310,6 +341,6 @@ def test_whatever_a_text_does_is_one_line_that_names_the_flag(job, flag, name):
   others = {"defenses": "none"} if swept else {}
   for text in (*TEXTS, *(call.format(name=name) for call in CALLS)):
     with pytest.raises(ValueError, match=f"--{flag}=") as raised:
-      JOBS[job](**{**others, flag: text})
+      JOBS[job].settings(**{**others, flag: text})
     assert "\n" not in str(raised.value).replace(text, "")
     assert len(str(raised.value)) < 1000 + 2 * len(text)

@@ -2,16 +2,13 @@ import dataclasses
 import json
 import pathlib
 import shutil
-import sys
 
-import compare
-import gan
-import job
 import jsonschema
 import numpy as np
 import pytest
-from gan_settings import GanSettings
 
+from mixdef.cli import compare, gan, job
+from mixdef.cli.gan_settings import GanSettings
 from mixdef.data import to_float
 
 pytestmark = pytest.mark.slow  # generators are trained
@@ -208,7 +205,7 @@ def test_natural_references_of_another_training_are_refused_at_once(
   assert "\n" not in str(raised.value)
   assert not list((tmp_path / "seed").iterdir())
   nowhere = dataclasses.replace(settings, natural=str(tmp_path / "nowhere"))
-  with pytest.raises(FileNotFoundError, match="name the run folder of an undefended"):
+  with pytest.raises(FileNotFoundError, match="name the run folder of undefended GANs"):
     job.execute(nowhere, tmp_path / "run", gan.run)
   assert not (tmp_path / "run").exists()
   assert not (tmp_path / "nowhere").exists()
@@ -268,10 +265,9 @@ def test_mistakes_in_what_is_trained_are_one_line(tmp_path, wrong, message):
   assert not list(tmp_path.iterdir())
 
 
-def test_a_mistake_on_the_command_line_is_status_2(monkeypatch, capsys):
-  monkeypatch.setattr(sys, "argv", ["gan.py", "--samples=10"])
+def test_a_mistake_on_the_command_line_is_status_2(capsys):
   with pytest.raises(SystemExit) as left:
-    job.main("gan", GanSettings, gan.run, gan.show)
+    job.main(gan.JOB, ["--samples=10"])
   assert left.value.code == 2
   errors = capsys.readouterr().err.splitlines()
   assert errors == ["gan: --samples=10: take 100 or more to measure utility"]

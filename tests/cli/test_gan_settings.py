@@ -4,10 +4,11 @@ import json
 import numpy as np
 import optax
 import pytest
-from command_line import FLAGS
-from gan_settings import GAN_PROTOCOLS, GanSettings
 
 import mixdef
+from mixdef.cli import papers
+from mixdef.cli.flags import FLAGS
+from mixdef.cli.gan_settings import GanSettings
 from mixdef.data import Dataset
 
 NETWORKS = "dense_networks(hidden=8, latent=3)"
@@ -98,12 +99,12 @@ def test_medgan_is_no_defense():
   ],
 )
 def test_every_protocol_builds_at_its_own_size(name, shape, latent):
-  settings = GanSettings(**GAN_PROTOCOLS[name])
+  settings = GanSettings(**papers.GANS[name])
   learner = settings.make_learner(picture_data(shape, classes=2))
   assert learner.latent == latent
   assert settings.num_shadows == 128
   assert settings.networks(picture_data(shape)).shape == shape
-  assert set(GAN_PROTOCOLS) == {"mixup_gan_celeba", "mixup_gan_cifar10"}
+  assert set(papers.GANS) == {"mixup_gan_celeba", "mixup_gan_cifar10"}
 
 
 def test_a_quick_run_is_small():

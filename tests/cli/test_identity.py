@@ -3,16 +3,13 @@
 import dataclasses
 import json
 
-import audit
-import command_line
-import compare
-import job
 import numpy as np
 import pytest
-import sweep
-from settings import Settings
 
 import mixdef
+from mixdef.auditing import sweep as engine
+from mixdef.cli import audit, compare, flags, job, sweep
+from mixdef.cli.settings import Settings
 from mixdef.data import Dataset
 
 RESULT = {"value": 0.5}
@@ -117,9 +114,9 @@ def test_a_changed_audit_does_not_give_the_old_comparison(tmp_path):
 
 def test_another_version_is_told(tmp_path, run, monkeypatch):
   job.execute(Settings(), tmp_path, run)
-  whole = command_line.metadata.version
+  whole = flags.metadata.version
   monkeypatch.setattr(
-    command_line.metadata,
+    flags.metadata,
     "version",
     lambda name: "9.9" if name == "mixdef" else whole(name),
   )
@@ -172,15 +169,16 @@ def test_damaged_cells_of_a_sweep_are_told_and_computed_again(
 ):
   trained = []
 
-  def figures(settings, data, grid, scratch):
+  def results(of, grid, scratch):
+    del of, scratch
     trained.append(grid.texts)
     return [{"value": len(trained)} for _ in grid.texts]
 
   def flat(cells, folder):
     del cells, folder
 
-  monkeypatch.setattr(sweep, "_figures", figures)
-  monkeypatch.setattr("sweep_tables.write", flat)
+  monkeypatch.setattr(engine, "_results", results)
+  monkeypatch.setattr("mixdef.auditing.sweep_tables.write", flat)
   settings = sweep.SweepSettings(defenses="none; mixup", quick=True)
   job.execute(settings, tmp_path, sweep.run)
   count = len(trained)

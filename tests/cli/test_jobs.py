@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import pathlib
 import re
 import signal
 import socket
@@ -10,16 +9,14 @@ import time
 
 import jax
 import jax.numpy as jnp
-import job
-import lira
 import numpy as np
 import pytest
-import sweep
-import train
-from command_line import FLAGS
-from settings import PROTOCOLS, Settings
 
 from mixdef import attacks
+from mixdef.cli import job, lira, sweep, train
+from mixdef.cli.flags import FLAGS
+from mixdef.cli.papers import CLASSIFIERS
+from mixdef.cli.settings import Settings
 from mixdef.core.hooks import Data
 from mixdef.data import Dataset
 from mixdef.training.plan import make_plan
@@ -170,9 +167,9 @@ def test_lira_prints_a_row_an_attack(attacked, capsys):
   assert "lira_online" in "".join(lines)
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_every_protocol_builds(name):
-  settings = Settings(**PROTOCOLS[name], quick=True)
+  settings = Settings(**CLASSIFIERS[name], quick=True)
   x = np.random.default_rng(0).integers(256, size=(6, 28, 28, 1)).astype(np.uint8)
   data = Dataset.from_arrays(x, [0, 1, 2, 0, 1, 2])
   learner, members = settings.make_learner(data), np.ones((1, 6), bool)
@@ -284,7 +281,6 @@ def test_run_folders_name_no_place_of_the_machine(tmp_path):
   [
     ("--audits=/home/someone/runs/none,runs/relaxloss/", "--audits=none,relaxloss"),
     ("--out=~/runs/x", "--out=x"),
-    ("experiments/audit.py", "audit.py"),
     (
       "--defense=mixup(0.5)|weight_decay(1e-4)",
       "--defense=mixup(0.5)|weight_decay(1e-4)",
@@ -294,8 +290,21 @@ def test_run_folders_name_no_place_of_the_machine(tmp_path):
   ],
 )
 def test_a_command_is_shown_with_paths_cut_to_file_names(monkeypatch, given, shown):
-  monkeypatch.setattr("sys.argv", [given])
-  assert job.provenance(0)["command"] == f"python {shown}"
+  monkeypatch.setattr("sys.argv", ["/somewhere/bin/mixdef", "audit", given])
+  assert job.provenance(0)["command"] == f"mixdef audit {shown}"
+
+
+@pytest.mark.parametrize(
+  ("program", "shown"),
+  [
+    (["experiments/audit.py"], "python audit.py"),
+    ([r"mixdef.exe", "audit"], "mixdef audit"),
+    (["/somewhere/mixdef/cli/__main__.py", "audit"], "python -m mixdef.cli audit"),
+  ],
+)
+def test_the_command_is_shown_as_it_was_typed(monkeypatch, program, shown):
+  monkeypatch.setattr("sys.argv", [*program, "--quick"])
+  assert job.provenance(0)["command"] == f"{shown} --quick"
 
 
 def test_places_may_start_at_home(monkeypatch, tmp_path):
@@ -329,8 +338,8 @@ def test_stages_are_counted(caplog):
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_signal_ends_a_job_with_one_line(tmp_path, number, status):
-  script = pathlib.Path(job.__file__).with_name("train.py")
-  command = [sys.executable, str(script), "--epochs=1000000", f"--out={tmp_path}"]
+  command = [sys.executable, "-m", "mixdef.cli", "train"]
+  command += ["--epochs=1000000", f"--out={tmp_path}"]
   with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
     while not (tmp_path / "metrics.jsonl").exists():
       time.sleep(0.1)
@@ -354,16 +363,16 @@ def test_the_seed_of_the_noise_is_drawn_unless_it_is_given(tmp_path):
   assert {**one, "seconds": 0} == {**other, "seconds": 0}
 
 
-def test_the_page_is_named_where_it_lies(tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr("sys.argv", ["train.py", f"--out={tmp_path / 'run'}"])
-  job.main("train", Settings, lambda *_: {"report": "page.html"}, lambda _: None)
+def test_the_page_is_named_where_it_lies(tmp_path, capsys):
+  paged = train.JOB._replace(run=lambda *_: {"report": "page.html"}, show=id)
+  job.main(paged, [f"--out={tmp_path / 'run'}"])
   assert capsys.readouterr().out == f"report: {tmp_path / 'run' / 'page.html'}\n"
 
 
-def test_a_diverged_model_ends_the_job_with_status_2(tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr("sys.argv", ["train.py", f"--out={tmp_path / 'run'}"])
+def test_a_diverged_model_ends_the_job_with_status_2(tmp_path, capsys):
+  diverged = train.JOB._replace(run=lambda *_: {"diverged": True}, show=id)
   with pytest.raises(SystemExit) as ended:
-    job.main("train", Settings, lambda *_: {"diverged": True}, lambda _: None)
+    job.main(diverged, [f"--out={tmp_path / 'run'}"])
   assert ended.value.code == 2
   message = "train: the model diverged: lower --learning_rate\n"
   assert capsys.readouterr().err.endswith(message)

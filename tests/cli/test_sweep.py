@@ -1,13 +1,12 @@
 import csv
 import json
 
-import job
 import pytest
-import sweep
-import sweep_tables
-from studies import STUDIES
 
-import mixdef
+from mixdef.auditing import sweep as engine
+from mixdef.auditing import sweep_tables
+from mixdef.cli import job, sweep
+from mixdef.cli.papers import STUDIES
 from mixdef.core.grids import read_grids
 
 SMALL = {"model": "mlp(8)", "epochs": 2, "quick": True, "strategy": "vmap"}
@@ -30,7 +29,7 @@ def by_defense(result):
 
 
 @pytest.mark.slow
-def test_every_cell_has_its_figures_or_the_reason(swept):
+def test_every_cell_has_its_results_or_the_reason(swept):
   _, result = swept
   cells = by_defense(result)
   smoothed = ["label_smoothing(epsilon=0.2)", "label_smoothing(epsilon=0.6)"]
@@ -63,13 +62,13 @@ def test_a_second_run_adds_cells_and_computes_none_again(swept, monkeypatch):
   assert not list(folder.rglob("checkpoints"))
   more = settings_of(defenses="none; label_smoothing(0.4)")
   trained = []
-  figures = sweep._figures
+  results = engine._results
 
-  def counted(settings, data, grid, scratch):
+  def counted(of, grid, scratch):
     trained.append(grid.text)
-    return figures(settings, data, grid, scratch)
+    return results(of, grid, scratch)
 
-  monkeypatch.setattr(sweep, "_figures", counted)
+  monkeypatch.setattr(engine, "_results", counted)
   added = job.execute(more, folder, sweep.run)
   assert trained == ["label_smoothing(0.4)"]
   assert {path: path.stat().st_mtime_ns for path in kept} == kept
@@ -94,13 +93,13 @@ def test_a_longer_family_trains_only_what_is_new(tmp_path, monkeypatch):
   pair = settings_of(defenses="label_smoothing([0.2, 0.6])", **options)
   before = job.execute(pair, tmp_path, sweep.run)["cells"]
   trained = []
-  many = mixdef.fit_many
+  many = engine.fit_many
 
   def counted(learner, data, keep, **rest):
     trained.append(len(keep))
     return many(learner, data, keep, **rest)
 
-  monkeypatch.setattr(mixdef, "fit_many", counted)
+  monkeypatch.setattr(engine, "fit_many", counted)
   longer = "label_smoothing([0.2, 0.4, 0.6])"
   twice = f"{longer}; label_smoothing(0.6)"
   settings = settings_of(defenses=twice, **options)
@@ -121,7 +120,7 @@ def test_what_was_refused_is_tried_again(tmp_path, monkeypatch):
     raise ValueError("too little memory")
 
   with monkeypatch.context() as patch:
-    patch.setattr(mixdef, "fit_many", refuse)
+    patch.setattr(engine, "fit_many", refuse)
     (refused,) = job.execute(settings, tmp_path, sweep.run)["cells"]
   assert refused["not_run"] == "too little memory"
   (cell,) = job.execute(settings, tmp_path, sweep.run)["cells"]
@@ -159,7 +158,7 @@ def test_pitfall_86_finished_cells_keep_their_recipe_after_an_error(
   tmp_path, monkeypatch
 ):
   settings = settings_of(defenses="none; l1", num_shadows=2, attacks="gap")
-  attacked = sweep._attacked
+  attacked = engine._attacked
   seen = []
 
   def second_fails(*args):
@@ -168,7 +167,7 @@ def test_pitfall_86_finished_cells_keep_their_recipe_after_an_error(
       raise ValueError("a wrong argument")
     return attacked(*args)
 
-  monkeypatch.setattr(sweep, "_attacked", second_fails)
+  monkeypatch.setattr(engine, "_attacked", second_fails)
   with pytest.raises(ValueError, match="a wrong argument"):
     job.execute(settings, tmp_path, sweep.run)
   other = settings_of(defenses="none", num_shadows=2, attacks="gap", epochs=3)
@@ -258,7 +257,7 @@ def test_every_study_is_a_grid_that_can_be_built(name):
     ({"study": "kaya", "defenses": "none"}, "give one of"),
     ({"study": "nobody"}, "choose from kaya"),
     ({"defenses": " ; "}, "names no defense"),
-    ({"defenses": "none", "defense": "mixup"}, "--defense is not read here"),
+    ({"defenses": "none", "defense": "mixup"}, "--defense is not used here"),
     ({"defenses": "none; l1([-1.0])"}, "at least 0"),
     ({"defenses": "none", "num_shadows": 1}, "2 models at least"),
     ({"defenses": "none", "attacks": "nothing"}, "nothing"),
