@@ -229,17 +229,26 @@ def _digests(folder: pathlib.Path) -> dict[str, str]:
 def environment() -> dict:
   """Return the versions, devices and commit of this process."""
   packages = ("mixdef", "jax", "flax", "optax", "numpy")
-  commit = ""
-  with contextlib.suppress(OSError):
-    here = pathlib.Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty"]
-    commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
   return {
     "versions": {name: flags.version(name) for name in packages},
     "python": sys.version.split()[0],
     "devices": [str(device) for device in jax.devices()],
-    "commit": commit,
+    "commit": _commit(),
   }
+
+
+def _commit() -> str:
+  """Return the commit of mixdef's own repository, "" if this is not a clone."""
+  git = ["git", "-C", str(pathlib.Path(__file__).parent)]
+  own = [*git, "ls-files", "--error-unmatch", __file__]
+  described = [*git, "describe", "--always", "--dirty"]
+  try:
+    # An installed package may lie inside the repository of another project.
+    if subprocess.run(own, capture_output=True).returncode:
+      return ""
+    return subprocess.run(described, capture_output=True, text=True).stdout.strip()
+  except OSError:
+    return ""
 
 
 def provenance(seed: int) -> dict:

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -292,6 +293,15 @@ def test_run_folders_name_no_place_of_the_machine(tmp_path):
 def test_a_command_is_shown_with_paths_cut_to_file_names(monkeypatch, given, shown):
   monkeypatch.setattr("sys.argv", ["/somewhere/bin/mixdef", "audit", given])
   assert job.provenance(0)["command"] == f"mixdef audit {shown}"
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+def test_the_commit_of_another_project_is_not_stated(monkeypatch, tmp_path):
+  elsewhere = tmp_path / "job.py"
+  elsewhere.touch()
+  subprocess.run(["git", "init", "-q", tmp_path], check=True)
+  monkeypatch.setattr(job, "__file__", str(elsewhere))
+  assert job.environment()["commit"] == ""
 
 
 @pytest.mark.parametrize(
