@@ -1,4 +1,4 @@
-"""Audit a defense: shadow models, every attack, canaries, and one page.
+"""Audit a defense: shadows, every attack, canaries, and a page on who is at risk.
 
   python experiments/audit.py --dataset=digits --quick
 

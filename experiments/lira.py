@@ -1,4 +1,4 @@
-"""Train shadow models, attack every one with the others, and report the leakage.
+"""Train shadow models, attack every one with the others, and report what they leak.
 
   python experiments/lira.py --defense=adamixup --num_shadows=16
 

@@ -1,4 +1,4 @@
-"""Train one classifier with a defense and report its accuracy and gap.
+"""Train one classifier with a composed defense and report its accuracy and gap.
 
   python experiments/train.py --defense=adamixup
 

@@ -16,11 +16,12 @@ def main(argv: Sequence[str] | None = None) -> None:
   Args:
     argv: arguments without the program; None reads them from the command line.
   """
-  name, *rest = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
+  name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
   if name in JOBS:
     job.main(_job(name), rest)
   elif name.lstrip("-") in flags.HELP_FLAGS:
-    print(_overview())
+    with job.closed_pipe_is_no_error():
+      print(_overview())
   elif name == "--version":
     print(f"mixdef {flags.version('mixdef')}")
   else:

@@ -63,7 +63,7 @@ def main(job: Job, argv: Sequence[str] | None = None) -> None:
   _write_anything()
   signal.signal(signal.SIGTERM, _terminate)
   argv = sys.argv[1:] if argv is None else argv
-  with _closed_pipe_is_no_error():
+  with closed_pipe_is_no_error():
     settings = flags.read(job.name, job.settings, job.text, argv)
     _log_plainly()
     cache_programs()
@@ -123,7 +123,7 @@ def _write_anything() -> None:
 
 
 @contextlib.contextmanager
-def _closed_pipe_is_no_error():
+def closed_pipe_is_no_error():
   """End quietly if the reader of standard output, such as `head`, has closed it."""
   try:
     yield

@@ -161,6 +161,7 @@ def test_help_opens_with_the_text_of_the_job(capsys, job):
   assert summary.endswith(".")
   assert example.startswith(f"  mixdef {job} --")
   script = (EXPERIMENTS / f"{job}.py").read_text().splitlines()
+  assert script[0] == f'"""{summary}'
   assert len(script) <= 40
   assert any(line.startswith(f"  python experiments/{job}.py --") for line in script)
 
