@@ -135,16 +135,14 @@ def _points(reports: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
       row = comparison_row(label, source)
       if row["accuracy"] is None or row["auc"] is None:
         continue
-      low, high = row["auc_low"], row["auc_high"]
+      ends = row["auc_low"], row["auc_high"]
       found.append(
         {
           "name": label,
           "accuracy": row["accuracy"],
           "spread": row["accuracy_std"],
           "auc": row["auc"],
-          "auc_ci": [math.nan, math.nan]
-          if low is None or high is None
-          else [low, high],
+          "auc_ci": [math.nan if end is None else end for end in ends],
         }
       )
   return found
