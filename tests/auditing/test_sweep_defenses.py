@@ -9,10 +9,12 @@ from mixdef.data.synthetic import synthetic_memorize
 
 
 def swept(folder, defenses, **options):
-  data = synthetic_memorize().select(np.arange(60)).split(0.2, seed=0)
+  data = synthetic_memorize().select(np.arange(60))
 
   def learner(defense):
-    return mixdef.classifier(mixdef.models.mlp(4), optax.adam(1e-2), defense)
+    return mixdef.classifier(
+      mixdef.models.mlp(4, num_classes=4), optax.adam(1e-2), defense
+    )
 
   given = {"attacks": "gap, loss_threshold", "strategy": "vmap", "epochs": 1}
   keep = mixdef.subsets(2, len(data), seed=0)
