@@ -1,6 +1,6 @@
 """Write the pages that list what is registered, from docstrings and measured costs.
 
-  python experiments/bench.py --suite=defenses --out=DIR
+  mixdef bench --suite=defenses --out=DIR
   python docs/make_pages.py DIR/result.json
 
 Without an argument the costs in docs/defense_costs.json are kept.
@@ -52,7 +52,7 @@ def pages(costs: dict) -> dict[str, str]:
   """Return the pages by file name.
 
   Args:
-    costs: name of a defense to its two ratios, as bench.py wrote them.
+    costs: name of a defense to its two ratios, as `mixdef bench` wrote them.
   """
   return {
     "defenses.md": _defenses(costs),
@@ -250,7 +250,7 @@ print([part.name for part in defense.parts])
 
 *training* is the time of the last epoch, teachers included, and *answer* that of a
 query where the defense acts on answers: ratios to the undefended model, of the fastest
-rounds in one interleaved run of `experiments/bench.py --suite=defenses` on two CPU
+rounds in one interleaved run of `mixdef bench --suite=defenses` on two CPU
 cores (an MLP; a residual network for the parts of networks). The traits say what a part
 needs or forbids: `needs_reference` wants records of the defender's own
 (`--reference=500`), `whole_batch` and `cross_example` let a record act on the others'
@@ -263,7 +263,7 @@ _RECIPES = "A recipe is a name for a chain; `mixdef.parse` reads it like a part.
 
 
 def main(arguments: list[str]) -> None:
-  """Take over measured costs if a result of bench.py is named; write the page."""
+  """Take over measured costs if a result of `mixdef bench` is given; write the page."""
   if arguments:
     rows = json.loads(pathlib.Path(arguments[0]).read_text())["rows"]
     plain = {row["work"]: row["ms"][0] for row in rows if row["case"] == "none"}

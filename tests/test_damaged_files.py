@@ -5,18 +5,17 @@ import json
 import pathlib
 import shutil
 
-import compare
-import job
 import numpy as np
 import pytest
 import report_case
-import sweep
-from gan_settings import GanSettings
-from settings import JobSettings
 
 from mixdef.attacks import Signals
 from mixdef.auditing import kept_scores, read_report
+from mixdef.auditing import sweep as engine
 from mixdef.auditing.pages import compare_page
+from mixdef.cli import job
+from mixdef.cli.gan_settings import GanSettings
+from mixdef.cli.settings import JobSettings
 from mixdef.core.reading import seal
 from mixdef.training import entry as store_entry
 from mixdef.training import signature
@@ -162,7 +161,6 @@ def test_damaged_reports(tmp_path):
     path.write_bytes(content)
     found = one_line(path, read_report)
     if found is not None:  # what a comparison reads of it, which is slow to draw
-      compare._row("a", found)
       compare_page._row("a", found)
       compare_page._points({"a": found})
 
@@ -262,7 +260,7 @@ def test_damaged_cells_of_a_sweep(tmp_path, caplog):
   for content in texts(cell, 60):
     path.write_bytes(content)
     caplog.clear()
-    found = sweep._read_cell(path)
+    found = engine._read_cell(path)
     assert len(caplog.messages) == (found is None)
     assert path.exists() == (found is not None)
 

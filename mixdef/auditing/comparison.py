@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mixdef.metrics.intervals import paired_bootstrap
+from mixdef.metrics.summary import strongest_first
 
 
 class Attacked(NamedTuple):
@@ -99,7 +100,7 @@ def paired_difference(
   if not shared:
     return None
   ours, theirs = (
-    max(shared, key=lambda name: side.figures[name]["auc"])
+    strongest_first({name: side.figures[name] for name in shared})[0]
     for side in (audited, baseline)
   )
   found = paired_bootstrap(

@@ -7,6 +7,7 @@ import numpy as np
 from mixdef.attacks import Catalogue, Signals
 from mixdef.auditing.running import Findings
 from mixdef.metrics.risk import RecordRisk, class_risk, exposure_fpr, record_risk
+from mixdef.metrics.summary import strongest_first
 
 _LISTED = 24
 
@@ -80,7 +81,7 @@ def exposure(
     name for name in whole if catalogue.reads(catalogue.plain_name(name)) == "models"
   }
   every = {name: row for name, row in whole.items() if name not in asking} or whole
-  name = max(every, key=lambda key: every[key]["auc"])
+  name, *_ = strongest_first(every)
   scores, keep = findings.scores[name][targets], signals.keep[targets]
   classes = []
   if signals.labels is not None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mixdef.metrics.intervals import clopper_pearson
+from mixdef.metrics.summary import strongest_first
 
 LEVELS = ("high", "moderate", "low", "too_few_records", "none_found")
 """The levels from most to least leakage; with too few records there is no grade."""
@@ -66,7 +67,7 @@ def strongest(figures: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
   needed = pairs_needed(count)
   able = {key: row for key, row in figures.items() if row["pairs"] >= needed}
   figures = able or figures
-  name = max(figures, key=lambda key: figures[key]["auc"])
+  name, *_ = strongest_first(figures)
   best = figures[name]
   choice = f"the best of {count}: its interval is widened for that choice"
   found: dict[str, Any] = {

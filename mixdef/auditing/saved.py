@@ -30,7 +30,7 @@ def read_report(path: str | pathlib.Path) -> dict[str, Any]:
   path = local_path(path)
   path = path / "report.json" if path.is_dir() else path
   if not path.exists():
-    raise FileNotFoundError(f"{path} is missing; run experiments/audit.py there first")
+    raise FileNotFoundError(f"{path} is missing; run mixdef audit there first")
   report = read_json(path, what=_WHAT, fix=_FIX)
   if report.get("schema") != SCHEMA:
     raise Damaged(f"{path} {_WHAT}; {_FIX}")

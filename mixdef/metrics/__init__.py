@@ -31,7 +31,7 @@ from mixdef.metrics.one_run import (
 from mixdef.metrics.plots import roc_plot
 from mixdef.metrics.risk import class_risk, record_risk
 from mixdef.metrics.roc import FPR_GRID, Roc, auc, resolvable, tpr_at_fpr
-from mixdef.metrics.summary import Summary, summarize
+from mixdef.metrics.summary import Summary, strongest_first, summarize
 from mixdef.metrics.trade_off import trade_off_plot
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
   "resolvable",
   "roc_plot",
   "shadow_thresholds",
+  "strongest_first",
   "summarize",
   "tpr_at_fpr",
   "trade_off_plot",

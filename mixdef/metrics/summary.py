@@ -1,7 +1,7 @@
 """The metrics of one attack, in the layout of every result file."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numpy.typing import ArrayLike
@@ -164,3 +164,15 @@ def summarize(
     num_nonmembers=nonmembers,
     excluded=roc.excluded(scores),
   )
+
+
+def strongest_first(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+  """Return the names of attacks by decreasing AUC.
+
+  Args:
+    summaries: results of `summarize`, by the name of the attack.
+
+  >>> strongest_first({"gap": {"auc": 0.6}, "rmia": {"auc": 0.8}})
+  ['rmia', 'gap']
+  """
+  return sorted(summaries, key=lambda name: -(summaries[name]["auc"] or 0))

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import texts
 
 import mixdef
 from mixdef import models
 from mixdef.attacks.gan import ATTACKS as GAN_ATTACKS
+from mixdef.cli import texts
 from mixdef.core.check import checked, count, number, one_of, optional
 from mixdef.learners import GANS as GAN_LEARNERS
 

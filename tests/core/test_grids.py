@@ -2,8 +2,8 @@ import jax
 import numpy as np
 import pytest
 from defense_harness import DATA, K, Loop, ctx_at, init, learner_of, make_batch
-from studies import STUDIES
 
+from mixdef.cli.papers import STUDIES
 from mixdef.core.grids import read_grids
 
 STATE = {"label_smoothing": ()}

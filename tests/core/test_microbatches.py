@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from settings import Settings
 
 import mixdef
+from mixdef.cli.settings import Settings
 from mixdef.core.hooks import (
   Batch,
   Ctx,

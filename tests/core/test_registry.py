@@ -111,7 +111,7 @@ def test_an_attack_of_ones_own_enters_the_audit(mine):
 
 
 def test_changed_code_of_ones_own_is_not_answered_from_earlier_results(mine, tmp_path):
-  from settings import Settings
+  from mixdef.cli.settings import Settings
 
   keep = mixdef.subsets(60, 4, seed=0)
   phi = np.random.default_rng(0).normal(size=(4, 60, 1))
@@ -146,7 +146,7 @@ def test_an_attack_without_the_decorator_is_told_of_it():
 
 
 def test_data_sets_and_networks_of_a_module(mine):
-  import texts
+  from mixdef.cli import texts
 
   assert len(mixdef.load("my_module:tiny")) == 40
   assert mixdef.load("tiny").num_classes == 2

@@ -168,7 +168,7 @@ def _report(attacks, audited):
       "versions": {"jax": "0.10.2", "mixdef": "0.1.0"},
       "devices": ["cpu"],
       "commit": "0123abcd",
-      "command": "python experiments/audit.py --dataset=digits --defense=adamixup",
+      "command": "mixdef audit --dataset=digits --defense=adamixup",
     },
     "attacks": attacks,
     "strongest": strongest(attacks),

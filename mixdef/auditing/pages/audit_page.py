@@ -12,6 +12,7 @@ from mixdef.auditing.pages import charts, rows, svg, words
 from mixdef.auditing.pages.generator_section import generator_section
 from mixdef.auditing.pages.pictures import record_pictures
 from mixdef.core import validate
+from mixdef.metrics.summary import strongest_first
 from mixdef.training.ensemble import epsilon_remark
 
 _LEVELS = {
@@ -139,7 +140,7 @@ def number_series(
 
 def _highlights(attacks: Mapping[str, Mapping[str, Any]]) -> list[str]:
   """Select the best attack of each family, then the next best, strongest first."""
-  ranked = sorted(attacks, key=lambda name: -(attacks[name]["auc"] or 0))
+  ranked = strongest_first(attacks)
   best: dict[str, str] = {}
   for name in ranked:
     best.setdefault(attacks[name]["family"], name)
@@ -253,8 +254,7 @@ def _epsilon(proved) -> dict[str, Any] | None:
 def _baseline(baseline, attacks) -> dict[str, Any] | None:
   if not baseline:
     return None
-  shared = [name for name in attacks if name in baseline["attacks"]]
-  shared.sort(key=lambda name: -(attacks[name]["auc"] or 0))
+  shared = [name for name in strongest_first(attacks) if name in baseline["attacks"]]
   both_sides = [(attacks[name], baseline["attacks"][name]) for name in shared]
   every = [row for both in both_sides for row in both]
   fpr = lowest_resolvable(dict(enumerate(every)))

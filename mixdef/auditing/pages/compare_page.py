@@ -9,6 +9,7 @@ import numpy as np
 from mixdef.auditing.pages import svg, words
 from mixdef.auditing.pages.audit_page import environment
 from mixdef.auditing.pages.charts import shorten
+from mixdef.auditing.side_by_side import comparison_row
 from mixdef.training.ensemble import epsilon_remark
 
 _HEADLINES = ("lira_online", "lira_gan_discriminator")
@@ -52,23 +53,6 @@ def render_comparison(
       ],
     )
   )
-
-
-def accuracy_of(report: Mapping[str, Any]) -> tuple[float | None, float | None]:
-  """Return the test accuracy of an audit and its standard deviation, None if unknown.
-
-  For generators it is the accuracy of classifiers trained on their samples.
-
-  >>> accuracy_of({"setting": {"test_accuracy": 0.9}})
-  (0.9, None)
-  """
-  setting = report.get("setting") or {}
-  if setting.get("test_accuracy") is not None:
-    return setting["test_accuracy"], setting.get("test_accuracy_std")
-  for row in (report.get("generator") or {}).get("utility", []):
-    if row["name"] == "downstream_accuracy":
-      return row["value"], row.get("spread")
-  return None, None
 
 
 def trade_off_chart(points: Sequence[Mapping[str, Any]]) -> str:
@@ -146,40 +130,40 @@ def _points(reports: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
   found = []
   for name, report in reports.items():
     baseline = report.get("dp_baseline") or {}
-    reached = baseline.get("test_accuracy"), baseline.get("test_accuracy_std")
-    measured = ((name, accuracy_of(report), report), ("DP-SGD", reached, baseline))
-    for label, (accuracy, spread), source in measured:
-      strongest = source.get("strongest") or {}
-      if accuracy is None or strongest.get("auc") is None:
+    reached = {"setting": baseline, "strongest": baseline.get("strongest")}
+    for label, source in ((name, report), ("DP-SGD", reached)):
+      row = comparison_row(label, source)
+      if row["accuracy"] is None or row["auc"] is None:
         continue
+      ends = row["auc_low"], row["auc_high"]
       found.append(
         {
           "name": label,
-          "accuracy": accuracy,
-          "spread": spread,
-          "auc": strongest["auc"],
-          "auc_ci": strongest.get("auc_ci") or [math.nan, math.nan],
+          "accuracy": row["accuracy"],
+          "spread": row["accuracy_std"],
+          "auc": row["auc"],
+          "auc_ci": [math.nan if end is None else end for end in ends],
         }
       )
   return found
 
 
 def _row(name: str, report: Mapping[str, Any]) -> dict[str, Any]:
-  setting, strongest = report.get("setting") or {}, report.get("strongest") or {}
-  attack = strongest.get("attack")
-  tpr = report["attacks"][attack]["tpr"] if attack in report["attacks"] else {}
-  lira = next((report["attacks"][a] for a in _HEADLINES if a in report["attacks"]), {})
-  accuracy, spread = accuracy_of(report)
+  row, attacks = comparison_row(name, report), report["attacks"]
+  tpr = attacks[row["attack"]]["tpr"] if row["attack"] in attacks else {}
+  lira = next((attacks[name] for name in _HEADLINES if name in attacks), {})
+  spread = row["accuracy_std"]
   return {
     "name": name,
-    "defense": words.plain(setting.get("defense")),
-    "accuracy": words.percent(accuracy),
+    "defense": words.plain(row["defense"]),
+    "accuracy": words.percent(row["accuracy"]),
     "spread": "" if spread is None else words.percent(spread),
-    "attack": attack,
-    "strongest": words.measured(strongest.get("auc"), strongest.get("auc_ci")),
+    "attack": row["attack"],
+    "strongest": words.measured(row["auc"], (row["auc_low"], row["auc_high"])),
     "lira": words.measured(lira.get("auc"), lira.get("auc_ci")),
     "tpr": words.rate_at(tpr, "0.001"),
-    "epsilon": words.fixed(setting.get("epsilon"), 2) + epsilon_remark(setting),
+    "epsilon": words.fixed(row["epsilon"], 2)
+    + epsilon_remark(report.get("setting") or {}),
   }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mixdef.auditing.pages import words
+from mixdef.metrics.summary import strongest_first
 from mixdef.training.ensemble import epsilon_remark
 
 FAMILIES = {
@@ -47,7 +48,7 @@ def attack_table(attacks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     `rows`, and `others`, their number; `every`, all rows; `ppv_fpr`, the false-positive
     rate of every PPV, or None if they differ.
   """
-  ranked = sorted(attacks, key=lambda name: -(attacks[name]["auc"] or 0))
+  ranked = strongest_first(attacks)
   rows = {name: _attack(name, attacks[name]) for name in ranked}
   others = ranked[_STRONGEST:]
   families = dict.fromkeys([*FAMILIES, *(row["family"] for row in attacks.values())])

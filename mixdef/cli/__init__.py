@@ -1,0 +1,1 @@
+"""The command line: `mixdef JOB --flag=...`, one module per job."""

@@ -1,0 +1,251 @@
+"""Audit a defense: shadows, every attack, canaries, and a page on who is at risk.
+
+  mixdef audit --dataset=digits --quick
+
+trains shadow models with the defense, attacks every one with the others, plants
+canaries and attacks those, and writes report.html, report.json, scores.npz and
+result.json. --dp_baseline adds DP-SGD of matched accuracy. Models trained elsewhere:
+--arrays=FILE.npz (docs/audit_arrays.md). A second run with the same --out resumes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+from etils import epy
+
+from mixdef.cli import job
+from mixdef.cli.settings import JobSettings, Settings, ShadowSettings, about
+
+with epy.lazy_imports():
+  import mixdef
+  from mixdef import auditing
+  from mixdef.core import reading
+
+_ATTACKING = ("attacks", "attack_targets", "attack_records", "target")
+_OF_ARRAYS = ("arrays", "out", "seed", "quick", *_ATTACKING)  # the others train
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditSettings(ShadowSettings):
+  """What to audit, besides the common settings."""
+
+  attacks: str = ""
+  views: str = "none"
+  canaries: str = "mislabelled:200"
+  canary_source: str = ""
+  dp_baseline: bool = False
+  transfer: str = ""
+  attack_targets: int = 4
+  attack_records: int = 500
+  arrays: str = ""
+  target: str = ""
+
+  def __post_init__(self):
+    """Refuse what cannot be used before anything is written."""
+    super().__post_init__()
+    if self.arrays:
+      self._refuse_training()
+    attacks = mixdef.attacks
+    called = [attacks.ATTACKS.plain_name(name) for name in self.chosen_attacks()]
+    kind, _ = self.planted
+    if self.canary_source:
+      with about("canary_source", self.canary_source):
+        mixdef.data.check_name(self.canary_source)
+      if kind != "ood":
+        raise ValueError(
+          f"--canary_source={self.canary_source} is what ood canaries are made of: "
+          f"write --canaries=ood:200, or drop it"
+        )
+    if self.transfer:
+      with about("transfer", self.transfer):
+        mixdef.data.check_name(self.transfer)
+      if "salem_2" not in called:
+        raise ValueError(
+          f"--transfer={self.transfer} is for salem_2: add it to --attacks, or drop it"
+        )
+    if self.released is not None and not self.arrays:
+      attacks.signals.check_model("--target", self.released, self.shadows)
+
+  def _refuse_training(self) -> None:
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if value != field.default and field.name not in _OF_ARRAYS:
+        raise ValueError(
+          f"--{field.name}={value} is for training, and --arrays={self.arrays} holds "
+          f"outputs of models trained elsewhere: drop one of the two"
+        )
+
+  @property
+  def label(self) -> str:
+    """Data set and defense, or the file of outputs."""
+    return pathlib.Path(self.arrays).stem if self.arrays else super().label
+
+  def inputs(self) -> dict[str, str]:
+    """Return versions, and digests of the outputs or of all records that are read."""
+    if self.arrays:
+      found = JobSettings.inputs(self)
+      content = reading.digest_file(self.arrays, fix="write it with numpy.savez")
+      return {**found, "content of --arrays": content}
+    found = super().inputs()
+    for flag in ("canary_source", "transfer"):
+      if name := getattr(self, flag):
+        other = dataclasses.replace(self, dataset=name)
+        found[f"content of --{flag}"] = Settings.inputs(other)["content of --dataset"]
+    return found
+
+  @property
+  def planted(self) -> tuple[str, int]:
+    """The kind of the canaries and how many; "none" and 0 without."""
+    if self.canaries == "none":
+      return "none", 0
+    with about("canaries", self.canaries):
+      return auditing.parse_canaries(self.canaries)
+
+  @property
+  def released(self) -> int | None:
+    """The model to audit alone; None for all."""
+    if not self.target:
+      return None
+    if not self.target.isdecimal():
+      raise ValueError(
+        f"--target={self.target!r} is no model; pass a whole number from 0 on"
+      )
+    return int(self.target)
+
+  @property
+  def budget(self) -> auditing.Budget:
+    """What the costly attacks may take."""
+    records = min(self.attack_records, 100) if self.quick else self.attack_records
+    targets = min(self.attack_targets, 2) if self.quick else self.attack_targets
+    return auditing.Budget(targets=targets, records=records)
+
+  def chosen_attacks(self) -> list[str]:
+    """Return the attacks named, or all of the catalogue."""
+    with about("attacks", self.attacks):
+      return mixdef.attacks.ATTACKS.names(self.attacks)
+
+
+def run(settings: AuditSettings, folder: pathlib.Path) -> dict:
+  """Train, attack and write the report; returns what result.json holds."""
+  audited = _of_arrays if settings.arrays else _of_shadows
+  result = audited(settings, folder)
+  page = result.save(folder)
+  report = result.report
+  names = ("verdict", "strongest", "attacks", "not_run")
+  return {
+    "report": page.name,
+    **{name: report[name] for name in names},
+    **report["setting"],
+  }
+
+
+def _of_arrays(settings, folder):
+  path = pathlib.Path(settings.arrays)
+  return mixdef.audit(
+    mixdef.Signals.from_npz(path),
+    target=settings.released,
+    attacks=settings.chosen_attacks(),
+    budget=settings.budget,
+    setting={"dataset": path.stem, **job.provenance(settings.seed)},
+    seed=settings.seed,
+    out=folder / "attacks",
+  )
+
+
+def _of_shadows(settings, folder):
+  data = settings.load()
+  if data.test is None:
+    data = data.hold_out(0.2, seed=settings.seed)
+  data = settings.cut(data, halves=2)
+  views = mixdef.attacks.VIEWS[settings.views](data.test.x)
+  views(data.x[:1])  # views that these records have not: refused at once
+  canaries = _planted(settings, data)
+  compared = settings.dp_baseline or settings.quick
+  stages = _stages(settings, planted=canaries is not None, compared=compared)
+  recipe = auditing.Recipe(
+    settings.shadows, settings.training(), out=folder, begin=stages.begin
+  )
+  transferred = _transferred(settings, folder, stages)
+  learner = settings.make_learner(data)
+  ensemble, found, baseline = recipe.train(learner, data, "shadows"), None, None
+  if canaries is not None:
+    found = auditing.add_canaries(recipe, learner, canaries, views=views)
+  if compared:
+    baseline = auditing.add_dp_baseline(
+      recipe,
+      ensemble,
+      settings.chosen_attacks(),
+      network=settings.networks(data)[0],
+      canaries=canaries,
+      views=views,
+    )
+  stages.begin("attacks")
+  return mixdef.audit(
+    ensemble,
+    target=settings.released,
+    attacks=settings.chosen_attacks(),
+    views=views,
+    budget=settings.budget,
+    options=transferred,
+    canaries=found,
+    dp_baseline=baseline,
+    setting={
+      "defense": settings.defended_by,
+      "model": settings.model,
+      "optimizer": settings.optimizer,
+      "learning_rate": settings.learning_rate,
+      **job.provenance(settings.seed),
+    },
+    seed=settings.seed,
+    out=folder / "attacks",
+    progress=True,
+  )
+
+
+def _stages(settings, *, planted, compared):
+  """Return the stages of an audit that trains, by the names of their folders."""
+  names = ["transfer"] if settings.transfer else []
+  names += ["shadows", "canaries"] if planted else ["shadows"]
+  if compared:
+    names += ["dp_candidates", "dp_baseline"]
+    names += ["dp_baseline_canaries"] if planted else []
+  return job.Stages(*names, "attacks")
+
+
+def _planted(settings, data):
+  if settings.canaries == "none":
+    return None
+  source = None
+  if settings.canary_source:
+    source = dataclasses.replace(settings, dataset=settings.canary_source).load()
+  return auditing.planted(data, settings.canaries, seed=settings.seed, source=source)
+
+
+def _transferred(settings, folder, stages):
+  """Outputs on another data set, for the attack that transfers from it."""
+  if not settings.transfer:
+    return {}
+  stages.begin("transfer")
+  other = dataclasses.replace(settings, dataset=settings.transfer, reference=0)
+  data = other.cut(other.load(), halves=2)
+  keep = mixdef.subsets(len(data), 2, seed=settings.seed)
+  models = mixdef.fit_many(
+    other.make_learner(data), data, keep, out=folder / "transfer", **settings.training()
+  )
+  return {"salem_2": {"source": models.signals()}}
+
+
+def show(result: dict) -> None:
+  """Print the verdict and where the report is."""
+  verdict = result["verdict"]
+  print(f"{verdict['level'].replace('_', ' ')}: {verdict['headline']}")
+  for part in ("compared", "who", "how_sure", "what_to_do"):
+    for line in verdict[part]:
+      print(f"  {line}")
+  for name, reason in result["not_run"].items():
+    print(f"  not run: {name}: {reason}")
+
+
+JOB = job.Job("audit", __doc__, AuditSettings, run, show)

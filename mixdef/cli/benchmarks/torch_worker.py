@@ -1,0 +1,41 @@
+"""Train PyTorch models on the cores named; an epoch of each for every line read.
+
+  python -m mixdef.cli.benchmarks.torch_worker '{"work": "mlp", "cores": [0], ...}'
+
+A line of standard input names the recipe; the answer, after the epoch, is a line, too.
+The models of a recipe are made when it is first named.
+"""
+
+import json
+import os
+import sys
+
+
+def main() -> None:
+  """Answer until standard input ends."""
+  asked = json.loads(sys.argv[1])
+  if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, asked["cores"])
+  # Once pinned: PyTorch sizes its thread pools by the cores it finds.
+  import torch  # pyrefly: ignore[missing-import]
+
+  from mixdef.cli.benchmarks.torch_networks import CLASSES, trainer
+
+  torch.set_num_threads(len(asked["cores"]))
+  torch.manual_seed(0)
+  size, batch = asked["steps"] * asked["batch"], asked["batch"]
+  x, y = torch.randn(size, *asked["shape"]), torch.randint(CLASSES, (size,))
+  recipes = {}
+  for line in sys.stdin:
+    recipe = line.strip()
+    if recipe not in recipes:
+      recipes[recipe] = [
+        trainer(asked["work"], recipe, x, y, batch) for _ in range(asked["models"])
+      ]
+    for epoch in recipes[recipe]:
+      epoch()
+    print("done", flush=True)
+
+
+if __name__ == "__main__":
+  main()

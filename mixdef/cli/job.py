@@ -1,0 +1,327 @@
+"""What every job does around its work: the run folder, errors and the result."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import io
+import logging as std_logging
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from absl import flags as absl_flags
+from absl import logging
+from etils import epy
+
+from mixdef.cli import flags
+from mixdef.cli.settings import PLACES, JobSettings
+
+with epy.lazy_imports():
+  import jax
+
+  from mixdef.core import caches, files, reading
+  from mixdef.training import hosts, signature
+
+_RESULT = "result.json"
+_FINISHED = "finished"  # names and digests in config.json
+_LEFT = (".json", ".npz", ".html", ".csv", ".md", ".png")
+_WORKING = ("config.json", "signature.json", "strategy.json", "noise.json")
+
+
+class Job(NamedTuple):
+  """A job of the command line.
+
+  Attributes:
+    name: name of the job, for messages and the default run folder.
+    text: what --help prints before the flags; its first line is a summary.
+    settings: the settings class, whose fields are the flags.
+    run: `(settings, folder) -> result`, which becomes result.json.
+    show: prints the result.
+  """
+
+  name: str
+  text: str
+  settings: type[JobSettings]
+  run: Callable[[Any, pathlib.Path], dict]
+  show: Callable[[dict], None]
+
+
+def main(job: Job, argv: Sequence[str] | None = None) -> None:
+  """Run a job from the command line; a mistake of the user is one line and status 2.
+
+  Args:
+    job: the job.
+    argv: its flags; None reads them from the command line.
+  """
+  _write_anything()
+  signal.signal(signal.SIGTERM, _terminate)
+  argv = sys.argv[1:] if argv is None else argv
+  with closed_pipe_is_no_error():
+    settings = flags.read(job.name, job.settings, job.text, argv)
+    _log_plainly()
+    cache_programs()
+    try:
+      settings.connect()
+      inputs = settings.inputs()
+      folder = settings.folder(job.name, inputs)
+      result = execute(settings, folder, job.run, inputs)
+      if jax.process_index() == 0:
+        job.show(result)
+        if "report" in result:
+          print(f"report: {folder / result['report']}")
+      if result.get("diverged") is True:
+        flags.refuse(job.name, "the model diverged: lower --learning_rate")
+    except BrokenPipeError:
+      raise
+    except (ValueError, OSError, MemoryError, hosts.Stopped) as error:
+      logging.debug("raised at", exc_info=True)
+      flags.refuse(job.name, str(error) or "out of memory")
+    except jax.errors.JaxRuntimeError as error:
+      if "RESOURCE_EXHAUSTED" not in str(error):
+        raise
+      logging.debug("raised at", exc_info=True)
+      flags.refuse(job.name, f"out of memory, {str(error).splitlines()[0]}")
+    except KeyboardInterrupt as stopped:
+      print(f"{job.name}: stopped; the same command resumes", file=sys.stderr)
+      sys.exit(128 + (stopped.args or (signal.SIGINT,))[0])
+
+
+def _terminate(number: int, frame: types.FrameType | None) -> NoReturn:
+  """End as Ctrl-C does, on the signal of a scheduler."""
+  del frame
+  raise KeyboardInterrupt(number)
+
+
+class Stages:
+  """Log which stage of a long job begins, out of how many.
+
+  Args:
+    names: names of all stages, in order.
+  """
+
+  def __init__(self, *names: str):
+    self._names = names
+
+  def begin(self, name: str) -> None:
+    """Log that a stage begins."""
+    number = self._names.index(name) + 1
+    logging.info("stage %d of %d: %s", number, len(self._names), name)
+
+
+def _write_anything() -> None:
+  """Escape characters that the encoding of the terminal lacks, instead of failing."""
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def closed_pipe_is_no_error():
+  """End quietly if the reader of standard output, such as `head`, has closed it."""
+  try:
+    yield
+    if sys.stdout is not None:
+      sys.stdout.flush()
+  except BrokenPipeError:
+    # What is still buffered goes nowhere, instead of failing again at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def execute(
+  settings: JobSettings,
+  folder: pathlib.Path,
+  run: Callable,
+  inputs: Mapping[str, str] | None = None,
+) -> dict:
+  """Run a job in its folder, or return the result of an earlier run.
+
+  Writes config.json (flags, digests of the inputs, versions, devices, commit) before
+  the run and result.json after it. Then config.json lists the files of the folder, so
+  that a result is returned again only if it is complete and was computed from the same
+  settings and inputs.
+
+  Args:
+    settings: settings of the job.
+    folder: folder of the run.
+    run: `(settings, folder) -> result`.
+    inputs: result of `settings.inputs()`; None calls it.
+
+  Raises:
+    ValueError: the folder holds a run of other settings or inputs, or its name cannot
+      be read in this locale.
+  """
+  folder = pathlib.Path(folder)
+  try:
+    str(folder.absolute()).encode()
+  except UnicodeEncodeError:
+    raise ValueError(
+      f"{str(folder.absolute())!r} is not readable in this locale: set PYTHONUTF8=1"
+    ) from None
+  config = dataclasses.asdict(settings)
+  apart = (*PLACES, *settings.grows)
+  # Only file names of paths, and no hosts: run folders are passed on to others.
+  config = {name: _shown(value) for name, value in config.items()}
+  places = {name: config.pop(name) for name in apart if name in config}
+  places.pop("coordinator", None)
+  config |= settings.inputs() if inputs is None else inputs
+  path = folder / "config.json"
+  noted = {"environment": {**places, **environment()}, _FINISHED: {}}
+  fresh = hosts.first_then_all(
+    lambda: signature.same_or_refuse(
+      path, config, fix="Choose another --out.", noted=noted
+    )
+  )
+  earlier = None if fresh else _earlier(folder)
+  if earlier is not None and settings.finished(earlier):
+    logging.info("finished before; delete %s to compute it again", folder / _RESULT)
+    return earlier
+  try:
+    with hosts.together("reported"):
+      result = run(settings, folder)
+  except Exception:
+    made = {path.name for path in folder.iterdir() if not files.is_clutter(path)}
+    if fresh and made <= {path.name, "lock"}:
+      path.unlink()  # nothing was computed: a corrected command may use the folder
+    raise
+  if jax.process_index() == 0:  # the others helped
+    files.write_json(folder / _RESULT, result)
+    signature.same_or_refuse(path, config, fix="Choose another --out.", noted=noted)
+    whole = reading.read_json(path, fix="run the command again")
+    files.write_json(path, {**whole, _FINISHED: _digests(folder)})
+    logging.info("wrote %s", folder / _RESULT)
+  return result
+
+
+def _earlier(folder: pathlib.Path) -> dict | None:
+  """Return the result of a finished run whose files are all intact, else None."""
+  again = "it is computed again"
+  finished = reading.read_json(folder / "config.json", fix=again).get(_FINISHED)
+  if not isinstance(finished, dict) or _RESULT not in finished:
+    return None
+  now = _digests(folder)
+  for name, digest in finished.items():
+    if now.get(name) != digest:
+      changed = "is missing" if name not in now else "was changed after it was written"
+      logging.warning("%s %s; %s", folder / name, changed, again)
+      return None
+  return reading.read_json(folder / _RESULT, fix=again)
+
+
+def _digests(folder: pathlib.Path) -> dict[str, str]:
+  """Return the files that a job wrote, with digests of those that jobs read."""
+  paths = (path for path in folder.iterdir() if path.suffix in _LEFT)
+  return {
+    path.name: reading.digest_file(path, fix="")
+    if path.suffix in (".json", ".npz")
+    else ""
+    for path in sorted(paths)
+    if path.name not in _WORKING and path.is_file() and not files.is_clutter(path)
+  }
+
+
+def environment() -> dict:
+  """Return the versions, devices and commit of this process."""
+  packages = ("mixdef", "jax", "flax", "optax", "numpy")
+  return {
+    "versions": {name: flags.version(name) for name in packages},
+    "python": sys.version.split()[0],
+    "devices": [str(device) for device in jax.devices()],
+    "commit": _commit(),
+  }
+
+
+def _commit() -> str:
+  """Return the commit of mixdef's own repository, "" if this is not a clone."""
+  git = ["git", "-C", str(pathlib.Path(__file__).parent)]
+  own = [*git, "ls-files", "--error-unmatch", __file__]
+  described = [*git, "describe", "--always", "--dirty"]
+  try:
+    # An installed package may lie inside the repository of another project.
+    if subprocess.run(own, capture_output=True).returncode:
+      return ""
+    return subprocess.run(described, capture_output=True, text=True).stdout.strip()
+  except OSError:
+    return ""
+
+
+def provenance(seed: int) -> dict:
+  """Return what a report states about how it was made.
+
+  Args:
+    seed: random seed of the run.
+  """
+  now = datetime.datetime.now(datetime.UTC)
+  return {
+    "seed": seed,
+    **environment(),
+    "command": _command(sys.argv),
+    "date": now.strftime("%Y-%m-%d %H:%M UTC"),
+  }
+
+
+def _command(argv: Sequence[str]) -> str:
+  """Return the command line to show, with paths cut to their file names.
+
+  >>> _command(["/usr/bin/mixdef", "audit", "--out=/tmp/run"])
+  'mixdef audit --out=run'
+  >>> _command(["/repository/mixdef/cli/__main__.py", "audit"])
+  'python -m mixdef.cli audit'
+  >>> _command(["experiments/audit.py", "--quick"])
+  'python audit.py --quick'
+  """
+  program = pathlib.PurePath(argv[0])
+  if program.name == "__main__.py":
+    shown = "python -m mixdef.cli"
+  else:
+    shown = f"python {program.name}" if program.suffix == ".py" else program.stem
+  return " ".join([shown, *map(_shown, argv[1:])])
+
+
+def _shown(value: Any) -> Any:
+  """Cut the paths in the text of a flag, or in `--name=text`, to their file names.
+
+  >>> _shown("--audits=/home/someone/runs/none,runs/relaxloss/")
+  '--audits=none,relaxloss'
+  """
+  if not isinstance(value, str):
+    return value
+  name, equals, text = value.rpartition("=") if value[:1] == "-" else ("", "", value)
+  parts = text.split(",")
+  parts = [pathlib.PurePath(part).name if "/" in part else part for part in parts]
+  return name + equals + ",".join(parts)
+
+
+def _log_plainly() -> None:
+  """Show messages as plain lines, and only warnings of the dependencies."""
+  if not absl_flags.FLAGS["verbosity"].present:
+    logging.set_verbosity(logging.INFO)
+  logging.use_absl_handler()
+  handler = logging.get_absl_handler()
+  handler.setFormatter(None)
+  handler.addFilter(_worth_showing)
+
+
+def _worth_showing(record) -> bool:
+  ours = record.name == "absl" and "orbax" not in record.pathname
+  return ours or record.levelno >= std_logging.WARNING
+
+
+def cache_programs() -> None:
+  """Keep compiled programs between runs, which saves seconds at every start.
+
+  JAX_COMPILATION_CACHE_DIR takes precedence.
+  """
+  if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    return
+  folder = caches.folder("programs")
+  if folder is not None:
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+      jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
