@@ -17,7 +17,7 @@ def swept(folder, defenses, **options):
     )
 
   given = {"attacks": "gap, loss_threshold", "strategy": "vmap", "epochs": 1}
-  keep = mixdef.subsets(2, len(data), seed=0)
+  keep = mixdef.subsets(data, 2, seed=0)
   return auditing.sweep_defenses(
     learner, data, defenses, keep, out=folder, **{**given, **options}
   )
