@@ -71,7 +71,7 @@ def agree(
     Damaged: if the seed of the noise that the folder drew cannot be read.
   """
   noise, secret = None, noise_seed
-  if "states_epsilon" in training.learner.traits:
+  if training.learner.guarantee:
     noise = DRAWN if noise_seed is None else "given"
     secret = _drawn_before(store) if noise_seed is None else noise_seed
     training = training.with_noise(secret)
