@@ -168,20 +168,20 @@ def test_batch_hooks_run_table_augment_mix_label_whatever_the_order_given():
 
 def test_the_estimators_own_grads_hook_runs_first():
   def note(name):
-    return lambda grads, state, ctx, params: ((*grads, name), state)
+    return lambda grads, state, ctx: ((*grads, name), state)
 
   parts = (
     Defense("late", grads=note("late")),
     Defense("own", grads=note("own"), value_and_grad=lambda losses_fn: None),
   )
-  assert chain(*parts).grads((), {"late": 0, "own": 0}, in_epoch(0), None)[0] == (
+  assert chain(*parts).grads((), {"late": 0, "own": 0}, in_epoch(0))[0] == (
     "own",
     "late",
   )
 
 
 def test_parts_write_their_own_state_only():
-  def update(state, ctx, *rest):
+  def update(state, ctx):
     return state + 1
 
   parts = [Defense(name, update=update) for name in "ab"] + [Defense("c")]
@@ -266,7 +266,7 @@ def test_the_text_of_a_factory_drops_defaults_and_marks_what_it_cannot_write():
 
 def test_progress_is_the_share_of_epochs_that_are_over():
   assert [float(in_epoch(e, 4).progress) for e in range(4)] == [0, 0.25, 0.5, 0.75]
-  assert Ctx(None, 0, 1, 4).progress == 0.25
+  assert Ctx(None, 0, 1, 4, 1, 1).progress == 0.25
 
 
 def test_take_mixes_tables_of_any_rank():
@@ -330,3 +330,32 @@ def test_a_stage_and_dp_would_spend_two_budgets():
   with pytest.raises(ValueError, match="counts one training"):
     chain(distillation(), dp_sgd())
   chain(distillation(), dp_sgd(guarantee=False))
+
+
+def test_a_hook_of_other_arguments_is_named_with_those_it_is_given():
+  parts = {
+    r"mine.batch takes \(batch, state, ctx\), not \(batch\)": {
+      "batch": lambda batch: batch
+    },
+    r"mine.update takes \(state, ctx\), not \(state, ctx, losses\)": {
+      "update": lambda state, ctx, losses: state
+    },
+    r"mine.value_and_grad takes \(losses_fn\), not \(\)": {
+      "value_and_grad": lambda: None
+    },
+  }
+  for message, hooks in parts.items():
+    with pytest.raises(ValueError, match=message):
+      chain(Defense("mine", **hooks))
+
+
+def test_at_most_one_part_states_an_epsilon():
+  def part(name, epsilon):
+    stated = {"epsilon": epsilon, "delta": 0.1}
+    return Defense(name, init=lambda key, spec: stated, guarantee=lambda state: state)
+
+  state = {"a": {"epsilon": 2.0, "delta": 0.1}}
+  assert chain(l1(), part("a", 2.0)).guarantee(state) == state["a"]
+  assert chain(l1()).guarantee is None
+  with pytest.raises(ValueError, match="one of the parts that state an epsilon"):
+    chain(part("a", 2.0), part("b", 3.0))
