@@ -10,7 +10,7 @@ from absl import logging
 from sensitivity import CLIP, SPEC, B, K, sensitivity
 
 from mixdef.core.chaining import chain, from_optax
-from mixdef.core.hooks import Batch, Ctx, Data, Defense, Rows, weighted_mean
+from mixdef.core.hooks import Ctx, Data, Defense, weighted_mean
 from mixdef.defenses import (
   ccl,
   confidence_masking,
@@ -223,44 +223,6 @@ def test_a_part_that_hides_from_the_check_still_sees_one_row_at_a_time(
 ):
   learner = learner_of(HIDDEN[fault], dp_sgd(0, CLIP, estimator=estimator))
   assert 0.5 < sensitivity(learner) <= 1 + TOLERANCE
-
-
-@pytest.mark.parametrize(
-  "options", [{}, {"estimator": "microbatch"}, {"multiplicity": 3}]
-)
-def test_log_probs_and_loss_find_a_batch_of_one_record_in_ctx(options):
-  found = []
-
-  def look(value, state, ctx):
-    del state
-    sizes = [None if ctx.log_probs is None else len(ctx.log_probs)]
-    found.append((*sizes, *(len(leaf) for leaf in jax.tree.leaves(ctx.batch))))
-    assert (ctx.losses, ctx.variables, ctx.data, ctx.members) == (None,) * 4
-    return value
-
-  learner = learner_of(part(log_probs=look, loss=look), dp_sgd(0, CLIP, **options))
-  state = init(learner)
-  found.clear()  # the check asks about several rows at once
-  rows = Rows(jnp.arange(B), jnp.ones(B), jnp.zeros(B))
-  ctx = Ctx(jax.random.key(0), 0, 0, 1, 1, B)
-  jax.eval_shape(learner.step, state, DATA, rows, ctx)
-  views = options.get("multiplicity", 1)
-  assert {size for sizes in found for size in sizes} == {None, views}
-
-
-def test_batch_hooks_find_the_position_alone_in_ctx():
-  found = []
-
-  def look(batch, state, ctx):
-    found.append((len(batch.weight), ctx[6:]))
-    return batch
-
-  defense = chain(part(batch=look), dp_sgd(0, CLIP))
-  rows = jnp.ones(B)
-  batch = Batch(jnp.ones((B, 5)), jnp.ones((B, K)), jnp.arange(B), *[rows] * 4)
-  ctx = Ctx(jax.random.key(0), 0, 0, 1, 1, B, batch=batch, losses=rows)
-  defense.batch(batch, {"mine": (), "dp_sgd": ()}, ctx)
-  assert found == [(1, (None,) * 8)]
 
 
 def test_the_measure_finds_a_part_that_raises_a_records_share():
