@@ -45,11 +45,9 @@ def chain(*defenses: Defense | str) -> Defense:
 
   def with_hook(hook):
     """Return the parts that have a hook, each with the hook, in the order they act."""
-    acting = [(part, getattr(part, hook)) for part in parts]
-    acting = [(part, run) for part, run in acting if run is not None]
-    return (
-      sorted(acting, key=lambda one: _batch_rank(one[0])) if hook == "batch" else acting
-    )
+    order = sorted(parts, key=_batch_rank) if hook == "batch" else parts
+    found = [(part, getattr(part, hook)) for part in order]
+    return [(part, run) for part, run in found if run is not None]
 
   def own(ctx, hook, part):
     return ctx._replace(key=fold_in_name(ctx.key, hook, part.name))

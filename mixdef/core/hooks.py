@@ -18,11 +18,12 @@ from mixdef.core.registry import DEFENSES
 
 
 class Ctx(NamedTuple):
-  """What is known at a hook: its random key, the position, and what exists there.
+  """The random key of a hook, the position in training, and what is known there.
 
-  `step` and `epoch` count from 0 over the whole training. `batch_size` is the public
-  batch size, regardless of how many records a step draws. Only `key` differs between
-  models. The other fields are None where they do not exist:
+  `step` and `epoch` count from 0 over the whole training; after an epoch, `step` is the
+  number of steps taken. `batch_size` is the public batch size, regardless of how many
+  records a step draws. These and the two sizes are the position. Any field is None where
+  it does not exist, as the position is after training. A hook finds, beside its key:
 
   ```
   batch           position
@@ -31,8 +32,7 @@ class Ctx(NamedTuple):
   grads           position, variables
   update          position, batch, log_probs, losses [B], variables after the step
   epoch, finish   position, variables, predict, data, members bool [N]
-  release_params  none of them, nor a position
-  release_output  queries [B,...], the records asked about; no position
+  release_output  queries [B,...], the records asked about
   ```
 
   `variables` holds {"params": ...} and the model's statistics, if it has any.
@@ -58,11 +58,11 @@ class Ctx(NamedTuple):
   @property
   def progress(self):
     """Fraction of epochs completed, in [0, 1]; constant within an epoch."""
-    return self.epoch / self.epochs
+    return None if self.epoch is None else self.epoch / self.epochs
 
   @property
   def position(self):
-    """The same key and position, without anything else."""
+    """The key and the position alone."""
     return Ctx(*self[:6])
 
 
@@ -206,7 +206,7 @@ class Defense(NamedTuple):
   guarantee       (state) -> {"epsilon", "delta"} of differential privacy
   ```
 
-  `Ctx` lists what each of them finds in `ctx`.
+  `Ctx` lists what each finds in `ctx`.
 
   Traits order the batch hooks (`table`, `augment`, `mix`, `label`) and declare what a
   part requires or forbids: `per_example`, `whole_batch`, `cross_example`, `poisson`,

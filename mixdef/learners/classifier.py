@@ -201,7 +201,14 @@ def _variables(state):
 
 def _at_release(state):
   """Return the `Ctx` of a trained model, which has a key and no position."""
-  return Ctx(fold_in_name(state.key, "release"), *[None] * 5)
+  return Ctx(
+    key=fold_in_name(state.key, "release"),
+    step=None,
+    epoch=None,
+    epochs=None,
+    steps_per_epoch=None,
+    batch_size=None,
+  )
 
 
 def _refuse_critics_parts(defense):

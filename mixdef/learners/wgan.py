@@ -59,7 +59,7 @@ def wgan_gp(
 
   A step of training is one step of every critic on the defended batch. The defense may
   mix records and conditions, act on the losses [B] before the penalty is added, and
-  clip and noise the gradient; they find None for log-probabilities. After every
+  clip and noise the gradient; `ctx.log_probs` is None in its hooks. After every
   `critic_steps` steps, the generator takes one step with the latents and conditions of
   the current batch.
 

@@ -34,6 +34,7 @@ def test_every_hook_finds_what_exists_at_its_point():
   def look(hook):
     def transform(value, state, ctx):
       found[hook] = known(ctx)
+      assert (ctx.progress is None) == hook.startswith("release")
       return (value, state) if hook == "grads" else value
 
     def refresh(state, ctx):
