@@ -20,10 +20,10 @@ from mixdef.core.registry import DEFENSES
 class Ctx(NamedTuple):
   """The random key of a hook, the position in training, and what is known there.
 
-  The position is `step` and `epoch`, counted from 0 over the whole training, their sizes
-  and `batch_size`, which is public, regardless of how many records a step draws. After
-  an epoch, `step` is the number of steps taken. Any field is None where it does not
-  exist, as the position is after training. A hook finds, beside its key:
+  The position is `step` and `epoch`, counted from 0 over the whole training, the two
+  sizes behind them and `batch_size`, which is public, regardless of how many records a
+  step draws. After an epoch, `step` is the number of steps taken. Any field is None
+  where it does not exist, as the position is after training. A hook finds:
 
   ```
   batch           position

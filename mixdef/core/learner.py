@@ -35,17 +35,20 @@ class Learner(NamedTuple):
   """Pure functions that train one model; hashable, so it keys the program cache.
 
   ```
-  init    (key, spec) -> TrainState
-  step    (state, data, rows, ctx) -> (state, metrics)
-  epoch   (state, data, members, ctx) -> state   None: no action
-  finish  (state, data, members, ctx) -> state   None: no action
-  predict (state, x, *, raw=False) -> log-probabilities [B,K]
-  guarantee (state) -> {"epsilon", "delta"}      None: it states no epsilon
+  init      (key, spec) -> TrainState
+  step      (state, data, rows, ctx) -> (state, metrics)
+  epoch     (state, data, members, ctx) -> state      None: no action
+  finish    (state, data, members, ctx) -> state      None: no action
+  predict   (state, x, *, raw=False) -> log-probabilities [B,K]
+  guarantee (state) -> {"epsilon", "delta"}           None: it states no epsilon
 
   for a GAN:
-  predict  (state, x, *, y=None, raw=False) -> D(x, y) of every critic [B,C]
-  generate (state, z [B,latent], y [B,K]) -> records [B,...]
+  predict   (state, x, *, y=None, raw=False) -> D(x, y) of every critic [B,C]
+  generate  (state, z [B,latent], y [B,K]) -> records [B,...]
   ```
+
+  The `ctx` of a learner is a key and the position; what its hooks find beyond that, it
+  adds.
 
   `predict` returns the output of the released model. `raw=True` skips `release_output`
   and returns the output of the released weights, which white-box attacks see. `batch`,
@@ -87,7 +90,7 @@ def descend(defense, optimizer, losses_fn, variables, opt, state, batch, ctx):
     opt: the optimizer's state.
     state: the defense's state.
     batch: the `Batch`, already transformed.
-    ctx: the step's `Ctx`, which holds the position.
+    ctx: the step's `Ctx`, a key and the position.
 
   Returns:
     `(params, opt, state, value, losses [B], aux)`.
