@@ -47,8 +47,7 @@ class Learner(NamedTuple):
   generate  (state, z [B,latent], y [B,K]) -> records [B,...]
   ```
 
-  The `ctx` of a learner is a key and the position; what its hooks find beyond that, it
-  adds.
+  A learner is given a `ctx` of a key and the position, and adds what its hooks find.
 
   `predict` returns the output of the released model. `raw=True` skips `release_output`
   and returns the output of the released weights, which white-box attacks see. `batch`,
