@@ -13,7 +13,7 @@ from mixdef.attacks._per_record import HIDDEN
 from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.views import content_hash
 from mixdef.core.check import checked, count, one_of, optional, seed
-from mixdef.core.hooks import Batch, Ctx
+from mixdef.core.hooks import Batch
 from mixdef.core.randomness import random_key, row_keys
 from mixdef.core.registry import attack
 from mixdef.data import to_float
@@ -164,7 +164,7 @@ def _defended(hook, plan, state, x, y, pool, rows, key, content):
     )
     last = jnp.int32(plan.epochs - 1)
     step = jnp.int32(plan.epochs * plan.steps_per_epoch - 1)
-    batch = hook(batch, state, Ctx(hook_key, step, last, plan.epochs))
+    batch = hook(batch, state, plan.position(hook_key, step, last))
     place = jnp.argmax(batch.index == row)  # a hook may reorder the rows
     return batch.x[place], batch.y[place]
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from mixdef.core import isolation
-from mixdef.core.hooks import Defense, weighted_mean
+from mixdef.core.hooks import Defense, check_hooks, weighted_mean
 from mixdef.core.randomness import fold_in_name
 
 _BATCH_ORDER = ("table", "augment", "mix", "label")
@@ -44,8 +44,10 @@ def chain(*defenses: Defense | str) -> Defense:
   checked = set()
 
   def with_hook(hook):
-    acting = [part for part in parts if getattr(part, hook) is not None]
-    return sorted(acting, key=_batch_rank) if hook == "batch" else acting
+    """Return the parts that have a hook, each with the hook, in the order they act."""
+    order = sorted(parts, key=_batch_rank) if hook == "batch" else parts
+    found = [(part, getattr(part, hook)) for part in order]
+    return [(part, run) for part, run in found if run is not None]
 
   def own(ctx, hook, part):
     return ctx._replace(key=fold_in_name(ctx.key, hook, part.name))
@@ -56,14 +58,11 @@ def chain(*defenses: Defense | str) -> Defense:
     if not acting:
       return None
 
-    def of(part):
-      apart = clipped and part is not clipped and hook == "batch"
-      return isolation.row_by_row(part) if apart else getattr(part, hook)
-
-    def run(value, state, ctx, *rest):
-      for part in acting:
-        mine = (state[part.name], own(ctx, hook, part))
-        value = of(part)(value, *mine, *rest)
+    def run(value, state, ctx):
+      for part, change in acting:
+        if clipped and part is not clipped and hook == "batch":
+          change = isolation.row_by_row(part)
+        value = change(value, state[part.name], own(ctx, hook, part))
       return value
 
     return run
@@ -74,16 +73,13 @@ def chain(*defenses: Defense | str) -> Defense:
     if not acting:
       return None
 
-    def of(part):
-      apart = clipped and part is not clipped
-      return isolation.without_members(part, hook) if apart else getattr(part, hook)
-
-    def run(state, ctx, *rest):
-      new = {
-        part.name: of(part)(state[part.name], own(ctx, hook, part), *rest)
-        for part in acting
-      }
-      return {**state, **new}
+    def run(state, ctx):
+      new = dict(state)
+      for part, refresh in acting:
+        if clipped and part is not clipped:
+          refresh = isolation.without_members(part, hook)
+        new[part.name] = refresh(state[part.name], own(ctx, hook, part))
+      return new
 
     return run
 
@@ -92,7 +88,10 @@ def chain(*defenses: Defense | str) -> Defense:
       spec = isolation.public(spec)
       form = (*spec[3:], spec.example.shape, spec.example.dtype)
       if form not in checked:
-        hooks = {hook: with_hook(hook) for hook in ("batch", "log_probs", "loss")}
+        hooks = {
+          hook: [part for part, _ in with_hook(hook)]
+          for hook in ("batch", "log_probs", "loss")
+        }
         isolation.check(clipped, hooks, spec)
         checked.add(form)
     return {
@@ -102,24 +101,24 @@ def chain(*defenses: Defense | str) -> Defense:
       for part in parts
     }
 
-  def grads(value, state, ctx, params):
+  def grads(value, state, ctx):
     state = dict(state)
-    for part in sorted(with_hook("grads"), key=lambda part: not part.value_and_grad):
-      value, state[part.name] = part.grads(
-        value, state[part.name], own(ctx, "grads", part), params
-      )
+    acting = sorted(with_hook("grads"), key=lambda one: not one[0].value_and_grad)
+    for part, change in acting:
+      own_state = state[part.name]
+      value, state[part.name] = change(value, own_state, own(ctx, "grads", part))
     return value, state
 
   def value_and_grad(losses_fn):
-    (part,) = with_hook("value_and_grad")
-    estimate = part.value_and_grad(losses_fn)
+    ((part, estimator),) = with_hook("value_and_grad")
+    estimate = estimator(losses_fn)
     return lambda params, batch, state, ctx: estimate(
       params, batch, state[part.name], ctx
     )
 
-  def release_params(variables, state):
-    (part,) = with_hook("release_params")
-    return part.release_params(variables, state[part.name])
+  def guarantee(state):
+    ((part, stated),) = with_hook("guarantee")
+    return stated(state[part.name])
 
   fields = {key: value for part in parts for key, value in (part.model or {}).items()}
   return Defense(
@@ -137,8 +136,9 @@ def chain(*defenses: Defense | str) -> Defense:
     update=write("update"),
     epoch=write("epoch"),
     finish=write("finish"),
-    release_params=release_params if with_hook("release_params") else None,
+    release_params=thread("release_params"),
     release_output=thread("release_output"),
+    guarantee=guarantee if with_hook("guarantee") else None,
     traits=frozenset().union(*(part.traits for part in parts)),
     parts=parts,
   )
@@ -181,12 +181,15 @@ def _refuse(parts):
         f"two parts of the chain are called {name!r}: give one of them "
         f"another name, {name}(..., name='{name}_2')"
       )
+  for part in parts:
+    check_hooks(part)
   once = {
     "gradient estimators": [part for part in parts if part.value_and_grad],
     "staged parts": [part for part in parts if part.before],
     "mixers": [part for part in parts if "mix" in part.traits],
     "parts that choose the rows": [part for part in parts if part.rows],
     "parts that release other weights": [part for part in parts if part.release_params],
+    "parts that state an epsilon": [part for part in parts if part.guarantee],
   }
   for what, found in once.items():
     if len(found) > 1:
@@ -307,8 +310,8 @@ def from_optax(name: str, transform, *, per_example: bool = False) -> Defense:
   def init(key, spec):
     return make(key).init(spec.variables["params"])
 
-  def grads(value, state, ctx, params):
-    return make(ctx.key).update(value, state, params)
+  def grads(value, state, ctx):
+    return make(ctx.key).update(value, state, ctx.variables["params"])
 
   return Defense(
     name,

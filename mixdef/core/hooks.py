@@ -8,7 +8,7 @@ Letters in shapes: B batch, K classes, N records, M models of a stage.
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,26 +16,54 @@ import numpy as np
 
 from mixdef.core.registry import DEFENSES
 
-Hook = Any  # a function, or None; the signatures are listed in `Defense`
-
 
 class Ctx(NamedTuple):
-  """The position in training; only `key` differs between models.
+  """The random key of a hook, the position in training, and what is known there.
 
-  `batch_size` is the public batch size, regardless of how many records a step draws.
+  The position is `step` and `epoch`, counted from 0 over the whole training, the two
+  sizes behind them and `batch_size`, which is public, regardless of how many records a
+  step draws. After an epoch, `step` is the number of steps taken. Any field is None
+  where it does not exist, as the position is after training. A hook finds:
+
+  ```
+  batch           position
+  log_probs       position, batch
+  loss            position, batch, log_probs [B,K] (None for the losses of a critic)
+  grads           position, variables
+  update          position, batch, log_probs, losses [B], variables after the step
+  epoch, finish   position, variables, predict, data, members bool [N]
+  release_output  queries [B,...], the records asked about
+  ```
+
+  `variables` holds {"params": ...} and the model's statistics, if it has any.
+  `predict(x)` returns log-probabilities [.,K] in inference mode; in `finish` it uses
+  the weights that will be released. `members` marks the records trained on.
   """
 
   key: Any
   step: Any
   epoch: Any
   epochs: Any
-  steps_per_epoch: Any = 1
-  batch_size: Any = 1
+  steps_per_epoch: Any
+  batch_size: Any
+  batch: Any = None
+  log_probs: Any = None
+  losses: Any = None
+  variables: Any = None
+  predict: Any = None
+  data: Any = None
+  members: Any = None
+  queries: Any = None
 
   @property
   def progress(self):
     """Fraction of epochs completed, in [0, 1]; constant within an epoch."""
-    return self.epoch / self.epochs
+    return None if self.epoch is None else self.epoch / self.epochs
+
+  @property
+  def position(self):
+    """The key and the position alone."""
+    return Ctx(*self[:6])
 
 
 class Rows(NamedTuple):
@@ -100,21 +128,6 @@ class Spec(NamedTuple):
   epochs: int
 
 
-class View(NamedTuple):
-  """The model and the full data set, as seen by the `epoch` and `finish` hooks.
-
-  `predict(x)` returns log-probabilities [.,K] in inference mode; in `finish` it uses
-  the weights that will be released. `keep` bool [N] marks the rows trained on.
-  """
-
-  variables: Any
-  predict: Callable
-  x: Any
-  y: Any
-  keep: Any
-  reference: Any
-
-
 class Stage(NamedTuple):
   """M models (teachers) trained before this one, on other rows.
 
@@ -134,6 +147,41 @@ class Stage(NamedTuple):
   columns: int | None = None
 
 
+class Init(Protocol):
+  """The first state of a part."""
+
+  def __call__(self, key: Any, spec: Spec, /) -> Any:
+    """Return a pytree of arrays."""
+
+
+class Transform(Protocol):
+  """A change of a value: a batch, outputs, losses or weights."""
+
+  def __call__(self, value: Any, state: Any, ctx: Ctx, /) -> Any:
+    """Return the changed value."""
+
+
+class GradTransform(Protocol):
+  """A change of the gradient, with a new state, as an optax update."""
+
+  def __call__(self, grads: Any, state: Any, ctx: Ctx, /) -> tuple[Any, Any]:
+    """Return the changed gradient and the new state."""
+
+
+class Refresh(Protocol):
+  """A change of the state."""
+
+  def __call__(self, state: Any, ctx: Ctx, /) -> Any:
+    """Return the new state."""
+
+
+class Estimator(Protocol):
+  """Another gradient than that of the mean loss; `Defense` lists the arguments."""
+
+  def __call__(self, losses_fn: Callable, /) -> Callable:
+    """Return the function that estimates it."""
+
+
 class Defense(NamedTuple):
   """Optional pure functions, each acting at one point; None means no action there.
 
@@ -141,58 +189,92 @@ class Defense(NamedTuple):
   `text` is the canonical call, which `mixdef.parse` reads back.
 
   ```
-  model          {field: value} set on the linen module
-  before         (Stage, ...)
-  rows           (key, keep [N], reference [N]) -> bool [N], the rows trained on
-  init           (key, spec) -> state
-  batch          (batch, state, ctx) -> batch
-  log_probs      (log_probs [B,K], state, ctx, batch) -> [B,K]
-  loss           (losses [B], state, ctx, log_probs, batch) -> [B]
-  value_and_grad (losses_fn) -> (params, batch, state, ctx)
-                                -> ((value, (losses, aux)), grads)
-  grads          (grads, state, ctx, params) -> (grads, state)
-  update         (state, ctx, losses, log_probs, batch, variables) -> state
-  epoch, finish  (state, ctx, view) -> state
-  release_params (variables, state) -> variables
-  release_output (log_probs [B,K], state, ctx, x) -> [B,K]
+  model           {field: value} set on the linen module
+  before          (Stage, ...)
+  rows            (key, keep [N], reference [N]) -> bool [N], the rows trained on
+  init            (key, spec) -> state
+  batch           (batch, state, ctx) -> batch
+  log_probs       (log_probs [B,K], state, ctx) -> log_probs
+  loss            (losses [B], state, ctx) -> losses
+  value_and_grad  (losses_fn) -> (params, batch, state, ctx)
+                              -> ((value, (losses, aux)), grads)
+  grads           (grads, state, ctx) -> (grads, state)
+  update          (state, ctx) -> state, after a step
+  epoch, finish   (state, ctx) -> state
+  release_params  (variables, state, ctx) -> variables
+  release_output  (log_probs [B,K], state, ctx) -> log_probs
+  guarantee       (state) -> {"epsilon", "delta"} of differential privacy
   ```
+
+  `Ctx` lists what each finds in `ctx`.
 
   Traits order the batch hooks (`table`, `augment`, `mix`, `label`) and declare what a
   part requires or forbids: `per_example`, `whole_batch`, `cross_example`, `poisson`,
   `needs_reference` (raises if the data has no auxiliary records), `reference_rows`
   (auxiliary records are included in the batches), `quantities` (it computes with
   records, so token ids and other integers are rejected), `no_guarantee`,
-  `states_epsilon` (its state reports the epsilon of differential privacy),
   `post_processing` (its `update`, `epoch` and `finish` do not need members), `critic`
   (its loss applies to a GAN's critic), `opaque` (the text cannot be read back).
 
   In a chain with a `per_example` part that gives a guarantee, the `batch`, `log_probs`
-  and `loss` hooks of the other parts see one record at a time, `update` gets None for
-  losses, log-probabilities and batch, and views hold zeros in place of the members; see
-  `mixdef.core.isolation`.
+  and `loss` hooks of the other parts see one record at a time, `update` finds None for
+  losses, log-probabilities and batch, and `epoch` and `finish` find zeros in place of
+  the members; see `mixdef.core.isolation`.
   """
 
   name: str
   text: str = ""
   model: Mapping[str, Any] | None = None
   before: tuple[Stage, ...] = ()
-  rows: Hook = None
-  init: Hook = None
-  batch: Hook = None
-  log_probs: Hook = None
-  loss: Hook = None
-  value_and_grad: Hook = None
-  grads: Hook = None
-  update: Hook = None
-  epoch: Hook = None
-  finish: Hook = None
-  release_params: Hook = None
-  release_output: Hook = None
+  rows: Callable | None = None
+  init: Init | None = None
+  batch: Transform | None = None
+  log_probs: Transform | None = None
+  loss: Transform | None = None
+  value_and_grad: Estimator | None = None
+  grads: GradTransform | None = None
+  update: Refresh | None = None
+  epoch: Refresh | None = None
+  finish: Refresh | None = None
+  release_params: Transform | None = None
+  release_output: Transform | None = None
+  guarantee: Callable[[Any], Mapping[str, Any]] | None = None
   traits: frozenset[str] = frozenset()
   parts: tuple["Defense", ...] | None = None  # of a chain; None for a single defense
 
   def __str__(self) -> str:
     return self.text or self.name
+
+
+_ARGUMENTS = {
+  "rows": "key, keep, reference",
+  "init": "key, spec",
+  "batch": "batch, state, ctx",
+  "log_probs": "log_probs, state, ctx",
+  "loss": "losses, state, ctx",
+  "value_and_grad": "losses_fn",
+  "grads": "grads, state, ctx",
+  **dict.fromkeys(("update", "epoch", "finish"), "state, ctx"),
+  "release_params": "variables, state, ctx",
+  "release_output": "log_probs, state, ctx",
+  "guarantee": "state",
+}
+
+
+def check_hooks(part: Defense) -> None:
+  """Raise `ValueError` if a hook takes another number of arguments than it is given."""
+  for name, arguments in _ARGUMENTS.items():
+    hook = getattr(part, name)
+    if hook is None:
+      continue
+    signature = inspect.signature(hook)
+    try:
+      signature.bind(*arguments.split(", "))
+    except TypeError:
+      raise ValueError(
+        f"{part.name}.{name} takes ({arguments}), not {signature}: see "
+        "mixdef.core.hooks.Ctx for what ctx holds"
+      ) from None
 
 
 _LITERALS = (bool, int, float, str, type(None), tuple, list, dict)

@@ -16,6 +16,7 @@ change under isolation.
 import collections
 import functools
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,14 +32,16 @@ _SCALES = (1.0, 30.0)  # of records and logits; some hooks act at extreme values
 def row_by_row(part: Defense):
   """Return the part's batch hook, applied to each row as a separate batch of one.
 
-  The origin of a row is preserved, and its weight may decrease but not increase.
+  It finds nothing but the position in `ctx`. The origin of a row is preserved, and its
+  weight may decrease but not increase.
 
   Raises:
     ValueError: when traced, if a row does not stay one row.
   """
+  run: Any = part.batch
 
   def alone(row, state, ctx):
-    out = part.batch(jax.tree.map(lambda leaf: leaf[None], row), state, ctx)
+    out = run(jax.tree.map(lambda leaf: leaf[None], row), state, ctx)
     rows = out.weight.shape[0]
     if rows != 1:
       raise ValueError(
@@ -48,7 +51,7 @@ def row_by_row(part: Defense):
     return jax.tree.map(lambda leaf: leaf[0], out)
 
   def hook(batch, state, ctx):
-    out = jax.vmap(alone, (0, None, None))(batch, state, ctx)
+    out = jax.vmap(alone, (0, None, None))(batch, state, ctx.position)
     weight = jnp.where(out.weight > 0, jnp.minimum(out.weight, batch.weight), 0)
     return out._replace(index=batch.index, reference=batch.reference, weight=weight)
 
@@ -58,32 +61,34 @@ def row_by_row(part: Defense):
 def without_members(part: Defense, name: str):
   """Return the part's `update`, `epoch` or `finish` hook without access to members.
 
-  `update` gets None for losses, log-probabilities and batch. The view passed to `epoch`
-  and `finish` holds the auxiliary rows, zeros in place of all other records, and no
+  `update` finds None for losses, log-probabilities and batch. The data that `epoch` and
+  `finish` find hold the auxiliary rows, zeros in place of all other records, and no
   membership.
   """
   run = getattr(part, name)
 
-  def update(state, ctx, losses, log_probs, batch, variables):
-    del losses, log_probs, batch
+  def update(state, ctx):
     try:
-      return run(state, ctx, None, None, None, variables)
+      return run(state, ctx.position._replace(variables=ctx.variables))
     except (TypeError, AttributeError) as error:
       raise ValueError(
         f"{part.name} is declared post_processing, so its update is given None for "
         f"losses, log_probs and batch, and cannot do without: {error}"
       ) from error
 
-  def look(state, ctx, view):
-    own = view.reference
+  def look(state, ctx):
+    own = ctx.data.reference
 
     def hidden(rows):
       return jnp.where(own.reshape(-1, *(1,) * (rows.ndim - 1)), rows, 0)
 
-    public = view._replace(
-      x=hidden(view.x), y=hidden(view.y), keep=jnp.zeros_like(view.keep)
+    public = ctx.position._replace(
+      variables=ctx.variables,
+      predict=ctx.predict,
+      data=ctx.data._replace(x=hidden(ctx.data.x), y=hidden(ctx.data.y)),
+      members=jnp.zeros_like(ctx.members),
     )
-    return run(state, ctx, public)
+    return run(state, public)
 
   return update if name == "update" else look
 
@@ -178,18 +183,18 @@ def _trial(clipped, hooks, spec, state, key, epoch, batch, log_probs):
   counted = batch.weight > 0
   if batch.view is not None:
     log_probs = log_probs[batch.index % len(log_probs)]
+  ctx = ctx._replace(batch=batch)
   for part in hooks["log_probs"]:
-    together = part.log_probs(log_probs, state[part.name], ctx, batch)
-    log_probs = _each(part, "log_probs", log_probs, state[part.name], ctx, batch)
+    together = part.log_probs(log_probs, state[part.name], ctx)
+    log_probs = _each(part, "log_probs", log_probs, state[part.name], ctx)
     found[f"{part.name} changes the answer of a row by the other rows of its batch"] = (
       _agree(together, log_probs, counted)
     )
   losses = -(batch.y * log_probs).sum(-1)
   for part in hooks["loss"]:
-    answers = None if "critic" in part.traits else log_probs
-    own = state[part.name]
-    together = part.loss(losses, own, ctx, answers, batch)
-    losses = _each(part, "loss", losses, own, ctx, answers, batch)
+    given = ctx._replace(log_probs=None if "critic" in part.traits else log_probs)
+    together = part.loss(losses, state[part.name], given)
+    losses = _each(part, "loss", losses, state[part.name], given)
     found[f"{part.name} changes the loss of a row by the other rows of its batch"] = (
       _agree(together, losses, counted)
     )
@@ -217,12 +222,13 @@ def _rows(spec, scale, seed):
   return Batch(x, y, index, weight, 0 * ones, index, ones), log_probs
 
 
-def _each(part, hook, values, state, ctx, *rest):
+def _each(part, hook, values, state, ctx):
   """Apply a part's hook to each row as a separate batch of one."""
 
-  def alone(value, *rest):
-    value, *rest = jax.tree.map(lambda leaf: leaf[None], (value, *rest))
-    out = getattr(part, hook)(value, state, ctx, *rest)
+  def alone(*row):
+    value, batch, log_probs = jax.tree.map(lambda leaf: leaf[None], row)
+    own = ctx.position._replace(batch=batch, log_probs=log_probs)
+    out = getattr(part, hook)(value, state, own)
     if jnp.shape(out) != value.shape:
       raise ValueError(
         f"{part.name} returns shape {jnp.shape(out)} from its {hook} hook, not one "
@@ -231,7 +237,7 @@ def _each(part, hook, values, state, ctx, *rest):
       )
     return out[0]
 
-  return jax.vmap(alone)(values, *rest)
+  return jax.vmap(alone)(values, ctx.batch, ctx.log_probs)
 
 
 def _agree(together, alone, counted):

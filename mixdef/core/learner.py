@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import optax
 
 from mixdef.core.chaining import chain
 from mixdef.core.hooks import (
   Defense,
-  Hook,
   Stage,
+  Transform,
   mean_value_and_grad,
   weighted_mean,
 )
@@ -34,16 +35,19 @@ class Learner(NamedTuple):
   """Pure functions that train one model; hashable, so it keys the program cache.
 
   ```
-  init    (key, spec) -> TrainState
-  step    (state, data, rows, ctx) -> (state, metrics)
-  epoch   (state, data, keep, ctx) -> state      None: no action
-  finish  (state, data, keep, ctx) -> state      None: no action
-  predict (state, x, *, raw=False) -> log-probabilities [B,K]
+  init      (key, spec) -> TrainState
+  step      (state, data, rows, ctx) -> (state, metrics)
+  epoch     (state, data, members, ctx) -> state      None: no action
+  finish    (state, data, members, ctx) -> state      None: no action
+  predict   (state, x, *, raw=False) -> log-probabilities [B,K]
+  guarantee (state) -> {"epsilon", "delta"}           None: it states no epsilon
 
   for a GAN:
-  predict  (state, x, *, y=None, raw=False) -> D(x, y) of every critic [B,C]
-  generate (state, z [B,latent], y [B,K]) -> records [B,...]
+  predict   (state, x, *, y=None, raw=False) -> D(x, y) of every critic [B,C]
+  generate  (state, z [B,latent], y [B,K]) -> records [B,...]
   ```
+
+  A learner is given a `ctx` of a key and the position, and adds what its hooks find.
 
   `predict` returns the output of the released model. `raw=True` skips `release_output`
   and returns the output of the released weights, which white-box attacks see. `batch`,
@@ -58,18 +62,19 @@ class Learner(NamedTuple):
 
   init: Callable
   step: Callable
-  epoch: Hook
-  finish: Hook
+  epoch: Callable | None
+  finish: Callable | None
   predict: Callable
-  batch: Hook = None
+  batch: Transform | None = None
   before: tuple[tuple[Stage, "Learner"], ...] = ()
-  rows: Hook = None
+  rows: Callable | None = None
   traits: frozenset[str] = frozenset()
   text: str = ""
-  generate: Hook = None
+  generate: Callable | None = None
   latent: int = 0
   num_classes: int = 0
   groups: int = 1
+  guarantee: Callable | None = None
   model: Any = None
 
   @property
@@ -78,26 +83,29 @@ class Learner(NamedTuple):
     return "generators" if self.generate else "classifiers"
 
 
-def descend(defense, optimizer, losses_fn, params, opt, state, batch, ctx):
+def descend(defense, optimizer, losses_fn, variables, opt, state, batch, ctx):
   """Take one optimizer step: estimate the gradient, apply the defense, update.
 
   Args:
     defense: a chain.
     optimizer: an optimizer returned by `check_optimizer`.
-    losses_fn: `(params, batch, ctx) -> (losses [B], aux)`, not reduced.
-    params: parameters of the model.
+    losses_fn: `(params, batch, ctx) -> (losses [B], aux)`, not reduced. The batch is
+      the whole one, a part of it or one record, so `losses_fn` is what sets
+      `ctx.batch` for the hooks.
+    variables: {"params": ...}, and the model's statistics if it has any.
     opt: the optimizer's state.
     state: the defense's state.
     batch: the `Batch`, already transformed.
-    ctx: the step's `Ctx`.
+    ctx: the step's `Ctx`, a key and the position.
 
   Returns:
     `(params, opt, state, value, losses [B], aux)`.
   """
+  params = variables["params"]
   estimate = (defense.value_and_grad or mean_value_and_grad)(losses_fn)
   (value, (losses, aux)), grads = estimate(params, batch, state, ctx)
   if defense.grads:
-    grads, state = defense.grads(grads, state, ctx, params)
+    grads, state = defense.grads(grads, state, ctx._replace(variables=variables))
 
   def value_fn(params):
     return weighted_mean(losses_fn(params, batch, ctx)[0], batch.weight)
@@ -106,6 +114,17 @@ def descend(defense, optimizer, losses_fn, params, opt, state, batch, ctx):
   extra = {name: extra[name] for name in offered(defense)}
   updates, opt = optimizer.update(grads, opt, params, **extra)
   return optax.apply_updates(params, updates), opt, state, value, losses, aux
+
+
+def guarantee_of(defense: Defense) -> Callable | None:
+  """Return `Learner.guarantee` for a chain, whose state is `TrainState.defense`.
+
+  Where every critic of a GAN has a state of its own, the largest numbers hold for all.
+  """
+  states = defense.guarantee
+  if states is None:
+    return None
+  return lambda state: {k: jnp.max(v) for k, v in states(state.defense).items()}
 
 
 def stage_learners(defense: Defense, learner: Callable) -> tuple:

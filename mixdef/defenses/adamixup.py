@@ -104,12 +104,11 @@ def adamixup(
     dominant = (mixed.lam >= 0.5)[:, None]
     return mixed._replace(y=jnp.where(dominant, batch.y, batch.y[row]))
 
-  def epoch(state, ctx, view):
-    del ctx
-    hits = (view.predict(view.x).argmax(-1) == view.y).astype(jnp.float32)
+  def epoch(state, ctx):
+    hits = (ctx.predict(ctx.data.x).argmax(-1) == ctx.data.y).astype(jnp.float32)
     train, held_out = (
       weighted_mean(hits, rows.astype(jnp.float32))
-      for rows in (view.keep, view.reference)
+      for rows in (ctx.members, ctx.data.reference)
     )
     gap = train - held_out
     less = jnp.maximum(state["m"] * _PATIENT_FACTOR, end / 2)

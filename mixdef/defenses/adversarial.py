@@ -77,15 +77,13 @@ def adversarial_regularization(
     net = make_net(key, spec.num_classes)
     return {"net": net, "opt": optimizer.init(net)}
 
-  def loss(losses, state, ctx, log_probs, batch):
-    gain = membership(state["net"], log_probs, batch.y) - 0.5
+  def loss(losses, state, ctx):
+    gain = membership(state["net"], ctx.log_probs, ctx.batch.y) - 0.5
     return losses + jnp.where(ctx.epoch >= start, coefficient, 0.0) * gain
 
-  def update(state, ctx, losses, log_probs, batch, variables):
-    del ctx, losses, variables
-
+  def update(state, ctx):
     def step(_, state):
-      grads = jax.grad(attack_loss)(state["net"], log_probs, batch)
+      grads = jax.grad(attack_loss)(state["net"], ctx.log_probs, ctx.batch)
       updates, opt = optimizer.update(grads, state["opt"])
       return {"net": optax.apply_updates(state["net"], updates), "opt": opt}
 

@@ -38,13 +38,12 @@ def ema(decay=0.999) -> Defense:
     del key
     return spec.variables
 
-  def update(state, ctx, losses, log_probs, batch, variables):
-    del losses, log_probs, batch
+  def update(state, ctx):
     kept = jnp.minimum(decay, (1 + ctx.step) / (10 + ctx.step))
-    return jax.tree.map(lambda e, v: kept * e + (1 - kept) * v, state, variables)
+    return jax.tree.map(lambda e, v: kept * e + (1 - kept) * v, state, ctx.variables)
 
-  def release_params(variables, state):
-    del variables
+  def release_params(variables, state, ctx):
+    del variables, ctx
     return state
 
   return Defense(

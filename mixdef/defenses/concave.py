@@ -53,9 +53,9 @@ def ccl(alpha=0.5, *, beta=0.05, form="ccel") -> Defense:
   check_number("ccl: beta", beta, above=0)
   check_choice("ccl: form", form, ("ccel", "ccql"))
 
-  def loss(losses, state, ctx, log_probs, batch):
-    del state, ctx
-    p = (batch.y * jnp.exp(log_probs)).sum(-1)
+  def loss(losses, state, ctx):
+    del state
+    p = (ctx.batch.y * jnp.exp(ctx.log_probs)).sum(-1)
     concave = jnp.exp(p) if form == "ccel" else p + p**2 / 2
     return beta * (alpha * losses - (1 - alpha) * concave)
 

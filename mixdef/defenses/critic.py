@@ -106,9 +106,8 @@ def relaxloss_gan(threshold=None, *, references=4) -> Defense:
       )
     return spec.table[:, 0]
 
-  def loss(losses, state, ctx, log_probs, batch):
-    del ctx, log_probs
-    return jnp.where(losses < take(state, batch), -losses, losses)
+  def loss(losses, state, ctx):
+    return jnp.where(losses < take(state, ctx.batch), -losses, losses)
 
   return Defense(
     "",

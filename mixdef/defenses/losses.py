@@ -87,11 +87,11 @@ def relaxloss(
     climbs = True if ascent == "all" else ~wrong
     return jnp.where(wrong, soft, 0.0) - jnp.where(climbs, losses, 0.0)
 
-  def loss(losses, state, ctx, log_probs, batch):
+  def loss(losses, state, ctx):
     del state
-    level = weighted_mean(losses, batch.weight)
+    level = weighted_mean(losses, ctx.batch.weight)
     even = jnp.where(level >= alpha, losses - alpha, alpha - losses)
-    odd = jnp.where(level > alpha, losses, flatten(losses, log_probs, batch.y))
+    odd = jnp.where(level > alpha, losses, flatten(losses, ctx.log_probs, ctx.batch.y))
     return jnp.where(ctx.epoch % 2 == 0, even, odd)
 
   return Defense("", loss=loss, traits=frozenset({"whole_batch"}))
@@ -126,10 +126,10 @@ def focal_loss(gamma=2.0) -> Defense:
   """
   check_number("focal_loss: gamma", gamma, 0)
 
-  def loss(losses, state, ctx, log_probs, batch):
-    del state, ctx
+  def loss(losses, state, ctx):
+    del state
     # Compute 1 - p by expm1: for p near 1 the difference would round to 0.
-    miss = -(batch.y * jnp.expm1(log_probs)).sum(-1)
+    miss = -(ctx.batch.y * jnp.expm1(ctx.log_probs)).sum(-1)
     return jnp.maximum(miss, math.exp(-36)) ** gamma * losses
 
   return Defense("", loss=loss)
@@ -160,9 +160,9 @@ def confidence_penalty(coefficient=0.1) -> Defense:
   """
   check_number("confidence_penalty: coefficient", coefficient, 0)
 
-  def loss(losses, state, ctx, log_probs, batch):
-    del state, ctx, batch
-    return losses - coefficient * _entropy(log_probs)
+  def loss(losses, state, ctx):
+    del state
+    return losses - coefficient * _entropy(ctx.log_probs)
 
   return Defense("", loss=loss)
 
@@ -204,12 +204,13 @@ def hamp_entropy(coefficient=0.001, *, official_scale=False) -> Defense:
   check_number("hamp_entropy: coefficient", coefficient, 0)
   check_flag("hamp_entropy: official_scale", official_scale)
 
-  def loss(losses, state, ctx, log_probs, batch):
-    del state, ctx
-    divergence = losses + jax.scipy.special.xlogy(batch.y, batch.y).sum(-1)
+  def loss(losses, state, ctx):
+    del state
+    y = ctx.batch.y
+    divergence = losses + jax.scipy.special.xlogy(y, y).sum(-1)
     if official_scale:
-      divergence = divergence / log_probs.shape[-1]
-    return divergence - coefficient * _entropy(log_probs)
+      divergence = divergence / y.shape[-1]
+    return divergence - coefficient * _entropy(ctx.log_probs)
 
   return Defense("", loss=loss)
 

@@ -73,14 +73,14 @@ def memguard(budget=1.0, *, steps=300, epochs=400) -> Defense:
   def init(key, spec):
     return _make_net(key, (spec.num_classes, *_WIDTHS, 1))
 
-  def finish(net, ctx, view):
-    answers = view.predict(view.x)
-    return _train(net, answers, view.keep, view.reference, epochs, ctx.key)
+  def finish(net, ctx):
+    answers = ctx.predict(ctx.data.x)
+    return _train(net, answers, ctx.members, ctx.data.reference, epochs, ctx.key)
 
-  def release_output(log_probs, net, ctx, x):
+  def release_output(log_probs, net, ctx):
     moved = disguise(net, log_probs, steps)
     share = release_share(jnp.abs(jnp.exp(moved) - jnp.exp(log_probs)).sum(-1), budget)
-    coin = jax.vmap(jax.random.uniform)(row_keys(ctx.key, hash_rows(x)))
+    coin = jax.vmap(jax.random.uniform)(row_keys(ctx.key, hash_rows(ctx.queries)))
     return jnp.where((coin < share)[:, None], moved, log_probs)
 
   return Defense(

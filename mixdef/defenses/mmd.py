@@ -81,12 +81,12 @@ def mmd(coefficient=3.0, *, bandwidth=1.0, gate=0.03) -> Defense:
     copies = batch._replace(weight=nothing, reference=nothing)
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), batch, copies)
 
-  def loss(losses, state, ctx, log_probs, batch):
+  def loss(losses, state, ctx):
     # The first half says what a row is; its clean copy is in the second half: copies
     # and padding differ only by position.
-    rows = len(losses) // 2
+    rows, batch = len(losses) // 2, ctx.batch
     member = batch.weight[:rows] > 0
-    probs = jnp.exp(log_probs[rows:])
+    probs = jnp.exp(ctx.log_probs[rows:])
     probs = jnp.where(member[:, None], probs, jax.lax.stop_gradient(probs))
     label = jax.nn.one_hot(batch.y[rows:].argmax(-1), batch.y.shape[-1])
     weight = class_matched(member, batch.reference[:rows] > 0, label)
@@ -94,12 +94,12 @@ def mmd(coefficient=3.0, *, bandwidth=1.0, gate=0.03) -> Defense:
     term = squared_distance(probs, weight, bandwidth)
     return losses + jnp.where(on, coefficient, 0.0) * term
 
-  def epoch(state, ctx, view):
-    del state, ctx
-    hits = (view.predict(view.x).argmax(-1) == view.y).astype(jnp.float32)
+  def epoch(state, ctx):
+    del state
+    hits = (ctx.predict(ctx.data.x).argmax(-1) == ctx.data.y).astype(jnp.float32)
     members, others = (
       weighted_mean(hits, rows.astype(hits.dtype))
-      for rows in (view.keep, view.reference)
+      for rows in (ctx.members, ctx.data.reference)
     )
     return {"gap": jnp.abs(members - others)}
 

@@ -145,25 +145,24 @@ def dp_sgd(
 
     return run
 
-  def grads(value, state, ctx, params):
-    del params
+  def grads(value, state, ctx):
     if silent:
       return value, state
     scale = state["noise_multiplier"] * clip / state["batch_size"]
     return _add_noise(value, ctx.key, scale), state
 
-  def update(state, ctx, losses, log_probs, batch, variables):
-    del ctx, log_probs, variables
+  def update(state, ctx):
     # The estimators return NaN as the losses of a record that they skipped.
-    rows = (batch.weight > 0) & ~jnp.isfinite(losses)
+    rows = (ctx.batch.weight > 0) & ~jnp.isfinite(ctx.losses)
     left_out = rows[::multiplicity]
     return {**state, "skipped": state["skipped"] + left_out.sum(dtype=jnp.int32)}
+
+  def stated(state):
+    return {name: state[name] for name in ("epsilon", "delta")}
 
   traits = {"per_example", "poisson", "table"}
   if not guarantee:
     traits |= {"no_guarantee"}
-  elif not silent:
-    traits |= {"states_epsilon"}
   return Defense(
     name="",
     init=init,
@@ -171,6 +170,7 @@ def dp_sgd(
     value_and_grad=value_and_grad,
     grads=grads,
     update=update,
+    guarantee=stated if guarantee and not silent else None,
     traits=frozenset(traits),
   )
 

@@ -77,8 +77,7 @@ def _penalty(gradient, biases):
   def add(grad, leaf):
     return grad + gradient(leaf) if biases or leaf.ndim >= 2 else grad
 
-  def grads(grads, state, ctx, params):
-    del ctx
-    return jax.tree.map(add, grads, params), state
+  def grads(grads, state, ctx):
+    return jax.tree.map(add, grads, ctx.variables["params"]), state
 
   return Defense("", grads=grads)

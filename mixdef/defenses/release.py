@@ -68,8 +68,8 @@ def confidence_masking(top=None, *, decimals=None, temperature=None) -> Defense:
       )
     return ()
 
-  def release_output(log_probs, state, ctx, x):
-    del state, ctx, x
+  def release_output(log_probs, state, ctx):
+    del state, ctx
     classes = log_probs.shape[-1]
     label = jax.nn.one_hot(log_probs.argmax(-1), classes, dtype=bool)
     out = log_probs
@@ -136,18 +136,18 @@ def hamp_output(pool=1000) -> Defense:
     del key
     return jnp.full((pool, spec.num_classes), -np.log(spec.num_classes))
 
-  def finish(state, ctx, view):
+  def finish(state, ctx):
     del state
-    shape = (pool, *view.x.shape[1:])
+    shape = (pool, *ctx.data.x.shape[1:])
     if len(shape) > 2:
       inputs = jax.random.randint(ctx.key, shape, 0, 255) / 255
     else:
       inputs = jax.random.bernoulli(ctx.key, 0.5, shape).astype(jnp.float32)
-    return -jnp.sort(-view.predict(inputs))
+    return -jnp.sort(-ctx.predict(inputs))
 
-  def release_output(log_probs, state, ctx, x):
+  def release_output(log_probs, state, ctx):
     draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, pool))
-    chosen = state[draw(row_keys(ctx.key, hash_rows(x)))]
+    chosen = state[draw(row_keys(ctx.key, hash_rows(ctx.queries)))]
     rank = jnp.argsort(jnp.argsort(-log_probs))  # of equal classes, the first leads
     out = jnp.take_along_axis(chosen, rank, -1)
     label = jax.nn.one_hot(log_probs.argmax(-1), log_probs.shape[-1], dtype=bool)

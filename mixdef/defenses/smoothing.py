@@ -114,12 +114,12 @@ def weighted_smoothing(
     draw = jax.vmap(lambda row: jax.random.normal(row, shape))
     return draw(batch_keys(key, batch))
 
-  def log_probs(log_probs, state, ctx, batch):
+  def log_probs(log_probs, state, ctx):
     probs = jax.lax.stop_gradient(jnp.exp(log_probs))
     top = jax.lax.top_k(probs, 2)[0]
     gap = top[:, 0] - top[:, 1] if use_gap else 1.0
-    noise = row_noise(ctx.key, batch, log_probs.shape[1:])
-    noise = noise * (scale(state, batch) * gap)[:, None]
+    noise = row_noise(ctx.key, ctx.batch, log_probs.shape[1:])
+    noise = noise * (scale(state, ctx.batch) * gap)[:, None]
     if position == "logit":
       noisy = jax.nn.log_softmax(log_probs + noise)
     else:
@@ -148,18 +148,19 @@ def weighted_smoothing(
 
     return run
 
-  def epoch(state, ctx, view):
+  def epoch(state, ctx):
     def refresh():
-      log_probs = view.predict(view.x)
-      measured = _MEASURES[measure](log_probs, view.y)
-      member = view.keep & jnp.isfinite(measured)
-      groups = view.y if norm.startswith("class") else jnp.zeros_like(view.y)
+      x, y, _ = ctx.data
+      log_probs = ctx.predict(x)
+      measured = _MEASURES[measure](log_probs, y)
+      member = ctx.members & jnp.isfinite(measured)
+      groups = y if norm.startswith("class") else jnp.zeros_like(y)
       clean = jnp.where(member, measured, 0.0)
       z = _NORMS[norm](clean, member, groups, log_probs.shape[-1])
       return {
         "z": jnp.where(member & jnp.isfinite(z), z, 1.0),
         "valid": jnp.array(True),
-        "nonfinite": (view.keep & ~member).sum(dtype=jnp.int32),
+        "nonfinite": (ctx.members & ~member).sum(dtype=jnp.int32),
       }
 
     return jax.lax.cond(ctx.epoch >= start, refresh, lambda: state)

@@ -65,11 +65,11 @@ def _fixed(epochs):
     del key
     return spec.variables
 
-  def epoch(state, ctx, view):
-    return _choose(ctx.epoch < epochs, view.variables, state)
+  def epoch(state, ctx):
+    return _choose(ctx.epoch < epochs, ctx.variables, state)
 
-  def release_params(variables, state):
-    del variables
+  def release_params(variables, state, ctx):
+    del variables, ctx
     return state
 
   return Defense(
@@ -86,20 +86,19 @@ def _best(patience):
     del key
     return {"best": spec.variables, "loss": jnp.inf, "bad": jnp.int32(0)}
 
-  def epoch(state, ctx, view):
-    del ctx
-    log_probs = view.predict(view.x)
-    losses = -jnp.take_along_axis(log_probs, view.y[:, None], -1)[:, 0]
-    loss = weighted_mean(losses, view.reference.astype(losses.dtype))
+  def epoch(state, ctx):
+    x, y, reference = ctx.data
+    losses = -jnp.take_along_axis(ctx.predict(x), y[:, None], -1)[:, 0]
+    loss = weighted_mean(losses, reference.astype(losses.dtype))
     better = (state["bad"] < patience) & (loss < state["loss"])
     return {
-      "best": _choose(better, view.variables, state["best"]),
+      "best": _choose(better, ctx.variables, state["best"]),
       "loss": jnp.where(better, loss, state["loss"]),
       "bad": jnp.where(better, 0, state["bad"] + 1),
     }
 
-  def release_params(variables, state):
-    del variables
+  def release_params(variables, state, ctx):
+    del variables, ctx
     return state["best"]
 
   return Defense(

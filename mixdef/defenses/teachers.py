@@ -64,12 +64,12 @@ def distillation(
     del ctx
     return batch._replace(y=state[batch.index])
 
-  def loss(losses, state, ctx, log_probs, batch):
-    del ctx
-    divergence = _kl(take(state, batch), jax.nn.log_softmax(log_probs / temperature))
+  def loss(losses, state, ctx):
+    softened = jax.nn.log_softmax(ctx.log_probs / temperature)
+    divergence = _kl(take(state, ctx.batch), softened)
     scale = a * temperature**2
     if official_scale:
-      scale = scale / log_probs.shape[-1]
+      scale = scale / softened.shape[-1]
     return scale * divergence + (1 - a) * losses
 
   soft = form == "soft"

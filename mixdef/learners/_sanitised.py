@@ -117,7 +117,7 @@ def asked_chunk_epsilon(noise_multiplier: float, *, count: int, delta: float) ->
 
 
 def stated(epsilon: float, delta: float) -> dict:
-  """Return the state that `Run.guarantee` reads."""
+  """Return the state of a learner that states an epsilon."""
   return {"epsilon": jnp.float32(epsilon), "delta": jnp.float32(delta)}
 
 

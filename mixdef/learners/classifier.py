@@ -7,15 +7,14 @@ import jax.numpy as jnp
 
 from mixdef.core import isolation
 from mixdef.core.chaining import chain
-from mixdef.core.hooks import (
-  Batch,
-  Ctx,
-  Defense,
-  View,
-  mean_value_and_grad,
-  weighted_mean,
+from mixdef.core.hooks import Batch, Ctx, Defense, mean_value_and_grad, weighted_mean
+from mixdef.core.learner import (
+  Learner,
+  TrainState,
+  descend,
+  guarantee_of,
+  stage_learners,
 )
-from mixdef.core.learner import Learner, TrainState, descend, stage_learners
 from mixdef.core.optimizers import check_optimizer, offered, start
 from mixdef.core.randomness import fold_in_name
 from mixdef.core.text import text_of
@@ -23,7 +22,7 @@ from mixdef.data import to_float
 from mixdef.models.adapters import adapt, check_module
 from mixdef.models.probing import check_network
 
-_VIEW_BLOCK = 512  # records per forward pass of an epoch hook
+_BLOCK = 512  # records per forward pass of an epoch hook
 
 
 def classifier(
@@ -84,7 +83,8 @@ def classifier(
     spec = spec._replace(variables=variables)
     params = variables["params"]
     stats = {name: value for name, value in variables.items() if name != "params"}
-    state = defense.init(fold_in_name(key, "defense"), spec)
+    key_of_defense = fold_in_name(key, "defense")
+    state = defense.init(key_of_defense, spec) if defense.init else {}
     opt = start(
       *(optimizer, params, fold_in_name(key, "optimizer")),
       extra=offered(defense),
@@ -116,21 +116,29 @@ def classifier(
         mutable=list(state.stats),
       )
       log_probs = jax.nn.log_softmax(logits)
+      ctx = ctx._replace(batch=batch)
       if defense.log_probs:
-        log_probs = defense.log_probs(log_probs, state.defense, ctx, batch)
+        log_probs = defense.log_probs(log_probs, state.defense, ctx)
       losses = -(batch.y * log_probs).sum(-1)
       if defense.loss:
-        losses = defense.loss(losses, state.defense, ctx, log_probs, batch)
+        known = ctx._replace(log_probs=log_probs)
+        losses = defense.loss(losses, state.defense, known)
       return losses, (log_probs, stats)
 
     params, opt, defended, value, losses, (log_probs, stats) = descend(
-      defense, optimizer, losses_fn, state.params, state.opt, state.defense, batch, ctx
+      *(defense, optimizer, losses_fn, _variables(state), state.opt, state.defense),
+      *(batch, ctx),
     )
     stats = stats if state.stats else {}
     if defense.update:
-      variables = {"params": params, **stats}
       log_probs, losses = jax.lax.stop_gradient((log_probs, losses))
-      defended = defense.update(defended, ctx, losses, log_probs, batch, variables)
+      known = ctx._replace(
+        batch=batch,
+        log_probs=log_probs,
+        losses=losses,
+        variables={"params": params, **stats},
+      )
+      defended = defense.update(defended, known)
     hits = (log_probs.argmax(-1) == batch.y.argmax(-1)).astype(jnp.float32)
     metrics = {"loss": value, "accuracy": weighted_mean(hits, batch.weight)}
     return TrainState(params, stats, opt, defended, state.key), metrics
@@ -138,37 +146,41 @@ def classifier(
   def released(state):
     variables = _variables(state)
     if defense.release_params:
-      return defense.release_params(variables, state.defense)
+      return defense.release_params(variables, state.defense, _at_release(state))
     return variables
 
-  def view(variables, data, keep):
-    def predict(x):
-      return jax.lax.map(
-        lambda record: infer(variables, record[None])[0], x, batch_size=_VIEW_BLOCK
+  def refreshing(hook, variables_of):
+    """Return the learner's `epoch` or `finish`, which refreshes the defense's state."""
+    if hook is None:
+      return None
+
+    def run(state, data, members, ctx):
+      variables = variables_of(state)
+
+      def predict(x):
+        return jax.lax.map(
+          lambda record: infer(variables, record[None])[0], x, batch_size=_BLOCK
+        )
+
+      known = ctx._replace(
+        variables=variables, predict=predict, data=data, members=members
       )
+      return state._replace(defense=hook(state.defense, known))
 
-    return View(variables, predict, data.x, data.y, keep, data.reference)
-
-  def epoch(state, data, keep, ctx):
-    look = view(_variables(state), data, keep)
-    return state._replace(defense=defense.epoch(state.defense, ctx, look))
-
-  def finish(state, data, keep, ctx):
-    look = view(released(state), data, keep)
-    return state._replace(defense=defense.finish(state.defense, ctx, look))
+    return run
 
   def predict(state, x, *, raw=False):
     log_probs = infer(released(state), x)
     if defense.release_output and not raw:
-      ctx = Ctx(fold_in_name(state.key, "release"), 0, 0, 1)
-      log_probs = defense.release_output(log_probs, state.defense, ctx, x)
+      ctx = _at_release(state)._replace(queries=x)
+      log_probs = defense.release_output(log_probs, state.defense, ctx)
     return log_probs
 
   return Learner(
     init=init,
     step=step,
-    epoch=epoch if defense.epoch else None,
-    finish=finish if defense.finish else None,
+    epoch=refreshing(defense.epoch, _variables),
+    finish=refreshing(defense.finish, released),
     predict=predict,
     batch=defense.batch,
     before=stage_learners(
@@ -180,11 +192,24 @@ def classifier(
     text=f"{text_of(model)}|{defense}"
     + (f"|microbatch={microbatch}" if microbatch else ""),
     model=given,
+    guarantee=guarantee_of(defense),
   )
 
 
 def _variables(state):
   return {"params": state.params, **state.stats}
+
+
+def _at_release(state):
+  """Return the `Ctx` of a trained model, which has a key and no position."""
+  return Ctx(
+    key=fold_in_name(state.key, "release"),
+    step=None,
+    epoch=None,
+    epochs=None,
+    steps_per_epoch=None,
+    batch_size=None,
+  )
 
 
 def _refuse_critics_parts(defense):

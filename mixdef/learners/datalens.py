@@ -220,13 +220,13 @@ def datalens(
     epoch=None,
     finish=None,
     predict=critics_answers(networks),
-    traits=frozenset({"states_epsilon"} if noise else ()),
     text=f"datalens(teachers={teachers}, top={top}, noise={noise})|"
     f"{text_of(generator)}|{text_of(critic)}",
     generate=generate,
     latent=networks.latent,
     num_classes=networks.num_classes,
     groups=teachers,
+    guarantee=(lambda state: state.defense["datalens"]) if noise else None,
   )
 
 

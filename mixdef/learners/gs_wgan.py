@@ -243,13 +243,13 @@ def gs_wgan(
     epoch=None,
     finish=None,
     predict=critics_answers(networks),
-    traits=frozenset({"states_epsilon"} if noise_multiplier else ()),
     text=f"gs_wgan(critics={critics}, noise_multiplier={noise_multiplier}, "
     f"asked={asked})|{text_of(generator)}|{text_of(critic)}",
     generate=generate,
     latent=networks.latent,
     num_classes=networks.num_classes,
     groups=critics,
+    guarantee=(lambda state: state.defense["gs_wgan"]) if noise_multiplier else None,
   )
 
 

@@ -9,7 +9,7 @@ import optax
 from mixdef.core.chaining import chain
 from mixdef.core.check import check_count, check_number
 from mixdef.core.hooks import Defense, weighted_mean
-from mixdef.core.learner import Learner, TrainState, descend
+from mixdef.core.learner import Learner, TrainState, descend, guarantee_of
 from mixdef.core.optimizers import check_optimizer, start
 from mixdef.core.randomness import fold_in_name
 from mixdef.core.registry import learner
@@ -137,7 +137,8 @@ def medgan(
       for name, own in trained.items()
     }
     spec = spec._replace(variables={"params": params["d"]})
-    defended = defense.init(fold_in_name(key, "defense"), spec)
+    key_of_defense = fold_in_name(key, "defense")
+    defended = defense.init(key_of_defense, spec) if defense.init else {}
     stats = {"g": made["g"], "mean": jnp.zeros_like(x[0])}
     return TrainState(params, stats, opt, defended, key)
 
@@ -169,12 +170,16 @@ def medgan(
       return losses + _decay(l2, params), real - made
 
     d, opt, defended, value, losses, apart = descend(
-      *(defense, optimizer, losses_fn, state.params["d"], state.opt["d"]),
+      *(defense, optimizer, losses_fn, {"params": state.params["d"]}, state.opt["d"]),
       *(state.defense, batch, ctx),
     )
     if defense.update:
-      losses = jax.lax.stop_gradient(losses)
-      defended = defense.update(defended, ctx, losses, None, batch, {"params": d})
+      known = ctx._replace(
+        batch=batch,
+        losses=jax.lax.stop_gradient(losses),
+        variables={"params": d},
+      )
+      defended = defense.update(defended, known)
     state = state._replace(
       params={**state.params, "d": d}, opt={**state.opt, "d": opt}, defense=defended
     )
@@ -238,6 +243,7 @@ def medgan(
     generate=lambda state, z, y: fakes(state.params, state.stats, z)[0],
     latent=latent,
     num_classes=num_classes,
+    guarantee=guarantee_of(defense),
   )
 
 

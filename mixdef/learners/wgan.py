@@ -10,7 +10,13 @@ from mixdef.core import isolation
 from mixdef.core.chaining import chain
 from mixdef.core.check import check_choice, check_count, check_number
 from mixdef.core.hooks import Defense, weighted_mean
-from mixdef.core.learner import Learner, TrainState, descend, stage_learners
+from mixdef.core.learner import (
+  Learner,
+  TrainState,
+  descend,
+  guarantee_of,
+  stage_learners,
+)
 from mixdef.core.randomness import fold_in_name, row_keys
 from mixdef.core.registry import learner
 from mixdef.core.text import text_of
@@ -53,7 +59,7 @@ def wgan_gp(
 
   A step of training is one step of every critic on the defended batch. The defense may
   mix records and conditions, act on the losses [B] before the penalty is added, and
-  clip and noise the gradient; its `update` gets None for log-probabilities. After every
+  clip and noise the gradient; `ctx.log_probs` is None in its hooks. After every
   `critic_steps` steps, the generator takes one step with the latents and conditions of
   the current batch.
 
@@ -142,7 +148,8 @@ def wgan_gp(
       )
 
     def defended(key, d):
-      return defense.init(key, spec._replace(variables={"params": d}))
+      own = spec._replace(variables={"params": d})
+      return defense.init(key, own) if defense.init else {}
 
     keys = row_keys(fold_in_name(key, "critic"), jnp.arange(critics))
     return TrainState(params, stats, opt, jax.vmap(defended)(keys, params["d"]), key)
@@ -160,18 +167,21 @@ def wgan_gp(
       apart = score(params, x.real, y) - score(params, x.fake, y)
       losses = -apart
       if defense.loss:
-        losses = defense.loss(losses, defended, ctx, None, batch)
+        losses = defense.loss(losses, defended, ctx._replace(batch=batch))
       steep = gradient_penalty(lambda x: score(params, x, y), x.between)
       return losses + penalty * steep, apart
 
     pairs = batch._replace(x=Pairs(batch.x, fake, points))
     params, opt, defended, value, losses, apart = descend(
-      defense, optimizer, losses_fn, params, opt, defended, pairs, ctx
+      defense, optimizer, losses_fn, {"params": params}, opt, defended, pairs, ctx
     )
     if defense.update:
-      kept = {"params": params}
-      losses = jax.lax.stop_gradient(losses)
-      defended = defense.update(defended, ctx, losses, None, batch, kept)
+      known = ctx._replace(
+        batch=batch,
+        losses=jax.lax.stop_gradient(losses),
+        variables={"params": params},
+      )
+      defended = defense.update(defended, known)
     metrics = {"critic_loss": value, "distance": weighted_mean(apart, batch.weight)}
     return params, opt, defended, stats, batch, metrics
 
@@ -242,6 +252,7 @@ def wgan_gp(
     latent=networks.latent,
     num_classes=networks.num_classes,
     groups=critics,
+    guarantee=guarantee_of(defense),
   )
 
 

@@ -67,7 +67,7 @@ def agree(
   """
   strategy, memory_gb = options.strategy, options.memory_gb
   noise, secret = None, options.noise_seed
-  if "states_epsilon" in training.learner.traits:
+  if training.learner.guarantee:
     noise = DRAWN if secret is None else "given"
     secret = _drawn_before(store) if secret is None else secret
     training = training.with_noise(secret)

@@ -178,18 +178,11 @@ class Run:
     given or computed from the membership matrix, and `noise_seed` says whether the
     noise seed was drawn or given; knowledge of the seed allows subtracting the noise.
     """
-    stated = [
-      part
-      for part in self.state.defense.values()
-      if isinstance(part, dict) and part.keys() >= {"epsilon", "delta"}
-    ]
-    if stated and "states_epsilon" in self.learner.traits:
-      # Each critic of a GAN has its own state, with the same guarantee, and no other
-      # part of a chain can state less. States are float32, so round to seven digits.
-      epsilon, delta = (
-        float(f"{max(float(np.max(part[name])) for part in stated):.6g}")
-        for name in ("epsilon", "delta")
-      )
+    states = self.learner.guarantee
+    if states:
+      stated = states(self.state)
+      # States are float32, so round to seven digits.
+      epsilon, delta = (float(f"{stated[name]:.6g}") for name in ("epsilon", "delta"))
       if math.isfinite(epsilon):
         return {
           "epsilon": epsilon,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mixdef.core import validate
-from mixdef.core.hooks import Data, Spec
+from mixdef.core.hooks import Ctx, Data, Spec
 
 _COUNTED = 2**31 - 1  # int32
 
@@ -49,6 +49,17 @@ class Plan(NamedTuple):
       batch_size=self.batch_size,
       steps_per_epoch=self.steps_per_epoch,
       epochs=self.epochs,
+    )
+
+  def position(self, key, step, epoch) -> Ctx:
+    """Return the `Ctx` of a step, counted over all epochs, and an epoch."""
+    return Ctx(
+      key=key,
+      step=step,
+      epoch=epoch,
+      epochs=self.epochs,
+      steps_per_epoch=self.steps_per_epoch,
+      batch_size=self.batch_size,
     )
 
 

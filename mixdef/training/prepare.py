@@ -162,7 +162,7 @@ def prepare(source, values, data, keep, keys, *, epochs, batch_size, num_members
       "the defense needs reference records, the defender's own, and there are none: "
       "data.with_reference(500), or --reference=500"
     )
-  if data.standardized and "states_epsilon" in learner.traits:
+  if data.standardized and learner.guarantee:
     raise ValueError(
       f"{data.name} was standardised by the moments of its own records, which the "
       "epsilon of the training does not cover: give the records as they were, or "

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mixdef.core.hooks import Ctx
 from mixdef.core.learner import Learner
 from mixdef.core.randomness import fold_in_name
 from mixdef.training.batches import chunk_of, epoch_rows
@@ -99,9 +98,9 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
   def learner_of(values):
     return source if isinstance(source, Learner) else source(**values)
 
-  def ctx(state, name, position, epoch):
-    key = jax.random.fold_in(fold_in_name(state.key, name), position)
-    return Ctx(key, position, epoch, plan.epochs, steps, plan.batch_size)
+  def ctx(state, name, count, *, step, epoch):
+    key = jax.random.fold_in(fold_in_name(state.key, name), count)
+    return plan.position(key, step, epoch)
 
   def init(key, table, values, data):
     return learner_of(values).init(key, plan.spec(data, table))
@@ -114,7 +113,8 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
 
     def one_step(state, i):
       batch, overflow = deal(i)
-      where = ctx(state, "step", epoch * steps + i, epoch)
+      step = epoch * steps + i
+      where = ctx(state, "step", step, step=step, epoch=epoch)
       state, metrics = learner.step(state, data, batch, where)
       return state, {**metrics, "overflow": overflow.astype(jnp.float32)}
 
@@ -128,12 +128,16 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
 
   def epoch_end(state, values, keep, data, epoch):
     learner = learner_of(values)
-    return learner.epoch(state, data, keep, ctx(state, "epoch", epoch, epoch))
+    if learner.epoch:
+      end = ctx(state, "epoch", epoch, step=(epoch + 1) * steps, epoch=epoch)
+      state = learner.epoch(state, data, keep, end)
+    return state
 
   def finish(state, values, keep, data):
     learner = learner_of(values)
     if learner.finish:
-      end = ctx(state, "finish", plan.epochs * steps, plan.epochs)
+      last = plan.epochs * steps
+      end = ctx(state, "finish", last, step=last, epoch=plan.epochs)
       state = learner.finish(state, data, keep, end)
     return state._replace(opt=())  # training is over: free its memory
 

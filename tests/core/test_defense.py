@@ -168,20 +168,20 @@ def test_batch_hooks_run_table_augment_mix_label_whatever_the_order_given():
 
 def test_the_estimators_own_grads_hook_runs_first():
   def note(name):
-    return lambda grads, state, ctx, params: ((*grads, name), state)
+    return lambda grads, state, ctx: ((*grads, name), state)
 
   parts = (
     Defense("late", grads=note("late")),
     Defense("own", grads=note("own"), value_and_grad=lambda losses_fn: None),
   )
-  assert chain(*parts).grads((), {"late": 0, "own": 0}, in_epoch(0), None)[0] == (
+  assert chain(*parts).grads((), {"late": 0, "own": 0}, in_epoch(0))[0] == (
     "own",
     "late",
   )
 
 
 def test_parts_write_their_own_state_only():
-  def update(state, ctx, *rest):
+  def update(state, ctx):
     return state + 1
 
   parts = [Defense(name, update=update) for name in "ab"] + [Defense("c")]
@@ -212,7 +212,10 @@ REFUSED = [
   ((mixup(), adamixup()), "one of the mixers, not mixup and adamixup"),
   ((dp_sgd(), weighted_smoothing(position="gradient")), "gradient estimators"),
   ((distillation(), Defense("s", before=(STAGE,))), "one of the staged parts"),
-  ((Defense("a", rows=1), Defense("b", rows=1)), "parts that choose the rows"),
+  (
+    (Defense("a", rows=lambda *_: KEEP), Defense("b", rows=lambda *_: KEEP)),
+    "parts that choose the rows",
+  ),
   ((ema(), early_stopping()), "parts that release other weights"),
   ((dropout(), dropout(name="again")), "two parts set the model's 'dropout'"),
   ((dp_sgd(), relaxloss()), "relaxloss makes the loss of a record depend on the whole"),
@@ -266,7 +269,7 @@ def test_the_text_of_a_factory_drops_defaults_and_marks_what_it_cannot_write():
 
 def test_progress_is_the_share_of_epochs_that_are_over():
   assert [float(in_epoch(e, 4).progress) for e in range(4)] == [0, 0.25, 0.5, 0.75]
-  assert Ctx(None, 0, 1, 4).progress == 0.25
+  assert Ctx(None, 0, 1, 4, 1, 1).progress == 0.25
 
 
 def test_take_mixes_tables_of_any_rank():

@@ -177,19 +177,19 @@ COUPLING = {
   "a batch of noise drawn at once": part(
     batch=lambda b, s, c: b._replace(x=b.x + jax.random.normal(c.key, b.x.shape))
   ),
-  "centred answers": part(log_probs=lambda lp, s, c, b: lp - lp.mean(0)),
+  "centred answers": part(log_probs=lambda lp, s, c: lp - lp.mean(0)),
   "a gate on the mean loss": part(
-    loss=lambda l, s, c, lp, b: jnp.where(mean_loss(l, b) > 2, 5 * l, l)
+    loss=lambda l, s, c: jnp.where(mean_loss(l, c.batch) > 2, 5 * l, l)
   ),
   "a gate on the weights": part(
-    loss=lambda l, s, c, lp, b: jnp.where(b.weight.sum() > 2, 5 * l, l)
+    loss=lambda l, s, c: jnp.where(c.batch.weight.sum() > 2, 5 * l, l)
   ),
   "a gate in the last epoch": part(
-    loss=lambda l, s, c, lp, b: jnp.where(c.epoch == c.epochs - 1, l - l.max(), l)
+    loss=lambda l, s, c: jnp.where(c.epoch == c.epochs - 1, l - l.max(), l)
   ),
-  "losses by rank": part(loss=lambda l, s, c, lp, b: l * jnp.argsort(jnp.argsort(l))),
-  "the sum of the losses": part(loss=lambda l, s, c, lp, b: l.sum()),
-  "a number for a loss": part(loss=lambda l, s, c, lp, b: 0.0),
+  "losses by rank": part(loss=lambda l, s, c: l * jnp.argsort(jnp.argsort(l))),
+  "the sum of the losses": part(loss=lambda l, s, c: l.sum()),
+  "a number for a loss": part(loss=lambda l, s, c: 0.0),
 }
 
 
@@ -209,7 +209,7 @@ HIDDEN = {
     batch=lambda b, s, c: rows_of(b, jnp.s_[::-1]) if len(b.weight) == B else b
   ),
   "losses of one batch size added up": part(
-    loss=lambda l, s, c, lp, b: l + 5 * l.sum() if len(l) == B else l
+    loss=lambda l, s, c: l + 5 * l.sum() if len(l) == B else l
   ),
 }
 
@@ -253,12 +253,12 @@ def test_parts_that_act_row_by_row_are_admitted_and_bounded(parts, multiplicity)
 def keeps_members(hook, **more):
   """Keep the members and tell them in the answers."""
 
-  def look(state, ctx, view):
-    del state, ctx
-    return view.keep.astype(jnp.float32) + view.x.sum() + view.y.sum()
+  def look(state, ctx):
+    del state
+    return ctx.members.astype(jnp.float32) + ctx.data.x.sum() + ctx.data.y.sum()
 
-  def answer(log_probs, state, ctx, x):
-    del ctx, x
+  def answer(log_probs, state, ctx):
+    del ctx
     return log_probs + state.sum()
 
   def start(key, spec):
@@ -273,7 +273,7 @@ def keeps_members(hook, **more):
   [
     keeps_members("finish"),
     keeps_members("epoch"),
-    part(update=lambda state, *rest: state),
+    part(update=lambda state, ctx: state),
     part(rows=lambda key, keep, reference: keep),
   ],
   ids=["finish", "epoch", "update", "rows"],
@@ -292,7 +292,7 @@ def test_what_is_declared_post_processing_is_not_shown_the_members(hook):
   keeper = keeps_members(hook, traits=frozenset({"post_processing"}))
   learner = learner_of(keeper, dp_sgd(0, CLIP))
   keep = jnp.array([True, False, True, False])
-  ctx = Ctx(jax.random.key(0), 0, 0, 1)
+  ctx = Ctx(jax.random.key(0), 0, 0, 1, 1, B)
   told = []
   for members in (keep, ~keep & ~DATA.reference):
     x = DATA.x.at[:3].set(jnp.arange(3.0)[:, None] * members[:3, None])
@@ -304,8 +304,8 @@ def test_what_is_declared_post_processing_is_not_shown_the_members(hook):
 
 
 def test_an_update_that_reads_losses_behind_a_promise_is_refused():
-  def count(state, ctx, losses, *rest):
-    return state + losses.sum()
+  def count(state, ctx):
+    return state + ctx.losses.sum()
 
   liar = part(
     init=lambda key, spec: jnp.float32(0),
@@ -333,7 +333,7 @@ def test_parts_after_the_noise_need_no_members():
 
 def test_a_traced_hyper_parameter_of_a_part_is_no_obstacle():
   def started(scale):
-    scaled = part(loss=lambda l, s, c, lp, b: scale * l)
+    scaled = part(loss=lambda l, s, c: scale * l)
     return learner_of(scaled, dp_sgd(0, CLIP)).init(jax.random.key(0), SPEC).params
 
   params = jax.jit(jax.vmap(started))(jnp.arange(1.0, 3.0))

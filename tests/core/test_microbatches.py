@@ -39,7 +39,7 @@ def one_step(learner, data, rows, *, seed=0):
   @jax.jit
   def run(key):
     state = learner.init(key, spec)
-    return learner.step(state, data, rows, Ctx(key, 0, 0, 3))
+    return learner.step(state, data, rows, Ctx(key, 0, 0, 3, 1, 1))
 
   return run(jax.random.key(seed))
 
@@ -118,13 +118,12 @@ def test_hooks_see_their_own_rows_and_the_update_sees_the_whole_batch():
         "answers": jnp.zeros((10, CLASSES)),
       }
 
-    def loss(losses, state, ctx, log_probs, batch):
-      del ctx, log_probs
-      return losses * take(state["table"], batch)
+    def loss(losses, state, ctx):
+      return losses * take(state["table"], ctx.batch)
 
-    def update(state, ctx, losses, log_probs, batch, variables):
-      del ctx, variables
-      return {**state, "seen": losses * batch.index, "answers": log_probs}
+    def update(state, ctx):
+      seen = ctx.losses * ctx.batch.index
+      return {**state, "seen": seen, "answers": ctx.log_probs}
 
     return Defense("", init=init, loss=loss, update=update)
 
@@ -180,7 +179,7 @@ def test_memory_does_not_grow_with_the_batch():
     data, rows = draw_data(), deal(jnp.ones(size))
     spec = Spec(data.x[:1], None, None, RECORDS, RECORDS, CLASSES, size, 1, 1)
     state = jax.eval_shape(lambda key: learner.init(key, spec), jax.random.key(0))
-    ctx = Ctx(jax.random.key(0), 0, 0, 1)
+    ctx = Ctx(jax.random.key(0), 0, 0, 1, 1, size)
     step = jax.jit(learner.step).lower(state, data, rows, ctx).compile()
     return step.memory_analysis().temp_size_in_bytes
 
@@ -240,11 +239,11 @@ def test_each_group_of_rows_draws_its_own_dropout_mask():
 
   @defense
   def keep_answers():
-    def update(state, ctx, losses, log_probs, batch, variables):
-      del state, ctx, losses, batch, variables
-      return log_probs
+    def update(state, ctx):
+      del state
+      return ctx.log_probs
 
-    return Defense("", lambda *_: jnp.zeros(()), update=update)
+    return Defense("", update=update)
 
   learner = mixdef.classifier(model, optax.sgd(0.1), keep_answers(), microbatch=1)
   state, _ = one_step(learner, data, deal(jnp.ones(8)))

@@ -163,7 +163,7 @@ def test_the_loss_given_is_that_of_the_step():
   @jax.jit
   def one(key):
     state = learner.init(key, SPEC)
-    ctx = Ctx(key, jnp.int32(0), jnp.int32(0), 1)
+    ctx = Ctx(key, jnp.int32(0), jnp.int32(0), 1, 1, 1)
     new, metrics = learner.step(state, data, rows, ctx)
     log_probs = learner.predict(state, x)
     return new.opt, metrics["loss"], -log_probs[jnp.arange(2), y[:2]].mean()

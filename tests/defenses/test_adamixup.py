@@ -12,10 +12,10 @@ from defense_harness import (
   REFERENCE,
   SPEC,
   K,
+  after,
   in_epoch,
   make_batch,
   make_log_probs,
-  make_view,
 )
 
 from mixdef.core.chaining import chain
@@ -158,7 +158,7 @@ def test_performance_shrinks_the_share_when_the_gap_stops_shrinking():
   expected = []
   looks = [overfitted, right, overfitted, overfitted]  # gaps 1, 0, 1, 1
   for log_probs in looks:
-    state = part.epoch(state, in_epoch(0), make_view(jnp.log(log_probs + 1e-9)))
+    state = part.epoch(state, after(in_epoch(0), jnp.log(log_probs + 1e-9)))
     expected.append(float(state["m"]))
   # The first gap only sets the mark, the second shrinks; then 0.9, then the floor.
   np.testing.assert_allclose(expected, [0.5, 0.5, 0.45, 0.425], rtol=1e-6)
@@ -171,8 +171,8 @@ def test_performance_reads_members_and_reference_rows_only():
   state = part.init(None, SPEC)
   out = (~KEEP & ~REFERENCE)[:, None]
   a = make_log_probs(len(DATA.y))
-  views = [make_view(jnp.where(out, value, a)) for value in (0.0, 9.0)]
-  gaps = [part.epoch(state, in_epoch(0), view)["gap"] for view in views]
+  looks = [after(in_epoch(0), jnp.where(out, value, a)) for value in (0.0, 9.0)]
+  gaps = [part.epoch(state, look)["gap"] for look in looks]
   np.testing.assert_array_equal(*gaps)
 
 

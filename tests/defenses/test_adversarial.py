@@ -68,7 +68,8 @@ def batch_of():
 def losses_of(part, net, epoch):
   batch, log_probs = batch_of(), make_log_probs(scale=3.0)
   losses = -(batch.y * log_probs).sum(-1)
-  return losses, part.loss(losses, {"net": net}, in_epoch(epoch), log_probs, batch)
+  ctx = in_epoch(epoch)._replace(log_probs=log_probs, batch=batch)
+  return losses, part.loss(losses, {"net": net}, ctx)
 
 
 @pytest.mark.slow
@@ -164,7 +165,7 @@ def test_reference_rows_reach_the_classifier_through_the_attack_network_only():
 
 def updated(part, state, log_probs, batch, times=1):
   for _ in range(times):
-    state = part.update(state, ctx_at(), None, log_probs, batch, None)
+    state = part.update(state, ctx_at()._replace(log_probs=log_probs, batch=batch))
   return state
 
 

@@ -191,7 +191,7 @@ def test_strength_may_be_swept_and_keys_differ_per_model():
   @jax.jit
   @jax.vmap
   def hidden(side, key):
-    ctx = Ctx(key, jnp.int32(0), jnp.int32(0), jnp.int32(1))
+    ctx = Ctx(key, jnp.int32(0), jnp.int32(0), jnp.int32(1), 1, 4)
     return (cutout(side).batch(batch, (), ctx).x == 0).mean((1, 2, 3))
 
   sides = jnp.array([0, 2, 2, 2 * W])

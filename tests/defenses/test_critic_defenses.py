@@ -91,9 +91,10 @@ def test_relaxloss_turns_records_by_their_own_thresholds():
   with pytest.raises(ValueError, match=rf"shape \(4,\); give one .* {RECORDS} records"):
     start(learner)
   state = part.init(None, _spec(4))
-  turned = part.loss(losses, state, None, None, batch)
+  ctx = CTX._replace(batch=batch)
+  turned = part.loss(losses, state, ctx)
   np.testing.assert_array_equal(turned, [1.0, -1.0, 1.0, 0.0])
-  slope = jax.grad(lambda l: part.loss(l, state, None, None, batch).sum())(losses)
+  slope = jax.grad(lambda l: part.loss(l, state, ctx).sum())(losses)
   np.testing.assert_array_equal(slope, [-1, -1, 1, 1])  # the sign has no gradient
 
 
@@ -111,7 +112,7 @@ def test_mixed_records_have_mixed_thresholds():
   batch = gather(device(DATA), rows_of(2, 0), CLASSES)
   batch = batch._replace(partner=jnp.array([1, 0]), lam=jnp.array([0.75, 0.75]))
   state = part.init(None, _spec(2))
-  turned = part.loss(jnp.array([0.9, 3.1]), state, None, None, batch)
+  turned = part.loss(jnp.array([0.9, 3.1]), state, CTX._replace(batch=batch))
   np.testing.assert_allclose(turned, [-0.9, 3.1])  # thresholds 1 and 3
 
 

@@ -18,13 +18,14 @@ def mean_loss(part, epoch, log_probs, y, weight=None):
   """The batch loss that a step would descend."""
   batch = make_batch(len(y), weight)._replace(y=y)
   losses = -(y * log_probs).sum(-1)
-  changed = part.loss(losses, (), in_epoch(epoch), log_probs, batch)
+  ctx = in_epoch(epoch)._replace(log_probs=log_probs, batch=batch)
+  changed = part.loss(losses, (), ctx)
   return weighted_mean(changed, batch.weight)
 
 
 def test_label_smoothing_check_value():
   batch = make_batch(2)._replace(y=jax.nn.one_hot(jnp.array([0, 4]), 10))
-  y = label_smoothing().batch(batch, (), None).y
+  y = label_smoothing().batch(batch, (), in_epoch(0)).y
   expected = np.full((2, 10), 0.01)
   expected[0, 0] = expected[1, 4] = 0.91
   np.testing.assert_allclose(y, expected, rtol=1e-5)
@@ -135,7 +136,7 @@ def test_hyper_parameters_may_be_swept_inside_the_trace():
   alphas = jnp.array([0.5, 1.0])
   got = jax.vmap(lambda a: mean_loss(relaxloss(a), 0, jnp.log(PROBS), LABELS))(alphas)
   np.testing.assert_allclose(got, [0.280324, 0.219676], atol=2e-6)
-  rows = jax.vmap(lambda e: label_smoothing(e).batch(make_batch(2), (), None).y)(
+  rows = jax.vmap(lambda e: label_smoothing(e).batch(make_batch(2), (), in_epoch(0)).y)(
     jnp.array([0.0, 0.3])
   )
   np.testing.assert_allclose(rows[:, 0, 0], [1.0, 0.8], rtol=1e-6)

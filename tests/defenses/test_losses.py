@@ -32,7 +32,7 @@ def changed_losses(part, log_probs, y, weight=None):
   """The losses [B] after the part; 0 log 0 is 0 in the cross-entropy before it."""
   batch = make_batch(len(y), weight)._replace(y=y)
   losses = -(y * jnp.where(y > 0, log_probs, 0.0)).sum(-1)
-  return part.loss(losses, (), None, log_probs, batch)
+  return part.loss(losses, (), ctx_at()._replace(log_probs=log_probs, batch=batch))
 
 
 def two_classes(*confidences):
@@ -179,7 +179,10 @@ def test_the_entropy_bonus_lowers_the_confidence_of_a_fitted_record(part):
 def test_pitfall_159_loss_and_gradient_are_finite_at_confidence_0_and_1(part, logit):
   logits = jnp.array([[logit, 0.0, 0.0], [logit, 0.0, -logit]])
   y = jax.nn.one_hot(jnp.array([0, 0]), 3)
-  for labels in (y, label_smoothing().batch(make_batch(2)._replace(y=y), (), None).y):
+  for labels in (
+    y,
+    label_smoothing().batch(make_batch(2)._replace(y=y), (), ctx_at()).y,
+  ):
     losses = changed_losses(part, jax.nn.log_softmax(logits), labels)
     assert np.isfinite(losses).all()
     assert np.isfinite(logit_gradient(part, logits, labels)).all()
@@ -227,7 +230,7 @@ def test_parts_act_in_the_order_of_the_chain():
   losses = -(batch.y * log_probs).sum(-1)
   both = chain(confidence_penalty(0.2), ccl(beta=1.0))
   state = {"confidence_penalty": (), "ccl": ()}
-  got = both.loss(losses, state, ctx_at(), log_probs, batch)
+  got = both.loss(losses, state, ctx_at()._replace(log_probs=log_probs, batch=batch))
   p = np.exp(np.asarray(log_probs))
   entropy = -(p * np.log(p)).sum(-1)
   own = (np.asarray(batch.y) * p).sum(-1)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from defense_harness import KEEP, REFERENCE, SPEC, K, ctx_at, make_view
+from defense_harness import KEEP, REFERENCE, SPEC, K, after, ctx_at
 
 from mixdef import models
 from mixdef.attacks import (
@@ -116,9 +116,9 @@ EASY = [(np.array([[0.0], [0.0], [1.0]]), np.array([-0.6]))]  # log-odds p_(1) -
 
 
 def release(x, log_probs, *, budget=1.0, key=0, net=EASY):
-  ctx = ctx_at()._replace(key=jax.random.key(key))
+  ctx = ctx_at()._replace(key=jax.random.key(key), queries=jnp.float32(x))
   part = memguard(budget, steps=60)
-  return part.release_output(jnp.float32(log_probs), single(net), ctx, jnp.float32(x))
+  return part.release_output(jnp.float32(log_probs), single(net), ctx)
 
 
 @pytest.mark.slow
@@ -166,7 +166,7 @@ def test_pitfall_16_the_label_of_every_record_is_kept():
 def train_net(log_probs, epochs=30, seed=0):
   part = memguard(epochs=epochs)
   net = part.init(jax.random.key(seed), SPEC)
-  return jax.jit(lambda net, answers: part.finish(net, ctx_at(), make_view(answers)))(
+  return jax.jit(lambda net, answers: part.finish(net, after(ctx_at(), answers)))(
     net, log_probs
   )
 

@@ -13,6 +13,7 @@ from defense_harness import (
   SPEC,
   K,
   N,
+  after,
   assert_same,
   ctx_at,
   in_epoch,
@@ -20,7 +21,6 @@ from defense_harness import (
   learner_of,
   make_batch,
   make_log_probs,
-  make_view,
   rows_at,
 )
 
@@ -69,7 +69,8 @@ def naive_term(probs, bandwidth=1.0):
 def added(log_probs, batch, *, part=None, state=ON, ctx=None):
   """What the loss hook adds to each row."""
   part, losses = part or mmd(1.0), jnp.zeros(len(log_probs))
-  return part.loss(losses, state, ctx or in_epoch(1), log_probs, batch)
+  ctx = (ctx or in_epoch(1))._replace(log_probs=log_probs, batch=batch)
+  return part.loss(losses, state, ctx)
 
 
 def term(*args, **kwargs):
@@ -144,11 +145,11 @@ def test_the_gap_is_that_of_members_and_reference_rows():
   hits = np.asarray(log_probs).argmax(-1) == y
   expected = abs(hits[:8].mean() - hits[10:].mean())
   assert expected > 0.1
-  gap = mmd().epoch(ON, ctx_at(), make_view(log_probs))["gap"]
+  gap = mmd().epoch(ON, after(ctx_at(), log_probs))["gap"]
   np.testing.assert_allclose(gap, expected, rtol=1e-6)
   out = ~(KEEP | REFERENCE)[:, None]
   other = jnp.where(out, make_log_probs(N, seed=12), log_probs)
-  assert mmd().epoch(ON, ctx_at(), make_view(other))["gap"] == gap
+  assert mmd().epoch(ON, after(ctx_at(), other))["gap"] == gap
 
 
 def recorder():
@@ -156,7 +157,7 @@ def recorder():
   return Defense(
     "recorder",
     init=lambda key, spec: jnp.zeros((12, spec.num_classes)),
-    update=lambda state, ctx, losses, log_probs, batch, variables: log_probs,
+    update=lambda state, ctx: ctx.log_probs,
   )
 
 

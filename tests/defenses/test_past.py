@@ -121,7 +121,9 @@ def test_without_a_gap_it_is_l1():
   alone = batch._replace(weight=batch.reference)  # the same rows on both sides
   _, grads = estimate(past(0.3, start=0.0), params, alone)
   _, plain = mean_value_and_grad(losses_fn)(params, alone, (), in_epoch(5))
-  expected, _ = l1(0.3, biases=True).grads(plain, (), None, params)
+  expected, _ = l1(0.3, biases=True).grads(
+    plain, (), in_epoch(5)._replace(variables={"params": params})
+  )
   assert_same(grads, expected, 1e-5)
 
 

@@ -74,7 +74,7 @@ def init(learner, seed=0, **changes):
 
 
 def step(learner, state, data=None, rows=None, seed=7):
-  ctx = Ctx(jax.random.key(seed), 0, 0, 3)
+  ctx = Ctx(jax.random.key(seed), 0, 0, 3, 1, B)
   return jax.jit(learner.step)(state, data or make_data(), rows or make_rows(), ctx)
 
 
@@ -157,7 +157,7 @@ def test_pitfall_88_vmapped_models_get_their_own_noise_at_every_step():
   state, noises = same, []
   for number in range(3):
     keys = jax.random.split(jax.random.fold_in(key, number), 3)
-    after, _ = run(same, data, make_rows(), Ctx(keys, number, 0, 3))
+    after, _ = run(same, data, make_rows(), Ctx(keys, number, 0, 3, 1, B))
     update = jax.vmap(
       lambda p: jnp.concatenate([q.ravel() for q in jax.tree.leaves(p)])
     )
@@ -171,10 +171,10 @@ def test_pitfall_89_noise_without_a_key_is_an_error():
   part = dp_sgd(1.0, CLIP)
   state = {"noise_multiplier": 1.0, "batch_size": 1.0}
   with pytest.raises((TypeError, ValueError)):
-    part.grads({"w": jnp.zeros(3)}, state, Ctx(None, 0, 0, 1), None)
+    part.grads({"w": jnp.zeros(3)}, state, Ctx(None, 0, 0, 1, 1, B))
   learner = learner_of(part)
   with pytest.raises((TypeError, ValueError)):
-    learner.step(init(learner), make_data(), make_rows(), Ctx(None, 0, 0, 1))
+    learner.step(init(learner), make_data(), make_rows(), Ctx(None, 0, 0, 1, 1, B))
 
 
 @pytest.mark.parametrize("estimator", ["ghost", "microbatch"])
@@ -257,7 +257,7 @@ def views_of(index, view):
 def test_every_view_draws_its_own_augmentation_wherever_dp_sgd_stands():
   parts = [gaussian_noise(0.5, clip=False), disturb_label(0.5), dp_sgd(multiplicity=16)]
   batch = views_of(range(2), [0, 0])._replace(view=None)
-  ctx = Ctx(jax.random.key(7), 0, 0, 1)
+  ctx = Ctx(jax.random.key(7), 0, 0, 1, 1, B)
   state = {part.name: () for part in parts}
   changed = chain(*parts).batch(batch, state, ctx)
   np.testing.assert_array_equal(changed.index, np.repeat([0, 1], 16))
@@ -351,7 +351,9 @@ def test_pitfall_95_noise_is_added_once_after_the_sum(options):
   center = flat(step(quiet, init(quiet))[0].params)
   data, rows = make_data(), make_rows()
   keys = jax.random.split(jax.random.key(1), trials)
-  run = jax.vmap(lambda key: learner.step(state, data, rows, Ctx(key, 0, 0, 3))[0])
+  run = jax.vmap(
+    lambda key: learner.step(state, data, rows, Ctx(key, 0, 0, 3, 1, B))[0]
+  )
   draws = jax.vmap(lambda p: jnp.concatenate([q.ravel() for q in jax.tree.leaves(p)]))(
     jax.jit(run)(keys).params
   )
@@ -418,7 +420,7 @@ def test_noise_can_be_swept_over_models_and_each_gets_its_epsilon():
   def run(noise):
     learner = learner_of(dp_sgd(noise, CLIP))
     state = learner.init(key, spec)
-    return state, learner.step(state, data, rows, Ctx(key, 0, 0, 3))[0]
+    return state, learner.step(state, data, rows, Ctx(key, 0, 0, 3, 1, B))[0]
 
   before, after = jax.jit(jax.vmap(run))(noises)
   epsilon = before.defense["dp_sgd"]["epsilon"]
@@ -429,7 +431,9 @@ def test_noise_can_be_swept_over_models_and_each_gets_its_epsilon():
   )
   np.testing.assert_allclose(
     params[0],
-    flat(quiet.step(quiet.init(key, spec), data, rows, Ctx(key, 0, 0, 3))[0].params),
+    flat(
+      quiet.step(quiet.init(key, spec), data, rows, Ctx(key, 0, 0, 3, 1, B))[0].params
+    ),
     atol=1e-6,
   )
   np.testing.assert_allclose(
@@ -447,7 +451,7 @@ def test_a_step_is_traced_once():
 
   state = init(learner)
   for number in range(3):
-    state = run(state, Ctx(jax.random.key(number), jnp.int32(number), 0, 3))
+    state = run(state, Ctx(jax.random.key(number), jnp.int32(number), 0, 3, 1, B))
   assert len(traces) == 1
 
 

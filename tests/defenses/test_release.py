@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from defense_harness import DATA, KEEP, SPEC, K, Loop, ctx_at
 
-from mixdef.core.hooks import View
 from mixdef.defenses import confidence_masking, hamp_output
 from mixdef.defenses.release import MASKED
 
@@ -24,7 +23,7 @@ OPTIONS = [
 
 def release(log_probs, **options):
   part = confidence_masking(**options)
-  return part.release_output(jnp.log(jnp.array(log_probs)), (), None, None)
+  return part.release_output(jnp.log(jnp.array(log_probs)), (), ctx_at())
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -45,7 +44,7 @@ def test_pitfall_16_the_label_of_every_record_is_kept(options):
       jnp.log(jnp.array(np.concatenate([smooth, ties, near]), jnp.float32)), -200.0
     )
   part = confidence_masking(**options)
-  after = part.release_output(before, (), None, None)
+  after = part.release_output(before, (), ctx_at())
   np.testing.assert_array_equal(before.argmax(-1), after.argmax(-1))
   assert np.isfinite(after).all()
   assert after.max() <= 0
@@ -110,8 +109,8 @@ SORTED = jnp.log(jnp.array([[0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.9, 0.06, 0.04]]
 def replace(log_probs, x, *, table=SORTED, key=0):
   """What `hamp_output` releases when its pool answered `table`."""
   part = hamp_output(len(table))
-  ctx = ctx_at()._replace(key=jax.random.key(key))
-  return part.release_output(jnp.float32(log_probs), table, ctx, jnp.float32(x))
+  ctx = ctx_at()._replace(key=jax.random.key(key), queries=jnp.float32(x))
+  return part.release_output(jnp.float32(log_probs), table, ctx)
 
 
 def distinct(rows, seed=0):
@@ -167,8 +166,9 @@ def test_hamp_output_asks_about_pixels_or_bits_and_sorts_the_answers(shape):
     asked.append(np.asarray(x))
     return jax.nn.log_softmax(jnp.array([[0.1, 2.0, -1.0]]) * jnp.ones((len(x), 1)))
 
-  view = View(None, predict, jnp.zeros((12, *shape)), DATA.y, KEEP, DATA.reference)
-  table = hamp_output(200).finish(None, ctx_at(), view)
+  data = DATA._replace(x=jnp.zeros((12, *shape)))
+  ctx = ctx_at()._replace(predict=predict, data=data, members=KEEP)
+  table = hamp_output(200).finish(None, ctx)
   assert table.shape == (200, K)
   assert (np.diff(table) <= 0).all()
   (inputs,) = asked

@@ -13,13 +13,13 @@ from defense_harness import (
   K,
   Loop,
   N,
+  after,
   assert_same,
   ctx_at,
   in_epoch,
   init,
   make_batch,
   make_log_probs,
-  make_view,
   rows_at,
 )
 
@@ -45,7 +45,7 @@ def naive_table(log_probs, y, keep):
 
 def refreshed(part, log_probs, keep=KEEP, epoch=3):
   state = part.init(None, SPEC)
-  return part.epoch(state, in_epoch(epoch), make_view(log_probs, keep))
+  return part.epoch(state, after(in_epoch(epoch), log_probs, keep))
 
 
 def table(z, valid=True):
@@ -57,7 +57,9 @@ def noise_of(part, state, batch, log_probs, seeds=4000):
   """The change of each row's output over many seeds, [seeds,B,K]."""
 
   def one(seed):
-    return part.log_probs(log_probs, state, in_epoch(4, seed=seed), batch)
+    return part.log_probs(
+      log_probs, state, in_epoch(4, seed=seed)._replace(batch=batch)
+    )
 
   return np.asarray(jax.vmap(one)(jnp.arange(seeds))) - np.asarray(log_probs)
 
@@ -75,7 +77,7 @@ def test_golden_projection():
 def test_step_is_the_formula_with_the_rows_own_noise():
   part, batch, log_probs = weighted_smoothing(0.3), make_batch(), make_log_probs()
   z = jnp.linspace(-2, 3, N)
-  got = part.log_probs(log_probs, table(z), in_epoch(4), batch)
+  got = part.log_probs(log_probs, table(z), in_epoch(4)._replace(batch=batch))
   key = in_epoch(4).key
   for i in range(6):
     p = np.exp(np.asarray(log_probs[i], np.float64))
@@ -156,11 +158,13 @@ def test_pitfall_72_no_noise_before_the_first_table():
   part, batch, log_probs = weighted_smoothing(0.5), make_batch(), make_log_probs()
   state = part.init(None, SPEC)
   for epoch in range(4):
-    got = part.log_probs(log_probs, state, in_epoch(epoch), batch)
+    got = part.log_probs(log_probs, state, in_epoch(epoch)._replace(batch=batch))
     np.testing.assert_array_equal(got, log_probs)
-    state = part.epoch(state, in_epoch(epoch), make_view(make_log_probs(N)))
+    state = part.epoch(state, after(in_epoch(epoch), make_log_probs(N)))
     assert bool(state["valid"]) == (epoch == 3)
-  assert np.abs(part.log_probs(log_probs, state, in_epoch(4), batch) - log_probs).max()
+  assert np.abs(
+    part.log_probs(log_probs, state, in_epoch(4)._replace(batch=batch)) - log_probs
+  ).max()
 
 
 @pytest.mark.parametrize(
@@ -182,11 +186,11 @@ def test_pitfall_72_the_table_follows_records_through_shuffling_and_mixing():
   z = jnp.where(jnp.arange(N) == 2, -3.0, 1.0)  # only record 2 is noisy
   order = jnp.array([5, 2, 0, 1, 4, 3])
   moved = jax.tree.map(lambda leaf: leaf[order], batch)
-  got = part.log_probs(make_log_probs(), table(z), in_epoch(4), moved)
+  got = part.log_probs(make_log_probs(), table(z), in_epoch(4)._replace(batch=moved))
   changed = np.abs(got - make_log_probs()).max(-1) > 1e-5
   np.testing.assert_array_equal(changed, order == 2)
   mixed = mixup(jnp.float32(jnp.inf)).batch(batch, (), in_epoch(0))
-  got = part.log_probs(make_log_probs(), table(z), in_epoch(4), mixed)
+  got = part.log_probs(make_log_probs(), table(z), in_epoch(4)._replace(batch=mixed))
   changed = np.abs(got - make_log_probs()).max(-1) > 1e-5
   np.testing.assert_array_equal(changed, (mixed.index == 2) | (mixed.partner == 2))
 
@@ -196,7 +200,9 @@ def test_pitfall_73_gradient_flows_through_the_projection_only():
   state = table(-1.0)
 
   def loss(logits):
-    out = part.log_probs(jax.nn.log_softmax(logits), state, in_epoch(4), batch)
+    out = part.log_probs(
+      jax.nn.log_softmax(logits), state, in_epoch(4)._replace(batch=batch)
+    )
     return -(batch.y * out).sum()
 
   logits = make_log_probs()
@@ -274,7 +280,7 @@ def test_zero_sigma_traced_is_plain_training():
 
   def one(sigma):
     part = weighted_smoothing(sigma)
-    return part.log_probs(log_probs, table(-1.0), in_epoch(4), batch)
+    return part.log_probs(log_probs, table(-1.0), in_epoch(4)._replace(batch=batch))
 
   got = jax.vmap(one)(jnp.array([0.0, 0.3]))
   np.testing.assert_array_equal(got[0], log_probs)
@@ -302,7 +308,7 @@ def test_pitfall_08_the_table_is_finite_for_one_hot_outputs(measure):
   sure = jnp.log(jnp.maximum(jax.nn.one_hot(DATA.y, K), 1e-38))
   wrong = jnp.log(jnp.maximum(jax.nn.one_hot((DATA.y + 1) % K, K), 1e-38))
   half = jnp.arange(N)[:, None] % 2 == 0
-  view = make_view(jnp.where(half, sure, wrong))
-  state = part.epoch(part.init(jax.random.key(0), SPEC), ctx_at(1), view)
+  ctx = after(ctx_at(1), jnp.where(half, sure, wrong))
+  state = part.epoch(part.init(jax.random.key(0), SPEC), ctx)
   assert jnp.isfinite(state["z"]).all()
   assert jnp.abs(state["z"][KEEP]).max() > 0

@@ -12,13 +12,13 @@ from defense_harness import (
   D,
   K,
   Loop,
+  after,
   assert_same,
   ctx_at,
   init,
   make_batch,
   make_data,
   make_log_probs,
-  make_view,
   rows_at,
 )
 
@@ -212,19 +212,21 @@ def test_rows_are_treated_alike_in_any_order(name):
   batch, log_probs = make_batch(shape=shape_of(name)), make_log_probs()
   moved = jax.tree.map(lambda leaf: leaf[order], batch)
   losses = -(batch.y * log_probs).sum(-1)
+  here = ctx._replace(batch=batch, log_probs=log_probs, queries=batch.x)
+  there = ctx._replace(batch=moved, log_probs=log_probs[order], queries=moved.x)
   if part.batch:
     expected = jax.tree.map(lambda leaf: leaf[order], part.batch(batch, state, ctx))
     assert_same(part.batch(moved, state, ctx), expected, 1e-6)
   if part.log_probs:
-    expected = part.log_probs(log_probs, state, ctx, batch)[order]
-    assert_same(part.log_probs(log_probs[order], state, ctx, moved), expected, 1e-6)
+    expected = part.log_probs(log_probs, state, here)[order]
+    assert_same(part.log_probs(log_probs[order], state, there), expected, 1e-6)
   if part.loss:
-    expected = part.loss(losses, state, ctx, log_probs, batch)[order]
-    got = part.loss(losses[order], state, ctx, log_probs[order], moved)
+    expected = part.loss(losses, state, here)[order]
+    got = part.loss(losses[order], state, there)
     assert_same(got, expected, 1e-6)
   if part.release_output:
-    expected = part.release_output(log_probs, state, ctx, batch.x)[order]
-    got = part.release_output(log_probs[order], state, ctx, moved.x)
+    expected = part.release_output(log_probs, state, here)[order]
+    got = part.release_output(log_probs[order], state, there)
     assert_same(got, expected, 1e-6)
 
 
@@ -309,6 +311,6 @@ def test_epoch_hooks_see_the_epoch_that_ended():
   part = CATALOGUE["early_stopping"](4)
   state = {"early_stopping": {"w": jnp.zeros(2)}}
   for step, expected in ((7, 1.0), (9, 0.0)):  # the ends of the epochs 3 and 4
-    view = make_view(None, variables={"w": jnp.ones(2)})
-    new = chain(part).epoch(state, ctx_at(step), view)
+    ctx = after(ctx_at(step), None, variables={"w": jnp.ones(2)})
+    new = chain(part).epoch(state, ctx)
     np.testing.assert_array_equal(new["early_stopping"]["w"], expected)

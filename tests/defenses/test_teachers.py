@@ -59,11 +59,15 @@ def naive_hinton(teacher, student, losses, t, a):
   return np.array(out)
 
 
+def given(log_probs, batch):
+  return in_epoch(0)._replace(log_probs=log_probs, batch=batch)
+
+
 def test_hinton_distillation_equals_a_naive_loop():
   part = distillation(3.0, form="hinton", a=0.3)
   batch, student = make_batch(), make_log_probs()
   losses = -(batch.y * student).sum(-1)
-  got = part.loss(losses, part.init(None, SPEC), in_epoch(0), student, batch)
+  got = part.loss(losses, part.init(None, SPEC), given(student, batch))
   expected = naive_hinton(TABLE[:6], student, losses, 3.0, 0.3)
   np.testing.assert_allclose(got, expected, rtol=1e-4)
 
@@ -71,7 +75,7 @@ def test_hinton_distillation_equals_a_naive_loop():
 def test_hinton_distillation_mixes_the_teacher_as_the_batch_was_mixed():
   part = distillation(1.0, form="hinton", a=1.0)
   batch, student = mixup(0.7).batch(make_batch(), (), in_epoch(0)), make_log_probs()
-  got = part.loss(jnp.zeros(6), part.init(None, SPEC), in_epoch(0), student, batch)
+  got = part.loss(jnp.zeros(6), part.init(None, SPEC), given(student, batch))
   p, lam = np.exp(TABLE), np.asarray(batch.lam)[:, None]
   teacher = np.log(lam * p[batch.index] + (1 - lam) * p[batch.partner])
   expected = naive_hinton(teacher, student, np.zeros(6), 1.0, 1.0)
@@ -86,7 +90,7 @@ def test_pitfall_68_classes_of_probability_zero_do_not_change_the_kl():
   def kl(log_probs, table, **options):
     part = distillation(2.0, form="hinton", a=1.0, **options)
     state = part.init(None, SPEC._replace(table=table))
-    return part.loss(jnp.zeros(6), state, in_epoch(0), log_probs, batch)
+    return part.loss(jnp.zeros(6), state, given(log_probs, batch))
 
   np.testing.assert_allclose(kl(wide, table), kl(student, TABLE), rtol=1e-5)
   official = kl(student, TABLE, official_scale=True)
@@ -133,7 +137,7 @@ def test_distillation_equals_values_worked_out_by_hand(options, expected):
     batch = part.batch(batch, state, in_epoch(0))
   losses = -(batch.y * log_probs).sum(-1)
   if part.loss:
-    losses = part.loss(losses, state, in_epoch(0), log_probs, batch)
+    losses = part.loss(losses, state, given(log_probs, batch))
   np.testing.assert_allclose(losses, [expected], rtol=1e-5)
 
 

@@ -15,13 +15,13 @@ from defense_harness import (
   K,
   Loop,
   N,
+  after,
   assert_same,
   ctx_at,
   in_epoch,
   init,
   learner_of,
   make_log_probs,
-  make_view,
   rows_at,
 )
 
@@ -42,7 +42,7 @@ PARAMS = {
 
 def penalty_of(part):
   zeros = jax.tree.map(jnp.zeros_like, PARAMS)
-  return part.grads(zeros, (), in_epoch(0), PARAMS)[0]
+  return part.grads(zeros, (), in_epoch(0)._replace(variables={"params": PARAMS}))[0]
 
 
 def test_penalties_add_their_gradient_to_kernels_only():
@@ -77,7 +77,8 @@ def test_pitfall_77_penalties_do_not_accumulate():
   params = PARAMS
   for _ in range(4):
     zeros = jax.tree.map(jnp.zeros_like, params)
-    grads, _ = part.grads(zeros, (), in_epoch(0), params)
+    ctx = in_epoch(0)._replace(variables={"params": params})
+    grads, _ = part.grads(zeros, (), ctx)
     params = optax.apply_updates(params, jax.tree.map(lambda g: -0.1 * g, grads))
   np.testing.assert_allclose(params["kernel"], PARAMS["kernel"] * 0.95**4, rtol=1e-6)
 
@@ -114,8 +115,8 @@ def test_ema_equals_a_naive_loop_and_covers_running_statistics():
   state = part.init(None, SPEC._replace(variables=trees[0]))
   expected = 0.0
   for t, tree in enumerate(trees[1:]):
-    ctx = in_epoch(0)._replace(step=jnp.int32(t))
-    state = part.update(state, ctx, None, None, None, tree)
+    ctx = in_epoch(0)._replace(step=jnp.int32(t), variables=tree)
+    state = part.update(state, ctx)
     d = min(0.3, (1 + t) / (10 + t))
     expected = d * expected + (1 - d) * (t + 1)
   np.testing.assert_allclose(state["params"], expected, rtol=1e-6)
@@ -168,9 +169,9 @@ def test_early_stopping_keeps_the_best_epoch_until_its_patience_ends():
   for epoch, level in enumerate([0.4, 0.3, *levels]):
     confidence = jnp.where(REFERENCE, level, 0.01)[:, None]
     log_probs = jnp.log(jnp.where(jax.nn.one_hot(DATA.y, K) > 0, confidence, 0.1))
-    view = make_view(log_probs, variables={"w": jnp.float32(epoch)})
-    state = part.epoch(state, in_epoch(epoch), view)
-    best.append(int(part.release_params(None, state)["w"]))
+    ctx = after(in_epoch(epoch), log_probs, variables={"w": jnp.float32(epoch)})
+    state = part.epoch(state, ctx)
+    best.append(int(part.release_params(None, state, ctx)["w"]))
   # NaN is one bad epoch; 0.4 and 0.2 use the patience up, so 0.9 comes too late.
   assert best == [0, 0, 2, 2, 4, 5, 5, 5, 5]
 
@@ -180,8 +181,11 @@ def test_pitfall_78_best_epoch_reads_reference_rows_only():
   state = part.init(None, SPEC._replace(variables={"w": jnp.float32(0)}))
   log_probs = make_log_probs(N)
   other = jnp.where(REFERENCE[:, None], log_probs, -7.0)
-  a, b = (part.epoch(state, in_epoch(0), make_view(lp, variables={"w": jnp.float32(1)}))
-          for lp in (log_probs, other))  # fmt: skip
+  given = {"variables": {"w": jnp.float32(1)}}
+  a, b = (
+    part.epoch(state, after(in_epoch(0), answers, **given))
+    for answers in (log_probs, other)
+  )
   assert_same(a, b)
   assert "needs_reference" in part.traits
   assert "needs_reference" not in early_stopping(3).traits

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from mixdef.core.chaining import chain
-from mixdef.core.hooks import Batch, Ctx, Data, Rows, Spec, View
+from mixdef.core.hooks import Batch, Ctx, Data, Rows, Spec
 from mixdef.defenses import CATALOGUE
 from mixdef.kernels import standardized
 from mixdef.learners.classifier import classifier
@@ -85,11 +85,12 @@ def rows_at(step):
 def ctx_at(step=0, seed=0, epochs=EPOCHS):
   epoch = jnp.int32(step) // STEPS_PER_EPOCH
   key = jax.random.fold_in(jax.random.key(seed), step)
-  return Ctx(key, jnp.int32(step), epoch, jnp.int32(epochs))
+  return Ctx(key, jnp.int32(step), epoch, jnp.int32(epochs), STEPS_PER_EPOCH, 4)
 
 
 def in_epoch(epoch, epochs=EPOCHS, seed=0):
-  return Ctx(jax.random.key(seed), jnp.int32(0), jnp.int32(epoch), jnp.int32(epochs))
+  step = jnp.int32(epoch) * STEPS_PER_EPOCH
+  return ctx_at(step, epochs=epochs)._replace(key=jax.random.key(seed))
 
 
 def learner_of(*defenses, optimizer=None, net=None):
@@ -154,9 +155,14 @@ def make_log_probs(rows=6, scale=1.0, seed=3):
   return jax.nn.log_softmax(jnp.array(logits, jnp.float32))
 
 
-def make_view(log_probs, keep=KEEP, variables=None, y=DATA.y):
-  """A look at a model that answers `log_probs` [N,K] for the data."""
-  return View(variables, lambda x: log_probs, DATA.x, y, keep, REFERENCE)
+def after(ctx, log_probs, keep=KEEP, variables=None, y=DATA.y):
+  """What an epoch hook is given of a model that answers `log_probs` [N,K]."""
+  return ctx._replace(
+    variables=variables,
+    predict=lambda x: log_probs,
+    data=DATA._replace(y=y),
+    members=keep,
+  )
 
 
 def assert_same(a, b, tolerance=0.0):

@@ -58,7 +58,8 @@ def train_epochs(state, step, epochs, *, data=DATA, of, padded=False):
       index = jnp.arange(STEP_ROWS) * 2 + half
       weight = jnp.zeros(STEP_ROWS) if padded else jnp.ones(STEP_ROWS)
       key = jax.random.fold_in(jax.random.key(1), 2 * epoch + half)
-      ctx = Ctx(key, jnp.int32(2 * epoch + half), jnp.int32(epoch), jnp.int32(of))
+      position = map(jnp.int32, (2 * epoch + half, epoch, of))
+      ctx = Ctx(key, *position, steps_per_epoch=2, batch_size=STEP_ROWS)
       rows = Rows(index, weight, jnp.zeros(STEP_ROWS))
       state, _ = step(state, device(data), rows, ctx)
   return state

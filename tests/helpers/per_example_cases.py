@@ -12,7 +12,7 @@ from mixdef.core.hooks import Batch, Ctx
 
 B, K = 6, 3
 CLIP = 0.3
-CTX = Ctx(jax.random.key(3), 0, 0, 1)
+CTX = Ctx(jax.random.key(3), 0, 0, 1, 1, B)
 
 
 def flat(x):

@@ -112,7 +112,7 @@ def test_a_step_descends_the_stated_loss(g):
   state, step = start(learner, 2)
   index = jnp.arange(STEP_ROWS)
   rows = Rows(index, jnp.ones(STEP_ROWS), jnp.zeros(STEP_ROWS))
-  ctx = Ctx(jax.random.key(0), jnp.int32(g), jnp.int32(g), jnp.int32(2))
+  ctx = Ctx(jax.random.key(0), *map(jnp.int32, (g, g, 2)), 1, 1)
   after, metrics = step(state, device(DATA), rows, ctx)
   layer = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state.params)
   kernel, bias = layer["Dense_0"]["kernel"], layer["Dense_0"]["bias"]
@@ -146,7 +146,7 @@ def test_a_step_costs_one_student_however_many_there_are():
     learner = ban_mpr(mlp(64, num_classes=3), SGD, students=students, experimental=True)
     state, step = start(learner, 8)
     ones, index = jnp.ones(STEP_ROWS), jnp.arange(STEP_ROWS)
-    ctx = Ctx(KEY, jnp.int32(0), jnp.int32(0), jnp.int32(8))
+    ctx = Ctx(KEY, *map(jnp.int32, (0, 0, 8)), 1, 1)
     rows = Rows(index, ones, 0 * ones)
     compiled = step.lower(state, device(DATA), rows, ctx).compile()
     return compiled.cost_analysis()["flops"]

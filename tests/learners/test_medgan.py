@@ -251,13 +251,12 @@ def test_only_members_influence_a_model():
 
 @pytest.mark.slow
 def test_parts_hear_of_the_critic():
-  def clip(grads, state, ctx, params):
-    del ctx, params
+  def clip(grads, state, ctx):
+    del ctx
     return jax.tree.map(jnp.zeros_like, grads), state
 
-  def count(state, ctx, losses, log_probs, batch, variables):
-    del ctx, log_probs, batch, variables
-    return state + (losses > 0).sum()
+  def count(state, ctx):
+    return state + (ctx.losses > 0).sum()
 
   frozen = Defense(
     "frozen", init=lambda key, spec: jnp.int32(0), grads=clip, update=count

@@ -31,7 +31,7 @@ def test_parts_are_even_and_independent_of_who_is_asked_about():
 @pytest.mark.parametrize("epochs", [3, 4, 5, 10, 50, 300])
 @pytest.mark.parametrize("phases", [1, 2, 3])
 def test_phases_are_in_order_and_differ_by_one_epoch_at_most(epochs, phases):
-  phase = jax.jit(lambda epoch: phase_of(Ctx(None, 0, epoch, epochs), phases))
+  phase = jax.jit(lambda epoch: phase_of(Ctx(None, 0, epoch, epochs, 1, 1), phases))
   found = [int(phase(epoch)) for epoch in range(epochs)]
   assert found == sorted(found)
   lengths = np.bincount(found, minlength=phases)
@@ -52,7 +52,7 @@ def test_too_few_epochs_are_refused_in_one_line():
 def stepped():
   learner = classifier(Normed(), optax.sgd(0.1, momentum=0.9))
   state, _ = start(learner, 3)
-  ctx = Ctx(jax.random.key(3), jnp.int32(0), jnp.int32(0), jnp.int32(3))
+  ctx = Ctx(jax.random.key(3), *map(jnp.int32, (0, 0, 3)), 1, 1)
 
   @jax.jit
   def step(state, data, chosen, weight):

@@ -36,7 +36,7 @@ def keyed():
   def init(key, spec):
     return {"key": key, "table": spec.table, "seen": jax.numpy.int32(0)}
 
-  def update(state, ctx, *_):
+  def update(state, ctx):
     return {**state, "seen": state["seen"] + 1}
 
   stage = Stage(

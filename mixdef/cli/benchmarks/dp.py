@@ -11,7 +11,7 @@ import mixdef
 from mixdef.cli.bench import BenchSettings
 from mixdef.cli.benchmarks.timing import rows_of, spread
 from mixdef.cli.benchmarks.works import CLASSES, random_data
-from mixdef.core.hooks import Ctx, Data, Rows
+from mixdef.core.hooks import Data, Rows
 from mixdef.training.plan import make_plan
 
 WORKS = {
@@ -65,7 +65,7 @@ def step_of(model, shape: tuple[int, ...], defense: mixdef.Defense, batch: int):
   plan = make_plan(learner.traits, data, everyone, epochs=1, batch_size=batch)
   state = learner.init(jax.random.key(0), plan.spec(device, None))
   rows = Rows(jnp.arange(batch), jnp.ones(batch), jnp.zeros(batch))
-  ctx = Ctx(jax.random.key(1), jnp.int32(0), jnp.int32(0), 1)
+  ctx = plan.position(jax.random.key(1), jnp.int32(0), jnp.int32(0))
   return jax.jit(learner.step), (state, device, rows, ctx)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 import mixdef
-from mixdef.core.hooks import Ctx, Data, Rows
+from mixdef.core.hooks import Data, Rows
 from mixdef.models.layers import conv_layer
 from mixdef.training.plan import make_plan
 from mixdef.training.prepare import Training, prepare
@@ -123,7 +123,7 @@ def step_flops(model: nn.Module, shape: tuple[int, ...], batch: int) -> float:
   plan = make_plan(learner.traits, data, everyone, epochs=1, batch_size=batch)
   state = learner.init(jax.random.key(0), plan.spec(device, None))
   rows = Rows(jnp.arange(batch), jnp.ones(batch), jnp.zeros(batch))
-  ctx = Ctx(jax.random.key(1), jnp.int32(0), jnp.int32(0), 1)
+  ctx = plan.position(jax.random.key(1), jnp.int32(0), jnp.int32(0))
   lowered = jax.jit(learner.step).lower(state, device, rows, ctx)
   analysis: Any = lowered.cost_analysis()
   return float(analysis["flops"])
