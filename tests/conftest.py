@@ -112,5 +112,5 @@ def memorised():
   """Return six models that know by heart random halves of 240 random labels."""
   data = synthetic_memorize(240, num_classes=4, num_test=240)
   learner = classifier(models.mlp(32, num_classes=4), optax.adam(1e-2))
-  keep = subsets(data, 6, seed=0)
-  return fit_many(learner, data, keep, epochs=40, batch_size=32, strategy="vmap")
+  members = subsets(data, 6, seed=0)
+  return fit_many(learner, data, members, epochs=40, batch_size=32, strategy="vmap")

@@ -113,7 +113,7 @@ def test_damaged_arrays_of_a_user(tmp_path, save):
     if found is not None:  # what was hit says nothing, as a date
       read += 1
       np.testing.assert_array_equal(found.phi, expected.phi)
-      np.testing.assert_array_equal(found.keep, expected.keep)
+      np.testing.assert_array_equal(found.members, expected.members)
   assert read < 100
 
 

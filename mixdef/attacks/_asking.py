@@ -61,16 +61,16 @@ def shadow_examples(
     Unavailable: if no model can serve.
     ValueError: if the named shadow cannot.
   """
-  keep, audited = ensemble.keep, ensemble.data.audited
-  check_shadow(len(keep), target, shadow)
-  design = detect_design(keep[:, audited])
-  usable = shadows(keep, target, audited=audited, design=design) & audited
-  shadow = choose_shadow(usable, keep, target, shadow)
+  members, audited = ensemble.members, ensemble.data.audited
+  check_shadow(len(members), target, shadow)
+  design = detect_design(members[:, audited])
+  usable = shadows(members, target, audited=audited, design=design) & audited
+  shadow = choose_shadow(usable, members, target, shadow)
   rows = np.flatnonzero(usable[shadow])
   if len(rows) > _FIT:
     order = np.argsort(content_hash(ensemble.data.x[rows]), kind="stable")
     rows = rows[order[:_FIT]]
-  return shadow, rows, keep[shadow, rows]
+  return shadow, rows, members[shadow, rows]
 
 
 def hits(run: Run, rows: np.ndarray, views: Views) -> np.ndarray:
@@ -90,6 +90,8 @@ def hits(run: Run, rows: np.ndarray, views: Views) -> np.ndarray:
   size = max(1, _QUERIES // count)
   for block in (slice(i, i + size) for i in range(0, len(rows), size)):
     asked = views(data.x[rows[block]])
-    labels = run.predict(asked.reshape(-1, *asked.shape[2:]), checked=False).argmax(-1)
+    labels = run.log_probs(asked.reshape(-1, *asked.shape[2:]), checked=False).argmax(
+      -1
+    )
     right[block] = labels.reshape(-1, count) == data.y[rows[block], None]
   return right

@@ -14,14 +14,14 @@ _SIGMA = 6.0  # the same threshold for a normal variable
 _RELATED = 0.9  # correlation of two halves that share 95 % of their records, or 5 %
 
 
-def detect_design(keep: np.ndarray) -> str:
+def detect_design(members: np.ndarray) -> str:
   """Detect how the training subsets were drawn.
 
   Balanced: every record is in S/2 models; for odd S, some records are in floor(S/2) and
   the others in ceil(S/2). Constant: every record is in another number of models from 2
   to S - 2, either the same number for all records or one of two adjacent numbers.
-  Independent draws at the rate r of `keep` produce such a pattern with probability p^N,
-  p = Pr[Bin(S, r) in {those numbers}]; below 1e-9 it is taken to be deliberate.
+  Independent draws at the rate r of `members` produce such a pattern with probability
+  p^N, p = Pr[Bin(S, r) in {those numbers}]; below 1e-9 it is taken to be deliberate.
 
   Dependent: any other subsets whose members can be predicted, in part, from those of
   the other subsets: disjoint or nested subsets, folds, or records drawn at different
@@ -30,7 +30,7 @@ def detect_design(keep: np.ndarray) -> str:
   independent draws.
 
   Args:
-    keep: bool [S, N] of the audited records.
+    members: bool [S, N] of the audited records.
 
   Returns:
     One of `DESIGNS`.
@@ -40,26 +40,26 @@ def detect_design(keep: np.ndarray) -> str:
   >>> detect_design(np.arange(400) % 4 == np.arange(4)[:, None])
   'dependent'
   """
-  models, records = keep.shape
+  models, records = members.shape
   if records == 0:
     return "bernoulli"
-  counts = keep.sum(0)
+  counts = members.sum(0)
   low, high = int(counts.min()), int(counts.max())
   balanced = low + high == models
   if high - low <= 1 and (balanced or (low >= 2 and high <= models - 2)):
     from scipy.stats import binom
 
-    share = binom.pmf(np.unique(counts), models, keep.mean()).sum()
+    share = binom.pmf(np.unique(counts), models, members.mean()).sum()
     if share**records < _CHANCE:
       return "balanced" if balanced else "constant"
-  covariance, spread = _covariance(keep)
-  apart = ~(related(keep) | np.eye(models, dtype=bool))
+  covariance, spread = _covariance(members)
+  apart = ~(related(members) | np.eye(models, dtype=bool))
   deviation = math.sqrt(2 * np.outer(spread, spread)[apart].sum() / records)
   told = abs(covariance[apart].sum()) > _SIGMA * deviation > 0
   return "dependent" if told else "bernoulli"
 
 
-def related(keep: np.ndarray) -> np.ndarray:
+def related(members: np.ndarray) -> np.ndarray:
   """Find pairs of models whose subsets are the same or complements, up to 5 %.
 
   Neither model of such a pair is a reference for the other, because its membership
@@ -67,20 +67,20 @@ def related(keep: np.ndarray) -> np.ndarray:
   not count.
 
   Args:
-    keep: bool [S, N] of the audited records.
+    members: bool [S, N] of the audited records.
 
   Returns:
     bool [S, S], symmetric, False on the diagonal.
 
-  >>> keep = np.arange(80) % 2 == np.array([[0], [0], [1]])
-  >>> related(keep).sum()
+  >>> members = np.arange(80) % 2 == np.array([[0], [0], [1]])
+  >>> related(members).sum()
   np.int64(6)
   """
-  models, records = keep.shape
+  models, records = members.shape
   found = np.zeros((models, models), bool)
   if records == 0 or models < 2:
     return found
-  covariance, spread = _covariance(keep)
+  covariance, spread = _covariance(members)
   scale = np.sqrt(np.outer(spread, spread))
   found = np.abs(covariance) >= _RELATED * np.where(scale > 0, scale, np.inf)
   np.fill_diagonal(found, False)
@@ -98,7 +98,7 @@ def related(keep: np.ndarray) -> np.ndarray:
 
 
 def references(
-  keep: np.ndarray,
+  members: np.ndarray,
   target: int,
   *,
   audited: np.ndarray,
@@ -117,7 +117,7 @@ def references(
   models would reveal the target's membership and bias every attack that uses them.
 
   Args:
-    keep: bool [S, N].
+    members: bool [S, N].
     target: index of the attacked model.
     audited: bool [N].
     design: one of `DESIGNS`.
@@ -129,26 +129,26 @@ def references(
   Deviation: the draw depends on the target and on a record's position, so unless draws
     were independent, permuting records changes which references are dropped.
 
-  >>> keep = np.array([[True], [True], [False], [False]])
+  >>> members = np.array([[True], [True], [False], [False]])
   >>> audited = np.array([True])
-  >>> references(keep, 0, audited=audited, design="balanced").sum()
+  >>> references(members, 0, audited=audited, design="balanced").sum()
   np.int64(2)
   """
-  alike = related(keep[:, audited]) if alike is None else alike
-  usable = np.repeat(~alike[target][:, None], keep.shape[1], 1)
+  alike = related(members[:, audited]) if alike is None else alike
+  usable = np.repeat(~alike[target][:, None], members.shape[1], 1)
   usable[target] = False
   if design == "bernoulli":
     return usable
-  sides = usable & keep, usable & ~keep
+  sides = usable & members, usable & ~members
   most = np.stack([side.sum(0) for side in sides])
   if design == "balanced":
     most[:] = most.min(0)
   elif design == "constant":
-    most[:] = most[:, audited].min(1, keepdims=True, initial=len(keep))
+    most[:] = most[:, audited].min(1, keepdims=True, initial=len(members))
   else:
-    common = _common_counts(most[:, audited], keep[target, audited], len(keep))
+    common = _common_counts(most[:, audited], members[target, audited], len(members))
     most[:] = np.where((most >= common).all(0), common, 0)
-  order = np.random.default_rng(target).random(keep.shape)
+  order = np.random.default_rng(target).random(members.shape)
   for side, count in zip(sides, most, strict=True):
     rank = np.where(side, order, np.inf).argsort(0).argsort(0)
     usable &= ~side | (rank < count)
@@ -156,7 +156,7 @@ def references(
 
 
 def shadows(
-  keep: np.ndarray,
+  members: np.ndarray,
   target: int,
   *,
   audited: np.ndarray,
@@ -171,7 +171,7 @@ def shadows(
   target's no more often than by chance.
 
   Args:
-    keep: bool [S, N].
+    members: bool [S, N].
     target: index of the attacked model.
     audited: bool [N].
     design: one of `DESIGNS`.
@@ -181,19 +181,19 @@ def shadows(
     bool [S, N].
   """
   if design != "dependent":
-    return references(keep, target, audited=audited, design=design, alike=alike)
-  known = keep[:, audited]
+    return references(members, target, audited=audited, design=design, alike=alike)
+  known = members[:, audited]
   alike = related(known) if alike is None else alike
   usable = ~alike[target] & (_covariance(known)[0][target] <= 0)
   usable[target] = False
-  return np.repeat(usable[:, None], keep.shape[1], 1)
+  return np.repeat(usable[:, None], members.shape[1], 1)
 
 
-def first_targets(keep: np.ndarray, count: int) -> list[int]:
+def first_targets(members: np.ndarray, count: int) -> list[int]:
   """Choose the first models that have members and non-members, on distinct subsets.
 
   Args:
-    keep: bool [S, N] of the audited records.
+    members: bool [S, N] of the audited records.
     count: number of models; fewer are returned if fewer exist.
 
   Returns:
@@ -203,8 +203,8 @@ def first_targets(keep: np.ndarray, count: int) -> list[int]:
   >>> first_targets(np.arange(80) % 2 == np.array([[0], [0], [1], [2]]), 2)
   [0, 1]
   """
-  able = np.flatnonzero(keep.any(1) & ~keep.all(1))
-  same = related(keep)
+  able = np.flatnonzero(members.any(1) & ~members.all(1))
+  same = related(members)
   chosen: list[int] = []
   for model in able:
     if len(chosen) < count and not same[model, chosen].any():
@@ -213,25 +213,25 @@ def first_targets(keep: np.ndarray, count: int) -> list[int]:
   return sorted(chosen + spare[: count - len(chosen)])
 
 
-def never_varied(keep: np.ndarray) -> np.ndarray:
+def never_varied(members: np.ndarray) -> np.ndarray:
   """Find records that are deliberately in all models or in none, bool [N].
 
   With few models, independent draws also produce such records; then none are returned.
 
   Args:
-    keep: bool [S, N] of the audited records.
+    members: bool [S, N] of the audited records.
 
   >>> always = np.arange(90) < 30
-  >>> keep = np.random.default_rng(0).random((16, 90)) < .5
-  >>> never_varied(keep | always).sum()
+  >>> members = np.random.default_rng(0).random((16, 90)) < .5
+  >>> never_varied(members | always).sum()
   np.int64(30)
   """
-  same = np.asarray(keep.all(0) | ~keep.any(0))
+  same = np.asarray(members.all(0) | ~members.any(0))
   if not same.any():
     return same
   from scipy.stats import binom
 
-  rate = keep[~np.triu(related(keep)).any(0)].mean(1)  # not an independent draw
+  rate = members[~np.triu(related(members)).any(0)].mean(1)  # not an independent draw
   chance = min(1.0, rate.prod() + (1 - rate).prod())
   on_purpose = binom.sf(same.sum() - 1, len(same), chance) < _CHANCE
   return same if on_purpose else np.zeros_like(same)
@@ -249,11 +249,11 @@ def same_rows(rows: np.ndarray) -> np.ndarray:
   return same
 
 
-def _covariance(keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _covariance(members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Return the covariances of the models' memberships [S, S] and the variances [S]."""
-  rate = keep.mean(1)
-  centred = keep.astype(np.float32) - rate[:, None].astype(np.float32)
-  return centred @ centred.T / keep.shape[1], rate * (1 - rate)
+  rate = members.mean(1)
+  centred = members.astype(np.float32) - rate[:, None].astype(np.float32)
+  return centred @ centred.T / members.shape[1], rate * (1 - rate)
 
 
 def _common_counts(counts: np.ndarray, member: np.ndarray, models: int) -> np.ndarray:

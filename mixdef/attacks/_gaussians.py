@@ -71,7 +71,7 @@ def fit_references(
     The `Gaussians`.
   """
   usable = signals.references(target)
-  chosen = usable & (signals.keep == member)
+  chosen = usable & (signals.members == member)
   count = chosen.sum(0)
   values = signals.statistic(score)
   middle, own = _moments(values, chosen, median=centre == "median", ddof=ddof)

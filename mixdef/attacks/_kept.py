@@ -42,7 +42,7 @@ def of_model(signals: Any, place: int, names: Sequence[str]) -> dict[str, np.nda
 def joined(
   kind: type,
   models: Sequence[dict[str, np.ndarray]],
-  keep: np.ndarray,
+  members: np.ndarray,
   data: Dataset,
   population: Dataset | None,
 ) -> Any:
@@ -58,10 +58,10 @@ def joined(
       if name.startswith(_OTHERS)
     }
     nobody = np.zeros((len(models), len(population)), bool)
-    others = kind(**theirs, keep=nobody, labels=population.y)
+    others = kind(**theirs, members=nobody, labels=population.y)
   return kind(
     **stacks,
-    keep=keep,
+    members=members,
     labels=data.y,
     audited=data.audited,
     ids=data.ids,
@@ -98,12 +98,12 @@ def kept(kind: type, names: Sequence[str]) -> Callable[[Callable], Callable]:
           found[i] = store.load_arrays(place)
       missing = [i for i, arrays in enumerate(found) if not arrays]
       if missing:
-        part = ask(ensemble.take(np.array(missing)))
+        part = ask(ensemble.select(np.array(missing)))
         for row, i in enumerate(missing):
           found[i] = of_model(part, row, names)
           notes = {"guarantee": ensemble[i].guarantee, "diverged": False}
           store.save(places[i], found[i], made_from=origins[i], **notes)
-      return joined(kind, found, ensemble.keep, ensemble.data, population)
+      return joined(kind, found, ensemble.members, ensemble.data, population)
 
     return run
 

@@ -54,23 +54,25 @@ def read_file(path: str | pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{path} has no {name}; a population needs logits and labels")
     pair = arrays.pop("population_logits"), arrays.pop("population_labels")
     arrays["population"] = pair
+  shape = np.shape(arrays["logits"])[:2]
+  arrays["members"] = validate.mask(arrays.pop("keep"), shape, "keep")
   return arrays
 
 
 def read(
-  logits: Any, labels: Any, keep: Any, *, name: str = "logits"
+  logits: Any, labels: Any, members: Any, *, name: str = "logits"
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
   """Reduce logits to per-record statistics, one model at a time.
 
   Args:
     logits: [S, N, K] or [S, N, Q, K], logits or log-probabilities of K >= 2 classes.
     labels: int [N].
-    keep: bool [S, N].
+    members: bool [S, N].
     name: the caller's name for the logits, used in messages.
 
   Returns:
     {"phi", "hinge", "correct"} [S, N, Q] and {"log_probs"} float32 [S, N, K] of view 0;
-    labels and keep as arrays.
+    labels and members as arrays.
 
   Raises:
     ValueError: for what is no logits of these labels and models, with the fix.
@@ -78,9 +80,9 @@ def read(
   logits = validate.numbers(logits, name)
   if logits.dtype == bool:
     raise ValueError(f"{name} are bool, decisions and no logits; pass logits [S, N, K]")
-  keep = validate.bools(keep, "keep")
+  members = validate.bools(members, "members")
   labels = validate.labels(labels, "labels")
-  _check_axes(logits, labels, keep, name)
+  _check_axes(logits, labels, members, name)
   classes = logits.shape[-1]
   outside = labels >= classes
   fix = "number the classes from 0"
@@ -98,24 +100,24 @@ def read(
       if model == 0:
         stacks[key] = np.empty((len(logits), *values.shape), values.dtype)
       stacks[key][model] = values
-  return stacks, labels, keep
+  return stacks, labels, members
 
 
 def _check_axes(
-  logits: np.ndarray, labels: np.ndarray, keep: np.ndarray, name: str
+  logits: np.ndarray, labels: np.ndarray, members: np.ndarray, name: str
 ) -> None:
   """Find which of the three arrays does not match the others and report its shape."""
   shape = logits.shape
   if 0 in shape:
     raise ValueError(f"{name} have shape {shape}; pass [S, N, K], none 0")
-  if shape[:2] == keep.shape and keep.shape[1:] != labels.shape:
-    raise ValueError(f"labels have shape {labels.shape}; pass [{keep.shape[1]}]")
-  validate.membership(keep, len(labels))
-  if shape[:2] != keep.shape or logits.ndim not in (3, 4) or shape[-1] < 2:
-    models, records = keep.shape
+  if shape[:2] == members.shape and members.shape[1:] != labels.shape:
+    raise ValueError(f"labels have shape {labels.shape}; pass [{members.shape[1]}]")
+  validate.membership(members, len(labels))
+  if shape[:2] != members.shape or logits.ndim not in (3, 4) or shape[-1] < 2:
+    models, records = members.shape
     raise ValueError(
       f"{name} have shape {shape}; pass [{models}, {records}, K] or "
-      f"[{models}, {records}, Q, K] with K >= 2{_axes_fix(shape, keep.shape, name)}"
+      f"[{models}, {records}, Q, K] with K >= 2{_axes_fix(shape, members.shape, name)}"
     )
 
 

@@ -22,9 +22,9 @@ def check(own: Any, others: Any) -> None:
       f"the population's phi has shape {others.phi.shape}, the records' "
       f"{own.phi.shape}: ask the same models with the same views"
     )
-  if others.keep.any():
+  if others.members.any():
     raise ValueError("a model trained on a record of the population: leave it out")
-  known = own.audited | own.keep.any(0)
+  known = own.audited | own.members.any(0)
   records, theirs = _marks(own.phi[:, known]), _marks(others.phi)
   copies, count = np.isin(theirs, records), len(theirs)
   # Tables hold equal rows, and small models give different rows the same outputs.

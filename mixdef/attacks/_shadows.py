@@ -31,9 +31,9 @@ def one_shadow(
   >>> one_shadow(Signals.from_phi(np.eye(3)[:, :2], [[True, False]] * 3), 1)[0]
   2
   """
-  check_shadow(len(signals.keep), target, shadow)
+  check_shadow(len(signals.members), target, shadow)
   usable = signals.shadows(target) & signals.audited
-  shadow = choose_shadow(usable, signals.keep, target, shadow)
+  shadow = choose_shadow(usable, signals.members, target, shadow)
   return shadow, usable[shadow]
 
 
@@ -46,17 +46,17 @@ def check_shadow(models: int, target: int, shadow: int | None) -> None:
 
 
 def choose_shadow(
-  usable: np.ndarray, keep: np.ndarray, target: int, shadow: int | None
+  usable: np.ndarray, members: np.ndarray, target: int, shadow: int | None
 ) -> int:
   """Return the index of the shadow, chosen as in `one_shadow`.
 
   Args:
     usable: bool [S, N], the audited records for which a model is a reference.
-    keep: bool [S, N].
+    members: bool [S, N].
     target: index of the attacked model.
     shadow: index of the shadow, or None.
   """
-  both = np.logical_and((usable & keep).any(1), (usable & ~keep).any(1))
+  both = np.logical_and((usable & members).any(1), (usable & ~members).any(1))
   if shadow is None:
     if not both.any():
       raise Unavailable(
@@ -97,7 +97,7 @@ def several_shadows(signals: Signals, target: int, most: int) -> np.ndarray:
   phi = signals.phi[:, signals.audited, 0]
   checksums = [zlib.crc32(np.sort(phi[model]).tobytes()) for model in models]
   usable[models[np.argsort(checksums)[most:]]] = False
-  if not (usable & signals.keep).any() or not (usable & ~signals.keep).any():
+  if not (usable & signals.members).any() or not (usable & ~signals.members).any():
     raise Unavailable(
       f"needs reference models: the others show target={target} no members, or no "
       "non-members, to learn from; train more models"

@@ -45,7 +45,7 @@ def leave_one_out(
     **options: passed on to every call.
 
   Returns:
-    Scores float64 [S, N]; compare them with `source.keep`. A target that lacks
+    Scores float64 [S, N]; compare them with `source.members`. A target that lacks
     reference models gets NaN, provided that other targets have some.
 
   Raises:
@@ -57,7 +57,7 @@ def leave_one_out(
   array([[0., 1.],
          [2., 3.]])
   """
-  scores = np.full(source.keep.shape, np.nan)
+  scores = np.full(source.members.shape, np.nan)
   targets = range(len(scores)) if targets is None else targets
   missing: list[Unavailable] = []
   for target in targets:

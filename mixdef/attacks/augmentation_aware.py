@@ -109,7 +109,7 @@ def augmentation_aware(
       for r in range(repeats):
         key = jax.random.fold_in(random_key(seed), r)
         x, y = copies(rows[block], key, content)
-        out[block, r] = _cross_entropy(run.predict(x, checked=False), np.asarray(y))
+        out[block, r] = _cross_entropy(run.log_probs(x, checked=False), np.asarray(y))
     return out
 
   if aggregate is None:
@@ -158,7 +158,7 @@ def _defended(hook, plan, state, x, y, pool, rows, key, content):
       y=jax.nn.one_hot(y[index], plan.num_classes),
       index=index,
       weight=weight,
-      reference=jnp.zeros(len(index)),
+      auxiliary=jnp.zeros(len(index)),
       partner=index,
       lam=weight,
     )

@@ -111,16 +111,16 @@ def bavaria(signals: Signals, *, target: int, score: str = "phi") -> np.ndarray:
     BaVarIA", 2026, arXiv 2603.11799.
 
   >>> rng = np.random.default_rng(0)
-  >>> keep = rng.random((6, 500)) < .5
-  >>> phi = rng.normal(size=(6, 500)) + 2 * keep + 3 * rng.normal(size=500)
-  >>> scores = bavaria(Signals.from_phi(phi, keep), target=0)
-  >>> bool(np.median(scores[keep[0]]) > 0 > np.median(scores[~keep[0]]))
+  >>> members = rng.random((6, 500)) < .5
+  >>> phi = rng.normal(size=(6, 500)) + 2 * members + 3 * rng.normal(size=500)
+  >>> scores = bavaria(Signals.from_phi(phi, members), target=0)
+  >>> bool(np.median(scores[members[0]]) > 0 > np.median(scores[~members[0]]))
   True
   """
   usable = signals.references(target)
   values, audited = signals.statistic(score), signals.audited
-  out = moments(values, usable & ~signals.keep)
-  inside = moments(values, usable & signals.keep)
+  out = moments(values, usable & ~signals.members)
+  inside = moments(values, usable & signals.members)
   prior_out = fit_prior(out, audited)
   spare = 1.0 if prior_out is None else prior_out.rate / (prior_out.shape - 1)
   prior_in = fit_prior(inside, audited, spare=spare) or prior_out

@@ -119,7 +119,7 @@ def _starts(run: Run, low, high, seed) -> _Starts:
   share = stream(seed, "boundary_starts").random((_NOISE, low.size), np.float32)
   noise = (low + share * (high - low)).reshape(shape)
   points = np.concatenate([to_float(data.x[data.audited]), noise])
-  answers = run.predict(points, checked=False)
+  answers = run.log_probs(points, checked=False)
   refuse_nan(answers)
   return _Starts(points.reshape(len(points), -1), answers.argmax(-1))
 

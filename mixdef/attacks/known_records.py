@@ -55,7 +55,7 @@ def threshold_known(
   (np.int64(1), np.int64(1), np.True_)
   """
   signals.check_model("target", target)
-  member, audited = signals.keep[target], signals.audited
+  member, audited = signals.members[target], signals.audited
   fewest = min((audited & member).sum(), (audited & ~member).sum())
   if fewest <= known:
     raise Unavailable(

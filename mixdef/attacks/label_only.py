@@ -206,22 +206,22 @@ def label_only_logreg(signals: Signals, *, target: int, c: float = 1.0) -> np.nd
     Misleading", 2024, arXiv 2404.17399.
 
   >>> logits = np.array([[[2, 0]], [[2, 0]], [[2, 0]], [[0, 2]], [[0, 2]]])
-  >>> keep = np.array([[False], [True], [True], [False], [False]])
-  >>> signals = Signals.from_logits(logits, [0], keep)
+  >>> members = np.array([[False], [True], [True], [False], [False]])
+  >>> signals = Signals.from_logits(logits, [0], members)
   >>> label_only_logreg(signals, target=0).round(4)
   array([0.4011])
   """
   usable = signals.references(target)
   bits = signals.statistic("correct")
-  keep = signals.keep
-  both = (usable & keep).any(0) & (usable & ~keep).any(0) & signals.audited
+  members = signals.members
+  both = (usable & members).any(0) & (usable & ~members).any(0) & signals.audited
   scores = np.full(bits.shape[1], np.nan)
   models, _, queries = bits.shape
   size = max(1, _BLOCK // (models * (queries + 1)))
   rows = np.flatnonzero(both)
   for block in (rows[i : i + size] for i in range(0, len(rows), size)):
     features = bits[:, block].transpose(1, 0, 2)
-    solution = fit_logistic(features, keep[:, block].T, usable[:, block].T, c=c)
+    solution = fit_logistic(features, members[:, block].T, usable[:, block].T, c=c)
     scores[block] = _log_odds(bits[target, block], solution)
   return scores
 

@@ -70,8 +70,8 @@ def lira_online(
     within-record variance.
 
   >>> phi = np.array([[2.5, 2, 3, 4, 3, 0, 1, -1, 0]]).T
-  >>> keep = np.array([[0, 1, 1, 1, 1, 0, 0, 0, 0]], dtype=bool).T
-  >>> lira_online(Signals.from_phi(phi, keep), target=0).round(6)
+  >>> members = np.array([[0, 1, 1, 1, 1, 0, 0, 0, 0]], dtype=bool).T
+  >>> lira_online(Signals.from_phi(phi, members), target=0).round(6)
   array([4.5])
   """
   return _online(signals, target, score, centre, ddof, fixed=False)

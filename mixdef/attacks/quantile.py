@@ -73,11 +73,11 @@ def quantile(
     Inference Attacks via Quantile Regression", 2023, arXiv 2307.03694.
 
   >>> rng = np.random.default_rng(0)
-  >>> phi, keep = rng.normal(size=(9, 50)), rng.random((9, 50)) < .5
+  >>> phi, members = rng.normal(size=(9, 50)), rng.random((9, 50)) < .5
   >>> unseen = rng.normal(size=(9, 2000))
-  >>> signals = Signals.from_phi(phi + 2 * keep, keep, population=unseen)
+  >>> signals = Signals.from_phi(phi + 2 * members, members, population=unseen)
   >>> scores = quantile(signals, target=0, score="phi")
-  >>> bool(scores[keep[0]].mean() > 1 > scores[~keep[0]].mean())
+  >>> bool(scores[members[0]].mean() > 1 > scores[~members[0]].mean())
   True
   """
   signals.check_model("target", target)
@@ -106,7 +106,7 @@ def _reference_features(
   A record that every reference trained on gets NaN.
   """
   try:
-    out = signals.references(target) & ~signals.keep
+    out = signals.references(target) & ~signals.members
   except Unavailable as error:
     raise Unavailable(f"{error}, or pass features=") from None
   models = out[:, signals.audited].any(1)

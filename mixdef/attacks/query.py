@@ -63,12 +63,12 @@ def classifier_signals(
     nobody = np.zeros((len(ensemble), len(population)), bool)
     # No attack reads a population's log-probabilities.
     parts = _ask(ensemble, population, views, False, shown)
-    others = Signals(**parts, keep=nobody, labels=population.y)
+    others = Signals(**parts, members=nobody, labels=population.y)
   parts = _ask(ensemble, data, views, log_probs, shown)
   shown.close()
   return Signals(
     **parts,
-    keep=ensemble.keep,
+    members=ensemble.members,
     labels=data.y,
     audited=data.audited,
     ids=data.ids,

@@ -95,7 +95,7 @@ def rmia(
         "score='ratio' to rank without them"
       )
     models = chosen[:, signals.audited].any(1)
-    everywhere = np.broadcast_to(models, population.keep.T.shape).T
+    everywhere = np.broadcast_to(models, population.members.T.shape).T
     ratio_z = np.sort(_log_ratio(population.loss, target, everywhere, share))
     dominated = np.searchsorted(ratio_z, ratio - np.log(gamma), side="right")
     ratio = np.where(np.isnan(ratio), np.nan, dominated / len(ratio_z))
@@ -129,9 +129,9 @@ def tune_offline_a(
       the grid is empty or out of range.
 
   >>> rng = np.random.default_rng(0)
-  >>> keep = rng.random((8, 200)) < .5
-  >>> phi = rng.normal(size=(8, 200)) + 2 * keep + 3 * rng.normal(size=200)
-  >>> 0 <= tune_offline_a(Signals.from_phi(phi, keep), target=0) <= 1
+  >>> members = rng.random((8, 200)) < .5
+  >>> phi = rng.normal(size=(8, 200)) + 2 * members + 3 * rng.normal(size=200)
+  >>> 0 <= tune_offline_a(Signals.from_phi(phi, members), target=0) <= 1
   True
   """
   pseudo = (target + 1) % len(signals.phi) if pseudo_target is None else pseudo_target
@@ -142,13 +142,13 @@ def tune_offline_a(
   if len(grid) == 0 or not all(0 <= a <= 1 for a in grid):
     raise ValueError(f"grid={grid}; pass values in [0, 1]")
   others = np.delete(np.arange(len(signals.phi)), target)
-  keep, audited = signals.keep[others], signals.audited
+  members, audited = signals.members[others], signals.audited
   position = int(np.flatnonzero(others == pseudo)[0])
-  out = ~keep & _designs.references(
-    keep, position, audited=audited, design=signals.design
+  out = ~members & _designs.references(
+    members, position, audited=audited, design=signals.design
   )
   scored = audited & out.any(0)
-  member = keep[position, scored]
+  member = members[position, scored]
   if member.all() or not member.any():
     raise ValueError(f"pseudo_target={pseudo} has one kind of record; name another")
   loss = signals.loss[others][:, scored]
@@ -232,7 +232,7 @@ def log_mean_confidence(loss: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 def _chosen(signals: Signals, target: int, mode: str) -> np.ndarray:
   """Return the models averaged per record; none where no reference is out."""
   usable = signals.references(target)
-  out = usable & ~signals.keep
+  out = usable & ~signals.members
   return usable & out.any(0) if mode == "online" else out
 
 

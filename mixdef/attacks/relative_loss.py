@@ -106,7 +106,7 @@ def calibrated_loss(signals: Signals, *, target: int) -> np.ndarray:
 
 def _mean_over_out(signals: Signals, target: int, values: np.ndarray) -> np.ndarray:
   """Return the mean of values [S, N] over the references without each record."""
-  out = signals.references(target) & ~signals.keep
+  out = signals.references(target) & ~signals.members
   count = out.sum(0)
   mean = np.where(out, values, 0.0).sum(0) / np.maximum(count, 1)
   return signals.only_audited(np.where(count > 0, mean, np.nan))

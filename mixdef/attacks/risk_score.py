@@ -54,7 +54,7 @@ def privacy_risk_score(
     Models", 2021, arXiv 2003.10595.
   """
   shadow, learn = one_shadow(signals, target, shadow)
-  member = signals.keep[shadow]
+  member = signals.members[shadow]
   seen, asked = (signals.loss[model, :, 0] for model in (shadow, target))
   if statistic == "confidence":
     seen, asked = np.exp(-seen), np.exp(-asked)

@@ -44,7 +44,7 @@ class ShadowSignals:
 def shadow_signals(
   learner: Any,
   data: Dataset,
-  keep,
+  members,
   *,
   population: Dataset | None = None,
   views: Views | None = None,
@@ -63,7 +63,7 @@ def shadow_signals(
   Args:
     learner: as in `fit_many`.
     data: as in `fit_many`.
-    keep: bool [S,N], the members of each model.
+    members: bool [S,N], the members of each model.
     population: as in `Ensemble.signals`.
     views: as in `Ensemble.signals`.
     keep_params: False writes only the outputs, not the models; different views then
@@ -78,7 +78,7 @@ def shadow_signals(
     ValueError: as `fit_many` and `Ensemble.signals`, and if all models diverged.
   """
   options = Options(out=out, **training)
-  with shadow_training(learner, data, keep, options) as shadows:
+  with shadow_training(learner, data, members, options) as shadows:
     asked = _Asked(shadows, name_of(views, data, population))
 
     def wanted(model):
@@ -89,7 +89,7 @@ def shadow_signals(
       broken = chunk.diverged
       asked.put(np.array(models)[broken], None, chunk)
       if not broken.all():
-        answers = chunk.sound().signals(population=population, views=views)
+        answers = chunk.converged().signals(population=population, views=views)
         asked.put(np.array(models)[~broken], answers, chunk)
   return asked.gather(data, population)
 
@@ -124,7 +124,7 @@ class _Asked:
   def gather(self, data, population) -> ShadowSignals:
     """Combine the outputs of all models."""
     shadows, found = self.shadows, {}
-    for model in range(len(shadows.keep)):
+    for model in range(len(shadows.members)):
       found[model] = self._here.get(model) or self._read(model)
     sound = [model for model, (_, notes) in found.items() if not notes["diverged"]]
     if not sound:
@@ -132,7 +132,7 @@ class _Asked:
     arrays = [found[model][0] for model in sound]
     ensemble = shadows.ensemble(sound, None)
     return ShadowSignals(
-      signals=joined(Signals, arrays, ensemble.keep, data, population),
+      signals=joined(Signals, arrays, ensemble.members, data, population),
       models=np.array(sound),
       diverged=[model for model in found if model not in sound],
       guarantee=found[sound[0]][1]["guarantee"],

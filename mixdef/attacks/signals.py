@@ -28,7 +28,7 @@ class Signals:
     phi: float64 [S, N, Q], log p_y - log(1 - p_y).
     hinge: float64 [S, N, Q], margin over the best other class, or None.
     correct: bool [S, N, Q], whether the label is predicted, or None.
-    keep: bool [S, N], True where model s trained on record i.
+    members: bool [S, N], True where model s trained on record i.
     labels: int [N], or None.
     audited: bool [N]; False marks auxiliary and other records that are never scored and
       never enter a fit over records. All True by default.
@@ -38,13 +38,13 @@ class Signals:
       that are not among the N, or None.
     design: how the subsets were drawn: "bernoulli", "balanced" (every record in half of
       the models), "constant" (every record in the same number of models) or
-      "dependent"; None detects it from `keep`. See `references`.
+      "dependent"; None detects it from `members`. See `references`.
     target: the only model to audit, for which the others serve as references; None
       audits each model in turn.
   """
 
   phi: np.ndarray
-  keep: np.ndarray
+  members: np.ndarray
   hinge: np.ndarray | None = None
   correct: np.ndarray | None = None
   labels: Any = None
@@ -61,7 +61,10 @@ class Signals:
     if phi.ndim != 3 or 0 in phi.shape:
       raise ValueError(f"phi has shape {phi.shape}; pass [S, N, Q], none 0")
     models, records, _ = phi.shape
-    arrays = {"phi": phi, "keep": validate.mask(self.keep, (models, records), "keep")}
+    arrays = {
+      "phi": phi,
+      "members": validate.mask(self.members, (models, records), "members"),
+    }
     for name in _CHECKS:
       if getattr(self, name) is not None:
         arrays[name] = _CHECKS[name](getattr(self, name))
@@ -93,7 +96,7 @@ class Signals:
         raise ValueError("population is no Signals; build them of the same models")
       _population.check(self, self.population)
     if self.design is None:
-      design = _designs.detect_design(self.keep[:, self.audited])
+      design = _designs.detect_design(self.members[:, self.audited])
       object.__setattr__(self, "design", design)
     elif self.design not in _designs.DESIGNS:
       known = ", ".join(_designs.DESIGNS)
@@ -106,7 +109,7 @@ class Signals:
     cls,
     logits: ArrayLike,
     labels: ArrayLike,
-    keep: ArrayLike,
+    members: ArrayLike,
     *,
     audited: ArrayLike | None = None,
     population: tuple[ArrayLike, ArrayLike] | None = None,
@@ -120,29 +123,29 @@ class Signals:
       logits: [S, N, K], or [S, N, Q, K] with Q aligned views; see
         `per_record.statistics` for the meaning of -inf.
       labels: int [N], classes in 0..K-1.
-      keep: bool [S, N], True = member.
+      members: bool [S, N], True = member.
       audited: bool [N], default all True.
       population: logits [S, Z, K] or [S, Z, Q, K] and labels [Z] of records that no
         model trained on.
       ids: integers or text [N], names of the records for the report.
-      design: one of `designs.DESIGNS`; detected from `keep` by default.
+      design: one of `designs.DESIGNS`; detected from `members` by default.
       target: the only model to audit, 0 to S-1; default each in turn.
 
     Returns:
       Signals with every statistic, computed one model at a time.
 
     Raises:
-      ValueError: if shapes disagree, keep is not bool, the logits hold NaN, or are
+      ValueError: if shapes disagree, members is not bool, the logits hold NaN, or are
         probabilities or on another scale; the message says what to pass.
 
     >>> signals = Signals.from_logits([[[40., 0., 0.]]], [0], [[True]])
     >>> float(signals.phi[0, 0, 0].round(6))
     39.306853
     """
-    stacks, labels, keep = _outputs.read(logits, labels, keep)
+    stacks, labels, members = _outputs.read(logits, labels, members)
     return cls(
       **stacks,
-      keep=keep,
+      members=members,
       labels=labels,
       audited=audited,
       ids=ids,
@@ -157,10 +160,10 @@ class Signals:
 
     Args:
       path: npz file with `logits` [S,N,K] or [S,N,Q,K] (or log-probabilities), `keep`
-        bool [S,N] and `labels` int [N]. Optional are `audited` bool [N]; `ids` [N]
-        (names of the records, integers or text); `population_logits` [S,Z,K] or
-        [S,Z,Q,K] and `population_labels` [Z] of records that no model trained on; and
-        `target` (an int from 0 to S-1), to audit one model only.
+        bool [S,N], the members, and `labels` int [N]. Optional are `audited` bool [N];
+        `ids` [N] (names of the records, integers or text); `population_logits` [S,Z,K]
+        or [S,Z,Q,K] and `population_labels` [Z] of records that no model trained on;
+        and `target` (an int from 0 to S-1), to audit one model only.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -189,14 +192,14 @@ class Signals:
     nobody = np.zeros(own[:2], bool)
     stacks, labels, _ = _outputs.read(logits, labels, nobody, name="population logits")
     del stacks["log_probs"]  # no attack reads a population's
-    made: dict[str, Any] = {**stacks, "keep": nobody, "labels": labels}
+    made: dict[str, Any] = {**stacks, "members": nobody, "labels": labels}
     return cls(**made)
 
   @classmethod
   def from_phi(
     cls,
     phi: ArrayLike,
-    keep: ArrayLike,
+    members: ArrayLike,
     *,
     labels: ArrayLike | None = None,
     audited: ArrayLike | None = None,
@@ -208,18 +211,18 @@ class Signals:
 
     Args:
       phi: [S, N], or [S, N, Q] with Q aligned views; finite.
-      keep: bool [S, N], True = member.
+      members: bool [S, N], True = member.
       labels: int [N], for attacks with one threshold per class.
       audited: bool [N], default all True.
       population: phi [S, Z] or [S, Z, Q] of records that no model trained on.
       ids: integers or text [N], names of the records for the report.
-      design: one of `designs.DESIGNS`; detected from `keep` by default.
+      design: one of `designs.DESIGNS`; detected from `members` by default.
 
     Returns:
       The signals.
 
     Raises:
-      ValueError: if shapes disagree, keep is not bool, or phi is not finite.
+      ValueError: if shapes disagree, members is not bool, or phi is not finite.
 
     >>> Signals.from_phi([[0., 1.]], [[True, False]]).loss.round(3)[0, :, 0]
     array([0.693, 0.313])
@@ -233,8 +236,13 @@ class Signals:
     others = None
     if population is not None:
       others = _with_views(population, "population")
-      others = cls(phi=others, keep=np.zeros(others.shape[:2], bool))
-    given: dict[str, Any] = {"phi": phi, "keep": keep, "labels": labels, "ids": ids}
+      others = cls(phi=others, members=np.zeros(others.shape[:2], bool))
+    given: dict[str, Any] = {
+      "phi": phi,
+      "members": members,
+      "labels": labels,
+      "ids": ids,
+    }
     return cls(**given, audited=audited, population=others, design=design)
 
   @functools.cached_property
@@ -260,13 +268,13 @@ class Signals:
     Their subsets determine each other (`designs.related`), or they are one model that
     is listed twice: same subset, same outputs.
     """
-    return _designs.related(self.keep[:, self.audited]) | self._twice
+    return _designs.related(self.members[:, self.audited]) | self._twice
 
   @functools.cached_property
   def _twice(self) -> np.ndarray:
     """Pairs of equal models, bool [S, S]."""
     _outputs = self.phi.reshape(len(self.phi), -1)
-    return _designs.same_rows(self.keep) & _designs.same_rows(_outputs)
+    return _designs.same_rows(self.members) & _designs.same_rows(_outputs)
 
   def references(self, target: int) -> np.ndarray:
     """Return which models may serve as references for each record, bool [S, N].
@@ -293,7 +301,7 @@ class Signals:
   def _others(self, target: int, choose: Callable[..., np.ndarray]) -> np.ndarray:
     self.check_model("target", target)
     usable = choose(
-      self.keep, target, audited=self.audited, design=self.design, alike=self.related
+      self.members, target, audited=self.audited, design=self.design, alike=self.related
     )
     usable[np.triu(self._twice).any(0)] = False  # a copy adds no information
     if not usable[:, self.audited].any():
@@ -325,7 +333,7 @@ class Signals:
     return dataclasses.replace(
       self,
       **self._each(lambda values: values[chosen]),
-      keep=self.keep[chosen],
+      members=self.members[chosen],
       log_probs=None if self.log_probs is None else self.log_probs[chosen],
       population=self.population and self.population._only(chosen, models),
       design=self.design if self.design in ("bernoulli", "balanced") else None,

@@ -186,7 +186,7 @@ def _above_threshold(
 ) -> np.ndarray:
   """Return the target's statistic [N] minus the shadow's best threshold."""
   shadow, learn = one_shadow(signals, target, shadow)
-  values, member = statistic(shadow), signals.keep[shadow]
+  values, member = statistic(shadow), signals.members[shadow]
   labels = labels_of(signals) if per_class else np.zeros(len(values), int)
   threshold = np.empty(len(values))
   for rows, fit in by_class(labels, learn, member):

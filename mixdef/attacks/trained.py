@@ -64,11 +64,11 @@ def shokri(
     Machine Learning Models", 2017, arXiv 1610.05820.
   """
   learn = several_shadows(signals, target, shadows)
-  outputs, keep = log_probs_of(signals), signals.keep
-  scores = np.full(keep.shape[1], np.nan)
-  for rows, fit in by_class(labels_of(signals), learn, keep, least=_LEAST):
+  outputs, members = log_probs_of(signals), signals.members
+  scores = np.full(members.shape[1], np.nan)
+  for rows, fit in by_class(labels_of(signals), learn, members, least=_LEAST):
     net = fit_attack_net(
-      _probabilities(outputs[fit]), keep[fit], n_hidden=n_hidden, most=_MOST_A_CLASS
+      _probabilities(outputs[fit]), members[fit], n_hidden=n_hidden, most=_MOST_A_CLASS
     )
     scores[rows] = net.log_odds(_probabilities(outputs[target, rows]))
   return signals.only_audited(scores)
@@ -106,7 +106,7 @@ def salem_1(
   outputs = log_probs_of(signals)
   shadow, learn = one_shadow(signals, target, shadow)
   scores = _transfer(
-    outputs[shadow, learn], signals.keep[shadow, learn], outputs[target], n_hidden
+    outputs[shadow, learn], signals.members[shadow, learn], outputs[target], n_hidden
   )
   return signals.only_audited(scores)
 
@@ -152,7 +152,7 @@ def salem_2(
     raise ValueError("source is the attacked signals; pass others, or use salem_1")
   source.check_model("source_model", source_model)
   learn = source.audited
-  member = source.keep[source_model, learn]
+  member = source.members[source_model, learn]
   if member.all() or not member.any():
     raise ValueError(f"source_model={source_model} has only one kind of record")
   scores = _transfer(

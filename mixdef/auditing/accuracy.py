@@ -24,13 +24,16 @@ def accuracies(signals: Signals) -> dict[str, Any]:
     Unavailable: if the signals hold no `correct`.
     ValueError: if no model has an audited member, or none a non-member.
 
-  >>> keep = np.array([[True, False], [False, True]])
+  >>> members = np.array([[True, False], [False, True]])
   >>> logits = np.array([[[2., 0.], [2., 0.]], [[0., 2.], [0., 2.]]])
-  >>> accuracies(Signals.from_logits(logits, [0, 1], keep))["gap_attack"]
+  >>> accuracies(Signals.from_logits(logits, [0, 1], members))["gap_attack"]
   1.0
   """
   correct = signals.statistic("correct")[:, :, 0]
-  inside, outside = signals.keep & signals.audited, ~signals.keep & signals.audited
+  inside, outside = (
+    signals.members & signals.audited,
+    ~signals.members & signals.audited,
+  )
   train, test = _of_each(correct, inside), _of_each(correct, outside)
   if not train or not test:
     raise ValueError(

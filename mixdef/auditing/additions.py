@@ -66,7 +66,7 @@ class Recipe:
       num_members=public_size(data),
       out=self.folder(name),
       **self.training,
-    ).sound()
+    ).converged()
 
   def folder(self, name: str) -> pathlib.Path | None:
     """Return the folder of an ensemble."""
@@ -75,7 +75,7 @@ class Recipe:
 
 def public_size(data: Dataset) -> int:
   """Return the expected number of members of a model: half of the audited records."""
-  return int(data.always.sum()) + round(0.5 * int(data.audited.sum()))
+  return int(data.always_member.sum()) + round(0.5 * int(data.audited.sum()))
 
 
 def planted(
@@ -163,7 +163,7 @@ def add_dp_baseline(
   matched = matched_dp(
     network,
     data,
-    ensemble.keep[:2],
+    ensemble.members[:2],
     accuracy=reached["test_accuracy"],
     num_members=public_size(data),
     out=recipe.folder("dp_candidates"),

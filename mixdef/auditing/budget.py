@@ -49,21 +49,21 @@ def budget_curve(
     One {"num_models", "auc", "auc_ci", "fpr", "tpr", "tpr_ci", "resolvable"} for every
     size at which the targets have references; num_models includes the target.
   """
-  targets = range(min(_FIRST, len(signals.keep)))
+  targets = range(min(_FIRST, len(signals.members)))
   if signals.target is not None:
-    others = [s for s in range(len(signals.keep)) if s != signals.target]
+    others = [s for s in range(len(signals.members)) if s != signals.target]
     signals, targets = signals.only_models([signals.target, *others]), range(1)
   rows = []
-  for size in budget_sizes(len(signals.keep)):
+  for size in budget_sizes(len(signals.members)):
     part = signals.first_models(size)
     try:
       scores = leave_one_out(attack, part, targets=targets)[targets]
     except Unavailable:
       continue
-    if not len(complete_targets(scores, part.keep[targets])):
+    if not len(complete_targets(scores, part.members[targets])):
       continue
     found = summarize(
-      scores, part.keep[targets], part.audited, fprs=(fpr,), resamples=300, seed=seed
+      scores, part.members[targets], part.audited, fprs=(fpr,), resamples=300, seed=seed
     )
     tpr = found.tpr[f"{fpr:g}"]
     rows.append(

@@ -64,16 +64,16 @@ def plant(
   eligible = int(data.audited.sum())
   if not 1 <= count <= eligible:
     raise ValueError(
-      f"{count} canaries of {eligible} records that are neither reference nor always;"
-      f" take 1 to {eligible}"
+      f"{count} canaries of {eligible} records that are neither auxiliary nor always"
+      f" members; take 1 to {eligible}"
     )
   order = stream(seed, "canaries").permutation(len(data))
   rows = order[data.audited[order]][:count]
   x, y = data.x.copy(), data.y.copy()
   x[rows], y[rows] = CANARIES[kind](data, rows, seed, source)
-  always = ~data.reference
+  always = ~data.auxiliary
   always[rows] = False
-  return dataclasses.replace(data, x=x, y=y, always=always)
+  return dataclasses.replace(data, x=x, y=y, always_member=always)
 
 
 def parse_canaries(text: str) -> tuple[str, int]:
@@ -190,7 +190,7 @@ def duplicates(
     in, so that a canary's membership is the only difference.
   """
   del source
-  others = ~data.reference
+  others = ~data.auxiliary
   others[rows] = False
   if others.sum() < len(rows):
     raise ValueError(

@@ -15,12 +15,12 @@ class Attacked(NamedTuple):
   Attributes:
     figures: metrics by attack.
     scores: [S, N] by attack; higher means member, NaN means no score.
-    keep: bool [S, N], True = member.
+    members: bool [S, N], True = member.
   """
 
   figures: Mapping[str, Mapping[str, Any]]
   scores: Mapping[str, np.ndarray]
-  keep: np.ndarray
+  members: np.ndarray
 
 
 def paired_differences(
@@ -63,7 +63,9 @@ def without_scores(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
   """Return the entry of canaries or of a baseline without the scores of records."""
   if found is None:
     return None
-  kept = {key: value for key, value in found.items() if key not in ("scores", "keep")}
+  kept = {
+    key: value for key, value in found.items() if key not in ("scores", "members")
+  }
   if kept.get("canaries"):
     kept["canaries"] = without_scores(kept["canaries"])
   return kept
@@ -72,7 +74,7 @@ def without_scores(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
 def _attacked(found: Mapping[str, Any] | None) -> Attacked | None:
   if not found or "scores" not in found:
     return None
-  return Attacked(found["attacks"], found["scores"], found["keep"])
+  return Attacked(found["attacks"], found["scores"], found["members"])
 
 
 def paired_difference(
@@ -104,8 +106,8 @@ def paired_difference(
     for side in (audited, baseline)
   )
   found = paired_bootstrap(
-    (audited.scores[ours], audited.keep),
-    (baseline.scores[theirs], baseline.keep),
+    (audited.scores[ours], audited.members),
+    (baseline.scores[theirs], baseline.members),
     seed=seed,
     confidence=1 - 0.05 / len(shared),
   )["auc"]

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from mixdef.core.chaining import chain
 from mixdef.core.learner import Learner
-from mixdef.data import Dataset, validate_keep
+from mixdef.data import Dataset, validate_members
 from mixdef.defenses import dp_sgd, ema
 from mixdef.learners.classifier import classifier
 from mixdef.training import Ensemble, fit_many
@@ -91,7 +91,7 @@ def high_utility_dp(
 def matched_dp(
   model: nn.Module,
   data: Dataset,
-  keep: ArrayLike,
+  members: ArrayLike,
   *,
   accuracy: float,
   noise_multipliers: Iterable[float] = NOISE_MULTIPLIERS,
@@ -110,7 +110,7 @@ def matched_dp(
   Args:
     model: linen module, the one that was defended.
     data: the records.
-    keep: bool [R, N], training sets for the candidates, for example the first two of
+    members: bool [R, N], training sets for the candidates, for example the first two of
       the audited ensemble; accuracies are means over them.
     accuracy: accuracy of the defense, in [0, 1], on the same kind of records.
     noise_multipliers: each > 0. The default holds those of Aerni et al.
@@ -133,27 +133,27 @@ def matched_dp(
     slightly optimistic; models trained afterwards have their own. The papers tune by
     hand, on the test file.
   """
-  keep = validate_keep(keep, len(data))
+  members = validate_members(members, len(data))
   noises, rates = tuple(noise_multipliers), tuple(learning_rates)
   _check(accuracy, noise_multipliers=noises, learning_rates=rates)
   if test is None:
-    _check_out(data, keep)
+    _check_out(data, members)
   grid = list(itertools.product(noises, rates))
-  noise, rate = np.repeat(np.array(grid, np.float32), len(keep), axis=0).T
+  noise, rate = np.repeat(np.array(grid, np.float32), len(members), axis=0).T
   ensemble = fit_many(
     functools.partial(high_utility_dp, model, delta=delta),
     data,
-    np.tile(keep, (len(grid), 1)),
-    over={"noise_multiplier": noise, "learning_rate": rate},
+    np.tile(members, (len(grid), 1)),
+    sweep={"noise_multiplier": noise, "learning_rate": rate},
     **training,
   )
-  accuracies = _accuracies(ensemble, test).reshape(len(grid), len(keep)).mean(axis=1)
+  accuracies = _accuracies(ensemble, test).reshape(len(grid), len(members)).mean(axis=1)
   candidates = [
     {
       "noise_multiplier": noise,
       "learning_rate": rate,
       "test_accuracy": float(accuracies[i]),
-      "epsilon": ensemble[i * len(keep)].guarantee["epsilon"],
+      "epsilon": ensemble[i * len(members)].guarantee["epsilon"],
     }
     for i, (noise, rate) in enumerate(grid)
   ]
@@ -206,7 +206,7 @@ def _accuracies(ensemble: Ensemble, test: Dataset | None) -> np.ndarray:
   if test is not None:
     return _hits(ensemble, test).mean(axis=1)
   data = ensemble.data
-  return _hits(ensemble, data).mean(axis=1, where=~ensemble.keep & data.audited)
+  return _hits(ensemble, data).mean(axis=1, where=~ensemble.members & data.audited)
 
 
 def _hits(ensemble: Ensemble, data: Dataset) -> np.ndarray:
@@ -231,14 +231,15 @@ def _check(accuracy: float, **grid: tuple[float, ...]) -> None:
         raise ValueError(f"{name} holds {value}; give finite numbers above 0")
 
 
-def _check_out(data: Dataset, keep: np.ndarray) -> None:
-  if data.always.any():
+def _check_out(data: Dataset, members: np.ndarray) -> None:
+  if data.always_member.any():
     raise ValueError(
       "some records are in every model, so those that are out are canaries, whose"
       " labels measure no accuracy: give test="
     )
-  full = np.flatnonzero(~(~keep & data.audited).any(axis=1))
+  full = np.flatnonzero(~(~members & data.audited).any(axis=1))
   if full.size:
     raise ValueError(
-      f"keep[{full[0]}] leaves no audited record out to measure accuracy on: give test="
+      f"members[{full[0]}] leaves no audited record out to measure accuracy on: "
+      "give test="
     )

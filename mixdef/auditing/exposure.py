@@ -23,7 +23,7 @@ def describe(signals: Signals) -> dict[str, Any]:
     The numbers count audited records of that model and are None for several models.
     num_references is 0 if no model is a reference for another.
   """
-  models, target = len(signals.keep), signals.target
+  models, target = len(signals.members), signals.target
   references = (~signals.related).sum(1) - 1
   if target is None and models > 1:
     counts = dict.fromkeys(("model", "num_members", "num_nonmembers", "num_references"))
@@ -36,16 +36,16 @@ def describe(signals: Signals) -> dict[str, Any]:
       "references: not one model"
     )
     return {**counts, "text": text}
-  keep = signals.keep[target or 0, signals.audited]
-  members, others = int(keep.sum()), int((~keep).sum())
+  members = signals.members[target or 0, signals.audited]
+  num_members, others = int(members.sum()), int((~members).sum())
   released = "" if target is None else ", the released one"
   count = int(references[target or 0])
   return {
     "model": target or 0,
-    "num_members": members,
+    "num_members": num_members,
     "num_nonmembers": others,
     "num_references": count,
-    "text": f"model {target or 0}{released}, {members:,} members / {others:,} "
+    "text": f"model {target or 0}{released}, {num_members:,} members / {others:,} "
     f"non-members, {count} reference model{'' if count == 1 else 's'}",
   }
 
@@ -71,7 +71,7 @@ def exposure(
   Returns:
     The {"records", "classes"} of a report.
   """
-  targets = range(len(signals.keep)) if signals.target is None else [signals.target]
+  targets = range(len(signals.members)) if signals.target is None else [signals.target]
   most = max(row["num_targets"] for row in findings.figures.values())
   whole = {
     name: row for name, row in findings.figures.items() if row["num_targets"] == most
@@ -82,14 +82,14 @@ def exposure(
   }
   every = {name: row for name, row in whole.items() if name not in asking} or whole
   name, *_ = strongest_first(every)
-  scores, keep = findings.scores[name][targets], signals.keep[targets]
+  scores, members = findings.scores[name][targets], signals.members[targets]
   classes = []
   if signals.labels is not None:
-    classes = class_risk(scores, keep, signals.labels, seed=seed)
+    classes = class_risk(scores, members, signals.labels, seed=seed)
   if describe(signals)["num_references"] == 0:
     return {"records": None, "classes": classes}
   fpr = exposure_fpr(every[name]["num_nonmembers"])
-  risk = record_risk(scores, keep, fpr=fpr)
+  risk = record_risk(scores, members, fpr=fpr)
   records = {
     "attack": name,
     "fpr": fpr,
@@ -104,14 +104,14 @@ def _note(risk: RecordRisk, fpr: float, signals: Signals) -> str:
   """Describe which records the list names."""
   if signals.target is None:
     return (
-      f"This describes the recipe, all {len(signals.keep)} models pooled: a record may "
-      "be missing from the training set of the one you release."
+      f"This describes the recipe, all {len(signals.members)} models pooled: a record "
+      "may be missing from the training set of the one you release."
     )
-  members, found = int((risk.times > 0).sum()), int(np.nansum(risk.found))
+  num_members, found = int((risk.times > 0).sum()), int(np.nansum(risk.found))
   return (
-    f"Members of model {signals.target} only: {found} of its {members:,} score above "
-    f"what {100 * fpr:g}% of its non-members reach; chance alone would give about "
-    f"{fpr * members:.3g}."
+    f"Members of model {signals.target} only: {found} of its {num_members:,} score "
+    f"above what {100 * fpr:g}% of its non-members reach; chance alone would give "
+    f"about {fpr * num_members:.3g}."
   )
 
 

@@ -119,7 +119,7 @@ def describe_generators(
 def _of_pictures(run: Run, extractor: Extractor, classifier, count: int, seed: int):
   """Return {metric: (of samples, of real records, remark)} of one generator."""
   made = samples(run, count, seed=seed)
-  members = run.data.select(np.flatnonzero(run.keep))
+  members = run.data.select(np.flatnonzero(run.members))
   test: Any = members.test
   held_out = to_float(test.x)
   of_samples, of_real = (
@@ -160,7 +160,7 @@ def _joined(each):
 def _of_table(run: Run, columns: int, seed: int):
   """Compare as many samples, drawn from their probabilities, as there are members."""
   data: Any = run.data
-  real, held_out = data.x[run.keep], data.test.x
+  real, held_out = data.x[run.members], data.test.x
   shares = samples(run, len(real), seed=seed)[0]
   synthetic = shares > generator(seed).random(shares.shape)
   frequent = np.argsort(-real.mean(0), kind="stable")[:columns]
@@ -174,7 +174,7 @@ def _mosaics(run: Run, seed: int) -> list[Mosaic]:
   """Draw samples, real records and interpolations, with one row per class."""
   data = run.data
   made = grid(run, _COLUMNS, seed=seed)
-  members = np.flatnonzero(run.keep)
+  members = np.flatnonzero(run.members)
   rows = [
     to_float(data.x[members[data.y[members] == label][:_COLUMNS]])
     for label in range(data.num_classes)

@@ -24,10 +24,10 @@ def judged(signals: Signals) -> tuple[Signals, list[str]]:
       outputs are said to be of different subsets.
   """
   remarks = []
-  keep = signals.keep[:, signals.audited]
-  same = never_varied(keep)
+  members = signals.members[:, signals.audited]
+  same = never_varied(members)
   if same.any() and not same.all():
-    always, never = int((same & keep[0]).sum()), int((same & ~keep[0]).sum())
+    always, never = int((same & members[0]).sum()), int((same & ~members[0]).sum())
     remarks.append(
       f"{always} records are in every training set and {never} in none: they are not "
       f"attacked, for nothing was varied."
@@ -35,8 +35,8 @@ def judged(signals: Signals) -> tuple[Signals, list[str]]:
     audited = signals.audited.copy()
     audited[audited] = ~same
     signals = dataclasses.replace(signals, audited=audited, design=None)
-    keep = keep[:, ~same]
-  able = keep.any(1) & ~keep.all(1)
+    members = members[:, ~same]
+  able = members.any(1) & ~members.all(1)
   if not able.any():
     raise ValueError(
       "no model was trained on some of the audited records and not on others: there is "
@@ -49,7 +49,7 @@ def judged(signals: Signals) -> tuple[Signals, list[str]]:
     )
   _refuse_two_subsets_of_one_model(signals)
   alike = signals.related
-  if len(keep) > 1 and (keep[able] == keep[able][0]).all():
+  if len(members) > 1 and (members[able] == members[able][0]).all():
     remarks.append(
       "All models were trained on the same records: none is a reference for another, "
       "and attacks that need references were not run. The others compare members with "
@@ -72,12 +72,12 @@ def judged(signals: Signals) -> tuple[Signals, list[str]]:
 
 def _refuse_two_subsets_of_one_model(signals: Signals) -> None:
   """Reject arrays that list one model under two different subsets."""
-  answers = signals.phi.reshape(len(signals.keep), -1)
+  answers = signals.phi.reshape(len(signals.members), -1)
   for one, other in np.argwhere(same_rows(answers)):
-    if (signals.keep[one] != signals.keep[other]).any():
+    if (signals.members[one] != signals.members[other]).any():
       raise ValueError(
-        f"models {one} and {other} give the same outputs, but keep says that they were "
-        "trained on different records: correct the arrays"
+        f"models {one} and {other} give the same outputs, but were trained on "
+        "different records: correct the arrays"
       )
 
 

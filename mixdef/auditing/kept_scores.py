@@ -18,7 +18,7 @@ from mixdef.core.files import whole_file
 from mixdef.core.reading import Damaged, digest, read_npz
 from mixdef.training import Ensemble
 
-_FIRST = ("phi", "keep", "audited")
+_FIRST = ("phi", "members", "audited")
 # Names of records change no score, and these other fields have their own digests.
 _APART = (*_FIRST, "ids", "target", "population", "reconstruction")
 

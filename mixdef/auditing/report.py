@@ -74,7 +74,7 @@ class Audit:
     return render(
       self.report,
       scores=self.scores,
-      keep=self.signals.keep,
+      members=self.signals.members,
       audited=self.signals.audited,
       x=None if self.data is None else self.data.x,
       pictures=() if self.generated is None else self.generated.pictures,
@@ -89,7 +89,7 @@ class Audit:
     signals = self.signals
     arrays: dict[str, Any] = {
       "ids": _ids(signals),
-      "keep": signals.keep,
+      "keep": signals.members,
       "audited": signals.audited,
       **self.scores,
     }
@@ -228,7 +228,7 @@ def audit(
   }
   facts = report["setting"]
   if baseline:
-    audited = Attacked(findings.figures, findings.scores, signals.keep)
+    audited = Attacked(findings.figures, findings.scores, signals.members)
     report["dp_baseline"] |= {
       "defense_test_accuracy": facts.get(
         "test_accuracy", baseline["defense_test_accuracy"]
@@ -264,7 +264,7 @@ def _chosen_target(source: Ensemble | Signals, target: int | None) -> int | None
   named = source.target if isinstance(source, Signals) else None
   if target is None:
     return named
-  target = check_model("target", target, len(source.keep))
+  target = check_model("target", target, len(source.members))
   if named not in (None, target):
     raise ValueError(
       f"target={target}, but the outputs name model {named} as the one to audit: drop "
@@ -290,7 +290,7 @@ def _refuse_scores_alone(
   if "label_only" in families:
     return
   x = ensemble.data.x[:64]
-  if not np.array_equal(ensemble[0].predict(x), ensemble[0].predict(x, raw=True)):
+  if not np.array_equal(ensemble[0].log_probs(x), ensemble[0].log_probs(x, raw=True)):
     raise ValueError(
       "the defense changes the released outputs, which score attacks alone cannot "
       "judge: add a label-only attack, for example label_only_noise"
@@ -300,7 +300,7 @@ def _refuse_scores_alone(
 def _setting(
   signals: Signals, ensemble: Ensemble | None, findings: Findings
 ) -> dict[str, Any]:
-  models, records = signals.keep.shape
+  models, records = signals.members.shape
   others = signals.population
   facts: dict[str, Any] = {
     "num_models": models,
@@ -337,7 +337,7 @@ def _budget(
   return {
     name: budget_curve(catalogue.resolve(name), signals, seed=seed)
     for name in findings.figures
-    if name in _BUDGET_ATTACKS and len(signals.keep) > 4
+    if name in _BUDGET_ATTACKS and len(signals.members) > 4
   }
 
 
@@ -350,7 +350,7 @@ def _limits(
   lines = [
     "Intervals resample the records, given these trainings; they do not cover the "
     "randomness of training.",
-    _HINDSIGHT[len(signals.keep) > 1 and signals.target is None],
+    _HINDSIGHT[len(signals.members) > 1 and signals.target is None],
   ]
   if signals.target is None:
     lines.append(
@@ -379,7 +379,7 @@ def _limits(
 
 
 def _ids(signals: Signals) -> np.ndarray:
-  return np.arange(signals.keep.shape[1]) if signals.ids is None else signals.ids
+  return np.arange(signals.members.shape[1]) if signals.ids is None else signals.ids
 
 
 def _plain(value: Any) -> Any:

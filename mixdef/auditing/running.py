@@ -122,12 +122,12 @@ def run_attacks(
     except Unavailable as error:
       findings.not_run[name] = str(error)
       continue
-    targets = complete_targets(scores, signals.keep)
+    targets = complete_targets(scores, signals.members)
     if not len(targets):
       findings.not_run[name] = run.why_unscored()
       continue
     found = summarize(
-      scores[targets], signals.keep[targets], run.records_asked(), seed=seed
+      scores[targets], signals.members[targets], run.records_asked(), seed=seed
     )
     findings.scores[name] = scores
     findings.figures[name] = {
@@ -162,7 +162,7 @@ class _Run:
     if self.signals.target is not None:
       targets = [self.signals.target]
     elif self.costly:
-      kept = self.signals.keep[:, self.signals.audited]
+      kept = self.signals.members[:, self.signals.audited]
       targets = first_targets(kept, self.budget.targets)
     if not self.asks:
       source: Any = self.signals
@@ -181,7 +181,7 @@ class _Run:
     if folder is None:
       return self._timed()
     path = folder / file_name(name)
-    kept = read_scores(path, made_from, self.signals.keep.shape)
+    kept = read_scores(path, made_from, self.signals.members.shape)
     if kept is None:
       kept = self._timed()
       write_scores(path, made_from, *kept)
@@ -195,11 +195,11 @@ class _Run:
   def why_unscored(self) -> str:
     """Explain why no model has both a member and a non-member with a score."""
     target, asked = self.signals.target, self.records_asked()
-    keep = self.signals.keep[:, asked]
+    members = self.signals.members[:, asked]
     subject = "no model has"
     if target is not None:
-      keep, subject = keep[target : target + 1], f"model {target} does not have"
-    if not np.logical_and(keep.any(1), ~keep.all(1)).any():
+      members, subject = members[target : target + 1], f"model {target} does not have"
+    if not np.logical_and(members.any(1), ~members.all(1)).any():
       return (
         f"{subject} both a member and a non-member among the {asked.sum()} records "
         "asked about: ask about records of both kinds"

@@ -77,11 +77,11 @@ def read_audit_scores(folder: str | pathlib.Path) -> dict[str, np.ndarray]:
   """
   path, fix = local_path(folder) / "scores.npz", "run mixdef audit there again"
   arrays = read_npz(path, fix=fix)
-  keep = arrays.get("keep")
-  if keep is None or keep.dtype != bool or keep.ndim != 2:
+  members = arrays.get("keep")
+  if members is None or members.dtype != bool or members.ndim != 2:
     raise ValueError(f"{path} has no keep, bool [S,N]; {fix}")
   for name, array in arrays.items():
-    if array.dtype.kind == "f" and array.shape != keep.shape:
+    if array.dtype.kind == "f" and array.shape != members.shape:
       raise ValueError(f"{path}: the shape of {name} is not that of keep; {fix}")
   return arrays
 

@@ -34,7 +34,7 @@ class _Sweep:
 
   make_learner: Callable[[Defense], Learner]
   data: Dataset
-  keep: np.ndarray
+  members: np.ndarray
   attacks: list[str]
   budget: Budget
   training: Mapping[str, Any]
@@ -45,7 +45,7 @@ def sweep_defenses(
   make_learner: Callable[[Defense], Learner],
   data: Dataset,
   defenses: str,
-  keep: ArrayLike,
+  members: ArrayLike,
   *,
   attacks: Any,
   out: str | pathlib.Path,
@@ -68,7 +68,7 @@ def sweep_defenses(
     make_learner: returns the learner with a defense.
     data: the records, with held-out ones in `data.test`.
     defenses: defenses separated by ;, as "none; relaxloss([0.5, 1.0])".
-    keep: bool [S,N], the membership matrix of the shadow models of every defense.
+    members: bool [S,N], the membership matrix of the shadow models of every defense.
     attacks: names of attacks, as in `run_attacks`.
     out: folder of the results.
     budget: budget of the costly attacks; default `Budget()`.
@@ -89,14 +89,14 @@ def sweep_defenses(
     ValueError: an argument is out of range, or `out` holds results that were made from
       other settings or records.
   """
-  budget, keep = budget or Budget(), np.asarray(keep)
+  budget, members = budget or Budget(), np.asarray(members)
   names = ATTACKS.names(attacks)
   out, grids = files.local_path(out), read_grids(defenses)
-  sweep = _Sweep(make_learner, data, keep, names, budget, training, seed)
+  sweep = _Sweep(make_learner, data, members, names, budget, training, seed)
   if made_from is None:
     made_from = {
       "learner": make_learner(chain()).text,
-      "keep": reading.digest(keep),
+      "members": reading.digest(members),
       "attacks": names,
       "budget": dataclasses.asdict(budget),
       **{name: value for name, value in training.items() if name not in _SPEED},
@@ -120,7 +120,7 @@ def _complete(sweep, family, grid, out, made_from, noted) -> None:
   """Compute the missing cells among those that one program trains."""
   place = out / "cells" / sweep.data.name / f"seed-{sweep.seed}"
   place.mkdir(parents=True, exist_ok=True)
-  shadows = len(sweep.keep)
+  shadows = len(sweep.members)
   paths = [place / f"{_mark(shadows, text)}.json" for text in grid.texts]
   for path in _paths(place, "*.json"):
     if cell := _read_cell(path):
@@ -188,7 +188,7 @@ def _read_cells(out, grids) -> list[dict[str, Any]]:
 
 def _results(sweep, grid, scratch) -> list[dict[str, Any]]:
   """Train the shadow models of all cells together and attack those of each cell."""
-  shadows, names = len(sweep.keep), ", ".join(grid.texts)
+  shadows, names = len(sweep.members), ", ".join(grid.texts)
   logging.info(
     "%s, seed %d: %s, %d models each", sweep.data.name, sweep.seed, names, shadows
   )
@@ -199,7 +199,7 @@ def _results(sweep, grid, scratch) -> list[dict[str, Any]]:
   seconds = round(ensemble.seconds / len(grid.cells), 2)
   slices = (slice(i, i + shadows) for i in range(0, len(ensemble), shadows))
   return [
-    {**_attacked(sweep, ensemble.take(own)), "seconds": seconds} for own in slices
+    {**_attacked(sweep, ensemble.select(own)), "seconds": seconds} for own in slices
   ]
 
 
@@ -210,7 +210,7 @@ def _refused(error) -> dict[str, str]:
 
 def _trained(sweep, grid, scratch) -> Ensemble:
   """Train the models of the first cell, then those of the next, on the same subsets."""
-  cells, shadows = len(grid.cells), len(sweep.keep)
+  cells, shadows = len(grid.cells), len(sweep.members)
 
   def learner(**values):
     return sweep.make_learner(grid.defense(**values))
@@ -219,10 +219,10 @@ def _trained(sweep, grid, scratch) -> Ensemble:
     return fit_many(
       learner if grid.values else learner(),
       sweep.data,
-      np.tile(sweep.keep, (cells, 1)),
+      np.tile(sweep.members, (cells, 1)),
       seed=sweep.seed,
-      ids=np.tile(np.arange(shadows), cells),
-      over={name: np.repeat(column, shadows) for name, column in grid.values.items()},
+      model_ids=np.tile(np.arange(shadows), cells),
+      sweep={name: np.repeat(column, shadows) for name, column in grid.values.items()},
       out=scratch,
       **sweep.training,
     )
@@ -239,7 +239,7 @@ def _attacked(sweep, ensemble) -> dict[str, Any]:
   """Return the metrics of one cell."""
   trained = len(ensemble)
   try:
-    ensemble = ensemble.sound()
+    ensemble = ensemble.converged()
   except ValueError as error:  # the models of other cells need not have diverged
     return _refused(error)
   outputs = ensemble.signals(population=ensemble.data.test)

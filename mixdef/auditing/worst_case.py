@@ -43,19 +43,19 @@ def attack_canaries(
   and `strongest` widens its interval for that.
 
   Args:
-    ensemble: models trained on `canaries.plant(...)`; keep varies for canaries only.
+    ensemble: models trained on `canaries.plant(...)`; members varies for canaries only.
     kind: the kind of canaries, for the report.
     views: views of each record.
     seed: random seed of the bootstraps.
 
   Returns:
-    {"kind", "count", "num_always", "num_models", "attacks", "scores", "keep",
+    {"kind", "count", "num_always", "num_models", "attacks", "scores", "members",
     "strongest", "exposed_fpr", "exposed_quantiles", "epsilon"}. The scores [S, N] by
-    attack and keep [S, N] are for paired comparisons. epsilon holds the bound that the
-    first model's canaries prove by a one-run audit with the first attack, a tenth of
-    them guessed on either side, and the ceiling that perfect guesses would reach; it is
-    missing unless canaries were drawn independently. The last three are missing if no
-    attack could be run.
+    attack and members [S, N] are for paired comparisons. epsilon holds the bound that
+    the first model's canaries prove by a one-run audit with the first attack, a tenth
+    of them guessed on either side, and the ceiling that perfect guesses would reach; it
+    is missing unless canaries were drawn independently. The last three are missing if
+    no attack could be run.
 
   Deviation: Aerni et al. fit one variance a record at 64 models; below 33 models the
     pooled variance is used, as LiRA's authors advise for few.
@@ -82,22 +82,22 @@ def attack_canaries(
   found: dict[str, Any] = {}
   if best:
     fpr = exposure_fpr(figures[best["attack"]]["num_nonmembers"])
-    risk = record_risk(scores[best["attack"]], signals.keep, fpr=fpr)
+    risk = record_risk(scores[best["attack"]], signals.members, fpr=fpr)
     found |= {"exposed_fpr": fpr, "exposed_quantiles": risk.quantiles()}
     first = next(iter(scores))
     if signals.design == "bernoulli":  # a one-run bound needs independent draws
       found["epsilon"] = {
         "attack": first,
-        **_one_run(scores[first][0], signals.keep[0]),
+        **_one_run(scores[first][0], signals.members[0]),
       }
   return {
     "kind": kind,
     "count": int(signals.audited.sum()),
-    "num_always": int(ensemble.data.always.sum()),
+    "num_always": int(ensemble.data.always_member.sum()),
     "num_models": len(ensemble),
     "attacks": figures,
     "scores": scores,
-    "keep": signals.keep,
+    "members": signals.members,
     "strongest": best,
     **found,
   }
@@ -123,7 +123,7 @@ def _one_run(scores: np.ndarray, member: np.ndarray) -> dict[str, float]:
 def _only(ensemble: Ensemble, rows: np.ndarray) -> Ensemble:
   """Return the same models with a subset of the records, to save queries."""
   part = ensemble.data.select(rows)
-  return dataclasses.replace(ensemble, data=part, keep=ensemble.keep[:, rows])
+  return dataclasses.replace(ensemble, data=part, members=ensemble.members[:, rows])
 
 
 def attack_dp_baseline(
@@ -148,8 +148,8 @@ def attack_dp_baseline(
     seed: random seed of the bootstraps.
 
   Returns:
-    The entry `dp_baseline` of a report, with "scores" [S, N] by attack and "keep" [S,
-    N] for paired comparisons.
+    The entry `dp_baseline` of a report, with "scores" [S, N] by attack and "members"
+    [S, N] for paired comparisons.
   """
   signals: Signals = ensemble.signals(views=views, population=population)
   findings = run_attacks(attacks, signals, seed=seed)
@@ -164,7 +164,7 @@ def attack_dp_baseline(
     **ensemble[0].guarantee,
     "attacks": findings.figures,
     "scores": findings.scores,
-    "keep": ensemble.keep,
+    "members": ensemble.members,
     "strongest": strongest(findings.figures),
     "canaries": canaries,
     "note": _MATCHED if matched.matched else _UNMATCHED,

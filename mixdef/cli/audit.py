@@ -228,11 +228,15 @@ def _transferred(settings, folder, stages):
   if not settings.transfer:
     return {}
   stages.begin("transfer")
-  other = dataclasses.replace(settings, dataset=settings.transfer, reference=0)
+  other = dataclasses.replace(settings, dataset=settings.transfer, auxiliary=0)
   data = other.cut(other.load(), halves=2)
-  keep = mixdef.subsets(len(data), 2, seed=settings.seed)
+  members = mixdef.subsets(len(data), 2, seed=settings.seed)
   models = mixdef.fit_many(
-    other.make_learner(data), data, keep, out=folder / "transfer", **settings.training()
+    other.make_learner(data),
+    data,
+    members,
+    out=folder / "transfer",
+    **settings.training(),
   )
   return {"salem_2": {"source": models.signals()}}
 

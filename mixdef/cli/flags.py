@@ -62,7 +62,7 @@ GROUPS: dict[str, dict[str, Flag]] = {
     "train_size": Flag(
       "number of records to train a model on, drawn by the seed; 0: all records", 0
     ),
-    "reference": Flag("number of records to set aside as the defender's own", 0),
+    "auxiliary": Flag("number of records to set aside as the defender's own", 0),
     "standardize": Flag(
       "subtract the mean and divide by the standard deviation, per feature"
     ),

@@ -103,12 +103,12 @@ def _train(stages, data, name, settings, folder):
 
 
 def _sound(models, natural):
-  """Exclude the rows in which either model diverged: both share one keep matrix."""
+  """Exclude the rows in which either model diverged: both share one members matrix."""
   both = [side for side in (models, natural) if side is not None]
   sound = ~np.any([side.diverged for side in both], axis=0)
   if sound.sum() < 2:
     raise ValueError("fewer than two GANs did not diverge: lower --learning_rate")
-  return models.take(sound), None if natural is None else natural.take(sound)
+  return models.select(sound), None if natural is None else natural.select(sound)
 
 
 def _generator_steps(models) -> int:
@@ -155,7 +155,7 @@ def _theory(models, natural):
   audited = models.data.audited
   losses = [-side.signals().phi[:, audited, 0] for side in (natural, models)]
   return likelihood_ratios.theory_report(
-    losses[0], models.keep[:, audited], losses[1], fixed=True
+    losses[0], models.members[:, audited], losses[1], fixed=True
   )
 
 

@@ -171,7 +171,7 @@ class GanSettings(ShadowSettings):
     whole = dataclasses.replace(self, quick=False)
     if self.quick and not self.train_size:
       whole = dataclasses.replace(
-        whole, train_size=min(_QUICK_RECORDS, len(data) - self.reference) // 2
+        whole, train_size=min(_QUICK_RECORDS, len(data) - self.auxiliary) // 2
       )
     return whole.cut(data, halves=2)
 

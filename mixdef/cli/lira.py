@@ -81,14 +81,14 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   arrays: dict[str, Any] = {
     "ids": data.ids,
     "labels": data.y,
-    "keep": signals.keep,
+    "keep": signals.members,
     **found.scores,
   }
   with files.whole_file(folder / "scores.npz") as file:
     np.savez_compressed(file, **arrays)
   ranked = metrics.strongest_first(found.figures)
   metrics.roc_plot(
-    {name: (found.scores[name], signals.keep) for name in ranked[:_DRAWN]},
+    {name: (found.scores[name], signals.members) for name in ranked[:_DRAWN]},
     folder / "roc.png",
   )
   return {
@@ -114,7 +114,7 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
 def _counts(signals: mixdef.Signals) -> dict[str, int]:
   """Count over all targets how often each kind of fit of LiRA was used."""
   total: collections.Counter[str] = collections.Counter()
-  for target in range(len(signals.keep)):
+  for target in range(len(signals.members)):
     total.update(mixdef.attacks.lira_coverage(signals, target=target))
   return dict(total)
 

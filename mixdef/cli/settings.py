@@ -130,7 +130,7 @@ class Settings(JobSettings):
   epochs: int = 50
   batch_size: int = 128
   microbatch: int = 0
-  reference: int = 0
+  auxiliary: int = 0
   noise_seed: int = -1
   quick: bool = False
 
@@ -203,7 +203,7 @@ class Settings(JobSettings):
     }
 
   def cut(self, data: mixdef.Dataset, *, halves: int) -> mixdef.Dataset:
-    """Draw the records of the run by the seed, and mark the reference records.
+    """Draw the records of the run by the seed, and mark the auxiliary records.
 
     Args:
       data: all records.
@@ -212,21 +212,21 @@ class Settings(JobSettings):
     Raises:
       ValueError: there are too few records.
     """
-    left = len(data) - self.reference
+    left = len(data) - self.auxiliary
     size = halves * self.train_size or left
     if not 0 < size <= left:
       raise ValueError(
         f"{data.name} has {len(data)} records; --train_size={self.train_size} and "
-        f"--reference={self.reference} take {size + self.reference}: lower them"
+        f"--auxiliary={self.auxiliary} take {size + self.auxiliary}: lower them"
       )
     if self.quick:
       size = min(size, 300 * halves)
     if size < left:
-      size += self.reference
+      size += self.auxiliary
       chosen = mixdef.disjoint_splits(data, 1, size=size, seed=self.seed)
       data = data.select(chosen[0])
     data = data.standardize() if self.standardize else data
-    return data.with_reference(self.reference, seed=self.seed)
+    return data.with_auxiliary(self.auxiliary, seed=self.seed)
 
   def networks(self, data: mixdef.Dataset) -> list[Any]:
     """Return the linen modules that `model` names; some learners take several."""
@@ -310,10 +310,10 @@ class ShadowSettings(Settings):
     """Return the arguments of `fit_many` to train every shadow model on a random half.
 
     Args:
-      data: the records; those in `data.always` are members of every model.
+      data: the records; those in `data.always_member` are members of every model.
     """
     return {
-      "keep": mixdef.subsets(data, self.shadows, seed=self.seed),
+      "members": mixdef.subsets(data, self.shadows, seed=self.seed),
       "num_members": mixdef.auditing.public_size(data),
       **self.training(),
     }

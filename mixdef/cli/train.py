@@ -35,7 +35,7 @@ def run(settings: Settings, folder: pathlib.Path) -> dict:
     out=folder,
     progress=True,
   )
-  members, held_out = data.select(trained.keep), cast("mixdef.Dataset", data.test)
+  members, held_out = data.select(trained.members), cast("mixdef.Dataset", data.test)
   train = trained.accuracy(members.x, members.y)
   test = trained.accuracy(held_out.x, held_out.y)
   return {

@@ -125,7 +125,7 @@ def chain(*defenses: Defense | str) -> Defense:
     name="chain",
     text="|".join(map(str, parts)) or "none",
     model=fields or None,
-    before=next((part.before for part in parts if part.before), ()),
+    stages=next((part.stages for part in parts if part.stages), ()),
     rows=next((part.rows for part in parts if part.rows), None),
     init=init,
     batch=thread("batch"),
@@ -185,7 +185,7 @@ def _refuse(parts):
     check_hooks(part)
   once = {
     "gradient estimators": [part for part in parts if part.value_and_grad],
-    "staged parts": [part for part in parts if part.before],
+    "staged parts": [part for part in parts if part.stages],
     "mixers": [part for part in parts if "mix" in part.traits],
     "parts that choose the rows": [part for part in parts if part.rows],
     "parts that release other weights": [part for part in parts if part.release_params],
@@ -201,9 +201,9 @@ def _refuse(parts):
       raise ValueError(f"two parts set the model's {field!r}: keep one of them")
   student = next((part for part in parts if part.rows), None)
   for part in parts:
-    if student and part is not student and "needs_reference" in part.traits:
+    if student and part is not student and "needs_auxiliary" in part.traits:
       raise ValueError(
-        f"{student.name} trains on the reference records, so {part.name} cannot take "
+        f"{student.name} trains on the auxiliary records, so {part.name} cannot take "
         f"them for non-members: drop one"
       )
   clipped = next((part for part in parts if "per_example" in part.traits), None)
@@ -227,7 +227,7 @@ def _refuse_with_clipping(part, clipped):
       f"{part.name} lets a record act on other records' rows or answers, so clipping "
       f"row by row in {clipped.name} bounds no record: {give_up}"
     )
-  if part.before:
+  if part.stages:
     raise ValueError(
       f"{part.name} trains on the members before, and the epsilon of {clipped.name} "
       f"counts one training: {give_up}"

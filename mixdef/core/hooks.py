@@ -69,13 +69,13 @@ class Ctx(NamedTuple):
 class Rows(NamedTuple):
   """The rows of one step [B], chosen by the training loop.
 
-  Weight 1 marks a member, reference 1 an auxiliary record of the defender; both are 0
+  Weight 1 marks a member, auxiliary 1 an auxiliary record of the defender; both are 0
   for padding.
   """
 
   index: Any
   weight: Any
-  reference: Any
+  auxiliary: Any
 
 
 class Batch(NamedTuple):
@@ -90,7 +90,7 @@ class Batch(NamedTuple):
   y: Any
   index: Any
   weight: Any
-  reference: Any
+  auxiliary: Any
   partner: Any
   lam: Any
   view: Any = None
@@ -99,13 +99,13 @@ class Batch(NamedTuple):
 class Data(NamedTuple):
   """Records on the device, shared by all models: x [N,...], y int [N].
 
-  `reference` bool [N] marks the defender's auxiliary records, which are never members
+  `auxiliary` bool [N] marks the defender's auxiliary records, which are never members
   and never audited.
   """
 
   x: Any
   y: Any
-  reference: Any
+  auxiliary: Any
 
 
 class Spec(NamedTuple):
@@ -131,19 +131,19 @@ class Spec(NamedTuple):
 class Stage(NamedTuple):
   """M models (teachers) trained before this one, on other rows.
 
-  `rows(key, keep [N], reference [N]) -> bool [M,N]` selects the rows of each teacher;
-  `table(key, log_probs [M,N,K], rows [M,N], keep [N]) -> [N,K]` condenses their outputs
-  into `Spec.table`. If `defense` is None, they are trained with the rest of the chain.
-  `question(learner, state, x [B,...], y [B]) -> [B,...]` replaces log-probabilities as
-  the teachers' output; `columns` is then the number of columns of the table, in place
-  of K.
+  `rows(key, members [N], auxiliary [N]) -> bool [M,N]` selects the rows of each
+  teacher; `table(key, log_probs [M,N,K], rows [M,N], members [N]) -> [N,K]` condenses
+  their outputs into `Spec.table`. If `defense` is None, they are trained with the rest
+  of the chain. `query(learner, state, x [B,...], y [B]) -> [B,...]` replaces
+  log-probabilities as the teachers' output; `columns` is then the number of columns of
+  the table, in place of K.
   """
 
   rows: Callable
   table: Callable
   models: int = 1
   defense: Any = None
-  question: Any = None
+  query: Any = None
   columns: int | None = None
 
 
@@ -190,8 +190,8 @@ class Defense(NamedTuple):
 
   ```
   model           {field: value} set on the linen module
-  before          (Stage, ...)
-  rows            (key, keep [N], reference [N]) -> bool [N], the rows trained on
+  stages          (Stage, ...)
+  rows            (key, members [N], auxiliary [N]) -> bool [N], the rows trained on
   init            (key, spec) -> state
   batch           (batch, state, ctx) -> batch
   log_probs       (log_probs [B,K], state, ctx) -> log_probs
@@ -210,7 +210,7 @@ class Defense(NamedTuple):
 
   Traits order the batch hooks (`table`, `augment`, `mix`, `label`) and declare what a
   part requires or forbids: `per_example`, `whole_batch`, `cross_example`, `poisson`,
-  `needs_reference` (raises if the data has no auxiliary records), `reference_rows`
+  `needs_auxiliary` (raises if the data has no auxiliary records), `auxiliary_rows`
   (auxiliary records are included in the batches), `quantities` (it computes with
   records, so token ids and other integers are rejected), `no_guarantee`,
   `post_processing` (its `update`, `epoch` and `finish` do not need members), `critic`
@@ -225,7 +225,7 @@ class Defense(NamedTuple):
   name: str
   text: str = ""
   model: Mapping[str, Any] | None = None
-  before: tuple[Stage, ...] = ()
+  stages: tuple[Stage, ...] = ()
   rows: Callable | None = None
   init: Init | None = None
   batch: Transform | None = None
@@ -247,7 +247,7 @@ class Defense(NamedTuple):
 
 
 _ARGUMENTS = {
-  "rows": "key, keep, reference",
+  "rows": "key, members, auxiliary",
   "init": "key, spec",
   "batch": "batch, state, ctx",
   "log_probs": "log_probs, state, ctx",

@@ -53,7 +53,7 @@ def row_by_row(part: Defense):
   def hook(batch, state, ctx):
     out = jax.vmap(alone, (0, None, None))(batch, state, ctx.position)
     weight = jnp.where(out.weight > 0, jnp.minimum(out.weight, batch.weight), 0)
-    return out._replace(index=batch.index, reference=batch.reference, weight=weight)
+    return out._replace(index=batch.index, auxiliary=batch.auxiliary, weight=weight)
 
   return hook
 
@@ -77,7 +77,7 @@ def without_members(part: Defense, name: str):
       ) from error
 
   def look(state, ctx):
-    own = ctx.data.reference
+    own = ctx.data.auxiliary
 
     def hidden(rows):
       return jnp.where(own.reshape(-1, *(1,) * (rows.ndim - 1)), rows, 0)
@@ -176,7 +176,7 @@ def _trial(clipped, hooks, spec, state, key, epoch, batch, log_probs):
         together.index == batch.index
       ).all()
     found[f"{part.name} changes a row by the other rows of its batch"] = _agree(
-      *(together._replace(reference=None), alone._replace(reference=None)),
+      *(together._replace(auxiliary=None), alone._replace(auxiliary=None)),
       batch.weight > 0,
     )
     batch = alone

@@ -51,13 +51,14 @@ class Learner(NamedTuple):
 
   `predict` returns the output of the released model. `raw=True` skips `release_output`
   and returns the output of the released weights, which white-box attacks see. `batch`,
-  `before`, `rows` and `traits` are the defense's; attacks may use `batch` to transform
+  `stages`, `rows` and `traits` are the defense's; attacks may use `batch` to transform
   records as training does. `text` describes the learner in messages. `model` is the
   network that a classifier was made of.
 
   A GAN has `generate`, with z ~ N(0, I) of dimension `latent` and conditions y, rows of
-  the simplex over `num_classes`. Its members are split into `groups` disjoint shards of
-  equal size, one per critic, and a step sees the rows of all shards, [groups * B].
+  the simplex over `num_classes`. Its members are split into `num_shards` disjoint
+  shards of equal size, one per critic, and a step sees the rows of all: [num_shards *
+  B].
   """
 
   init: Callable
@@ -66,14 +67,14 @@ class Learner(NamedTuple):
   finish: Callable | None
   predict: Callable
   batch: Transform | None = None
-  before: tuple[tuple[Stage, "Learner"], ...] = ()
+  stages: tuple[tuple[Stage, "Learner"], ...] = ()
   rows: Callable | None = None
   traits: frozenset[str] = frozenset()
   text: str = ""
   generate: Callable | None = None
   latent: int = 0
   num_classes: int = 0
-  groups: int = 1
+  num_shards: int = 1
   guarantee: Callable | None = None
   model: Any = None
 
@@ -140,7 +141,7 @@ def stage_learners(defense: Defense, learner: Callable) -> tuple:
       stage._replace(defense=None),
       learner(defense=_stage_defense(stage, defense)),
     )
-    for stage in defense.before
+    for stage in defense.stages
   )
 
 
@@ -151,4 +152,4 @@ def _stage_defense(stage, defense):
   """
   if stage.defense is not None:
     return stage.defense
-  return chain(*(p._replace(model=None) for p in defense.parts if not p.before))
+  return chain(*(p._replace(model=None) for p in defense.parts if not p.stages))

@@ -269,14 +269,14 @@ def mask(values: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
   return values
 
 
-def membership(keep: Any, records: int) -> np.ndarray:
+def membership(members: Any, records: int) -> np.ndarray:
   """Return the membership matrix, bool [S, N]: which model trained on which record."""
-  keep = numbers(keep, "keep")
+  members = numbers(members, "members")
   models = 1
-  if keep.ndim == 2:
-    transposed = keep.shape[0] == records != keep.shape[1]
-    models = max(1, keep.shape[1 if transposed else 0])
-  return mask(keep, (models, records), "keep")
+  if members.ndim == 2:
+    transposed = members.shape[0] == records != members.shape[1]
+    models = max(1, members.shape[1 if transposed else 0])
+  return mask(members, (models, records), "members")
 
 
 def scored(scores: Any, member: Any, name: str = "member") -> tuple[Any, np.ndarray]:

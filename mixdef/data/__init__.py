@@ -3,7 +3,7 @@
 from mixdef.data.catalogue import CATALOGUE, check_name, load
 from mixdef.data.dataset import Dataset, to_float
 from mixdef.data.duplicates import duplicate_records
-from mixdef.data.subsets import disjoint_splits, subsets, validate_keep
+from mixdef.data.subsets import disjoint_splits, subsets, validate_members
 
 __all__ = [
   "CATALOGUE",
@@ -14,5 +14,5 @@ __all__ = [
   "load",
   "subsets",
   "to_float",
-  "validate_keep",
+  "validate_members",
 ]

@@ -55,7 +55,7 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
     FileNotFoundError: the files are missing; the line names files, folder and command.
 
   >>> load("digits")
-  Dataset(digits: 1,797 x (8, 8, 1) float32, 10 classes, 0 reference, test none)
+  Dataset(digits: 1,797 x (8, 8, 1) float32, 10 classes, 0 auxiliary, test none)
   """
   check_name(name)
   return CATALOGUE[name](_folder(data_dir))

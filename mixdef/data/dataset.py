@@ -25,10 +25,11 @@ class Dataset:
     y: [N] int32 labels in [0, num_classes).
     num_classes: number of classes K.
     name: canonical name, printed in every report.
-    reference: [N] bool, the defender's auxiliary records, which are never members and
+    auxiliary: [N] bool, the defender's auxiliary records, which are never members and
       never audited. All False by default.
-    always: [N] bool, records that every model trains on and that are never audited,
-      so that only the other records vary; see `auditing.plant`. All False by default.
+    always_member: [N] bool, records that every model trains on and that are never
+      audited, so that only the other records vary; see `auditing.plant`. All False by
+      default.
     ids: [N] int or text, unique id of each record; by default its position 0..N-1 in
       the file it came from. Ids are kept when records are selected, so that scores of
       different selections can be joined.
@@ -41,33 +42,36 @@ class Dataset:
   y: np.ndarray
   num_classes: int
   name: str = "user"
-  reference: Any = None
-  always: Any = None
+  auxiliary: Any = None
+  always_member: Any = None
   ids: Any = None
   test: Dataset | None = None
   standardized: bool = False
 
   def __post_init__(self) -> None:
-    for field in ("reference", "always"):
+    for field in ("auxiliary", "always_member"):
       if getattr(self, field) is None:
         object.__setattr__(self, field, np.zeros(len(self.x), bool))
     if self.ids is None:
       object.__setattr__(self, "ids", np.arange(len(self.x)))
-    for field in ("x", "y", "reference", "always", "ids"):
+    for field in ("x", "y", "auxiliary", "always_member", "ids"):
       frozen = np.asarray(getattr(self, field)).view()
       frozen.flags.writeable = False
       object.__setattr__(self, field, frozen)
     validate.lengths(
-      *(self.x, self.y), reference=self.reference, always=self.always, ids=self.ids
+      *(self.x, self.y),
+      auxiliary=self.auxiliary,
+      always_member=self.always_member,
+      ids=self.ids,
     )
     validate.ids(self.ids)
-    for field in ("reference", "always"):
+    for field in ("auxiliary", "always_member"):
       validate.mask(getattr(self, field), (len(self.x),), field)
-    both = np.flatnonzero(self.reference & self.always)
+    both = np.flatnonzero(self.auxiliary & self.always_member)
     if both.size:
       raise ValueError(
-        f"record {both[0]} is marked reference (never a member) and always (a member of"
-        " every model); unmark one"
+        f"record {both[0]} is marked auxiliary (never a member) and always_member (a"
+        " member of every model); unmark one"
       )
 
   def __len__(self) -> int:
@@ -75,17 +79,19 @@ class Dataset:
 
   def __repr__(self) -> str:
     test = "none" if self.test is None else f"{len(self.test):,}"
-    always = f" {int(self.always.sum()):,} always," if self.always.any() else ""
+    always_member = (
+      f" {int(self.always_member.sum()):,} always," if self.always_member.any() else ""
+    )
     return (
       f"Dataset({self.name}: {len(self):,} x {self.x.shape[1:]} {self.x.dtype},"
-      f" {self.num_classes} classes, {int(self.reference.sum()):,} reference,"
-      f"{always} test {test})"
+      f" {self.num_classes} classes, {int(self.auxiliary.sum()):,} auxiliary,"
+      f"{always_member} test {test})"
     )
 
   @property
   def audited(self) -> np.ndarray:
     """The records on which attacks are scored, [N] bool."""
-    return ~(self.reference | self.always)
+    return ~(self.auxiliary | self.always_member)
 
   @classmethod
   def from_arrays(
@@ -113,14 +119,14 @@ class Dataset:
       ids: [N] integers or text, unique ids of the records, shown in reports.
 
     Returns:
-      A `Dataset` whose `reference` and `always` are all False.
+      A `Dataset` whose `auxiliary` and `always_member` are all False.
 
     Raises:
       ValueError: naming the first bad value and the fix.
 
     >>> data = Dataset.from_arrays([[0.5, 1.0], [2.0, 3.0], [4.0, 5.0]], [0, 1, 1])
     >>> data
-    Dataset(user: 3 x (2,) float32, 2 classes, 0 reference, test none)
+    Dataset(user: 3 x (2,) float32, 2 classes, 0 auxiliary, test none)
     """
     x, y = validate.inputs(x, "x"), validate.labels(y, "y")
     validate.lengths(x, y)
@@ -159,20 +165,20 @@ class Dataset:
       self,
       x=self.x[rows],
       y=self.y[rows],
-      reference=self.reference[rows],
-      always=self.always[rows],
+      auxiliary=self.auxiliary[rows],
+      always_member=self.always_member[rows],
       ids=self.ids[rows],
     )
 
-  def with_reference(self, count: int, *, seed: int = 0) -> Self:
+  def with_auxiliary(self, count: int, *, seed: int = 0) -> Self:
     """Mark `count` random records as the defender's auxiliary records.
 
     Replaces any earlier marking. Auxiliary records are never members and never scored.
-    They are drawn from the records that are not `always` members.
+    They are drawn from the records that are not in every model.
 
     Args:
       count: number of auxiliary records, at least 0 and below the number of records
-        that are not `always`.
+        that are not in every model.
       seed: non-negative int.
 
     Returns:
@@ -181,17 +187,19 @@ class Dataset:
     Raises:
       ValueError: `count` is out of range.
     """
-    count = validate.integer(count, "reference")
-    free = int((~self.always).sum())
+    count = validate.integer(count, "count")
+    free = int((~self.always_member).sum())
     if not 0 <= count < free:
-      kind = "records that are not always members" if self.always.any() else "records"
+      kind = (
+        "records that are not always members" if self.always_member.any() else "records"
+      )
       raise ValueError(
-        f"reference={count} of {free} {kind}; take 0 <= reference < {free}"
+        f"{count} auxiliary records of {free} {kind}; take 0 to {free - 1}"
       )
     order = stream(seed, "reference").permutation(len(self))
-    reference = np.zeros(len(self), bool)
-    reference[order[~self.always[order]][:count]] = True
-    return dataclasses.replace(self, reference=reference)
+    auxiliary = np.zeros(len(self), bool)
+    auxiliary[order[~self.always_member[order]][:count]] = True
+    return dataclasses.replace(self, auxiliary=auxiliary)
 
   def hold_out(self, fraction: float = 0.2, *, seed: int = 0) -> Self:
     """Hold out a class-stratified random fraction as `test`.
@@ -207,14 +215,14 @@ class Dataset:
       A `Dataset` of the remaining records, in their original order, with `test`.
 
     Raises:
-      ValueError: there is a test file already, rows are marked as reference or always,
+      ValueError: there is a test file already, rows are marked as auxiliary or always,
         or one side is empty.
     """
     if self.test is not None:
       raise ValueError(f"{self.name} has a test file already; use it, or drop it first")
-    if self.reference.any():
-      raise ValueError("reference rows are marked already; call hold_out first")
-    if self.always.any():
+    if self.auxiliary.any():
+      raise ValueError("auxiliary rows are marked already; call hold_out first")
+    if self.always_member.any():
       raise ValueError("rows are marked always already; call hold_out first")
     count = round(validate.real(fraction, "fraction") * len(self))
     if not 0 < count < len(self):
@@ -239,7 +247,7 @@ class Dataset:
 
     Args:
       moments_of: public records of the same form, from which mean and std are computed;
-        `data.select(data.reference)` if the defender's auxiliary records are public.
+        `data.select(data.auxiliary)` if the defender's auxiliary records are public.
 
     Returns:
       A `Dataset` with float32 `x`; without `moments_of` it is marked `standardized`.

@@ -16,14 +16,14 @@ def subsets(
   design: str = "bernoulli",
   fraction: float = 0.5,
   eligible: ArrayLike | None = None,
-  always: ArrayLike | None = None,
+  always_member: ArrayLike | None = None,
 ) -> np.ndarray:
   """Draw the membership matrix of an ensemble.
 
-  bernoulli: keep[s, i] ~ Bernoulli(fraction), independently. Row s depends only on
+  bernoulli: members[s, i] ~ Bernoulli(fraction), independently. Row s depends only on
   (seed, s), so adding models later does not change existing rows.
 
-  balanced: uniforms u [S, N] are ranked along the models, keep[s, i] iff
+  balanced: uniforms u [S, N] are ranked along the models, members[s, i] iff
   rank < fraction * S, so that each record is in the same number of models. Under
   leave-one-out, the number of other models that contain a record then reveals its
   membership (an attack that only counts has AUC 1), which biases pooled and online
@@ -38,11 +38,12 @@ def subsets(
     fraction: expected fraction of members in (0, 1]; the paper uses 1/2.
     eligible: [N] bool, records that may be members; defaults to `data.audited`, and to
       all if `data` is a number.
-    always: [N] bool, members of every model, eligible or not; the design applies to the
-      other records. Defaults to `data.always`, and to none if `data` is a number.
+    always_member: [N] bool, members of every model, eligible or not; the design applies
+      to the other records. Defaults to `data.always_member`, and to none if `data` is a
+      number.
 
   Returns:
-    keep [S, N] bool. Row sizes differ and are never truncated to a common length.
+    members [S, N] bool. Row sizes differ and are never truncated to a common length.
 
   Raises:
     ValueError: an argument is out of range, or a model has no record.
@@ -61,19 +62,19 @@ def subsets(
   num_models = validate.integer(num_models, "num_models", least=1)
   if isinstance(data, Dataset):
     eligible = data.audited if eligible is None else eligible
-    always = data.always if always is None else always
+    always_member = data.always_member if always_member is None else always_member
     data = len(data)
   num_records = validate.integer(data, "data", least=1)
   if not 0 < validate.real(fraction, "fraction") <= 1:
     raise ValueError(f"fraction={fraction}; take a share in (0, 1]")
   if design not in tuple(_DESIGNS):
     raise ValueError(f"design={design!r}; take one of {', '.join(_DESIGNS)}")
-  keep = _DESIGNS[design](num_models, num_records, seed, fraction)
+  members = _DESIGNS[design](num_models, num_records, seed, fraction)
   if eligible is not None:
-    keep &= validate.mask(eligible, (num_records,), "eligible")
-  if always is not None:
-    keep |= validate.mask(always, (num_records,), "always")
-  return validate_keep(keep, num_records)
+    members &= validate.mask(eligible, (num_records,), "eligible")
+  if always_member is not None:
+    members |= validate.mask(always_member, (num_records,), "always_member")
+  return validate_members(members, num_records)
 
 
 def disjoint_splits(
@@ -114,35 +115,35 @@ def disjoint_splits(
   return order[: parts * size].reshape(parts, size)
 
 
-def validate_keep(keep: ArrayLike, num_records: int) -> np.ndarray:
-  """Return `keep` as a numpy array after checking that it fits the records.
+def validate_members(members: ArrayLike, num_records: int) -> np.ndarray:
+  """Return `members` as a numpy array after checking that it fits the records.
 
   Args:
-    keep: [S, N] bool, True where model s trains on record i.
+    members: [S, N] bool, True where model s trains on record i.
     num_records: N of the data.
 
   Returns:
-    keep [S, N] bool.
+    members [S, N] bool.
 
   Raises:
     ValueError: wrong type or shape, or a model without records.
   """
-  keep = validate.membership(keep, num_records)
-  empty = np.flatnonzero(~keep.any(axis=1))
+  members = validate.membership(members, num_records)
+  empty = np.flatnonzero(~members.any(axis=1))
   if empty.size:
     raise ValueError(
-      f"keep[{empty[0]}] selects 0 records; every model needs at least one"
+      f"members[{empty[0]}] selects 0 records; every model needs at least one"
     )
-  return keep
+  return members
 
 
 def _bernoulli(
   num_models: int, num_records: int, seed: int, fraction: float
 ) -> np.ndarray:
-  keep = np.empty((num_models, num_records), bool)  # fails early if too large
+  members = np.empty((num_models, num_records), bool)  # fails early if too large
   for s in range(num_models):
-    keep[s] = stream(seed, "bernoulli", s).random(num_records) < fraction
-  return keep
+    members[s] = stream(seed, "bernoulli", s).random(num_records) < fraction
+  return members
 
 
 def _balanced(

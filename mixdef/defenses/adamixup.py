@@ -108,7 +108,7 @@ def adamixup(
     hits = (ctx.predict(ctx.data.x).argmax(-1) == ctx.data.y).astype(jnp.float32)
     train, held_out = (
       weighted_mean(hits, rows.astype(jnp.float32))
-      for rows in (ctx.members, ctx.data.reference)
+      for rows in (ctx.members, ctx.data.auxiliary)
     )
     gap = train - held_out
     less = jnp.maximum(state["m"] * _PATIENT_FACTOR, end / 2)
@@ -120,7 +120,7 @@ def adamixup(
     init=init,
     batch=batch,
     epoch=epoch if adaptive else None,
-    traits=frozenset(traits | {"needs_reference"} if adaptive else traits),
+    traits=frozenset(traits | {"needs_auxiliary"} if adaptive else traits),
   )
 
 

@@ -55,10 +55,10 @@ def adversarial_regularization(
     small that a few hundred steps teach it little. (90 random records, 120 steps of the
     classifier: training accuracy 1.00 with 1, 0.70 with 26.) h reads log-probabilities,
     the official code logits; they are those of the step, in train mode. The two sides
-    weigh alike, however few reference rows ride in a batch. The common part is a
+    weigh alike, however few auxiliary rows ride in a batch. The common part is a
     reading [ours]; the official code has 128-512-256-128-64-1. The label is the
     training target, which other parts may have made soft; with a mixer in the chain h
-    compares mixed members with unmixed reference rows [ours].
+    compares mixed members with unmixed auxiliary rows [ours].
 
   Reference: Nasr, Shokri, Houmansadr, Machine Learning with Membership Privacy using
     Adversarial Regularization, 2018, arXiv 1807.05852.
@@ -94,7 +94,7 @@ def adversarial_regularization(
     init=init,
     loss=loss,
     update=update,
-    traits=frozenset({"needs_reference", "reference_rows", "cross_example"}),
+    traits=frozenset({"needs_auxiliary", "auxiliary_rows", "cross_example"}),
   )
 
 
@@ -116,7 +116,7 @@ def attack_loss(net, log_probs, batch):
   """Return the attack network's loss: targets 1 for members, 0 for auxiliary rows."""
   belief = membership(net, log_probs, batch.y)
   members = weighted_mean((belief - 1) ** 2, batch.weight)
-  return members + weighted_mean(belief**2, batch.reference)
+  return members + weighted_mean(belief**2, batch.auxiliary)
 
 
 def make_net(key, classes):

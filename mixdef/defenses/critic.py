@@ -111,7 +111,7 @@ def relaxloss_gan(threshold=None, *, references=4) -> Defense:
 
   return Defense(
     "",
-    before=() if threshold is not None else (_references(references),),
+    stages=() if threshold is not None else (_references(references),),
     init=init,
     loss=loss,
     traits=frozenset({"critic"}),
@@ -119,18 +119,18 @@ def relaxloss_gan(threshold=None, *, references=4) -> Defense:
 
 
 def _references(count):
-  def rows(key, keep, reference):
+  def rows(key, members, auxiliary):
     """Assign each record to half of the models, chosen at random."""
-    del reference
-    draws = jax.random.uniform(key, (count, keep.shape[0]))
-    return keep & (draws.argsort(0).argsort(0) < count // 2)
+    del auxiliary
+    draws = jax.random.uniform(key, (count, members.shape[0]))
+    return members & (draws.argsort(0).argsort(0) < count // 2)
 
-  def table(key, log_probs, rows, keep):
+  def table(key, log_probs, rows, members):
     """Return the mean loss of each record over the references it is out of, [N, 1]."""
     del key
-    losses, out = log_probs.mean(-1), ~rows & keep
+    losses, out = log_probs.mean(-1), ~rows & members
     means = (losses * out).sum(0) / jnp.maximum(out.sum(0), 1)
-    means = jnp.where(keep, means, weighted_mean(means, keep.astype(jnp.float32)))
+    means = jnp.where(members, means, weighted_mean(means, members.astype(jnp.float32)))
     return means[:, None]
 
-  return Stage(rows, table, models=count, question=critic_losses, columns=1)
+  return Stage(rows, table, models=count, query=critic_losses, columns=1)

@@ -42,10 +42,10 @@ def dmp(temperature=1.0, *, entropy=1.0) -> Defense:
     ValueError: for a number out of range; at `init`, if no teacher was trained.
 
   Guarantee: none. The student sees no member, but a teacher that has memorised a member
-    answers otherwise nearby: reference rows close to a member carry that over. Nothing
-    hides the reference rows, which the student is fitted to.
+    answers otherwise nearby: auxiliary rows close to a member carry that over. Nothing
+    hides the auxiliary rows, which the student is fitted to.
 
-  Deviation: the paper selects reference rows of low entropy, by a rule that is not
+  Deviation: the paper selects auxiliary rows of low entropy, by a rule that is not
     known; here by a bound on each row's own entropy, at temperature 1 whatever T is
     [ours]. Rows above it have weight 0, so batches differ in size, and where no row is
     left nothing is learned: loss and accuracy in the history are then 0. Published
@@ -79,9 +79,9 @@ def dmp(temperature=1.0, *, entropy=1.0) -> Defense:
 
   return Defense(
     "",
-    before=(ONE_TEACHER,),
-    rows=lambda key, keep, reference: reference,
+    stages=(ONE_TEACHER,),
+    rows=lambda key, members, auxiliary: auxiliary,
     init=init,
     batch=batch,
-    traits=frozenset({"table", "needs_reference"}),
+    traits=frozenset({"table", "needs_auxiliary"}),
   )

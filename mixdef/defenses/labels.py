@@ -64,7 +64,7 @@ def disturb_label(alpha=0.1) -> Defense:
   Guarantee: none.
 
   Deviation: it acts after mixing, and a mixed row's label is replaced whole [ours].
-    Reference rows are treated alike, so that they stay comparable with the members.
+    Auxiliary rows are treated alike, so that they stay comparable with the members.
 
   Reference: Xie, Wang, Wei, Wang, Tian, DisturbLabel: Regularizing CNN on the Loss
     Layer, 2016, arXiv 1605.00055; Kaya, Dumitras, When Does Data Augmentation Help

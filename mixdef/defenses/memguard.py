@@ -55,7 +55,7 @@ def memguard(budget=1.0, *, steps=300, epochs=400) -> Defense:
     noise and acts on all answers, so `dp_sgd` must give up its epsilon.
 
   Deviation: g is 256-128-64-1 as in the official code, which trains it by SGD at 0.001;
-    here it is Adam at 0.001, on 32 members and 32 reference rows a step, drawn with
+    here it is Adam at 0.001, on 32 members and 32 auxiliary rows a step, drawn with
     replacement [ours]. Every c3 starts from e = 0 [ours]. The label is compared on the
     released numbers, so rounding cannot change it either. g learns from answers that
     no other part has changed: in a chain, other output parts come after it.
@@ -75,7 +75,7 @@ def memguard(budget=1.0, *, steps=300, epochs=400) -> Defense:
 
   def finish(net, ctx):
     answers = ctx.predict(ctx.data.x)
-    return _train(net, answers, ctx.members, ctx.data.reference, epochs, ctx.key)
+    return _train(net, answers, ctx.members, ctx.data.auxiliary, epochs, ctx.key)
 
   def release_output(log_probs, net, ctx):
     moved = disguise(net, log_probs, steps)
@@ -88,7 +88,7 @@ def memguard(budget=1.0, *, steps=300, epochs=400) -> Defense:
     init=init,
     finish=finish,
     release_output=release_output,
-    traits=frozenset({"needs_reference", "cross_example"}),
+    traits=frozenset({"needs_auxiliary", "cross_example"}),
   )
 
 
@@ -167,10 +167,10 @@ def disguise(net, log_probs, steps):
   return jnp.where(closer[:, None], moved, log_probs)
 
 
-def _train(net, log_probs, member, reference, epochs, key):
+def _train(net, log_probs, member, auxiliary, epochs, key):
   """Train the network on equally many members and auxiliary rows."""
   optimizer = optax.adam(_LEARNING_RATE)
-  kinds = [(jnp.argsort(~kind), kind.sum()) for kind in (member, reference)]
+  kinds = [(jnp.argsort(~kind), kind.sum()) for kind in (member, auxiliary)]
 
   def loss(net, rows):
     odds = log_odds(net, log_probs[rows]).reshape(2, _HALF)

@@ -19,7 +19,7 @@ def mmd(coefficient=3.0, *, bandwidth=1.0, gate=0.03) -> Defense:
   MMD^2    = sum_ij w_i w_j k(p_i, p_j)                 biased: i = j counts
   k(p, q)  = exp(-||p - q||^2 / (2 bandwidth^2))
   w_i      = 1 / n                     for a member of class c
-           = -(n_c / r_c) / n          for a reference row of class c, p_i := sg[p_i]
+           = -(n_c / r_c) / n          for a auxiliary row of class c, p_i := sg[p_i]
   gap      = |accuracy(members) - accuracy(reference)|  after the epoch before
   ```
 
@@ -46,16 +46,16 @@ def mmd(coefficient=3.0, *, bandwidth=1.0, gate=0.03) -> Defense:
   Raises:
     ValueError: for a number out of range.
 
-  Guarantee: none. Reference rows shape the model and must stay out of the audit, as
+  Guarantee: none. Auxiliary rows shape the model and must stay out of the audit, as
     they do here. Every record's loss depends on the whole batch, so per-example
     clipping is refused.
 
   Deviation: the official code makes a second pass over batches ordered by class, with
     the gap of the same epoch; here the term joins the loss of the same step, with the
-    gap of the epoch before. It draws as many reference records of a class as the batch
-    has members; here the reference rows that ride in the batch are reweighted to the
+    gap of the epoch before. It draws as many auxiliary records of a class as the batch
+    has members; here the auxiliary rows that ride in the batch are reweighted to the
     members' class counts, and a class without one is left out on both sides. Classes
-    missing from the whole reference set never take part. The official term runs in
+    missing from the whole auxiliary set never take part. The official term runs in
     inference mode, left over from validation; here it runs in train mode, with dropout,
     and BatchNorm takes the statistics of the rows with weight. The gap is measured in
     inference mode on both sides. With soft labels the class is the likeliest one
@@ -78,7 +78,7 @@ def mmd(coefficient=3.0, *, bandwidth=1.0, gate=0.03) -> Defense:
   def batch(batch, state, ctx):
     del state, ctx
     nothing = jnp.zeros_like(batch.weight)
-    copies = batch._replace(weight=nothing, reference=nothing)
+    copies = batch._replace(weight=nothing, auxiliary=nothing)
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), batch, copies)
 
   def loss(losses, state, ctx):
@@ -89,7 +89,7 @@ def mmd(coefficient=3.0, *, bandwidth=1.0, gate=0.03) -> Defense:
     probs = jnp.exp(ctx.log_probs[rows:])
     probs = jnp.where(member[:, None], probs, jax.lax.stop_gradient(probs))
     label = jax.nn.one_hot(batch.y[rows:].argmax(-1), batch.y.shape[-1])
-    weight = class_matched(member, batch.reference[:rows] > 0, label)
+    weight = class_matched(member, batch.auxiliary[:rows] > 0, label)
     on = (state["gap"] >= gate) & (ctx.epoch < ctx.epochs - 1)
     term = squared_distance(probs, weight, bandwidth)
     return losses + jnp.where(on, coefficient, 0.0) * term
@@ -99,7 +99,7 @@ def mmd(coefficient=3.0, *, bandwidth=1.0, gate=0.03) -> Defense:
     hits = (ctx.predict(ctx.data.x).argmax(-1) == ctx.data.y).astype(jnp.float32)
     members, others = (
       weighted_mean(hits, rows.astype(hits.dtype))
-      for rows in (ctx.members, ctx.data.reference)
+      for rows in (ctx.members, ctx.data.auxiliary)
     )
     return {"gap": jnp.abs(members - others)}
 
@@ -109,16 +109,16 @@ def mmd(coefficient=3.0, *, bandwidth=1.0, gate=0.03) -> Defense:
     batch=batch,
     loss=loss,
     epoch=epoch,
-    traits=frozenset({"table", "needs_reference", "reference_rows", "whole_batch"}),
+    traits=frozenset({"table", "needs_auxiliary", "auxiliary_rows", "whole_batch"}),
   )
 
 
-def class_matched(member, reference, label):
+def class_matched(member, auxiliary, label):
   """Return the signed weight of each row: members against auxiliary rows, per class.
 
   Args:
     member: bool [B].
-    reference: bool [B]; rows that are neither have weight 0.
+    auxiliary: bool [B]; rows that are neither have weight 0.
     label: one-hot [B,K].
 
   Returns:
@@ -127,14 +127,14 @@ def class_matched(member, reference, label):
 
   >>> member = jnp.array([True, True, True, False, False])
   >>> label = jax.nn.one_hot(jnp.array([0, 0, 1, 0, 0]), 2)
-  >>> print(class_matched(member, ~member, label))  # class 1 has no reference row
+  >>> print(class_matched(member, ~member, label))  # class 1 has no auxiliary row
   [ 0.5  0.5  0.  -0.5 -0.5]
   """
-  members, others = (rows.astype(label.dtype) @ label for rows in (member, reference))
+  members, others = (rows.astype(label.dtype) @ label for rows in (member, auxiliary))
   both = (members > 0) & (others > 0)
   count = jnp.maximum((members * both).sum(), 1.0)
   share = members / jnp.maximum(others, 1.0)
-  sides = member[:, None] - reference[:, None] * share[None]
+  sides = member[:, None] - auxiliary[:, None] * share[None]
   return (label * both[None] * sides).sum(-1) / count
 
 

@@ -13,7 +13,7 @@ def past(coefficient=1e-3, *, start=2 / 3) -> Defense:
 
   ```
   L = mean loss + coefficient sum_i gamma_i |theta_i|      from `start` on; plain before
-  G = |mean loss of the members - mean loss of the reference rows|
+  G = |mean loss of the members - mean loss of the auxiliary rows|
   gamma_i = |M(i)| |dG/dtheta_i| / sum_{j in M(i)} |dG/dtheta_j|
   ```
 
@@ -34,7 +34,7 @@ def past(coefficient=1e-3, *, start=2 / 3) -> Defense:
   Raises:
     ValueError: for an argument out of range.
 
-  Guarantee: none. The reference rows steer the training and are never audited. Every
+  Guarantee: none. The auxiliary rows steer the training and are never audited. Every
     gradient depends on the whole batch, so per-example clipping is refused.
 
   Deviation: gamma takes |dG/dtheta| and is refreshed at every step; the paper leaves
@@ -58,7 +58,7 @@ def past(coefficient=1e-3, *, start=2 / 3) -> Defense:
       losses, pull, aux = jax.vjp(
         lambda params: losses_fn(params, batch, ctx), params, has_aux=True
       )
-      member, other = _mean_weights(batch.weight), _mean_weights(batch.reference)
+      member, other = _mean_weights(batch.weight), _mean_weights(batch.auxiliary)
       (grads,) = pull(member)
 
       def penalised():
@@ -77,7 +77,7 @@ def past(coefficient=1e-3, *, start=2 / 3) -> Defense:
   return Defense(
     "",
     value_and_grad=value_and_grad,
-    traits=frozenset({"needs_reference", "reference_rows", "whole_batch"}),
+    traits=frozenset({"needs_auxiliary", "auxiliary_rows", "whole_batch"}),
   )
 
 

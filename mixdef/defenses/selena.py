@@ -72,11 +72,11 @@ def selena(teachers=25, *, non_models=10) -> Defense:
 
     return jax.vmap(of_record)(row_keys(key, jnp.arange(num_records))).T
 
-  def rows(key, keep, reference):
-    del reference
-    return keep[None] & ~non_model_sets(key, len(keep))
+  def rows(key, members, auxiliary):
+    del auxiliary
+    return members[None] & ~non_model_sets(key, len(members))
 
-  def table(key, log_probs, rows, keep):
+  def table(key, log_probs, rows, members):
     del rows
 
     def add(total, one):
@@ -84,7 +84,7 @@ def selena(teachers=25, *, non_models=10) -> Defense:
       return total + jnp.where(in_set[:, None], jnp.exp(answers), 0.0), None
 
     # One teacher after another: a masked mean would hold all outputs several times.
-    sets = non_model_sets(key, len(keep))
+    sets = non_model_sets(key, len(members))
     total, _ = jax.lax.scan(add, jnp.zeros(log_probs.shape[1:]), (sets, log_probs))
     return jnp.log(total / non_models)
 
@@ -98,7 +98,7 @@ def selena(teachers=25, *, non_models=10) -> Defense:
 
   return Defense(
     "",
-    before=(Stage(rows=rows, table=table, models=teachers),),
+    stages=(Stage(rows=rows, table=table, models=teachers),),
     init=init,
     batch=batch,
     traits=frozenset({"table"}),

@@ -35,7 +35,7 @@ def early_stopping(epoch=None, *, patience=None) -> Defense:
   Raises:
     ValueError: for both arguments at once, or one that is no positive integer.
 
-  Guarantee: none. The reference rows influence which weights are released; they are
+  Guarantee: none. The auxiliary rows influence which weights are released; they are
     never audited. After `dp_sgd` a snapshot is post-processing: the epsilon of the
     whole training covers it.
 
@@ -87,9 +87,9 @@ def _best(patience):
     return {"best": spec.variables, "loss": jnp.inf, "bad": jnp.int32(0)}
 
   def epoch(state, ctx):
-    x, y, reference = ctx.data
+    x, y, auxiliary = ctx.data
     losses = -jnp.take_along_axis(ctx.predict(x), y[:, None], -1)[:, 0]
-    loss = weighted_mean(losses, reference.astype(losses.dtype))
+    loss = weighted_mean(losses, auxiliary.astype(losses.dtype))
     better = (state["bad"] < patience) & (loss < state["loss"])
     return {
       "best": _choose(better, ctx.variables, state["best"]),
@@ -106,7 +106,7 @@ def _best(patience):
     init=init,
     epoch=epoch,
     release_params=release_params,
-    traits=frozenset({"needs_reference", "post_processing"}),
+    traits=frozenset({"needs_auxiliary", "post_processing"}),
   )
 
 

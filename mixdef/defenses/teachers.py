@@ -41,7 +41,7 @@ def distillation(
     accounts for one training, so it must give up its epsilon.
 
   Deviation: a mixed row's teacher answer is the mixture of the two records'
-    probabilities. Reference rows are taught alike, so that they stay comparable with
+    probabilities. Auxiliary rows are taught alike, so that they stay comparable with
     the members.
 
   Reference: Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015,
@@ -75,7 +75,7 @@ def distillation(
   soft = form == "soft"
   return Defense(
     "",
-    before=(ONE_TEACHER,),
+    stages=(ONE_TEACHER,),
     init=init,
     batch=batch if soft else None,
     loss=None if soft else loss,
@@ -102,13 +102,13 @@ def soft_targets(what, spec, temperature=1.0):
   return jax.nn.softmax(spec.table / temperature)
 
 
-def _same_members(key, keep, reference):
-  del key, reference
-  return keep[None]
+def _same_members(key, members, auxiliary):
+  del key, auxiliary
+  return members[None]
 
 
-def _only_teacher(key, log_probs, rows, keep):
-  del key, rows, keep
+def _only_teacher(key, log_probs, rows, members):
+  del key, rows, members
   return log_probs[0]
 
 

@@ -45,7 +45,7 @@ def gather(data, rows, num_classes: int) -> Batch:
     y=jax.nn.one_hot(data.y[rows.index], num_classes),
     index=rows.index,
     weight=rows.weight,
-    reference=rows.reference,
+    auxiliary=rows.auxiliary,
     partner=rows.index,
     lam=jnp.ones_like(rows.weight),
   )
@@ -89,7 +89,7 @@ def refuse_parts(name: str, defense) -> None:
     for hook, what in _REFUSED.items():
       if getattr(part, hook) is not None:
         raise ValueError(f"{name} cannot carry {part.name}, which {what}: leave it out")
-    if part.before and "critic" not in part.traits:
+    if part.stages and "critic" not in part.traits:
       raise ValueError(
         f"{name} cannot carry {part.name}, which learns from classifiers trained "
         "before: leave it out"

@@ -183,7 +183,7 @@ def classifier(
     finish=refreshing(defense.finish, released),
     predict=predict,
     batch=defense.batch,
-    before=stage_learners(
+    stages=stage_learners(
       defense,
       functools.partial(classifier, model, optimizer, microbatch=microbatch),
     ),
@@ -274,7 +274,7 @@ def _gather(data, rows, infer, variables):
     y=jax.nn.one_hot(y, classes),
     index=rows.index,
     weight=rows.weight,
-    reference=rows.reference,
+    auxiliary=rows.auxiliary,
     partner=rows.index,
     lam=jnp.ones_like(rows.weight),
   )

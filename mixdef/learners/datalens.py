@@ -225,7 +225,7 @@ def datalens(
     generate=generate,
     latent=networks.latent,
     num_classes=networks.num_classes,
-    groups=teachers,
+    num_shards=teachers,
     guarantee=(lambda state: state.defense["datalens"]) if noise else None,
   )
 

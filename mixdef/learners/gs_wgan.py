@@ -248,7 +248,7 @@ def gs_wgan(
     generate=generate,
     latent=networks.latent,
     num_classes=networks.num_classes,
-    groups=critics,
+    num_shards=critics,
     guarantee=(lambda state: state.defense["gs_wgan"]) if noise_multiplier else None,
   )
 

@@ -239,7 +239,7 @@ def priv_gan(
     generate=generate,
     latent=networks.latent,
     num_classes=networks.num_classes,
-    groups=pairs,
+    num_shards=pairs,
   )
 
 

@@ -235,7 +235,7 @@ def wgan_gp(
     finish=None,
     predict=critics_answers(networks),
     batch=defense.batch,
-    before=stage_learners(
+    stages=stage_learners(
       defense,
       functools.partial(
         *(wgan_gp, networks, optimizer),
@@ -251,7 +251,7 @@ def wgan_gp(
     generate=lambda state, z, y: generate(state.params["g"], state.stats, z, y),
     latent=networks.latent,
     num_classes=networks.num_classes,
-    groups=critics,
+    num_shards=critics,
     guarantee=guarantee_of(defense),
   )
 

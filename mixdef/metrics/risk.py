@@ -61,7 +61,7 @@ def exposure_fpr(num_nonmembers: int) -> float:
   return next((f for f in (0.01, 0.02) if resolvable(num_nonmembers, f)), 0.05)
 
 
-def record_risk(scores: ArrayLike, keep: ArrayLike, *, fpr: float) -> RecordRisk:
+def record_risk(scores: ArrayLike, members: ArrayLike, *, fpr: float) -> RecordRisk:
   """Measure how often each record is found in the models trained on it.
 
   One threshold applies to all records and targets: the lowest whose pooled FPR is at
@@ -70,23 +70,23 @@ def record_risk(scores: ArrayLike, keep: ArrayLike, *, fpr: float) -> RecordRisk
 
   Args:
     scores: [S, N]; higher means member. NaN pairs are excluded.
-    keep: bool [S, N].
+    members: bool [S, N].
     fpr: in [0, 1]; choose one that is `resolvable`.
 
   Returns:
     The `RecordRisk`.
 
   >>> scores = np.array([[3., 0., 1.], [0., 2., 3.]])
-  >>> keep = np.array([[True, False, True], [False, True, True]])
-  >>> record_risk(scores, keep, fpr=0).found.tolist()
+  >>> members = np.array([[True, False, True], [False, True, True]])
+  >>> record_risk(scores, members, fpr=0).found.tolist()
   [1.0, 1.0, 1.0]
   """
-  scores, keep = validate.scored(scores, keep, "keep")
-  curve = Roc.of(scores, keep)
+  scores, members = validate.scored(scores, members, "members")
+  curve = Roc.of(scores, members)
   # Compare quotients, because fpr * n0 rounds: .29 * 100 < 29.
   allowed = int((curve.fp / curve.fp[-1] <= fpr).sum())
   threshold = float(curve.threshold[allowed - 1]) if allowed else np.inf
-  inside = keep & ~np.isnan(scores)
+  inside = members & ~np.isnan(scores)
   times = inside.sum(0)
   hits = (inside & (scores >= threshold)).sum(0)
   total = np.where(inside, scores, 0.0).sum(0)
@@ -95,13 +95,13 @@ def record_risk(scores: ArrayLike, keep: ArrayLike, *, fpr: float) -> RecordRisk
 
 
 def class_risk(
-  scores: ArrayLike, keep: ArrayLike, labels: ArrayLike, *, seed: int = 0
+  scores: ArrayLike, members: ArrayLike, labels: ArrayLike, *, seed: int = 0
 ) -> list[dict[str, Any]]:
   """Measure the attack on each class separately, the most exposed first.
 
   Args:
     scores: [S, N]; higher means member.
-    keep: bool [S, N].
+    members: bool [S, N].
     labels: int [N].
     seed: random seed of the bootstrap.
 
@@ -113,11 +113,11 @@ def class_risk(
   >>> [(row["label"], row["auc"]) for row in rows]
   [(0, 1.0), (1, 0.0)]
   """
-  scores, keep = validate.scored(scores, keep, "keep")
+  scores, members = validate.scored(scores, members, "members")
   rows = []
   for label in np.unique(labels):
     part = np.asarray(labels) == label
-    own, member = scores[:, part], keep[:, part]
+    own, member = scores[:, part], members[:, part]
     scored = ~np.isnan(own)
     if not (scored & member).any() or not (scored & ~member).any():
       continue

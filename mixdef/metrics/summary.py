@@ -73,7 +73,7 @@ class Summary:
 
 def summarize(
   scores: ArrayLike,
-  keep: ArrayLike,
+  members: ArrayLike,
   audited: ArrayLike | None = None,
   *,
   fprs: Sequence[float] = roc.FPR_GRID,
@@ -88,7 +88,7 @@ def summarize(
 
   Args:
     scores: [N] or [S, N]; higher means member. NaN is excluded and counted.
-    keep: bool of the same shape, True = member.
+    members: bool of the same shape, True = member.
     audited: bool [N]; the others are dropped and not counted. Default all.
     fprs: false-positive rates, default 0.1, 0.2, 0.5, 1, 2 and 5 %.
     resamples: number of bootstrap resamples.
@@ -106,21 +106,21 @@ def summarize(
   >>> summary.tpr["0.05"]["resolvable"], summary.num_members
   (False, 2)
   """
-  scores, keep = validate.scored(scores, keep, "keep")
+  scores, members = validate.scored(scores, members, "members")
   if audited is not None:
     audited = validate.mask(audited, scores.shape[-1:], "audited")
-    scores, keep = scores[..., audited], keep[..., audited]
-  curve = roc.Roc.of(scores, keep)
-  members, nonmembers = int(curve.tp[-1]), int(curve.fp[-1])
+    scores, members = scores[..., audited], members[..., audited]
+  curve = roc.Roc.of(scores, members)
+  num_members, nonmembers = int(curve.tp[-1]), int(curve.fp[-1])
   calibrated = called = threshold = None
-  if len(roc.complete_targets(scores, keep)) > 1:
-    threshold = decisions.shadow_thresholds(scores, keep)
-    called = decisions.positive_rate(scores, keep, threshold=threshold)
-    rates = calibrated_rates(scores, keep, fprs)
+  if len(roc.complete_targets(scores, members)) > 1:
+    threshold = decisions.shadow_thresholds(scores, members)
+    called = decisions.positive_rate(scores, members, threshold=threshold)
+    rates = calibrated_rates(scores, members, fprs)
     calibrated = {f"{fpr:g}": rates[fpr] for fpr in fprs}
   bounds = bootstrap_records(
     scores,
-    keep,
+    members,
     fprs=fprs,
     threshold=threshold,
     resamples=resamples,
@@ -148,7 +148,7 @@ def summarize(
     balanced_accuracy=(
       None
       if threshold is None
-      else decisions.balanced_accuracy(scores, keep, threshold=threshold)
+      else decisions.balanced_accuracy(scores, members, threshold=threshold)
     ),
     balanced_accuracy_ci=(
       None if threshold is None else list(bounds["balanced_accuracy"])
@@ -160,7 +160,7 @@ def summarize(
     ppv_fpr=fpr,
     ppv={f"{p:g}": decisions.ppv(rate, fpr, p) if anyone else None for p in PRIORS},
     calibrated=calibrated,
-    num_members=members,
+    num_members=num_members,
     num_nonmembers=nonmembers,
     excluded=roc.excluded(scores),
   )

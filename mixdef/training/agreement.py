@@ -118,7 +118,7 @@ def made_from_alone(training: Training, model: int) -> dict[str, Any]:
     each = training.teachers.count // training.count
     rows.append(training.teachers.rows[model * each : (model + 1) * each])
   return {
-    "keep": digest(training.keep[model]),
+    "members": digest(training.members[model]),
     "rows": digest(*rows),
     "key": digest(jax.random.key_data(training.keys[model])),
     "hyper_parameters": {n: digest(v[model]) for n, v in training.values.items()},
@@ -155,7 +155,7 @@ def _signature(training, seed):
   del plan["capacity"]  # only padding depends on it
   return {
     "learner": learner.text,
-    "records": digest(training.data.x, training.data.y, training.data.reference),
+    "records": digest(training.data.x, training.data.y, training.data.auxiliary),
     "program": digest(np.frombuffer(training.program_text().encode(), np.uint8)),
     "hyper_parameters": sorted(training.values),
     "seed": seed,

@@ -18,7 +18,7 @@ from mixdef.core.learner import Learner, TrainState
 from mixdef.data import Dataset
 from mixdef.training.mesh import evenly, on_one_device, spread
 from mixdef.training.plan import Plan
-from mixdef.training.programs import programs, question
+from mixdef.training.programs import programs, query_program
 
 _AT_ONCE = 4  # concurrent blocks on a CPU; each holds its own activations
 READ_OFF = "read off the membership"
@@ -90,7 +90,7 @@ def epsilon_remark(stated: Mapping[str, Any]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """One trained model: its `state` and its members `keep` bool [N].
+  """One trained model: its `state` and its `members` bool [N].
 
   `history` and `seconds` are those of the training it was part of. `noise` is the
   origin of the noise seed, if the defense states an epsilon.
@@ -99,7 +99,7 @@ class Run:
   source: Learner | Callable[..., Learner]
   values: dict[str, Any]
   state: TrainState
-  keep: np.ndarray
+  members: np.ndarray
   data: Dataset
   plan: Plan
   history: list[dict]
@@ -112,7 +112,7 @@ class Run:
       return self.source
     return self.source(**self.values)
 
-  def predict(self, x, *, raw: bool = False, checked: bool = True) -> np.ndarray:
+  def log_probs(self, x, *, raw: bool = False, checked: bool = True) -> np.ndarray:
     """Return the released model's log-probabilities [B,K] for records x [B,...].
 
     Args:
@@ -144,15 +144,15 @@ class Run:
     x, y = validate.queries(x, self.data.x), validate.labels(y, "y")
     validate.lengths(x, y)
     validate.label_range(y, self.data.num_classes, "y")
-    return float((self.predict(x).argmax(-1) == y).mean())
+    return float((self.log_probs(x).argmax(-1) == y).mean())
 
-  def ask(self, ask: Callable, *rows, size: int = BLOCK) -> np.ndarray:
-    """Evaluate a custom function of the model on rows; see `Ensemble.ask`.
+  def query(self, function: Callable, *rows, size: int = BLOCK) -> np.ndarray:
+    """Evaluate a custom function of the model on rows; see `Ensemble.query`.
 
     Returns:
       [B,...].
     """
-    program = question(self.source, "loop", ask, len(rows))
+    program = query_program(self.source, "loop", function, len(rows))
     own = (self.state, self.values)
     states, values = jax.tree.map(lambda leaf: leaf[None], own)
     return predict_in_blocks(program, states, values, *rows, size=size)[0]
@@ -168,7 +168,7 @@ class Run:
     leaves = jax.tree.leaves((self.state.params, self.state.stats))
     if not all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in leaves):
       return True
-    return bool(np.isnan(self.predict(self.data.x[:BLOCK])).any())
+    return bool(np.isnan(self.log_probs(self.data.x[:BLOCK])).any())
 
   @property
   def guarantee(self) -> dict[str, float | str | None]:
@@ -215,15 +215,15 @@ class Entries(NamedTuple):
 class Ensemble:
   """S models trained on subsets of the same records.
 
-  States have the leading axis S. `keep` bool [S,N] is the membership matrix; `values`
-  holds the hyper-parameters that differ between models. `kept` says where they are in
-  the run folder, if there is one. `ensemble[s]` is one `Run`.
+  States have the leading axis S. `members` bool [S,N] is the membership matrix;
+  `values` holds the hyper-parameters that differ between models. `kept` says where they
+  are in the run folder, if there is one. `ensemble[s]` is one `Run`.
   """
 
   source: Learner | Callable[..., Learner]
   values: dict[str, Any]
   states: TrainState
-  keep: np.ndarray
+  members: np.ndarray
   data: Dataset
   plan: Plan
   strategy: str
@@ -233,7 +233,7 @@ class Ensemble:
   kept: Entries | None = None
 
   def __len__(self) -> int:
-    return len(self.keep)
+    return len(self.members)
 
   @property
   def seconds(self) -> float:
@@ -253,7 +253,7 @@ class Ensemble:
     own = (self.states, self.values)
     state, values = jax.tree.map(lambda leaf: leaf[s], own)
     return Run(
-      *(self.source, values, state, self.keep[s]),
+      *(self.source, values, state, self.members[s]),
       *(self.data, self.plan, self.history, self.noise),
     )
 
@@ -264,10 +264,10 @@ class Ensemble:
       np.isfinite(np.asarray(leaf, np.float32)).reshape(len(self), -1).all(1)
       for leaf in jax.tree.leaves((self.states.params, self.states.stats))
     ]
-    silent = np.isnan(self.predict(self.data.x[:BLOCK])).any((1, 2))
+    silent = np.isnan(self.log_probs(self.data.x[:BLOCK])).any((1, 2))
     return silent | ~np.all(finite, axis=0)
 
-  def sound(self) -> "Ensemble":
+  def converged(self) -> "Ensemble":
     """Return the ensemble of the models that did not diverge.
 
     Raises:
@@ -276,17 +276,19 @@ class Ensemble:
     broken = self.diverged
     if broken.all():
       raise ValueError("every model diverged: train with a lower learning rate")
-    return self.take(~broken) if broken.any() else self
+    return self.select(~broken) if broken.any() else self
 
-  def take(self, models: slice | np.ndarray) -> "Ensemble":
+  def select(self, models: slice | np.ndarray) -> "Ensemble":
     """Return an ensemble of some models, given as a slice, a mask or indices."""
     models = models if isinstance(models, slice) else np.asarray(models)
-    own = (self.states, self.values, self.keep)
-    states, values, keep = jax.tree.map(lambda leaf: leaf[models], own)
+    own = (self.states, self.values, self.members)
+    states, values, members = jax.tree.map(lambda leaf: leaf[models], own)
     kept = self.entries
     if kept:
       kept = kept._replace(models=kept.models[models], states=states)
-    return dataclasses.replace(self, states=states, values=values, keep=keep, kept=kept)
+    return dataclasses.replace(
+      self, states=states, values=values, members=members, kept=kept
+    )
 
   @property
   def entries(self) -> Entries | None:
@@ -295,7 +297,7 @@ class Ensemble:
     intact = kept and kept.states is self.states and kept.data is self.data
     return kept if intact and jax.process_count() == 1 else None
 
-  def predict(self, x, *, raw: bool = False) -> np.ndarray:
+  def log_probs(self, x, *, raw: bool = False) -> np.ndarray:
     """Return every released model's log-probabilities [S,B,K] for records x [B,...].
 
     Args:
@@ -323,19 +325,19 @@ class Ensemble:
     program = programs(self.source, self.plan, self.strategy)
     yield from self._asked(program.raw if raw else program.predict)
 
-  def ask(self, ask: Callable, *rows, size: int = BLOCK) -> np.ndarray:
+  def query(self, function: Callable, *rows, size: int = BLOCK) -> np.ndarray:
     """Evaluate a custom function of every model on rows.
 
     Args:
-      ask: `(learner, state, *rows [B,...]) -> [B,...]`, traced; passing the same object
-        again reuses its compiled program.
+      function: `(learner, state, *rows [B,...]) -> [B,...]`, traced; passing the same
+        object again reuses its compiled program.
       *rows: arrays of equal length.
       size: number of rows per call.
 
     Returns:
       [S,B,...].
     """
-    program = question(self.source, self.strategy, ask, len(rows))
+    program = query_program(self.source, self.strategy, function, len(rows))
     return np.concatenate([one(*rows, size=size) for _, one in self._asked(program)])
 
   def signals(
@@ -372,12 +374,14 @@ class Ensemble:
       models = slice(first, first + self.models_at_once)
       count = min(self.models_at_once, len(self) - first)
       fill = np.minimum(np.arange(evenly(count, self.strategy)), count - 1)
-      own = self.take(first + fill)
+      own = self.select(first + fill)
       place = spread if self.strategy in ("vmap", "scan") else on_one_device
-      ask = functools.partial(
+      function = functools.partial(
         predict_in_blocks, predict, *place((own.states, own.values))
       )
       yield (
         models,
-        lambda *rows, ask=ask, count=count, **how: ask(*rows, **how)[:count],
+        lambda *rows, function=function, count=count, **how: function(*rows, **how)[
+          :count
+        ],
       )

@@ -12,7 +12,7 @@ import numpy as np
 
 from mixdef.core.learner import Learner
 from mixdef.core.randomness import random_key
-from mixdef.data import Dataset, validate_keep
+from mixdef.data import Dataset, validate_members
 from mixdef.training.ensemble import Ensemble, Run
 from mixdef.training.options import Options
 from mixdef.training.prepare import prepare
@@ -22,7 +22,7 @@ from mixdef.training.shadows import Shadows, join, open_shadows
 def fit(
   learner: Learner,
   data: Dataset,
-  keep=None,
+  members=None,
   *,
   epochs: int,
   batch_size: int = 128,
@@ -37,7 +37,7 @@ def fit(
   Args:
     learner: the learner to train.
     data: the records.
-    keep: bool [N], the members; defaults to all records that are not auxiliary.
+    members: bool [N], the members; defaults to all records that are not auxiliary.
     epochs: number of passes over the members.
     batch_size: average number of members per step.
     seed: random seed.
@@ -51,15 +51,15 @@ def fit(
 
   Raises:
     TypeError: for what is no learner, or no `Dataset`.
-    ValueError: for sizes out of range, a defense that needs reference records, or a
+    ValueError: for sizes out of range, a defense that needs auxiliary records, or a
       folder that holds another run.
   """
   _check_kinds(learner, data)
-  keep = ~data.reference if keep is None else np.asarray(keep)
+  members = ~data.auxiliary if members is None else np.asarray(members)
   ensemble = fit_many(
     learner,
     data,
-    keep[None],
+    members[None],
     epochs=epochs,
     batch_size=batch_size,
     seed=seed,
@@ -75,7 +75,7 @@ def fit(
 def fit_many(
   learner: Learner | Callable[..., Learner],
   data: Dataset,
-  keep,
+  members,
   *,
   epochs: int,
   batch_size: int = 128,
@@ -84,20 +84,20 @@ def fit_many(
   strategy: str = "auto",
   memory_gb: float | None = None,
   num_members: int | None = None,
-  ids: Any = None,
-  over: Mapping[str, Any] | None = None,
+  model_ids: Any = None,
+  sweep: Mapping[str, Any] | None = None,
   out: str | pathlib.Path | None = None,
   progress: bool = False,
 ) -> Ensemble:
   """Train S models on S subsets of the same records.
 
   Args:
-    learner: the learner to train; with `over`, a function `(**values) -> Learner`.
+    learner: the learner to train; with `sweep`, a function `(**values) -> Learner`.
     data: the records, stored on the device once.
-    keep: bool [S,N], the membership matrix.
+    members: bool [S,N], the membership matrix.
     epochs: number of passes over the members.
     batch_size: average number of members per step.
-    seed: random seed; see `ids`.
+    seed: random seed; see `model_ids`.
     noise_seed: used only if an epsilon is stated. The epsilon does not hold against an
       attacker who knows both this seed and `seed`, and can repeat every draw of the
       training. None draws a seed from the operating system, and stores it in `out` so
@@ -108,23 +108,23 @@ def fit_many(
     memory_gb: upper bound on the memory of the models in training; defaults to 60% of
       free memory. Models that do not fit at once are trained in equal chunks.
     num_members: public size of a training set, which determines the steps per epoch and
-      the sampling probability. The default, the mean row sum of `keep`, is computed
+      the sampling probability. The default, the mean row sum of `members`, is computed
       from the membership itself. Set it if epsilon must hold rigorously, or if models
       added later must train like existing ones.
-    ids: int [S], selects the random stream (seed, id) of each model; defaults to
+    model_ids: int [S], selects the random stream (seed, id) of each model; defaults to
       0..S-1. Models with the same id and different hyper-parameters are paired.
-    over: hyper-parameters that differ between models, {name: [S]}.
+    sweep: hyper-parameters that differ between models, {name: [S]}.
     out: folder for models, checkpoints and metrics.jsonl. An interrupted call resumes
       from it, and a call with more models adds them. Several processes share one
       folder.
     progress: show a progress bar (on a terminal) or progress lines.
 
   Returns:
-    The `Ensemble`, models in the order of `keep`.
+    The `Ensemble`, models in the order of `members`.
 
   Raises:
     TypeError: for what is no learner, or no `Dataset`.
-    ValueError: for sizes out of range, a defense that needs reference records, or a
+    ValueError: for sizes out of range, a defense that needs auxiliary records, or a
       folder that holds another run.
     BlockingIOError: if another process is writing in the folder.
     OSError: if the folder cannot be written; what is there stays whole.
@@ -138,28 +138,31 @@ def fit_many(
     strategy=strategy,
     memory_gb=memory_gb,
     num_members=num_members,
-    ids=ids,
-    over=over,
+    model_ids=model_ids,
+    sweep=sweep,
     out=out,
     progress=progress,
   )
-  with shadow_training(learner, data, keep, options) as shadows:
+  with shadow_training(learner, data, members, options) as shadows:
     parts = [states for _, states in shadows.finished()]
   if jax.process_count() > 1:
     parts = [shadows.read()]
   states = parts[0] if len(parts) == 1 else jax.tree.map(join, *parts)
-  return shadows.ensemble(range(len(shadows.keep)), states)
+  return shadows.ensemble(range(len(shadows.members)), states)
 
 
 def shadow_training(
-  learner: Learner | Callable[..., Learner], data: Dataset, keep: Any, options: Options
+  learner: Learner | Callable[..., Learner],
+  data: Dataset,
+  members: Any,
+  options: Options,
 ) -> contextlib.AbstractContextManager[Shadows]:
   """Open the training of S models, to process them chunk by chunk.
 
   Args:
     learner: as in `fit_many`.
     data: as in `fit_many`.
-    keep: as in `fit_many`.
+    members: as in `fit_many`.
     options: the other arguments of `fit_many`.
 
   Returns:
@@ -169,26 +172,28 @@ def shadow_training(
     ValueError: as `fit_many`.
   """
   _check_kinds(learner, data)
-  keep = validate_keep(keep, len(data))
-  if (keep & data.reference).any():
-    raise ValueError("keep selects reference records: they cannot be members")
-  if (data.always & ~keep).any():
+  members = validate_members(members, len(data))
+  if (members & data.auxiliary).any():
+    raise ValueError("members selects auxiliary records: they cannot be members")
+  if (data.always_member & ~members).any():
     raise ValueError(
-      "keep leaves out records marked always: draw it with subsets(data, num_models)"
+      "members leaves out records marked always: draw it with subsets(data, num_models)"
     )
-  values = {name: jnp.asarray(value) for name, value in (options.over or {}).items()}
+  values = {name: jnp.asarray(value) for name, value in (options.sweep or {}).items()}
   for name, value in values.items():
-    if value.shape[:1] != (len(keep),):
+    if value.shape[:1] != (len(members),):
       raise ValueError(
-        f"over[{name!r}] has shape {value.shape}: give one value for each of the "
-        f"{len(keep)} models"
+        f"sweep[{name!r}] has shape {value.shape}: give one value for each of the "
+        f"{len(members)} models"
       )
-  ids = np.arange(len(keep)) if options.ids is None else options.ids
-  ids = _check_ids(ids, len(keep))
+  model_ids = (
+    np.arange(len(members)) if options.model_ids is None else options.model_ids
+  )
+  model_ids = _check_ids(model_ids, len(members))
   stream = random_key(options.seed)
-  keys = jax.vmap(lambda i: jax.random.fold_in(stream, i))(ids)
+  keys = jax.vmap(lambda i: jax.random.fold_in(stream, i))(model_ids)
   training = prepare(
-    *(learner, values, data, keep, keys),
+    *(learner, values, data, members, keys),
     epochs=options.epochs,
     batch_size=options.batch_size,
     num_members=options.num_members,
@@ -215,14 +220,18 @@ def _check_kinds(learner, data):
     )
 
 
-def _check_ids(ids, count):
+def _check_ids(model_ids, count):
   """Return the ids of the models' random streams as uint32 [S]."""
-  ids = np.asarray(ids)
-  if ids.shape != (count,):
-    raise ValueError(f"ids have shape {ids.shape}: give one for each of {count} models")
-  if ids.dtype.kind not in "ui" or ids.min() < 0 or ids.max() >= 2**32:
+  model_ids = np.asarray(model_ids)
+  if model_ids.shape != (count,):
     raise ValueError(
-      f"ids={ids.tolist()!r} of type {ids.dtype} must be integers of at least 0 and "
-      "below 2**32"
+      f"model_ids have shape {model_ids.shape}: give one for each of {count} models"
     )
-  return jnp.asarray(ids.astype(np.uint32))
+  if (
+    model_ids.dtype.kind not in "ui" or model_ids.min() < 0 or model_ids.max() >= 2**32
+  ):
+    raise ValueError(
+      f"model_ids={model_ids.tolist()!r} of type {model_ids.dtype} must be "
+      "integers of at least 0 and below 2**32"
+    )
+  return jnp.asarray(model_ids.astype(np.uint32))

@@ -14,7 +14,7 @@ from mixdef.training.agreement import FIX, UNFINISHED
 from mixdef.training.ensemble import predict_in_blocks
 from mixdef.training.hosts import Stopped
 from mixdef.training.prepare import Training, fold_keys
-from mixdef.training.programs import programs, question
+from mixdef.training.programs import programs, query_program
 from mixdef.training.progress import Progress
 from mixdef.training.signature import equal_or_refuse
 from mixdef.training.store import Store
@@ -113,11 +113,11 @@ class Loop:
     each = teachers.count // training.count
     theirs = [model * each + teacher for model in models for teacher in range(each)]
     states = self.run(teachers, strategy, theirs, kind="teachers")
-    stage, _ = training.learner.before[0]
+    stage, _ = training.learner.stages[0]
     asked, rows = programs(teachers.source, teachers.plan, strategy).raw, ()
-    if stage.question:
+    if stage.query:
       rows = (teachers.data.y,)
-      asked = question(teachers.source, strategy, stage.question, 2)
+      asked = query_program(teachers.source, strategy, stage.query, 2)
     log_probs = jnp.asarray(
       predict_in_blocks(asked, states, teachers.values, teachers.data.x, *rows)
     )
@@ -126,7 +126,7 @@ class Loop:
       fold_keys(training.keys, "stage"),
       log_probs.reshape(*shape, *log_probs.shape[1:]),
       teachers.rows.reshape(*shape, -1),
-      training.keep,
+      training.members,
     )
     if self.store:
       name = f"table-{models[0]:05d}-{models[-1]:05d}"
@@ -203,7 +203,7 @@ class Loop:
 def _each_made_from(training, models):
   """Return a digest per model of its members, rows, random key and hyper-parameters."""
   own = (
-    training.keep,
+    training.members,
     training.rows,
     jax.random.key_data(training.keys),
     *training.values.values(),

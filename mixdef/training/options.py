@@ -24,8 +24,8 @@ class Options:
   strategy: str = "auto"
   memory_gb: float | None = None
   num_members: int | None = None
-  ids: Any = None
-  over: Mapping[str, Any] | None = None
+  model_ids: Any = None
+  sweep: Mapping[str, Any] | None = None
   out: str | pathlib.Path | None = None
   progress: bool = False
 

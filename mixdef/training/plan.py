@@ -15,7 +15,7 @@ class Plan(NamedTuple):
 
   Steps per epoch and the sampling probability are derived from the public
   `num_members`. `capacity` is the number of member rows that a step can hold for each
-  of the `groups` shards of the members; `reference_rows` is the number of auxiliary
+  of the `num_shards` shards of the members; `auxiliary_rows` is the number of auxiliary
   rows added to a step. `size_given` says whether `num_members` was given or computed
   from the membership.
   """
@@ -27,9 +27,9 @@ class Plan(NamedTuple):
   steps_per_epoch: int
   epochs: int
   capacity: int
-  reference_rows: int
+  auxiliary_rows: int
   poisson: bool
-  groups: int = 1
+  num_shards: int = 1
   size_given: bool = False
 
   @property
@@ -64,7 +64,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(
-  traits, data, rows, *, epochs, batch_size, num_members=None, groups=1
+  traits, data, rows, *, epochs, batch_size, num_members=None, num_shards=1
 ) -> Plan:
   """Derive the sizes of a training.
 
@@ -75,7 +75,8 @@ def make_plan(
     epochs: number of passes over the members, at least 1.
     batch_size: average number of members per step and shard, at least 1.
     num_members: public size of a training set; defaults to the mean row sum of `rows`.
-    groups: number of disjoint shards of the members, all of which contribute to a step.
+    num_shards: number of disjoint shards of the members, which all contribute to a
+      step.
 
   Raises:
     ValueError: for sizes out of range, and for Poisson batches larger than the data.
@@ -87,7 +88,7 @@ def make_plan(
   epochs = validate.integer(epochs, "epochs", least=1)
   batch_size = validate.integer(batch_size, "batch_size", least=1)
   num_members = validate.integer(num_members, "num_members", least=1)
-  steps = -(-num_members // (groups * batch_size))
+  steps = -(-num_members // (num_shards * batch_size))
   if steps * epochs > _COUNTED:
     raise ValueError(
       f"epochs={epochs} of {steps} steps each are more than the {_COUNTED} steps that "
@@ -99,19 +100,20 @@ def make_plan(
       f"batch_size={batch_size} exceeds the {num_members} members, but Poisson "
       f"sampling needs a probability of at most 1: lower batch_size"
     )
-  if not poisson and sizes.min() < groups * steps:
-    each = f" of each of {groups} critics" if groups > 1 else ""
+  if not poisson and sizes.min() < num_shards * steps:
+    each = f" of each of {num_shards} critics" if num_shards > 1 else ""
     raise ValueError(
       f"a model has {sizes.min()} members for the {steps} steps of an epoch{each}: "
-      f"raise batch_size above {batch_size}{', or take fewer critics' * (groups > 1)}"
+      f"raise batch_size above {batch_size}"
+      f"{', or take fewer critics' * (num_shards > 1)}"
     )
   largest = int(sizes.max())
-  capacity = -(-largest // (groups * steps))
+  capacity = -(-largest // (num_shards * steps))
   if poisson:
     draws = steps * epochs * len(sizes)
     capacity = _poisson_capacity(largest, batch_size, num_members, draws)
-  num_reference = int(np.asarray(data.reference).sum())
-  riding = "reference_rows" in traits
+  num_reference = int(np.asarray(data.auxiliary).sum())
+  riding = "auxiliary_rows" in traits
   return Plan(
     num_records=len(data),
     num_members=int(num_members),
@@ -120,9 +122,9 @@ def make_plan(
     steps_per_epoch=steps,
     epochs=int(epochs),
     capacity=capacity,
-    reference_rows=-(-num_reference // steps) if riding else 0,
+    auxiliary_rows=-(-num_reference // steps) if riding else 0,
     poisson=poisson,
-    groups=groups,
+    num_shards=num_shards,
     size_given=size_given,
   )
 

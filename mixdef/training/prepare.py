@@ -14,7 +14,7 @@ from mixdef.core.learner import Learner
 from mixdef.core.randomness import fold_in_name, row_keys
 from mixdef.training.mesh import on_all_devices
 from mixdef.training.plan import Plan, make_plan
-from mixdef.training.programs import programs, question
+from mixdef.training.programs import programs, query_program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,15 +22,15 @@ class Training:
   """S models to train; leaves have the leading axis S, and `data` is shared.
 
   `source` builds the learner from a model's hyper-parameters `values`; `learner` is the
-  first model's. `keep` marks the members, `rows` the records trained on, and `teachers`
-  are the S*M models of the previous stage.
+  first model's. `members` marks the members, `rows` the records trained on, and
+  `teachers` are the S*M models of the previous stage.
   """
 
   source: Learner | Callable
   learner: Learner
   values: dict
   data: Data
-  keep: Any
+  members: Any
   rows: Any
   keys: Any
   plan: Plan
@@ -39,24 +39,24 @@ class Training:
   @property
   def count(self) -> int:
     """Number of models S."""
-    return len(self.keep)
+    return len(self.members)
 
   @property
   def work(self) -> int:
     """Total number of model epochs, including the teachers'."""
     return self.count * self.plan.epochs + (self.teachers.work if self.teachers else 0)
 
-  def take(self, models) -> "Training":
+  def select(self, models) -> "Training":
     """Return the training of some of the models, with their teachers."""
     models = np.asarray(list(models))
     teachers = self.teachers
     if teachers:
-      each = self.learner.before[0][0].models
-      teachers = teachers.take((models[:, None] * each + np.arange(each)).ravel())
-    own = (self.values, self.keep, self.rows, self.keys)
-    values, keep, rows, keys = jax.tree.map(lambda leaf: leaf[models], own)
+      each = self.learner.stages[0][0].models
+      teachers = teachers.select((models[:, None] * each + np.arange(each)).ravel())
+    own = (self.values, self.members, self.rows, self.keys)
+    values, members, rows, keys = jax.tree.map(lambda leaf: leaf[models], own)
     return dataclasses.replace(
-      self, values=values, keep=keep, rows=rows, keys=keys, teachers=teachers
+      self, values=values, members=members, rows=rows, keys=keys, teachers=teachers
     )
 
   @property
@@ -87,12 +87,12 @@ class Training:
     """Return a zero table of shape [S,N,K], or None if there is no previous stage."""
     if not self.teachers:
       return None
-    columns = self.learner.before[0][0].columns or self.plan.num_classes
+    columns = self.learner.stages[0][0].columns or self.plan.num_classes
     return jnp.zeros((self.count, self.plan.num_records, columns))
 
   def abstract(self, count: int):
     """Return the argument shapes of `Programs.train` for the first `count` models."""
-    part = self.take(range(count))
+    part = self.select(range(count))
     init = programs(self.source, self.plan, "vmap").init
     table = jax.eval_shape(part.zero_table)
     states = jax.eval_shape(init, part.keys, table, part.values, self.data)
@@ -112,7 +112,7 @@ class Training:
     smallest = dataclasses.replace(self, plan=self.plan._replace(capacity=1))
     program = programs(self.source, smallest.plan, "vmap")
     states, values, rows, data, *numbers = smallest.abstract(1)
-    one = self.take([0])
+    one = self.select([0])
     keys, table, records = _shapes((one.keys, one.zero_table(), self.data.x[:1]))
     lowered = [
       program.init.lower(keys, table, values, data),
@@ -129,14 +129,14 @@ class Training:
 
   def _lowered_table(self, teachers):
     """Lower the program that turns the teachers' outputs into one model's table."""
-    ((stage, _),) = self.learner.before
+    ((stage, _),) = self.learner.stages
     states, values, rows, data, *_ = teachers.abstract(1)
     asked, about = programs(teachers.source, teachers.plan, "vmap").raw, (data.x,)
-    if stage.question:
-      asked = question(teachers.source, "vmap", stage.question, 2)
+    if stage.query:
+      asked = query_program(teachers.source, "vmap", stage.query, 2)
       about = data.x, data.y
     answers = jax.eval_shape(asked, states, values, *about)
-    one, kept = _shapes((self.keys[0], self.keep[0]))
+    one, kept = _shapes((self.keys[0], self.members[0]))
 
     def of_all(leaf):
       return jax.ShapeDtypeStruct((stage.models, *leaf.shape[1:]), leaf.dtype)
@@ -148,19 +148,19 @@ def _shapes(tree):
   return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
-def prepare(source, values, data, keep, keys, *, epochs, batch_size, num_members):
+def prepare(source, values, data, members, keys, *, epochs, batch_size, num_members):
   """Check the inputs of a training and build it; arguments as in `fit_many`."""
   first = {name: value[0] for name, value in values.items()}
   learner = source if isinstance(source, Learner) else source(**first)
   if not isinstance(learner, Learner):
     raise TypeError(
-      f"learner made a {type(learner).__name__} of {first}: with over it is a function "
-      "(**values) -> classifier(model, optimizer)"
+      f"learner made a {type(learner).__name__} of {first}: with sweep= it is a "
+      "function (**values) -> classifier(model, optimizer)"
     )
-  if "needs_reference" in learner.traits and not data.reference.any():
+  if "needs_auxiliary" in learner.traits and not data.auxiliary.any():
     raise ValueError(
-      "the defense needs reference records, the defender's own, and there are none: "
-      "data.with_reference(500), or --reference=500"
+      "the defense needs auxiliary records, the defender's own, and there are none: "
+      "data.with_auxiliary(500), or --auxiliary=500"
     )
   if data.standardized and learner.guarantee:
     raise ValueError(
@@ -173,27 +173,27 @@ def prepare(source, values, data, keep, keys, *, epochs, batch_size, num_members
   if learner.generate:
     validate.quantities(data.x, "a generator")
     _check_unit_range(data)
-  device = on_all_devices(Data(data.x, data.y, data.reference))
-  rows = keep = jnp.asarray(keep)
+  device = on_all_devices(Data(data.x, data.y, data.auxiliary))
+  rows = members = jnp.asarray(members)
   if learner.rows:
-    rows = _choose(learner.rows, fold_keys(keys, "rows"), keep, device.reference)
+    rows = _choose(learner.rows, fold_keys(keys, "rows"), members, device.auxiliary)
   plan = make_plan(
     *(learner.traits, data, rows),
     epochs=epochs,
     batch_size=batch_size,
     num_members=None if learner.rows else num_members,
-    groups=learner.groups,
+    num_shards=learner.num_shards,
   )
-  if values and "per_example" in learner.traits and not learner.before:
+  if values and "per_example" in learner.traits and not learner.stages:
     # Traced values cannot be checked, so check those of the first model here.
     spec = plan.spec(device, None)
     jax.eval_shape(lambda key: learner.init(key, spec), keys[0])
   teachers = None
-  if learner.before:
-    ((stage, teacher),) = learner.before
+  if learner.stages:
+    ((stage, teacher),) = learner.stages
     each = jnp.arange(stage.models)
     stage_keys = fold_keys(keys, "stage")
-    their_rows = _choose(stage.rows, stage_keys, keep, device.reference)
+    their_rows = _choose(stage.rows, stage_keys, members, device.auxiliary)
     their_keys = jax.vmap(row_keys, in_axes=(0, None))(fold_keys(keys, "teacher"), each)
     teachers = prepare(
       teacher if isinstance(source, Learner) else _teacher_of(source),
@@ -201,9 +201,9 @@ def prepare(source, values, data, keep, keys, *, epochs, batch_size, num_members
       *(data, np.asarray(their_rows).reshape(-1, len(data)), their_keys.reshape(-1)),
       epochs=epochs,
       batch_size=batch_size,
-      num_members=_teacher_size(num_members, stage, stage_keys[0], device.reference),
+      num_members=_teacher_size(num_members, stage, stage_keys[0], device.auxiliary),
     )
-  return Training(source, learner, values, device, keep, rows, keys, plan, teachers)
+  return Training(source, learner, values, device, members, rows, keys, plan, teachers)
 
 
 def _check_unit_range(data):
@@ -216,29 +216,29 @@ def _check_unit_range(data):
     )
 
 
-def _choose(rows, keys, keep, reference):
+def _choose(rows, keys, members, auxiliary):
   """Select the rows of each model, one model at a time.
 
   A selection may draw per record and teacher, which for S models at once would need
   much memory.
   """
-  return jax.lax.map(lambda own: rows(*own, reference), (keys, keep))
+  return jax.lax.map(lambda own: rows(*own, auxiliary), (keys, members))
 
 
-def _teacher_size(num_members, stage, key, reference):
+def _teacher_size(num_members, stage, key, auxiliary):
   """Return the public size of a teacher's training set.
 
   Its share of `num_members` is its share of the records if all of them were members.
   """
   if num_members is None:
     return None
-  everyone = ~reference
-  share = stage.rows(key, everyone, reference).sum() / (stage.models * everyone.sum())
+  everyone = ~auxiliary
+  share = stage.rows(key, everyone, auxiliary).sum() / (stage.models * everyone.sum())
   return max(1, round(num_members * float(share)))
 
 
 def _teacher_of(source):
-  return lambda **values: source(**values).before[0][1]
+  return lambda **values: source(**values).stages[0][1]
 
 
 def fold_keys(keys, name):

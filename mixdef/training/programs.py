@@ -24,8 +24,8 @@ class Programs(NamedTuple):
   init    (keys, tables, values, data) -> states
   train   (states, values, rows [S,N], data, epoch, first, last)
           -> (states, metrics {name: [S]} summed over the steps first..last-1)
-  epoch   (states, values, keep [S,N], data, epoch) -> states
-  finish  (states, values, keep [S,N], data) -> states
+  epoch   (states, values, members [S,N], data, epoch) -> states
+  finish  (states, values, members [S,N], data) -> states
   predict (states, values, x [B,...]) -> log-probabilities [S,B,K]
   raw     the same without the output hooks
   ```
@@ -108,8 +108,8 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
   def train(state, values, rows, data, epoch, first, last):
     learner = learner_of(values)
     key = jax.random.fold_in(fold_in_name(state.key, "order"), epoch)
-    chunk = chunk_of(state.key, rows, plan.groups) if plan.groups > 1 else None
-    deal = epoch_rows(key, rows, data.reference, plan, chunk)
+    chunk = chunk_of(state.key, rows, plan.num_shards) if plan.num_shards > 1 else None
+    deal = epoch_rows(key, rows, data.auxiliary, plan, chunk)
 
     def one_step(state, i):
       batch, overflow = deal(i)
@@ -126,19 +126,19 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     return jax.lax.fori_loop(first, last, body, (state, zeros))
 
-  def epoch_end(state, values, keep, data, epoch):
+  def epoch_end(state, values, members, data, epoch):
     learner = learner_of(values)
     if learner.epoch:
       end = ctx(state, "epoch", epoch, step=(epoch + 1) * steps, epoch=epoch)
-      state = learner.epoch(state, data, keep, end)
+      state = learner.epoch(state, data, members, end)
     return state
 
-  def finish(state, values, keep, data):
+  def finish(state, values, members, data):
     learner = learner_of(values)
     if learner.finish:
       last = plan.epochs * steps
       end = ctx(state, "finish", last, step=last, epoch=plan.epochs)
-      state = learner.finish(state, data, keep, end)
+      state = learner.finish(state, data, members, end)
     return state._replace(opt=())  # training is over: free its memory
 
   def predict(state, values, x, raw=False):
@@ -156,7 +156,7 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
 
 
 @functools.lru_cache(maxsize=32)
-def question(
+def query_program(
   source: Learner | Callable, strategy: str, ask: Callable, rows: int
 ) -> Callable:
   """Build the program that evaluates a custom function of every model.

@@ -33,7 +33,7 @@ class Shadows:
 
   source: Learner | Callable[..., Learner]
   data: Dataset
-  keep: np.ndarray
+  members: np.ndarray
   agreed: Agreement
   store: Any  # Store | None, used only if there is one
   loop: Loop
@@ -54,8 +54,8 @@ class Shadows:
     Yields:
       Indices of models, and their states with a leading axis.
     """
-    epochs = self.agreed.training.work // len(self.keep)
-    for chunk in _chunks(len(self.keep), self.agreed.models_at_once):
+    epochs = self.agreed.training.work // len(self.members)
+    for chunk in _chunks(len(self.members), self.agreed.models_at_once):
       models = [model for model in chunk if wanted is None or wanted(model)]
       kept = {model: self._read(model) for model in models}
       kept = {model: state for model, state in kept.items() if state is not None}
@@ -67,7 +67,7 @@ class Shadows:
         yield models, _stack([kept[model] for model in models])
         continue
       states = self._train(lost)
-      if self.store or len(chunk) < len(self.keep):
+      if self.store or len(chunk) < len(self.members):
         states = _to_host(states)
       if self.store and keep_params:
         self._write(lost, states)
@@ -100,7 +100,7 @@ class Shadows:
         name: value[chosen] for name, value in self.agreed.training.values.items()
       },
       states=states,
-      keep=self.keep[chosen],
+      members=self.members[chosen],
       data=self.data,
       plan=self.agreed.training.plan,
       strategy=self.agreed.strategy,
@@ -127,7 +127,7 @@ class Shadows:
   @functools.cached_property
   def _shapes(self):
     """Return the shapes and types of one finished model."""
-    one = self.agreed.training.take([0])
+    one = self.agreed.training.select([0])
     program = programs(self.source, one.plan, "loop")
     table = jax.eval_shape(one.zero_table)
     fresh = jax.eval_shape(program.init, one.keys, table, one.values, one.data)
@@ -148,7 +148,7 @@ class Shadows:
     fill = mesh.evenly(whole, self.agreed.strategy) - count
     rows = models + models[-1:] * fill
     states = self.loop.run(
-      self.agreed.training.take(rows), self.agreed.strategy, models
+      self.agreed.training.select(rows), self.agreed.strategy, models
     )
     states = jax.tree.map(lambda leaf: leaf[:count], states)
     for model in np.array(models)[self.ensemble(models, states).diverged]:
@@ -199,8 +199,8 @@ def open_shadows(
       work = training.work // training.count * own
       shown = Progress(work, unit="epoch", shown=options.progress)
       loop = Loop(store, shown, agreed.made_from)
-      keep = np.asarray(training.keep)
-      return Shadows(source, data, keep, agreed, store, loop)
+      members = np.asarray(training.members)
+      return Shadows(source, data, members, agreed, store, loop)
 
     shadows = hosts.first_then_all(begin)
     try:

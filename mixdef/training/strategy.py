@@ -139,7 +139,7 @@ def _seconds_per_model(training, strategy, size, best):
     # The cost per model does not depend on how many models a worker trains in turn.
     places = num_workers() if strategy == "processes" else num_devices()
     size = min(size, 2 * places)
-  part = training.take(range(size))
+  part = training.select(range(size))
   states = program.init(part.keys, part.zero_table(), part.values, part.data)
   steps = training.plan.steps_per_epoch
 

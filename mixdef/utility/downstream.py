@@ -76,7 +76,7 @@ def downstream_accuracy(
   _arrays.training_records(data.x, "the real records")
   if learner is None:
     learner = default_learner(data)
-  rows = np.flatnonzero(~data.reference)
+  rows = np.flatnonzero(~data.auxiliary)
   chosen = np.sort(stream(seed, "downstream").permutation(rows)[: len(x)])
   real = Dataset(data.x[chosen], data.y[chosen], data.num_classes, data.name)
   made = Dataset(x, y, data.num_classes, f"synthetic {data.name}")
@@ -84,7 +84,7 @@ def downstream_accuracy(
 
   def tested(train: Dataset) -> tuple[float, tuple[float, float]]:
     run = fit(learner, train, epochs=epochs, batch_size=batch_size, seed=seed)
-    hits = int((run.predict(test.x).argmax(-1) == test.y).sum())
+    hits = int((run.log_probs(test.x).argmax(-1) == test.y).sum())
     return hits / len(test), clopper_pearson(hits, len(test))
 
   accuracy, interval = tested(made)

@@ -107,9 +107,9 @@ def test_unusable_outputs_are_refused(f, label, message):
 def test_from_logits_takes_views_and_matches_the_plain_statistics():
   rng = np.random.default_rng(0)
   logits, labels = rng.normal(size=(3, 5, 2, 4)).astype(np.float32), np.arange(5) % 4
-  keep = rng.random((3, 5)) < 0.5
-  signals = Signals.from_logits(logits, labels, keep)
-  single = Signals.from_logits(logits[:, :, 0], labels, keep)
+  members = rng.random((3, 5)) < 0.5
+  signals = Signals.from_logits(logits, labels, members)
+  single = Signals.from_logits(logits[:, :, 0], labels, members)
   assert signals.phi.shape == (3, 5, 2)
   assert single.phi.shape == (3, 5, 1)
   for name in ("phi", "hinge", "correct"):
@@ -129,12 +129,12 @@ def test_the_population_is_asked_like_the_records_and_trained_nobody():
   rng = np.random.default_rng(0)
   logits, labels = rng.normal(size=(2, 3, 1, 4)), np.array([0, 1, 3])
   others = rng.normal(size=(2, 7, 1, 4)), rng.integers(0, 4, 7)
-  keep = np.array([[True, False, True], [False, True, True]])
-  signals = Signals.from_logits(logits, labels, keep, population=others)
+  members = np.array([[True, False, True], [False, True, True]])
+  signals = Signals.from_logits(logits, labels, members, population=others)
   assert signals.population.phi.shape == (2, 7, 1)
-  assert not signals.population.keep.any()
+  assert not signals.population.members.any()
   with pytest.raises(ValueError, match="ask the same models with the same views"):
-    Signals.from_phi(signals.phi[:, :, 0], keep, population=np.zeros((3, 7)))
+    Signals.from_phi(signals.phi[:, :, 0], members, population=np.zeros((3, 7)))
   trained = Signals.from_phi(np.zeros((2, 7)), np.ones((2, 7), bool))
   with pytest.raises(ValueError, match="trained on a record of the population"):
     dataclasses.replace(signals, population=trained)
@@ -142,9 +142,9 @@ def test_the_population_is_asked_like_the_records_and_trained_nobody():
 
 def test_from_phi_knows_the_loss_but_not_the_label():
   logits = np.random.default_rng(0).normal(size=(2, 4, 3))
-  keep = np.ones((2, 4), dtype=bool)
-  whole = Signals.from_logits(logits, [0, 1, 2, 0], keep)
-  signals = Signals.from_phi(whole.phi[..., 0], keep)
+  members = np.ones((2, 4), dtype=bool)
+  whole = Signals.from_logits(logits, [0, 1, 2, 0], members)
+  signals = Signals.from_phi(whole.phi[..., 0], members)
   np.testing.assert_array_equal(signals.loss, whole.loss)
   with pytest.raises(ValueError, match=r"no hinge; build them with Signals\.from_log"):
     signals.statistic("hinge")
@@ -160,14 +160,14 @@ def test_jax_arrays_are_taken():
 
 def test_statistics_blocks_make_signals():
   block = _per_record.statistics(np.zeros((2, 3, 1, 4)), np.zeros((3, 1), dtype=int))
-  assert Signals(**block, keep=np.ones((2, 3), dtype=bool)).phi.shape == (2, 3, 1)
+  assert Signals(**block, members=np.ones((2, 3), dtype=bool)).phi.shape == (2, 3, 1)
 
 
 @pytest.mark.parametrize(
-  ("phi", "keep", "options", "message"),
+  ("phi", "members", "options", "message"),
   [
-    (np.zeros((2, 3)), np.ones((2, 4), bool), {}, r"keep has shape \(2, 4\)"),
-    (np.zeros((2, 3)), np.ones((2, 3)), {}, "keep has type float64; give bool"),
+    (np.zeros((2, 3)), np.ones((2, 4), bool), {}, r"members has shape \(2, 4\)"),
+    (np.zeros((2, 3)), np.ones((2, 3)), {}, "members has type float64; give bool"),
     (np.zeros(3), np.ones((1, 3), bool), {}, r"phi has shape \(3,\)"),
     (np.zeros((2, 0)), np.ones((2, 0), bool), {}, "none 0"),
     ([[0, np.nan]], np.ones((1, 2), bool), {}, r"1 values .* first at \[0, 1, 0\]"),
@@ -176,9 +176,9 @@ def test_statistics_blocks_make_signals():
     (np.zeros((2, 3)), np.ones((2, 3), bool), {"audited": [True]}, "audited has shap"),
   ],
 )
-def test_inconsistent_signals_are_refused(phi, keep, options, message):
+def test_inconsistent_signals_are_refused(phi, members, options, message):
   with pytest.raises(ValueError, match=message):
-    Signals.from_phi(phi, keep, **options)
+    Signals.from_phi(phi, members, **options)
 
 
 def test_nan_logits_are_refused_with_count_and_place():

@@ -17,20 +17,20 @@ def make_logits(boost, *, models=24, records=300, queries=2, classes=4, seed=0):
   """Outputs in which members gain `boost` on the true class, and a population's."""
   rng = np.random.default_rng(seed)
   labels = rng.integers(0, classes, records)
-  keep = rng.random((models, records)) < 0.5
+  members = rng.random((models, records)) < 0.5
   logits = rng.normal(size=(models, records, queries, classes))
   truth = np.eye(classes)[labels][:, None]
   hardness = 0.3 * rng.normal(size=(records, 1, 1))
-  logits += truth * (hardness + boost * keep[:, :, None, None])
+  logits += truth * (hardness + boost * members[:, :, None, None])
   others = rng.integers(0, classes, 400)
   outputs = rng.normal(size=(models, 400, queries, classes))
   outputs += np.eye(classes)[others][:, None] * 0.3 * rng.normal(size=(400, 1, 1))
-  return logits, labels, keep, (outputs, others)
+  return logits, labels, members, (outputs, others)
 
 
-def signals_of(logits, labels, keep, population, **options):
+def signals_of(logits, labels, members, population, **options):
   return attacks.Signals.from_logits(
-    logits, labels, keep, population=population, **options
+    logits, labels, members, population=population, **options
   )
 
 
@@ -50,8 +50,8 @@ def of_name(name):
   attack = attacks.CATALOGUE[name]
   if name != "salem_2":
     return attack
-  logits, labels, keep, _ = make_logits(3.0, models=2, seed=9)
-  source = attacks.Signals.from_logits(logits, labels, keep)
+  logits, labels, members, _ = make_logits(3.0, models=2, seed=9)
+  source = attacks.Signals.from_logits(logits, labels, members)
   return functools.update_wrapper(functools.partial(attack, source=source), attack)
 
 
@@ -86,39 +86,39 @@ def test_pitfall_06_larger_means_member(attack, leaky, scores_of):
 
 
 def test_a_random_membership_is_not_found(attack):
-  logits, labels, keep, population = make_logits(0.0, records=4000, models=8)
-  scores = attack(signals_of(logits, labels, keep, population), target=0)
+  logits, labels, members, population = make_logits(0.0, records=4000, models=8)
+  scores = attack(signals_of(logits, labels, members, population), target=0)
   scored = ~np.isnan(scores)
-  member = keep[0, scored]
+  member = members[0, scored]
   n1, n0 = member.sum(), (~member).sum()
   error = np.sqrt((n1 + n0 + 1) / (12 * n1 * n0))
   assert abs(auc(scores[scored], member) - 0.5) < 5 * error
 
 
 def test_permuting_records_permutes_scores(attack, leaky, signals):
-  logits, labels, keep, population = leaky
+  logits, labels, members, population = leaky
   order = np.random.default_rng(1).permutation(len(labels))
   plain = attack(signals, target=0)
   moved = attack(
-    signals_of(logits[:, order], labels[order], keep[:, order], population), target=0
+    signals_of(logits[:, order], labels[order], members[:, order], population), target=0
   )
   np.testing.assert_allclose(moved, plain[order], rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.usefixtures("without_secrets")
 def test_pitfall_11_equal_rows_get_equal_scores(attack, leaky):
-  logits, labels, keep = (np.array(part) for part in leaky[:3])
-  for part in (logits, keep):
+  logits, labels, members = (np.array(part) for part in leaky[:3])
+  for part in (logits, members):
     part[:, -1] = part[:, 0]
   labels[-1] = labels[0]
-  scores = attack(signals_of(logits, labels, keep, leaky[3]), target=0)
+  scores = attack(signals_of(logits, labels, members, leaky[3]), target=0)
   assert scores[0] == scores[-1]
 
 
 @pytest.mark.usefixtures("without_secrets")
 def test_pitfall_24_own_membership_never_enters(attack, leaky, signals):
-  logits, labels, keep, population = leaky
-  other = keep.copy()
+  logits, labels, members, population = leaky
+  other = members.copy()
   other[2] = ~other[2]
   first = attack(signals, target=2)
   second = attack(signals_of(logits, labels, other, population), target=2)
@@ -127,11 +127,11 @@ def test_pitfall_24_own_membership_never_enters(attack, leaky, signals):
 
 @pytest.mark.parametrize("name", sorted(set(attacks.ATTACKS.on_signals) - NO_FIT))
 def test_pitfall_24_own_outputs_never_enter_the_fit(name, leaky):
-  logits, labels, keep, population = leaky
+  logits, labels, members, population = leaky
   changed = logits.copy()
   changed[2, 1:] += 3 * np.random.default_rng(4).normal(size=changed[2, 1:].shape)
   first, second = (
-    of_name(name)(signals_of(part, labels, keep, population), target=2)
+    of_name(name)(signals_of(part, labels, members, population), target=2)
     for part in (logits, changed)
   )
   assert first[0] == second[0]
@@ -139,23 +139,26 @@ def test_pitfall_24_own_outputs_never_enter_the_fit(name, leaky):
 
 
 def test_pitfall_29_order_of_models_does_not_matter(attack, leaky, signals):
-  logits, labels, keep, (outputs, others) = leaky
+  logits, labels, members, (outputs, others) = leaky
   order = [0, 1, *np.random.default_rng(0).permutation(np.arange(2, 24))]
   plain = attack(signals, target=0)
   moved = attack(
-    signals_of(logits[order], labels, keep[order], (outputs[order], others)), target=0
+    signals_of(logits[order], labels, members[order], (outputs[order], others)),
+    target=0,
   )
   np.testing.assert_allclose(moved, plain, rtol=1e-10, atol=1e-10)
 
 
 def test_reference_rows_are_not_scored_and_do_not_matter(attack, leaky):
-  logits, labels, keep = (np.array(part) for part in leaky[:3])
+  logits, labels, members = (np.array(part) for part in leaky[:3])
   audited = np.arange(len(labels)) >= 40
-  plain = attack(signals_of(logits, labels, keep, leaky[3], audited=audited), target=0)
+  plain = attack(
+    signals_of(logits, labels, members, leaky[3], audited=audited), target=0
+  )
   logits[:, :40] += 7 * np.random.default_rng(3).normal(size=logits[:, :40].shape)
-  keep[:, :40] = False
+  members[:, :40] = False
   changed = attack(
-    signals_of(logits, labels, keep, leaky[3], audited=audited), target=0
+    signals_of(logits, labels, members, leaky[3], audited=audited), target=0
   )
   assert np.isnan(plain[:40]).all()
   np.testing.assert_array_equal(plain, changed)
@@ -163,14 +166,14 @@ def test_reference_rows_are_not_scored_and_do_not_matter(attack, leaky):
 
 @pytest.mark.usefixtures("without_secrets")
 def test_pitfall_07_extreme_logits_stay_finite(attack, leaky):
-  logits, labels, keep, (outputs, others) = leaky
-  signals = signals_of(1e3 * logits, labels, keep, (1e3 * outputs, others))
+  logits, labels, members, (outputs, others) = leaky
+  signals = signals_of(1e3 * logits, labels, members, (1e3 * outputs, others))
   assert np.isfinite(attack(signals, target=0)).all()
 
 
 def test_inputs_are_never_written_to(attack, leaky):
   signals = signals_of(*leaky)
-  fields = ("phi", "hinge", "correct", "keep", "labels", "audited", "log_probs")
+  fields = ("phi", "hinge", "correct", "members", "labels", "audited", "log_probs")
   before = {name: getattr(signals, name).copy() for name in fields}
   attack(signals, target=0)
   for name, values in before.items():
@@ -185,7 +188,7 @@ def test_unknown_target_is_refused(attack, signals, target):
 
 def test_leave_one_out_attacks_every_model(attack, signals, scores_of):
   scores = scores_of(attack.__name__)
-  assert scores.shape == signals.keep.shape
+  assert scores.shape == signals.members.shape
   np.testing.assert_array_equal(scores[5], attack(signals, target=5))
 
 
@@ -210,8 +213,8 @@ def test_an_attack_is_named_with_its_arguments(signals):
 
 
 def test_an_attack_without_its_input_says_what_is_missing():
-  keep = [[True, False], [False, True]] * 2
-  signals = attacks.Signals.from_phi([[0.0, 1.0]] * 4, keep)
+  members = [[True, False], [False, True]] * 2
+  signals = attacks.Signals.from_phi([[0.0, 1.0]] * 4, members)
   for name in ("rmia", "attack_p", "quantile"):
     with pytest.raises(attacks.Unavailable, match="population"):
       attacks.CATALOGUE[name](signals, target=0)

@@ -23,10 +23,10 @@ QUICK = {"repeats": 4}
 
 
 def train(defense, epochs=80):
-  data = synthetic_memorize(RECORDS, num_test=10).with_reference(REFERENCE)
-  keep = subsets(RECORDS, COUNT, seed=0) & data.audited
+  data = synthetic_memorize(RECORDS, num_test=10).with_auxiliary(REFERENCE)
+  members = subsets(RECORDS, COUNT, seed=0) & data.audited
   learner = classifier(models.mlp(64, num_classes=4), optax.adam(1e-2), defense)
-  return fit_many(learner, data, keep, epochs=epochs, batch_size=32, strategy="vmap")
+  return fit_many(learner, data, members, epochs=epochs, batch_size=32, strategy="vmap")
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +34,9 @@ def mixed():
   return train(MIXUP)
 
 
-def figure(scores, keep):
+def figure(scores, members):
   asked = ~np.isnan(scores)
-  return auc(scores[asked][None], keep[asked][None])
+  return auc(scores[asked][None], members[asked][None])
 
 
 def as_is(x, y, key):
@@ -48,26 +48,26 @@ def as_is(x, y, key):
 def test_records_mixed_as_in_training_give_members_away(mixed):
   scores = leave_one_out(augmentation_aware, mixed)
   assert scores.dtype == np.float64
-  assert np.isnan(scores[:, mixed.data.reference]).all()
-  assert figure(scores, mixed.keep) > 0.7
-  random = np.random.default_rng(0).random(mixed.keep.shape) < 0.5
-  other = dataclasses.replace(mixed, keep=random & mixed.data.audited)
+  assert np.isnan(scores[:, mixed.data.auxiliary]).all()
+  assert figure(scores, mixed.members) > 0.7
+  random = np.random.default_rng(0).random(mixed.members.shape) < 0.5
+  other = dataclasses.replace(mixed, members=random & mixed.data.audited)
   scores = leave_one_out(augmentation_aware, other, **QUICK)
-  assert figure(scores, other.keep) == pytest.approx(0.5, abs=0.1)
+  assert figure(scores, other.members) == pytest.approx(0.5, abs=0.1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("aggregate", AGGREGATES)
 def test_every_aggregate_is_larger_for_members(aggregate, mixed):
   scores = leave_one_out(augmentation_aware, mixed, aggregate=aggregate, **QUICK)
-  assert figure(scores, mixed.keep) > 0.55
+  assert figure(scores, mixed.members) > 0.55
 
 
 @pytest.mark.slow
 def test_unchanged_records_give_the_loss(mixed):
   scores = augmentation_aware(mixed, target=1, augment=as_is, aggregate="mean")
   data = mixed.data
-  log_probs = mixed[1].predict(data.x).astype(np.float64)
+  log_probs = mixed[1].log_probs(data.x).astype(np.float64)
   expected = np.where(data.audited, log_probs[np.arange(RECORDS), data.y], np.nan)
   np.testing.assert_allclose(scores, expected, atol=1e-6)
 
@@ -86,7 +86,7 @@ def test_the_loss_is_that_of_both_labels(mixed):
   scores = augmentation_aware(mixed, target=2, augment=augment, aggregate="max")
   for i in np.flatnonzero(data.audited)[:5]:
     x = (lam * data.x[i] + (1 - lam) * other_x).astype(np.float32)
-    p = mixed[2].predict(x[None])[0]
+    p = mixed[2].log_probs(x[None])[0]
     loss = -lam * p[data.y[i]] - (1 - lam) * p[other_y]
     assert scores[i] == pytest.approx(-loss, abs=1e-5)
 
@@ -108,7 +108,7 @@ def test_aggregates_are_those_of_numpy(name, mixed):
   jax.effects_barrier()
   copies = np.stack(seen)
   assert len(np.unique(copies, axis=0)) == 5
-  losses = -mixed[0].predict(copies)[:, mixed.data.y[7]]
+  losses = -mixed[0].log_probs(copies)[:, mixed.data.y[7]]
   expected = -getattr(np, name)(losses.astype(np.float64))
   assert scores[7] == pytest.approx(expected, abs=1e-5)
 
@@ -128,25 +128,25 @@ def test_pitfall_54_the_aggregate_is_chosen_on_the_shadow(mixed):
   on_shadow = {
     each: figure(
       augmentation_aware(mixed, target=2, shadow=1, aggregate=each, **QUICK)[None],
-      mixed.keep[2:3],
+      mixed.members[2:3],
     )
     for each in AGGREGATES
   }
   assert on_shadow[name] >= max(on_shadow.values()) - 0.02
-  keep = mixed.keep.copy()
-  keep[1] = ~keep[1] & mixed.data.audited
-  other = dataclasses.replace(mixed, keep=keep)
+  members = mixed.members.copy()
+  members[1] = ~members[1] & mixed.data.audited
+  other = dataclasses.replace(mixed, members=members)
   np.testing.assert_array_equal(chosen(other)[1], plain)
   # A shadow whose membership is turned around prefers another aggregate.
-  keep = mixed.keep.copy()
-  keep[2] = ~keep[2] & mixed.data.audited
-  assert chosen(dataclasses.replace(mixed, keep=keep))[0] != name
+  members = mixed.members.copy()
+  members[2] = ~members[2] & mixed.data.audited
+  assert chosen(dataclasses.replace(mixed, members=members))[0] != name
 
 
 def test_pitfall_137_the_complement_of_the_target_chooses_nothing(mixed):
-  keep = mixed.keep.copy()
-  keep[2] = ~keep[1] & mixed.data.audited
-  pairs = dataclasses.replace(mixed, keep=keep)
+  members = mixed.members.copy()
+  members[2] = ~members[1] & mixed.data.audited
+  pairs = dataclasses.replace(mixed, members=members)
   np.testing.assert_array_equal(
     augmentation_aware(pairs, target=1, **QUICK),
     augmentation_aware(pairs, target=1, shadow=3, **QUICK),
@@ -171,9 +171,11 @@ def test_order_of_records_and_reference_rows_do_not_matter(mixed):
   options = {"target": 0, **QUICK}
   plain = augmentation_aware(mixed, **options)
   order = np.random.default_rng(1).permutation(RECORDS)
-  moved = dataclasses.replace(mixed, data=data.select(order), keep=mixed.keep[:, order])
+  moved = dataclasses.replace(
+    mixed, data=data.select(order), members=mixed.members[:, order]
+  )
   np.testing.assert_array_equal(augmentation_aware(moved, **options), plain[order])
-  x = np.where(data.reference[:, None], np.float32(9), data.x)
+  x = np.where(data.auxiliary[:, None], np.float32(9), data.x)
   changed = dataclasses.replace(mixed, data=dataclasses.replace(data, x=x))
   np.testing.assert_array_equal(augmentation_aware(changed, **options), plain)
 

@@ -28,9 +28,9 @@ def side_of(values):
 
 def draw(models=9, records=60, queries=1, seed=0):
   rng = np.random.default_rng(seed)
-  keep = rng.random((models, records)) < 0.5
-  phi = rng.normal(size=(models, records, queries)) + 2 * keep[..., None]
-  return phi + 3 * rng.normal(size=(records, 1)), keep
+  members = rng.random((models, records)) < 0.5
+  phi = rng.normal(size=(models, records, queries)) + 2 * members[..., None]
+  return phi + 3 * rng.normal(size=(records, 1)), members
 
 
 def test_golden_predictive():
@@ -54,14 +54,14 @@ def test_pitfall_38_nothing_observed_leaves_the_prior():
 
 
 def test_scores_equal_a_loop_over_records():
-  phi, keep = draw(records=5, queries=2)
-  scores = bavaria(Signals.from_phi(phi, keep), target=3)
+  phi, members = draw(records=5, queries=2)
+  scores = bavaria(Signals.from_phi(phi, members), target=3)
   expected = np.zeros(5)
   references = [k for k in range(9) if k != 3]
   for q in range(2):
     for sign, member in ((1, True), (-1, False)):
       groups = [
-        np.array([phi[k, i, q] for k in references if keep[k, i] == member])
+        np.array([phi[k, i, q] for k in references if members[k, i] == member])
         for i in range(5)
       ]
       prior = naive_prior(groups)
@@ -108,49 +108,49 @@ def test_pitfall_38_equal_sides_score_zero():
   rng = np.random.default_rng(0)
   side = rng.normal(size=(4, 20)) + 3 * rng.normal(size=20)
   phi = np.concatenate([rng.normal(size=(1, 20)), side, side])
-  keep = np.repeat([[False], [True], [False]], [1, 4, 4], axis=0) & np.ones(20, bool)
-  signals = Signals.from_phi(phi, keep, design="bernoulli")
+  members = np.repeat([[False], [True], [False]], [1, 4, 4], axis=0) & np.ones(20, bool)
+  signals = Signals.from_phi(phi, members, design="bernoulli")
   assert signals.references(0).sum() == 8 * 20
   np.testing.assert_array_equal(bavaria(signals, target=0), 0.0)
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(1.0, 7.0), (1e3, 0.0), (1e-3, -2.0)])
 def test_pitfall_38_the_unit_of_phi_does_not_matter(scale, shift):
-  phi, keep = draw()
-  plain = bavaria(Signals.from_phi(phi, keep), target=0)
-  moved = bavaria(Signals.from_phi(scale * phi + shift, keep), target=0)
+  phi, members = draw()
+  plain = bavaria(Signals.from_phi(phi, members), target=0)
+  moved = bavaria(Signals.from_phi(scale * phi + shift, members), target=0)
   np.testing.assert_allclose(moved, plain, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("models", [2, 3, 4])
 def test_every_record_has_a_score_with_few_models(models):
-  phi, keep = draw(models=models)
-  signals = Signals.from_phi(phi, keep)
+  phi, members = draw(models=models)
+  signals = Signals.from_phi(phi, members)
   assert np.isfinite(leave_one_out(bavaria, signals)).all()
 
 
 @pytest.mark.parametrize("member", [True, False])
 def test_a_side_without_models_borrows_the_others_prior(member):
-  phi, keep = draw()
-  keep[1:] = member
-  scores = bavaria(Signals.from_phi(phi, keep), target=0)
+  phi, members = draw()
+  members[1:] = member
+  scores = bavaria(Signals.from_phi(phi, members), target=0)
   assert np.isfinite(scores).all()
   assert (scores != 0).all()
 
 
 def test_without_references_there_is_no_score():
   half = np.arange(60) % 2 == 0
-  for keep in (half[None], np.stack([half, ~half])):
-    signals = Signals.from_phi(np.zeros(keep.shape), keep)
+  for members in (half[None], np.stack([half, ~half])):
+    signals = Signals.from_phi(np.zeros(members.shape), members)
     with pytest.raises(Unavailable, match="train more models"):
       bavaria(signals, target=0)
 
 
 def test_references_that_all_agree_give_finite_scores():
-  phi, keep = draw()
+  phi, members = draw()
   for value in (0.0, 0.1, 1e3):
     phi[1:] = value
-    assert np.isfinite(bavaria(Signals.from_phi(phi, keep), target=0)).all()
+    assert np.isfinite(bavaria(Signals.from_phi(phi, members), target=0)).all()
 
 
 def test_equal_values_have_no_variance():
@@ -162,13 +162,13 @@ def test_it_matches_lira_with_many_models_and_beats_it_with_few():
   rng = np.random.default_rng(0)
   areas = {}
   for models in (6, 128):
-    keep = rng.random((models, 1500)) < 0.5
+    members = rng.random((models, 1500)) < 0.5
     spread = np.exp(0.4 * rng.normal(size=1500))
-    phi = 3 * rng.normal(size=1500) + spread * rng.normal(size=keep.shape) + keep
-    signals = Signals.from_phi(phi, keep)
+    phi = 3 * rng.normal(size=1500) + spread * rng.normal(size=members.shape) + members
+    signals = Signals.from_phi(phi, members)
     for attack in (bavaria, lira_online, lira_online_fixed):
       scores = leave_one_out(attack, signals, targets=range(4))[:4]
-      areas[models, attack.__name__] = auc(scores, keep[:4])
+      areas[models, attack.__name__] = auc(scores, members[:4])
   assert areas[6, "bavaria"] > areas[6, "lira_online"] + 0.02
   assert areas[128, "bavaria"] == pytest.approx(areas[128, "lira_online"], abs=0.01)
   assert areas[128, "bavaria"] > areas[128, "lira_online_fixed"]
@@ -177,9 +177,9 @@ def test_it_matches_lira_with_many_models_and_beats_it_with_few():
 def test_hinge_is_a_choice_of_statistic():
   rng = np.random.default_rng(0)
   logits, labels = rng.normal(size=(8, 20, 3)), rng.integers(0, 3, 20)
-  keep = rng.random((8, 20)) < 0.5
-  signals = Signals.from_logits(logits, labels, keep)
-  swapped = Signals.from_phi(signals.hinge, keep)
+  members = rng.random((8, 20)) < 0.5
+  signals = Signals.from_logits(logits, labels, members)
+  swapped = Signals.from_phi(signals.hinge, members)
   by_hinge = bavaria(signals, target=0, score="hinge")
   np.testing.assert_array_equal(by_hinge, bavaria(swapped, target=0))
   with pytest.raises(ValueError, match="score is 'loss'"):

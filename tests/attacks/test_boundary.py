@@ -61,7 +61,7 @@ def test_pitfall_57_misclassified_records_are_at_distance_0(ensemble, scores):
 @pytest.mark.slow
 def test_pitfall_57_and_47_hidden_confidences_change_nothing(ensemble, scores):
   masked = table(masked=True)
-  assert masked.predict(masked.data.x).min() < -80  # only the label is shown
+  assert masked.log_probs(masked.data.x).min() < -80  # only the label is shown
   # Two programs may round a logit differently: where labels change moves by a bit.
   hidden = label_only_boundary(masked, target=0, records=SOME)
   np.testing.assert_allclose(hidden[SOME], scores[SOME], rtol=1e-5)
@@ -115,7 +115,7 @@ def test_a_boundary_out_of_range_is_infinitely_far():
 @pytest.mark.slow
 def test_members_of_an_overfitted_model_are_farther_from_the_boundary(leaky):
   scores = label_only_boundary(leaky, target=0, iterations=5)
-  assert leak(scores, leaky.keep[0]) > 0.6
+  assert leak(scores, leaky.members[0]) > 0.6
   anyone = np.random.default_rng(5).random(len(scores)) < 0.5
   assert leak(scores, anyone) == pytest.approx(0.5, abs=0.12)
 
@@ -132,12 +132,12 @@ def test_wrong_arguments_are_named(ensemble):
 @pytest.mark.slow
 def test_reference_records_are_never_scored():
   data = Dataset.from_arrays(np.eye(6, 2, dtype=np.float32), [0, 1] * 3)
-  data = data.with_reference(2)
+  data = data.with_auxiliary(2)
   ensemble = linear(data.x, data.y, np.eye(2))
   ensemble = dataclasses.replace(ensemble, data=data)
   scores = label_only_boundary(ensemble, target=0, iterations=1)
-  np.testing.assert_array_equal(np.isnan(scores), data.reference)
-  first = np.flatnonzero(data.reference)[0]
+  np.testing.assert_array_equal(np.isnan(scores), data.auxiliary)
+  first = np.flatnonzero(data.auxiliary)[0]
   with pytest.raises(ValueError, match=f"records hold {first}, which is no audited"):
     label_only_boundary(ensemble, target=0, records=[first])
 

@@ -16,14 +16,14 @@ def pairs(models, records, seed=0):
   return np.stack([half, ~half], 1).reshape(models, records)
 
 
-def measure(attack, keep, *, advantage, seed=0, **options):
+def measure(attack, members, *, advantage, seed=0, **options):
   """AUC of an attack where members' phi is higher by `advantage`."""
   random = np.random.default_rng(seed)
-  offset = 2 * random.normal(size=keep.shape[1])
-  phi = offset + advantage * keep + random.normal(size=keep.shape)
+  offset = 2 * random.normal(size=members.shape[1])
+  phi = offset + advantage * members + random.normal(size=members.shape)
   design = options.pop("design", None)
-  signals = Signals.from_phi(phi, keep, design=design)
-  return auc(attacks.leave_one_out(attack, signals, **options), keep)
+  signals = Signals.from_phi(phi, members, design=design)
+  return auc(attacks.leave_one_out(attack, signals, **options), members)
 
 
 def minus_mean(signals, *, target):
@@ -46,73 +46,78 @@ def test_too_few_records_to_tell_count_as_independent():
 
 @pytest.mark.parametrize(("models", "fraction"), [(9, 1 / 3), (8, 3 / 4), (9, 0.3)])
 def test_another_share_than_a_half_is_a_constant_design(models, fraction):
-  keep = subsets(500, models, design="balanced", fraction=fraction)
-  assert detect_design(keep) == "constant"
+  members = subsets(500, models, design="balanced", fraction=fraction)
+  assert detect_design(members) == "constant"
   assert detect_design(subsets(500, models, fraction=fraction)) == "bernoulli"
 
 
 def test_the_lower_half_of_an_odd_number_is_a_constant_design():
   # As in code that takes the first int(S / 2) of a permutation.
-  keep = np.random.default_rng(0).random((7, 500)).argsort(0) < 3
-  assert detect_design(keep) == "constant"
+  members = np.random.default_rng(0).random((7, 500)).argsort(0) < 3
+  assert detect_design(members) == "constant"
 
 
 def test_disjoint_subsets_leave_their_shadows_alone():
   # Target, shadow, and records that neither of them trains on: ML-Leaks' splits.
-  keep = np.arange(400) % 4 == np.arange(2)[:, None]
-  assert detect_design(keep) == "dependent"
+  members = np.arange(400) % 4 == np.arange(2)[:, None]
+  assert detect_design(members) == "dependent"
   everyone = np.ones(400, bool)
-  usable = shadows(keep, 0, audited=everyone, design="dependent")
+  usable = shadows(members, 0, audited=everyone, design="dependent")
   np.testing.assert_array_equal(usable, [[False] * 400, [True] * 400])
 
 
 def test_rows_that_are_not_audited_do_not_hide_a_balanced_design():
   audited = np.arange(200) % 2 == 0
-  keep = subsets(200, 8, design="balanced", eligible=audited, always=~audited)
-  phi = np.random.default_rng(0).normal(size=keep.shape)
-  assert Signals.from_phi(phi, keep, audited=audited).design == "balanced"
-  assert Signals.from_phi(phi, keep).design == "dependent"
+  members = subsets(200, 8, design="balanced", eligible=audited, always_member=~audited)
+  phi = np.random.default_rng(0).normal(size=members.shape)
+  assert Signals.from_phi(phi, members, audited=audited).design == "balanced"
+  assert Signals.from_phi(phi, members).design == "dependent"
 
 
 @pytest.mark.parametrize("models", [8, 16])
 def test_rebalanced_references_have_equal_sides_whatever_the_truth(models):
-  keep = subsets(100, models, design="balanced", seed=3)
+  members = subsets(100, models, design="balanced", seed=3)
   for target in range(models):
-    usable = references(keep, target, audited=EVERY, design="balanced")
+    usable = references(members, target, audited=EVERY, design="balanced")
     assert not usable[target].any()
-    for side in (keep, ~keep):
+    for side in (members, ~members):
       np.testing.assert_array_equal((usable & side).sum(0), models // 2 - 1)
 
 
 @pytest.mark.parametrize(("models", "fraction"), [(8, 0.25), (9, 0.3), (12, 0.75)])
 def test_a_constant_design_leaves_the_same_numbers_to_every_record(models, fraction):
-  keep = subsets(400, models, design="balanced", fraction=fraction, seed=3)
-  low, high = keep.sum(0).min(), keep.sum(0).max()
+  members = subsets(400, models, design="balanced", fraction=fraction, seed=3)
+  low, high = members.sum(0).min(), members.sum(0).max()
   for target in range(models):
-    usable = references(keep, target, audited=np.ones(400, bool), design="constant")
+    usable = references(members, target, audited=np.ones(400, bool), design="constant")
     assert not usable[target].any()
-    np.testing.assert_array_equal((usable & keep).sum(0), low - 1)
-    np.testing.assert_array_equal((usable & ~keep).sum(0), models - high - 1)
+    np.testing.assert_array_equal((usable & members).sum(0), low - 1)
+    np.testing.assert_array_equal((usable & ~members).sum(0), models - high - 1)
 
 
 def test_rebalancing_drops_models_at_random():
-  keep = subsets(4000, 8, design="balanced")
-  usable = references(keep, 0, audited=np.ones(4000, bool), design="balanced")
+  members = subsets(4000, 8, design="balanced")
+  usable = references(members, 0, audited=np.ones(4000, bool), design="balanced")
   dropped = (~usable[1:]).mean(1)
   # One of seven is dropped for each record.
   np.testing.assert_allclose(dropped, 1 / 7, atol=5 * np.sqrt(6 / 49 / 4000))
 
 
 def test_independent_draws_lose_only_the_target():
-  keep = subsets(100, 9)
-  usable = references(keep, 4, audited=EVERY, design="bernoulli")
+  members = subsets(100, 9)
+  usable = references(members, 4, audited=EVERY, design="bernoulli")
   np.testing.assert_array_equal(usable.all(1), np.arange(9) != 4)
 
 
 @pytest.mark.parametrize(("ddof", "plain"), [(0, 0.433), (1, 0.444)])
 def test_pitfall_135_null_auc_is_one_half_when_rebalanced(ddof, plain):
-  keep = subsets(20_000, 8, design="balanced")
-  online = {"attack": attacks.lira_online, "keep": keep, "advantage": 0, "ddof": ddof}
+  members = subsets(20_000, 8, design="balanced")
+  online = {
+    "attack": attacks.lira_online,
+    "members": members,
+    "advantage": 0,
+    "ddof": ddof,
+  }
   assert measure(**online) == pytest.approx(0.5, abs=0.006)
   # As it was before: what the references' counts give away.
   assert measure(**online, design="bernoulli") == pytest.approx(plain, abs=0.006)
@@ -124,8 +129,8 @@ def test_pitfall_135_null_auc_is_one_half_when_rebalanced(ddof, plain):
   "attack", [attacks.lira_online, attacks.lira_offline, minus_mean]
 )
 def test_pitfall_135_no_signal_no_advantage(attack, design, models):
-  keep = subsets(8000, models, design=design, seed=1)
-  assert measure(attack, keep, advantage=0) == pytest.approx(0.5, abs=0.008)
+  members = subsets(8000, models, design=design, seed=1)
+  assert measure(attack, members, advantage=0) == pytest.approx(0.5, abs=0.008)
 
 
 @pytest.mark.parametrize("design", ["bernoulli", "balanced"])
@@ -142,8 +147,8 @@ def test_pitfall_135_no_signal_no_advantage(attack, design, models):
 def test_a_rebalanced_design_measures_what_independent_draws_do(
   attack, options, expected, design
 ):
-  keep = subsets(20_000, 8, design=design)
-  found = measure(attack, keep, advantage=0.5, **options)
+  members = subsets(20_000, 8, design=design)
+  found = measure(attack, members, advantage=0.5, **options)
   assert found == pytest.approx(expected, abs=0.006)
 
 
@@ -151,73 +156,73 @@ def test_a_rebalanced_design_measures_what_independent_draws_do(
   ("attack", "expected"), [(attacks.lira_online, 0.491), (minus_mean, 0.648)]
 )
 def test_without_rebalancing_the_counts_bias_both_ways(attack, expected):
-  keep = subsets(20_000, 8, design="balanced")
-  found = measure(attack, keep, advantage=0.5, design="bernoulli")
+  members = subsets(20_000, 8, design="balanced")
+  found = measure(attack, members, advantage=0.5, design="bernoulli")
   assert found == pytest.approx(expected, abs=0.006)
 
 
 def test_pitfall_136_counting_the_references_tells_nothing():
   def count(signals, *, target):
-    return -(signals.keep & signals.references(target)).sum(0).astype(float)
+    return -(signals.members & signals.references(target)).sum(0).astype(float)
 
   for models in (7, 8):
     for design in ("bernoulli", "balanced"):
-      keep = subsets(4000, models, design=design)
-      error = 5 * np.sqrt(1 / (3 * keep.size))
-      assert measure(count, keep, advantage=0) == pytest.approx(0.5, abs=error)
-  keep = subsets(4000, 8, design="balanced")
-  assert measure(count, keep, advantage=0, design="bernoulli") == 1.0
+      members = subsets(4000, models, design=design)
+      error = 5 * np.sqrt(1 / (3 * members.size))
+      assert measure(count, members, advantage=0) == pytest.approx(0.5, abs=error)
+  members = subsets(4000, 8, design="balanced")
+  assert measure(count, members, advantage=0, design="bernoulli") == 1.0
 
 
 @pytest.mark.parametrize(("models", "fraction"), [(8, 0.25), (9, 0.3)])
 def test_pitfall_135_other_shares_than_a_half_are_at_chance(models, fraction):
-  keep = subsets(8000, models, design="balanced", fraction=fraction, seed=1)
+  members = subsets(8000, models, design="balanced", fraction=fraction, seed=1)
   for attack in (attacks.lira_online, attacks.bavaria, minus_mean):
-    assert measure(attack, keep, advantage=0) == pytest.approx(0.5, abs=0.01)
+    assert measure(attack, members, advantage=0) == pytest.approx(0.5, abs=0.01)
   # The counts alone find members, or seem to find that they are not.
   assert (
-    abs(measure(attacks.bavaria, keep, advantage=0, design="bernoulli") - 0.5) > 0.02
+    abs(measure(attacks.bavaria, members, advantage=0, design="bernoulli") - 0.5) > 0.02
   )
 
 
 def test_pitfall_135_part_of_a_balanced_design_is_at_chance():
-  keep = subsets(8000, 16, design="balanced")
-  phi = np.random.default_rng(0).normal(size=keep.shape)
-  part = Signals.from_phi(phi, keep).first_models(8)
-  assert detect_design(part.keep) == "dependent"
-  found = auc(attacks.leave_one_out(attacks.lira_online, part), part.keep)
+  members = subsets(8000, 16, design="balanced")
+  phi = np.random.default_rng(0).normal(size=members.shape)
+  part = Signals.from_phi(phi, members).first_models(8)
+  assert detect_design(part.members) == "dependent"
+  found = auc(attacks.leave_one_out(attacks.lira_online, part), part.members)
   assert found == pytest.approx(0.5, abs=0.008)
-  alone = Signals.from_phi(phi[:8], keep[:8])
+  alone = Signals.from_phi(phi[:8], members[:8])
   scores = attacks.leave_one_out(attacks.lira_online, alone)
-  assert auc(scores, alone.keep) == pytest.approx(0.5, abs=0.008)
-  alone = Signals.from_phi(phi[:8], keep[:8], design="bernoulli")
-  assert auc(attacks.leave_one_out(attacks.lira_online, alone), alone.keep) < 0.485
+  assert auc(scores, alone.members) == pytest.approx(0.5, abs=0.008)
+  alone = Signals.from_phi(phi[:8], members[:8], design="bernoulli")
+  assert auc(attacks.leave_one_out(attacks.lira_online, alone), alone.members) < 0.485
 
 
 def test_pitfall_137_the_targets_complement_is_no_reference():
-  keep = pairs(8, 100)
+  members = pairs(8, 100)
   for target in range(8):
-    usable = references(keep, target, audited=EVERY, design="bernoulli")
+    usable = references(members, target, audited=EVERY, design="bernoulli")
     expected = np.arange(8) // 2 != target // 2
     np.testing.assert_array_equal(usable.all(1), expected)
     np.testing.assert_array_equal(usable.any(1), expected)
 
 
 def test_pitfall_137_complements_on_the_audited_records_count():
-  keep = pairs(4, 100)
+  members = pairs(4, 100)
   audited = np.arange(100) < 60
-  keep[:, ~audited] = True  # members of every model
-  usable = references(keep, 0, audited=audited, design="bernoulli")
+  members[:, ~audited] = True  # members of every model
+  usable = references(members, 0, audited=audited, design="bernoulli")
   assert not usable[1].any()
 
 
 def test_pitfall_137_a_few_records_differ_by_chance():
-  keep = np.array([[True, False], [False, True], [True, True]])
-  usable = references(keep, 0, audited=np.ones(2, bool), design="bernoulli")
+  members = np.array([[True, False], [False, True], [True, True]])
+  usable = references(members, 0, audited=np.ones(2, bool), design="bernoulli")
   assert usable[1].all()
 
 
 def test_pitfall_137_pairs_are_at_chance_without_a_signal():
-  keep = pairs(8, 8000)
+  members = pairs(8, 8000)
   for attack in (attacks.lira_online, attacks.lira_offline, minus_mean):
-    assert measure(attack, keep, advantage=0) == pytest.approx(0.5, abs=0.008)
+    assert measure(attack, members, advantage=0) == pytest.approx(0.5, abs=0.008)

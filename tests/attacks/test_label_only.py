@@ -31,8 +31,8 @@ def train(data, defense=None, count=4, epochs=60):
   learner = classifier(
     models.mlp(64, num_classes=data.num_classes), optax.adam(1e-2), defense
   )
-  keep = subsets(data, count, seed=0) & data.audited
-  return fit_many(learner, data, keep, epochs=epochs, batch_size=32, strategy="vmap")
+  members = subsets(data, count, seed=0) & data.audited
+  return fit_many(learner, data, members, epochs=epochs, batch_size=32, strategy="vmap")
 
 
 def pictures_without_meaning():
@@ -40,7 +40,7 @@ def pictures_without_meaning():
   rng = np.random.default_rng(0)
   x = load("digits").x[:RECORDS]
   data = Dataset.from_arrays(x, rng.integers(3, size=RECORDS), num_classes=3)
-  return data.with_reference(REFERENCE)
+  return data.with_auxiliary(REFERENCE)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def pictures():
 
 @pytest.fixture(scope="module")
 def table():
-  data = synthetic_memorize(RECORDS, num_test=10).with_reference(REFERENCE)
+  data = synthetic_memorize(RECORDS, num_test=10).with_auxiliary(REFERENCE)
   return train(data, count=16)
 
 
@@ -65,23 +65,23 @@ def shaken(x):
   return np.stack([x, *(x + offset for offset in offsets.astype(np.float32))], 1)
 
 
-def figure(scores, keep):
+def figure(scores, members):
   """AUC over the audited records of all models."""
   asked = ~np.isnan(scores)
-  return auc(scores[asked][None], keep[asked][None])
+  return auc(scores[asked][None], members[asked][None])
 
 
 def with_random_membership(ensemble):
-  keep = np.random.default_rng(5).random(ensemble.keep.shape) < 0.5
-  return dataclasses.replace(ensemble, keep=keep & ensemble.data.audited)
+  members = np.random.default_rng(5).random(ensemble.members.shape) < 0.5
+  return dataclasses.replace(ensemble, members=members & ensemble.data.audited)
 
 
 @pytest.mark.slow
 def test_the_models_remember_their_members(pictures, table):
   for ensemble in (pictures, table):
-    right = ensemble.predict(ensemble.data.x).argmax(-1) == ensemble.data.y
-    assert right[ensemble.keep].mean() > 0.95
-    assert right[~ensemble.keep].mean() < 0.5
+    right = ensemble.log_probs(ensemble.data.x).argmax(-1) == ensemble.data.y
+    assert right[ensemble.members].mean() > 0.95
+    assert right[~ensemble.members].mean() < 0.5
 
 
 @pytest.mark.slow
@@ -89,39 +89,39 @@ def test_the_models_remember_their_members(pictures, table):
 def test_pictures_that_were_moved_give_members_away(attack, pictures):
   scores = leave_one_out(attack, pictures)
   assert scores.dtype == np.float64
-  assert figure(scores, pictures.keep) > 0.7
+  assert figure(scores, pictures.members) > 0.7
   random = with_random_membership(pictures)
-  at_chance = figure(leave_one_out(attack, random), random.keep)
+  at_chance = figure(leave_one_out(attack, random), random.members)
   assert at_chance == pytest.approx(0.5, abs=0.1)
 
 
 @pytest.mark.slow
 def test_noise_gives_members_away(table):
   scores = leave_one_out(label_only_noise, table, targets=range(3), sigma=0.5, **NOISE)
-  assert figure(scores[:3], table.keep[:3]) > 0.7
-  random = with_random_membership(table).keep[:3]
+  assert figure(scores[:3], table.members[:3]) > 0.7
+  random = with_random_membership(table).members[:3]
   assert figure(scores[:3], random) == pytest.approx(0.5, abs=0.1)
 
 
 def test_bits_of_many_models_give_members_away(table):
   asked = table.signals(views=shaken)
   scores = leave_one_out(label_only_logreg, asked)
-  assert figure(scores, table.keep) > 0.7
-  random = dataclasses.replace(asked, keep=with_random_membership(table).keep)
-  at_chance = figure(leave_one_out(label_only_logreg, random), random.keep)
+  assert figure(scores, table.members) > 0.7
+  random = dataclasses.replace(asked, members=with_random_membership(table).members)
+  at_chance = figure(leave_one_out(label_only_logreg, random), random.members)
   assert at_chance == pytest.approx(0.5, abs=0.1)
 
 
 def test_noise_is_the_share_of_copies_with_the_records_label(table):
   scores = label_only_noise(table, target=1, sigma=0.3, **NOISE)
   data, run = table.data, table[1]
-  wrong = run.predict(data.x).argmax(-1) != data.y
+  wrong = run.log_probs(data.x).argmax(-1) != data.y
   assert (scores[wrong & data.audited] == 0).all()
   assert np.isnan(scores[~data.audited]).all()
   row = np.flatnonzero(~wrong & data.audited & (scores < 1))[0]
   rng = np.random.default_rng(1)
   copies = data.x[row] + 0.3 * rng.normal(size=(4000, data.x.shape[1]))
-  share = (run.predict(copies.astype(np.float32)).argmax(-1) == data.y[row]).mean()
+  share = (run.log_probs(copies.astype(np.float32)).argmax(-1) == data.y[row]).mean()
   error = np.sqrt(share * (1 - share) * (1 / 4000 + 1 / NOISE["draws"]))
   assert abs(scores[row] - share) < 5 * error
 
@@ -134,11 +134,11 @@ def test_binary_records_are_flipped():
   scores = label_only_noise(ensemble, target=0, flips=2, sigma=9, **NOISE)
   row = int(np.flatnonzero((scores > 0) & (scores < 1))[0])
   flipped = np.abs(x[row] - (rng.random((4000, 30)) < 2 / 30))
-  labels = ensemble[0].predict(flipped.astype(np.float32)).argmax(-1)
+  labels = ensemble[0].log_probs(flipped.astype(np.float32)).argmax(-1)
   share = (labels == ensemble.data.y[row]).mean()
   error = np.sqrt(share * (1 - share) * (1 / 4000 + 1 / NOISE["draws"]))
   assert abs(scores[row] - share) < 5 * error
-  assert figure(scores[None], ensemble.keep[:1]) > 0.6
+  assert figure(scores[None], ensemble.members[:1]) > 0.6
 
 
 def test_pitfall_12_noise_follows_from_the_record_alone(table):
@@ -154,13 +154,15 @@ def test_pitfall_12_noise_follows_from_the_record_alone(table):
 
 @pytest.mark.parametrize("attack", OF_PICTURES)
 def test_moved_pictures_are_scored_as_by_sklearn(attack, pictures):
-  data, keep = pictures.data, pictures.keep
+  data, members = pictures.data, pictures.members
   queries = {label_only_translation: translations(1), label_only_rotation: rotations(9)}
   bits = pictures.signals(views=queries[attack]).correct
   scores = attack(pictures, target=2)
   for y in range(3):
     rows = (data.y == y) & data.audited
-    fit = LogisticRegression(tol=1e-10, max_iter=1000).fit(bits[3, rows], keep[3, rows])
+    fit = LogisticRegression(tol=1e-10, max_iter=1000).fit(
+      bits[3, rows], members[3, rows]
+    )
     expected = fit.decision_function(bits[2, rows])
     np.testing.assert_allclose(scores[rows], expected, atol=1e-4)
 
@@ -168,9 +170,9 @@ def test_moved_pictures_are_scored_as_by_sklearn(attack, pictures):
 @pytest.mark.parametrize("attack", OF_PICTURES)
 def test_pitfall_59_nothing_is_fitted_on_the_target(attack, pictures):
   plain = attack(pictures, target=1)
-  keep = pictures.keep.copy()
-  keep[1] = ~keep[1] & pictures.data.audited
-  other = dataclasses.replace(pictures, keep=keep)
+  members = pictures.members.copy()
+  members[1] = ~members[1] & pictures.data.audited
+  other = dataclasses.replace(pictures, members=members)
   np.testing.assert_array_equal(attack(other, target=1), plain)
   assert not np.array_equal(attack(other, target=0), attack(pictures, target=0))
   np.testing.assert_array_equal(attack(pictures, target=1, shadow=2), plain)
@@ -182,23 +184,23 @@ def test_pitfall_59_nothing_is_fitted_on_the_target(attack, pictures):
 def test_reference_rows_are_neither_scored_nor_fitted_on(attack, pictures):
   data = pictures.data
   plain = attack(pictures, target=0)
-  assert np.isnan(plain[data.reference]).all()
+  assert np.isnan(plain[data.auxiliary]).all()
   x = data.x.copy()
-  x[data.reference] = 0.5
+  x[data.auxiliary] = 0.5
   moved = dataclasses.replace(pictures, data=dataclasses.replace(data, x=x))
   np.testing.assert_array_equal(attack(moved, target=0), plain)
   with pytest.raises(ValueError, match="no audited record"):
-    attack(pictures, target=0, records=np.flatnonzero(data.reference))
+    attack(pictures, target=0, records=np.flatnonzero(data.auxiliary))
 
 
 @pytest.mark.parametrize("attack", OF_PICTURES)
 def test_a_class_that_cannot_be_fitted_takes_the_model_of_all(attack, pictures):
-  keep = pictures.keep.copy()
-  keep[1, pictures.data.y == 0] = False
-  scores = attack(dataclasses.replace(pictures, keep=keep), target=0)
+  members = pictures.members.copy()
+  members[1, pictures.data.y == 0] = False
+  scores = attack(dataclasses.replace(pictures, members=members), target=0)
   assert np.isfinite(scores[pictures.data.audited]).all()
-  keep[1] = False
-  useless = dataclasses.replace(pictures, keep=keep)
+  members[1] = False
+  useless = dataclasses.replace(pictures, members=members)
   with pytest.raises(ValueError, match="shadow=1 has only one kind"):
     attack(useless, target=0, shadow=1)
   np.testing.assert_array_equal(
@@ -208,17 +210,17 @@ def test_a_class_that_cannot_be_fitted_takes_the_model_of_all(attack, pictures):
 
 @pytest.mark.parametrize("attack", OF_PICTURES)
 def test_pitfall_137_the_complement_of_the_target_teaches_nothing(attack, pictures):
-  keep = pictures.keep.copy()
-  keep[1] = ~keep[0] & pictures.data.audited
-  pairs = dataclasses.replace(pictures, keep=keep)
+  members = pictures.members.copy()
+  members[1] = ~members[0] & pictures.data.audited
+  pairs = dataclasses.replace(pictures, members=members)
   np.testing.assert_array_equal(
     attack(pairs, target=0), attack(pairs, target=0, shadow=2)
   )
   with pytest.raises(ValueError, match="complement"):
     attack(pairs, target=0, shadow=1)
-  keep[2:] = keep[1]
+  members[2:] = members[1]
   with pytest.raises(Unavailable, match="train more models"):
-    attack(dataclasses.replace(pictures, keep=keep), target=0)
+    attack(dataclasses.replace(pictures, members=members), target=0)
 
 
 @pytest.mark.parametrize("attack", OF_PICTURES)
@@ -276,13 +278,13 @@ def test_the_regressions_are_sklearns(queries):
 
 def test_records_without_references_on_a_side_have_no_score():
   rng = np.random.default_rng(0)
-  logits, keep = rng.normal(size=(6, 40, 3, 4)), rng.random((6, 40)) < 0.5
-  keep[:, 0], keep[:, 1] = True, False
-  keep[:, 2] = [True, False, False, False, False, False]  # only the target
-  asked = Signals.from_logits(logits, rng.integers(4, size=40), keep)
+  logits, members = rng.normal(size=(6, 40, 3, 4)), rng.random((6, 40)) < 0.5
+  members[:, 0], members[:, 1] = True, False
+  members[:, 2] = [True, False, False, False, False, False]  # only the target
+  asked = Signals.from_logits(logits, rng.integers(4, size=40), members)
   scores = label_only_logreg(asked, target=0)
   assert np.isnan(scores[:3]).all()
-  both = keep[1:].any(0) & ~keep[1:].all(0)
+  both = members[1:].any(0) & ~members[1:].all(0)
   np.testing.assert_array_equal(np.isnan(scores), ~both)
 
 

@@ -14,15 +14,15 @@ INSIDE, OUTSIDE = (2, 3, 4, 3), (0, 1, -1, 0)
 def one_record(phi, inside=INSIDE, outside=OUTSIDE):
   """A target with this phi, and references in and out of its only record."""
   values = np.array([[phi, *inside, *outside]], dtype=float).T
-  keep = np.array([[False, *[True] * len(inside), *[False] * len(outside)]]).T
-  return Signals.from_phi(values, keep)
+  members = np.array([[False, *[True] * len(inside), *[False] * len(outside)]]).T
+  return Signals.from_phi(values, members)
 
 
 def draw(models=10, records=60, queries=1, seed=0):
   rng = np.random.default_rng(seed)
-  keep = rng.random((models, records)) < 0.5
-  phi = rng.normal(size=(models, records, queries)) + keep[..., None]
-  return phi + 2 * rng.normal(size=(records, 1)), keep
+  members = rng.random((models, records)) < 0.5
+  phi = rng.normal(size=(models, records, queries)) + members[..., None]
+  return phi + 2 * rng.normal(size=(records, 1)), members
 
 
 @pytest.mark.parametrize(
@@ -48,17 +48,17 @@ def test_pitfall_28_golden_table(options, online, z, log_sf, log_pdf):
 
 @pytest.mark.parametrize("options", [{}, OFFICIAL])
 def test_scores_equal_a_loop_over_records(options):
-  phi, keep = draw(models=24, queries=2)
-  signals = Signals.from_phi(phi, keep)
+  phi, members = draw(models=24, queries=2)
+  signals = Signals.from_phi(phi, members)
   centre = np.median if options else np.mean
   ddof = options.get("ddof", 1)
   online = attacks.lira_online(signals, target=3, **options)
   offline = attacks.lira_offline(signals, target=3, **options)
   references = np.arange(24) != 3
-  for i in range(keep.shape[1]):
+  for i in range(members.shape[1]):
     ratios, zs = [], []
     for q in range(2):
-      a, b = (phi[references & (keep[:, i] == side), i, q] for side in (True, False))
+      a, b = (phi[references & (members[:, i] == side), i, q] for side in (True, False))
       densities = [
         stats.norm.logpdf(phi[3, i, q], centre(side), np.std(side, ddof=ddof))
         for side in (a, b)
@@ -100,19 +100,19 @@ def test_pitfall_19_the_far_tail_does_not_tie(combine):
   "attack", [attacks.lira_online_fixed, attacks.lira_offline_fixed]
 )
 def test_pitfall_20_fixed_variance_ignores_the_spread_between_records(attack):
-  phi, keep = draw()
-  offset = 100 * np.random.default_rng(1).normal(size=(keep.shape[1], 1))
-  plain = attack(Signals.from_phi(phi, keep), target=0)
-  moved = attack(Signals.from_phi(phi + offset, keep), target=0)
+  phi, members = draw()
+  offset = 100 * np.random.default_rng(1).normal(size=(members.shape[1], 1))
+  plain = attack(Signals.from_phi(phi, members), target=0)
+  moved = attack(Signals.from_phi(phi + offset, members), target=0)
   np.testing.assert_allclose(moved, plain, atol=1e-8)
 
 
 def test_fixed_variance_is_the_mean_of_within_record_variances_of_each_side():
-  phi, keep = draw(models=30)
-  got = attacks.lira_online_fixed(Signals.from_phi(phi, keep), target=0)
+  phi, members = draw(models=30)
+  got = attacks.lira_online_fixed(Signals.from_phi(phi, members), target=0)
   spread, centre = [], []
   for side in (True, False):
-    parts = [phi[1:, i, 0][keep[1:, i] == side] for i in range(keep.shape[1])]
+    parts = [phi[1:, i, 0][members[1:, i] == side] for i in range(members.shape[1])]
     spread.append(np.sqrt(np.mean([part.var(ddof=1) for part in parts])))
     centre.append(np.array([part.mean() for part in parts]))
   logs = [
@@ -130,12 +130,12 @@ def test_fixed_variance_is_the_mean_of_within_record_variances_of_each_side():
   ],
 )
 def test_pitfall_21_offline_reads_out_models_only(attack):
-  phi, keep = draw()
-  keep[0] = False
-  changed = np.where(keep[..., None], 10 * phi, phi)
-  plain = attack(Signals.from_phi(phi, keep), target=0)
+  phi, members = draw()
+  members[0] = False
+  changed = np.where(members[..., None], 10 * phi, phi)
+  plain = attack(Signals.from_phi(phi, members), target=0)
   np.testing.assert_array_equal(
-    attack(Signals.from_phi(changed, keep), target=0), plain
+    attack(Signals.from_phi(changed, members), target=0), plain
   )
 
 
@@ -143,19 +143,21 @@ def test_pitfall_21_offline_reads_out_models_only(attack):
   "attack", [attacks.lira_online_fixed, attacks.lira_offline_fixed]
 )
 def test_pitfall_22_spread_never_comes_from_the_target(attack):
-  phi, keep = draw()
-  first = attack(Signals.from_phi(phi, keep), target=0)[0]
+  phi, members = draw()
+  first = attack(Signals.from_phi(phi, members), target=0)[0]
   phi[0, 1:] *= 50
-  assert attack(Signals.from_phi(phi, keep), target=0)[0] == first
+  assert attack(Signals.from_phi(phi, members), target=0)[0] == first
 
 
 def test_pitfall_23_fixed_variance_is_honoured_offline():
-  phi, keep = draw(models=20)
-  signals = Signals.from_phi(phi, keep)
+  phi, members = draw(models=20)
+  signals = Signals.from_phi(phi, members)
   fixed = attacks.lira_offline_fixed(signals, target=0)
   own = attacks.lira_offline(signals, target=0)
   assert not np.allclose(fixed, own)
-  centre = np.array([phi[1:, i, 0][~keep[1:, i]].mean() for i in range(keep.shape[1])])
+  centre = np.array(
+    [phi[1:, i, 0][~members[1:, i]].mean() for i in range(members.shape[1])]
+  )
   ratio = fixed / (phi[0, :, 0] - centre)
   np.testing.assert_allclose(ratio, ratio[0])
 
@@ -165,24 +167,24 @@ def test_pitfall_25_with_equal_spreads_the_roc_does_not_depend_on_them():
   rng = np.random.default_rng(0)
   mu_in, mu_out = 1 + rng.normal(size=25), rng.normal(size=25)
   target = rng.normal(size=25) + 0.5
-  keep = np.zeros((5, 25), dtype=bool)
-  keep[1:3] = True
+  members = np.zeros((5, 25), dtype=bool)
+  members[1:3] = True
 
   def scores(spread):
     rows = [target, mu_in - spread, mu_in + spread, mu_out - spread, mu_out + spread]
-    return attacks.lira_online_fixed(Signals.from_phi(rows, keep), target=0)
+    return attacks.lira_online_fixed(Signals.from_phi(rows, members), target=0)
 
   np.testing.assert_allclose(scores(0.5), 16 * scores(2.0))
 
 
 def test_pitfall_26_few_references_give_a_fallback_and_a_count():
-  phi, keep = draw(models=6, records=8)
-  keep[:] = np.array([0, 1, 0, 1, 0, 1], dtype=bool)[:, None]
-  keep[1:, 0] = False  # no model in: the offline z
-  keep[1:, 1] = [True, False, False, False, False]  # one in: pooled variance
-  keep[1:, 2] = [True, True, True, True, False]  # one out: pooled variance
-  keep[1:, 3] = True  # no model out: excluded
-  signals = Signals.from_phi(phi, keep)
+  phi, members = draw(models=6, records=8)
+  members[:] = np.array([0, 1, 0, 1, 0, 1], dtype=bool)[:, None]
+  members[1:, 0] = False  # no model in: the offline z
+  members[1:, 1] = [True, False, False, False, False]  # one in: pooled variance
+  members[1:, 2] = [True, True, True, True, False]  # one out: pooled variance
+  members[1:, 3] = True  # no model out: excluded
+  signals = Signals.from_phi(phi, members)
   counts = attacks.lira_coverage(signals, target=0)
   assert counts["offline"] == counts["pooled_in"] == 1
   assert counts["pooled_out"] == counts["excluded"] == 1
@@ -196,18 +198,18 @@ def test_pitfall_26_few_references_give_a_fallback_and_a_count():
 
 @pytest.mark.parametrize("options", [{}, OFFICIAL])
 def test_two_models_fall_back_to_the_difference_from_the_reference(options):
-  keep = np.array([[True, False], [False, False]])
-  signals = Signals.from_phi([[3.0, 1.0], [1.0, 2.0]], keep)
+  members = np.array([[True, False], [False, False]])
+  signals = Signals.from_phi([[3.0, 1.0], [1.0, 2.0]], members)
   scores = attacks.lira_offline(signals, target=0, **options)
   np.testing.assert_array_equal(scores, [2.0, -1.0])
 
 
 @pytest.mark.parametrize("options", [{}, OFFICIAL])
 def test_pitfall_27_identical_references_do_not_make_a_spike(options):
-  phi, keep = draw(models=12)
-  keep[1:, 0] = [True] * 5 + [False] * 6
+  phi, members = draw(models=12)
+  members[1:, 0] = [True] * 5 + [False] * 6
   phi[1:6, 0] = phi[0, 0]
-  signals = Signals.from_phi(phi, keep)
+  signals = Signals.from_phi(phi, members)
   scores = attacks.lira_online(signals, target=0, **options)
   assert np.isfinite(scores).all()
   assert scores[0] < 100
@@ -218,18 +220,18 @@ def test_pitfall_27_identical_references_do_not_make_a_spike(options):
 
 @pytest.mark.parametrize("name", [n for n in attacks.CATALOGUE if "lira_o" in n])
 def test_pitfall_27_an_ensemble_of_equal_outputs_does_not_make_a_spike(name):
-  _, keep = draw(models=12)
-  phi = np.full(keep.shape, 0.1)  # its mean over three models is not 0.1
+  _, members = draw(models=12)
+  phi = np.full(members.shape, 0.1)  # its mean over three models is not 0.1
   phi[0] = 0.3
-  scores = attacks.CATALOGUE[name](Signals.from_phi(phi, keep), target=0)
+  scores = attacks.CATALOGUE[name](Signals.from_phi(phi, members), target=0)
   assert np.nanmax(np.abs(scores)) < 2
 
 
 def test_the_variance_floor_follows_the_unit_of_phi():
-  phi, keep = draw(models=12)
-  phi[1:, 0] = keep[1:, 0, None]
+  phi, members = draw(models=12)
+  phi[1:, 0] = members[1:, 0, None]
   scores = [
-    attacks.lira_online(Signals.from_phi(unit * phi, keep), target=0)
+    attacks.lira_online(Signals.from_phi(unit * phi, members), target=0)
     for unit in (1.0, 1e-6)
   ]
   np.testing.assert_allclose(*scores, rtol=1e-6)
@@ -237,11 +239,11 @@ def test_the_variance_floor_follows_the_unit_of_phi():
 
 @pytest.mark.parametrize("name", [n for n in attacks.CATALOGUE if "lira_o" in n])
 def test_pitfall_14_views_are_averaged_in_any_order(name):
-  phi, keep = draw(queries=3)
+  phi, members = draw(queries=3)
   attack = attacks.CATALOGUE[name]
-  plain = attack(Signals.from_phi(phi, keep), target=0)
-  turned = attack(Signals.from_phi(phi[:, :, [2, 0, 1]], keep), target=0)
-  single = [attack(Signals.from_phi(phi[:, :, q], keep), target=0) for q in range(3)]
+  plain = attack(Signals.from_phi(phi, members), target=0)
+  turned = attack(Signals.from_phi(phi[:, :, [2, 0, 1]], members), target=0)
+  single = [attack(Signals.from_phi(phi[:, :, q], members), target=0) for q in range(3)]
   np.testing.assert_allclose(turned, plain)
   np.testing.assert_allclose(np.mean(single, axis=0), plain)
 
@@ -249,17 +251,17 @@ def test_pitfall_14_views_are_averaged_in_any_order(name):
 def test_hinge_is_a_choice_of_statistic():
   rng = np.random.default_rng(0)
   logits, labels = rng.normal(size=(8, 20, 3)), rng.integers(0, 3, 20)
-  keep = rng.random((8, 20)) < 0.5
-  keep[:4], keep[4:] = True, False
-  signals = Signals.from_logits(logits, labels, keep)
+  members = rng.random((8, 20)) < 0.5
+  members[:4], members[4:] = True, False
+  signals = Signals.from_logits(logits, labels, members)
   by_hinge = attacks.lira_online(signals, target=0, score="hinge")
-  swapped = Signals.from_phi(signals.hinge, keep)
+  swapped = Signals.from_phi(signals.hinge, members)
   np.testing.assert_array_equal(by_hinge, attacks.lira_online(swapped, target=0))
 
 
 def test_global_ranks_as_the_loss():
-  phi, keep = draw()
-  signals = Signals.from_phi(phi, keep)
+  phi, members = draw()
+  signals = Signals.from_phi(phi, members)
   order = np.argsort(attacks.lira_global(signals, target=0))
   losses = attacks.loss_threshold(signals, target=0)
   np.testing.assert_array_equal(order, np.argsort(losses))
@@ -274,8 +276,8 @@ def test_unknown_options_are_refused(options):
 
 
 def test_pitfall_30_working_memory_stays_below_the_score_tensor():
-  phi, keep = draw(models=32, records=20_000, queries=2)
-  signals = Signals.from_phi(phi, keep)
+  phi, members = draw(models=32, records=20_000, queries=2)
+  signals = Signals.from_phi(phi, members)
   tracemalloc.start()
   attacks.lira_online(signals, target=0)
   _, peak = tracemalloc.get_traced_memory()
@@ -291,10 +293,10 @@ def test_pitfall_135_null_auc_of_the_designs_at_8_models(ddof, plain):
   halves = rng.random((models, records)).argsort(0).argsort(0) < models // 2
   coins = rng.random((models, records)) < 0.5
 
-  def null_auc(keep, design=None):
-    signals = Signals.from_phi(phi, keep, design=design)
+  def null_auc(members, design=None):
+    signals = Signals.from_phi(phi, members, design=design)
     scores = attacks.leave_one_out(attacks.lira_online, signals, ddof=ddof)
-    return auc(scores, keep)
+    return auc(scores, members)
 
   assert null_auc(coins) == pytest.approx(0.5, abs=0.006)
   assert null_auc(halves) == pytest.approx(0.5, abs=0.006)  # evened out by itself

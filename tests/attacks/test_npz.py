@@ -34,7 +34,7 @@ def test_a_file_gives_the_signals_of_its_arrays(tmp_path, queries):
     audited=content["audited"],
     population=(content["population_logits"], content["population_labels"]),
   )
-  for name in ("phi", "hinge", "correct", "keep", "labels", "audited", "log_probs"):
+  for name in ("phi", "hinge", "correct", "members", "labels", "audited", "log_probs"):
     np.testing.assert_array_equal(getattr(signals, name), getattr(expected, name))
   np.testing.assert_array_equal(signals.population.phi, expected.population.phi)
   assert signals.phi.shape == (3, 12, queries or 1)
@@ -125,7 +125,7 @@ def views(models=6, records=10, queries=3):
 
 
 def same(one, other):
-  for name in ("phi", "hinge", "correct", "keep", "labels", "audited", "log_probs"):
+  for name in ("phi", "hinge", "correct", "members", "labels", "audited", "log_probs"):
     np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
   np.testing.assert_array_equal(one.loss, other.loss)
 
@@ -144,7 +144,7 @@ def test_the_first_models_are_those_of_signals_that_never_had_the_others():
     ),
   )
   np.testing.assert_array_equal(part.population.phi, signals.population.phi[:4])
-  assert len(signals.keep) == 6
+  assert len(signals.members) == 6
   assert views().first_models(6).phi.shape == signals.phi.shape
 
 

@@ -17,7 +17,7 @@ def inputs(**changed):
   return {
     "logits": logits_of(),
     "labels": random.integers(CLASSES, size=RECORDS),
-    "keep": random.random((MODELS, RECORDS)) < 0.5,
+    "members": random.random((MODELS, RECORDS)) < 0.5,
     **changed,
   }
 
@@ -102,17 +102,35 @@ def test_some_rows_that_happen_to_sum_to_one_are_no_probabilities():
     ({"logits": logits_of().swapaxes(1, 2)}, r"logits\.transpose\(0, 2, 1\)"),
     ({"logits": logits_of().T}, r"logits\.transpose\(2, 1, 0\)"),
     (
-      {"logits": logits_of()[0], "keep": np.ones((1, RECORDS), bool)},
+      {"logits": logits_of()[0], "members": np.ones((1, RECORDS), bool)},
       r"logits\[None\]",
     ),
     ({"logits": logits_of()[0]}, r"pass \[3, 40, K\] or \[3, 40, Q, K\]"),
     ({"logits": logits_of()[:2]}, r"shape \(2, 40, 5\); pass \[3, 40, K\]"),
-    ({"keep": inputs()["keep"].T}, r"keep has shape \(40, 3\); give .*keep\.T"),
-    ({"keep": inputs()["keep"].astype(int)}, r"type int64; .*keep\.astype\(bool\)"),
-    ({"keep": inputs()["keep"][0]}, r"keep has shape \(40,\); .*keep\[None\]"),
-    ({"keep": inputs()["keep"][:, 1:]}, r"keep has shape \(3, 39\); give \[3, 40\]"),
-    ({"keep": [np.flatnonzero(k) for k in inputs()["keep"]]}, "keep is ragged"),
-    ({"keep": np.ma.array(inputs()["keep"], mask=True)}, "keep is a masked array"),
+    (
+      {"members": inputs()["members"].T},
+      r"members has shape \(40, 3\); give .*members\.T",
+    ),
+    (
+      {"members": inputs()["members"].astype(int)},
+      r"type int64; .*members\.astype\(bool\)",
+    ),
+    (
+      {"members": inputs()["members"][0]},
+      r"members has shape \(40,\); .*members\[None\]",
+    ),
+    (
+      {"members": inputs()["members"][:, 1:]},
+      r"members has shape \(3, 39\); give \[3, 40\]",
+    ),
+    (
+      {"members": [np.flatnonzero(k) for k in inputs()["members"]]},
+      "members is ragged",
+    ),
+    (
+      {"members": np.ma.array(inputs()["members"], mask=True)},
+      "members is a masked array",
+    ),
     ({"labels": inputs()["labels"][:9]}, r"labels have shape \(9,\); pass \[40\]"),
     ({"labels": np.eye(CLASSES)[inputs()["labels"]]}, r"y\.argmax\(1\) for one-hot"),
     ({"labels": inputs()["labels"] * 1.0}, r"labels are integers: y\.astype\(int\)"),
@@ -174,7 +192,7 @@ def test_outputs_that_differ_by_rounding_are_copies_all_the_same():
     Signals.from_logits(**inputs(**population(logits_of() + noise, inputs()["labels"])))
   plain = Signals.from_logits(**inputs())
   with pytest.raises(ValueError, match="40 of the 40 records of the population"):
-    Signals.from_phi(plain.phi, plain.keep, population=plain.phi)
+    Signals.from_phi(plain.phi, plain.members, population=plain.phi)
 
 
 def test_a_population_as_coarse_as_the_records_is_taken():
@@ -190,6 +208,7 @@ def test_a_population_as_coarse_as_the_records_is_taken():
 
 def test_names_of_records_are_read(tmp_path):
   names = np.array([f"patient {i}" for i in range(RECORDS)])
-  np.savez(tmp_path / "outputs.npz", **inputs(ids=names))
+  arrays = inputs(ids=names)
+  np.savez(tmp_path / "outputs.npz", keep=arrays.pop("members"), **arrays)
   np.testing.assert_array_equal(Signals.from_npz(tmp_path / "outputs.npz").ids, names)
   assert Signals.from_logits(**inputs()).ids is None

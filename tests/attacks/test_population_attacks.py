@@ -15,7 +15,7 @@ def phi_of_loss(loss):
 def make(models=9, records=200, population=300, classes=3, seed=0, boost=2.0):
   """Logits of members, non-members and a population, with labels that matter."""
   rng = np.random.default_rng(seed)
-  keep = rng.random((models, records)) < 0.5
+  members = rng.random((models, records)) < 0.5
 
   def outputs(rows, gain):
     labels = rng.integers(0, classes, rows)
@@ -23,17 +23,17 @@ def make(models=9, records=200, population=300, classes=3, seed=0, boost=2.0):
     lift = 2 * rng.normal(size=rows) + labels + gain
     return logits + np.eye(classes)[labels] * lift[..., None], labels
 
-  logits, labels = outputs(records, boost * keep)
-  return logits, labels, keep, outputs(population, np.zeros((models, 1)))
+  logits, labels = outputs(records, boost * members)
+  return logits, labels, members, outputs(population, np.zeros((models, 1)))
 
 
-def signals_of(logits, labels, keep, population):
-  return Signals.from_logits(logits, labels, keep, population=population)
+def signals_of(logits, labels, members, population):
+  return Signals.from_logits(logits, labels, members, population=population)
 
 
 def constant(signals):
   """Features that say nothing."""
-  records, unseen = signals.keep.shape[1], signals.population.keep.shape[1]
+  records, unseen = signals.members.shape[1], signals.population.members.shape[1]
   return np.zeros((unseen, 1)), np.zeros((records, 1))
 
 
@@ -60,7 +60,7 @@ def test_attack_r_and_calibrated_loss_equal_a_loop():
   difference = calibrated_loss(signals, target=2)
   loss, counts = signals.loss[:, :, 0], set()
   for i in range(5):
-    out = [loss[k, i] for k in range(9) if k != 2 and not signals.keep[k, i]]
+    out = [loss[k, i] for k in range(9) if k != 2 and not signals.members[k, i]]
     counts.add(len(out))
     assert rank[i] == pytest.approx(np.mean([other >= loss[2, i] for other in out]))
     assert difference[i] == pytest.approx(np.mean(out) - loss[2, i])
@@ -69,34 +69,36 @@ def test_attack_r_and_calibrated_loss_equal_a_loop():
 
 def test_pitfall_42_losses_above_1000_are_ordinary():
   phi = np.array([[1.0, 0.0], [2.0, 2.0], [0.5, 0.5], [-1.0, -1.0]])
-  keep = np.zeros(phi.shape, bool)
-  near = attack_r(Signals.from_phi(phi, keep), target=0)
-  far = attack_r(Signals.from_phi(phi - 5e3, keep), target=0)
+  members = np.zeros(phi.shape, bool)
+  near = attack_r(Signals.from_phi(phi, members), target=0)
+  far = attack_r(Signals.from_phi(phi - 5e3, members), target=0)
   np.testing.assert_allclose(near, [2 / 3, 1 / 3])
   np.testing.assert_array_equal(near, far)
 
 
 def test_pitfall_07_sure_records_do_not_tie_in_attack_p():
   z = np.array([[500.0, 900.0, 1500.0]])
-  keep = np.ones((1, 2), bool)
-  scores = attack_p(Signals.from_phi([[1000.0, 2000.0]], keep, population=z), target=0)
+  members = np.ones((1, 2), bool)
+  scores = attack_p(
+    Signals.from_phi([[1000.0, 2000.0]], members, population=z), target=0
+  )
   np.testing.assert_allclose(scores, [2 / 3, 1.0])
 
 
 @pytest.mark.parametrize("attack", [attack_r, calibrated_loss, quantile])
 def test_a_record_that_no_reference_is_without_has_no_score(attack):
-  logits, labels, keep, population = make()
-  keep[1:, 4] = True
-  scores = attack(signals_of(logits, labels, keep, population), target=0)
+  logits, labels, members, population = make()
+  members[1:, 4] = True
+  scores = attack(signals_of(logits, labels, members, population), target=0)
   assert np.isnan(scores[4])
   assert np.isfinite(np.delete(scores, 4)).mean() > 0.95
 
 
 @pytest.mark.parametrize("attack", [attack_p, quantile])
 def test_a_population_is_needed(attack):
-  logits, labels, keep, _ = make()
+  logits, labels, members, _ = make()
   with pytest.raises(Unavailable, match="pass population="):
-    attack(Signals.from_logits(logits, labels, keep), target=0)
+    attack(Signals.from_logits(logits, labels, members), target=0)
 
 
 @pytest.mark.parametrize("fpr", [0.005, 0.103, 0.5])
@@ -121,9 +123,9 @@ def test_constant_gaussian_is_the_z_score_of_the_population():
 
 @pytest.mark.parametrize("head", ["gaussian", "pinball"])
 def test_pitfall_39_every_row_of_the_population_is_used(head):
-  logits, labels, keep, (logits_z, labels_z) = make(population=25)
+  logits, labels, members, (logits_z, labels_z) = make(population=25)
   before = quantile(
-    signals_of(logits, labels, keep, (logits_z, labels_z)),
+    signals_of(logits, labels, members, (logits_z, labels_z)),
     target=0,
     head=head,
     fpr=0.3,
@@ -132,17 +134,20 @@ def test_pitfall_39_every_row_of_the_population_is_used(head):
     moved = logits_z.copy()
     moved[0, row, labels_z[row]] += 20
     after = quantile(
-      signals_of(logits, labels, keep, (moved, labels_z)), target=0, head=head, fpr=0.3
+      signals_of(logits, labels, members, (moved, labels_z)),
+      target=0,
+      head=head,
+      fpr=0.3,
     )
     assert (after != before).any()
 
 
 def test_pitfall_40_records_that_are_scored_never_enter_the_fit():
-  logits, labels, keep, population = make()
+  logits, labels, members, population = make()
   changed = logits.copy()
   changed[:, 1:] *= 3
-  first = quantile(signals_of(logits, labels, keep, population), target=0)
-  second = quantile(signals_of(changed, labels, keep, population), target=0)
+  first = quantile(signals_of(logits, labels, members, population), target=0)
+  second = quantile(signals_of(changed, labels, members, population), target=0)
   assert first[0] == second[0]
   assert (first[1:] != second[1:]).any()
 
@@ -191,7 +196,7 @@ def test_references_and_labels_sharpen_the_attack():
   onehot = tuple(np.eye(3)[part.labels] for part in (signals.population, signals))
   by_label = quantile(signals, target=0, features=onehot)
   blind = quantile(signals, target=0, features=constant(signals))
-  areas = [auc(scores, signals.keep[0]) for scores in (informed, by_label, blind)]
+  areas = [auc(scores, signals.members[0]) for scores in (informed, by_label, blind)]
   assert areas[0] > areas[1] + 0.05 > areas[2] + 0.05
 
 
@@ -200,17 +205,17 @@ def test_non_members_exceed_their_quantile_at_the_named_rate(head):
   signals = signals_of(*make(records=4000, population=3000, seed=3))
   scores = quantile(signals, target=0, head=head, fpr=0.1)
   threshold = stats.norm.isf(0.1) if head == "gaussian" else 0.0
-  outsiders = scores[~signals.keep[0] & np.isfinite(scores)]
+  outsiders = scores[~signals.members[0] & np.isfinite(scores)]
   assert (outsiders > threshold).mean() == pytest.approx(0.1, abs=0.04)
 
 
 def test_a_class_that_the_population_lacks_or_shows_once_is_scored():
-  logits, labels, keep, (logits_z, labels_z) = make()
+  logits, labels, members, (logits_z, labels_z) = make()
   labels_z = np.where(labels_z == 2, 0, labels_z)
   labels_z[5] = 2
-  with_one = signals_of(logits, labels, keep, (logits_z, labels_z))
+  with_one = signals_of(logits, labels, members, (logits_z, labels_z))
   labels_z = np.where(labels_z == 2, 0, labels_z)
-  without = signals_of(logits, labels, keep, (logits_z, labels_z))
+  without = signals_of(logits, labels, members, (logits_z, labels_z))
   for signals in (with_one, without):
     scores = quantile(signals, target=0)
     assert np.abs(scores[np.isfinite(scores)]).max() < 100

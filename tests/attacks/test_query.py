@@ -28,10 +28,10 @@ class Linear(nn.Module):
 def train(defense=None):
   rng = np.random.default_rng(0)
   x = rng.normal(size=(RECORDS, 2, 4, 1)).astype(np.float32)
-  data = Dataset.from_arrays(x, rng.integers(CLASSES, size=RECORDS)).with_reference(7)
-  keep = (rng.random((MODELS, RECORDS)) < 0.5) & data.audited
+  data = Dataset.from_arrays(x, rng.integers(CLASSES, size=RECORDS)).with_auxiliary(7)
+  members = (rng.random((MODELS, RECORDS)) < 0.5) & data.audited
   learner = classifier(Linear(), optax.sgd(1.0), defense)
-  return fit_many(learner, data, keep, epochs=1, batch_size=50, strategy="loop")
+  return fit_many(learner, data, members, epochs=1, batch_size=50, strategy="loop")
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +45,16 @@ def equal(one, other):
 
 def test_signals_are_those_of_all_outputs(ensemble):
   data = ensemble.data
-  outputs = ensemble.predict(data.x)
+  outputs = ensemble.log_probs(data.x)
   expected = Signals.from_logits(
-    outputs, data.y, ensemble.keep, audited=~data.reference
+    outputs, data.y, ensemble.members, audited=~data.auxiliary
   )
   asked = ensemble.signals()
   assert asked.phi.shape == (MODELS, RECORDS, 1)
   assert equal(asked, expected)
   np.testing.assert_array_equal(asked.log_probs, outputs)
   assert ensemble.signals(log_probs=False).log_probs is None
-  for name in ("keep", "labels", "audited"):
+  for name in ("members", "labels", "audited"):
     np.testing.assert_array_equal(getattr(asked, name), getattr(expected, name))
   assert asked.audited.sum() == RECORDS - 7
 
@@ -73,7 +73,7 @@ def test_the_population_is_asked_with_the_same_views(ensemble):
   assert asked.population.phi.shape == (MODELS, 20, 2)
   assert asked.population.log_probs is None
   expected = Signals.from_logits(
-    ensemble.predict(x[:, :, ::-1]), others.y, np.zeros((MODELS, 20), bool)
+    ensemble.log_probs(x[:, :, ::-1]), others.y, np.zeros((MODELS, 20), bool)
   )
   np.testing.assert_array_equal(asked.population.phi[..., 1], expected.phi[..., 0])
   with pytest.raises(ValueError, match="prepare both alike"):
@@ -82,14 +82,14 @@ def test_the_population_is_asked_with_the_same_views(ensemble):
 
 def test_an_answer_does_not_depend_on_the_others_asked_about(ensemble):
   x = ensemble.data.x
-  together = ensemble.predict(x)
+  together = ensemble.log_probs(x)
   assert together.shape == (MODELS, RECORDS, CLASSES)
   for row in (0, 100, 255, 256, RECORDS - 1):
-    alone = ensemble.predict(x[row : row + 1])
+    alone = ensemble.log_probs(x[row : row + 1])
     np.testing.assert_array_equal(alone[:, 0], together[:, row])
-  backwards = ensemble.predict(x[::-1])[:, ::-1]
+  backwards = ensemble.log_probs(x[::-1])[:, ::-1]
   np.testing.assert_array_equal(backwards, together)
-  np.testing.assert_array_equal(ensemble[1].predict(x), together[1])
+  np.testing.assert_array_equal(ensemble[1].log_probs(x), together[1])
 
 
 def test_pitfall_13_view_0_of_a_mirrored_query_is_the_record(ensemble):
@@ -97,7 +97,7 @@ def test_pitfall_13_view_0_of_a_mirrored_query_is_the_record(ensemble):
   assert asked.phi.shape == (MODELS, RECORDS, 2)
   data = ensemble.data
   for view, x in enumerate((data.x, data.x[:, :, ::-1])):
-    expected = Signals.from_logits(ensemble.predict(x), data.y, ensemble.keep)
+    expected = Signals.from_logits(ensemble.log_probs(x), data.y, ensemble.members)
     for name in STATISTICS:
       np.testing.assert_array_equal(
         getattr(asked, name)[..., view], getattr(expected, name)[..., 0]
@@ -116,9 +116,9 @@ def test_pitfall_12_all_models_see_the_same_views(ensemble):
   views = np.concatenate(seen)
   assert views.shape == (RECORDS, 2, 2, 4, 1)  # made once, not once a model
   for s in range(MODELS):
-    outputs = ensemble[s].predict(views[:, 1])
+    outputs = ensemble[s].log_probs(views[:, 1])
     expected = Signals.from_logits(
-      outputs[None], ensemble.data.y, ensemble.keep[s, None]
+      outputs[None], ensemble.data.y, ensemble.members[s, None]
     )
     np.testing.assert_array_equal(asked.phi[s, :, 1], expected.phi[0, :, 0])
 
@@ -128,9 +128,9 @@ def test_pitfall_15_release_hooks_act_on_every_query():
   asked = masked.signals(views=mirror)
   np.testing.assert_allclose(np.abs(asked.hinge), -MASKED, rtol=1e-3)
   x = masked.data.x
-  bare = masked.predict(x, raw=True)
+  bare = masked.log_probs(x, raw=True)
   assert bare.min() > MASKED
-  np.testing.assert_array_equal(bare.argmax(-1), masked.predict(x).argmax(-1))
+  np.testing.assert_array_equal(bare.argmax(-1), masked.log_probs(x).argmax(-1))
 
 
 def test_a_model_that_diverged_is_named(ensemble):
@@ -168,7 +168,7 @@ def test_pitfall_03_averaged_weights_are_what_is_attacked(ensemble):
   average = averaged.states.defense["ema"]["params"]["Dense_0"]
   x = averaged.data.x.reshape(RECORDS, -1)
   logits = x @ np.asarray(average["kernel"]) + np.asarray(average["bias"])[:, None]
-  expected = Signals.from_logits(logits, averaged.data.y, averaged.keep)
+  expected = Signals.from_logits(logits, averaged.data.y, averaged.members)
   np.testing.assert_allclose(asked.phi, expected.phi, atol=1e-5)
 
 
@@ -176,7 +176,9 @@ def test_pitfall_09_labels_are_the_data_sets_own(ensemble):
   data = ensemble.data
   shifted = dataclasses.replace(data, y=(data.y + 1) % CLASSES)
   other = dataclasses.replace(ensemble, data=shifted).signals()
-  expected = Signals.from_logits(ensemble.predict(data.x), shifted.y, ensemble.keep)
+  expected = Signals.from_logits(
+    ensemble.log_probs(data.x), shifted.y, ensemble.members
+  )
   assert equal(other, expected)
   assert not equal(other, ensemble.signals())
 
@@ -184,12 +186,12 @@ def test_pitfall_09_labels_are_the_data_sets_own(ensemble):
 def test_pitfall_150_scores_of_two_selections_join_by_id(ensemble):
   order = np.random.default_rng(1).permutation(RECORDS)
   shuffled = dataclasses.replace(
-    ensemble, data=ensemble.data.select(order), keep=ensemble.keep[:, order]
+    ensemble, data=ensemble.data.select(order), members=ensemble.members[:, order]
   )
   one, other = ensemble.signals(), shuffled.signals()
   back = np.argsort(shuffled.data.ids)
   np.testing.assert_array_equal(one.phi, other.phi[:, back])
-  np.testing.assert_array_equal(one.keep, other.keep[:, back])
+  np.testing.assert_array_equal(one.members, other.members[:, back])
 
 
 def test_models_may_be_asked_in_chunks_and_from_the_host(ensemble):
@@ -202,4 +204,4 @@ def test_models_may_be_asked_in_chunks_and_from_the_host(ensemble):
   assert [models for models, _ in chunked.chunks()] == [slice(0, 2), slice(2, 4)]
   assert equal(chunked.signals(), ensemble.signals())
   x = ensemble.data.x[:5]
-  np.testing.assert_array_equal(chunked.predict(x), ensemble.predict(x))
+  np.testing.assert_array_equal(chunked.log_probs(x), ensemble.log_probs(x))

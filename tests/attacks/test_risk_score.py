@@ -66,9 +66,9 @@ def test_equal_values_are_no_evidence():
 
 def make(classes=3, records=400, seed=0):
   rng = np.random.default_rng(seed)
-  labels, keep = rng.integers(0, classes, records), rng.random((3, records)) < 0.5
-  phi = rng.normal(size=(3, records)) + 2 * keep + labels
-  return Signals.from_phi(phi, keep, labels=labels)
+  labels, members = rng.integers(0, classes, records), rng.random((3, records)) < 0.5
+  phi = rng.normal(size=(3, records)) + 2 * members + labels
+  return Signals.from_phi(phi, members, labels=labels)
 
 
 @pytest.mark.parametrize("statistic", ["loss", "confidence"])
@@ -80,19 +80,19 @@ def test_every_class_has_its_histograms_from_the_shadow(statistic):
     values = np.exp(-values)
   for i in (0, 1, 2, 3, 4, 5):
     mine = signals.labels == signals.labels[i]
-    inside = values[0, mine & signals.keep[0]]
-    out = values[0, mine & ~signals.keep[0]]
+    inside = values[0, mine & signals.members[0]]
+    out = values[0, mine & ~signals.members[0]]
     assert scores[i] == pytest.approx(naive_posterior(values[2, i], inside, out, 5))
-  assert auc(scores, signals.keep[2]) > 0.7
+  assert auc(scores, signals.members[2]) > 0.7
 
 
 def test_pitfall_49_class_missing_in_the_shadow_gets_the_histograms_of_all():
   signals = make()
   labels = signals.labels * 10 + 3  # classes need not be 0..K-1
   labels[0] = 77
-  moved = Signals.from_phi(signals.phi, signals.keep, labels=labels)
+  moved = Signals.from_phi(signals.phi, signals.members, labels=labels)
   scores = privacy_risk_score(moved, target=0, shadow=1)
-  loss, member = signals.loss[:, :, 0], signals.keep[1]
+  loss, member = signals.loss[:, :, 0], signals.members[1]
   expected = naive_posterior(loss[0, 0], loss[1, member], loss[1, ~member], 5)
   assert scores[0] == pytest.approx(expected)
 
@@ -113,4 +113,4 @@ def test_unusable_options_are_refused(options, message):
 def test_labels_are_needed():
   signals = make()
   with pytest.raises(ValueError, match="needs labels"):
-    privacy_risk_score(Signals.from_phi(signals.phi, signals.keep), target=0)
+    privacy_risk_score(Signals.from_phi(signals.phi, signals.members), target=0)

@@ -62,34 +62,34 @@ def test_confidence_subtracts_the_threshold_of_the_class():
   rng = np.random.default_rng(0)
   phi, labels = rng.normal(size=(3, 90)), np.arange(90) % 3
   phi += 2 * labels
-  keep = rng.random((3, 90)) < 0.5
-  signals = Signals.from_phi(phi, keep, labels=labels)
+  members = rng.random((3, 90)) < 0.5
+  signals = Signals.from_phi(phi, members, labels=labels)
   scores = attacks.confidence(signals, target=2)
   for label in range(3):
     rows = labels == label
-    threshold = Roc.of(phi[0, rows], keep[0, rows]).best_threshold
+    threshold = Roc.of(phi[0, rows], members[0, rows]).best_threshold
     np.testing.assert_array_equal(scores[rows], phi[2, rows] - threshold)
   named = attacks.confidence(signals, target=2, shadow=1, per_class=False)
-  threshold = Roc.of(phi[1], keep[1]).best_threshold
+  threshold = Roc.of(phi[1], members[1]).best_threshold
   np.testing.assert_array_equal(named, phi[2] - threshold)
 
 
 def test_pitfall_49_class_missing_in_the_shadow_gets_the_global_threshold():
   rng = np.random.default_rng(0)
-  phi, keep = rng.normal(size=(2, 40)), rng.random((2, 40)) < 0.5
+  phi, members = rng.normal(size=(2, 40)), rng.random((2, 40)) < 0.5
   labels = np.where(np.arange(40) < 20, 3, 7)  # classes need not be 0..K-1
   labels[0] = 11  # one record: never both in and out of the shadow
-  labels[1:3], keep[1, 1:3] = 13, False  # no member
-  signals = Signals.from_phi(phi, keep, labels=labels)
+  labels[1:3], members[1, 1:3] = 13, False  # no member
+  signals = Signals.from_phi(phi, members, labels=labels)
   scores = attacks.confidence(signals, target=0)
-  overall = Roc.of(phi[1], keep[1]).best_threshold
+  overall = Roc.of(phi[1], members[1]).best_threshold
   np.testing.assert_array_equal(scores[:3], phi[0, :3] - overall)
 
 
 def test_confidence_of_sure_records_does_not_tie():
-  keep = np.array([[True, False]] * 2)
+  members = np.array([[True, False]] * 2)
   logits = np.array([[[60.0, 0], [50.0, 0]], [[61.0, 0], [51.0, 0]]])
-  signals = Signals.from_logits(logits, [0, 0], keep)
+  signals = Signals.from_logits(logits, [0, 0], members)
   scores = attacks.confidence(signals, target=0)
   assert scores[0] > scores[1]
 
@@ -104,9 +104,9 @@ def test_confidence_of_sure_records_does_not_tie():
   ],
 )
 def test_unusable_shadows_are_refused(options, message):
-  keep = np.array([[True, False]] * 2 + [[True, True]])
+  members = np.array([[True, False]] * 2 + [[True, True]])
   labels = [0, 0] if options else None
-  signals = Signals.from_phi(np.zeros((3, 2)), keep, labels=labels)
+  signals = Signals.from_phi(np.zeros((3, 2)), members, labels=labels)
   with pytest.raises(ValueError, match=message):
     attacks.confidence(signals, target=0, **options)
 
@@ -122,8 +122,8 @@ def test_one_model_has_no_shadow():
 def test_the_default_shadow_is_never_the_complement_of_the_target():
   rng = np.random.default_rng(0)
   half = rng.random((2, 60)) < 0.5
-  keep = np.concatenate([half[:1], ~half[:1], half[1:]])
-  signals = Signals.from_phi(rng.normal(size=(3, 60)), keep, design="bernoulli")
+  members = np.concatenate([half[:1], ~half[:1], half[1:]])
+  signals = Signals.from_phi(rng.normal(size=(3, 60)), members, design="bernoulli")
   assert one_shadow(signals, 0)[0] == 2
   assert one_shadow(signals, 1)[0] == 2
   with pytest.raises(ValueError, match="complement"):
@@ -132,9 +132,9 @@ def test_the_default_shadow_is_never_the_complement_of_the_target():
 
 def test_a_shadow_teaches_only_what_may_be_a_reference():
   halves = np.repeat([[True], [True], [False], [False]], 80, 1)
-  keep = np.random.default_rng(0).permuted(halves, axis=0)
+  members = np.random.default_rng(0).permuted(halves, axis=0)
   audited = np.arange(80) > 5
-  signals = Signals.from_phi(np.zeros((4, 80)), keep, audited=audited)
+  signals = Signals.from_phi(np.zeros((4, 80)), members, audited=audited)
   assert signals.design == "balanced"
   shadow, learn = one_shadow(signals, 0, 2)
   np.testing.assert_array_equal(learn, signals.references(0)[shadow] & audited)
@@ -192,9 +192,9 @@ def test_entropies_of_sure_outputs_keep_their_order():
 @pytest.mark.parametrize("attack", [entropy, mentr])
 def test_entropy_attacks_subtract_the_threshold_of_the_class(attack):
   rng = np.random.default_rng(0)
-  labels, keep = np.arange(90) % 3, rng.random((3, 90)) < 0.5
+  labels, members = np.arange(90) % 3, rng.random((3, 90)) < 0.5
   logits = rng.normal(size=(3, 90, 3)) * (1 + labels[:, None])
-  signals = Signals.from_logits(logits, labels, keep)
+  signals = Signals.from_logits(logits, labels, members)
   statistic = {
     entropy: entropy_score,
     mentr: lambda outputs: mentr_score(outputs, labels),
@@ -203,7 +203,7 @@ def test_entropy_attacks_subtract_the_threshold_of_the_class(attack):
   scores = attack(signals, target=2)
   for label in range(3):
     rows = labels == label
-    threshold = Roc.of(seen[rows], keep[0, rows]).best_threshold
+    threshold = Roc.of(seen[rows], members[0, rows]).best_threshold
     np.testing.assert_array_equal(scores[rows], asked[rows] - threshold)
 
 
@@ -216,14 +216,14 @@ def test_entropy_attacks_need_outputs(attack):
 
 def known_case(records=1000):
   rng = np.random.default_rng(0)
-  keep = np.array([rng.random(records) < 0.5] * 2)
-  return Signals.from_phi(rng.normal(size=keep.shape) + 2 * keep, keep)
+  members = np.array([rng.random(records) < 0.5] * 2)
+  return Signals.from_phi(rng.normal(size=members.shape) + 2 * members, members)
 
 
 def test_pitfall_51_known_records_are_removed_from_evaluation():
   signals = known_case()
   scores = threshold_known(signals, target=0)
-  judged, member = np.isnan(scores), signals.keep[0]
+  judged, member = np.isnan(scores), signals.members[0]
   assert (judged & member).sum() == (judged & ~member).sum() == 100
   values = -signals.loss[0, :, 0]
   threshold = Roc.of(values[judged], member[judged]).best_threshold
@@ -235,7 +235,7 @@ def test_known_records_depend_on_the_seed_alone_and_not_on_their_order():
   signals = known_case()
   plain = threshold_known(signals, target=0)
   order = np.random.default_rng(1).permutation(1000)
-  moved = Signals.from_phi(signals.phi[:, order], signals.keep[:, order])
+  moved = Signals.from_phi(signals.phi[:, order], signals.members[:, order])
   np.testing.assert_array_equal(threshold_known(moved, target=0), plain[order])
   other = threshold_known(signals, target=0, seed=1)
   assert (np.isnan(plain) != np.isnan(other)).any()
@@ -251,9 +251,9 @@ def test_known_records_are_drawn_over_the_whole_range_even_among_ties():
 def test_unknown_membership_does_not_move_the_known_threshold():
   signals = known_case()
   plain = threshold_known(signals, target=0, known=20)
-  keep = signals.keep.copy()
-  keep[1] = ~keep[1]
-  again = threshold_known(Signals.from_phi(signals.phi, keep), target=0, known=20)
+  members = signals.members.copy()
+  members[1] = ~members[1]
+  again = threshold_known(Signals.from_phi(signals.phi, members), target=0, known=20)
   np.testing.assert_array_equal(plain, again)
 
 

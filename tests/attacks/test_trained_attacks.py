@@ -11,10 +11,13 @@ from mixdef.metrics import auc
 
 def make(boost=3.0, *, models=6, records=400, classes=4, seed=0):
   rng = np.random.default_rng(seed)
-  labels, keep = rng.integers(0, classes, records), rng.random((models, records)) < 0.5
+  labels, members = (
+    rng.integers(0, classes, records),
+    rng.random((models, records)) < 0.5,
+  )
   logits = rng.normal(size=(models, records, classes))
-  logits += boost * np.eye(classes)[labels] * keep[:, :, None]
-  return logits, labels, keep
+  logits += boost * np.eye(classes)[labels] * members[:, :, None]
+  return logits, labels, members
 
 
 SOURCE = Signals.from_logits(*make(seed=9, classes=7))
@@ -33,7 +36,7 @@ def test_members_are_found_in_every_target(attack):
   signals = Signals.from_logits(*make())
   scores = attacks.leave_one_out(attack, signals)
   assert scores.dtype == np.float64
-  assert auc(scores, signals.keep) > 0.7
+  assert auc(scores, signals.members) > 0.7
 
 
 @pytest.mark.parametrize("attack", LEARNING)
@@ -41,32 +44,32 @@ def test_members_are_found_in_every_target(attack):
 def test_smaller_attack_models_find_members_too(attack, n_hidden):
   signals = Signals.from_logits(*make())
   scores = attack(signals, target=0, n_hidden=n_hidden)
-  assert auc(scores, signals.keep[0]) > 0.7
+  assert auc(scores, signals.members[0]) > 0.7
 
 
 @pytest.mark.parametrize("attack", [shokri, salem_1])
 def test_pitfall_43_attack_models_learn_from_the_shadow_and_judge_the_target(attack):
   """Model 0 is surer of non-members; models 1 to 5 are surer of members."""
-  logits, labels, keep = make()
-  turned = keep.copy()
-  turned[0] = ~keep[0]
+  logits, labels, members = make()
+  turned = members.copy()
+  turned[0] = ~members[0]
   signals = Signals.from_logits(logits, labels, turned)
   scores = attack(signals, target=0)
   # A model learnt on the target would find its members; one learnt on the shadows
   # calls its sure outputs members.
-  assert auc(scores, keep[0]) > 0.7
+  assert auc(scores, members[0]) > 0.7
   # And the target's membership is never asked for.
-  plain = attack(Signals.from_logits(logits, labels, keep), target=0)
+  plain = attack(Signals.from_logits(logits, labels, members), target=0)
   np.testing.assert_array_equal(scores, plain)
 
 
 @pytest.mark.parametrize("attack", [shokri, salem_1])
 def test_pitfall_41_own_outputs_never_enter_the_fit(attack):
-  logits, labels, keep = make()
+  logits, labels, members = make()
   changed = logits.copy()
   changed[2, 1:] *= 3
   first, second = (
-    attack(Signals.from_logits(part, labels, keep), target=2)
+    attack(Signals.from_logits(part, labels, members), target=2)
     for part in (logits, changed)
   )
   assert first[0] == second[0]
@@ -122,65 +125,67 @@ def test_fit_does_not_depend_on_the_order_of_examples():
 
 @pytest.mark.parametrize("attack", ALL)
 def test_permuting_records_permutes_scores(attack):
-  logits, labels, keep = make()
-  logits[:, 7], labels[7], keep[:, 7] = logits[:, 3], labels[3], keep[:, 3]
+  logits, labels, members = make()
+  logits[:, 7], labels[7], members[:, 7] = logits[:, 3], labels[3], members[:, 3]
   order = np.random.default_rng(1).permutation(len(labels))
-  plain = attack(Signals.from_logits(logits, labels, keep), target=0)
+  plain = attack(Signals.from_logits(logits, labels, members), target=0)
   moved = attack(
-    Signals.from_logits(logits[:, order], labels[order], keep[:, order]), target=0
+    Signals.from_logits(logits[:, order], labels[order], members[:, order]), target=0
   )
   np.testing.assert_array_equal(moved, plain[order])
   assert plain[3] == plain[7]
 
 
 def test_pitfall_29_shadows_are_chosen_by_content():
-  logits, labels, keep = make(models=9)
+  logits, labels, members = make(models=9)
   order = [0, *np.random.default_rng(0).permutation(np.arange(1, 9))]
-  plain = several_shadows(Signals.from_logits(logits, labels, keep), 0, 3)
-  moved = several_shadows(Signals.from_logits(logits[order], labels, keep[order]), 0, 3)
+  plain = several_shadows(Signals.from_logits(logits, labels, members), 0, 3)
+  moved = several_shadows(
+    Signals.from_logits(logits[order], labels, members[order]), 0, 3
+  )
   assert plain.any(1).sum() == 3
   assert not plain[0].any()
   np.testing.assert_array_equal(moved, plain[order])
 
 
 def test_the_complement_of_the_target_is_no_shadow():
-  logits, labels, keep = make()
-  keep[1] = ~keep[0]
-  signals = Signals.from_logits(logits, labels, keep)
+  logits, labels, members = make()
+  members[1] = ~members[0]
+  signals = Signals.from_logits(logits, labels, members)
   assert several_shadows(signals, 0, 10).any(1).tolist() == [False] * 2 + [True] * 4
   changed = logits.copy()
   changed[1] = 0
   for attack in (shokri, salem_1):
     np.testing.assert_array_equal(
       attack(signals, target=0),
-      attack(Signals.from_logits(changed, labels, keep), target=0),
+      attack(Signals.from_logits(changed, labels, members), target=0),
     )
 
 
 @pytest.mark.parametrize("attack", ALL)
 def test_pitfall_49_rare_and_missing_classes_get_the_pooled_attack_model(attack):
-  logits, labels, keep = make(classes=5)
+  logits, labels, members = make(classes=5)
   labels = np.where(labels == 4, 0, labels)  # class 4 is never a label
   labels[0] = 4  # but for one record
-  scores = attack(Signals.from_logits(logits, labels, keep), target=0)
+  scores = attack(Signals.from_logits(logits, labels, members), target=0)
   assert np.isfinite(scores).all()
 
 
 def test_shokri_has_an_attack_model_of_each_class():
   """Members of class 0 are surer, members of class 1 less sure, than non-members."""
-  logits, labels, keep = make(0.0, classes=2)
-  sure = keep == (labels == 0)
+  logits, labels, members = make(0.0, classes=2)
+  sure = members == (labels == 0)
   logits += 3 * np.eye(2)[labels] * sure[:, :, None]
-  signals = Signals.from_logits(logits, labels, keep)
-  assert auc(shokri(signals, target=0), keep[0]) > 0.8
-  assert abs(auc(salem_1(signals, target=0), keep[0]) - 0.5) < 0.25
+  signals = Signals.from_logits(logits, labels, members)
+  assert auc(shokri(signals, target=0), members[0]) > 0.8
+  assert abs(auc(salem_1(signals, target=0), members[0]) - 0.5) < 0.25
 
 
 def test_salem_reads_the_three_largest_posteriors_whatever_their_classes():
-  logits, labels, keep = make(classes=6)
+  logits, labels, members = make(classes=6)
   shuffled = np.random.default_rng(0).permuted(logits, axis=-1)
   plain, other = (
-    salem_1(Signals.from_logits(part, labels, keep), target=0)
+    salem_1(Signals.from_logits(part, labels, members), target=0)
     for part in (logits, shuffled)
   )
   np.testing.assert_allclose(plain, other, rtol=1e-4, atol=1e-4)
@@ -188,20 +193,20 @@ def test_salem_reads_the_three_largest_posteriors_whatever_their_classes():
 
 def test_salem_2_crosses_between_two_classes_and_many():
   two = Signals.from_logits(*make(classes=2))
-  assert auc(salem_2(two, target=0, source=SOURCE), two.keep[0]) > 0.7
-  assert auc(salem_2(SOURCE, target=0, source=two), SOURCE.keep[0]) > 0.7
+  assert auc(salem_2(two, target=0, source=SOURCE), two.members[0]) > 0.7
+  assert auc(salem_2(SOURCE, target=0, source=two), SOURCE.members[0]) > 0.7
 
 
 def test_salem_2_reads_nothing_of_the_other_models():
-  logits, labels, keep = make()
-  plain = from_another_data_set(Signals.from_logits(logits, labels, keep), target=0)
-  alone = Signals.from_logits(logits[:1], labels, keep[:1])
+  logits, labels, members = make()
+  plain = from_another_data_set(Signals.from_logits(logits, labels, members), target=0)
+  alone = Signals.from_logits(logits[:1], labels, members[:1])
   np.testing.assert_array_equal(from_another_data_set(alone, target=0), plain)
 
 
 def test_salem_3_ranks_as_the_largest_posterior_without_ties():
-  logits, labels, keep = make(0.0)
-  signals = Signals.from_logits(logits, labels, keep)
+  logits, labels, members = make(0.0)
+  signals = Signals.from_logits(logits, labels, members)
   largest = np.exp(signals.log_probs[0]).max(-1)
   scores = salem_3(signals, target=0)
   np.testing.assert_allclose(1 / (1 + np.exp(-scores)), largest, rtol=1e-6)
@@ -212,16 +217,16 @@ def test_salem_3_ranks_as_the_largest_posterior_without_ties():
 
 @pytest.mark.parametrize("attack", ALL)
 def test_extreme_logits_and_reference_rows(attack):
-  logits, labels, keep = make()
+  logits, labels, members = make()
   audited = np.arange(len(labels)) >= 40
   plain = attack(
-    Signals.from_logits(1e3 * logits, labels, keep, audited=audited), target=0
+    Signals.from_logits(1e3 * logits, labels, members, audited=audited), target=0
   )
   assert np.isfinite(plain[40:]).all()
   assert np.isnan(plain[:40]).all()
-  logits[:, :40], keep[:, :40] = 0, False
+  logits[:, :40], members[:, :40] = 0, False
   other = attack(
-    Signals.from_logits(1e3 * logits, labels, keep, audited=audited), target=0
+    Signals.from_logits(1e3 * logits, labels, members, audited=audited), target=0
   )
   np.testing.assert_array_equal(plain, other)
 
@@ -244,14 +249,14 @@ def test_unusable_options_are_refused(call, message):
 
 @pytest.mark.parametrize("attack", ALL)
 def test_missing_inputs_are_unavailable(attack):
-  logits, labels, keep = make()
-  phi = Signals.from_logits(logits, labels, keep).phi
+  logits, labels, members = make()
+  phi = Signals.from_logits(logits, labels, members).phi
   with pytest.raises(attacks.Unavailable, match="no log_probs"):
-    attack(Signals.from_phi(phi, keep, labels=labels), target=0)
+    attack(Signals.from_phi(phi, members, labels=labels), target=0)
 
 
 @pytest.mark.parametrize("attack", [shokri, salem_1])
 def test_a_single_model_has_no_shadow(attack):
-  logits, labels, keep = make(models=1)
+  logits, labels, members = make(models=1)
   with pytest.raises(attacks.Unavailable, match="train more models"):
-    attack(Signals.from_logits(logits, labels, keep), target=0)
+    attack(Signals.from_logits(logits, labels, members), target=0)

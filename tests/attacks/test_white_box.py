@@ -200,7 +200,7 @@ def test_pitfall_03_averaged_weights_are_what_is_differentiated(averaged):
 @pytest.mark.parametrize("norm", ["l1", "l2"])
 def test_members_of_an_overfitted_model_have_small_gradients(leaky, wrt, norm):
   scores = gradient_norm(leaky, target=0, wrt=wrt, norm=norm)
-  assert leak(scores, leaky.keep[0]) > 0.7
+  assert leak(scores, leaky.members[0]) > 0.7
   anyone = np.random.default_rng(5).random(len(scores)) < 0.5
   assert leak(scores, anyone) == pytest.approx(0.5, abs=0.12)
 
@@ -211,7 +211,7 @@ def test_members_of_an_overfitted_model_need_another_push(leaky, direction, crit
   scores = distance_to_confident(
     leaky, target=0, direction=direction, criterion=criterion
   )
-  assert leak(scores, leaky.keep[0]) > 0.6
+  assert leak(scores, leaky.members[0]) > 0.6
   anyone = np.random.default_rng(5).random(len(scores)) < 0.5
   assert leak(scores, anyone) == pytest.approx(0.5, abs=0.12)
 

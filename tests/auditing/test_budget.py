@@ -11,11 +11,11 @@ from mixdef.metrics import auc, tpr_at_fpr
 def draw(models=10, records=300, seed=0):
   """Signals whose members stand out from records of very different hardness."""
   rng = np.random.default_rng(seed)
-  keep = rng.random((models, records)) < 0.5
-  phi = 4 * rng.normal(size=records) + rng.normal(size=keep.shape) + 2 * keep
+  members = rng.random((models, records)) < 0.5
+  phi = 4 * rng.normal(size=records) + rng.normal(size=members.shape) + 2 * members
   population = rng.normal(size=(models, 50))
   audited = np.arange(records) >= 20
-  return Signals.from_phi(phi, keep, audited=audited, population=population)
+  return Signals.from_phi(phi, members, audited=audited, population=population)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_the_targets_stay_and_the_references_grow():
   signals, asked = draw(), []
 
   def attack(signals, *, target):
-    asked.append((target, len(signals.keep), len(signals.population.keep)))
+    asked.append((target, len(signals.members), len(signals.population.members)))
     return lira_online_fixed(signals, target=target)
 
   rows = budget_curve(attack, signals)
@@ -43,12 +43,12 @@ def test_every_point_is_that_of_an_attack_on_the_first_models_alone():
   for row in budget_curve(lira_online_fixed, signals, fpr=0.05):
     part = Signals.from_phi(
       signals.phi[: row["num_models"], :, 0],
-      signals.keep[: row["num_models"]],
+      signals.members[: row["num_models"]],
       audited=signals.audited,
     )
     scores = np.stack([lira_online_fixed(part, target=target) for target in range(4)])
-    assert row["auc"] == auc(scores, signals.keep[:4])
-    assert row["tpr"] == tpr_at_fpr(scores, signals.keep[:4], 0.05)
+    assert row["auc"] == auc(scores, signals.members[:4])
+    assert row["tpr"] == tpr_at_fpr(scores, signals.members[:4], 0.05)
     assert row["fpr"] == 0.05
     assert row["resolvable"]
     assert row["auc_ci"][0] <= row["auc"] <= row["auc_ci"][1]
@@ -65,8 +65,8 @@ def test_more_references_find_more_where_records_differ_in_hardness():
 
 def test_a_balanced_design_gives_nothing_away_at_any_size():
   rng = np.random.default_rng(0)
-  keep = subsets(10_000, 8, design="balanced")
-  signals = Signals.from_phi(rng.normal(size=keep.shape), keep)
+  members = subsets(10_000, 8, design="balanced")
+  signals = Signals.from_phi(rng.normal(size=members.shape), members)
   assert signals.design == "balanced"
   rows = budget_curve(lira_online_fixed, signals)
   assert [row["num_models"] for row in rows] == [4, 8]

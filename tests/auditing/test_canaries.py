@@ -30,12 +30,12 @@ def table(count=300):
 @pytest.mark.parametrize("kind", CANARIES)
 @pytest.mark.parametrize("make", [images, table])
 def test_only_canaries_change_and_only_they_are_audited(kind, make):
-  data = make().with_reference(30)
+  data = make().with_auxiliary(30)
   before = data.x.copy(), data.y.copy()
   planted = plant(data, kind, COUNT, seed=4)
   assert planted.audited.sum() == COUNT
-  assert planted.always.sum() == len(data) - COUNT - 30
-  np.testing.assert_array_equal(planted.reference, data.reference)
+  assert planted.always_member.sum() == len(data) - COUNT - 30
+  np.testing.assert_array_equal(planted.auxiliary, data.auxiliary)
   np.testing.assert_array_equal(planted.ids, data.ids)
   others = ~planted.audited
   np.testing.assert_array_equal(planted.x[others], data.x[others])
@@ -48,14 +48,14 @@ def test_only_canaries_change_and_only_they_are_audited(kind, make):
 
 @pytest.mark.parametrize("design", ["bernoulli", "balanced"])
 def test_only_canaries_vary_between_models(design):
-  data = plant(table().with_reference(30), "mislabelled", COUNT)
-  keep = subsets(data, 8, design=design)
-  assert keep[:, data.always].all()
-  assert not keep[:, data.reference].any()
-  share = keep[:, data.audited].mean()
+  data = plant(table().with_auxiliary(30), "mislabelled", COUNT)
+  members = subsets(data, 8, design=design)
+  assert members[:, data.always_member].all()
+  assert not members[:, data.auxiliary].any()
+  share = members[:, data.audited].mean()
   assert abs(share - 0.5) < 5 * 0.5 / np.sqrt(8 * COUNT)
   if design == "balanced":
-    np.testing.assert_array_equal(keep[:, data.audited].sum(0), 4)
+    np.testing.assert_array_equal(members[:, data.audited].sum(0), 4)
 
 
 def test_one_seed_gives_one_choice_for_every_kind_and_count():
@@ -149,13 +149,13 @@ def test_ood_records_without_a_source_keep_the_marginals_alone():
 
 
 def test_duplicates_are_mislabelled_copies_of_members_of_every_model():
-  data = images().with_reference(30)
+  data = images().with_auxiliary(30)
   planted = plant(data, "duplicates", COUNT)
   seen = set()
   for canary in np.flatnonzero(planted.audited):
     equal = (planted.x == planted.x[canary]).all((1, 2, 3))
     (twin,) = set(np.flatnonzero(equal)) - {canary}
-    assert planted.always[twin]
+    assert planted.always_member[twin]
     assert planted.y[canary] != planted.y[twin] == data.y[twin]
     seen.add(twin)
   assert len(seen) == COUNT
@@ -201,7 +201,7 @@ def learner():
 def test_training_keeps_always_members_in():
   data = plant(table(), "clean", COUNT)
   run = fit(learner(), data, epochs=1, batch_size=100)
-  assert run.keep.all()
+  assert run.members.all()
   forgotten = subsets(data, 2)
   with pytest.raises(ValueError, match=r"leaves out records marked always: draw it"):
     fit_many(learner(), data, forgotten, epochs=1)
@@ -213,13 +213,13 @@ def found():
   aucs = {}
   for kind in ("clean", "mislabelled"):
     data = plant(table(), kind, 40)
-    keep = subsets(data, 16)
+    members = subsets(data, 16)
     training = {"epochs": 40, "batch_size": 64, "strategy": "vmap"}
-    ensemble = fit_many(learner(), data, keep, **training)
+    ensemble = fit_many(learner(), data, members, **training)
     scores = leave_one_out(lira_online, ensemble.signals())
-    assert np.isnan(scores[:, data.always]).all()
-    aucs[kind] = auc(scores[:, data.audited], keep[:, data.audited])
-    assert (ensemble.predict(data.test.x).argmax(-1) == data.test.y).mean() > 0.9
+    assert np.isnan(scores[:, data.always_member]).all()
+    aucs[kind] = auc(scores[:, data.audited], members[:, data.audited])
+    assert (ensemble.log_probs(data.test.x).argmax(-1) == data.test.y).mean() > 0.9
   return aucs
 
 

@@ -17,21 +17,26 @@ MODELS, RECORDS = 4, 200
 def attacked(strengths, seed=0):
   """Return attacks that move members by these many deviations, paired by record."""
   rng = np.random.default_rng(seed)
-  keep = np.random.default_rng(99).random((MODELS, RECORDS)) < 0.5
+  members = np.random.default_rng(99).random((MODELS, RECORDS)) < 0.5
   shared = np.random.default_rng(98).normal(size=RECORDS)
   scores = {
-    name: shared + rng.normal(size=keep.shape) + strength * keep
+    name: shared + rng.normal(size=members.shape) + strength * members
     for name, strength in strengths.items()
   }
   figures = {
-    name: summarize(values, keep, resamples=10).to_json()
+    name: summarize(values, members, resamples=10).to_json()
     for name, values in scores.items()
   }
-  return Attacked(figures, scores, keep)
+  return Attacked(figures, scores, members)
 
 
 def as_entry(side, **rest):
-  return {"attacks": side.figures, "scores": side.scores, "keep": side.keep, **rest}
+  return {
+    "attacks": side.figures,
+    "scores": side.scores,
+    "members": side.members,
+    **rest,
+  }
 
 
 def test_each_side_has_its_own_strongest_attack_among_the_shared():
@@ -42,8 +47,8 @@ def test_each_side_has_its_own_strongest_attack_among_the_shared():
   assert found["auc"] == ours.figures["base"]["auc"]
   assert found["difference"] == pytest.approx(found["auc"] - found["dp_auc"], abs=1e-9)
   direct = paired_bootstrap(
-    (ours.scores["base"], ours.keep),
-    (theirs.scores["rmia"], theirs.keep),
+    (ours.scores["base"], ours.members),
+    (theirs.scores["rmia"], theirs.members),
     seed=3,
     confidence=0.975,  # 95 % over two attacks
   )
@@ -78,7 +83,7 @@ def test_canaries_are_compared_where_both_sides_have_them():
 def test_other_records_are_refused():
   ours = attacked({"rmia": 0.5})
   fewer = Attacked(
-    ours.figures, {"rmia": ours.scores["rmia"][:, :50]}, ours.keep[:, :50]
+    ours.figures, {"rmia": ours.scores["rmia"][:, :50]}, ours.members[:, :50]
   )
   with pytest.raises(ValueError, match="200 records and second 50"):
     paired_difference("audited", ours, fewer)

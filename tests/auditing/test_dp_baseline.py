@@ -23,7 +23,7 @@ MODEL = models.mlp(16, num_classes=4)
 
 @pytest.fixture(scope="module")
 def data():
-  return synthetic_clusters(400, separation=5.0, num_test=300).with_reference(20)
+  return synthetic_clusters(400, separation=5.0, num_test=300).with_auxiliary(20)
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,9 @@ def keep(data):
 
 
 @pytest.fixture(scope="module")
-def matched(data, keep):
+def matched(data, members):
   return matched_dp(
-    *(MODEL, data, keep),
+    *(MODEL, data, members),
     accuracy=0.9,
     noise_multipliers=NOISES,
     learning_rates=RATES,
@@ -71,16 +71,16 @@ def test_diverged_models_have_accuracy_zero(matched):
 
 
 @pytest.mark.slow
-def test_the_chosen_learner_trains_what_was_tried(matched, data, keep):
+def test_the_chosen_learner_trains_what_was_tried(matched, data, members):
   """The first candidate trained on its own, its accuracy taken record by record."""
   learner = high_utility_dp(
     MODEL, noise_multiplier=NOISES[0], learning_rate=RATES[0], delta=1e-4
   )
-  ensemble = fit_many(learner, data, keep, **TRAINING)
-  log_probs = ensemble.predict(data.x)
+  ensemble = fit_many(learner, data, members, **TRAINING)
+  log_probs = ensemble.log_probs(data.x)
   found = []
   for s in range(2):
-    out = np.flatnonzero(~keep[s] & ~data.reference)
+    out = np.flatnonzero(~members[s] & ~data.auxiliary)
     found.append(np.mean([log_probs[s, i].argmax() == data.y[i] for i in out]))
   first = matched.candidates[0]
   assert first["test_accuracy"] == pytest.approx(np.mean(found), abs=0.01)
@@ -91,9 +91,11 @@ def test_the_chosen_learner_trains_what_was_tried(matched, data, keep):
 
 
 @pytest.mark.slow
-def test_an_unreachable_accuracy_is_flagged_and_test_records_can_be_given(data, keep):
+def test_an_unreachable_accuracy_is_flagged_and_test_records_can_be_given(
+  data, members
+):
   unmatched = matched_dp(
-    *(MODEL, data, keep[:1]),
+    *(MODEL, data, members[:1]),
     accuracy=0.9,
     noise_multipliers=[10.0, 40.0],
     learning_rates=[1.0],
@@ -144,15 +146,15 @@ def test_batch_normalisation_is_replaced():
     ({"learning_rates": [1.0, -1.0]}, r"learning_rates holds -1\.0"),
   ],
 )
-def test_senseless_arguments_are_refused(data, keep, options, message):
+def test_senseless_arguments_are_refused(data, members, options, message):
   with pytest.raises(ValueError, match=message):
-    matched_dp(MODEL, data, keep, **{"accuracy": 0.9, **options}, **TRAINING)
+    matched_dp(MODEL, data, members, **{"accuracy": 0.9, **options}, **TRAINING)
 
 
-def test_without_clean_records_left_out_a_test_set_is_needed(data, keep):
+def test_without_clean_records_left_out_a_test_set_is_needed(data, members):
   everything = data.audited[None]
-  with pytest.raises(ValueError, match=r"keep\[0\] leaves no audited record out"):
+  with pytest.raises(ValueError, match=r"members\[0\] leaves no audited record out"):
     matched_dp(MODEL, data, everything, accuracy=0.9, **TRAINING)
-  planted = dataclasses.replace(data, always=keep.all(0))
+  planted = dataclasses.replace(data, always_member=members.all(0))
   with pytest.raises(ValueError, match=r"those that are out are canaries.*test="):
-    matched_dp(MODEL, planted, keep, accuracy=0.9, **TRAINING)
+    matched_dp(MODEL, planted, members, accuracy=0.9, **TRAINING)

@@ -21,12 +21,12 @@ def leaky():
   data = dataclasses.replace(data, y=labels.astype(np.int32))
   population = data.select(np.arange(RECORDS, 2 * RECORDS))
   data = dataclasses.replace(data.select(np.arange(RECORDS)), test=population)
-  keep = mixdef.subsets(RECORDS, MODELS, seed=0)
+  members = mixdef.subsets(RECORDS, MODELS, seed=0)
   learner = mixdef.classifier(
     mixdef.models.mlp(128), optax.adam(3e-3), mixdef.label_smoothing(0.01)
   )
   return mixdef.fit_many(
-    learner, data, keep, epochs=120, batch_size=40, strategy="vmap"
+    learner, data, members, epochs=120, batch_size=40, strategy="vmap"
   )
 
 
@@ -67,7 +67,7 @@ def test_every_attack_beats_chance_on_what_was_memorised(leaky, source):
 @pytest.mark.slow
 def test_no_attack_finds_what_is_not_there(leaky, source):
   rows = np.random.default_rng(1).random((MODELS, RECORDS)) < 0.5
-  found = audited(dataclasses.replace(leaky, keep=rows), source)
+  found = audited(dataclasses.replace(leaky, members=rows), source)
   far = {
     name: row["auc"]
     for name, row in found.figures.items()

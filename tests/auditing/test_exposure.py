@@ -23,19 +23,19 @@ MODELS, RECORDS, CLASSES, OTHERS = 8, 160, 4, 60
 def arrays(leak, models=MODELS, records=RECORDS, seed=0):
   """Outputs of models that are surer of their members by `leak`."""
   rng = np.random.default_rng(seed)
-  keep = rng.random((models, records)) < 0.5
+  members = rng.random((models, records)) < 0.5
   labels, others = (
     rng.integers(CLASSES, size=records),
     rng.integers(CLASSES, size=OTHERS),
   )
   logits = rng.normal(size=(models, records, CLASSES))
-  logits[:, np.arange(records), labels] += rng.normal(1, 1, records) + leak * keep
+  logits[:, np.arange(records), labels] += rng.normal(1, 1, records) + leak * members
   population = rng.normal(size=(models, OTHERS, CLASSES))
   population[:, np.arange(OTHERS), others] += rng.normal(1, 1, OTHERS)
   return {
     "logits": logits,
     "labels": labels,
-    "keep": keep,
+    "keep": members,
     "population_logits": population,
     "population_labels": others,
   }
@@ -71,7 +71,7 @@ def check_schema(report):
 
 @pytest.mark.slow
 def test_only_members_of_the_released_model_are_listed(released, pooled):
-  member = released.signals.keep[0]
+  member = released.signals.members[0]
   listed = [row["index"] for row in released.report["records"]["exposed"]]
   assert len(listed) == 24
   assert member[listed].all()
@@ -86,19 +86,19 @@ def test_only_members_of_the_released_model_are_listed(released, pooled):
 
 
 def test_the_metrics_are_those_of_the_released_model_alone(released, pooled):
-  keep = released.signals.keep
+  members = released.signals.members
   assert list(released.report["attacks"]) == NAMES
   for name, row in released.report["attacks"].items():
     scores = released.scores[name]
     assert np.isnan(scores[1:]).all()
     np.testing.assert_array_equal(scores[0], pooled.scores[name][0])
     assert (
-      row["auc"] == auc(scores[0], keep[0]) != pooled.report["attacks"][name]["auc"]
+      row["auc"] == auc(scores[0], members[0]) != pooled.report["attacks"][name]["auc"]
     )
-    alone = summarize(scores[:1], keep[:1])
+    alone = summarize(scores[:1], members[:1])
     assert row["auc_ci"] == alone.auc_ci
     assert row["tpr"] == alone.tpr
-    assert row["num_members"] + row["excluded"] >= keep[0].sum() - RECORDS // 8
+    assert row["num_members"] + row["excluded"] >= members[0].sum() - RECORDS // 8
     assert row["num_targets"] == 1
     assert row["calibrated"] is row["balanced_accuracy"] is None
   assert any("left out" in line for line in released.report["limits"])
@@ -109,7 +109,7 @@ def test_the_metrics_are_those_of_the_released_model_alone(released, pooled):
 
 def test_classes_budget_and_accuracy_are_of_the_released_model(released):
   report, signals = released.report, released.signals
-  correct, member = signals.correct[0, :, 0], signals.keep[0]
+  correct, member = signals.correct[0, :, 0], signals.members[0]
   assert report["setting"]["train_accuracy"] == correct[member].mean()
   assert report["setting"]["test_accuracy"] == correct[~member].mean()
   assert report["setting"]["test_accuracy_std"] is None
@@ -124,7 +124,7 @@ def test_classes_budget_and_accuracy_are_of_the_released_model(released):
 
 @pytest.mark.slow
 def test_the_report_says_which_model_it_describes(released, pooled):
-  member = released.signals.keep[0].sum()
+  member = released.signals.members[0].sum()
   text = (
     f"model 0, the released one, {member} members / {RECORDS - member} non-members, "
     "7 reference models"
@@ -142,11 +142,11 @@ def test_the_report_says_which_model_it_describes(released, pooled):
 @pytest.mark.parametrize("target", [3, 7])
 def test_any_row_can_be_the_released_one(pooled, target):
   found = audit(pooled.signals, attacks=NAMES, target=target)
-  keep = found.signals.keep[target]
+  members = found.signals.members[target]
   listed = [row["index"] for row in found.report["records"]["exposed"]]
-  assert keep[listed].all()
+  assert members[listed].all()
   for name, row in found.report["attacks"].items():
-    assert row["auc"] == auc(pooled.scores[name][target], keep)
+    assert row["auc"] == auc(pooled.scores[name][target], members)
   assert f"model {target}, the released one" in spoken(found.report)
   # The order of the models does not matter to attacks whose references are all others.
   others = [s for s in range(MODELS) if s != target]
@@ -198,7 +198,7 @@ def test_trained_models_are_audited_alone_too(memorised):
     assert np.isfinite(found.scores[name][4]).any()
     assert np.isnan(np.delete(found.scores[name], 4, axis=0)).all()
   listed = [row["index"] for row in found.report["records"]["exposed"]]
-  assert memorised.keep[4, listed].all()
+  assert memorised.members[4, listed].all()
   with pytest.raises(ValueError, match="target=6 is no model; pass 0 to 5"):
     audit(memorised, attacks=names, target=6)
 
@@ -222,8 +222,8 @@ def test_canaries_in_other_models_do_not_grade_the_released_one():
 
 def _noise(models, records, leak=0.0, seed=0):
   rng = np.random.default_rng(seed)
-  keep = rng.random((models, records)) < 0.5
-  return rng.normal(size=keep.shape) + leak * keep, keep
+  members = rng.random((models, records)) < 0.5
+  return rng.normal(size=members.shape) + leak * members, members
 
 
 @pytest.mark.parametrize(("leak", "target"), [(0.0, None), (4.0, 0)])

@@ -40,9 +40,9 @@ def trained(shape):
   networks = dense_networks(shape, CLASSES, hidden=8, latent=3)
   data = records(RECORDS, shape, seed=0)
   data = dataclasses.replace(data, test=records(HELD_OUT, shape, seed=1))
-  keep = subsets(RECORDS, MODELS, seed=0)
+  members = subsets(RECORDS, MODELS, seed=0)
   sizes = {"epochs": 2, "batch_size": 10, "num_members": RECORDS // 2}
-  return mixdef.fit_many(wgan_gp(networks), data, keep, **sizes, strategy="loop")
+  return mixdef.fit_many(wgan_gp(networks), data, members, **sizes, strategy="loop")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_utility_is_measured_on_records_that_no_generator_saw(described, picture
   for model in range(2):
     run = pictures[model]
     drawn = samples(run, SAMPLES)
-    own = pictures.data.select(np.flatnonzero(run.keep))
+    own = pictures.data.select(np.flatnonzero(run.members))
     made.append(sample_quality(PIXELS, held_out, drawn[0]))
     real.append(sample_quality(PIXELS, held_out, own.x))
     taught.append(downstream_accuracy(drawn, own, learner=JUDGE))
@@ -92,7 +92,7 @@ def test_utility_is_measured_on_records_that_no_generator_saw(described, picture
     assert rows[name]["spread"] == pytest.approx(np.std(values, ddof=1))
     assert rows[name]["real"] == pytest.approx(np.mean([one[name] for one in real]))
   # The twin of the classifier learns from what the generator was given, no more.
-  assert taught[0]["num_real"] == pictures.keep[0].sum()
+  assert taught[0]["num_real"] == pictures.members[0].sum()
   worth = rows["downstream_accuracy"]
   assert worth["value"] == pytest.approx(np.mean([one["accuracy"] for one in taught]))
   expected = np.mean([one["real_accuracy"] for one in taught])
@@ -121,7 +121,7 @@ def test_pictures_have_a_row_for_each_class(described, pictures):
   }
   cut = {name: tiles(one, CLASSES, 12) for name, one in flat.items()}
   assert {tile.shape for tile in cut.values()} == {(CLASSES, 12, 3, 4)}
-  data, members = pictures.data, np.flatnonzero(pictures.keep[0])
+  data, members = pictures.data, np.flatnonzero(pictures.members[0])
   for label in range(CLASSES):
     own = members[data.y[members] == label]
     np.testing.assert_array_equal(cut["real"][label, : len(own)], data.x[own, ..., 0])
@@ -137,7 +137,7 @@ def test_binary_tables_get_the_two_comparisons_of_columns(tables):
   assert found.figures["utility"] == []
   columns = found.figures["columns"]
   run = tables[0]
-  real = run.data.x[run.keep]
+  real = run.data.x[run.members]
   np.testing.assert_allclose(columns["dwp"]["real"], real.mean(0))
   shares = samples(run, len(real))[0]
   synthetic = shares > np.random.default_rng(0).random(shares.shape)

@@ -16,9 +16,9 @@ def halves(models, seed, records=RECORDS):
 
 
 def nearly(seed, share):
-  keep = np.repeat(halves(4, seed), 2, 0)
-  keep[1::2] ^= np.random.default_rng(seed).random((4, RECORDS)) < share
-  return keep
+  members = np.repeat(halves(4, seed), 2, 0)
+  members[1::2] ^= np.random.default_rng(seed).random((4, RECORDS)) < share
+  return members
 
 
 def order(seed):
@@ -31,9 +31,9 @@ def own_rates(seed):
 
 
 def part_fixed(seed):
-  keep = halves(8, seed)
-  keep[:, :200], keep[:, 200:300] = True, False
-  return keep
+  members = halves(8, seed)
+  members[:, :200], members[:, 200:300] = True, False
+  return members
 
 
 DESIGNS = {
@@ -69,20 +69,20 @@ READING = (
 LEARNING = ("confidence", "privacy_risk_score", "salem_1")
 
 
-def null(keep, seed, twice=False):
+def null(members, seed, twice=False):
   """Signals of models whose outputs say nothing of membership; records differ."""
   random = np.random.default_rng([99, seed])
   logits, others = (
-    random.normal(size=(len(keep), count, CLASSES)) for count in (RECORDS, UNSEEN)
+    random.normal(size=(len(members), count, CLASSES)) for count in (RECORDS, UNSEEN)
   )
   logits[..., 0] += 2 * random.normal(size=RECORDS)
   others[..., 0] += 2 * random.normal(size=UNSEEN)
   if twice:
-    logits = np.tile(logits[: len(keep) // 2], (2, 1, 1))
+    logits = np.tile(logits[: len(members) // 2], (2, 1, 1))
   return Signals.from_logits(
     logits,
     np.zeros(RECORDS, int),
-    keep,
+    members,
     population=(others, np.zeros(UNSEEN, int)),
   )
 
@@ -99,27 +99,31 @@ def test_no_attack_finds_members_where_nothing_tells_them(design):
       continue
     scored = ~np.isnan(scores)
     inside, outside = (
-      int((scored & kind).sum()) for kind in (signals.keep, ~signals.keep)
+      int((scored & kind).sum()) for kind in (signals.members, ~signals.members)
     )
     if inside and outside:
       error = np.sqrt((1 / inside + 1 / outside) / 12)
-      found[name] = (auc(scores, signals.keep) - 0.5) / error
+      found[name] = (auc(scores, signals.members) - 0.5) / error
   assert max(found.values(), default=0) < 5
   assert bool(found) == (design not in NOT_JUDGED)
 
 
-def leaky(keep, seed=0):
+def leaky(members, seed=0):
   """Signals of models that are surer of their members."""
   random = np.random.default_rng(seed)
-  phi = random.normal(size=keep.shape) + 2 * keep + random.normal(size=keep.shape[1])
-  return Signals.from_phi(phi, keep)
+  phi = (
+    random.normal(size=members.shape)
+    + 2 * members
+    + random.normal(size=members.shape[1])
+  )
+  return Signals.from_phi(phi, members)
 
 
 @pytest.mark.parametrize("design", ["independent", "disjoint", "15 % exchanged"])
 def test_what_leaks_is_found_whatever_the_design(design):
   signals = leaky(DESIGNS[design](0))
   scores = leave_one_out(attacks.lira_offline_fixed, signals)
-  assert auc(scores, signals.keep) > 0.8
+  assert auc(scores, signals.members) > 0.8
 
 
 QUICK = [
@@ -157,8 +161,8 @@ def test_an_audit_ends_well_though_its_first_models_share_a_split():
 
 
 def test_records_that_nothing_varies_are_left_out_and_counted():
-  keep = part_fixed(0)
-  signals, remarks = judged(leaky(keep))
+  members = part_fixed(0)
+  signals, remarks = judged(leaky(members))
   varied = np.arange(RECORDS) >= 300
   assert not signals.audited[~varied].any()
   # Of eight models, one record in 128 is the same in all by chance.
@@ -172,34 +176,34 @@ def test_records_that_nothing_varies_are_left_out_and_counted():
 
 
 def test_models_of_all_or_no_records_are_references_only():
-  keep = np.concatenate([halves(6, 0), np.ones((1, RECORDS), bool)])
-  signals, remarks = judged(leaky(keep))
+  members = np.concatenate([halves(6, 0), np.ones((1, RECORDS), bool)])
+  signals, remarks = judged(leaky(members))
   assert remarks == [
     "Model 6 was trained on all audited records or on none: of use as a reference only."
   ]
   assert signals.references(0)[6].all()
 
 
-@pytest.mark.parametrize("keep", [np.ones((3, 50), bool), np.zeros((1, 50), bool)])
-def test_where_nobody_differs_there_is_nothing_to_audit(keep):
+@pytest.mark.parametrize("members", [np.ones((3, 50), bool), np.zeros((1, 50), bool)])
+def test_where_nobody_differs_there_is_nothing_to_audit(members):
   with pytest.raises(ValueError, match="there is no membership to find"):
-    judged(leaky(keep))
+    judged(leaky(members))
 
 
 def test_one_model_under_two_subsets_is_refused():
-  keep = halves(4, 0)
-  phi = np.random.default_rng(0).normal(size=keep.shape)
+  members = halves(4, 0)
+  phi = np.random.default_rng(0).normal(size=members.shape)
   phi[3] = phi[1]
   with pytest.raises(
     ValueError, match="models 1 and 3 give the same outputs, but keep"
   ):
-    audit(Signals.from_phi(phi, keep), attacks=["loss_threshold"])
+    audit(Signals.from_phi(phi, members), attacks=["loss_threshold"])
 
 
 def test_exposed_records_go_by_their_names(tmp_path):
   signals = leaky(halves(8, 0))
   names = np.array([f"patient-{i}" for i in range(RECORDS)])
-  named = Signals.from_phi(3 * signals.phi, signals.keep, ids=names)
+  named = Signals.from_phi(3 * signals.phi, signals.members, ids=names)
   result = audit(named, attacks=["lira_offline_fixed"])
   for row in result.report["records"]["exposed"]:
     assert row["id"] == f"patient-{row['index']}"

@@ -19,18 +19,20 @@ def null(models, records, *, design="bernoulli", population=0, seed=0, spread=2.
   labels = rng.integers(CLASSES, size=records)
   logits = rng.normal(size=(models, records, CLASSES))
   logits[:, np.arange(records), labels] += rng.normal(1, spread, records)
-  keep = np.zeros((models, records), bool)
-  while not (keep.any(1) & ~keep.all(1)).all():  # a model of one kind is not audited
-    keep = rng.random((models, records)) < 0.5
+  members = np.zeros((models, records), bool)
+  while not (
+    members.any(1) & ~members.all(1)
+  ).all():  # a model of one kind is not audited
+    members = rng.random((models, records)) < 0.5
     if design == "balanced":
-      keep = rng.random((models, records)).argsort(0) < models / 2
+      members = rng.random((models, records)).argsort(0) < models / 2
   others = None
   if population:
     classes = rng.integers(CLASSES, size=population)
     answers = rng.normal(size=(models, population, CLASSES))
     answers[:, np.arange(population), classes] += rng.normal(1, spread, population)
     others = (answers, classes)
-  return Signals.from_logits(logits, labels, keep, population=others)
+  return Signals.from_logits(logits, labels, members, population=others)
 
 
 def accused(runs, models, records, *, target=None, attacks=QUICK, **how):

@@ -66,8 +66,8 @@ def test_an_undefended_model_leaks_and_the_report_says_so(leaky):
 
 
 def test_random_members_are_at_chance_through_the_whole_audit(memorised):
-  keep = subsets(memorised.data, 6, seed=99)
-  blind = dataclasses.replace(memorised, keep=keep)
+  members = subsets(memorised.data, 6, seed=99)
+  blind = dataclasses.replace(memorised, members=members)
   report = audit(blind, attacks=ATTACKS, budget=BUDGET).report
   schema_of(report)
   assert report["verdict"]["level"] == "none_found"
@@ -108,7 +108,7 @@ def test_pitfall_141_numbers_carry_what_they_rest_on(leaky, memorised):
   assert setting["references"] == "trained with the target's own defense"
   assert setting["epochs"] == 40
   for name, row in leaky.report["attacks"].items():
-    member = memorised.keep[~np.isnan(leaky.scores[name])]
+    member = memorised.members[~np.isnan(leaky.scores[name])]
     assert row["num_members"] == member.sum()
     assert row["num_nonmembers"] == (~member).sum()
     assert row["auc_ci"][0] <= row["auc"] <= row["auc_ci"][1]
@@ -133,7 +133,7 @@ def test_pitfall_144_averages_come_with_quantiles_and_records(leaky, memorised):
   }
   assert whole[records["attack"]] == max(whole.values())
   assert records["fpr"] == 0.02  # 1 % of some 700 non-members is less than ten
-  risk = record_risk(scores, memorised.keep, fpr=records["fpr"])
+  risk = record_risk(scores, memorised.members, fpr=records["fpr"])
   assert records["quantiles"] == risk.quantiles()
   assert [row["index"] for row in records["exposed"]] == risk.ranked()[:24].tolist()
   assert [row["rank"] for row in records["exposed"]] == list(range(1, 25))
@@ -141,7 +141,7 @@ def test_pitfall_144_averages_come_with_quantiles_and_records(leaky, memorised):
     i = row["index"]
     assert row["label"] == memorised.data.y[i]
     assert row["rate"] == risk.found[i]
-    assert row["times"] <= memorised.keep[:, i].sum()
+    assert row["times"] <= memorised.members[:, i].sum()
   assert any("canaries" in line for line in leaky.report["verdict"]["how_sure"])
 
 
@@ -172,10 +172,10 @@ def test_three_files_are_written(saved, leaky):
 def test_scores_travel_with_ids_and_members(saved, leaky, memorised):
   with np.load(saved / "scores.npz", allow_pickle=False) as scores:
     assert set(scores) == {"ids", "keep", "audited", "labels", *leaky.scores}
-    np.testing.assert_array_equal(scores["keep"], memorised.keep)
+    np.testing.assert_array_equal(scores["keep"], memorised.members)
     np.testing.assert_array_equal(scores["ids"], memorised.data.ids)
     for name, row in leaky.report["attacks"].items():
-      assert scores[name].shape == memorised.keep.shape
+      assert scores[name].shape == memorised.members.shape
       assert auc(scores[name], scores["keep"]) == row["auc"]
 
 
@@ -194,7 +194,7 @@ def test_what_is_no_report_is_refused(saved, tmp_path):
 def test_ids_name_the_record_in_the_file_it_came_from(memorised):
   rows = np.arange(len(memorised.data))[::-1]
   turned = dataclasses.replace(
-    memorised, data=memorised.data.select(rows), keep=memorised.keep[:, rows]
+    memorised, data=memorised.data.select(rows), members=memorised.members[:, rows]
   )
   report = audit(turned, attacks=["loss_threshold"]).report
   for row in report["records"]["exposed"]:
@@ -205,7 +205,7 @@ def test_ids_name_the_record_in_the_file_it_came_from(memorised):
 def outputs(memorised):
   """Log-probabilities alone, as any framework gives them."""
   return Signals.from_logits(
-    memorised.predict(memorised.data.x), memorised.data.y, memorised.keep
+    memorised.log_probs(memorised.data.x), memorised.data.y, memorised.members
   )
 
 
@@ -232,7 +232,9 @@ def test_arrays_alone_are_audited_as_the_models_are(outputs, leaky, tmp_path):
 
 
 def test_phi_alone_is_audited(outputs):
-  found = audit(Signals.from_phi(outputs.phi, outputs.keep), attacks=["loss_threshold"])
+  found = audit(
+    Signals.from_phi(outputs.phi, outputs.members), attacks=["loss_threshold"]
+  )
   schema_of(found.report)
   assert found.report["classes"] == []
   assert "train_accuracy" not in found.report["setting"]
@@ -270,9 +272,9 @@ def test_canaries_and_baseline_enter_the_report(outputs, leaky):
   strong = leaky.report["strongest"]
   canaries = {"kind": "blank", "count": 9, "attacks": {}, "strongest": strong}
   weak = strong | {"auc": 0.5, "auc_ci": [0.4, 0.55]}
-  chance = np.random.default_rng(0).normal(size=outputs.keep.shape)
+  chance = np.random.default_rng(0).normal(size=outputs.members.shape)
   any_attack = next(iter(leaky.report["attacks"].values()))
-  found = any_attack | summarize(chance, outputs.keep, resamples=10).to_json()
+  found = any_attack | summarize(chance, outputs.members, resamples=10).to_json()
   baseline = {
     "noise_multiplier": 1.0,
     "epsilon": math.inf,
@@ -282,7 +284,7 @@ def test_canaries_and_baseline_enter_the_report(outputs, leaky):
     "defense_test_accuracy": 0.9,
     "attacks": {"loss_threshold": found},
     "scores": {"loss_threshold": chance},
-    "keep": outputs.keep,
+    "keep": outputs.members,
     "strongest": weak,
   }
   names = ["loss_threshold"]
@@ -312,8 +314,8 @@ def masked():
   learner = classifier(
     models.mlp(32, num_classes=4), optax.adam(1e-2), confidence_masking()
   )
-  keep = subsets(data, 2, seed=0)
-  return fit_many(learner, data, keep, epochs=30, batch_size=32, strategy="vmap")
+  members = subsets(data, 2, seed=0)
+  return fit_many(learner, data, members, epochs=30, batch_size=32, strategy="vmap")
 
 
 @pytest.mark.slow

@@ -17,14 +17,14 @@ ASKING = "label_only_noise(draws=5)"
 
 def draw(models=6, records=120, boost=2.0, seed=0):
   rng = np.random.default_rng(seed)
-  keep = rng.random((models, records)) < 0.5
+  members = rng.random((models, records)) < 0.5
   labels = rng.integers(0, 3, records)
   logits = rng.normal(size=(models, records, 3))
-  logits += np.eye(3)[labels] * boost * keep[:, :, None]
+  logits += np.eye(3)[labels] * boost * members[:, :, None]
   population = rng.normal(size=(models, 40, 3)), rng.integers(0, 3, 40)
   audited = np.arange(records) >= 20
   return Signals.from_logits(
-    logits, labels, keep, audited=audited, population=population
+    logits, labels, members, audited=audited, population=population
   )
 
 
@@ -59,7 +59,7 @@ def test_cheap_attacks_meet_every_model(outputs):
   assert row["family"] == "reference"
   # A record that is in every other model has no score.
   assert row["num_members"] + row["num_nonmembers"] + row["excluded"] == 6 * 100
-  plain = summarize(expected, outputs.keep, outputs.audited).to_json()
+  plain = summarize(expected, outputs.members, outputs.audited).to_json()
   assert {name: row[name] for name in plain} == plain
 
 
@@ -120,14 +120,14 @@ def test_an_attack_that_scores_nobody_is_not_run(name):
 
 
 def test_a_model_with_one_kind_of_record_is_not_judged(outputs):
-  keep = outputs.keep.copy()
-  keep[2] = True
-  signals = Signals.from_phi(outputs.phi, keep)
+  members = outputs.members.copy()
+  members[2] = True
+  signals = Signals.from_phi(outputs.phi, members)
   row = run_attacks(["loss_threshold"], signals).figures["loss_threshold"]
   assert row["num_targets"] == 5
   others = [0, 1, 3, 4, 5]
   plain = run_attacks(
-    ["loss_threshold"], Signals.from_phi(outputs.phi[others], keep[others])
+    ["loss_threshold"], Signals.from_phi(outputs.phi[others], members[others])
   ).figures["loss_threshold"]
   assert {**row, "seconds": 0} == {**plain, "seconds": 0}
 
@@ -200,7 +200,7 @@ def test_a_folder_of_another_population_is_refused(outputs, tmp_path):
   run_attacks(["attack_p"], outputs, out=tmp_path)
   other = Signals.from_phi(
     outputs.phi,
-    outputs.keep,
+    outputs.members,
     audited=outputs.audited,
     population=outputs.population.phi + 1,
   )
@@ -361,9 +361,9 @@ def test_pitfall_53_the_number_of_members_changes_no_decision():
 
 def test_scores_of_other_reconstructions_are_not_taken_for_these(tmp_path):
   rng = np.random.default_rng(0)
-  keep = rng.random((4, 30)) < 0.5
+  members = rng.random((4, 30)) < 0.5
   first, second = (
-    GanSignals(phi=np.zeros((4, 30, 1)), keep=keep, reconstruction=losses)
+    GanSignals(phi=np.zeros((4, 30, 1)), members=members, reconstruction=losses)
     for losses in rng.random((2, 4, 30, 1))
   )
   how = {"catalogue": GAN_ATTACKS, "out": tmp_path}

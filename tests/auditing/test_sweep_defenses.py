@@ -17,9 +17,9 @@ def swept(folder, defenses, **options):
     )
 
   given = {"attacks": "gap, loss_threshold", "strategy": "vmap", "epochs": 1}
-  keep = mixdef.subsets(data, 2, seed=0)
+  members = mixdef.subsets(data, 2, seed=0)
   return auditing.sweep_defenses(
-    learner, data, defenses, keep, out=folder, **{**given, **options}
+    learner, data, defenses, members, out=folder, **{**given, **options}
   )
 
 

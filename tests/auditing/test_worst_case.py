@@ -35,10 +35,10 @@ def two_views(x):
 def planted():
   """Six models of an easy task with sixty wrong labels, each in half of them."""
   data = synthetic_clusters(240, num_test=40)
-  data = plant(data.with_reference(20), "mislabelled", CANARIES)
-  keep = subsets(data, 6)
+  data = plant(data.with_auxiliary(20), "mislabelled", CANARIES)
+  members = subsets(data, 6)
   learner = classifier(models.mlp(32, num_classes=4), optax.adam(1e-2))
-  return fit_many(learner, data, keep, epochs=60, batch_size=64, strategy="vmap")
+  return fit_many(learner, data, members, epochs=60, batch_size=64, strategy="vmap")
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +67,11 @@ def test_the_figures_are_those_of_the_canaries_alone(found, planted):
   audited = planted.data.audited
   assert np.isnan(scores[:, ~audited]).all()
   row = found["attacks"][f"{LIRA[0]}, all views"]
-  assert row["auc"] == auc(scores, planted.keep)
-  assert row["num_members"] == (planted.keep & ~np.isnan(scores)).sum()
+  assert row["auc"] == auc(scores, planted.members)
+  assert row["num_members"] == (planted.members & ~np.isnan(scores)).sum()
   alone = leave_one_out(lira_online_fixed, signals.first_view())
   row = found["attacks"][f"{LIRA[0]}, record alone"]
-  assert row["auc"] == auc(alone, planted.keep)
+  assert row["auc"] == auc(alone, planted.members)
   assert found["strongest"]["auc"] > 0.8
 
 
@@ -106,7 +106,7 @@ def test_the_exposed_quantiles_are_those_of_the_strongest(found, planted):
   part = signals.first_view() if name.endswith("record alone") else signals
   score = "hinge" if "hinge" in name else "phi"
   scores = leave_one_out(lira_online_fixed, part, score=score)
-  risk = record_risk(scores, planted.keep, fpr=found["exposed_fpr"])
+  risk = record_risk(scores, planted.members, fpr=found["exposed_fpr"])
   assert found["exposed_quantiles"] == risk.quantiles()
 
 
@@ -124,10 +124,10 @@ def test_epsilon_stays_below_what_perfect_guesses_would_prove(found, planted):
 
 def test_canaries_nobody_trained_on_prove_nothing(planted):
   rng = np.random.default_rng(1)
-  keep = planted.keep.copy()
+  members = planted.members.copy()
   audited = planted.data.audited
-  keep[:, audited] = rng.random((6, CANARIES)) < 0.5
-  blind = dataclasses.replace(planted, keep=keep)
+  members[:, audited] = rng.random((6, CANARIES)) < 0.5
+  blind = dataclasses.replace(planted, members=members)
   found = attack_canaries(blind, kind="mislabelled")
   low, high = found["strongest"]["auc_ci"]
   assert low < 0.5 < high

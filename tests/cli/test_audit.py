@@ -75,15 +75,15 @@ def written_metrics(folder):
 def write_outputs(path, *, gain=2.0, models=6, records=300, seed=0, **more):
   """Write outputs of models that are surer of their members, as a user would."""
   random = np.random.default_rng(seed)
-  keep = random.random((models, records)) < 0.5
+  members = random.random((models, records)) < 0.5
   labels = random.integers(3, size=records)
   logits = random.normal(size=(models, records, 3))
-  logits[:, np.arange(records), labels] += gain * keep
+  logits[:, np.arange(records), labels] += gain * members
   population = random.normal(size=(models, 60, 3))
   np.savez(
     path,
     logits=logits,
-    keep=keep,
+    members=members,
     labels=labels,
     population_logits=population,
     population_labels=random.integers(3, size=60),
@@ -124,8 +124,8 @@ def test_audit_writes_its_scores_and_one_page(audited):
   folder, result = audited
   with np.load(folder / "scores.npz") as scores:
     assert set(scores) == {"ids", "labels", "keep", "audited", *result["attacks"]}
-    keep, asked = scores["keep"], ~np.isnan(scores["gradient_norm"])
-    assert {scores[name].shape for name in result["attacks"]} == {keep.shape}
+    members, asked = scores["keep"], ~np.isnan(scores["gradient_norm"])
+    assert {scores[name].shape for name in result["attacks"]} == {members.shape}
   assert asked.sum(1).tolist() == [20, 20, 0, 0]
   page = (folder / "report.html").read_text()
   assert result["verdict"]["headline"] in page

@@ -16,13 +16,13 @@ ATTACKS = "loss_threshold, lira_online_fixed, base"
 def audited(folder, *, gain, records=200, seed=0):
   """Audit outputs that gain on the true class of members; returns the run folder."""
   random = np.random.default_rng(seed)
-  keep = random.random((8, records)) < 0.5
+  members = random.random((8, records)) < 0.5
   labels = random.integers(3, size=records)
   logits = random.normal(size=(8, records, 3))
-  logits[:, np.arange(records), labels] += gain * keep
+  logits[:, np.arange(records), labels] += gain * members
   path = folder / f"{folder.name}.npz"
   folder.mkdir()
-  np.savez(path, logits=logits, keep=keep, labels=labels)
+  np.savez(path, logits=logits, members=members, labels=labels)
   job.execute(audit.AuditSettings(arrays=str(path), attacks=ATTACKS), folder, audit.run)
   return folder
 

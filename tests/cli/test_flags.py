@@ -233,7 +233,7 @@ MISTAKES = [
   ("train", "--batch_size=-3", "--batch_size=-3 must be at least 1"),
   ("train", f"--batch_size={2**31}", "must be at most"),
   ("train", "--train_size=-1", "--train_size=-1 must be 0 or more"),
-  ("train", "--reference=-1", "--reference=-1 must be 0 or more"),
+  ("train", "--auxiliary=-1", "--auxiliary=-1 must be 0 or more"),
   ("train", "--microbatch=-1", "--microbatch=-1 must be 0 or more"),
   ("train", "--learning_rate=nan", "--learning_rate=nan must be positive"),
   ("train", "--learning_rate=inf", "--learning_rate=inf must be at most"),

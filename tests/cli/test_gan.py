@@ -97,9 +97,9 @@ def test_gan_writes_scores_pictures_and_one_page(undefended):
   folder, result = undefended
   with np.load(folder / "scores.npz") as scores:
     assert set(scores) == {"ids", "labels", "keep", "audited", *ATTACKS}
-    keep = scores["keep"]
-    assert keep.shape == (MODELS, 2 * MEMBERS)
-    assert {scores[name].shape for name in ATTACKS} == {keep.shape}
+    members = scores["keep"]
+    assert members.shape == (MODELS, 2 * MEMBERS)
+    assert {scores[name].shape for name in ATTACKS} == {members.shape}
     asked = ~np.isnan(scores["lira_gan_reconstruction"]).all(0)
   assert 0 < asked.sum() <= TINY.attack_records
   for name in ("samples", "real", "interpolations"):

@@ -18,10 +18,10 @@ RESULT = {"value": 0.5}
 def written(path, seed=0, gain=2.0):
   """Write outputs of six models that gain on the class of their members."""
   rng = np.random.default_rng(seed)
-  keep, labels = rng.random((6, 60)) < 0.5, rng.integers(3, size=60)
+  members, labels = rng.random((6, 60)) < 0.5, rng.integers(3, size=60)
   logits = rng.normal(size=(6, 60, 3))
-  logits[:, np.arange(60), labels] += gain * keep
-  np.savez(path, logits=logits, keep=keep, labels=labels)
+  logits[:, np.arange(60), labels] += gain * members
+  np.savez(path, logits=logits, members=members, labels=labels)
   return path
 
 

@@ -146,17 +146,17 @@ def test_lira_writes_its_scores_and_a_figure(attacked):
   with np.load(folder / "scores.npz") as scores:
     assert set(scores) == {"ids", "labels", "keep", *result["attacks"]}
     assert len(set(scores["ids"])) == 620
-    keep = scores["keep"]
-    assert keep.shape == (4, 620)
-    assert keep.dtype == bool
+    members = scores["keep"]
+    assert members.shape == (4, 620)
+    assert members.dtype == bool
     hidden = np.isnan(scores["lira_global"])
-    assert {scores[name].shape for name in result["attacks"]} == {keep.shape}
-    members = result["attacks"]["lira_global"]["num_members"]
+    assert {scores[name].shape for name in result["attacks"]} == {members.shape}
+    count = result["attacks"]["lira_global"]["num_members"]
   # The defender's own 20 records are in no model and are not scored.
   assert (hidden == hidden[0]).all()
   assert hidden[0].sum() == 20
-  assert not keep[:, hidden[0]].any()
-  assert members == keep.sum()
+  assert not members[:, hidden[0]].any()
+  assert count == members.sum()
   assert (folder / "roc.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -175,7 +175,7 @@ def test_every_protocol_builds(name):
   data = Dataset.from_arrays(x, [0, 1, 2, 0, 1, 2])
   learner, members = settings.make_learner(data), np.ones((1, 6), bool)
   plan = make_plan(learner.traits, data, members, epochs=1, batch_size=6)
-  spec = plan.spec(Data(*map(jnp.asarray, (x, data.y, data.reference))), None)
+  spec = plan.spec(Data(*map(jnp.asarray, (x, data.y, data.auxiliary))), None)
   state = jax.eval_shape(lambda key: learner.init(key, spec), jax.random.key(0))
   assert jax.eval_shape(learner.predict, state, x).shape == (6, 3)
 
@@ -199,8 +199,8 @@ def test_the_records_are_drawn_by_the_seed():
   assert not np.array_equal(half.x, other.x)
   with pytest.raises(ValueError, match="digits has 1797 records; --train_size=1000"):
     Settings(train_size=1000).cut(data, halves=2)
-  with_own = Settings(train_size=50, reference=7).cut(data, halves=2)
-  assert (len(with_own), with_own.reference.sum()) == (107, 7)
+  with_own = Settings(train_size=50, auxiliary=7).cut(data, halves=2)
+  assert (len(with_own), with_own.auxiliary.sum()) == (107, 7)
   scaled = Settings(train_size=50, standardize=True).cut(data, halves=1)
   np.testing.assert_allclose(scaled.x.mean(0), 0, atol=1e-6)
 

@@ -34,7 +34,7 @@ def test_every_cell_has_its_results_or_the_reason(swept):
   for name in ("none", *smoothed):
     assert set(cells[name]["attacks"]) == {"gap", "loss_threshold", "lira_offline"}
     assert 0 <= cells[name]["test_accuracy"] <= 1
-  assert "--reference=500" in cells["mmd"]["not_run"]
+  assert "--auxiliary=500" in cells["mmd"]["not_run"]
 
 
 @pytest.mark.slow
@@ -92,9 +92,9 @@ def test_a_longer_family_trains_only_what_is_new(tmp_path, monkeypatch):
   trained = []
   many = engine.fit_many
 
-  def counted(learner, data, keep, **rest):
-    trained.append(len(keep))
-    return many(learner, data, keep, **rest)
+  def counted(learner, data, members, **rest):
+    trained.append(len(members))
+    return many(learner, data, members, **rest)
 
   monkeypatch.setattr(engine, "fit_many", counted)
   longer = "label_smoothing([0.2, 0.4, 0.6])"

@@ -82,23 +82,23 @@ def test_no_roc_exceeds_the_bound_of_its_largest_rate_difference():
 def world(models=40, records=300, targets=2, shift=1.5, seed=0):
   """Return natural losses [S, N], keep, and losses under mixup [T, N]."""
   rng = np.random.default_rng(seed)
-  keep = rng.random((models, records)) < 0.5
+  members = rng.random((models, records)) < 0.5
   difficulty = rng.normal(scale=2, size=records)
   noise = rng.normal(size=(models + targets, records))
-  natural = difficulty - 2 * keep + noise[:models]
-  member = keep[:targets]
-  return natural, keep, difficulty - (2 - shift) * member + noise[models:]
+  natural = difficulty - 2 * members + noise[:models]
+  member = members[:targets]
+  return natural, members, difficulty - (2 - shift) * member + noise[models:]
 
 
 def test_fits_are_those_of_a_loop_over_records():
-  natural, keep, _ = world(models=12, records=15)
-  fits = fit_losses(natural, keep, num_targets=2)
+  natural, members, _ = world(models=12, records=15)
+  fits = fit_losses(natural, members, num_targets=2)
   for target in range(2):
     others = np.arange(12) != target
     for record in range(15):
       for side, mean, std in (
-        (keep[:, record], fits.mean_in, fits.std_in),
-        (~keep[:, record], fits.mean_out, fits.std_out),
+        (members[:, record], fits.mean_in, fits.std_in),
+        (~members[:, record], fits.mean_out, fits.std_out),
       ):
         losses = natural[others & side, record]
         assert mean[target, record] == pytest.approx(losses.mean())
@@ -109,30 +109,30 @@ def test_fits_are_those_of_a_loop_over_records():
   ("attack", "fixed"), [(lira_online, False), (lira_online_fixed, True)]
 )
 def test_log_lambda_of_the_fits_is_the_score_of_lira(attack, fixed):
-  natural, keep, _ = world(models=12, records=30)
-  fits = fit_losses(natural, keep, num_targets=2, fixed=fixed)
+  natural, members, _ = world(models=12, records=30)
+  fits = fit_losses(natural, members, num_targets=2, fixed=fixed)
   ratio = theory.log_likelihood_ratio(natural[:2], *fits)
-  signals = Signals.from_phi(-natural, keep)
+  signals = Signals.from_phi(-natural, members)
   scores = np.stack([attack(signals, target=target) for target in range(2)])
   np.testing.assert_allclose(ratio, scores, rtol=1e-9)
 
 
 def test_target_never_enters_its_own_fit():
-  natural, keep, _ = world(models=8, records=20)
+  natural, members, _ = world(models=8, records=20)
   changed = natural.copy()
   changed[0] += 50
-  before, after = (fit_losses(x, keep, num_targets=2) for x in (natural, changed))
+  before, after = (fit_losses(x, members, num_targets=2) for x in (natural, changed))
   np.testing.assert_array_equal(before.mean_in[0], after.mean_in[0])
   np.testing.assert_array_equal(before.std_out[0], after.std_out[0])
   assert (before.mean_in[1] != after.mean_in[1]).any()
 
 
 def test_shares_are_those_of_a_loop():
-  natural, keep, mixup = world(models=6, records=9)
-  fits = fit_losses(natural, keep, num_targets=2)
-  found = proposition_one(natural[:2], mixup, fits, keep[:2], resamples=5)
+  natural, members, mixup = world(models=6, records=9)
+  fits = fit_losses(natural, members, num_targets=2)
+  found = proposition_one(natural[:2], mixup, fits, members[:2], resamples=5)
   fell, cases = [], {"std_in < std_out": [], "std_in > std_out": []}
-  for t, n in np.argwhere(keep[:2]):
+  for t, n in np.argwhere(members[:2]):
     fit = [values[t, n] for values in fits]
     if np.isnan(fit).any():
       continue
@@ -182,15 +182,15 @@ def test_right_shift_beyond_the_vertex_raises_lambda():
 
 def test_share_is_half_without_mixup_and_that_of_two_gaussians_with_it():
   for shift in (0.0, 1.5):
-    natural, keep, mixup = world(records=2000, targets=1, shift=shift)
-    fits = fit_losses(natural, keep, num_targets=1, fixed=True)
-    found = proposition_one(natural[:1], mixup, fits, keep[:1], resamples=20)
+    natural, members, mixup = world(records=2000, targets=1, shift=shift)
+    fits = fit_losses(natural, members, num_targets=1, fixed=True)
+    found = proposition_one(natural[:1], mixup, fits, members[:1], resamples=20)
     expected = stats.norm.cdf(shift / np.sqrt(2))
     # Fits of 20 models curve Lambda a little; five standard errors of 1,000 pairs.
     assert found["share"] == pytest.approx(expected, abs=0.08)
     low, high = found["ci"]
     assert low < found["share"] < high
-  others = proposition_one(natural[:1], mixup, fits, ~keep[:1], resamples=20)
+  others = proposition_one(natural[:1], mixup, fits, ~members[:1], resamples=20)
   assert others["share"] == pytest.approx(0.5, abs=0.08)
 
 
@@ -229,21 +229,21 @@ def test_report_survives_json_and_tells_the_story(report):
 
 
 def test_report_describes_the_ratios_of_the_scores(report):
-  natural, keep, _ = world()
-  fits = fit_losses(natural, keep, num_targets=2)
+  natural, members, _ = world()
+  fits = fit_losses(natural, members, num_targets=2)
   ratio = theory.log_likelihood_ratio(natural[:2], *fits)
-  members = report["natural"]["members"]
-  inside = ratio[keep[:2]]
-  assert members["mean"] == pytest.approx(inside.mean())
-  assert members["std"] == pytest.approx(inside.std())
-  assert members["quantiles"]["0.5"] == pytest.approx(np.median(inside))
-  assert report["natural"]["auc"] == pytest.approx(auc(ratio, keep[:2]))
+  found = report["natural"]["members"]
+  inside = ratio[members[:2]]
+  assert found["mean"] == pytest.approx(inside.mean())
+  assert found["std"] == pytest.approx(inside.std())
+  assert found["quantiles"]["0.5"] == pytest.approx(np.median(inside))
+  assert report["natural"]["auc"] == pytest.approx(auc(ratio, members[:2]))
 
 
 def test_quartiles_withstand_the_pairs_that_make_the_moments():
-  natural, keep, mixup = world(records=200, targets=1)
-  mixup[0, ~keep[0]] -= np.where(np.arange((~keep[0]).sum()) == 3, 1e3, 0)
-  found = theory_report(natural, keep, mixup, resamples=5, permutations=5)["mixup"]
+  natural, members, mixup = world(records=200, targets=1)
+  mixup[0, ~members[0]] -= np.where(np.arange((~members[0]).sum()) == 3, 1e3, 0)
+  found = theory_report(natural, members, mixup, resamples=5, permutations=5)["mixup"]
   assert found["total_variation"]["gaussian"] > 0.8
   sides = []
   for side in ("members", "nonmembers"):
@@ -260,10 +260,10 @@ def test_mean_fit_of_the_celeba_models():
   losses = np.array(
     [-5, m1 - half * s1, m1 + half * s1, m0 - half * s0, m0 + half * s0]
   )
-  keep = np.array([[True] * 2 + [False] * 2] + [[True] * 4] * 2 + [[False] * 4] * 2)
+  members = np.array([[True] * 2 + [False] * 2] + [[True] * 4] * 2 + [[False] * 4] * 2)
   natural = np.repeat(losses[:, None], 4, axis=1)
   natural[0] += np.arange(4)
-  report = theory_report(natural, keep, natural[0] + 1, resamples=5, permutations=5)
+  report = theory_report(natural, members, natural[0] + 1, resamples=5, permutations=5)
   found = report["mean_fit"]
   np.testing.assert_allclose([found[name] for name in LossFits._fields], CELEBA)
   assert found["vertex"] == pytest.approx(133.9, abs=0.06)
@@ -274,9 +274,9 @@ def test_mean_fit_of_the_celeba_models():
 
 
 def test_records_without_references_on_one_side_are_left_out_and_counted():
-  natural, keep, mixup = world()
-  keep[:, 7], keep[:, 8] = True, False
-  report = theory_report(natural, keep, mixup, resamples=5, permutations=5)
+  natural, members, mixup = world()
+  members[:, 7], members[:, 8] = True, False
+  report = theory_report(natural, members, mixup, resamples=5, permutations=5)
   assert report["excluded"] == 4
   counted = report["proposition_1"]
   assert counted["members"]["pairs"] + counted["nonmembers"]["pairs"] == 2 * 298
@@ -294,14 +294,14 @@ def test_figure_names_both_panels_with_their_auc(report, tmp_path):
 
 
 def test_unusable_losses_are_refused():
-  natural, keep, mixup = world(models=6, records=9)
+  natural, members, mixup = world(models=6, records=9)
   with pytest.raises(ValueError, match=r"\(2, 8\)"):
-    theory_report(natural, keep, mixup[:, :8])
+    theory_report(natural, members, mixup[:, :8])
   with pytest.raises(ValueError, match="num_targets=7"):
-    fit_losses(natural, keep, num_targets=7)
+    fit_losses(natural, members, num_targets=7)
   broken = np.where(mixup < 0, np.nan, mixup)
-  fits = fit_losses(natural, keep, num_targets=2)
+  fits = fit_losses(natural, members, num_targets=2)
   with pytest.raises(ValueError, match="mixup losses"):
-    proposition_one(natural[:2], broken, fits, keep[:2])
+    proposition_one(natural[:2], broken, fits, members[:2])
   with pytest.raises(ValueError, match="bins=1"):
     estimate_total_variation([0.0, 1.0], [False, True], bins=1)

@@ -55,7 +55,7 @@ def factories():
 FACTORIES = factories()
 # Arguments that are no plain values: arrays, functions, networks, other learners.
 OBJECTS = {"defense", "combiner", "records", "features", "source", "augment", "mask"}
-OBJECTS |= {"learner", "perceptual", "reference", "target", "name"}
+OBJECTS |= {"learner", "perceptual", "auxiliary", "target", "name"}
 LEGAL = {
   ("mixup", "alpha"): (math.inf,),  # lam = 1/2
   ("cutmix", "alpha"): (math.inf,),

@@ -122,8 +122,8 @@ def test_under_a_guarantee_update_and_epoch_find_no_members():
   step, epoch = found
   assert known(step) == {*POSITION, "variables"}
   assert not epoch.members.any()
-  assert not jnp.where(DATA.reference, 0, epoch.data.y).any()
-  assert not jnp.where(DATA.reference[:, None], 0, epoch.data.x).any()
+  assert not jnp.where(DATA.auxiliary, 0, epoch.data.y).any()
+  assert not jnp.where(DATA.auxiliary[:, None], 0, epoch.data.x).any()
 
 
 def test_a_hook_of_other_arguments_is_named_with_those_it_is_given():

@@ -211,7 +211,7 @@ REFUSED = [
   ((mixup(), mixup()), r"two parts of the chain are called 'mixup'"),
   ((mixup(), adamixup()), "one of the mixers, not mixup and adamixup"),
   ((dp_sgd(), weighted_smoothing(position="gradient")), "gradient estimators"),
-  ((distillation(), Defense("s", before=(STAGE,))), "one of the staged parts"),
+  ((distillation(), Defense("s", stages=(STAGE,))), "one of the staged parts"),
   (
     (Defense("a", rows=lambda *_: KEEP), Defense("b", rows=lambda *_: KEEP)),
     "parts that choose the rows",
@@ -220,7 +220,7 @@ REFUSED = [
   ((dropout(), dropout(name="again")), "two parts set the model's 'dropout'"),
   ((dp_sgd(), relaxloss()), "relaxloss makes the loss of a record depend on the whole"),
   ((dp_sgd(guarantee=False), relaxloss()), "drop one of them"),
-  ((dmp(), mmd()), "trains on the reference records, so mmd cannot take them"),
+  ((dmp(), mmd()), "trains on the auxiliary records, so mmd cannot take them"),
   ((dp_sgd(), mixup()), r"give up epsilon with dp_sgd\(..., guarantee=False\)"),
   ((adamixup(), dp_sgd()), "guarantee=False"),
   ((weighted_smoothing(), dp_sgd()), "guarantee=False"),

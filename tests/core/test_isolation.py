@@ -274,7 +274,7 @@ def keeps_members(hook, **more):
     keeps_members("finish"),
     keeps_members("epoch"),
     part(update=lambda state, ctx: state),
-    part(rows=lambda key, keep, reference: keep),
+    part(rows=lambda key, members, reference: members),
   ],
   ids=["finish", "epoch", "update", "rows"],
 )
@@ -291,12 +291,12 @@ DATA = Data(jnp.ones((B, 5)), jnp.arange(B) % K, jnp.array([False, False, False,
 def test_what_is_declared_post_processing_is_not_shown_the_members(hook):
   keeper = keeps_members(hook, traits=frozenset({"post_processing"}))
   learner = learner_of(keeper, dp_sgd(0, CLIP))
-  keep = jnp.array([True, False, True, False])
+  members = jnp.array([True, False, True, False])
   ctx = Ctx(jax.random.key(0), 0, 0, 1, 1, B)
   told = []
-  for members in (keep, ~keep & ~DATA.reference):
-    x = DATA.x.at[:3].set(jnp.arange(3.0)[:, None] * members[:3, None])
-    state = getattr(learner, hook)(init(learner), DATA._replace(x=x), members, ctx)
+  for marked in (members, ~members & ~DATA.auxiliary):
+    x = DATA.x.at[:3].set(jnp.arange(3.0)[:, None] * marked[:3, None])
+    state = getattr(learner, hook)(init(learner), DATA._replace(x=x), marked, ctx)
     told.append(np.asarray(state.defense["mine"]))
   np.testing.assert_array_equal(*told)
   reference = float(DATA.x[3].sum() + DATA.y[3])

@@ -229,7 +229,7 @@ def test_the_text_says_it_and_the_teachers_take_it_too():
   plain, cut = make(None), make(4)
   assert cut.text == f"{plain.text}|microbatch=4"
   assert "microbatch" not in plain.text
-  (_, teacher), *_ = cut.before
+  (_, teacher), *_ = cut.stages
   assert teacher.text.endswith("|microbatch=4")
 
 

@@ -41,15 +41,15 @@ def test_the_key_is_the_same_whatever_the_default_implementation(name):
 @pytest.mark.parametrize("seed", [None, -1, True, 2**63, 0.5])
 def test_every_door_refuses_it_before_work_starts(seed):
   data = mixdef.Dataset.from_arrays(np.eye(8), np.arange(8) % 2)
-  keep = np.array([[True, False] * 4])
+  members = np.array([[True, False] * 4])
   scores = np.linspace(0, 1, 8)[None]
   for use in (
-    lambda: mixdef.fit_many(lambda: None, data, keep, epochs=1, seed=seed),
+    lambda: mixdef.fit_many(lambda: None, data, members, epochs=1, seed=seed),
     lambda: mixdef.subsets(8, 2, seed=seed),
     lambda: mixdef.disjoint_splits(8, 2, seed=seed),
-    lambda: data.with_reference(2, seed=seed),
+    lambda: data.with_auxiliary(2, seed=seed),
     lambda: data.hold_out(0.5, seed=seed),
-    lambda: bootstrap_records(scores[0], keep[0], seed=seed),
+    lambda: bootstrap_records(scores[0], members[0], seed=seed),
   ):
     with pytest.raises(ValueError, match=r"seed=.*; take"):
       use()

@@ -97,8 +97,10 @@ def test_a_module_that_fails_is_named_with_its_error(mine, tmp_path):
 
 def test_an_attack_of_ones_own_enters_the_audit(mine):
   rng = np.random.default_rng(0)
-  keep = rng.random((6, 300)) < 0.5
-  signals = Signals.from_phi(rng.normal(size=(6, 300, 1)) + 2.0 * keep[..., None], keep)
+  members = rng.random((6, 300)) < 0.5
+  signals = Signals.from_phi(
+    rng.normal(size=(6, 300, 1)) + 2.0 * members[..., None], members
+  )
   named = mixdef.audit(signals, attacks=["gap", "my_module:largest"]).report
   given = sys.modules["my_module"].largest
   passed = mixdef.audit(signals, attacks=[given, "gap"]).report
@@ -113,9 +115,9 @@ def test_an_attack_of_ones_own_enters_the_audit(mine):
 def test_changed_code_of_ones_own_is_not_answered_from_earlier_results(mine, tmp_path):
   from mixdef.cli.settings import Settings
 
-  keep = mixdef.subsets(60, 4, seed=0)
+  members = mixdef.subsets(60, 4, seed=0)
   phi = np.random.default_rng(0).normal(size=(4, 60, 1))
-  signals = Signals.from_phi(phi + keep[..., None], keep)
+  signals = Signals.from_phi(phi + members[..., None], members)
   settings = {"defense": "my_module:flooding(0.3)"}
 
   def outcome():

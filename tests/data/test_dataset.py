@@ -19,7 +19,7 @@ def test_own_arrays_in_one_line():
   data = Dataset.from_arrays(x, y)
   assert (len(data), data.num_classes, data.name) == (40, 3, "user")
   assert (data.x.dtype, data.y.dtype) == (np.uint8, np.int32)
-  assert not data.reference.any()
+  assert not data.auxiliary.any()
   assert data.audited.all()
   assert data.test is None
 
@@ -130,13 +130,13 @@ def test_bad_arrays_get_one_clear_line(x, y, more, message):
 def test_arrays_are_read_only_and_the_users_own_are_not():
   x = np.ones((3, 2), np.float32)
   data = Dataset.from_arrays(x, [0, 1, 0])
-  for array in (data.x, data.y, data.reference, data.always, data.ids):
+  for array in (data.x, data.y, data.auxiliary, data.always_member, data.ids):
     with pytest.raises(ValueError, match="read-only"):
       array[0] = 0
   x[0] = 2.0
 
 
-@pytest.mark.parametrize("name", ["reference", "always", "ids"])
+@pytest.mark.parametrize("name", ["auxiliary", "always_member", "ids"])
 def test_columns_of_another_length_are_refused(name):
   x, y = _images()
   with pytest.raises(ValueError, match=f"{name} has 39 entries but x has 40 records"):
@@ -145,11 +145,11 @@ def test_columns_of_another_length_are_refused(name):
 
 def test_select_by_mask_and_by_index():
   x, y = _images()
-  data = Dataset.from_arrays(x, y, test=_images(5)).with_reference(10)
+  data = Dataset.from_arrays(x, y, test=_images(5)).with_auxiliary(10)
   rows = np.array([7, 3, 39])
   picked = data.select(rows)
   np.testing.assert_array_equal(picked.x, x[rows])
-  np.testing.assert_array_equal(picked.reference, data.reference[rows])
+  np.testing.assert_array_equal(picked.auxiliary, data.auxiliary[rows])
   assert picked.test is data.test
   mask = data.audited
   np.testing.assert_array_equal(data.select(mask).y, y[mask])
@@ -171,44 +171,44 @@ def test_select_refuses_bad_rows(rows, message):
     Dataset.from_arrays(*_images()).select(rows)
 
 
-def test_reference_rows_are_as_many_as_asked_and_seeded():
+def test_auxiliary_rows_are_as_many_as_asked_and_seeded():
   data = Dataset.from_arrays(*_images())
   for count in (0, 1, 39):
-    assert data.with_reference(count).reference.sum() == count
-  one, two = data.with_reference(20), data.with_reference(20, seed=1)
-  np.testing.assert_array_equal(one.reference, data.with_reference(20).reference)
-  assert (one.reference != two.reference).any()
-  np.testing.assert_array_equal(one.audited, ~one.reference)
-  with pytest.raises(ValueError, match="reference=40 of 40 records"):
-    data.with_reference(40)
+    assert data.with_auxiliary(count).auxiliary.sum() == count
+  one, two = data.with_auxiliary(20), data.with_auxiliary(20, seed=1)
+  np.testing.assert_array_equal(one.auxiliary, data.with_auxiliary(20).auxiliary)
+  assert (one.auxiliary != two.auxiliary).any()
+  np.testing.assert_array_equal(one.audited, ~one.auxiliary)
+  with pytest.raises(ValueError, match="40 auxiliary records of 40 records"):
+    data.with_auxiliary(40)
 
 
 def _mark_always(data, rows):
   always = np.zeros(len(data), bool)
   always[rows] = True
-  return dataclasses.replace(data, always=always)
+  return dataclasses.replace(data, always_member=always)
 
 
 def test_always_members_are_not_audited_and_travel_with_their_records():
   data = _mark_always(Dataset.from_arrays(*_images()), np.s_[:30])
-  assert not Dataset.from_arrays(*_images()).always.any()
+  assert not Dataset.from_arrays(*_images()).always_member.any()
   np.testing.assert_array_equal(data.audited, np.arange(40) >= 30)
-  assert data.select([35, 3, 31]).always.tolist() == [False, True, False]
+  assert data.select([35, 3, 31]).always_member.tolist() == [False, True, False]
   assert "30 always, test none" in repr(data)
-  assert data.standardize().always.sum() == 30
+  assert data.standardize().always_member.sum() == 30
 
 
-def test_reference_rows_are_drawn_from_records_that_are_not_always_members():
-  data = _mark_always(Dataset.from_arrays(*_images()), np.s_[:30]).with_reference(9)
-  assert (data.reference.sum(), data.audited.sum()) == (9, 1)
-  assert not (data.reference & data.always).any()
+def test_auxiliary_rows_are_drawn_from_records_that_are_not_always_members():
+  data = _mark_always(Dataset.from_arrays(*_images()), np.s_[:30]).with_auxiliary(9)
+  assert (data.auxiliary.sum(), data.audited.sum()) == (9, 1)
+  assert not (data.auxiliary & data.always_member).any()
   with pytest.raises(
-    ValueError, match="reference=10 of 10 records that are not always"
+    ValueError, match="10 auxiliary records of 10 records that are not always"
   ):
-    data.with_reference(10)
+    data.with_auxiliary(10)
 
 
-@pytest.mark.parametrize("name", ["reference", "always"])
+@pytest.mark.parametrize("name", ["auxiliary", "always_member"])
 def test_marks_are_bools(name):
   # The complement of whole numbers would select records from the end.
   data = Dataset.from_arrays(*_images())
@@ -216,11 +216,11 @@ def test_marks_are_bools(name):
     dataclasses.replace(data, **{name: np.ones(len(data), int)})
 
 
-def test_a_record_cannot_be_both_reference_and_always():
-  data = Dataset.from_arrays(*_images()).with_reference(10)
-  first = np.flatnonzero(data.reference)[0]
+def test_a_record_cannot_be_both_auxiliary_and_always_a_member():
+  data = Dataset.from_arrays(*_images()).with_auxiliary(10)
+  first = np.flatnonzero(data.auxiliary)[0]
   with pytest.raises(
-    ValueError, match=rf"record {first} is marked reference .* always"
+    ValueError, match=rf"record {first} is marked auxiliary .* always"
   ):
     _mark_always(data, np.s_[:])
 
@@ -253,19 +253,19 @@ def test_split_refuses_what_makes_no_sense():
   data = Dataset.from_arrays(*_images())
   with pytest.raises(ValueError, match="has a test file already"):
     data.hold_out().hold_out()
-  with pytest.raises(ValueError, match=r"reference rows .* call hold_out first"):
-    data.with_reference(3).hold_out()
+  with pytest.raises(ValueError, match=r"auxiliary rows .* call hold_out first"):
+    data.with_auxiliary(3).hold_out()
   with pytest.raises(ValueError, match=r"marked always .* call hold_out first"):
     _mark_always(data, [3]).hold_out()
   with pytest.raises(ValueError, match=r"fraction=0\.001 holds out 0 of 40"):
     data.hold_out(0.001)
 
 
-def test_reference_and_split_draws_are_independent():
+def test_auxiliary_and_held_out_draws_are_independent():
   data = Dataset.from_arrays(np.arange(400.0)[:, None], np.zeros(400, int))
   held = np.ones(400, bool)
   held[data.hold_out(0.5, seed=0).x.ravel().astype(int)] = False
-  both = (held & data.with_reference(200, seed=0).reference).sum()
+  both = (held & data.with_auxiliary(200, seed=0).auxiliary).sum()
   assert 70 < both < 130
 
 

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mixdef.data import Dataset, disjoint_splits, subsets, validate_keep
+from mixdef.data import Dataset, disjoint_splits, subsets, validate_members
 from mixdef.metrics import auc
 
 
@@ -15,33 +15,33 @@ def test_adding_models_changes_none_that_exist():
 
 
 def test_bernoulli_draws_are_independent_halves():
-  keep = subsets(300, 400)
-  five_sigma = 5 * 0.5 / np.sqrt(keep.size)
-  assert abs(keep.mean() - 0.5) < five_sigma
-  assert abs((keep[:, 1:] ^ keep[:, :-1]).mean() - 0.5) < five_sigma
-  assert abs((keep[1:] ^ keep[:-1]).mean() - 0.5) < five_sigma
+  members = subsets(300, 400)
+  five_sigma = 5 * 0.5 / np.sqrt(members.size)
+  assert abs(members.mean() - 0.5) < five_sigma
+  assert abs((members[:, 1:] ^ members[:, :-1]).mean() - 0.5) < five_sigma
+  assert abs((members[1:] ^ members[:-1]).mean() - 0.5) < five_sigma
 
 
 @pytest.mark.parametrize("design", ["bernoulli", "balanced"])
 def test_fraction_is_the_expected_share(design):
-  keep = subsets(2000, 51, design=design, fraction=0.3)
-  assert abs(keep.mean() - 0.3) < 5 * np.sqrt(0.21 / keep.size)
+  members = subsets(2000, 51, design=design, fraction=0.3)
+  assert abs(members.mean() - 0.3) < 5 * np.sqrt(0.21 / members.size)
 
 
 def test_balanced_puts_each_record_in_half_of_the_models():
-  keep = subsets(101, 8, design="balanced")
-  np.testing.assert_array_equal(keep.sum(axis=0), 4)
-  assert len(set(keep.sum(axis=1))) > 1
+  members = subsets(101, 8, design="balanced")
+  np.testing.assert_array_equal(members.sum(axis=0), 4)
+  assert len(set(members.sum(axis=1))) > 1
 
 
 @pytest.mark.parametrize("design", ["bernoulli", "balanced"])
 @pytest.mark.parametrize("num_models", [1, 2, 5, 7])
 @pytest.mark.parametrize("num_records", [9, 10, 33])
 def test_pitfall_138_odd_sizes_work(design, num_models, num_records):
-  keep = subsets(num_records, num_models, design=design, seed=1)
-  assert keep.shape == (num_models, num_records)
+  members = subsets(num_records, num_models, design=design, seed=1)
+  assert members.shape == (num_models, num_records)
   if design == "balanced":
-    counts = keep.sum(axis=0)
+    counts = members.sum(axis=0)
     assert ((counts == num_models // 2) | (counts == -(-num_models // 2))).all()
 
 
@@ -52,8 +52,8 @@ def test_pitfall_138_odd_balanced_design_is_half_on_average():
 
 @pytest.mark.parametrize("design", ["bernoulli", "balanced"])
 def test_pitfall_52_last_record_is_drawn_like_the_others(design):
-  keep = subsets(25, 4000, design=design)
-  assert (np.abs(keep.mean(axis=0) - 0.5) < 5 * 0.5 / np.sqrt(4000)).all()
+  members = subsets(25, 4000, design=design)
+  assert (np.abs(members.mean(axis=0) - 0.5) < 5 * 0.5 / np.sqrt(4000)).all()
   draws = [disjoint_splits(7, 2, seed=seed) for seed in range(2000)]
   last = np.mean([6 in draw for draw in draws])
   assert abs(last - 6 / 7) < 5 * np.sqrt(6 / 49 / 2000)
@@ -61,10 +61,10 @@ def test_pitfall_52_last_record_is_drawn_like_the_others(design):
 
 def test_pitfall_136_counting_the_other_models_reveals_a_balanced_membership():
   for design, expected in (("balanced", 1.0), ("bernoulli", 0.5)):
-    keep = subsets(4000, 8, design=design)
-    others = keep.sum(axis=0) - keep
-    error = 5 * np.sqrt(1 / (3 * keep.size))
-    assert auc(-others, keep) == pytest.approx(expected, abs=error)
+    members = subsets(4000, 8, design=design)
+    others = members.sum(axis=0) - members
+    error = 5 * np.sqrt(1 / (3 * members.size))
+    assert auc(-others, members) == pytest.approx(expected, abs=error)
 
 
 def test_pitfall_147_subset_sizes_are_never_truncated():
@@ -74,34 +74,39 @@ def test_pitfall_147_subset_sizes_are_never_truncated():
 
 
 @pytest.mark.parametrize("design", ["bernoulli", "balanced"])
-def test_reference_rows_are_never_members(design):
+def test_auxiliary_rows_are_never_members(design):
   eligible = np.arange(40) % 4 > 0
-  keep = subsets(40, 20, design=design, eligible=eligible)
-  assert not keep[:, ~eligible].any()
+  members = subsets(40, 20, design=design, eligible=eligible)
+  assert not members[:, ~eligible].any()
   whole = subsets(40, 20, design=design)
-  np.testing.assert_array_equal(keep[:, eligible], whole[:, eligible])
+  np.testing.assert_array_equal(members[:, eligible], whole[:, eligible])
 
 
 @pytest.mark.parametrize("design", ["bernoulli", "balanced"])
 def test_always_rows_are_in_every_model_and_change_no_other_draw(design):
   always = np.arange(40) < 25
   eligible = np.arange(40) >= 30
-  keep = subsets(40, 20, design=design, eligible=eligible, always=always)
-  assert keep[:, always].all()
-  assert not keep[:, 25:30].any()
+  members = subsets(40, 20, design=design, eligible=eligible, always_member=always)
+  assert members[:, always].all()
+  assert not members[:, 25:30].any()
   whole = subsets(40, 20, design=design)
-  np.testing.assert_array_equal(keep[:, eligible], whole[:, eligible])
+  np.testing.assert_array_equal(members[:, eligible], whole[:, eligible])
   # Nobody eligible, but every model has records to train on.
-  assert subsets(40, 2, design=design, eligible=~always & False, always=always).any()
+  assert subsets(
+    40, 2, design=design, eligible=~always & False, always_member=always
+  ).any()
 
 
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    ({"eligible": np.zeros(6, bool)}, r"keep\[0\] selects 0 records; every model"),
+    ({"eligible": np.zeros(6, bool)}, r"members\[0\] selects 0 records; every model"),
     ({"eligible": np.ones(5, bool)}, r"eligible has shape \(5,\); give \[6\]"),
     ({"eligible": np.ones(6)}, "eligible has type float64"),
-    ({"always": np.ones(5, bool)}, r"always has shape \(5,\); give \[6\]"),
+    (
+      {"always_member": np.ones(5, bool)},
+      r"always_member has shape \(5,\); give \[6\]",
+    ),
     ({"design": "paired"}, "design='paired'; take one of bernoulli, balanced"),
     ({"fraction": 0.0}, r"fraction=0\.0; take a share in \(0, 1\]"),
     ({"num_models": 0}, "num_models=0; take at least 1"),
@@ -140,32 +145,35 @@ def test_splits_use_every_record_they_can():
 
 
 @pytest.mark.parametrize(
-  ("keep", "message"),
+  ("members", "message"),
   [
-    (np.ones((2, 3)), r"keep has type float64; give bool, .*keep\.astype\(bool\)"),
+    (
+      np.ones((2, 3)),
+      r"members has type float64; give bool, .*members\.astype\(bool\)",
+    ),
     (np.array([[0.5, 2, 0]]), r"give bool, for example weights > 0"),
-    (np.ones((3, 2), bool), r"keep has shape \(3, 2\); give \[2, 3\]: keep\.T"),
-    (np.ma.array(np.ones((2, 3), bool), mask=True), "keep is a masked array"),
-    ([[0, 2], [1]], "keep is ragged"),
-    (np.ones((2, 4), bool), r"keep has shape \(2, 4\); give \[2, 3\]"),
-    (np.ones(3, bool), r"keep has shape \(3,\); give \[1, 3\]"),
-    (np.ones((0, 3), bool), r"keep has shape \(0, 3\); give \[1, 3\]"),
-    (np.array([[1, 0, 0], [0, 0, 0]], bool), r"keep\[1\] selects 0 records"),
+    (np.ones((3, 2), bool), r"members has shape \(3, 2\); give \[2, 3\]: members\.T"),
+    (np.ma.array(np.ones((2, 3), bool), mask=True), "members is a masked array"),
+    ([[0, 2], [1]], "members is ragged"),
+    (np.ones((2, 4), bool), r"members has shape \(2, 4\); give \[2, 3\]"),
+    (np.ones(3, bool), r"members has shape \(3,\); give \[1, 3\]"),
+    (np.ones((0, 3), bool), r"members has shape \(0, 3\); give \[1, 3\]"),
+    (np.array([[1, 0, 0], [0, 0, 0]], bool), r"members\[1\] selects 0 records"),
   ],
 )
-def test_keep_is_checked(keep, message):
+def test_keep_is_checked(members, message):
   with pytest.raises(ValueError, match=message):
-    validate_keep(keep, 3)
+    validate_members(members, 3)
 
 
 def test_a_data_set_says_who_may_and_who_must_be_a_member():
   x = np.zeros((40, 2), np.float32)
-  data = Dataset.from_arrays(x, np.arange(40) % 2).with_reference(7, seed=1)
-  always = ~data.reference & (np.arange(40) < 9)
-  data = dataclasses.replace(data, always=always)
-  keep = subsets(data, 20, seed=3)
-  expected = subsets(40, 20, seed=3, eligible=data.audited, always=always)
-  np.testing.assert_array_equal(keep, expected)
-  assert keep[:, always].all()
-  assert not keep[:, data.reference].any()
+  data = Dataset.from_arrays(x, np.arange(40) % 2).with_auxiliary(7, seed=1)
+  always = ~data.auxiliary & (np.arange(40) < 9)
+  data = dataclasses.replace(data, always_member=always)
+  members = subsets(data, 20, seed=3)
+  expected = subsets(40, 20, seed=3, eligible=data.audited, always_member=always)
+  np.testing.assert_array_equal(members, expected)
+  assert members[:, always].all()
+  assert not members[:, data.auxiliary].any()
   np.testing.assert_array_equal(disjoint_splits(data, 4), disjoint_splits(40, 4))

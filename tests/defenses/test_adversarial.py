@@ -60,9 +60,9 @@ def naive_membership(net, log_probs, y):
 
 
 def batch_of():
-  """Four members, a padded row and a reference row, all labels."""
+  """Four members, a padded row and a auxiliary row, all labels."""
   batch = make_batch(6, weight=[1, 1, 1, 1, 0, 0])
-  return batch._replace(reference=jnp.array([0.0, 0, 0, 0, 0, 1]))
+  return batch._replace(auxiliary=jnp.array([0.0, 0, 0, 0, 0, 1]))
 
 
 def losses_of(part, net, epoch):
@@ -208,11 +208,11 @@ def test_a_trained_attack_network_pushes_members_towards_the_others():
 
 
 def memorise(defense=None):
-  data = synthetic_memorize(128, num_test=1).with_reference(64)
+  data = synthetic_memorize(128, num_test=1).with_auxiliary(64)
   learner = classifier(models.mlp(32, num_classes=4), optax.adam(1e-2), defense)
   run = fit(learner, data, epochs=40, batch_size=64, seed=0)
-  hits = np.asarray(run.predict(data.x)).argmax(-1) == data.y
-  return hits[~data.reference].mean()
+  hits = np.asarray(run.log_probs(data.x)).argmax(-1) == data.y
+  return hits[~data.auxiliary].mean()
 
 
 @pytest.mark.slow
@@ -227,12 +227,12 @@ def test_pitfall_79_reference_records_are_no_members_and_are_needed():
   data = synthetic_memorize(40, num_test=1)
   defense = adversarial_regularization()
   learner = classifier(models.mlp(8, num_classes=4), optax.sgd(0.1), defense)
-  with pytest.raises(ValueError, match="with_reference"):
+  with pytest.raises(ValueError, match="with_auxiliary"):
     fit(learner, data, epochs=1, batch_size=8)
-  data = data.with_reference(10)
-  assert not (data.reference & data.audited).any()
+  data = data.with_auxiliary(10)
+  assert not (data.auxiliary & data.audited).any()
   with pytest.raises(ValueError, match="cannot be members"):
-    fit(learner, data, keep=np.ones(40, bool), epochs=1, batch_size=8)
+    fit(learner, data, members=np.ones(40, bool), epochs=1, batch_size=8)
   assert not bool((KEEP & REFERENCE).any())
 
 

@@ -144,16 +144,16 @@ def test_more_fakes_are_a_mean():
 
 def test_thresholds_are_means_over_the_references_that_a_record_is_out_of():
   learner = wgan_gp(NETWORKS, defense=relaxloss_gan(references=4))
-  ((stage, reference),) = learner.before
-  keep = jnp.asarray(KEEP[0])
-  rows = np.asarray(stage.rows(jax.random.key(3), keep, jnp.zeros(RECORDS, bool)))
+  ((stage, reference),) = learner.stages
+  members = jnp.asarray(KEEP[0])
+  rows = np.asarray(stage.rows(jax.random.key(3), members, jnp.zeros(RECORDS, bool)))
   assert rows.shape == (4, RECORDS)
   np.testing.assert_array_equal(rows.sum(0), np.where(KEEP[0], 2, 0))
   assert len({tuple(column) for column in rows.T[KEEP[0]]}) > 2
-  assert reference.before == ()
+  assert reference.stages == ()
   assert reference.text == wgan_gp(NETWORKS).text  # references are undefended
   losses = np.random.default_rng(0).normal(size=(4, RECORDS, 1)).astype(np.float32)
-  table = stage.table(None, jnp.asarray(losses), jnp.asarray(rows), keep)[:, 0]
+  table = stage.table(None, jnp.asarray(losses), jnp.asarray(rows), members)[:, 0]
   expected = np.full(RECORDS, np.nan)
   for record in np.flatnonzero(KEEP[0]):
     expected[record] = losses[~rows[:, record], record, 0].mean()
@@ -260,7 +260,7 @@ def test_dp_gan_refuses_what_would_void_its_bound():
 
 @pytest.mark.slow
 def test_a_dp_gan_reports_its_epsilon():
-  options = {"keep": KEEP[:1], "epochs": 1}
+  options = {"members": KEEP[:1], "epochs": 1}
   run = train(private(), **options)[0]
   classifier = mixdef.classifier(
     mixdef.models.mlp(2, num_classes=CLASSES), SGD, dp_sgd(delta=1e-3)
@@ -285,8 +285,8 @@ def test_the_thresholds_of_a_training_come_from_its_own_references():
   assert np.isfinite(thresholds).all()
   both = KEEP.all(0)
   assert (thresholds[0, both] != thresholds[1, both]).all()
-  for own, keep in zip(thresholds, KEEP, strict=True):
-    np.testing.assert_allclose(own[~keep], own[keep].mean(), rtol=1e-4)
+  for own, members in zip(thresholds, KEEP, strict=True):
+    np.testing.assert_allclose(own[~members], own[members].mean(), rtol=1e-4)
   teachers = {row["models"] for row in ensemble.history}
   assert teachers == {"teachers-00000", "models-00000"}
 

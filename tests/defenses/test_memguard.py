@@ -176,7 +176,7 @@ def test_the_network_learns_members_from_reference_rows_and_from_nobody_else():
   sure, unsure = np.log([0.98, 0.01, 0.01]), np.log([0.5, 0.3, 0.2])
   answers = jnp.float32(np.where(KEEP[:, None], sure, unsure))
   net = train_net(answers)
-  # Eight members and two reference rows count alike: the log-odds are symmetric enough
+  # Eight members and two auxiliary rows count alike: the log-odds are symmetric enough
   # to call each kind by its name.
   odds = log_odds(net, answers)
   assert (odds[KEEP] > 1).all()
@@ -198,10 +198,10 @@ def learner_of(defense=None):
 
 
 def memorise(defense=None):
-  data = synthetic_memorize(240, num_classes=4, num_test=1).with_reference(60)
-  keep = subsets(data, 4, seed=0) & ~data.reference
+  data = synthetic_memorize(240, num_classes=4, num_test=1).with_auxiliary(60)
+  members = subsets(data, 4, seed=0) & ~data.auxiliary
   return fit_many(
-    learner_of(defense), data, keep, epochs=40, batch_size=32, strategy="vmap"
+    learner_of(defense), data, members, epochs=40, batch_size=32, strategy="vmap"
   )
 
 
@@ -228,7 +228,7 @@ def test_score_attacks_fall(seen):
   undefended, defended = seen
   for attack, drop in ((loss_threshold, 0.02), (entropy, 0.08)):
     before, after = (
-      auc(leave_one_out(attack, s)[:, s.audited], s.keep[:, s.audited]) for s in seen
+      auc(leave_one_out(attack, s)[:, s.audited], s.members[:, s.audited]) for s in seen
     )
     assert before > 0.7
     assert after < before - drop
@@ -259,11 +259,11 @@ def test_pitfall_15_raw_answers_skip_the_noise_and_a_repeated_query_changes_noth
 ):
   x = plain.data.x[:64]
   run, undefended = guarded[0], plain[0]
-  answers = run.predict(x)
-  np.testing.assert_array_equal(answers[10:20], run.predict(x[10:20]))
-  np.testing.assert_array_equal(answers, run.predict(x))
-  np.testing.assert_array_equal(run.predict(x, raw=True), undefended.predict(x))
-  assert np.abs(answers - undefended.predict(x)).max() > 0.01
+  answers = run.log_probs(x)
+  np.testing.assert_array_equal(answers[10:20], run.log_probs(x[10:20]))
+  np.testing.assert_array_equal(answers, run.log_probs(x))
+  np.testing.assert_array_equal(run.log_probs(x, raw=True), undefended.log_probs(x))
+  assert np.abs(answers - undefended.log_probs(x)).max() > 0.01
 
 
 def test_its_network_voids_epsilon():
@@ -274,5 +274,5 @@ def test_its_network_voids_epsilon():
 
 def test_training_without_reference_records_is_refused():
   data = synthetic_memorize(40, num_test=1)
-  with pytest.raises(ValueError, match="with_reference"):
+  with pytest.raises(ValueError, match="with_auxiliary"):
     fit(learner_of(memguard()), data, epochs=1, batch_size=8)

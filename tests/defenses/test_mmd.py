@@ -35,7 +35,7 @@ from mixdef.training import fit
 
 MEMBER = [1, 1, 1, 1, 0, 0, 0, 0, 0]
 OTHERS = [0, 0, 0, 0, 0, 0, 1, 1, 1]  # rows 4 and 5 are padding
-LABEL = [0, 0, 0, 1, 0, 2, 0, 0, 2]  # class 1 has no reference row, class 2 no member
+LABEL = [0, 0, 0, 1, 0, 2, 0, 0, 2]  # class 1 has no auxiliary row, class 2 no member
 ON = {"gap": jnp.float32(0.5)}
 
 
@@ -43,14 +43,14 @@ def batch_of(labels=LABEL):
   """Nine rows as the loop deals them, after the hook of the defense."""
   batch = make_batch(9, weight=MEMBER)
   y = jax.nn.one_hot(jnp.array(labels), K)
-  batch = batch._replace(y=y, reference=jnp.array(OTHERS, jnp.float32))
+  batch = batch._replace(y=y, auxiliary=jnp.array(OTHERS, jnp.float32))
   return mmd().batch(batch, ON, ctx_at())
 
 
 def naive_term(probs, bandwidth=1.0):
   """MMD^2 of members (0, 1, 2) against as many draws of each class as it has.
 
-  Three members of class 0 and two reference rows of it: a third of a member's weight is
+  Three members of class 0 and two auxiliary rows of it: a third of a member's weight is
   spread over two rows.
   """
   members = [(probs[i], 1 / 3) for i in (0, 1, 2)]
@@ -234,11 +234,11 @@ def test_a_sweep_over_the_coefficient_traces():
 
 
 def memorise(defense=None):
-  data = synthetic_memorize(160, num_test=1).with_reference(80)
+  data = synthetic_memorize(160, num_test=1).with_auxiliary(80)
   learner = classifier(models.mlp(32, num_classes=4), optax.adam(1e-2), defense)
   run = fit(learner, data, epochs=40, batch_size=80, seed=0)
-  hits = np.asarray(run.predict(data.x)).argmax(-1) == data.y
-  return hits[~data.reference].mean()
+  hits = np.asarray(run.log_probs(data.x)).argmax(-1) == data.y
+  return hits[~data.auxiliary].mean()
 
 
 @pytest.mark.slow
@@ -251,12 +251,12 @@ def test_members_are_memorised_less():
 def test_pitfall_79_reference_records_are_no_members_and_are_needed():
   data = synthetic_memorize(40, num_test=1)
   learner = classifier(models.mlp(8, num_classes=4), optax.sgd(0.1), mmd())
-  with pytest.raises(ValueError, match="with_reference"):
+  with pytest.raises(ValueError, match="with_auxiliary"):
     fit(learner, data, epochs=1, batch_size=8)
-  data = data.with_reference(10)
-  assert not (data.reference & data.audited).any()
+  data = data.with_auxiliary(10)
+  assert not (data.auxiliary & data.audited).any()
   with pytest.raises(ValueError, match="cannot be members"):
-    fit(learner, data, keep=np.ones(40, bool), epochs=1, batch_size=8)
+    fit(learner, data, members=np.ones(40, bool), epochs=1, batch_size=8)
 
 
 def test_per_example_clipping_is_refused():

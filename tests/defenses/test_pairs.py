@@ -21,7 +21,7 @@ REASONS = (
   "makes the loss of a record depend on the whole batch",
   "lets a record act on other records' rows",
   "trains on the members before",
-  "trains on the reference records",
+  "trains on the auxiliary records",
   "two parts set the model's",
 )
 

@@ -29,7 +29,7 @@ REFERENCE = (0, 0, 0, 1, 1, 0)  # the last row is padding
 
 def rows():
   batch = make_batch(weight=WEIGHT)
-  return batch._replace(reference=jnp.array(REFERENCE, jnp.float32))
+  return batch._replace(auxiliary=jnp.array(REFERENCE, jnp.float32))
 
 
 def make_params(seed=0):
@@ -118,7 +118,7 @@ def test_a_layer_without_sensitivity_is_penalised_evenly():
 
 def test_without_a_gap_it_is_l1():
   params, batch = make_params(), rows()
-  alone = batch._replace(weight=batch.reference)  # the same rows on both sides
+  alone = batch._replace(weight=batch.auxiliary)  # the same rows on both sides
   _, grads = estimate(past(0.3, start=0.0), params, alone)
   _, plain = mean_value_and_grad(losses_fn)(params, alone, (), in_epoch(5))
   expected, _ = l1(0.3, biases=True).grads(
@@ -165,7 +165,7 @@ def test_pitfall_79_out_records_are_not_read_and_reference_rows_only_weigh():
   trained = loop.train()
   out = DATA._replace(x=DATA.x.at[8:10].set(100.0))
   assert_same(loop.train(data=out), trained)
-  # The control: reference rows do steer, but through the penalty alone.
+  # The control: auxiliary rows do steer, but through the penalty alone.
   reference = DATA._replace(x=DATA.x.at[10:].multiply(3.0))
   moved = jax.tree.map(jnp.array_equal, loop.train(data=reference), trained).params
   assert not all(jax.tree.leaves(moved))
@@ -193,19 +193,19 @@ def noisy_labels(seed=0):
   rng = np.random.default_rng(seed)
   x = rng.normal(size=(60, 24)).astype(np.float32)
   data = Dataset.from_arrays(x, rng.integers(3, size=60), num_classes=3)
-  return data.with_reference(20, seed=0)
+  return data.with_auxiliary(20, seed=0)
 
 
 @pytest.mark.slow
 def test_it_narrows_the_gap_between_members_and_others():
   data = noisy_labels()
-  keep = ~data.reference & (np.arange(60) % 2 == 0)
+  members = ~data.auxiliary & (np.arange(60) % 2 == 0)
 
   def gap(part):
     learner = classifier(models.mlp(num_classes=3), optax.adam(1e-2), part)
-    run = fit_many(learner, data, keep[None], epochs=30, batch_size=20)
-    losses = -np.take_along_axis(run.predict(data.x)[0], data.y[:, None], -1)[:, 0]
-    return losses[~keep & ~data.reference].mean() - losses[keep].mean()
+    run = fit_many(learner, data, members[None], epochs=30, batch_size=20)
+    losses = -np.take_along_axis(run.log_probs(data.x)[0], data.y[:, None], -1)[:, 0]
+    return losses[~members & ~data.auxiliary].mean() - losses[members].mean()
 
   undefended = gap(chain())
   assert undefended > 1, "nothing leaks, so nothing can be shown"
@@ -230,7 +230,7 @@ def test_it_is_refused_without_reference_rows_and_with_per_example_clipping():
   learner = classifier(models.mlp(8, num_classes=3), optax.sgd(0.1), past())
   x = np.zeros((6, 4), np.float32)
   data = Dataset.from_arrays(x, np.arange(6) % 3, num_classes=3)
-  with pytest.raises(ValueError, match="with_reference"):
+  with pytest.raises(ValueError, match="with_auxiliary"):
     fit(learner, data, epochs=1, batch_size=3)
   with pytest.raises(ValueError, match="gradient estimators, not dp_sgd and past"):
     chain(dp_sgd(), past())

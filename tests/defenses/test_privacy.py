@@ -40,7 +40,7 @@ def make_data(seed=0):
   return Data(
     x=jnp.asarray(rng.normal(size=(N, WIDTH)), jnp.float32),
     y=jnp.asarray(rng.integers(0, K, N)),
-    reference=jnp.zeros(N, bool),
+    auxiliary=jnp.zeros(N, bool),
   )
 
 

@@ -21,7 +21,7 @@ from mixdef.learners.classifier import classifier
 from mixdef.metrics import auc
 from mixdef.training import fit_many
 
-DATA = synthetic_memorize(300, num_classes=4, num_test=60).with_reference(60)
+DATA = synthetic_memorize(300, num_classes=4, num_test=60).with_auxiliary(60)
 KEEP = subsets(DATA, 4, seed=0)
 
 # By how much the loss attack's AUC falls at least; measured falls are about twice that.

@@ -32,20 +32,20 @@ def naive_mentr(p, y):
   return -(1 - p[y]) * np.log(p[y]) - sum(rest)
 
 
-def naive_table(log_probs, y, keep):
+def naive_table(log_probs, y, members):
   """The z-scores in a plain loop over records and classes, 1 where out."""
   p = np.exp(np.asarray(log_probs, np.float64))
   m = np.array([naive_mentr(p[i], y[i]) for i in range(len(y))])
   z = np.ones(len(y))
-  for i in np.flatnonzero(keep):
-    own = [m[j] for j in np.flatnonzero(keep) if y[j] == y[i]]
+  for i in np.flatnonzero(members):
+    own = [m[j] for j in np.flatnonzero(members) if y[j] == y[i]]
     z[i] = (m[i] - np.mean(own)) / (np.std(own) + np.exp(-20))
   return z
 
 
-def refreshed(part, log_probs, keep=KEEP, epoch=3):
+def refreshed(part, log_probs, members=KEEP, epoch=3):
   state = part.init(None, SPEC)
-  return part.epoch(state, after(in_epoch(epoch), log_probs, keep))
+  return part.epoch(state, after(in_epoch(epoch), log_probs, members))
 
 
 def table(z, valid=True):
@@ -106,9 +106,9 @@ def test_pitfall_72_out_records_do_not_enter_the_moments():
 
 
 def test_a_class_of_one_member_has_z_zero_and_an_absent_class_is_no_error():
-  keep = jnp.zeros(N, bool).at[jnp.array([0, 3, 6, 1])].set(True)  # no class 2
+  members = jnp.zeros(N, bool).at[jnp.array([0, 3, 6, 1])].set(True)  # no class 2
   for norm in ("class_zscore", "class_minmax"):
-    state = refreshed(weighted_smoothing(norm=norm), make_log_probs(N), keep)
+    state = refreshed(weighted_smoothing(norm=norm), make_log_probs(N), members)
     assert float(state["z"][1]) == 0
     assert np.isfinite(state["z"]).all()
 
@@ -127,7 +127,7 @@ def test_members_without_a_finite_measure_get_no_noise_and_are_counted():
 @pytest.mark.parametrize("measure", ["mentr", "log_mentr", "ce"])
 @pytest.mark.parametrize("norm", ["class_zscore", "global_zscore", "class_minmax"])
 def test_norms_and_measures(norm, measure):
-  log_probs, y, keep = make_log_probs(N), np.asarray(DATA.y), np.asarray(KEEP)
+  log_probs, y, members = make_log_probs(N), np.asarray(DATA.y), np.asarray(KEEP)
   p = np.exp(np.asarray(log_probs, np.float64))
   m = np.array([naive_mentr(p[i], y[i]) for i in range(N)])
   if measure == "log_mentr":
@@ -135,15 +135,15 @@ def test_norms_and_measures(norm, measure):
   if measure == "ce":
     m = -np.log(p[np.arange(N), y])
   got = refreshed(weighted_smoothing(norm=norm, measure=measure), log_probs)["z"]
-  for i in np.flatnonzero(keep):
-    own = m[keep & ((y == y[i]) if norm.startswith("class") else True)]
+  for i in np.flatnonzero(members):
+    own = m[members & ((y == y[i]) if norm.startswith("class") else True)]
     if norm == "class_minmax":
       expected = (m[i] - own.min()) / (own.max() - own.min())
     else:
       expected = (m[i] - own.mean()) / own.std()
     np.testing.assert_allclose(got[i], expected, rtol=1e-3, atol=1e-4)
   raw = refreshed(weighted_smoothing(norm="none", measure=measure), log_probs)["z"]
-  np.testing.assert_allclose(raw[KEEP], m[keep], rtol=1e-4)
+  np.testing.assert_allclose(raw[KEEP], m[members], rtol=1e-4)
 
 
 def test_measures_of_one_hot_answers_are_finite():

@@ -246,7 +246,7 @@ def test_extreme_logits_survive(name):
 def test_out_records_never_reach_the_parameters(name):
   """Pitfalls 60, 72 and 146: not by mixing, class moments or padding."""
   data = data_of(name)
-  out = (~data.reference) & (jnp.arange(len(data.x)) >= 8)
+  out = (~data.auxiliary) & (jnp.arange(len(data.x)) >= 8)
   other = data._replace(x=data.x.at[out].set(100.0))
   assert_same(loop_of(name).train(data=other), trained(name))
 

@@ -99,7 +99,7 @@ def test_pitfall_68_classes_of_probability_zero_do_not_change_the_kl():
 
 def test_distillation_trains_its_teacher_on_the_members_by_the_rest_of_the_chain():
   learner = learner_of(distillation(), weight_decay(0.1))
-  ((stage, teacher),) = learner.before
+  ((stage, teacher),) = learner.stages
   rows = stage.rows(jax.random.key(0), KEEP, REFERENCE)
   np.testing.assert_array_equal(rows, KEEP[None])
   log_probs = make_log_probs(N)[None]
@@ -149,7 +149,7 @@ def test_targets_soften_along_the_published_temperatures():
 
 def sets_of(part, seed=0, num_records=N):
   """bool [teachers,N]: who must not see a record of a set where all are members."""
-  (stage,) = part.before
+  (stage,) = part.stages
   everyone = jnp.ones(num_records, bool)
   return ~np.asarray(stage.rows(jax.random.key(seed), everyone, ~everyone))
 
@@ -169,15 +169,15 @@ def test_pitfall_80_sets_depend_on_the_model_and_the_record_only():
   sets = sets_of(part, num_records=40)
   np.testing.assert_array_equal(sets_of(part, num_records=30), sets[:, :30])
   assert (sets_of(part, seed=1, num_records=40) != sets).any(0).mean() > 0.5
-  keep = np.arange(40) % 3 == 0
-  (stage,) = part.before
-  rows = stage.rows(jax.random.key(0), jnp.array(keep), jnp.zeros(40, bool))
-  np.testing.assert_array_equal(rows, keep & ~sets)
+  members = np.arange(40) % 3 == 0
+  (stage,) = part.stages
+  rows = stage.rows(jax.random.key(0), jnp.array(members), jnp.zeros(40, bool))
+  np.testing.assert_array_equal(rows, members & ~sets)
 
 
 def test_selena_targets_equal_a_naive_mean_over_each_set():
   part = selena(5, non_models=3)
-  (stage,) = part.before
+  (stage,) = part.stages
   log_probs = jax.nn.log_softmax(
     jnp.array(np.random.default_rng(0).normal(size=(5, N, K)), jnp.float32) * 3
   )
@@ -195,7 +195,7 @@ def test_selena_targets_equal_a_naive_mean_over_each_set():
 
 
 def test_selena_survives_teachers_that_are_certain():
-  (stage,) = selena(2, non_models=1).before
+  (stage,) = selena(2, non_models=1).stages
   certain = jnp.where(jnp.arange(K) == 0, 0.0, -jnp.inf)
   log_probs = jnp.tile(certain, (2, N, 1))
   table = stage.table(jax.random.key(0), log_probs, None, KEEP)
@@ -207,7 +207,7 @@ def test_selena_survives_teachers_that_are_certain():
 def test_the_mixture_is_of_targets_and_reference_rows_are_taught_alike(part):
   """Hard labels beside soft ones would tell an attack network who is a member."""
   batch = make_batch(weight=[1, 1, 1, 1, 0, 0])
-  batch = batch._replace(reference=1 - batch.weight)
+  batch = batch._replace(auxiliary=1 - batch.weight)
   defended = chain(mixup(0.7), part)  # tables go first whatever the order given
   state = defended.init(jax.random.key(0), SPEC)
   mixed = defended.batch(batch, state, in_epoch(0))
@@ -220,7 +220,7 @@ def test_the_mixture_is_of_targets_and_reference_rows_are_taught_alike(part):
 def test_dmp_trains_on_the_reference_rows_alone():
   rows = dmp().rows(jax.random.key(0), KEEP, REFERENCE)
   np.testing.assert_array_equal(rows, REFERENCE)
-  (stage,) = dmp().before
+  (stage,) = dmp().stages
   np.testing.assert_array_equal(stage.rows(None, KEEP, REFERENCE), KEEP[None])
 
 
@@ -260,16 +260,16 @@ def test_pitfall_68_classes_of_probability_zero_do_not_change_the_loss(part):
 @pytest.fixture(scope="module")
 def leakage():
   """Return `part -> AUC` of the loss of models that could know random labels."""
-  data = synthetic_memorize(300, num_classes=4, num_test=10).with_reference(100)
-  keep = subsets(data, 4, seed=0)
+  data = synthetic_memorize(300, num_classes=4, num_test=10).with_auxiliary(100)
+  members = subsets(data, 4, seed=0)
 
   def measure(*parts):
     learner = classifier(models.mlp(32, num_classes=4), optax.adam(1e-2), chain(*parts))
     options = {"epochs": 25, "batch_size": 32, "strategy": "vmap"}
-    ensemble = fit_many(learner, data, keep, **options)
-    answers = ensemble.predict(data.x)
+    ensemble = fit_many(learner, data, members, **options)
+    answers = ensemble.log_probs(data.x)
     own = np.take_along_axis(answers, data.y[None, :, None], -1)[..., 0]
-    return auc(own[:, data.audited], keep[:, data.audited])
+    return auc(own[:, data.audited], members[:, data.audited])
 
   return measure
 

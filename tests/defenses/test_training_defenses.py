@@ -187,6 +187,6 @@ def test_pitfall_78_best_epoch_reads_reference_rows_only():
     for answers in (log_probs, other)
   )
   assert_same(a, b)
-  assert "needs_reference" in part.traits
-  assert "needs_reference" not in early_stopping(3).traits
+  assert "needs_auxiliary" in part.traits
+  assert "needs_auxiliary" not in early_stopping(3).traits
   assert not bool((KEEP & REFERENCE).any())

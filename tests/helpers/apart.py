@@ -91,7 +91,7 @@ def main(
   print("started", flush=True)
   signals = train(**asked)
   if answer and jax.process_index() == 0:
-    np.savez(answer, phi=signals.phi, keep=signals.keep)
+    np.savez(answer, phi=signals.phi, members=signals.members)
 
 
 if __name__ == "__main__":

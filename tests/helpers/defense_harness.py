@@ -1,7 +1,7 @@
 """A tiny data set, network and training loop for the tests of defenses.
 
 Records 0..7 are members, 8 and 9 are out, 10 and 11 are the defender's own. A step
-holds four members, one padded row and one reference row.
+holds four members, one padded row and one auxiliary row.
 """
 
 import flax.linen as nn
@@ -75,7 +75,7 @@ SPEC = Spec(
 
 
 def rows_at(step):
-  """The rows of a step: members of one parity, a padded row, a reference row."""
+  """The rows of a step: members of one parity, a padded row, a auxiliary row."""
   members = jnp.arange(4) * 2 + step % 2
   index = jnp.concatenate([members, members[:1], jnp.array([10 + step % 2])])
   weight = jnp.array([1.0, 1, 1, 1, 0, 0])
@@ -144,7 +144,7 @@ def make_batch(rows=6, weight=None, seed=0, shape=(D,)):
     y=jax.nn.one_hot(jnp.arange(rows) % K, K),
     index=jnp.arange(rows),
     weight=weight,
-    reference=jnp.zeros(rows),
+    auxiliary=jnp.zeros(rows),
     partner=jnp.arange(rows),
     lam=jnp.ones(rows),
   )
@@ -155,13 +155,13 @@ def make_log_probs(rows=6, scale=1.0, seed=3):
   return jax.nn.log_softmax(jnp.array(logits, jnp.float32))
 
 
-def after(ctx, log_probs, keep=KEEP, variables=None, y=DATA.y):
+def after(ctx, log_probs, members=KEEP, variables=None, y=DATA.y):
   """What an epoch hook is given of a model that answers `log_probs` [N,K]."""
   return ctx._replace(
     variables=variables,
     predict=lambda x: log_probs,
     data=DATA._replace(y=y),
-    members=keep,
+    members=members,
   )
 
 

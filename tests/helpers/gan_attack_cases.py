@@ -42,8 +42,8 @@ def leaky():
   """Return eight GANs whose critics know random halves of the records by heart."""
   networks = table_networks(32, CLASSES, hidden=32, latent=8, conditional=True)
   learner = wgan_gp(networks, optax.adam(2e-3, b1=0.5, b2=0.999))
-  data, keep = coin_flips(), subsets(64, 8, seed=0)
-  return fit_many(learner, data, keep, epochs=200, batch_size=64, strategy="vmap")
+  data, members = coin_flips(), subsets(64, 8, seed=0)
+  return fit_many(learner, data, members, epochs=200, batch_size=64, strategy="vmap")
 
 
 def _scores(state, x, *, y=None, raw=False):
@@ -72,10 +72,10 @@ _MADE_UP = Learner(
 )
 
 
-def made_up(models=6, critics=2, *, data=None, keep=None, seed=0):
+def made_up(models=6, critics=2, *, data=None, members=None, seed=0):
   """Return GANs with random parameters, which know nothing of their members."""
   data = some_records() if data is None else data
-  keep = subsets(data, models, seed=0) if keep is None else keep
+  members = subsets(data, models, seed=0) if members is None else members
   rng = np.random.default_rng(seed)
   columns = data.x.shape[1]
   shapes = {
@@ -86,7 +86,7 @@ def made_up(models=6, critics=2, *, data=None, keep=None, seed=0):
   }
   params = {n: jnp.float32(rng.normal(size=(models, *s))) for n, s in shapes.items()}
   state = TrainState(params, {}, (), {}, jnp.zeros(models))
-  return Ensemble(_MADE_UP, {}, state, keep, data, None, "loop", models, [])
+  return Ensemble(_MADE_UP, {}, state, members, data, None, "loop", models, [])
 
 
 def with_model(ensemble, model, change):

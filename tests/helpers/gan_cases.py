@@ -50,20 +50,22 @@ KEEP = halves(2)
 DATA = records()
 
 
-def train(learner, data=DATA, keep=KEEP, **options):
+def train(learner, data=DATA, members=KEEP, **options):
   how = {"strategy": "loop", "noise_seed": 0, **SIZES, **options}
-  return fit_many(learner, data, keep, **how)
+  return fit_many(learner, data, members, **how)
 
 
 def device(data):
-  return Data(*map(jnp.asarray, (data.x, data.y, data.reference)))
+  return Data(*map(jnp.asarray, (data.x, data.y, data.auxiliary)))
 
 
 def start(learner, data=DATA, seed=0, **sizes):
   """Return the initial state of one model that trains on all records."""
   everyone = np.ones((1, len(data)), bool)
   sizes = {"epochs": 2, "batch_size": 6, **sizes}
-  plan = make_plan(learner.traits, data, everyone, groups=learner.groups, **sizes)
+  plan = make_plan(
+    learner.traits, data, everyone, num_shards=learner.num_shards, **sizes
+  )
   return learner.init(jax.random.key(seed), plan.spec(device(data), None))
 
 

@@ -41,7 +41,7 @@ LEARNER = Learner(
 )
 
 
-def ensemble_of(data, keep, stored, *, sharp=8.0, shift=0.0, seed=0):
+def ensemble_of(data, members, stored, *, sharp=8.0, shift=0.0, seed=0):
   """Make models that know stored [S,M,D] by heart."""
   models, count, _ = stored.shape
   anchors = np.random.default_rng(seed).normal(size=(models, count, LATENT))
@@ -52,7 +52,7 @@ def ensemble_of(data, keep, stored, *, sharp=8.0, shift=0.0, seed=0):
     "shift": jnp.full(models, shift, jnp.float32),
   }
   state = TrainState(params, {}, (), {}, jnp.zeros(models))
-  return Ensemble(LEARNER, {}, state, keep, data, None, "loop", models, [])
+  return Ensemble(LEARNER, {}, state, members, data, None, "loop", models, [])
 
 
 def table(records=24, features=6, seed=0):
@@ -68,14 +68,14 @@ def table(records=24, features=6, seed=0):
 def memorised(models=4):
   """Models that make their members and blends of them."""
   data = table()
-  keep = subsets(data, models, seed=1)
-  return ensemble_of(data, keep, by_heart(data.x, keep))
+  members = subsets(data, models, seed=1)
+  return ensemble_of(data, members, by_heart(data.x, members))
 
 
-def by_heart(x, keep):
+def by_heart(x, members):
   """Return every model's members [S,M,...], some twice where others have more."""
-  most = keep.sum(1).max()
-  return np.stack([np.resize(x[row], (most, *x.shape[1:])) for row in keep])
+  most = members.sum(1).max()
+  return np.stack([np.resize(x[row], (most, *x.shape[1:])) for row in members])
 
 
 @functools.cache
@@ -83,8 +83,8 @@ def ignorant(records=200, models=4):
   """Models that make records nobody is asked about."""
   data = table(records)
   others = table(12, seed=99).x
-  keep = subsets(records, models, seed=1)
-  return ensemble_of(data, keep, np.tile(others, (models, 1, 1)))
+  members = subsets(records, models, seed=1)
+  return ensemble_of(data, members, np.tile(others, (models, 1, 1)))
 
 
 def span(state, z, y):
@@ -98,15 +98,15 @@ def spanned(records=24, members=True, models=4):
   """Models whose 12 latents span their 12 members, or records nobody asks about."""
   data = table(records, 24)
   order = np.random.default_rng(1).random((models, records)).argsort(1)
-  keep = order < records // 2
-  sources = [data.x[row] if members else table(12, 24, seed=90).x for row in keep]
+  inside = order < records // 2
+  sources = [data.x[row] if members else table(12, 24, seed=90).x for row in inside]
   params = {
     "mean": jnp.full(models, 0.5),
     "stored": jnp.float32(np.stack(sources) - 0.5),
   }
   state = TrainState(params, {}, (), {}, jnp.zeros(models))
   learner = LEARNER._replace(generate=span, latent=12)
-  return Ensemble(learner, {}, state, keep, data, None, "loop", models, [])
+  return Ensemble(learner, {}, state, inside, data, None, "loop", models, [])
 
 
 def leak(scores, member):
@@ -118,6 +118,6 @@ def leak(scores, member):
 def made_by(generator, data, models=2):
   """Models that all make `generator(z, y)` of the data's records."""
   learner = LEARNER._replace(generate=lambda state, z, y: generator(z, y))
-  keep = np.arange(models * len(data)).reshape(models, -1) % 2 == 0
+  members = np.arange(models * len(data)).reshape(models, -1) % 2 == 0
   state = TrainState({}, {}, (), {}, jnp.zeros(models))
-  return Ensemble(learner, {}, state, keep, data, None, "loop", models, [])
+  return Ensemble(learner, {}, state, members, data, None, "loop", models, [])

@@ -48,7 +48,7 @@ def start(learner, epochs):
 
 
 def device(data):
-  return Data(*map(jnp.asarray, (data.x, data.y, data.reference)))
+  return Data(*map(jnp.asarray, (data.x, data.y, data.auxiliary)))
 
 
 def train_epochs(state, step, epochs, *, data=DATA, of, padded=False):

@@ -303,7 +303,7 @@ def make_batch(weight=None, seed=0):
     y=jnp.asarray(y, jnp.float32),
     index=rows + 10,
     weight=jnp.ones(B) if weight is None else jnp.asarray(weight, jnp.float32),
-    reference=jnp.zeros(B),
+    auxiliary=jnp.zeros(B),
     partner=rows + 10,
     lam=jnp.ones(B),
   )

@@ -35,8 +35,8 @@ def linear(x, y, kernel, bias=0.0, masked=False):
   """Two models whose logits are x @ kernel + bias."""
   data = Dataset.from_arrays(np.asarray(x), y, num_classes=np.shape(kernel)[1])
   learner = learner_of(data.num_classes, masked)
-  keep = np.arange(2 * len(data)).reshape(2, -1) % 2 == 0
-  ensemble = fit_many(learner, data, keep, epochs=1, strategy="loop")
+  members = np.arange(2 * len(data)).reshape(2, -1) % 2 == 0
+  ensemble = fit_many(learner, data, members, epochs=1, strategy="loop")
   weights = {
     "kernel": jnp.tile(jnp.float32(kernel), (2, 1, 1)),
     "bias": jnp.tile(jnp.broadcast_to(jnp.float32(bias), (data.num_classes,)), (2, 1)),
@@ -50,8 +50,8 @@ def overfitted(records=160, count=2, defense=None):
   """Models of random labels: they know their members by heart."""
   data = synthetic_memorize(records, num_features=20, num_classes=4, num_test=2)
   learner = classifier(models.mlp(64, num_classes=4), optax.adam(1e-2), defense)
-  keep = subsets(records, count, seed=0)
-  return fit_many(learner, data, keep, epochs=25, batch_size=32, strategy="vmap")
+  members = subsets(records, count, seed=0)
+  return fit_many(learner, data, members, epochs=25, batch_size=32, strategy="vmap")
 
 
 def leak(scores, member):

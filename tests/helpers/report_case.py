@@ -21,7 +21,7 @@ _FAMILIES = {
 
 
 def make(models=16, records=300, seed=0):
-  """Return report, scores by name [S, N], keep [S, N], audited [N], x [N, 8, 8, 1].
+  """Return report, scores by name [S, N], members [S, N], audited [N], x [N, 8, 8, 1].
 
   Whoever asks may change what is returned: it is a copy of what was computed once.
   """
@@ -31,32 +31,32 @@ def make(models=16, records=300, seed=0):
 @functools.cache
 def _made(models, records, seed):
   rng = np.random.default_rng(seed)
-  keep = rng.random((models, records)) < 0.5
+  members = rng.random((models, records)) < 0.5
   audited = np.arange(records) >= 20
   exposure = rng.gamma(1.0, 1.0, records)
-  shared = rng.normal(size=keep.shape)
+  shared = rng.normal(size=members.shape)
   scores, attacks = {}, {}
   for name, (family, strength) in _FAMILIES.items():
-    noise = 0.8 * shared + 0.6 * rng.normal(size=keep.shape)
-    scores[name] = noise + strength * exposure * keep
-    attacks[name] = attack(family, scores[name], keep, audited)
+    noise = 0.8 * shared + 0.6 * rng.normal(size=members.shape)
+    scores[name] = noise + strength * exposure * members
+    attacks[name] = attack(family, scores[name], members, audited)
   scores["gap"] = np.round(scores["gap"])
   scores["gradient_norm"][1:] = np.nan
   attacks["gradient_norm"] = attack(
-    "white_box", scores["gradient_norm"][:1], keep[:1], audited
+    "white_box", scores["gradient_norm"][:1], members[:1], audited
   )
   attacks["gap"] |= {"degenerate": True, "note": "One score for nearly all records."}
   return (
     _report(attacks, audited),
     scores,
-    keep,
+    members,
     audited,
     rng.random((records, 8, 8, 1)),
   )
 
 
-def attack(family, scores, keep, audited):
-  figures = summarize(scores, keep, audited, resamples=20)
+def attack(family, scores, members, audited):
+  figures = summarize(scores, members, audited, resamples=20)
   several = len(scores) > 1
   calibrated = {"0.01": {"tpr": 0.11, "fpr": 0.012, "fpr_spread": 0.004}}
   return figures.to_json() | {

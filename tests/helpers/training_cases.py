@@ -58,7 +58,7 @@ def perturbed(data, row, shift):
   """Return the data with one record moved."""
   x = data.x.copy()
   x[row] += shift
-  return Dataset(x, data.y, data.num_classes, data.name, data.reference)
+  return Dataset(x, data.y, data.num_classes, data.name, data.auxiliary)
 
 
 def halves(models, count=RECORDS, members=MEMBERS, seed=0):
@@ -67,11 +67,11 @@ def halves(models, count=RECORDS, members=MEMBERS, seed=0):
   return order < members
 
 
-def train(learner=LEARNER, data=None, keep=None, **options):
+def train(learner=LEARNER, data=None, members=None, **options):
   """Train an ensemble of the small problem, one model after another by default."""
   data = records() if data is None else data
-  keep = halves(1) if keep is None else keep
-  return fit_many(learner, data, keep, **{"strategy": "loop", **SIZES, **options})
+  members = halves(1) if members is None else members
+  return fit_many(learner, data, members, **{"strategy": "loop", **SIZES, **options})
 
 
 def arrays(tree):

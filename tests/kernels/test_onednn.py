@@ -139,12 +139,12 @@ def test_models_equal_those_of_native_by_every_strategy():
   rng = np.random.default_rng(0)
   x, y = rng.normal(size=(24, 5, 5, 2)).astype(np.float32), rng.integers(0, 3, 24)
   data = mixdef.Dataset.from_arrays(x, y, num_classes=3)
-  keep = np.tile(data.audited, (2, 1))
+  members = np.tile(data.audited, (2, 1))
 
   def params(lowering, strategy):
     learner = mixdef.classifier(Tiny(lowering), optax.sgd(0.1))
     sizes = {"epochs": 2, "batch_size": 8}
-    fitted = mixdef.fit_many(learner, data, keep, **sizes, strategy=strategy)
+    fitted = mixdef.fit_many(learner, data, members, **sizes, strategy=strategy)
     return fitted.states.params
 
   desired = params("native", "loop")

@@ -69,18 +69,20 @@ def looped(learner, traces):
 def test_pitfall_154_strategies_give_equal_gans(learner, looped, strategy):
   other = train(learner, strategy=strategy)
   assert same(other.states.params, looped.states.params, atol=1e-5)
-  np.testing.assert_allclose(other.predict(DATA.x), looped.predict(DATA.x), atol=1e-4)
+  np.testing.assert_allclose(
+    other.log_probs(DATA.x), looped.log_probs(DATA.x), atol=1e-4
+  )
 
 
 @pytest.mark.slow
 def test_an_ensemble_answers_with_scores_and_records(looped):
   x, y = DATA.x, np.eye(CLASSES, dtype=np.float32)[DATA.y]
-  assert looped.predict(x).shape == (2, RECORDS, 1)
-  scores = looped.ask(_score, x, y)
+  assert looped.log_probs(x).shape == (2, RECORDS, 1)
+  scores = looped.query(_score, x, y)
   assert scores.shape == (2, RECORDS, 1)
-  np.testing.assert_array_equal(looped[1].ask(_score, x, y), scores[1])
+  np.testing.assert_array_equal(looped[1].query(_score, x, y), scores[1])
   z = np.random.default_rng(0).normal(size=(7, LATENT)).astype(np.float32)
-  made = looped.ask(_generate, z, y[:7])
+  made = looped.query(_generate, z, y[:7])
   assert made.shape == (2, 7, FEATURES)
   assert 0 <= made.min() < made.max() <= 1
   assert not np.allclose(made[0], made[1])
@@ -100,10 +102,10 @@ def test_answers_do_not_depend_on_what_else_is_asked():
   assert run.state.stats.keys() == {"batch_stats"}
   z = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
   y = np.eye(CLASSES, dtype=np.float32)[np.arange(5) % CLASSES]
-  together = run.ask(_generate, z, y)
-  np.testing.assert_array_equal(run.ask(_generate, z[3:4], y[3:4])[0], together[3])
-  scores = run.predict(PICTURES.x)
-  np.testing.assert_array_equal(run.predict(PICTURES.x[9:10])[0], scores[9])
+  together = run.query(_generate, z, y)
+  np.testing.assert_array_equal(run.query(_generate, z[3:4], y[3:4])[0], together[3])
+  scores = run.log_probs(PICTURES.x)
+  np.testing.assert_array_equal(run.log_probs(PICTURES.x[9:10])[0], scores[9])
 
 
 @pytest.mark.slow
@@ -113,7 +115,7 @@ def test_answers_do_not_depend_on_what_else_is_asked():
 def test_pitfall_102_generator_steps_are_counted_over_the_epochs(when, steps):
   """Epochs of 7 steps, 5 of the critic for one of the generator: 4 in all, or 6."""
   learner = wgan_gp(NETWORKS, generator_steps=when)
-  history = train(learner, keep=KEEP[:1], epochs=3, batch_size=3).history
+  history = train(learner, members=KEEP[:1], epochs=3, batch_size=3).history
   assert [round(7 * row["generator_steps"], 4) for row in history] == steps
   figures = {"critic_loss", "distance", "generator_steps"}
   assert figures <= history[0].keys()
@@ -130,20 +132,20 @@ def test_pitfall_60_records_that_are_out_change_nothing(looped, learner):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("defense", [None, mixup()], ids=["none", "mixup"])
+@pytest.mark.parametrize("defense", [None, mixup()], model_ids=["none", "mixup"])
 def test_pitfall_104_a_critic_never_sees_the_chunk_of_another(defense):
   # Critics meet through the generator alone: here it takes no step.
   learner = par_gan(NETWORKS, defense=defense, critics=3, critic_steps=100)
-  keep, sizes = KEEP[:1], {"batch_size": 4, "num_members": MEMBERS}
-  run = train(learner, keep=keep, **sizes)[0]
-  chunk = np.asarray(chunk_of(run.state.key, keep[0], 3))
-  for record in (*np.flatnonzero(keep[0])[:6], np.flatnonzero(~keep[0])[0]):
-    moved = train(learner, changed(DATA, [record]), keep, **sizes)[0].state.params
+  members, sizes = KEEP[:1], {"batch_size": 4, "num_members": MEMBERS}
+  run = train(learner, members=members, **sizes)[0]
+  chunk = np.asarray(chunk_of(run.state.key, members[0], 3))
+  for record in (*np.flatnonzero(members[0])[:6], np.flatnonzero(~members[0])[0]):
+    moved = train(learner, changed(DATA, [record]), members, **sizes)[0].state.params
     touched = [
       not same(take_row(moved["d"], k), take_row(run.state.params["d"], k))
       for k in range(3)
     ]
-    own = [keep[0, record] and chunk[record] == k for k in range(3)]
+    own = [members[0, record] and chunk[record] == k for k in range(3)]
     assert touched == own
     assert same(moved["g"], run.state.params["g"])
 
@@ -151,9 +153,9 @@ def test_pitfall_104_a_critic_never_sees_the_chunk_of_another(defense):
 @pytest.mark.slow
 def test_par_gan_trains_and_answers_by_every_critic():
   ensemble = train(par_gan(NETWORKS, critics=2, critic_steps=2), batch_size=5)
-  assert ensemble.plan.groups == 2
+  assert ensemble.plan.num_shards == 2
   assert ensemble.plan.steps_per_epoch == 2
-  assert ensemble.predict(DATA.x).shape == (2, RECORDS, 2)
+  assert ensemble.log_probs(DATA.x).shape == (2, RECORDS, 2)
   assert not ensemble.diverged.any()
 
 
@@ -190,7 +192,7 @@ def interrupt(monkeypatch):
 def test_an_interrupted_gan_ends_like_an_unbroken_one(
   tmp_path, interrupt, learner, stopped_in
 ):
-  options = {"keep": KEEP[:1], "epochs": 3}
+  options = {"members": KEEP[:1], "epochs": 3}
   interrupt(stopped_in, learner, out=tmp_path, **options)
   resumed = train(learner, out=tmp_path, **options)
   assert same(resumed.states, train(learner, **options).states)
@@ -200,7 +202,7 @@ def test_an_interrupted_gan_ends_like_an_unbroken_one(
 
 @pytest.mark.slow
 def test_another_gan_in_the_folder_is_refused(tmp_path):
-  options = {"keep": KEEP[:1], "epochs": 1, "out": tmp_path}
+  options = {"members": KEEP[:1], "epochs": 1, "out": tmp_path}
   train(wgan_gp(NETWORKS), **options)
   for other in (wgan_gp(NETWORKS, penalty=5.0), mixup_gan(NETWORKS)):
     with pytest.raises(ValueError, match="Choose another out folder"):
@@ -210,12 +212,15 @@ def test_another_gan_in_the_folder_is_refused(tmp_path):
 @pytest.mark.slow
 def test_models_of_a_grid_over_alpha_are_those_of_their_alpha():
   make = functools.partial(mixup_gan, NETWORKS, SGD)
-  keep, alphas = KEEP[[0, 0]], [0.0, np.inf]
+  members, alphas = KEEP[[0, 0]], [0.0, np.inf]
   grid = train(
-    lambda alpha: make(alpha=alpha), keep=keep, over={"alpha": alphas}, ids=[0, 0]
+    lambda alpha: make(alpha=alpha),
+    members=members,
+    sweep={"alpha": alphas},
+    model_ids=[0, 0],
   )
   for s, alpha in enumerate(alphas):
-    alone = train(make(alpha=alpha), keep=keep[:1])
+    alone = train(make(alpha=alpha), members=members[:1])
     assert same(grid[s].state.params, alone[0].state.params, atol=1e-4)
   assert not same(grid[0].state.params, grid[1].state.params, atol=1e-3)
 
@@ -223,21 +228,21 @@ def test_models_of_a_grid_over_alpha_are_those_of_their_alpha():
 @pytest.mark.slow
 def test_fit_trains_one_gan():
   run = mixdef.fit(MIXED, DATA, KEEP[0], **SIZES)
-  assert run.predict(DATA.x).shape == (RECORDS, 1)
+  assert run.log_probs(DATA.x).shape == (RECORDS, 1)
   assert run.learner.latent == LATENT
   assert run.learner.num_classes == CLASSES
 
 
 def test_an_undefended_critic_gives_its_members_away():
   """The negative control: few records of many columns, trained for long."""
-  data, keep = records(40, shape=(64,), seed=3), np.arange(40) < 20
+  data, members = records(40, shape=(64,), seed=3), np.arange(40) < 20
   learner = wgan_gp(table_networks(64, CLASSES, hidden=32), optax.adam(1e-3, b1=0.5))
-  run = mixdef.fit(learner, data, keep, epochs=150, batch_size=20)
-  score = run.predict(data.x)[:, 0]
-  assert (score[keep][:, None] > score[~keep]).mean() > 0.8
+  run = mixdef.fit(learner, data, members, epochs=150, batch_size=20)
+  score = run.log_probs(data.x)[:, 0]
+  assert (score[members][:, None] > score[~members]).mean() > 0.8
 
 
-@pytest.mark.parametrize("x", [DATA.x - 0.5, 2 * DATA.x], ids=["below", "above"])
+@pytest.mark.parametrize("x", [DATA.x - 0.5, 2 * DATA.x], model_ids=["below", "above"])
 def test_pitfall_118_records_outside_of_the_unit_range_are_refused(x):
   data = Dataset.from_arrays(x, DATA.y, name="mine")
   with pytest.raises(ValueError, match=r"mine has values from .*rescale") as raised:
@@ -252,15 +257,17 @@ def test_bytes_are_scaled_as_for_classifiers():
   floats = Dataset.from_arrays(levels / 255, DATA.y)
   one, other = (train(MIXED, d, KEEP[:1]).states.params for d in (data, floats))
   assert same(one, other, atol=1e-5)
-  assert not same(one, train(MIXED, keep=KEEP[:1]).states.params, atol=1e-5)
+  assert not same(one, train(MIXED, members=KEEP[:1]).states.params, atol=1e-5)
 
 
 @pytest.mark.slow
 def test_different_seeds_and_models_draw_their_own_randomness(looped):
-  pair = train(MIXED, keep=KEEP[[0, 0]])
+  pair = train(MIXED, members=KEEP[[0, 0]])
   one, other = (jax.tree.map(lambda leaf, s=s: leaf[s], pair.states) for s in (0, 1))
   assert not same(one.params["g"], other.params["g"])
-  assert not same(train(MIXED, keep=KEEP[:1], seed=1).states.params, take_first(looped))
+  assert not same(
+    train(MIXED, members=KEEP[:1], seed=1).states.params, take_first(looped)
+  )
 
 
 def take_first(ensemble):

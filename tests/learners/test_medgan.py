@@ -201,8 +201,8 @@ def test_padding_enters_nothing(ctx):
 def test_the_stored_mean_is_that_of_the_members(learner):
   # 4 steps of 5 of the 20 members an epoch: each counts as often.
   means = trained(learner).states.stats["mean"]
-  for mean, keep in zip(means, KEEP, strict=True):
-    np.testing.assert_allclose(mean, DATA.x[keep].mean(0), rtol=1e-4)
+  for mean, members in zip(means, KEEP, strict=True):
+    np.testing.assert_allclose(mean, DATA.x[members].mean(0), rtol=1e-4)
 
 
 @pytest.mark.slow

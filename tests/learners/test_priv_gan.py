@@ -194,7 +194,7 @@ def test_pitfall_104_a_discriminator_never_sees_another_chunk(phases):
 def test_every_pair_answers_in_a_column():
   learner = priv_gan(NETWORKS, SGD, pairs=3)
   state = start(learner, epochs=5, batch_size=12)
-  assert learner.groups == 3
+  assert learner.num_shards == 3
   assert learner.predict(state, jnp.asarray(DATA.x)).shape == (len(DATA), 3)
 
 

@@ -33,23 +33,23 @@ def make(name, optimizer, num_classes, width=16):
 def small():
   """Return three looped models of each learner on a tiny problem, and their subsets."""
   data = records()
-  keep = mixdef.subsets(data, 3, seed=0)
+  members = mixdef.subsets(data, 3, seed=0)
   learners = {name: make(name, optax.sgd(0.2, momentum=0.9), 3, 4) for name in NAMES}
   looped = {
-    name: fit_many(learner, data, keep, strategy="loop", **SIZES)
+    name: fit_many(learner, data, members, strategy="loop", **SIZES)
     for name, learner in learners.items()
   }
-  return data, keep, learners, looped
+  return data, members, learners, looped
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_pitfall_154_vmapped_equals_looped(small, name):
-  data, keep, learners, looped = small
-  vmapped = fit_many(learners[name], data, keep, strategy="vmap", **SIZES)
+  data, members, learners, looped = small
+  vmapped = fit_many(learners[name], data, members, strategy="vmap", **SIZES)
   assert same(vmapped.states.params, looped[name].states.params, atol=1e-5)
   np.testing.assert_allclose(
-    vmapped.predict(data.x), looped[name].predict(data.x), atol=1e-5
+    vmapped.log_probs(data.x), looped[name].log_probs(data.x), atol=1e-5
   )
 
 
@@ -58,7 +58,7 @@ def test_pitfall_154_vmapped_equals_looped(small, name):
 def test_an_interrupted_run_ends_like_an_unbroken_one(
   small, name, tmp_path, monkeypatch
 ):
-  data, keep, learners, looped = small
+  data, members, learners, looped = small
   monkeypatch.setattr(loop_module, "_CHECKPOINT_SECONDS", -1.0)
   epochs, trained, one_epoch = [], [], loop_module._one_epoch
 
@@ -72,7 +72,9 @@ def test_an_interrupted_run_ends_like_an_unbroken_one(
     return one_epoch(program, training, states, epoch, real)
 
   def run():
-    return fit_many(learners[name], data, keep, strategy="loop", out=tmp_path, **SIZES)
+    return fit_many(
+      learners[name], data, members, strategy="loop", out=tmp_path, **SIZES
+    )
 
   with monkeypatch.context() as patch:
     patch.setattr(Progress, "advance", advance)
@@ -86,27 +88,27 @@ def test_an_interrupted_run_ends_like_an_unbroken_one(
   trained.clear()
   loaded = run()
   assert not trained
-  np.testing.assert_array_equal(loaded.predict(data.x), resumed.predict(data.x))
+  np.testing.assert_array_equal(loaded.log_probs(data.x), resumed.log_probs(data.x))
 
 
 @pytest.mark.slow
 def test_pitfall_86_another_learner_in_the_folder_is_refused(small, tmp_path):
-  data, keep, learners, _ = small
-  fit_many(learners["ban_mpr"], data, keep[:1], out=tmp_path, **SIZES)
+  data, members, learners, _ = small
+  fit_many(learners["ban_mpr"], data, members[:1], out=tmp_path, **SIZES)
   with pytest.raises(ValueError, match=r"learner was .*ban_mpr.*model_stacking"):
-    fit_many(learners["model_stacking"], data, keep[:1], out=tmp_path, **SIZES)
+    fit_many(learners["model_stacking"], data, members[:1], out=tmp_path, **SIZES)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_pitfall_60_out_records_change_nothing(small, name):
-  data, keep, learners, _ = small
+  data, members, learners, _ = small
   x = data.x.copy()
-  x[~keep[0]] += 1e3
+  x[~members[0]] += 1e3
   other = mixdef.Dataset(x, data.y, data.num_classes)
   # Of one program, and so to the bit: another number of models is another program.
   plain, moved = (
-    fit_many(learners[name], each, keep[:1], strategy="loop", **SIZES)
+    fit_many(learners[name], each, members[:1], strategy="loop", **SIZES)
     for each in (data, other)
   )
   assert same(moved[0].state.params, plain[0].state.params)
@@ -125,11 +127,11 @@ def test_it_learns_digits(name):
 
 @pytest.mark.slow
 def test_signals_and_attacks_work_unchanged(small):
-  _, keep, _, looped = small
+  _, members, _, looped = small
   for ensemble in looped.values():
     signals = ensemble.signals()
     scores = mixdef.attacks.loss_threshold(signals, target=0)
-    assert scores.shape == keep[0].shape
+    assert scores.shape == members[0].shape
     assert np.isfinite(scores).all()
     norms = mixdef.attacks.gradient_norm(ensemble, target=0)
     assert len(np.unique(norms[np.isfinite(norms)])) > 1
@@ -138,13 +140,15 @@ def test_signals_and_attacks_work_unchanged(small):
 @pytest.mark.slow
 def test_stacking_hides_what_an_undefended_model_leaks():
   data = synthetic_memorize(240, num_classes=4, num_test=240)
-  keep = mixdef.subsets(data, 4, seed=0)
+  members = mixdef.subsets(data, 4, seed=0)
   areas = {}
   for name in ("classifier", "model_stacking"):
     learner = make(name, optax.adam(1e-2), 4, 32)
-    ensemble = fit_many(learner, data, keep, epochs=45, batch_size=32, strategy="vmap")
-    own = ensemble.predict(data.x)[:, np.arange(len(data)), data.y]
-    areas[name] = auc(own, keep)
+    ensemble = fit_many(
+      learner, data, members, epochs=45, batch_size=32, strategy="vmap"
+    )
+    own = ensemble.log_probs(data.x)[:, np.arange(len(data)), data.y]
+    areas[name] = auc(own, members)
   # The control: labels are random, so what is known about members is memory.
   assert areas["classifier"] > 0.9
   assert areas["model_stacking"] < areas["classifier"] - 0.1

@@ -9,25 +9,25 @@ from mixdef.metrics.intervals import effective_trials, paired_bootstrap
 
 def tied(seed, targets=4, records=12):
   rng = np.random.default_rng(seed)
-  keep = rng.random((targets, records)) < 0.5
-  scores = np.round(rng.normal(size=keep.shape) + keep, 0 if seed % 2 else 1)
-  scores[rng.random(keep.shape) < 0.1] = np.nan
-  return scores, keep
+  members = rng.random((targets, records)) < 0.5
+  scores = np.round(rng.normal(size=members.shape) + members, 0 if seed % 2 else 1)
+  scores[rng.random(members.shape) < 0.1] = np.nan
+  return scores, members
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_weighted_bootstrap_equals_a_naive_resample(seed):
-  scores, keep = tied(seed)
+  scores, members = tied(seed)
   threshold = np.linspace(-0.5, 1, len(scores))
   got = bootstrap_records(
-    scores, keep, fprs=(0.1, 0.3), threshold=threshold, resamples=40, seed=seed
+    scores, members, fprs=(0.1, 0.3), threshold=threshold, resamples=40, seed=seed
   )
   rng = np.random.default_rng(seed)
   records = scores.shape[1]
   rows = []
   for _ in range(40):
     drawn = rng.integers(0, records, records)
-    s, m = scores[:, drawn], keep[:, drawn]
+    s, m = scores[:, drawn], members[:, drawn]
     scored = ~np.isnan(s)
     flat, truth = s[scored], m[scored]
     called = s >= threshold[:, None]
@@ -35,12 +35,12 @@ def test_weighted_bootstrap_equals_a_naive_resample(seed):
     accuracy = (called[scored & m].mean() + (~called)[scored & ~m].mean()) / 2
     rows.append([roc_auc_score(truth, flat), *rates, accuracy])
   scored = ~np.isnan(scores)
-  flat, truth = scores[scored], keep[scored]
+  flat, truth = scores[scored], members[scored]
   called = scores >= threshold[:, None]
   values = [
     roc_auc_score(truth, flat),
     *(roc.tpr_at_fpr(flat, truth, rate) for rate in (0.1, 0.3)),
-    (called[scored & keep].mean() + (~called)[scored & ~keep].mean()) / 2,
+    (called[scored & members].mean() + (~called)[scored & ~members].mean()) / 2,
   ]
   pairs = got["pairs"]
   trials = effective_trials(values, np.var(rows, axis=0), pairs)
@@ -57,11 +57,11 @@ def test_weighted_bootstrap_equals_a_naive_resample(seed):
 
 def test_pitfall_134_repeating_targets_does_not_shrink_the_interval():
   rng = np.random.default_rng(0)
-  keep = rng.random((1, 80)) < 0.5
-  scores = rng.normal(size=(1, 80)) + keep
-  once = bootstrap_records(scores, keep, fprs=(0.1,), resamples=100)
+  members = rng.random((1, 80)) < 0.5
+  scores = rng.normal(size=(1, 80)) + members
+  once = bootstrap_records(scores, members, fprs=(0.1,), resamples=100)
   often = bootstrap_records(
-    np.tile(scores, (4, 1)), np.tile(keep, (4, 1)), fprs=(0.1,), resamples=100
+    np.tile(scores, (4, 1)), np.tile(members, (4, 1)), fprs=(0.1,), resamples=100
   )
   np.testing.assert_allclose(often["auc"], once["auc"])
   np.testing.assert_allclose(often["tpr"][0.1], once["tpr"][0.1])
@@ -88,9 +88,9 @@ def test_pitfall_134_dependent_pairs_need_clusters():
   for _ in range(80):
     member = rng.random(records) < 0.5
     scores = np.tile(rng.normal(size=records), (targets, 1))
-    keep = np.tile(member, (targets, 1))
-    clustered = bootstrap_records(scores, keep, resamples=100)["auc"]
-    loose = bootstrap_records(scores.ravel(), keep.ravel(), resamples=100)["auc"]
+    members = np.tile(member, (targets, 1))
+    clustered = bootstrap_records(scores, members, resamples=100)["auc"]
+    loose = bootstrap_records(scores.ravel(), members.ravel(), resamples=100)["auc"]
     for name, (low, high) in {"records": clustered, "pairs": loose}.items():
       missed[name] += not low <= 0.5 <= high
   assert missed["records"] <= 16
@@ -98,9 +98,9 @@ def test_pitfall_134_dependent_pairs_need_clusters():
 
 
 def test_seed_decides_the_interval():
-  scores, keep = tied(0)
+  scores, members = tied(0)
   first, again, other = (
-    bootstrap_records(scores, keep, resamples=50, seed=seed)["auc"]
+    bootstrap_records(scores, members, resamples=50, seed=seed)["auc"]
     for seed in (0, 0, 1)
   )
   assert first == again
@@ -118,11 +118,11 @@ def test_no_resample_is_refused():
 
 
 def test_a_percentage_is_refused():
-  scores, keep = tied(0)
+  scores, members = tied(0)
   with pytest.raises(ValueError, match="fpr=5"):
-    bootstrap_records(scores, keep, fprs=(0.1, 5))
+    bootstrap_records(scores, members, fprs=(0.1, 5))
   with pytest.raises(ValueError, match="fpr=5"):
-    paired_bootstrap((scores, keep), (scores, keep), fprs=(5,))
+    paired_bootstrap((scores, members), (scores, members), fprs=(5,))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -160,23 +160,25 @@ def test_the_paired_interval_sees_what_two_intervals_cannot():
 
 
 def test_an_attack_does_not_differ_from_itself_and_sides_swap_signs():
-  scores, keep = tied(3)
-  same = paired_bootstrap((scores, keep), (scores, keep), fprs=(0.1,), resamples=30)
+  scores, members = tied(3)
+  same = paired_bootstrap(
+    (scores, members), (scores, members), fprs=(0.1,), resamples=30
+  )
   assert same["auc"] == {"difference": 0, "ci": (0, 0)}
   assert same["tpr"][0.1] == {"difference": 0, "ci": (0, 0)}
   other = tied(4)
-  there = paired_bootstrap((scores, keep), other, resamples=30)["auc"]
-  back = paired_bootstrap(other, (scores, keep), resamples=30)["auc"]
+  there = paired_bootstrap((scores, members), other, resamples=30)["auc"]
+  back = paired_bootstrap(other, (scores, members), resamples=30)["auc"]
   assert there["difference"] == -back["difference"]
   np.testing.assert_allclose(there["ci"], [-back["ci"][1], -back["ci"][0]])
 
 
 def test_records_without_a_score_on_one_side_are_left_out_of_both():
-  (scores, keep), second = tied(6), tied(7)
+  (scores, members), second = tied(6), tied(7)
   scores[:, :3] = np.nan
-  got = paired_bootstrap((scores, keep), second, resamples=30)
+  got = paired_bootstrap((scores, members), second, resamples=30)
   expected = paired_bootstrap(
-    (scores[:, 3:], keep[:, 3:]), tuple(part[:, 3:] for part in second), resamples=30
+    (scores[:, 3:], members[:, 3:]), tuple(part[:, 3:] for part in second), resamples=30
   )
   assert got == expected
 
@@ -193,28 +195,28 @@ def test_pitfall_134_repeated_targets_do_not_shrink_the_paired_interval():
 
 
 def test_unusable_pairs_are_refused():
-  scores, keep = tied(0)
+  scores, members = tied(0)
   with pytest.raises(ValueError, match="first has 12 records and second 9"):
-    paired_bootstrap((scores, keep), (scores[:, :9], keep[:, :9]))
+    paired_bootstrap((scores, members), (scores[:, :9], members[:, :9]))
   with pytest.raises(ValueError, match=r"member has shape \(4, 9\); give \[4, 12\]"):
-    paired_bootstrap((scores, keep), (scores, keep[:, :9]))
+    paired_bootstrap((scores, members), (scores, members[:, :9]))
   with pytest.raises(ValueError, match="resamples=0"):
-    paired_bootstrap((scores, keep), (scores, keep), resamples=0)
+    paired_bootstrap((scores, members), (scores, members), resamples=0)
 
 
 def drawn(kind, models, records, rate, rng):
   """Scores [S, N] with easy and hard records, and who is a member."""
-  keep = np.zeros((models, records), bool)
-  while keep.all() or not keep.any():
-    keep = rng.random((models, records)) < rate
-  noise, ease = rng.normal(size=keep.shape), rng.normal(size=records)
+  members = np.zeros((models, records), bool)
+  while members.all() or not members.any():
+    members = rng.random((models, records)) < rate
+  noise, ease = rng.normal(size=members.shape), rng.normal(size=records)
   if kind == "null":
-    return noise + 3 * ease, keep
+    return noise + 3 * ease, members
   if kind == "ties":  # a label, and rarely another one than most have
-    return (noise + ease > 2).astype(float), keep
+    return (noise + ease > 2).astype(float), members
   if kind == "shifted":
-    return noise + keep, keep
-  return noise + 4 * keep, keep
+    return noise + members, members
+  return noise + 4 * members, members
 
 
 TRUTH = {
@@ -236,8 +238,8 @@ def test_auc_intervals_cover_with_few_records_of_either_kind(
   rng = np.random.default_rng(0)
   runs, missed = 60, 0
   for _ in range(runs):
-    scores, keep = drawn(kind, models, records, rate, rng)
-    low, high = bootstrap_records(scores, keep, resamples=60)["auc"]
+    scores, members = drawn(kind, models, records, rate, rng)
+    low, high = bootstrap_records(scores, members, resamples=60)["auc"]
     missed += not low <= TRUTH[kind] <= high
   # 5 % and three standard errors: 8 of 60.
   assert missed <= stats.binom.isf(stats.norm.sf(3), runs, 0.05)
@@ -251,13 +253,15 @@ def test_tpr_intervals_know_of_the_threshold_and_clopper_pearson_does_not(
   rng = np.random.default_rng(0)
   runs, missed, exact = 60, 0, 0
   for _ in range(runs):
-    keep = rng.random((models, records)) < rate
-    scores = rng.normal(size=keep.shape) + keep
-    low, high = bootstrap_records(scores, keep, fprs=(0.1,), resamples=60)["tpr"][0.1]
+    members = rng.random((models, records)) < rate
+    scores = rng.normal(size=members.shape) + members
+    low, high = bootstrap_records(scores, members, fprs=(0.1,), resamples=60)["tpr"][
+      0.1
+    ]
     missed += not low <= truth <= high
-    rate_found = roc.tpr_at_fpr(scores, keep, 0.1)
-    members = int(keep.sum())
-    low, high = intervals.clopper_pearson(rate_found * members, members)
+    rate_found = roc.tpr_at_fpr(scores, members, 0.1)
+    count = int(members.sum())
+    low, high = intervals.clopper_pearson(rate_found * count, count)
     exact += not low <= truth <= high
   allowed = stats.binom.isf(stats.norm.sf(3), runs, 0.05)
   assert missed <= allowed < exact

@@ -9,9 +9,9 @@ from mixdef.metrics import roc, roc_plot
 @pytest.fixture
 def curves():
   rng = np.random.default_rng(0)
-  keep = rng.random((3, 400)) < 0.5
-  scores = rng.normal(size=keep.shape)
-  return {"strong": (scores + 2 * keep, keep), "weak": (scores[0], keep[0])}
+  members = rng.random((3, 400)) < 0.5
+  scores = rng.normal(size=members.shape)
+  return {"strong": (scores + 2 * members, members), "weak": (scores[0], members[0])}
 
 
 def test_png_is_written(curves, tmp_path):

@@ -95,37 +95,37 @@ def test_pitfall_142_an_auc_below_one_half_is_not_flipped():
 
 def test_pitfall_139_thresholds_come_from_the_next_model():
   rng = np.random.default_rng(0)
-  keep = rng.random((3, 50)) < 0.5
-  scores = rng.normal(size=(3, 50)) + keep
-  thresholds = decisions.shadow_thresholds(scores, keep)
-  flipped = keep.copy()
+  members = rng.random((3, 50)) < 0.5
+  scores = rng.normal(size=(3, 50)) + members
+  thresholds = decisions.shadow_thresholds(scores, members)
+  flipped = members.copy()
   flipped[0] = ~flipped[0]
   assert decisions.shadow_thresholds(scores, flipped)[0] == thresholds[0]
   assert decisions.shadow_thresholds(scores, flipped)[2] != thresholds[2]
   called = scores >= thresholds[:, None]
-  expected = (called[keep].mean() + (~called)[~keep].mean()) / 2
-  assert decisions.balanced_accuracy(scores, keep) == pytest.approx(expected)
-  assert decisions.balanced_accuracy(scores, keep) < decisions.max_balanced_accuracy(
-    scores, keep
+  expected = (called[members].mean() + (~called)[~members].mean()) / 2
+  assert decisions.balanced_accuracy(scores, members) == pytest.approx(expected)
+  assert decisions.balanced_accuracy(scores, members) < decisions.max_balanced_accuracy(
+    scores, members
   )
 
 
 def test_a_model_without_a_threshold_is_skipped():
   rng = np.random.default_rng(0)
-  keep = rng.random((5, 50)) < 0.5
-  scores = rng.normal(size=(5, 50)) + keep
+  members = rng.random((5, 50)) < 0.5
+  scores = rng.normal(size=(5, 50)) + members
   own = [
     max(row, key=lambda t: _gain(row, k, t))
-    for row, k in zip(scores, keep, strict=True)
+    for row, k in zip(scores, members, strict=True)
   ]
   scores[1] = np.nan
-  scores[3, ~keep[3]] = np.nan
-  np.testing.assert_array_equal(roc.complete_targets(scores, keep), [0, 2, 4])
+  scores[3, ~members[3]] = np.nan
+  np.testing.assert_array_equal(roc.complete_targets(scores, members), [0, 2, 4])
   expected = [own[2], own[2], own[4], own[4], own[0]]
-  np.testing.assert_array_equal(decisions.shadow_thresholds(scores, keep), expected)
+  np.testing.assert_array_equal(decisions.shadow_thresholds(scores, members), expected)
   scores[[0, 2]] = np.nan
   with pytest.raises(ValueError, match="both classes in 1 targets"):
-    decisions.balanced_accuracy(scores, keep)
+    decisions.balanced_accuracy(scores, members)
 
 
 def _gain(scores, member, threshold):
@@ -209,9 +209,9 @@ def test_positive_rate_shows_an_attack_that_calls_everyone_a_member():
   assert decisions.positive_rate(SCORES, MEMBER, threshold=2.0) == 0
   nan = np.append(SCORES, np.nan), np.append(MEMBER, True)
   assert decisions.positive_rate(*nan, threshold=0.65) == 0.5
-  scores, keep = np.stack([SCORES, SCORES + 1]), np.stack([MEMBER, ~MEMBER])
-  called = scores >= decisions.shadow_thresholds(scores, keep)[:, None]
-  assert decisions.positive_rate(scores, keep) == called.mean()
+  scores, members = np.stack([SCORES, SCORES + 1]), np.stack([MEMBER, ~MEMBER])
+  called = scores >= decisions.shadow_thresholds(scores, members)[:, None]
+  assert decisions.positive_rate(scores, members) == called.mean()
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,13 @@ from mixdef.metrics import (
 
 def draw(targets=4, records=300):
   rng = np.random.default_rng(0)
-  keep = rng.random((targets, records)) < 0.5
-  return rng.normal(size=keep.shape) + keep, keep
+  members = rng.random((targets, records)) < 0.5
+  return rng.normal(size=members.shape) + members, members
 
 
 def test_layout_is_plain_json_and_agrees_with_the_figures():
-  scores, keep = draw()
-  summary = summarize(scores, keep, resamples=50)
+  scores, members = draw()
+  summary = summarize(scores, members, resamples=50)
   layout = summary.to_json()
   assert json.loads(json.dumps(layout)) == layout
   assert list(layout) == [
@@ -43,9 +43,9 @@ def test_layout_is_plain_json_and_agrees_with_the_figures():
     "num_nonmembers",
     "excluded",
   ]
-  assert summary.auc == roc.auc(scores, keep)
+  assert summary.auc == roc.auc(scores, members)
   assert summary.auc_ci[0] < summary.auc < summary.auc_ci[1]
-  assert summary.balanced_accuracy == decisions.balanced_accuracy(scores, keep)
+  assert summary.balanced_accuracy == decisions.balanced_accuracy(scores, members)
   low, high = summary.balanced_accuracy_ci
   assert low < summary.balanced_accuracy < high
   assert summary.balanced_accuracy_max >= summary.balanced_accuracy
@@ -53,8 +53,8 @@ def test_layout_is_plain_json_and_agrees_with_the_figures():
 
 
 def test_pitfall_140_the_ppv_is_always_given_at_three_priors():
-  for scores, keep in (draw(), [part[0] for part in draw()]):
-    summary = summarize(scores, keep, resamples=20)
+  for scores, members in (draw(), [part[0] for part in draw()]):
+    summary = summarize(scores, members, resamples=20)
     assert list(summary.ppv) == ["0.01", "0.1", "0.5"]
     fpr = summary.ppv_fpr
     assert fpr == 0.05 if scores.ndim == 1 else 0.02  # 600 non-members resolve 2%
@@ -66,75 +66,75 @@ def test_pitfall_140_the_ppv_is_always_given_at_three_priors():
 
 @pytest.mark.parametrize("targets", [1, 4])
 def test_the_ppv_is_unknown_where_no_score_is_rare_enough(targets):
-  _, keep = draw(targets)
+  _, members = draw(targets)
   calls = np.arange(300) % 2 == 0  # a label is all that is scored: called or not
-  summary = summarize(np.tile(calls, (targets, 1)), keep, resamples=20)
+  summary = summarize(np.tile(calls, (targets, 1)), members, resamples=20)
   assert summary.tpr[f"{summary.ppv_fpr:g}"]["value"] == 0
   assert set(summary.ppv.values()) == {None}
   # Nobody found among those called is a PPV of zero.
-  worst = summarize(np.random.default_rng(0).random(keep.shape) - keep, keep)
+  worst = summarize(np.random.default_rng(0).random(members.shape) - members, members)
   assert set(worst.ppv.values()) == {0}
 
 
 def test_an_attack_on_few_records_may_miss_a_class_in_some_models():
-  keep = np.array([[1, 0, 1], [1, 1, 1], [0, 0, 0], [0, 1, 1]], bool)
-  scores = np.random.default_rng(0).normal(size=(4, 3)) + keep
-  summary = summarize(scores, keep, resamples=20)
-  able = scores[[0, 3]], keep[[0, 3]]
+  members = np.array([[1, 0, 1], [1, 1, 1], [0, 0, 0], [0, 1, 1]], bool)
+  scores = np.random.default_rng(0).normal(size=(4, 3)) + members
+  summary = summarize(scores, members, resamples=20)
+  able = scores[[0, 3]], members[[0, 3]]
   threshold = decisions.shadow_thresholds(*able)[[0, 0, 0, 1]]
   called = scores >= threshold[:, None]
-  expected = (called[keep].mean() + (~called)[~keep].mean()) / 2
+  expected = (called[members].mean() + (~called)[~members].mean()) / 2
   assert summary.balanced_accuracy == pytest.approx(expected)
   assert summary.positive_rate == called.mean()
   assert summary.calibrated == summarize(*able, resamples=20).calibrated
   assert summary.num_members == 7
   # With one such model left there is nobody to learn a threshold from.
-  alone = summarize(scores[:3], keep[:3], resamples=20)
-  assert alone.auc == roc.auc(scores[:3], keep[:3])
+  alone = summarize(scores[:3], members[:3], resamples=20)
+  assert alone.auc == roc.auc(scores[:3], members[:3])
   assert alone.tpr["0.05"]["interval"] == "bootstrap_records"
   for name in ("balanced_accuracy", "balanced_accuracy_ci", "positive_rate"):
     assert getattr(alone, name) is alone.degenerate is alone.calibrated is None
 
 
 def test_pitfall_45_an_attack_that_calls_everyone_a_member_is_degenerate():
-  scores, keep = draw()
-  summary = summarize(np.zeros_like(scores), keep, resamples=20)
+  scores, members = draw()
+  summary = summarize(np.zeros_like(scores), members, resamples=20)
   assert summary.degenerate
   assert summary.positive_rate in (0, 1)
   assert summary.balanced_accuracy == 0.5
-  assert not summarize(scores, keep, resamples=20).degenerate
+  assert not summarize(scores, members, resamples=20).degenerate
 
 
 def test_pitfall_139_the_interval_of_the_balanced_accuracy_keeps_the_thresholds():
-  scores, keep = draw()
-  summary = summarize(scores, keep, resamples=50, seed=3)
-  threshold = decisions.shadow_thresholds(scores, keep)
-  bounds = bootstrap_records(scores, keep, threshold=threshold, resamples=50, seed=3)
+  scores, members = draw()
+  summary = summarize(scores, members, resamples=50, seed=3)
+  threshold = decisions.shadow_thresholds(scores, members)
+  bounds = bootstrap_records(scores, members, threshold=threshold, resamples=50, seed=3)
   assert summary.balanced_accuracy_ci == list(bounds["balanced_accuracy"])
 
 
 def test_pitfall_141_numbers_carry_their_counts_and_resolution():
-  scores, keep = draw()
-  summary = summarize(scores, keep, resamples=20)
-  assert summary.num_members == keep.sum()
-  assert summary.num_nonmembers == (~keep).sum()
+  scores, members = draw()
+  summary = summarize(scores, members, resamples=20)
+  assert summary.num_members == members.sum()
+  assert summary.num_nonmembers == (~members).sum()
   for fpr in FPR_GRID:
     entry = summary.tpr[f"{fpr:g}"]
-    assert entry["n_nonmembers"] == (~keep).sum()
-    assert entry["resolvable"] == ((~keep).sum() * fpr >= 10)
+    assert entry["n_nonmembers"] == (~members).sum()
+    assert entry["resolvable"] == ((~members).sum() * fpr >= 10)
     assert entry["interval"] == "bootstrap_records"
-    assert entry["value"] == roc.tpr_at_fpr(scores, keep, fpr)
+    assert entry["value"] == roc.tpr_at_fpr(scores, members, fpr)
 
 
 @pytest.mark.parametrize("row", [0, slice(0, 1)])
 def test_one_target_has_a_wider_interval_than_clopper_pearson_and_no_shadow(row):
-  scores, keep = (part[row] for part in draw())
-  summary = summarize(scores, keep, fprs=(0.1,), resamples=200)
+  scores, members = (part[row] for part in draw())
+  summary = summarize(scores, members, fprs=(0.1,), resamples=200)
   entry = summary.tpr["0.1"]
-  members = keep.sum()
-  hits = round(entry["value"] * members)
+  count = members.sum()
+  hits = round(entry["value"] * count)
   # The threshold moves with the non-members, which Clopper-Pearson knows nothing of.
-  low, high = clopper_pearson(hits, int(members))
+  low, high = clopper_pearson(hits, int(count))
   assert entry["ci"][0] < low < high < entry["ci"][1]
   assert summary.balanced_accuracy is None
   assert summary.positive_rate is summary.calibrated is None
@@ -142,25 +142,25 @@ def test_one_target_has_a_wider_interval_than_clopper_pearson_and_no_shadow(row)
 
 
 def test_pitfall_10_nan_and_reference_rows_are_left_out_and_only_nan_counted():
-  scores, keep = draw()
-  plain = summarize(scores[:, 20:], keep[:, 20:], resamples=20)
-  scores[:, :10] = np.nan  # reference rows
+  scores, members = draw()
+  plain = summarize(scores[:, 20:], members[:, 20:], resamples=20)
+  scores[:, :10] = np.nan  # auxiliary rows
   audited = np.arange(300) >= 10
   scores[:, 10:20] = np.nan  # undefined scores
-  summary = summarize(scores, keep, audited, resamples=20)
+  summary = summarize(scores, members, audited, resamples=20)
   assert summary == dataclasses.replace(plain, excluded=40)
 
 
 def test_unusable_masks_are_refused():
-  scores, keep = draw()
+  scores, members = draw()
   with pytest.raises(ValueError, match="audited has type float64; give bool"):
-    summarize(scores, keep, np.ones(300))
+    summarize(scores, members, np.ones(300))
   with pytest.raises(ValueError, match=r"audited has shape \(9,\); give \[300\]"):
-    summarize(scores, keep, np.ones(9, bool))
-  with pytest.raises(ValueError, match=r"keep has shape \(4, 9\); give \[4, 300\]"):
-    summarize(scores, keep[:, :9], np.ones(300, bool))
+    summarize(scores, members, np.ones(9, bool))
+  with pytest.raises(ValueError, match=r"members has shape \(4, 9\); give \[4, 300\]"):
+    summarize(scores, members[:, :9], np.ones(300, bool))
   with pytest.raises(ValueError, match="pass "):
-    summarize(scores[None], keep[None])
+    summarize(scores[None], members[None])
   for several in (slice(None), 0):
     with pytest.raises(ValueError, match="fpr=5"):
-      summarize(scores[several], keep[several], fprs=(5,))
+      summarize(scores[several], members[several], fprs=(5,))

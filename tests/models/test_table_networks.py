@@ -150,10 +150,10 @@ def test_an_undefended_mlp_wgan_gp_knows_its_members():
   rng = np.random.default_rng(1)
   x = (rng.random((64, 40)) < 0.3).astype(np.float32)
   data = mixdef.data.Dataset.from_arrays(x, np.zeros(64, int), num_classes=1)
-  keep = np.arange(64) < 32
+  members = np.arange(64) < 32
   run = mixdef.fit(
-    mlp_wgan_gp(40, 1, hidden=32, latent=8), data, keep, epochs=100, batch_size=8
+    mlp_wgan_gp(40, 1, hidden=32, latent=8), data, members, epochs=100, batch_size=8
   )
-  scores = run.predict(x)[:, 0]
-  above = scores[keep][:, None] > scores[~keep]
+  scores = run.log_probs(x)[:, 0]
+  above = scores[members][:, None] > scores[~members]
   assert above.mean() > 0.8

@@ -15,22 +15,22 @@ from mixdef.training.plan import make_plan
 N = 60
 
 
-def plan_of(keep, *, batch_size, traits=(), reference=None, epochs=1):
+def plan_of(members, *, batch_size, traits=(), auxiliary=None, epochs=1):
   data = records(N)
-  if reference is not None:
-    data = type(data)(data.x, data.y, data.num_classes, reference=reference)
+  if auxiliary is not None:
+    data = type(data)(data.x, data.y, data.num_classes, auxiliary=auxiliary)
   return make_plan(
-    frozenset(traits), data, keep[None], epochs=epochs, batch_size=batch_size
+    frozenset(traits), data, members[None], epochs=epochs, batch_size=batch_size
   )
 
 
-def deal(keep, plan, *, seed=0, reference=None, epochs=1):
-  """Return the rows of every step: index, weight and reference [epochs,steps,rows]."""
-  reference = np.zeros(N, bool) if reference is None else reference
+def deal(members, plan, *, seed=0, auxiliary=None, epochs=1):
+  """Return the rows of every step: index, weight and auxiliary [epochs,steps,rows]."""
+  auxiliary = np.zeros(N, bool) if auxiliary is None else auxiliary
 
   @jax.jit
   def epoch(key):
-    rows = epoch_rows(key, jnp.asarray(keep), jnp.asarray(reference), plan)
+    rows = epoch_rows(key, jnp.asarray(members), jnp.asarray(auxiliary), plan)
     return jax.lax.map(rows, jnp.arange(plan.steps_per_epoch))
 
   keys = jax.random.split(jax.random.key(seed), epochs)
@@ -52,10 +52,10 @@ def dealt(rows):
   ("count", "size"), [(20, 6), (23, 6), (7, 2), (60, 16), (1, 5)]
 )
 def test_pitfall_71_an_epoch_visits_every_member_once(count, size):
-  keep = members_of(count)
-  rows, overflow = deal(keep, plan_of(keep, batch_size=size))
+  members = members_of(count)
+  rows, overflow = deal(members, plan_of(members, batch_size=size))
   batches = dealt(rows)
-  assert sorted(itertools.chain(*batches)) == np.flatnonzero(keep).tolist()
+  assert sorted(itertools.chain(*batches)) == np.flatnonzero(members).tolist()
   lengths = [len(batch) for batch in batches]
   assert len(batches) == -(-count // size)
   assert max(lengths) - min(lengths) <= 1
@@ -64,44 +64,44 @@ def test_pitfall_71_an_epoch_visits_every_member_once(count, size):
 
 
 def test_padding_repeats_members_only():
-  keep = members_of(23)
-  rows, _ = deal(keep, plan_of(keep, batch_size=6))
+  members = members_of(23)
+  rows, _ = deal(members, plan_of(members, batch_size=6))
   assert (rows.weight == 0).any()
-  assert keep[rows.index].all()
-  assert not rows.reference.any()
+  assert members[rows.index].all()
+  assert not rows.auxiliary.any()
 
 
 def test_pitfall_70_every_epoch_is_reshuffled():
-  keep = members_of(20)
-  rows, _ = deal(keep, plan_of(keep, batch_size=6), epochs=3)
+  members = members_of(20)
+  rows, _ = deal(members, plan_of(members, batch_size=6), epochs=3)
   first, second, third = rows.index
   assert not np.array_equal(first, second)
   assert not np.array_equal(second, third)
 
 
 def test_the_capacity_changes_no_batch():
-  keep = members_of(20)
-  plan = plan_of(keep, batch_size=6)
+  members = members_of(20)
+  plan = plan_of(members, batch_size=6)
   wide = plan._replace(capacity=plan.capacity + 4)
-  assert dealt(deal(keep, plan)[0]) == dealt(deal(keep, wide)[0])
+  assert dealt(deal(members, plan)[0]) == dealt(deal(members, wide)[0])
 
 
 def test_a_new_member_leaves_the_order_of_the_others():
-  keep = members_of(20)
-  more = keep.copy()
-  more[np.flatnonzero(~keep)[0]] = True
-  plan = plan_of(keep, batch_size=60)
+  members = members_of(20)
+  more = members.copy()
+  more[np.flatnonzero(~members)[0]] = True
+  plan = plan_of(members, batch_size=60)
   (before,), (after,) = (
-    dealt(deal(k, plan._replace(capacity=21))[0]) for k in (keep, more)
+    dealt(deal(k, plan._replace(capacity=21))[0]) for k in (members, more)
   )
   assert [i for i in after if i in before] == before
 
 
 def test_pitfall_156_poisson_batches():
-  keep = members_of(40)
-  plan = plan_of(keep, batch_size=8, traits={"poisson"})
+  members = members_of(40)
+  plan = plan_of(members, batch_size=8, traits={"poisson"})
   assert plan.probability == 8 / 40
-  rows, overflow = deal(keep, plan, epochs=200)
+  rows, overflow = deal(members, plan, epochs=200)
   draws = 200 * plan.steps_per_epoch
   assert not overflow.any()
   index, real = (leaf.reshape(draws, -1) for leaf in (rows.index, rows.weight > 0))
@@ -113,14 +113,14 @@ def test_pitfall_156_poisson_batches():
   for chosen, kept in zip(index, real, strict=True):
     assert len(set(chosen[kept])) == kept.sum()
     times[chosen[kept]] += 1
-  assert not times[~keep].any()
-  assert np.abs(times[keep] / draws - 0.2).max() < 5 * np.sqrt(0.2 * 0.8 / draws)
+  assert not times[~members].any()
+  assert np.abs(times[members] / draws - 0.2).max() < 5 * np.sqrt(0.2 * 0.8 / draws)
 
 
 def test_pitfall_156_members_without_a_place_are_counted():
-  keep = members_of(40)
-  plan = plan_of(keep, batch_size=8, traits={"poisson"})._replace(capacity=2)
-  rows, overflow = deal(keep, plan, epochs=5)
+  members = members_of(40)
+  plan = plan_of(members, batch_size=8, traits={"poisson"})._replace(capacity=2)
+  rows, overflow = deal(members, plan, epochs=5)
   assert overflow.max() > 0
   assert rows.index.shape[-1] == 2
 
@@ -138,12 +138,12 @@ def test_poisson_needs_a_probability():
 
 
 def test_poisson_capacity_suffices_for_the_largest_subset():
-  keep = np.stack([members_of(20), members_of(60)])
+  members = np.stack([members_of(20), members_of(60)])
   data = records(N)
   plan = make_plan(
-    frozenset({"poisson"}), data, keep, epochs=50, batch_size=30, num_members=40
+    frozenset({"poisson"}), data, members, epochs=50, batch_size=30, num_members=40
   )
-  _, overflow = deal(keep[1], plan, epochs=50)
+  _, overflow = deal(members[1], plan, epochs=50)
   assert not overflow.any()
   assert 45 < plan.capacity <= 60
 
@@ -154,31 +154,31 @@ def test_poisson_capacity_holds_the_public_batch_size():
   assert plan.capacity == 9
 
 
-def test_reference_rows_ride_only_where_they_are_needed():
-  reference, keep = np.arange(N) < 10, np.arange(N) >= 30
-  plain = plan_of(keep, batch_size=8, reference=reference)
-  assert plain.reference_rows == 0
-  plan = plan_of(keep, batch_size=8, traits={"reference_rows"}, reference=reference)
-  rows, _ = deal(keep, plan, reference=reference)
-  own = rows.reference > 0
+def test_auxiliary_rows_ride_only_where_they_are_needed():
+  auxiliary, members = np.arange(N) < 10, np.arange(N) >= 30
+  plain = plan_of(members, batch_size=8, auxiliary=auxiliary)
+  assert plain.auxiliary_rows == 0
+  plan = plan_of(members, batch_size=8, traits={"auxiliary_rows"}, auxiliary=auxiliary)
+  rows, _ = deal(members, plan, auxiliary=auxiliary)
+  own = rows.auxiliary > 0
   assert (rows.weight[own] == 0).all()
-  assert reference[rows.index[own]].all()
+  assert auxiliary[rows.index[own]].all()
   assert set(rows.index[own]) == set(range(10))
-  assert keep[rows.index[~own]].all()
-  alone, _ = deal(keep, plain, reference=reference)
+  assert members[rows.index[~own]].all()
+  alone, _ = deal(members, plain, auxiliary=auxiliary)
   assert dealt(rows) == dealt(alone)
 
 
-def test_a_defense_without_its_reference_rows_is_refused():
-  part = Defense("compare", traits=frozenset({"needs_reference"}))
+def test_a_defense_without_its_auxiliary_rows_is_refused():
+  part = Defense("compare", traits=frozenset({"needs_auxiliary"}))
   learner = classifier(Linear(), optax.sgd(0.5), part)
-  with pytest.raises(ValueError, match=r"data\.with_reference\(500\)"):
+  with pytest.raises(ValueError, match=r"data\.with_auxiliary\(500\)"):
     train(learner)
 
 
-def test_reference_records_cannot_be_members():
-  data = records().with_reference(5)
-  keep = halves(1)
-  keep[0, np.flatnonzero(data.reference)[0]] = True
-  with pytest.raises(ValueError, match="keep selects reference records"):
-    train(data=data, keep=keep)
+def test_auxiliary_records_cannot_be_members():
+  data = records().with_auxiliary(5)
+  members = halves(1)
+  members[0, np.flatnonzero(data.auxiliary)[0]] = True
+  with pytest.raises(ValueError, match="members selects auxiliary records"):
+    train(data=data, members=members)

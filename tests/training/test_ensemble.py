@@ -43,7 +43,7 @@ def runs():
 
 def test_accuracy_compares_each_label_with_its_record(runs):
   run = runs["float"]
-  hits = (run.predict(FLOATS).argmax(1) == LABELS).mean()
+  hits = (run.log_probs(FLOATS).argmax(1) == LABELS).mean()
   assert run.accuracy(FLOATS, LABELS) == hits
   assert run.accuracy(FLOATS, LABELS.tolist()) == hits
   assert run.accuracy(jnp.asarray(FLOATS), jnp.asarray(LABELS)) == hits
@@ -104,7 +104,7 @@ def test_labels_that_are_none_are_refused(runs, y, message):
 )
 def test_what_was_not_trained_on_is_not_asked(runs, kind, x, message):
   for ask in (
-    runs[kind].predict,
+    runs[kind].log_probs,
     lambda x: runs[kind].accuracy(x, LABELS[: np.size(x)]),
   ):
     with pytest.raises(ValueError, match=message) as caught:
@@ -127,19 +127,21 @@ def test_what_was_not_trained_on_is_not_asked(runs, kind, x, message):
 def test_equal_records_of_another_type_are_answered_alike(runs, kind, x, same):
   if same is None:
     with pytest.raises(ValueError, match="x is int64"):
-      runs[kind].predict(x)
+      runs[kind].log_probs(x)
     return
-  np.testing.assert_allclose(runs[kind].predict(x), runs[kind].predict(same), atol=1e-6)
+  np.testing.assert_allclose(
+    runs[kind].log_probs(x), runs[kind].log_probs(same), atol=1e-6
+  )
 
 
 def test_ensembles_refuse_alike(runs):
   data = Dataset.from_arrays(PICTURES, LABELS, num_classes=K)
-  keep = np.arange(N)[None] % 2 == np.arange(2)[:, None]
-  ensemble = fit_many(runs["uint8"].learner, data, keep, epochs=1, batch_size=N)
+  members = np.arange(N)[None] % 2 == np.arange(2)[:, None]
+  ensemble = fit_many(runs["uint8"].learner, data, members, epochs=1, batch_size=N)
   with pytest.raises(ValueError, match="on another scale"):
-    ensemble.predict(255 * FLOATS)
+    ensemble.log_probs(255 * FLOATS)
   with pytest.raises(ValueError, match=r"x\[None\]"):
-    ensemble.predict(PICTURES[0])
+    ensemble.log_probs(PICTURES[0])
 
 
 @pytest.mark.parametrize(

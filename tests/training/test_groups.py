@@ -15,19 +15,19 @@ N = 60
 KEY = jax.random.key(4)
 
 
-def plan_of(keep, groups, batch_size):
-  sizes = {"epochs": 1, "batch_size": batch_size, "groups": groups}
-  return make_plan(frozenset(), records(N), keep[None], **sizes)
+def plan_of(members, groups, batch_size):
+  sizes = {"epochs": 1, "batch_size": batch_size, "num_shards": groups}
+  return make_plan(frozenset(), records(N), members[None], **sizes)
 
 
-def deal(keep, groups, batch_size=4, epochs=2):
+def deal(members, groups, batch_size=4, epochs=2):
   """Return the chunk of each record, and every step's rows [epochs,steps,groups,B]."""
-  plan = plan_of(keep, groups, batch_size)
-  chunk = chunk_of(KEY, jnp.asarray(keep), groups)
+  plan = plan_of(members, groups, batch_size)
+  chunk = chunk_of(KEY, jnp.asarray(members), groups)
 
   @jax.jit
   def epoch(key):
-    rows = epoch_rows(key, jnp.asarray(keep), jnp.zeros(N, bool), plan, chunk)
+    rows = epoch_rows(key, jnp.asarray(members), jnp.zeros(N, bool), plan, chunk)
     return jax.lax.map(rows, jnp.arange(plan.steps_per_epoch))
 
   rows, overflow = jax.lax.map(epoch, jax.random.split(KEY, epochs))
@@ -51,24 +51,24 @@ CASES = pytest.mark.parametrize(
 def test_pitfall_104_each_member_belongs_to_one_group_and_is_met_once_an_epoch(
   count, groups
 ):
-  keep = members_of(count)
-  chunk, index, weight = deal(keep, groups)
-  sizes = np.bincount(chunk[keep], minlength=groups)
+  members = members_of(count)
+  chunk, index, weight = deal(members, groups)
+  sizes = np.bincount(chunk[members], minlength=groups)
   assert sizes.sum() == count
   assert sizes.max() - sizes.min() <= 1
   for one_index, one_weight in zip(index, weight, strict=True):
     for group in range(groups):
       met = one_index[:, group][one_weight[:, group] > 0]
-      assert sorted(met) == sorted(np.flatnonzero(keep & (chunk == group)))
+      assert sorted(met) == sorted(np.flatnonzero(members & (chunk == group)))
 
 
 @CASES
 def test_pitfall_104_padding_repeats_a_record_of_the_group(count, groups):
-  keep = members_of(count)
-  chunk, index, weight = deal(keep, groups)
+  members = members_of(count)
+  chunk, index, weight = deal(members, groups)
   for group in range(groups):
     assert set(chunk[index[:, :, group]].ravel()) == {group}
-  assert keep[index].all()
+  assert members[index].all()
   per_step = weight.sum(-1)
   assert per_step.min() >= 1
   assert per_step.max() - per_step.min() <= 1
@@ -85,19 +85,19 @@ def test_epochs_shuffle_within_the_groups():
 
 
 def test_groups_are_drawn_at_random():
-  keep = jnp.ones(N, bool)
-  one, other = (chunk_of(jax.random.key(seed), keep, 3) for seed in (0, 1))
+  members = jnp.ones(N, bool)
+  one, other = (chunk_of(jax.random.key(seed), members, 3) for seed in (0, 1))
   assert not np.array_equal(one, other)
-  np.testing.assert_array_equal(chunk_of(jax.random.key(0), keep, 3), one)
+  np.testing.assert_array_equal(chunk_of(jax.random.key(0), members, 3), one)
   assert not np.array_equal(one, np.sort(one))
 
 
 def test_one_group_is_dealt_as_without_groups():
-  keep = members_of(23)
-  plan, key = plan_of(keep, 1, 6), jax.random.key(2)
-  plain = epoch_rows(key, jnp.asarray(keep), jnp.zeros(N, bool), plan)
+  members = members_of(23)
+  plan, key = plan_of(members, 1, 6), jax.random.key(2)
+  plain = epoch_rows(key, jnp.asarray(members), jnp.zeros(N, bool), plan)
   chunked = epoch_rows(
-    key, jnp.asarray(keep), jnp.zeros(N, bool), plan, jnp.zeros(N, int)
+    key, jnp.asarray(members), jnp.zeros(N, bool), plan, jnp.zeros(N, int)
   )
   for step in range(plan.steps_per_epoch):
     for one, other in zip(plain(step)[0], chunked(step)[0], strict=True):
@@ -108,9 +108,9 @@ def test_a_draw_close_to_one_stays_in_its_group(monkeypatch):
   """In float32 such a draw and the number of a large group round up to the next."""
   draws = jnp.where(jnp.arange(N) < N // 2, 1 - 2.0**-24, 0.0)
   monkeypatch.setattr(jax.random, "uniform", lambda key, shape: draws)
-  keep, chunk = jnp.ones(N, bool), (jnp.arange(N) < N // 2) + 6
+  members, chunk = jnp.ones(N, bool), (jnp.arange(N) < N // 2) + 6
   plan = plan_of(np.ones(N, bool), 2, 4)
-  rows = epoch_rows(KEY, keep, ~keep, plan, 7 - chunk)
+  rows = epoch_rows(KEY, members, ~members, plan, 7 - chunk)
   for step in range(plan.steps_per_epoch):
     groups = np.asarray(rows(step)[0].index).reshape(2, -1)
     for own, (low, high) in zip(groups, itertools.pairwise((0, 30, 60)), strict=True):
@@ -130,12 +130,12 @@ def test_the_batch_size_is_that_of_each_group(
 
 @pytest.mark.slow
 def test_too_few_members_for_the_groups_are_refused():
-  keep = np.stack([members_of(60), members_of(10)])
+  members = np.stack([members_of(60), members_of(10)])
   with pytest.raises(ValueError, match=r"10 members for the 5 steps.*of 4 critics"):
     make_plan(
-      *(frozenset(), records(N), keep),
+      *(frozenset(), records(N), members),
       epochs=1,
       batch_size=3,
       num_members=60,
-      groups=4,
+      num_shards=4,
     )

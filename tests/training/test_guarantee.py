@@ -117,7 +117,7 @@ def test_parts_that_couple_rows_are_refused_in_a_sweep_before_work_starts(tmp_pa
     return classifier(network, optax.sgd(0.1), chain(centred, dp_sgd(delta=1e-3)))
 
   with pytest.raises(ValueError, match="mine changes the loss of a row by the other"):
-    train(learner, over={"scale": np.ones(2)}, out=tmp_path / "run")
+    train(learner, sweep={"scale": np.ones(2)}, out=tmp_path / "run")
   assert not (tmp_path / "run").exists()
 
 
@@ -129,7 +129,7 @@ STANDARD = DATA.hold_out(0.2).standardize()
   [
     STANDARD,
     STANDARD.select(range(20)),
-    STANDARD.with_reference(3),
+    STANDARD.with_auxiliary(3),
     DATA.standardize().hold_out(0.2),
     plant(STANDARD, "mislabelled", 2),
     Dataset.from_arrays(STANDARD.x, STANDARD.y, test=STANDARD.test),

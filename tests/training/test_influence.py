@@ -33,52 +33,52 @@ MIXED = classifier(Normed(), optax.sgd(0.1), mixup())
 
 @pytest.mark.parametrize("learner", [LEARNER, MIXED], ids=["plain", "mixup+batchnorm"])
 def test_pitfall_60_out_records_change_nothing(learner):
-  keep = halves(1)
+  members = halves(1)
   data = records()
-  clean = train(learner, data, keep)
+  clean = train(learner, data, members)
   moved = data
-  for row in np.flatnonzero(~keep[0]):
+  for row in np.flatnonzero(~members[0]):
     moved = perturbed(moved, row, 1e6)
-  assert same(train(learner, moved, keep).states, clean.states)
-  member = perturbed(data, np.flatnonzero(keep[0])[0], 0.1)
-  assert not same(train(learner, member, keep).states.params, clean.states.params)
+  assert same(train(learner, moved, members).states, clean.states)
+  member = perturbed(data, np.flatnonzero(members[0])[0], 0.1)
+  assert not same(train(learner, member, members).states.params, clean.states.params)
 
 
 def test_pitfall_146_keep_is_the_set_of_records_with_influence():
-  data, keep = records(), halves(2, seed=3)
-  clean = train(data=data, keep=keep).states.params
-  influence = np.empty_like(keep)
+  data, members = records(), halves(2, seed=3)
+  clean = train(data=data, members=members).states.params
+  influence = np.empty_like(members)
   for row in range(RECORDS):
-    moved = train(data=perturbed(data, row, 0.5), keep=keep).states.params
+    moved = train(data=perturbed(data, row, 0.5), members=members).states.params
     for s in range(2):
       one, other = (jax.tree.map(lambda leaf, s=s: leaf[s], p) for p in (clean, moved))
       influence[s, row] = not same(one, other)
-  np.testing.assert_array_equal(influence, keep)
+  np.testing.assert_array_equal(influence, members)
 
 
 @pytest.mark.slow
 def test_pitfall_147_subsets_of_different_sizes_are_used_whole():
-  keep = halves(2)
-  keep[1] = np.arange(RECORDS) < 33
+  members = halves(2)
+  members[1] = np.arange(RECORDS) < 33
   data = records()
-  clean = train(data=data, keep=keep)
+  clean = train(data=data, members=members)
   assert clean.plan.steps_per_epoch * clean.plan.capacity >= 33
   for row in range(RECORDS):
-    moved = train(data=perturbed(data, row, 0.5), keep=keep)
+    moved = train(data=perturbed(data, row, 0.5), members=members)
     assert same(moved[1].state.params, clean[1].state.params) == (row >= 33)
 
 
 def test_pitfall_69_training_equals_a_loop_with_momentum_over_the_epochs():
-  data, keep = records(), halves(2)
-  ensemble = train(data=data, keep=keep)
+  data, members = records(), halves(2)
+  ensemble = train(data=data, members=members)
   for s in range(2):
-    weights, bias = _loop(data, keep[s], ensemble.plan, ensemble[s].state.key)
+    weights, bias = _loop(data, members[s], ensemble.plan, ensemble[s].state.key)
     trained = ensemble[s].state.params["Dense_0"]
     np.testing.assert_allclose(trained["kernel"], weights, atol=1e-5)
     np.testing.assert_allclose(trained["bias"], bias, atol=1e-5)
 
 
-def _loop(data, keep, plan, key):
+def _loop(data, members, plan, key):
   """Train softmax regression by hand, over the rows that the epochs deal."""
   x = np.concatenate([data.x, np.ones((RECORDS, 1))], 1)
   y = np.eye(CLASSES)[data.y]
@@ -86,7 +86,7 @@ def _loop(data, keep, plan, key):
   velocity = np.zeros_like(weights)
   for epoch in range(SIZES["epochs"]):
     order = jax.random.fold_in(fold_in_name(key, "order"), epoch)
-    rows = epoch_rows(order, jax.numpy.asarray(keep), data.reference, plan)
+    rows = epoch_rows(order, jax.numpy.asarray(members), data.auxiliary, plan)
     for step in range(plan.steps_per_epoch):
       dealt, _ = rows(step)
       chosen = np.asarray(dealt.index)[np.asarray(dealt.weight) > 0]
@@ -98,14 +98,16 @@ def _loop(data, keep, plan, key):
 
 
 def test_pitfall_01_answers_do_not_use_batch_statistics():
-  data, keep = records(), halves(1)
-  run = train(MIXED, data, keep)[0]
-  together = run.predict(data.x)
+  data, members = records(), halves(1)
+  run = train(MIXED, data, members)[0]
+  together = run.log_probs(data.x)
   assert {"batch_stats"} == set(run.state.stats)
   for row in (0, 7, RECORDS - 1):
-    np.testing.assert_array_equal(run.predict(data.x[row : row + 1])[0], together[row])
-  others = run.predict(data.x[~keep[0]])
-  np.testing.assert_array_equal(others, together[~keep[0]])
+    np.testing.assert_array_equal(
+      run.log_probs(data.x[row : row + 1])[0], together[row]
+    )
+  others = run.log_probs(data.x[~members[0]])
+  np.testing.assert_array_equal(others, together[~members[0]])
 
 
 def test_pitfall_85_every_model_draws_its_own_randomness():
@@ -117,38 +119,38 @@ def test_pitfall_85_every_model_draws_its_own_randomness():
     return batch._replace(x=batch.x + noise)
 
   noisy = classifier(Linear(), optax.sgd(0.1), Defense("n", init=init, batch=batch))
-  ensemble = train(noisy, keep=np.repeat(halves(1), 2, 0))
+  ensemble = train(noisy, members=np.repeat(halves(1), 2, 0))
   (one, other) = ensemble.states.defense["n"]
   assert not np.array_equal(one, other)
   assert not same(ensemble[0].state.params, ensemble[1].state.params)
-  asked = ensemble.predict(ensemble.data.x)
-  np.testing.assert_array_equal(ensemble.predict(ensemble.data.x), asked)
+  asked = ensemble.log_probs(ensemble.data.x)
+  np.testing.assert_array_equal(ensemble.log_probs(ensemble.data.x), asked)
 
 
-def test_reference_rows_carry_no_gradient():
-  data = records().with_reference(4)
-  keep = halves(1) & data.audited
-  part = Defense("ride", traits=frozenset({"needs_reference", "reference_rows"}))
+def test_auxiliary_rows_carry_no_gradient():
+  data = records().with_auxiliary(4)
+  members = halves(1) & data.audited
+  part = Defense("ride", traits=frozenset({"needs_auxiliary", "auxiliary_rows"}))
   learner = classifier(Linear(), optax.sgd(0.1), part)
-  clean = train(learner, data, keep)
-  assert clean.plan.reference_rows == 1
-  for row in np.flatnonzero(data.reference):
+  clean = train(learner, data, members)
+  assert clean.plan.auxiliary_rows == 1
+  for row in np.flatnonzero(data.auxiliary):
     data = perturbed(data, row, 1e6)
-  assert same(train(learner, data, keep).states, clean.states)
+  assert same(train(learner, data, members).states, clean.states)
 
 
-def test_fit_trains_on_all_but_the_reference_records():
-  data = records().with_reference(RECORDS - MEMBERS)
+def test_fit_trains_on_all_but_the_auxiliary_records():
+  data = records().with_auxiliary(RECORDS - MEMBERS)
   run = fit(LEARNER, data, epochs=2, batch_size=6)
-  np.testing.assert_array_equal(run.keep, data.audited)
+  np.testing.assert_array_equal(run.members, data.audited)
   assert run.accuracy(data.x, data.y) == np.mean(
-    run.predict(data.x).argmax(1) == data.y
+    run.log_probs(data.x).argmax(1) == data.y
   )
   assert run.guarantee == {"epsilon": None, "delta": None}
 
 
 def test_the_metrics_are_the_means_over_an_epoch():
-  ensemble = train(keep=halves(1))
+  ensemble = train(members=halves(1))
   first, second = ensemble.history
   assert first["epoch"] == 0
   assert second["epoch"] == 1

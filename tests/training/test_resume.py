@@ -40,18 +40,18 @@ def keyed():
     return {**state, "seen": state["seen"] + 1}
 
   stage = Stage(
-    rows=lambda key, keep, reference: keep[None],
-    table=lambda key, log_probs, rows, keep: log_probs[0],
+    rows=lambda key, members, reference: members[None],
+    table=lambda key, log_probs, rows, members: log_probs[0],
   )
-  return Defense("keyed", init=init, update=update, before=(stage,))
+  return Defense("keyed", init=init, update=update, stages=(stage,))
 
 
 STAGED = classifier(Linear(), optax.adam(0.1), keyed())
 
 
 def run(learner=LEARNER, **options):
-  options = {"keep": KEEP, "epochs": EPOCHS, **options}
-  return train(learner, options.pop("data", None), options.pop("keep"), **options)
+  options = {"members": KEEP, "epochs": EPOCHS, **options}
+  return train(learner, options.pop("data", None), options.pop("members"), **options)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_a_finished_run_is_loaded(tmp_path, trained, unbroken):
   assert same(again.states, unbroken[LEARNER].states)
   assert again.history == first.history
   x = records().x
-  np.testing.assert_array_equal(again.predict(x), first.predict(x))
+  np.testing.assert_array_equal(again.log_probs(x), first.log_probs(x))
   assert not Store(tmp_path).has("unfinished")
 
 
@@ -181,7 +181,7 @@ def test_stages_and_random_keys_survive(
     ({"seed": 1}, "seed was 0, now 1"),
     ({"epochs": 3}, "epochs was 4, now 3"),
     ({"batch_size": 7}, "batch_size was 6, now 7"),
-    ({"keep": halves(3, seed=1)}, "keep was"),
+    ({"members": halves(3, seed=1)}, "members was"),
     ({"data": perturbed(records(), 3, 1e-3)}, "records was"),
     (
       {"learner": classifier(Linear(), optax.sgd(0.5), label_smoothing(0.1))},
@@ -233,7 +233,7 @@ def test_pitfall_86_work_in_progress_of_another_run_is_refused(
   other[1] = other[1][::-1]
   trained.clear()
   with pytest.raises(ValueError, match=r"epoch-1 is of another run: model \d was"):
-    run(learner, keep=other, out=tmp_path)
+    run(learner, members=other, out=tmp_path)
   (tmp_path / "signature.json").unlink()
   with pytest.raises(ValueError, match=r"epoch-1 is of another run: learner was"):
     run(OTHER, out=tmp_path)
@@ -246,7 +246,7 @@ def test_rows_that_a_killed_run_of_something_else_left_do_not_count(tmp_path):
   Store(tmp_path).append_metrics(
     {"models": "models-00007", "count": 1, "epoch": 0, "seconds": 1e6}
   )
-  assert run(out=tmp_path, keep=KEEP[:1]).seconds < 1e5
+  assert run(out=tmp_path, members=KEEP[:1]).seconds < 1e5
 
 
 def test_auto_takes_the_strategy_of_the_folder(finished, trained):
@@ -258,9 +258,9 @@ def test_pitfall_86_swept_values_are_part_of_a_run(tmp_path):
   def make(rate):
     return classifier(Linear(), optax.sgd(rate))
 
-  run(make, keep=KEEP[:1], over={"rate": [0.1]}, out=tmp_path)
+  run(make, members=KEEP[:1], sweep={"rate": [0.1]}, out=tmp_path)
   with pytest.raises(ValueError, match="hyper_parameters was"):
-    run(make, keep=KEEP[:1], over={"rate": [0.2]}, out=tmp_path)
+    run(make, members=KEEP[:1], sweep={"rate": [0.2]}, out=tmp_path)
 
 
 @pytest.mark.slow
@@ -280,26 +280,26 @@ def test_pitfall_86_what_has_no_text_is_part_of_a_run(tmp_path):
 def test_pitfall_86_what_teachers_hand_over_is_part_of_a_run(tmp_path):
   def learner(*, models=1, scale=1.0):
     stage = Stage(
-      rows=lambda key, keep, reference: keep[None].repeat(models, 0),
-      table=lambda key, log_probs, rows, keep: scale * log_probs.mean(0),
+      rows=lambda key, members, reference: members[None].repeat(models, 0),
+      table=lambda key, log_probs, rows, members: scale * log_probs.mean(0),
       models=models,
     )
-    part = Defense("handed", before=(stage,))
+    part = Defense("handed", stages=(stage,))
     return classifier(Linear(), optax.sgd(0.1), part)
 
-  run(learner(), keep=KEEP[:1], out=tmp_path)
+  run(learner(), members=KEEP[:1], out=tmp_path)
   for other in (learner(scale=0.5), learner(models=2)):
     with pytest.raises(ValueError, match="program was"):
-      run(other, keep=KEEP[:1], out=tmp_path)
+      run(other, members=KEEP[:1], out=tmp_path)
 
 
 def test_pitfall_86_swept_names_are_part_of_a_run(tmp_path):
   def make(rate=0.1, momentum=0.1):
     return classifier(Linear(), optax.sgd(rate, momentum))
 
-  run(make, keep=KEEP[:1], over={"rate": [0.1]}, out=tmp_path)
+  run(make, members=KEEP[:1], sweep={"rate": [0.1]}, out=tmp_path)
   with pytest.raises(ValueError, match="hyper_parameters was"):
-    run(make, keep=KEEP[:1], over={"momentum": [0.1]}, out=tmp_path)
+    run(make, members=KEEP[:1], sweep={"momentum": [0.1]}, out=tmp_path)
 
 
 def test_a_metrics_line_cut_short_is_dropped(tmp_path):
@@ -332,7 +332,7 @@ def test_a_finished_chunk_drops_the_checkpoints_a_kill_left(tmp_path, unbroken):
 
 
 def test_fewer_models_of_a_folder_are_its_first(finished, trained, unbroken):
-  first = run(keep=KEEP[:2], out=finished)
+  first = run(members=KEEP[:2], out=finished)
   assert not trained
   states = jax.tree.map(lambda leaf: leaf[:2], unbroken[LEARNER].states)
   assert same(first.states, states)

@@ -29,16 +29,16 @@ EVEN = np.arange(RECORDS) % 2 == 0
 def two_teachers():
   """Hand over class 0 as two teachers see it, of the even and of the odd members."""
 
-  def rows(key, keep, reference):
-    return jnp.stack([keep & EVEN, keep & ~EVEN])
+  def rows(key, members, reference):
+    return jnp.stack([members & EVEN, members & ~EVEN])
 
-  def table(key, log_probs, rows, keep):
+  def table(key, log_probs, rows, members):
     one, other = log_probs
-    return jnp.stack([one[:, 0], other[:, 0], keep], 1)
+    return jnp.stack([one[:, 0], other[:, 0], members], 1)
 
   return Defense(
     "two",
-    before=(Stage(rows=rows, table=table, models=2),),
+    stages=(Stage(rows=rows, table=table, models=2),),
     init=lambda key, spec: spec.table,
     loss=lambda losses, state, ctx: losses * (1 + state[0, 0] ** 2),
   )
@@ -50,7 +50,7 @@ KEEP = halves(2)
 
 @pytest.fixture(scope="module")
 def looped():
-  return train(LEARNER, keep=KEEP)
+  return train(LEARNER, members=KEEP)
 
 
 @pytest.mark.slow
@@ -75,13 +75,13 @@ def test_a_teacher_learns_from_its_rows_only(looped, row):
 
 @pytest.mark.slow
 def test_a_stage_is_trained_alike_by_every_strategy(looped):
-  vmapped = train(LEARNER, keep=KEEP, strategy="vmap")
+  vmapped = train(LEARNER, members=KEEP, strategy="vmap")
   assert same(vmapped.states.defense, looped.states.defense, atol=1e-5)
   assert same(vmapped.states.params, looped.states.params, atol=1e-5)
 
 
 def test_chunks_take_their_own_teachers(looped):
-  chunked = train(LEARNER, keep=KEEP, memory_gb=1e-9)
+  chunked = train(LEARNER, members=KEEP, memory_gb=1e-9)
   assert same(chunked.states, looped.states)
 
 
@@ -97,7 +97,7 @@ def test_teachers_enter_the_history(looped):
 @pytest.mark.slow
 def test_pitfall_60_distillation_passes_no_out_record_on():
   learner = classifier(Linear(), optax.sgd(0.5), distillation(2.0))
-  clean = train(learner, keep=KEEP)
+  clean = train(learner, members=KEEP)
   row = np.flatnonzero(~KEEP.any(0))[0]
   moved = train(learner, perturbed(records(), row, 1e3), KEEP)
   assert same(moved.states.params, clean.states.params)
@@ -111,7 +111,7 @@ def test_teachers_may_differ_in_a_swept_value():
   def make(temperature):
     return classifier(Linear(), optax.sgd(0.5), distillation(temperature))
 
-  swept = train(make, keep=KEEP, over={"temperature": [1.0, 100.0]})
+  swept = train(make, members=KEEP, sweep={"temperature": [1.0, 100.0]})
   sharp, flat = swept.states.defense["distillation"]
   assert sharp.max() > 0.5
   np.testing.assert_allclose(flat, 1 / CLASSES, atol=0.05)
@@ -120,9 +120,9 @@ def test_teachers_may_differ_in_a_swept_value():
 def test_a_stage_with_a_defense_of_its_own():
   own = Defense("halve", loss=lambda losses, *_: 0.0 * losses, model=None)
   part = two_teachers()
-  stage = part.before[0]._replace(defense=own)
-  learner = classifier(Linear(), optax.sgd(0.5), part._replace(before=(stage,)))
-  table = train(learner, keep=KEEP).states.defense["two"]
+  stage = part.stages[0]._replace(defense=own)
+  learner = classifier(Linear(), optax.sgd(0.5), part._replace(stages=(stage,)))
+  table = train(learner, members=KEEP).states.defense["two"]
   np.testing.assert_allclose(table[..., :2], np.log(1 / CLASSES), rtol=1e-6)
 
 
@@ -130,7 +130,7 @@ def test_a_stage_with_a_defense_of_its_own():
 def test_a_teacher_answers_with_the_weights_it_would_release():
   def table(*parts):
     learner = classifier(Linear(), optax.sgd(0.5), chain(distillation(1.0), *parts))
-    return train(learner, keep=KEEP).states.defense["distillation"]
+    return train(learner, members=KEEP).states.defense["distillation"]
 
   assert not np.allclose(table(), table(ema(0.9)))
   np.testing.assert_array_equal(table(), table(confidence_masking(1)))

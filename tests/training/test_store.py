@@ -25,7 +25,7 @@ KEEP = halves(5)
 
 
 def run(models=5, **options):
-  return train(keep=KEEP[:models], **options)
+  return train(members=KEEP[:models], **options)
 
 
 def ask(models=5, learner=LEARNER, **options):
@@ -80,8 +80,8 @@ def test_larger_subsets_may_join_a_store(tmp_path, trained):
   larger = KEEP.copy()
   larger[4] = True
   data = records()
-  train(data=data, keep=larger[:4], out=tmp_path)
-  grown = train(data=data, keep=larger, out=tmp_path)
+  train(data=data, members=larger[:4], out=tmp_path)
+  grown = train(data=data, members=larger, out=tmp_path)
   assert trained == [[0, 1, 2, 3], [4]]
   assert same(jax.tree.map(lambda leaf: leaf[:4], grown.states), run(4).states)
 
@@ -127,8 +127,8 @@ def test_pitfall_86_the_model_and_the_field_that_differ_are_named(tmp_path):
   run(out=tmp_path)
   other = KEEP.copy()
   other[2] = KEEP[3]
-  with pytest.raises(ValueError, match=r"models/00002 is of another run: keep was"):
-    train(keep=other, out=tmp_path)
+  with pytest.raises(ValueError, match=r"models/00002 is of another run: members was"):
+    train(members=other, out=tmp_path)
 
 
 def test_a_version_is_part_of_a_run(tmp_path, monkeypatch):
@@ -220,7 +220,7 @@ def test_answers_are_those_of_the_models(trained):
     (streamed.signals, whole),
     (streamed.signals.population, whole.population),
   ):
-    for name in ("phi", "hinge", "correct", "keep", "labels"):
+    for name in ("phi", "hinge", "correct", "members", "labels"):
       np.testing.assert_array_equal(getattr(given, name), getattr(expected, name))
   np.testing.assert_array_equal(streamed.signals.log_probs, whole.log_probs)
 
@@ -304,15 +304,15 @@ def make(rate):
 @pytest.mark.parametrize("strategy", ["vmap", "loop"])
 def test_a_model_that_diverges_harms_no_other(tmp_path, strategy, caplog):
   over = {"rate": np.array([0.5, np.nan, 0.5], np.float32)}
-  options = {"learner": make, "over": over, "strategy": strategy, "out": tmp_path}
+  options = {"learner": make, "sweep": over, "strategy": strategy, "out": tmp_path}
   found = ask(3, **options)
   assert found.diverged == [1]
   assert "model 1 diverged: its parameters are not finite" in caplog.messages
-  np.testing.assert_array_equal(found.signals.keep, KEEP[[0, 2]])
+  np.testing.assert_array_equal(found.signals.members, KEEP[[0, 2]])
   alone = ask(3, make(0.5), strategy=strategy)
   np.testing.assert_allclose(found.signals.phi, alone.signals.phi[[0, 2]], atol=1e-5)
   scores = mixdef.attacks.leave_one_out(mixdef.attacks.lira_global, found.signals)
-  figures = mixdef.metrics.summarize(scores, found.signals.keep)
+  figures = mixdef.metrics.summarize(scores, found.signals.members)
   assert figures.num_members == KEEP[[0, 2]].sum()
   rows = Store(tmp_path).read_metrics()
   assert all(row["diverged"] == [1] and np.isfinite(row["loss"]) for row in rows[1:])
@@ -324,9 +324,9 @@ def test_a_model_that_diverges_harms_no_other(tmp_path, strategy, caplog):
 def test_all_models_diverging_is_one_line():
   over = {"rate": np.full(2, np.nan, np.float32)}
   with pytest.raises(ValueError, match="every model diverged: train with a lower"):
-    ask(2, make, over=over)
+    ask(2, make, sweep=over)
   with pytest.raises(ValueError, match="every model diverged"):
-    train(make, keep=KEEP[:2], over=over).sound()
+    train(make, members=KEEP[:2], sweep=over).converged()
 
 
 def test_a_model_that_answers_nan_with_finite_parameters_diverged(unbroken):
@@ -341,7 +341,7 @@ def test_a_model_that_answers_nan_with_finite_parameters_diverged(unbroken):
   broken = dataclasses.replace(unbroken, states=unbroken.states._replace(params=params))
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
   np.testing.assert_array_equal(broken.diverged, [False, True, False, False, False])
-  assert len(broken.sound()) == 4
+  assert len(broken.converged()) == 4
 
 
 def test_questions_are_told_apart_by_every_view(tmp_path):
@@ -387,8 +387,8 @@ def test_signals_are_kept_beside_the_models(tmp_path, monkeypatch):
   with monkeypatch.context() as patched:
     patched.setattr(ensemble_module, "predict_in_blocks", never)
     again = run(out=tmp_path, models=3).signals(population=others)
-    part = ensemble.take([2, 0]).signals(population=others)
-  for name in ("phi", "hinge", "correct", "log_probs", "keep", "audited"):
+    part = ensemble.select([2, 0]).signals(population=others)
+  for name in ("phi", "hinge", "correct", "log_probs", "members", "audited"):
     np.testing.assert_array_equal(getattr(again, name), getattr(expected, name))
     if name != "audited":
       stack = getattr(expected, name)[[2, 0]]

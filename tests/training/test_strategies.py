@@ -45,7 +45,7 @@ def ensembles(learner, traces):
   made = {}
   for strategy in STRATEGIES:
     traces.clear()
-    made[strategy] = train(learner, keep=KEEP, strategy=strategy)
+    made[strategy] = train(learner, members=KEEP, strategy=strategy)
     # The metrics' shapes and the loop body: once each, for all models and epochs.
     assert len(traces) == 2, f"pitfall 153: {strategy} traced {len(traces)} times"
   return made
@@ -57,12 +57,12 @@ def test_pitfall_154_strategies_give_equal_parameters(ensembles, strategy):
   assert same(vmapped.states.params, ensembles[strategy].states.params, atol=1e-5)
   x = vmapped.data.x
   np.testing.assert_allclose(
-    vmapped.predict(x), ensembles[strategy].predict(x), atol=1e-5
+    vmapped.log_probs(x), ensembles[strategy].log_probs(x), atol=1e-5
   )
 
 
 def test_auto_takes_a_strategy_that_gives_the_same_models(ensembles, learner):
-  chosen = train(learner, keep=KEEP, strategy="auto")
+  chosen = train(learner, members=KEEP, strategy="auto")
   assert chosen.strategy in STRATEGIES
   assert same(chosen.states.params, ensembles[chosen.strategy].states.params, atol=1e-5)
 
@@ -70,7 +70,7 @@ def test_auto_takes_a_strategy_that_gives_the_same_models(ensembles, learner):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_chunks_equal_the_whole(ensembles, learner, strategy, monkeypatch):
   monkeypatch.setattr(choosing, "models_at_once", lambda *_: (2, 0.0))
-  chunked = train(learner, keep=KEEP, strategy=strategy)
+  chunked = train(learner, members=KEEP, strategy=strategy)
   # XLA may lower a batched product of 2 models unlike one of 5; else it is bit by bit.
   atol = 1e-6 if strategy == "vmap" else 0.0
   assert same(chunked.states, ensembles[strategy].states, atol=atol)
@@ -80,7 +80,7 @@ def test_chunks_equal_the_whole(ensembles, learner, strategy, monkeypatch):
 
 
 def test_chunks_by_a_tiny_memory_equal_the_whole(ensembles, learner):
-  chunked = train(learner, keep=KEEP, strategy="loop", memory_gb=1e-9)
+  chunked = train(learner, members=KEEP, strategy="loop", memory_gb=1e-9)
   assert same(chunked.states, ensembles["loop"].states)
   assert len(chunked.history) == len(KEEP) * SIZES["epochs"]
 
@@ -90,7 +90,7 @@ def test_progress_ends_at_its_total_with_a_padded_last_chunk(monkeypatch, strate
   progress = []
   monkeypatch.setattr(choosing, "models_at_once", lambda *_: (2, 0.0))
   monkeypatch.setattr(shadows, "Progress", _recorder(progress))
-  train(keep=KEEP, strategy=strategy)
+  train(members=KEEP, strategy=strategy)
   total, *done = progress
   assert sum(done) == total
 
@@ -113,29 +113,31 @@ def _recorder(progress):
 
 def test_a_model_does_not_depend_on_how_many_come_after_it(ensembles, learner):
   for strategy, atol in (("loop", 0.0), ("vmap", 1e-6)):
-    first = train(learner, keep=KEEP[:2], strategy=strategy)
+    first = train(learner, members=KEEP[:2], strategy=strategy)
     assert first.plan == ensembles[strategy].plan
     states = jax.tree.map(lambda leaf: leaf[:2], ensembles[strategy].states)
     assert same(first.states, states, atol=atol)
 
 
 def test_models_of_an_ensemble_differ_even_on_equal_members():
-  ensemble = train(keep=np.repeat(halves(1), 2, 0))
-  (one, other) = ensemble.predict(ensemble.data.x)
+  ensemble = train(members=np.repeat(halves(1), 2, 0))
+  (one, other) = ensemble.log_probs(ensemble.data.x)
   assert not np.array_equal(one, other)
 
 
 def test_fit_is_the_first_model_of_fit_many():
   sizes = {key: SIZES[key] for key in ("epochs", "batch_size")}
-  keep = halves(2)
-  run = fit(LEARNER, records(), keep[0], **sizes)
-  assert same(run.state, jax.tree.map(lambda leaf: leaf[0], train(keep=keep).states))
+  members = halves(2)
+  run = fit(LEARNER, records(), members[0], **sizes)
+  assert same(
+    run.state, jax.tree.map(lambda leaf: leaf[0], train(members=members).states)
+  )
 
 
 def test_pitfall_153_more_training_compiles_nothing(ensembles, learner, traces):
   traces.clear()
   for strategy in STRATEGIES:
-    train(learner, keep=KEEP, strategy=strategy, seed=5)
+    train(learner, members=KEEP, strategy=strategy, seed=5)
   assert not traces
 
 
@@ -148,36 +150,38 @@ def test_over_equals_models_trained_with_each_value():
   def make(rate):
     return classifier(Linear(), optax.sgd(rate))
 
-  keep = halves(3)
-  swept = train(make, keep=keep, over={"rate": [0.1, 0.4, 0.4]}, strategy="vmap")
-  alone = train(make(0.4), keep=keep)
-  expected = alone.predict(alone.data.x)
-  given = swept.predict(swept.data.x)
+  members = halves(3)
+  swept = train(make, members=members, sweep={"rate": [0.1, 0.4, 0.4]}, strategy="vmap")
+  alone = train(make(0.4), members=members)
+  expected = alone.log_probs(alone.data.x)
+  given = swept.log_probs(swept.data.x)
   np.testing.assert_allclose(given[1:], expected[1:], atol=1e-5)
   assert np.abs(given[0] - expected[0]).max() > 0.01
-  np.testing.assert_allclose(swept[2].predict(swept.data.x), given[2], atol=1e-5)
+  np.testing.assert_allclose(swept[2].log_probs(swept.data.x), given[2], atol=1e-5)
 
 
 def test_models_of_one_id_are_paired(ensembles, learner):
-  ids = [2, 0, 2]
-  chosen = train(learner, keep=KEEP[ids], ids=ids, strategy="loop")
-  states = jax.tree.map(lambda leaf: leaf[jnp.array(ids)], ensembles["loop"].states)
+  model_ids = [2, 0, 2]
+  chosen = train(learner, members=KEEP[model_ids], model_ids=model_ids, strategy="loop")
+  states = jax.tree.map(
+    lambda leaf: leaf[jnp.array(model_ids)], ensembles["loop"].states
+  )
   assert same(chosen.states, states)
 
 
 def test_some_models_of_an_ensemble_answer_as_before(ensembles):
   whole = ensembles["vmap"]
-  part = whole.take(slice(1, 3))
+  part = whole.select(slice(1, 3))
   assert len(part) == 2
-  np.testing.assert_array_equal(part.keep, whole.keep[1:3])
+  np.testing.assert_array_equal(part.members, whole.members[1:3])
   x = whole.data.x
-  np.testing.assert_allclose(part.predict(x), whole.predict(x)[1:3], atol=1e-6)
+  np.testing.assert_allclose(part.log_probs(x), whole.log_probs(x)[1:3], atol=1e-6)
 
 
 def test_pitfall_158_training_stays_float32_under_x64():
   with jax.enable_x64():
     ensemble = train()
-    outputs = ensemble.predict(ensemble.data.x)
+    outputs = ensemble.log_probs(ensemble.data.x)
   leaves = jax.tree.leaves((ensemble.states.params, ensemble.states.stats))
   assert {leaf.dtype for leaf in leaves} == {np.dtype(np.float32)}
   assert outputs.dtype == np.float32
@@ -197,23 +201,23 @@ def test_pitfall_158_training_stays_float32_under_x64():
     ({"epochs": 10**12}, "more than the 2147483647 steps that a training counts"),
     ({"strategy": "fast"}, "'fast' is none of vmap, scan, loop, processes, auto"),
     ({"memory_gb": 0}, "memory_gb=0 must be positive"),
-    ({"ids": [0]}, r"ids have shape \(1,\): give one for each of 2"),
-    ({"over": {"rate": [1.0]}}, r"one value for each of the 2 models"),
-    ({"keep": np.ones((2, 3), bool)}, r"keep has shape \(2, 3\)"),
-    ({"keep": np.ones((2, RECORDS))}, "keep has type float64"),
-    ({"keep": np.zeros((2, RECORDS), bool)}, r"keep\[0\] selects 0 records"),
+    ({"model_ids": [0]}, r"model_ids have shape \(1,\): give one for each of 2"),
+    ({"sweep": {"rate": [1.0]}}, r"one value for each of the 2 models"),
+    ({"members": np.ones((2, 3), bool)}, r"members has shape \(2, 3\)"),
+    ({"members": np.ones((2, RECORDS))}, "members has type float64"),
+    ({"members": np.zeros((2, RECORDS), bool)}, r"members\[0\] selects 0 records"),
   ],
 )
 def test_mistakes_are_one_line(wrong, message):
-  options = {"keep": halves(2), **SIZES, **wrong}
+  options = {"members": halves(2), **SIZES, **wrong}
   with pytest.raises(ValueError, match=message) as raised:
-    fit_many(LEARNER, records(), options.pop("keep"), **options)
+    fit_many(LEARNER, records(), options.pop("members"), **options)
   assert "\n" not in str(raised.value)
 
 
 def test_an_ensemble_is_a_sequence_of_runs():
-  ensemble = train(keep=halves(2))
+  ensemble = train(members=halves(2))
   assert len(ensemble) == len(list(ensemble)) == 2
-  np.testing.assert_array_equal(ensemble[-1].keep, ensemble.keep[1])
+  np.testing.assert_array_equal(ensemble[-1].members, ensemble.members[1])
   with pytest.raises(IndexError, match="model 2 of an ensemble of 2"):
     ensemble[2]

@@ -56,17 +56,17 @@ def records(shape):
   rng = np.random.default_rng(0)
   x = rng.random((RECORDS, *shape), np.float32)
   y = rng.integers(CLASSES, size=RECORDS)
-  return Dataset.from_arrays(x, y, num_classes=CLASSES).with_reference(8, seed=0)
+  return Dataset.from_arrays(x, y, num_classes=CLASSES).with_auxiliary(8, seed=0)
 
 
 def fingerprint(learner, *shape):
   """Project the parameters of two models, and then their answers, on a direction."""
   data = records(shape)
-  keep = mixdef.subsets(data, 2, seed=0)
-  ensemble = mixdef.fit_many(learner, data, keep, **SIZES)
+  members = mixdef.subsets(data, 2, seed=0)
+  ensemble = mixdef.fit_many(learner, data, members, **SIZES)
   leaves = jax.tree.leaves(ensemble.states.params)
   rows = [np.asarray(leaf).reshape(2, -1) for leaf in leaves]
-  answers = ensemble.predict(data.x).reshape(2, -1)
+  answers = ensemble.log_probs(data.x).reshape(2, -1)
   found = []
   for values in (np.concatenate(rows, 1), np.maximum(answers, -20)):
     found += list(values @ np.random.default_rng(1).normal(size=values.shape[1]))

@@ -19,7 +19,7 @@ from mixdef.training.programs import programs
 
 N, SHAPE, K = 24, (6, 6, 1), 3
 X = np.random.default_rng(0).random((N, *SHAPE)).astype(np.float32)
-PICTURES = mixdef.Dataset.from_arrays(X, np.arange(N) % K).with_reference(6)
+PICTURES = mixdef.Dataset.from_arrays(X, np.arange(N) % K).with_auxiliary(6)
 TABLE = mixdef.Dataset.from_arrays(X.reshape(N, -1), np.arange(N) % K)
 ADAM = optax.adam(1e-3)
 FIELDS = ("group_norm", "spatial_dropout", "weight_standardization")
@@ -28,9 +28,9 @@ FIELDS = ("group_norm", "spatial_dropout", "weight_standardization")
 def trace(learner, data):
   """Trace a whole training and its answers."""
   keys = random_key(0)[None]
-  keep = ~data.reference[None]
+  members = ~data.auxiliary[None]
   sizes = {"epochs": 3, "batch_size": 6, "num_members": None}
-  training = prepare(learner, {}, data, keep, keys, **sizes)
+  training = prepare(learner, {}, data, members, keys, **sizes)
   program = programs(learner, training.plan, "vmap")
   states, values, rows, device, *numbers = training.abstract(1)
   jax.eval_shape(program.train, states, values, rows, device, *numbers)

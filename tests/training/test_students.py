@@ -35,7 +35,7 @@ by_student = pytest.mark.parametrize("part", STUDENTS, ids=str)
 
 
 def records():
-  return dataclasses.replace(all_records(), reference=REFERENCE)
+  return dataclasses.replace(all_records(), auxiliary=REFERENCE)
 
 
 def relabelled(data, row):
@@ -49,10 +49,10 @@ def learner_of(part):
   return classifier(Linear(), optax.sgd(0.5, momentum=0.9), chain(part))
 
 
-def train(part, data=None, keep=KEEP, **options):
+def train(part, data=None, members=KEEP, **options):
   data = records() if data is None else data
   options = {"strategy": "loop", **SIZES, **options}
-  return fit_many(learner_of(part), data, keep, **options)
+  return fit_many(learner_of(part), data, members, **options)
 
 
 @functools.cache
@@ -81,9 +81,9 @@ def naive(x, targets, epochs):
 @pytest.mark.slow
 @pytest.mark.parametrize("part", [STUDENTS[0], *STUDENTS[2:]], ids=str)
 def test_pitfall_69_a_student_equals_a_naive_one_with_momentum_across_epochs(part):
-  data, keep = records(), KEEP[0]
-  run = fit(learner_of(part), data, keep, epochs=4, batch_size=RECORDS)
-  chosen = REFERENCE if part.rows else keep
+  data, members = records(), KEEP[0]
+  run = fit(learner_of(part), data, members, epochs=4, batch_size=RECORDS)
+  chosen = REFERENCE if part.rows else members
   (state,) = run.state.defense.values()
   targets = np.asarray(state["targets"] if part.rows else state)[chosen]
   expected = naive(data.x[chosen], targets, epochs=4)
@@ -98,7 +98,7 @@ def test_a_dmp_student_takes_its_steps_from_the_reference_rows(num_members):
   ensemble = train(dmp(), num_members=num_members)
   assert ensemble.plan.num_members == REFERENCE.sum() == 10
   assert ensemble.plan.steps_per_epoch == 2  # the teacher's 20 rows take 4
-  np.testing.assert_array_equal(ensemble.keep, KEEP)
+  np.testing.assert_array_equal(ensemble.members, KEEP)
 
 
 def test_dmp_with_all_rows_left_out_stays_where_it_started():
@@ -122,13 +122,13 @@ def test_pitfall_60_an_out_record_changes_nothing(part):
 @by_student
 def test_targets_of_records_that_are_out_are_never_used(part):
   """The teacher's answers for them are NaN, which would spread."""
-  (stage,) = part.before
+  (stage,) = part.stages
 
-  def table(key, log_probs, rows, keep):
-    used = REFERENCE if part.rows else keep
-    return jnp.where(used[:, None], stage.table(key, log_probs, rows, keep), jnp.nan)
+  def table(key, log_probs, rows, members):
+    used = REFERENCE if part.rows else members
+    return jnp.where(used[:, None], stage.table(key, log_probs, rows, members), jnp.nan)
 
-  poisoned = train(part._replace(before=(stage._replace(table=table),)))
+  poisoned = train(part._replace(stages=(stage._replace(table=table),)))
   assert np.isnan(targets_of(poisoned)).any()
   assert same(poisoned.states.params, clean(part).states.params)
 
@@ -144,13 +144,13 @@ def test_pitfall_80_a_members_label_reaches_its_own_targets_only_without_selena(
 
 def test_a_member_reaches_a_dmp_student_by_its_teacher_only():
   fixed = jnp.log(jnp.full((RECORDS, CLASSES), 1 / CLASSES).at[:, 0].set(0.5))
-  (stage,) = dmp().before
-  deaf = dmp()._replace(before=(stage._replace(table=lambda *_: fixed),))
+  (stage,) = dmp().stages
+  deaf = dmp()._replace(stages=(stage._replace(table=lambda *_: fixed),))
   moved = perturbed(records(), 9, 1.0)
   assert same(train(deaf, moved).states.params, train(deaf).states.params)
   part = STUDENTS[2]
   assert not same(train(part, moved).states.params, clean(part).states.params)
-  other = relabelled(records(), 35)  # the labels of reference rows are not used
+  other = relabelled(records(), 35)  # the labels of auxiliary rows are not used
   assert same(train(part, other).states.params, clean(part).states.params)
 
 
@@ -166,9 +166,9 @@ def test_parts_beside_dmp_act_on_the_rows_that_its_student_trains_on():
 
 
 def test_pitfall_79_reference_rows_are_disjoint_from_members():
-  with pytest.raises(ValueError, match="reference records: they cannot be members"):
-    train(dmp(), keep=KEEP | REFERENCE)
-  with pytest.raises(ValueError, match="with_reference"):
+  with pytest.raises(ValueError, match="auxiliary records: they cannot be members"):
+    train(dmp(), members=KEEP | REFERENCE)
+  with pytest.raises(ValueError, match="with_auxiliary"):
     train(dmp(), all_records())
 
 
@@ -209,9 +209,9 @@ def test_an_interrupted_stage_ends_like_an_unbroken_one(
 @pytest.mark.slow
 def test_models_added_later_leave_the_earlier_ones_as_they_were():
   """The teachers' steps follow the public size, not the sizes that were drawn."""
-  keep = np.zeros((3, RECORDS), bool)
-  keep[0, :12], keep[1, 5:17], keep[2, :30] = True, True, True
-  fewer = train(STUDENTS[3], keep=keep[:2], num_members=20, batch_size=4)
-  more = train(STUDENTS[3], keep=keep, num_members=20, batch_size=4)
+  members = np.zeros((3, RECORDS), bool)
+  members[0, :12], members[1, 5:17], members[2, :30] = True, True, True
+  fewer = train(STUDENTS[3], members=members[:2], num_members=20, batch_size=4)
+  more = train(STUDENTS[3], members=members, num_members=20, batch_size=4)
   params = jax.tree.map(lambda leaf: leaf[:2], more.states.params)
   assert same(params, fewer.states.params, atol=1e-6)

@@ -37,11 +37,11 @@ TRAINING = {"epochs": 40, "batch_size": 30, "strategy": "vmap"}
 @pytest.fixture(scope="module")
 def trained():
   data = sentences()
-  keep = mixdef.subsets(data, 6)
+  members = mixdef.subsets(data, 6)
   learner = mixdef.classifier(
     Bag(), optax.adam(0.1), mixdef.parse("weight_decay(1e-5)")
   )
-  return mixdef.fit_many(learner, data, keep, **TRAINING)
+  return mixdef.fit_many(learner, data, members, **TRAINING)
 
 
 @pytest.mark.slow
@@ -49,7 +49,7 @@ def test_an_embedding_is_trained_on_tokens_and_attacked(trained):
   assert trained.data.x.dtype == np.int32
   signals = attacks.query.signals(trained)
   scores = leave_one_out(attacks.lira_online_fixed, signals)
-  assert auc(scores, trained.keep) > 0.7
+  assert auc(scores, trained.members) > 0.7
 
 
 def test_the_whole_catalogue_says_what_tokens_do_not_allow(trained):

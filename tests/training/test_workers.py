@@ -90,15 +90,15 @@ def scattered(models=MODELS, seed=0):
 
 @pytest.mark.slow
 def test_models_equal_those_of_the_loop_and_of_a_second_run():
-  keep = halves(MODELS)
-  looped = train(LEARNER, keep=keep)
-  first = train(LEARNER, keep=keep, strategy="processes")
+  members = halves(MODELS)
+  looped = train(LEARNER, members=members)
+  first = train(LEARNER, members=members, strategy="processes")
   assert same(looped.states, first.states, atol=1e-5)
   for row, expected in zip(first.history, looped.history, strict=True):
     assert row["loss"] == pytest.approx(expected["loss"], abs=1e-5)
   x = first.data.x
-  np.testing.assert_allclose(first.predict(x), looped.predict(x), atol=1e-5)
-  again = train(LEARNER, keep=keep, strategy="processes")
+  np.testing.assert_allclose(first.log_probs(x), looped.log_probs(x), atol=1e-5)
+  again = train(LEARNER, members=members, strategy="processes")
   assert same(first.states, again.states)
 
 
@@ -106,7 +106,7 @@ def test_hyper_parameters_reach_their_models():
   def make(rate):
     return classifier(Linear(), optax.sgd(rate))
 
-  options = {"keep": halves(MODELS), "over": {"rate": [0.1, 0.4, 0.2]}}
+  options = {"members": halves(MODELS), "sweep": {"rate": [0.1, 0.4, 0.2]}}
   looped = train(make, **options)
   spread = train(make, strategy="processes", **options)
   assert same(looped.states, spread.states, atol=1e-5)

@@ -57,7 +57,7 @@ def test_pitfall_125_the_last_step_counts(data, monkeypatch):
 
 
 def test_reference_records_are_no_training_records(data):
-  marked = data.with_reference(12, seed=0)
+  marked = data.with_auxiliary(12, seed=0)
   result = downstream_accuracy(blobs(90, seed=2), marked, **{**OPTIONS, "epochs": 1})
   assert (result["num_synthetic"], result["num_real"]) == (90, 48)
 

@@ -85,7 +85,7 @@ def test_classifier_features_enter_the_last_layer():
   assert penultimate.shape == (20, 128)
   last = run.state.params["Dense_1"]
   logits = penultimate @ last["kernel"] + last["bias"]
-  np.testing.assert_allclose(jax.nn.log_softmax(logits), run.predict(x), atol=1e-5)
+  np.testing.assert_allclose(jax.nn.log_softmax(logits), run.log_probs(x), atol=1e-5)
 
 
 @pytest.mark.slow

@@ -62,6 +62,6 @@ __all__ = [
   "samples",
   "tvd",
   "with_reconstructions",
-  "with_references",
+  "with_auxiliarys",
   *sorted(CATALOGUE.registered),
 ]

@@ -136,7 +136,7 @@ def _rows_of_classes(run, z):
 
 
 def _made(run, z, y):
-  made = run.ask(_ask, z, conditions(run, y))
+  made = run.query(_ask, z, conditions(run, y))
   return refuse_diverged(made)
 
 

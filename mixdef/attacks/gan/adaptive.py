@@ -33,8 +33,8 @@ LAMBDAS = (0.2, 0.5, 0.8)
 class PairSignals(Signals):
   """`Signals` of mixtures of P pairs of records; phi is the mean over the mixtures.
 
-  `keep` marks the models that trained on both records of a pair. Models that trained on
-  one of the two are not references for the pair.
+  `members` marks the models that trained on both records of a pair. Models that trained
+  on one of the two are not references for the pair.
 
   Attributes:
     contributors: bool [S, P, 2], whether a model trained on either record.
@@ -127,12 +127,12 @@ def pair_signals(
   for lam, mixed_y, fake in zip(lambdas, conditions_of, fakes, strict=True):
     scores = critic_scores(ensemble, _mixture(data.x, pairs, lam), mixed_y)
     phi += (scores - fake).max(-1, keepdims=True) / len(lambdas)
-  contributors = ensemble.keep[:, pairs]
+  contributors = ensemble.members[:, pairs]
   return PairSignals(
     phi=phi,
-    keep=contributors[..., 0] & contributors[..., 1],
+    members=contributors[..., 0] & contributors[..., 1],
     contributors=contributors,
-    design=detect_design(ensemble.keep[:, data.audited]),
+    design=detect_design(ensemble.members[:, data.audited]),
   )
 
 
@@ -152,7 +152,7 @@ def lira_gan_mixed_query(
     official: whether to keep the target in the fit of the pairs of which it trained on
       neither record, as the official code does. There, the observed loss is also a row
       of the references' matrix: pass their signals unchanged, without
-      `with_references`.
+      `with_auxiliarys`.
 
   Returns:
     Scores [P] in nats, of pairs instead of records: NaN for a pair of which the target
@@ -249,7 +249,7 @@ def _cell(references: Signals, observed: Signals, targets, *, official: bool) ->
     else:
       scores.append(lira_gan_discriminator(signals, target=target))
     coverage.update(lira_coverage(signals, target=target))
-  members = observed.keep[list(targets)]
+  members = observed.members[list(targets)]
   return Cell(np.stack(scores), members, dict(coverage))
 
 
@@ -262,11 +262,11 @@ def _with_official_twin(signals: PairSignals, target: int) -> tuple[PairSignals,
   """Attack a twin of the target, which is a reference for pairs it has neither of."""
   contributors = np.concatenate([signals.contributors, signals.contributors[[target]]])
   # One trained record of two excludes it as a reference for the pairs of its members.
-  contributors[target, signals.keep[target], 0] = False
+  contributors[target, signals.members[target], 0] = False
   phi = np.concatenate([signals.phi, signals.phi[[target]]])
   twin = PairSignals(
     phi=phi,
-    keep=contributors[..., 0] & contributors[..., 1],
+    members=contributors[..., 0] & contributors[..., 1],
     contributors=contributors,
     audited=signals.audited,
     design="bernoulli",

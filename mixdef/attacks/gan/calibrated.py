@@ -80,10 +80,10 @@ def gan_leaks_calibrated(
   """
   rows = records_to_ask(ensemble, target, records)
   losses = _LOSSES[loss](ensemble, rows, seed=seed, **options)
-  keep, audited = ensemble.keep, ensemble.data.audited
-  design = detect_design(keep[:, audited])
-  usable = references(keep, target, audited=audited, design=design)
-  out = (usable & ~keep)[:, rows]
+  members, audited = ensemble.members, ensemble.data.audited
+  design = detect_design(members[:, audited])
+  usable = references(members, target, audited=audited, design=design)
+  out = (usable & ~members)[:, rows]
   count = out.sum(0)
   mean = np.where(out, losses, 0).sum(0) / np.maximum(count, 1)
   scores = np.full(len(audited), np.nan)

@@ -28,7 +28,7 @@ def domias(
   *,
   target: int,
   records: ArrayLike | None = None,
-  reference: ArrayLike | None = None,
+  auxiliary: ArrayLike | None = None,
   num_samples: int = 20_000,
   prior: str = "kde",
   bandwidth: float | None = None,
@@ -47,8 +47,8 @@ def domias(
     ensemble: S trained GANs.
     target: index of the attacked model.
     records: int [R], the records to attack; default all audited ones.
-    reference: [M,...] auxiliary records, like the data's, that no model trained on;
-      default the held-out records.
+    auxiliary: [M,...] records of the defender, like the data's, that no model trained
+      on; default the held-out records.
     num_samples: number of samples of the target, at least 1.
     prior: p_R is a "kde" of the auxiliary records, or the "gaussian" of their mean and
       covariance.
@@ -61,26 +61,26 @@ def domias(
     Scores float64 [N]; NaN where not attacked.
 
   Raises:
-    Unavailable: if there are no reference records.
+    Unavailable: if there are no auxiliary records.
     ValueError: for an option out of range, or a model that makes no records.
 
   Deviation: the logarithm of the official p_G / (p_R + 1e-10), which is 0 / 1e-10 for
     records far from everything. There each kernel density takes the covariance of its
-    own points; here both take the reference records', for samples of a collapsed
+    own points; here both take the auxiliary records', for samples of a collapsed
     generator have no invertible one. The authors' neural density (BNAF) is left out.
 
   Reference: van Breugel, Sun, Qian, van der Schaar, "Membership Inference Attacks
     against Synthetic Data through Overfitting Detection", 2023, arXiv 2302.12580.
   """
   rows, data = records_to_ask(ensemble, target, records), ensemble.data
-  if reference is None:
+  if auxiliary is None:
     if data.test is None:
       raise Unavailable(
         "domias needs records that no model trained on: pass reference=, or hold out a "
         "file with data.hold_out()"
       )
-    reference = data.test.x
-  others = np.asarray(reference)
+    auxiliary = data.test.x
+  others = np.asarray(auxiliary)
   if others.shape[1:] != data.x.shape[1:] or others.dtype != data.x.dtype:
     raise ValueError(
       f"records are {data.x.shape[1:]} {data.x.dtype}, reference {others.shape[1:]} "

@@ -58,8 +58,8 @@ def lira_gan_discriminator(
     references; here it is left out. The variance is floored as in `lira_online`.
 
   >>> l = np.array([[-7.0, -11.52, -3.68, -7.16, 0.56]]).T
-  >>> keep = np.array([[False, True, True, False, False]]).T
-  >>> lira_gan_discriminator(Signals.from_phi(-l, keep), target=0).round(6)
+  >>> members = np.array([[False, True, True, False, False]]).T
+  >>> lira_gan_discriminator(Signals.from_phi(-l, members), target=0).round(6)
   array([0.43227])
   """
   if include_target:
@@ -142,7 +142,7 @@ def lira_gan_reconstruction(
   made = ~np.isnan(losses).any((0, 2))
   remade = Signals(
     phi=-losses[:, made],
-    keep=signals.keep[:, made],
+    members=signals.members[:, made],
     audited=np.asarray(signals.audited)[made],
     design=signals.design,
   )
@@ -172,13 +172,13 @@ def with_reconstructions(
   Raises:
     ValueError: if the signals are of other models, or as `reconstruction_losses`.
   """
-  if not np.array_equal(signals.keep, ensemble.keep):
+  if not np.array_equal(signals.members, ensemble.members):
     raise ValueError(
-      f"the signals are of {len(signals.keep)} other models than the ensemble's "
+      f"the signals are of {len(signals.members)} other models than the ensemble's "
       f"{len(ensemble)}: build them with ensemble.signals()"
     )
   rows = records_to_ask(ensemble, 0, records)
-  losses = np.full((*signals.keep.shape, 1), np.nan)
+  losses = np.full((*signals.members.shape, 1), np.nan)
   losses[:, rows, 0] = reconstruction_losses(ensemble, rows, **options)
   return dataclasses.replace(signals, reconstruction=losses)
 
@@ -187,9 +187,11 @@ def _with_twin(signals: Signals, target: int) -> tuple[Signals, int]:
   """Add a model with the same outputs as the target, and attack that one instead."""
   signals.check_model("target", target)
   phi = np.concatenate([signals.phi, signals.phi[[target]]])
-  keep = np.concatenate([signals.keep, signals.keep[[target]]])
+  members = np.concatenate([signals.members, signals.members[[target]]])
   # The counts are not balanced, because the official code does not balance them.
-  twin = _Everyone(phi=phi, keep=keep, audited=signals.audited, design="bernoulli")
+  twin = _Everyone(
+    phi=phi, members=members, audited=signals.audited, design="bernoulli"
+  )
   return twin, len(signals.phi)
 
 
@@ -198,6 +200,6 @@ class _Everyone(Signals):
 
   def references(self, target: int) -> np.ndarray:
     """Return all models but the target, bool [S, N]."""
-    return np.repeat(np.arange(len(self.keep)) != target, self.keep.shape[1]).reshape(
-      self.keep.shape
-    )
+    return np.repeat(
+      np.arange(len(self.members)) != target, self.members.shape[1]
+    ).reshape(self.members.shape)

@@ -218,7 +218,7 @@ def _scores(ensemble, target, rows, how):
 def _losses(run: Run, rows, how):
   data = run.data
   y = conditions(run, data.y[rows])
-  losses = run.ask(_question(how), to_float(data.x[rows]), y, size=_AT_ONCE)
+  losses = run.query(_question(how), to_float(data.x[rows]), y, size=_AT_ONCE)
   return refuse_diverged(losses).astype(np.float64)
 
 

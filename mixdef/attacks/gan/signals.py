@@ -103,12 +103,12 @@ def gan_signals(
   if population is not None:
     nobody = np.zeros((len(ensemble), len(population)), bool)
     stacks = _asked(ensemble, population, num_fakes, shown)
-    others = GanSignals(**stacks, keep=nobody, labels=population.y)
+    others = GanSignals(**stacks, members=nobody, labels=population.y)
   stacks = _asked(ensemble, data, num_fakes, shown)
   shown.close()
   return GanSignals(
     **stacks,
-    keep=ensemble.keep,
+    members=ensemble.members,
     labels=data.y,
     audited=data.audited,
     ids=data.ids,
@@ -135,10 +135,10 @@ def with_references(natural: Signals, defended: Signals, target: int) -> Signals
   Raises:
     ValueError: if the two differ in who trained on what.
   """
-  if not np.array_equal(natural.keep, defended.keep):
+  if not np.array_equal(natural.members, defended.members):
     raise ValueError(
       "the references and the attacked models were not trained on the same subsets: "
-      "train both with one keep matrix"
+      "train both with one members matrix"
     )
   if natural.phi.shape != defended.phi.shape:
     raise ValueError(
@@ -175,7 +175,7 @@ def critic_scores(ensemble: Ensemble, x: ArrayLike, y: ArrayLike) -> np.ndarray:
   Raises:
     ValueError: naming the models that answer NaN.
   """
-  return _finite(ensemble.ask(_scores, x, y))
+  return _finite(ensemble.query(_scores, x, y))
 
 
 def fake_scores(ensemble: Ensemble, y: ArrayLike, num_fakes: int) -> np.ndarray:
@@ -196,7 +196,7 @@ def fake_scores(ensemble: Ensemble, y: ArrayLike, num_fakes: int) -> np.ndarray:
     raise ValueError(f"num_fakes={num_fakes}; a mean needs at least 1")
   distinct, place = np.unique(y, axis=0, return_inverse=True)
   fakes = np.tile(np.arange(num_fakes), len(distinct))
-  scores = _finite(ensemble.ask(_fake_scores, distinct.repeat(num_fakes, 0), fakes))
+  scores = _finite(ensemble.query(_fake_scores, distinct.repeat(num_fakes, 0), fakes))
   scores = scores.reshape(len(ensemble), len(distinct), num_fakes, -1)
   return scores.mean(2, dtype=np.float64)[:, place.reshape(-1)]
 
@@ -230,6 +230,6 @@ def _finite(scores):
   if broken.size:
     raise ValueError(
       f"the critics of models {broken.tolist()} answer NaN or infinity: they diverged; "
-      "leave them out, as `ensemble.sound()` does, or take a lower learning rate"
+      "leave them out, as `ensemble.converged()` does, or take a lower learning rate"
     )
   return scores

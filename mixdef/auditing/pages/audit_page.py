@@ -29,7 +29,7 @@ def render(
   report: Mapping[str, Any],
   *,
   scores: Mapping[str, ArrayLike],
-  keep: ArrayLike,
+  members: ArrayLike,
   audited: ArrayLike | None = None,
   x: ArrayLike | None = None,
   pictures: Sequence[Any] = (),
@@ -44,7 +44,7 @@ def render(
     report: as docs/report.schema.json describes.
     scores: by attack, [S, N]; higher means member, NaN means no score. Drawn as curves.
       Only attacks of the report with a score of both classes are drawn.
-    keep: bool [S, N], True = member.
+    members: bool [S, N], True = member.
     audited: bool [N], the records to include; default all.
     x: [N, ...], to show the most exposed records; default none are shown.
     pictures: images from a generator, see `generator_section`.
@@ -55,16 +55,16 @@ def render(
   Raises:
     ValueError: if shapes differ or the level of the verdict is unknown.
   """
-  keep = np.asarray(keep)
+  members = np.asarray(members)
   chosen = slice(None)
   if audited is not None:
-    chosen = validate.mask(audited, keep.shape[1:], "audited")
+    chosen = validate.mask(audited, members.shape[1:], "audited")
   drawn = {}
   for name in report["attacks"]:
     if name in scores:
       given = np.asarray(scores[name], dtype=np.float64)
-      validate.mask(keep, given.shape, f"keep of {name}")
-      truth = keep[:, chosen][~np.isnan(given[:, chosen])]
+      validate.mask(members, given.shape, f"members of {name}")
+      truth = members[:, chosen][~np.isnan(given[:, chosen])]
       if truth.any() and not truth.all():
         drawn[name] = given[:, chosen]
   level = report["verdict"]["level"]
@@ -81,10 +81,10 @@ def render(
       level=_LEVELS[level],
       figures=rows.key_figures(report),
       table=rows.attack_table(report["attacks"]),
-      roc=_roc(drawn, keep[:, chosen], styles, report["attacks"]),
+      roc=_roc(drawn, members[:, chosen], styles, report["attacks"]),
       generator=generator_section(report.get("generator"), pictures),
       budget=_budget(report.get("budget") or {}, styles),
-      histogram=_histogram(report.get("strongest"), drawn, keep[:, chosen]),
+      histogram=_histogram(report.get("strongest"), drawn, members[:, chosen]),
       records=_records(report.get("records"), x),
       classes=_classes(report.get("classes") or []),
       canaries=_canaries(report.get("canaries")),
@@ -149,7 +149,7 @@ def _highlights(attacks: Mapping[str, Mapping[str, Any]]) -> list[str]:
   return [name for name in ranked if name in chosen]
 
 
-def _roc(drawn, keep, styles, attacks) -> dict[str, Any] | None:
+def _roc(drawn, members, styles, attacks) -> dict[str, Any] | None:
   if not drawn:
     return None
   legend = []
@@ -157,7 +157,7 @@ def _roc(drawn, keep, styles, attacks) -> dict[str, Any] | None:
     auc = words.measured(attacks[name]["auc"], attacks[name]["auc_ci"])
     legend.append({"name": name, "number": number, "value": f"AUC {auc['value']}"})
   return {
-    "chart": charts.roc_chart(drawn, keep, styles),
+    "chart": charts.roc_chart(drawn, members, styles),
     "legend": legend,
     "others": len(drawn) - len(styles),
   }
@@ -186,11 +186,11 @@ def _budget(budget, styles) -> dict[str, Any] | None:
   return {"chart": chart, "legend": legend, "table": table, "fpr": fpr}
 
 
-def _histogram(strongest, drawn, keep) -> dict[str, Any] | None:
+def _histogram(strongest, drawn, members) -> dict[str, Any] | None:
   if not strongest or strongest["attack"] not in drawn:
     return None
   name = strongest["attack"]
-  chart = charts.histogram_chart(drawn[name], keep, name="histogram")
+  chart = charts.histogram_chart(drawn[name], members, name="histogram")
   legend = [
     {"name": "members", "number": 0, "value": ""},
     {"name": "non-members", "number": 1, "value": ""},

@@ -20,7 +20,7 @@ MOST_CLASSES = 24
 
 def roc_chart(
   scores: Mapping[str, np.ndarray],
-  keep: np.ndarray,
+  members: np.ndarray,
   styles: Mapping[str, int],
   *,
   name: str = "roc",
@@ -30,7 +30,7 @@ def roc_chart(
 
   Args:
     scores: by attack, [S, N]; higher means member. NaN pairs are excluded.
-    keep: bool [S, N].
+    members: bool [S, N].
     styles: attack to the index of its series, 0 to 5, the strongest first: the first
       three have bands. Others are drawn thin and grey, and every curve is faint where
       its own non-members do not resolve the FPR.
@@ -43,7 +43,7 @@ def roc_chart(
   Raises:
     ValueError: if an attack has no score of one class.
   """
-  rocs = {name: Roc.of(rows, keep) for name, rows in scores.items()}
+  rocs = {name: Roc.of(rows, members) for name, rows in scores.items()}
   rates = roc_rates(rocs.values(), points=_POINTS)
   floor = rates[0] / 10  # a logarithmic axis cannot show a TPR of 0
 
@@ -57,7 +57,7 @@ def roc_chart(
         number = styles[attack]
         line = {"color": svg.SERIES[number], "linewidth": 1.7}
         if number < _BANDS:
-          low, high = roc_band(scores[attack], keep, rates, resamples=resamples)
+          low, high = roc_band(scores[attack], members, rates, resamples=resamples)
           axes.fill_between(
             rates[first:],
             np.maximum(low, floor)[first:],
@@ -173,7 +173,7 @@ def _intervals(
   )
 
 
-def histogram_chart(scores: np.ndarray, keep: np.ndarray, *, name: str) -> str:
+def histogram_chart(scores: np.ndarray, members: np.ndarray, *, name: str) -> str:
   """Draw the densities of the scores of members and of non-members.
 
   Scores beyond the central 99 % are counted in the outermost bins, because likelihood
@@ -181,7 +181,7 @@ def histogram_chart(scores: np.ndarray, keep: np.ndarray, *, name: str) -> str:
 
   Args:
     scores: [S, N]; higher means member. NaN pairs are excluded.
-    keep: bool [S, N].
+    members: bool [S, N].
     name: prefix of the ids in the SVG.
 
   Returns:
@@ -190,7 +190,7 @@ def histogram_chart(scores: np.ndarray, keep: np.ndarray, *, name: str) -> str:
   Raises:
     ValueError: if there is no score of one class.
   """
-  values, truth = scored_pairs(scores, keep)
+  values, truth = scored_pairs(scores, members)
   finite = values[np.isfinite(values)]
   low, high = np.quantile(finite, [0.005, 0.995]) if len(finite) else (0.0, 0.0)
   if low == high:

@@ -42,7 +42,7 @@ def run(settings: BenchSettings) -> dict:
   }
   rows += rows_of("a target of 64 x 4000", cases, settings.repeats)
   scores = mixdef.attacks.leave_one_out(mixdef.attacks.lira_global, signals)
-  cases = {"1000 resamples": lambda: mixdef.metrics.summarize(scores, signals.keep)}
+  cases = {"1000 resamples": lambda: mixdef.metrics.summarize(scores, signals.members)}
   rows += rows_of("summarize 64 x 4000", cases, settings.repeats)
   return {"rows": rows}
 
@@ -50,15 +50,15 @@ def run(settings: BenchSettings) -> dict:
 def _trained(model, data, models):
   """Models after one epoch: how long they take to answer does not depend on it."""
   learner = mixdef.classifier(model, optax.adam(1e-3))
-  keep = mixdef.subsets(data, models, seed=0)
-  return mixdef.fit_many(learner, data, keep, epochs=1, strategy="loop")
+  members = mixdef.subsets(data, models, seed=0)
+  return mixdef.fit_many(learner, data, members, epochs=1, strategy="loop")
 
 
 def _random_signals(models, records):
   rng = np.random.default_rng(0)
-  keep = mixdef.subsets(records, models, seed=0)
+  members = mixdef.subsets(records, models, seed=0)
   logits = rng.normal(size=(models, records, 10))
   labels = rng.integers(0, 10, records)
-  logits[:, np.arange(records), labels] += 2 * keep
+  logits[:, np.arange(records), labels] += 2 * members
   others = rng.normal(size=(models, 1000, 10)), rng.integers(0, 10, 1000)
-  return mixdef.Signals.from_logits(logits, labels, keep, population=others)
+  return mixdef.Signals.from_logits(logits, labels, members, population=others)

@@ -24,7 +24,7 @@ def run(settings: BenchSettings) -> dict:
     "mlp(256, 128), 28x28": (mixdef.models.mlp(), 1280, the_rest),
   }
   for work, (model, size, parts) in works.items():
-    data = random_data(size, (28, 28, 1), 10).with_reference(size // 5)
+    data = random_data(size, (28, 28, 1), 10).with_auxiliary(size // 5)
     chosen = {"none": mixdef.chain(), **parts}
     trains, answers = {}, {}
     for name, defense in chosen.items():

@@ -59,7 +59,7 @@ def _defenses():
 def step_of(model, shape: tuple[int, ...], defense: mixdef.Defense, batch: int):
   """Return the jitted step of one model and what it takes."""
   data = random_data(2 * batch, shape, CLASSES)
-  device = Data(*map(jnp.asarray, (data.x, data.y, data.reference)))
+  device = Data(*map(jnp.asarray, (data.x, data.y, data.auxiliary)))
   learner = mixdef.classifier(model, optax.sgd(0.1), defense)
   everyone = np.ones((1, len(data)), bool)
   plan = make_plan(learner.traits, data, everyone, epochs=1, batch_size=batch)

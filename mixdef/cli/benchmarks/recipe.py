@@ -66,28 +66,28 @@ def train_shadows(
   network = parse_call(
     settings.model, mixdef.models.CATALOGUE, "model", num_classes=data.num_classes
   )
-  members = len(data) // 2
+  size = len(data) // 2
   rate = _rise_and_fall(
-    settings.learning_rate, steps=settings.epochs * math.ceil(members / batch)
+    settings.learning_rate, steps=settings.epochs * math.ceil(size / batch)
   )
   learner = mixdef.classifier(
     InBfloat16(network),
     optax.sgd(rate, momentum=0.9, nesterov=True),
     mixdef.parse(settings.defense),
   )
-  keep = mixdef.subsets(data, settings.num_shadows, seed=settings.seed)
+  members = mixdef.subsets(data, settings.num_shadows, seed=settings.seed)
   start = time.perf_counter()
   shadows = mixdef.fit_many(
-    *(learner, data, keep),
+    *(learner, data, members),
     epochs=settings.epochs,
     batch_size=batch,
     seed=settings.seed,
     strategy=settings.strategy,
-    num_members=members,
+    num_members=size,
   )
   seconds = time.perf_counter() - start
   first = shadows[0]
-  own, others = data.select(keep[0]), data.select(~keep[0])
+  own, others = data.select(members[0]), data.select(~members[0])
   return {
     "model": settings.model,
     "dataset": data.name,

@@ -118,7 +118,7 @@ def step_flops(model: nn.Module, shape: tuple[int, ...], batch: int) -> float:
     model = model.clone(lowering="native")
   learner = mixdef.classifier(model, optax.adam(1e-3))
   data = random_data(batch, shape, CLASSES)
-  device = Data(*map(jnp.asarray, (data.x, data.y, data.reference)))
+  device = Data(*map(jnp.asarray, (data.x, data.y, data.auxiliary)))
   everyone = np.ones((1, batch), bool)
   plan = make_plan(learner.traits, data, everyone, epochs=1, batch_size=batch)
   state = learner.init(jax.random.key(0), plan.spec(device, None))

@@ -1,6 +1,6 @@
 """Weighted smoothing: its sigma, its variants one at a time, and DP-SGD beside them.
 
-  mixdef sweep --study=weighted_smoothing --dataset=location30 --reference=500
+  mixdef sweep --study=weighted_smoothing --dataset=location30 --auxiliary=500
 
 Cost and result: 34 cells, each of --num_shadows models. On Location-30 with 16 models
 each (docs/results/weighted_smoothing.md, most of the cells), there is no effect up to

@@ -38,7 +38,7 @@ class LossFits(NamedTuple):
 
 
 def fit_losses(
-  losses: ArrayLike, keep: ArrayLike, *, num_targets: int, fixed: bool = False
+  losses: ArrayLike, members: ArrayLike, *, num_targets: int, fixed: bool = False
 ) -> LossFits:
   """Fit every record's losses in and out, leaving out one target after another.
 
@@ -50,7 +50,7 @@ def fit_losses(
 
   Args:
     losses: [S, N] of natural models, lower for members; finite.
-    keep: bool [S, N] of records that may be in or out.
+    members: bool [S, N] of records that may be in or out.
     num_targets: T, the number of targets: the first T of the S models.
     fixed: whether to use one variance per side for all records, for few reference
       models.
@@ -61,15 +61,15 @@ def fit_losses(
   Raises:
     ValueError: if shapes disagree or T is not in 1..S.
 
-  >>> keep = np.array([[True, True, True, False, False, False]]).T
-  >>> fits = fit_losses([[9.], [1.], [3.], [5.], [6.], [7.]], keep, num_targets=1)
+  >>> members = np.array([[True, True, True, False, False, False]]).T
+  >>> fits = fit_losses([[9.], [1.], [3.], [5.], [6.], [7.]], members, num_targets=1)
   >>> [float(values[0, 0].round(3)) for values in fits]
   [2.0, 1.414, 6.0, 1.0]
   """
   # The library's fits are of scores, for which higher means member.
-  signals = Signals.from_phi(-np.asarray(losses, dtype=np.float64), keep)
-  if not 1 <= num_targets <= len(signals.keep):
-    raise ValueError(f"num_targets={num_targets}; pass 1 to {len(signals.keep)}")
+  signals = Signals.from_phi(-np.asarray(losses, dtype=np.float64), members)
+  if not 1 <= num_targets <= len(signals.members):
+    raise ValueError(f"num_targets={num_targets}; pass 1 to {len(signals.members)}")
   rows = []
   for target in range(num_targets):
     options = {"score": "phi", "centre": "mean", "ddof": 1, "fixed": fixed}

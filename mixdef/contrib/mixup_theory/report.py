@@ -26,7 +26,7 @@ _BINS = 60
 
 def theory_report(
   natural: ArrayLike,
-  keep: ArrayLike,
+  members: ArrayLike,
   mixup: ArrayLike,
   *,
   fixed: bool = False,
@@ -53,8 +53,8 @@ def theory_report(
     natural: losses [S, N] of models without mixup, lower for members. All are
       references, and the first T are also the targets before mixup. They need as many
       fakes as `mixup`.
-    keep: bool [S, N], True where the model trained on the record.
-    mixup: losses [T, N] or [N] of targets with mixup; t trained on the records keep[t].
+    members: bool [S, N], True where the model trained on the record.
+    mixup: losses [T, N] or [N] of targets with mixup; t trained on members[t].
     fixed: see `fit_losses`.
     resamples: number of resamples of the intervals.
     permutations: number of permutations of the null of the total variation.
@@ -77,8 +77,8 @@ def theory_report(
     ValueError: if shapes disagree, a loss is not finite, or half of a class has one
       ratio.
   """
-  fits, losses, member = _targets(natural, keep, mixup, fixed)
-  signals = Signals.from_phi(-np.asarray(natural, dtype=np.float64), keep)
+  fits, losses, member = _targets(natural, members, mixup, fixed)
+  signals = Signals.from_phi(-np.asarray(natural, dtype=np.float64), members)
   coverage = [lira_coverage(signals, target=t) for t in range(len(member))]
   draws = {"resamples": resamples, "seed": seed, "confidence": confidence}
   sides = {"members": member, "nonmembers": ~member}
@@ -103,7 +103,7 @@ def theory_report(
 @drawing.plainly()
 def ratio_plot(
   natural: ArrayLike,
-  keep: ArrayLike,
+  members: ArrayLike,
   mixup: ArrayLike,
   path: str | Path,
   *,
@@ -116,7 +116,7 @@ def ratio_plot(
 
   Args:
     natural: losses [S, N], see `theory_report`.
-    keep: bool [S, N].
+    members: bool [S, N].
     mixup: losses [T, N] or [N].
     path: output file; the suffix is .png or .svg.
     fixed: see `fit_losses`.
@@ -129,7 +129,7 @@ def ratio_plot(
     raise ValueError(f"cannot write {path.name}; end the path in .png or .svg")
   from matplotlib.figure import Figure
 
-  fits, losses, member = _targets(natural, keep, mixup, fixed)
+  fits, losses, member = _targets(natural, members, mixup, fixed)
   panels = {
     name: scored_pairs(theory.log_likelihood_ratio(loss, *fits), member)
     for name, loss in losses.items()
@@ -163,7 +163,7 @@ def ratio_plot(
 
 
 def _targets(
-  natural: ArrayLike, keep: ArrayLike, mixup: ArrayLike, fixed: bool
+  natural: ArrayLike, members: ArrayLike, mixup: ArrayLike, fixed: bool
 ) -> tuple[LossFits, dict[str, np.ndarray], np.ndarray]:
   """Return the fits, the losses of both kinds of target and the members, all [T, N]."""
   natural = np.asarray(natural, dtype=np.float64)
@@ -173,9 +173,9 @@ def _targets(
       f"natural losses have shape {natural.shape}, mixup losses {mixup.shape}; pass"
       " [S, N] and [T, N] of the same records"
     )
-  fits = fit_losses(natural, keep, num_targets=len(mixup), fixed=fixed)
+  fits = fit_losses(natural, members, num_targets=len(mixup), fixed=fixed)
   losses = {"natural": natural[: len(mixup)], "mixup": mixup}
-  return fits, losses, np.asarray(keep)[: len(mixup)]
+  return fits, losses, np.asarray(members)[: len(mixup)]
 
 
 def _mean_fit(fits: LossFits) -> dict[str, Any]:

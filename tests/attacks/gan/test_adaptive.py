@@ -24,7 +24,7 @@ CELLS = {"single/natural", "single/mixup", "mixed/natural", "mixed/mixup"}
 def pairs_of(contributors, phi, **options):
   return gan.PairSignals(
     phi=phi[..., None],
-    keep=contributors.all(-1),
+    members=contributors.all(-1),
     contributors=contributors,
     **options,
   )
@@ -33,8 +33,8 @@ def pairs_of(contributors, phi, **options):
 def random_pairs(models=40, pairs=30, gap=0.0, seed=0, design="bernoulli"):
   """Losses of pairs, lower where a model trained on both records."""
   rng = np.random.default_rng(seed)
-  keep = subsets(2 * pairs, models, seed=seed, design=design)
-  contributors = keep.reshape(models, pairs, 2)
+  members = subsets(2 * pairs, models, seed=seed, design=design)
+  contributors = members.reshape(models, pairs, 2)
   phi = rng.normal(size=(models, pairs)) + gap * contributors.all(-1)
   return pairs_of(contributors, phi, design=design)
 
@@ -67,13 +67,13 @@ def test_a_pair_is_asked_by_three_mixtures_of_records_and_conditions():
   assert sorted(pairs.reshape(-1)) == list(range(12))
   # The three lambdas are symmetric: which record is the first does not show.
   np.testing.assert_array_equal(
-    np.sort(signals.contributors), np.sort(gans.keep[:, pairs])
+    np.sort(signals.contributors), np.sort(gans.members[:, pairs])
   )
-  np.testing.assert_array_equal(signals.keep, gans.keep[:, pairs].all(-1))
+  np.testing.assert_array_equal(signals.members, gans.members[:, pairs].all(-1))
 
 
 def test_pairs_are_of_audited_records_drawn_by_the_seed():
-  data = dataclasses.replace(some_records(), reference=np.arange(12) < 3)
+  data = dataclasses.replace(some_records(), auxiliary=np.arange(12) < 3)
   gans = made_up(data=data, critics=2)
   signals = gan.pair_signals(gans, num_fakes=4, num_pairs=4, seed=3)
   pairs = find_pairs(gans, signals, 4)
@@ -127,7 +127,7 @@ def test_the_official_fit_holds_the_target_for_pairs_it_has_neither_of():
 def test_pairs_that_say_nothing_are_not_found_whatever_the_design(design):
   signals = random_pairs(models=16, pairs=1500, design=design)
   scores = leave_one_out(gan.lira_gan_mixed_query, signals)
-  assert abs(auc(scores, signals.keep) - 0.5) < 0.025
+  assert abs(auc(scores, signals.members) - 0.5) < 0.025
 
 
 def test_a_mixed_query_needs_pairs():
@@ -137,10 +137,10 @@ def test_a_mixed_query_needs_pairs():
 
 @pytest.fixture
 def three():
-  """Attacked, natural and mixup-trained GANs of one keep matrix."""
+  """Attacked, natural and mixup-trained GANs of one members matrix."""
   data = some_records(40)
-  keep = subsets(40, 20, seed=0)
-  return [made_up(20, data=data, keep=keep, seed=seed) for seed in (1, 2, 3)]
+  members = subsets(40, 20, seed=0)
+  return [made_up(20, data=data, members=members, seed=seed) for seed in (1, 2, 3)]
 
 
 HOW = {"targets": [4, 2], "num_fakes": 2}
@@ -197,7 +197,7 @@ def test_cells_say_who_was_a_member_and_what_had_no_fit_of_its_own(three):
   defended, natural, mixup = three
   cells = gan.adaptive_grid(defended, natural, mixup, **HOW)
   single, mixed = cells["single/natural"], cells["mixed/natural"]
-  np.testing.assert_array_equal(single.members, defended.keep[[4, 2]])
+  np.testing.assert_array_equal(single.members, defended.members[[4, 2]])
   assert mixed.scores.shape == mixed.members.shape == (2, 20)
   assert mixed.coverage["pooled_in"] > 0
   assert np.isnan(mixed.scores).sum() >= mixed.coverage["excluded"]
@@ -207,8 +207,8 @@ def test_cells_say_who_was_a_member_and_what_had_no_fit_of_its_own(three):
 
 def test_other_subsets_are_refused(three):
   defended, natural, _ = three
-  natural = dataclasses.replace(natural, keep=~natural.keep)
-  with pytest.raises(ValueError, match="keep matrix"):
+  natural = dataclasses.replace(natural, members=~natural.members)
+  with pytest.raises(ValueError, match="members matrix"):
     gan.adaptive_grid(defended, natural)
 
 

@@ -33,7 +33,7 @@ def test_signals_are_the_scores_and_the_smallest_loss_of_the_critics(critics):
   signals = gans.signals(num_fakes=5)
   np.testing.assert_allclose(signals.critic[:, :, 0], scores, atol=1e-5)
   np.testing.assert_allclose(signals.phi[:, :, 0], -losses.min(-1), atol=1e-5)
-  np.testing.assert_array_equal(signals.keep, gans.keep)
+  np.testing.assert_array_equal(signals.members, gans.members)
   np.testing.assert_array_equal(signals.labels, data.y)
 
 
@@ -48,14 +48,14 @@ def test_signals_hold_the_loss_that_training_with_relaxloss_looks_at():
     return critic_losses(learner, state, x, y, num_fakes=4)
 
   signals = gans.signals(num_fakes=4)
-  expected = gans.ask(ask, *few)[..., 0]
+  expected = gans.query(ask, *few)[..., 0]
   np.testing.assert_allclose(-signals.phi[:, :9, 0], expected, atol=1e-4)
 
 
 def test_pitfall_116_target_and_references_get_the_same_fakes():
   gans = made_up()
   together = gans.signals(num_fakes=3).phi
-  alone = [gans.take(np.array([s])).signals(num_fakes=3).phi[0] for s in range(6)]
+  alone = [gans.select(np.array([s])).signals(num_fakes=3).phi[0] for s in range(6)]
   np.testing.assert_allclose(together, alone, atol=1e-6)
   with pytest.raises(ValueError, match="num_fakes=0"):
     gans.signals(num_fakes=0)
@@ -67,7 +67,7 @@ def test_a_population_is_asked_as_the_records_are():
   others = gans.signals(num_fakes=3, population=held_out).population
   _, losses = losses_by_hand(gans, held_out.x, one_hot(held_out.y), 3)
   np.testing.assert_allclose(others.phi[:, :, 0], -losses.min(-1), atol=1e-5)
-  assert not others.keep.any()
+  assert not others.members.any()
 
 
 def test_pictures_of_bytes_are_asked_as_the_network_reads_them():
@@ -117,9 +117,11 @@ def test_references_of_fewer_critics_still_serve_but_give_logan_nothing():
 
 def test_references_of_other_subsets_or_questions_are_refused():
   natural = made_up().signals()
-  with pytest.raises(ValueError, match="keep matrix"):
-    gan.with_references(natural, dataclasses.replace(natural, keep=~natural.keep), 0)
-  views = Signals.from_phi(np.zeros((6, 12, 2)), natural.keep)
+  with pytest.raises(ValueError, match="members matrix"):
+    gan.with_references(
+      natural, dataclasses.replace(natural, members=~natural.members), 0
+    )
+  views = Signals.from_phi(np.zeros((6, 12, 2)), natural.members)
   with pytest.raises(ValueError, match="same questions"):
     gan.with_references(natural, views, 0)
 
@@ -128,7 +130,7 @@ def test_logan_reads_the_critic_and_takes_the_best_or_the_mean_of_several():
   critic = np.float32([[[[1.0, 4.0]], [[3.0, 3.0]], [[9.0, 0.0]]]])
   signals = gan.GanSignals(
     phi=np.zeros((1, 3, 1)),
-    keep=np.array([[True, False, False]]),
+    members=np.array([[True, False, False]]),
     audited=np.array([True, True, False]),
     critic=critic,
   )
@@ -139,7 +141,7 @@ def test_logan_reads_the_critic_and_takes_the_best_or_the_mean_of_several():
   with pytest.raises(ValueError, match="median"):
     gan.logan(signals, target=0, over="median")
   with pytest.raises(Unavailable, match=r"ensemble\.signals\(\)"):
-    gan.logan(Signals.from_phi(np.zeros((1, 3)), signals.keep), target=0)
+    gan.logan(Signals.from_phi(np.zeros((1, 3)), signals.members), target=0)
 
 
 @pytest.mark.slow
@@ -147,7 +149,7 @@ def test_pitfall_109_members_are_the_records_that_the_gan_was_trained_on():
   gans = leaky()
   signals = gans.signals()
   for target in range(len(gans)):
-    assert auc(gan.logan(signals, target=target), gans.keep[target]) > 0.7
+    assert auc(gan.logan(signals, target=target), gans.members[target]) > 0.7
 
 
 @pytest.mark.slow
@@ -155,7 +157,7 @@ def test_the_free_constants_of_critics_hide_no_member_from_logan():
   signals = leaky().signals()
   # Critics 0 and 1 of a target saw half of the members each.
   chunk = np.arange(64) % 2 == 0
-  gains = [signals.keep & chunk, signals.keep & ~chunk]
+  gains = [signals.members & chunk, signals.members & ~chunk]
   noise = np.random.default_rng(0).normal(size=(8, 64, 2))
   critic = (np.stack(gains, -1) * 6 + noise)[:, :, None]
   free = critic + 50 * np.random.default_rng(1).normal(size=(8, 1, 1, 2))
@@ -164,18 +166,20 @@ def test_the_free_constants_of_critics_hide_no_member_from_logan():
     for each in (critic, free)
   ]
   np.testing.assert_allclose(*scores, atol=1e-9)
-  assert auc(scores[1], signals.keep) > 0.95
+  assert auc(scores[1], signals.members) > 0.95
 
 
 @pytest.mark.slow
 def test_logan_black_box_learns_from_samples_that_repeat_members():
   data = coin_flips(48)
-  keep = np.arange(48) % 2 == np.arange(2)[:, None]
-  gans = ensemble_of(data, keep, np.stack([data.x[row] for row in keep]), sharp=1e3)
+  members = np.arange(48) % 2 == np.arange(2)[:, None]
+  gans = ensemble_of(
+    data, members, np.stack([data.x[row] for row in members]), sharp=1e3
+  )
   learner = wgan_gp(table_networks(32, CLASSES, hidden=32, latent=4))
   how = {"target": 1, "learner": learner, "num_samples": 256, "epochs": 25}
   scores = gan.logan_black_box(gans, **how)
-  assert auc(scores, keep[1]) > 0.7
+  assert auc(scores, members[1]) > 0.7
   some = gan.logan_black_box(gans, records=[5, 2], **how)
   np.testing.assert_allclose(some[[5, 2]], scores[[5, 2]], rtol=1e-6)
   assert np.isnan(np.delete(some, [5, 2])).all()
@@ -224,4 +228,4 @@ def test_tvd_leaves_out_records_without_a_score_and_needs_both_kinds():
 def test_the_leak_shows_in_the_histograms_of_one_target():
   gans = leaky()
   scores = leave_one_out(gan.logan, gans.signals(), targets=[0])[0]
-  assert gan.tvd(scores, gans.keep[0], bins=10)["p_value"] < 0.01
+  assert gan.tvd(scores, gans.members[0], bins=10)["p_value"] < 0.01

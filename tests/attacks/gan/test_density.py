@@ -57,14 +57,14 @@ def test_the_score_is_the_log_ratio_of_two_densities():
 def test_members_of_a_memorising_generator_are_found_and_others_not(prior):
   leaky, tight = memorised(), ignorant()
   options = {"prior": prior, "bandwidth": 0.3}
-  assert leak(domias(leaky, target=1, **options, **FEW), leaky.keep[1]) > 0.8
+  assert leak(domias(leaky, target=1, **options, **FEW), leaky.members[1]) > 0.8
   scores = domias(tight, target=1, **options, **FEW)
   # 100 against 100: 3 sigma of the AUC are .12.
-  assert leak(scores, tight.keep[1]) == pytest.approx(0.5, abs=0.12)
+  assert leak(scores, tight.members[1]) == pytest.approx(0.5, abs=0.12)
 
 
 def test_a_generator_of_one_record_has_a_density():
-  """Its samples' covariance is zero; the kernels have that of the reference records."""
+  """Its samples' covariance is zero; the kernels have that of the auxiliary records."""
   ensemble = memorised()
   state = ensemble.states
   one = state.params["stored"][:, :1].repeat(state.params["stored"].shape[1], 1)
@@ -80,7 +80,7 @@ def test_scores_follow_their_records_and_do_not_depend_on_others():
   scores = domias(ensemble, target=0, **FEW)
   order = np.random.default_rng(3).permutation(len(ensemble.data))
   moved = dataclasses.replace(
-    ensemble, data=ensemble.data.select(order), keep=ensemble.keep[:, order]
+    ensemble, data=ensemble.data.select(order), members=ensemble.members[:, order]
   )
   np.testing.assert_allclose(domias(moved, target=0, **FEW), scores[order], rtol=1e-8)
   records = np.array([20, 3])
@@ -95,10 +95,10 @@ def test_other_records_may_be_given():
   without = dataclasses.replace(ensemble, data=alone)
   with pytest.raises(Unavailable, match="pass reference=, or hold out"):
     domias(without, target=0, **FEW)
-  given = domias(without, target=0, reference=ensemble.data.test.x, **FEW)
+  given = domias(without, target=0, auxiliary=ensemble.data.test.x, **FEW)
   np.testing.assert_array_equal(given, domias(ensemble, target=0, **FEW))
   with pytest.raises(ValueError, match="prepare both alike"):
-    domias(ensemble, target=0, reference=np.zeros((5, 6), np.uint8))
+    domias(ensemble, target=0, auxiliary=np.zeros((5, 6), np.uint8))
   with pytest.raises(ValueError, match="prior is 'bnaf'; it is one of 'kde'"):
     domias(ensemble, target=0, prior="bnaf")
   with pytest.raises(ValueError, match="bandwidth is 0; give a number above 0"):

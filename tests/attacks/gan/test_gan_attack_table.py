@@ -40,82 +40,82 @@ def on_models(request):
 def arrays(gain=1.5, *, models=24, records=200, seed=0):
   """Losses of critics and of reconstructions, which fall by `gain` for members."""
   rng = np.random.default_rng(seed)
-  keep = rng.random((models, records)) < 0.5
-  gained = gain * keep[:, :, None]
+  members = rng.random((models, records)) < 0.5
+  gained = gain * members[:, :, None]
   hardness = 0.3 * rng.normal(size=(records, 1))
   stacks = {
     "phi": gained + rng.normal(size=(models, records, 1)) + hardness,
     "critic": gained[..., None] + rng.normal(size=(models, records, 1, 3)),
     "reconstruction": rng.normal(size=(models, records, 1)) - gained,
   }
-  return keep, stacks
+  return members, stacks
 
 
-def signals_of(keep, stacks, **options):
-  return gan.GanSignals(keep=keep, **stacks, **options)
+def signals_of(members, stacks, **options):
+  return gan.GanSignals(members=members, **stacks, **options)
 
 
 def test_larger_means_member(on_signals):
-  keep, stacks = arrays()
-  scores = leave_one_out(on_signals, signals_of(keep, stacks))
+  members, stacks = arrays()
+  scores = leave_one_out(on_signals, signals_of(members, stacks))
   assert scores.dtype == np.float64
-  assert auc(scores, keep) > 0.7
+  assert auc(scores, members) > 0.7
 
 
 def test_a_random_membership_is_not_found_in_signals(on_signals):
-  keep, stacks = arrays(0.0, records=3000, models=8)
-  scores = on_signals(signals_of(keep, stacks), target=0)
-  assert abs(auc(scores, keep[0]) - 0.5) < 0.053  # five standard errors
+  members, stacks = arrays(0.0, records=3000, models=8)
+  scores = on_signals(signals_of(members, stacks), target=0)
+  assert abs(auc(scores, members[0]) - 0.5) < 0.053  # five standard errors
 
 
 def test_permuting_records_permutes_their_scores(on_signals):
-  keep, stacks = arrays()
-  order = np.random.default_rng(1).permutation(keep.shape[1])
+  members, stacks = arrays()
+  order = np.random.default_rng(1).permutation(members.shape[1])
   moved = {name: values[:, order] for name, values in stacks.items()}
   np.testing.assert_allclose(
-    on_signals(signals_of(keep[:, order], moved), target=0),
-    on_signals(signals_of(keep, stacks), target=0)[order],
+    on_signals(signals_of(members[:, order], moved), target=0),
+    on_signals(signals_of(members, stacks), target=0)[order],
     rtol=1e-10,
   )
 
 
 def test_equal_signals_get_equal_scores(on_signals):
-  keep, stacks = arrays()
-  for values in (keep, *stacks.values()):
+  members, stacks = arrays()
+  for values in (members, *stacks.values()):
     values[:, -1] = values[:, 0]
-  scores = on_signals(signals_of(keep, stacks), target=0)
+  scores = on_signals(signals_of(members, stacks), target=0)
   assert scores[-1] == scores[0]
 
 
 def test_own_membership_never_enters_a_score(on_signals):
-  keep, stacks = arrays()
-  other = keep.copy()
+  members, stacks = arrays()
+  other = members.copy()
   other[2] = ~other[2]
   np.testing.assert_array_equal(
-    *(on_signals(signals_of(each, stacks), target=2) for each in (keep, other))
+    *(on_signals(signals_of(each, stacks), target=2) for each in (members, other))
   )
 
 
 def test_own_losses_never_enter_the_fit_of_another_record(on_signals):
-  keep, stacks = arrays()
+  members, stacks = arrays()
   changed = {name: values.copy() for name, values in stacks.items()}
   for values in changed.values():
     change = np.random.default_rng(4).normal(size=values[2, 1:].shape)
     values[2, 1:] += 3 * (change - change.mean(0))  # LOGAN is centred at the mean
   first, second = (
-    on_signals(signals_of(keep, each), target=2) for each in (stacks, changed)
+    on_signals(signals_of(members, each), target=2) for each in (stacks, changed)
   )
   assert first[0] == pytest.approx(second[0], abs=1e-12)
   assert not np.array_equal(first[1:], second[1:])
 
 
 def test_records_that_are_not_audited_have_no_score_and_do_not_matter(on_signals):
-  keep, stacks = arrays()
-  audited = np.arange(keep.shape[1]) >= 40
-  plain = on_signals(signals_of(keep, stacks, audited=audited), target=0)
+  members, stacks = arrays()
+  audited = np.arange(members.shape[1]) >= 40
+  plain = on_signals(signals_of(members, stacks, audited=audited), target=0)
   for values in stacks.values():
     values[:, :40] *= 7
-  again = on_signals(signals_of(keep, stacks, audited=audited), target=0)
+  again = on_signals(signals_of(members, stacks, audited=audited), target=0)
   assert np.isnan(plain[:40]).all()
   assert np.isfinite(plain[40:]).all()
   np.testing.assert_array_equal(plain, again)
@@ -128,10 +128,10 @@ def test_an_unknown_target_of_signals_is_refused(on_signals, target):
 
 
 def test_nan_is_refused():
-  keep, stacks = arrays()
+  members, stacks = arrays()
   stacks["phi"][3, 5] = np.nan
   with pytest.raises(ValueError, match="NaN"):
-    signals_of(keep, stacks)
+    signals_of(members, stacks)
 
 
 @functools.cache
@@ -141,10 +141,13 @@ def gans():
   x, y = data.x.copy(), data.y.copy()
   x[-1], y[-1] = x[0], y[0]
   data = type(data)(x, y, data.num_classes, test=data.test)
-  keep = subsets(data, 3, seed=1)
-  keep[:, -1] = keep[:, 0]
-  keep[0], keep[1] = True, False  # the attack on the first has a reference for all
-  return made_up(3, 1, data=data, keep=keep)
+  members = subsets(data, 3, seed=1)
+  members[:, -1] = members[:, 0]
+  members[0], members[1] = (
+    True,
+    False,
+  )  # the attack on the first has a reference for all
+  return made_up(3, 1, data=data, members=members)
 
 
 @functools.cache

@@ -17,25 +17,27 @@ def golden_signals(loss, scale=1.0):
   """Means and deviations of the paper's fits: in -7.60, 3.92, out -3.30, 3.86."""
   inside, outside = [-7.60 - 3.92, -7.60 + 3.92], [-3.30 - 3.86, -3.30 + 3.86]
   losses = scale * np.array([loss, *inside, *outside])
-  keep = np.array([False, True, True, False, False])
-  return Signals.from_phi(-losses[:, None], keep[:, None])
+  members = np.array([False, True, True, False, False])
+  return Signals.from_phi(-losses[:, None], members[:, None])
 
 
 def noise(models=24, records=40, gap=0.0, seed=0, **design):
   rng = np.random.default_rng(seed)
-  keep = subsets(records, models, seed=seed, **design)
-  losses = rng.normal(size=keep.shape) + rng.normal(size=records) - gap * keep
-  return Signals.from_phi(-losses, keep)
+  members = subsets(records, models, seed=seed, **design)
+  losses = rng.normal(size=members.shape) + rng.normal(size=records) - gap * members
+  return Signals.from_phi(-losses, members)
 
 
 def fits_by_hand(signals, target, include_target=False):
   """Log ratios of the loss, record by record."""
-  losses, keep = -signals.phi[:, :, 0], signals.keep
-  others = np.arange(len(keep)) != target
+  losses, members = -signals.phi[:, :, 0], signals.members
+  others = np.arange(len(members)) != target
   scores = []
-  for i in range(keep.shape[1]):
-    fitted = np.ones(len(keep), bool) if include_target else others
-    inside, outside = (losses[fitted & side, i] for side in (keep[:, i], ~keep[:, i]))
+  for i in range(members.shape[1]):
+    fitted = np.ones(len(members), bool) if include_target else others
+    inside, outside = (
+      losses[fitted & side, i] for side in (members[:, i], ~members[:, i])
+    )
     scores.append(log_ratio(losses[target, i], inside, outside))
   return np.array(scores)
 
@@ -68,7 +70,7 @@ def test_decision_9_a_target_in_its_own_fit_is_found_though_nothing_leaks():
     scores = leave_one_out(
       gan.lira_gan_discriminator, signals, include_target=include_target
     )
-    return auc(scores, signals.keep)
+    return auc(scores, signals.members)
 
   assert attack(True) > 0.6
   assert abs(attack(False) - 0.5) < 0.02
@@ -77,16 +79,16 @@ def test_decision_9_a_target_in_its_own_fit_is_found_though_nothing_leaks():
 def test_a_balanced_design_is_no_leak_either():
   signals = noise(models=10, records=2000, design="balanced")
   scores = leave_one_out(gan.lira_gan_discriminator, signals)
-  assert abs(auc(scores, signals.keep) - 0.5) < 0.02
+  assert abs(auc(scores, signals.members) - 0.5) < 0.02
 
 
 def test_the_variants_take_one_variance_a_side_or_one_side():
   signals = noise(gap=1.0)
-  losses, keep, target = -signals.phi[:, :, 0], signals.keep, 2
-  others = np.arange(len(keep)) != target
+  losses, members, target = -signals.phi[:, :, 0], signals.members, 2
+  others = np.arange(len(members)) != target
   means, variances = [], []
-  for side in (keep, ~keep):
-    kept = [losses[others & side[:, i], i] for i in range(keep.shape[1])]
+  for side in (members, ~members):
+    kept = [losses[others & side[:, i], i] for i in range(members.shape[1])]
     means.append([np.mean(one) for one in kept])
     variances.append([np.var(one) for one in kept])
   z = (losses[target] - np.array(means)) ** 2 / np.mean(variances, 1)[:, None]
@@ -106,12 +108,12 @@ def test_members_of_gans_that_know_them_by_heart_are_found():
     if name == "lira_gan_reconstruction":
       continue
     scores = leave_one_out(gan.CATALOGUE[name], signals)
-    assert auc(scores, signals.keep) > 0.7, name
+    assert auc(scores, signals.members) > 0.7, name
 
 
 def test_natural_references_never_include_the_twin_of_the_target():
   natural, defended = noise(seed=1), noise(seed=2)
-  defended = dataclasses.replace(defended, keep=natural.keep)
+  defended = dataclasses.replace(defended, members=natural.members)
   joined = gan.with_references(natural, defended, 4)
   moved = natural.phi.copy()
   moved[4] += 100
@@ -128,7 +130,7 @@ def test_reconstructions_are_judged_as_losses_are_and_the_rest_has_no_score():
   losses = -signals.phi.copy()
   losses[:, [0, 7]] = np.nan
   remade = gan.GanSignals(
-    phi=np.zeros_like(losses), keep=signals.keep, reconstruction=losses
+    phi=np.zeros_like(losses), members=signals.members, reconstruction=losses
   )
   expected = lira_online(signals, target=1, ddof=0)
   expected[[0, 7]] = np.nan
@@ -139,7 +141,7 @@ def test_reconstructions_are_judged_as_losses_are_and_the_rest_has_no_score():
 
 
 def test_every_model_remakes_the_records_once_for_all_targets():
-  data = dataclasses.replace(some_records(), reference=np.arange(12) == 3)
+  data = dataclasses.replace(some_records(), auxiliary=np.arange(12) == 3)
   gans = made_up(3, data=data)
   signals = gans.signals(num_fakes=2)
   remade = gan.with_reconstructions(signals, gans, [8, 2], steps=3)
@@ -149,4 +151,4 @@ def test_every_model_remakes_the_records_once_for_all_targets():
   scores = gan.lira_gan_reconstruction(remade, target=0)
   assert np.isnan(np.delete(scores, [8, 2])).all()
   with pytest.raises(ValueError, match="other models"):
-    gan.with_reconstructions(signals, gans.take(np.array([0, 1])))
+    gan.with_reconstructions(signals, gans.select(np.array([0, 1])))

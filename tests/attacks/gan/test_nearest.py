@@ -67,9 +67,11 @@ def test_pictures_are_compared_on_the_networks_scale():
   data = ensemble.data
   bytes_ = (255 * data.x).astype(np.uint8)
   pictures = dataclasses.replace(data, x=bytes_, test=None)
-  leaky = ensemble_of(pictures, ensemble.keep, by_heart(bytes_ / 255, ensemble.keep))
+  leaky = ensemble_of(
+    pictures, ensemble.members, by_heart(bytes_ / 255, ensemble.members)
+  )
   scores = gan_leaks_full_black_box(leaky, target=0, num_samples=2000)
-  assert np.median(scores[ensemble.keep[0]]) > -1e-3
+  assert np.median(scores[ensemble.members[0]]) > -1e-3
 
 
 @pytest.mark.parametrize("loss", ["nearest", "reconstruction"])
@@ -79,19 +81,21 @@ def test_calibration_is_the_mean_over_references_without_the_record(loss):
   ask = nearest_losses if loss == "nearest" else reconstruction_losses
   losses = ask(ensemble, **options)
   scores = gan_leaks_calibrated(ensemble, target=2, loss=loss, **options)
-  keep, audited = ensemble.keep, ensemble.data.audited
-  usable = references(keep, 2, audited=audited, design=detect_design(keep))
+  members, audited = ensemble.members, ensemble.data.audited
+  usable = references(members, 2, audited=audited, design=detect_design(members))
   for i in range(len(audited)):
-    out = [losses[s, i] for s in range(4) if s != 2 and usable[s, i] and not keep[s, i]]
+    out = [
+      losses[s, i] for s in range(4) if s != 2 and usable[s, i] and not members[s, i]
+    ]
     expected = np.mean(out) - losses[2, i] if out else np.nan
     assert scores[i] == pytest.approx(expected, abs=1e-6, nan_ok=True)
 
 
 def test_records_without_a_reference_have_no_calibrated_score():
   ensemble = memorised()
-  keep = ensemble.keep.copy()
-  keep[:, 0], keep[:, 1] = True, [False, True, True, True]
-  ensemble = dataclasses.replace(ensemble, keep=keep)
+  members = ensemble.members.copy()
+  members[:, 0], members[:, 1] = True, [False, True, True, True]
+  ensemble = dataclasses.replace(ensemble, members=members)
   scores = gan_leaks_calibrated(ensemble, target=0, **FEW)
   assert np.isnan(scores[:2]).all()
   assert np.isfinite(scores[2:]).sum() > 10
@@ -123,7 +127,7 @@ def test_monte_carlo_sums_a_kernel_over_the_ball(kernel, value):
 def test_pitfall_111_the_radius_does_not_use_membership():
   ensemble = memorised()
   order = np.random.default_rng(0).permutation(len(ensemble.data))
-  told = dataclasses.replace(ensemble, keep=ensemble.keep[:, order])
+  told = dataclasses.replace(ensemble, members=ensemble.members[:, order])
   np.testing.assert_array_equal(
     monte_carlo(ensemble, target=0, **FEW), monte_carlo(told, target=0, **FEW)
   )
@@ -176,11 +180,11 @@ def test_pitfall_110_non_members_are_drawn_for_themselves():
 @each_attack
 def test_members_of_a_memorising_generator_are_found_and_others_not(attack):
   leaky, tight = memorised(), ignorant()
-  assert leak(attack(leaky, target=1, num_samples=1000), leaky.keep[1]) > 0.8
+  assert leak(attack(leaky, target=1, num_samples=1000), leaky.members[1]) > 0.8
   scores = attack(tight, target=1, **FEW)
   known = ~np.isnan(scores)
   # 100 against 100: 3 sigma of the AUC are .12, and half of them may tie.
-  assert leak(scores[known], tight.keep[1, known]) == pytest.approx(0.5, abs=0.12)
+  assert leak(scores[known], tight.members[1, known]) == pytest.approx(0.5, abs=0.12)
 
 
 @each_attack
@@ -201,7 +205,7 @@ def test_scores_follow_their_records(attack):
   ensemble = memorised()
   order = np.random.default_rng(3).permutation(len(ensemble.data))
   moved = dataclasses.replace(
-    ensemble, data=ensemble.data.select(order), keep=ensemble.keep[:, order]
+    ensemble, data=ensemble.data.select(order), members=ensemble.members[:, order]
   )
   scores = attack(ensemble, target=2, **FEW)
   np.testing.assert_allclose(attack(moved, target=2, **FEW), scores[order], rtol=1e-9)

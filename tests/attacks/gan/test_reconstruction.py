@@ -84,7 +84,7 @@ def made_again():
   z = np.random.default_rng(5).normal(size=(70, 12)).astype(np.float32)
   made = np.asarray(span(ensemble[0].state, z, None))
   data = dataclasses.replace(table(70, 24), x=made)
-  return dataclasses.replace(ensemble, data=data, keep=np.ones((4, 70), bool))
+  return dataclasses.replace(ensemble, data=data, members=np.ones((4, 70), bool))
 
 
 @pytest.mark.slow
@@ -100,7 +100,7 @@ def made_again():
 def test_what_the_generator_made_is_found_again(how):
   """Other models are .1 off and more; 70 are not a multiple of any block."""
   ensemble = made_again()
-  losses = reconstruction_losses(ensemble.take(slice(1)), **how)
+  losses = reconstruction_losses(ensemble.select(slice(1)), **how)
   assert losses.shape == (1, 70)
   assert losses.max() < 1e-3
 
@@ -188,9 +188,9 @@ def test_records_are_asked_with_their_own_labels():
 @pytest.mark.parametrize("attack", ATTACKS, ids=["white_box", "partial_black_box"])
 def test_members_of_a_memorising_generator_are_found_and_others_not(attack):
   leaky, tight = spanned(), spanned(200, members=False)
-  assert leak(attack(leaky, target=1), leaky.keep[1]) > 0.8
+  assert leak(attack(leaky, target=1), leaky.members[1]) > 0.8
   # 100 against 100: 3 sigma of the AUC are .12.
-  assert leak(attack(tight, target=1), tight.keep[1]) == pytest.approx(0.5, abs=0.12)
+  assert leak(attack(tight, target=1), tight.members[1]) == pytest.approx(0.5, abs=0.12)
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=["white_box", "partial_black_box"])
@@ -198,7 +198,7 @@ def test_scores_follow_their_records(attack):
   ensemble = spanned()
   order = np.random.default_rng(3).permutation(len(ensemble.data))
   moved = dataclasses.replace(
-    ensemble, data=ensemble.data.select(order), keep=ensemble.keep[:, order]
+    ensemble, data=ensemble.data.select(order), members=ensemble.members[:, order]
   )
   scores = attack(ensemble, target=2)
   np.testing.assert_allclose(attack(moved, target=2), scores[order], rtol=1e-5)

@@ -63,13 +63,13 @@ class Page(HTMLParser):
     return " ".join(self.sections.values())
 
 
-def written(report, scores, keep, audited, x=None):
-  return render(report, scores=scores, keep=keep, audited=audited, x=x)
+def written(report, scores, members, audited, x=None):
+  return render(report, scores=scores, members=members, audited=audited, x=x)
 
 
-def words(report, scores, keep, audited, x=None):
+def words(report, scores, members, audited, x=None):
   """Return the page without the charts of scores, which take a second to draw."""
-  return Page(render(report, scores={}, keep=keep, audited=audited, x=x))
+  return Page(render(report, scores={}, members=members, audited=audited, x=x))
 
 
 @pytest.fixture(scope="module")
@@ -168,17 +168,17 @@ def test_all_text_is_escaped(case):
 
 
 def test_sections_without_content_are_left_out(case):
-  report, _, keep, audited, _ = case
+  report, _, members, audited, _ = case
   report |= {"canaries": None, "budget": {}, "classes": [], "dp_baseline": None}
   del report["records"], report["limits"], report["not_run"]
-  parsed = Page(render(report, scores={}, keep=keep, audited=audited))
+  parsed = Page(render(report, scores={}, members=members, audited=audited))
   assert list(parsed.sections)[1:] == ["attacks", "setting"]
   links = [attrs["href"] for tag, attrs in parsed.tags if tag == "a"]
   assert links == ["#main", "#attacks", "#setting"]
 
 
 def test_pitfall_10_missing_figures_are_dashes(case):
-  report, scores, keep, audited, x = case
+  report, scores, members, audited, x = case
   report["attacks"]["loss"] |= {"auc": None, "auc_ci": None, "ppv": None}
   report["attacks"]["rmia"]["auc_ci"] = [None, None]
   report["setting"] |= {"epsilon": float("nan"), "attack_seconds": float("inf")}
@@ -186,7 +186,7 @@ def test_pitfall_10_missing_figures_are_dashes(case):
   report["budget"]["rmia"][0] |= {"auc_ci": None, "tpr": None, "tpr_ci": None}
   report["records"]["exposed"][0]["score"] = None
   scores["loss"][:, ::2] = np.nan
-  text = Page(written(report, scores, keep, audited, x)).text
+  text = Page(written(report, scores, members, audited, x)).text
   assert not re.search(r"\b(nan|none|inf|infinity|null)\b(?! found)", text, re.I)
   assert "\N{EN DASH}" in text
 
@@ -246,8 +246,8 @@ def test_wide_tables_are_reachable_and_have_headers(page):
 
 
 def test_pictures_are_the_records(case):
-  report, scores, keep, audited, x = case
-  page = words(report, scores, keep, audited, x)
+  report, scores, members, audited, x = case
+  page = words(report, scores, members, audited, x)
   images = [attrs for tag, attrs in page.tags if tag == "img"]
   assert len(images) == 12
   assert images[0]["alt"] == (
@@ -272,21 +272,21 @@ def test_pictures_of_every_kind(shape):
 
 
 def test_table_rows_are_shown_as_features(case):
-  report, scores, keep, audited, _ = case
+  report, scores, members, audited, _ = case
   x = np.zeros((300, 40), np.float32)
   x[20, [3, 17, 39]] = 1
-  page = words(report, scores, keep, audited, x)
+  page = words(report, scores, members, audited, x)
   assert "3 of 40 features are 1: 3, 17, 39" in page.sections["records"]
   assert "0 of 40 features are 1" in page.sections["records"]
   x[20] = np.arange(40) / 4
-  page = words(report, scores, keep, audited, x)
+  page = words(report, scores, members, audited, x)
   assert "0, 0.25, 0.5, 0.75" in page.sections["records"]
 
 
 def test_records_outside_x_are_refused(case):
-  report, scores, keep, audited, x = case
+  report, scores, members, audited, x = case
   with pytest.raises(ValueError, match="record 20 is not in x, which has 10 records"):
-    render(report, scores=scores, keep=keep, audited=audited, x=x[:10])
+    render(report, scores=scores, members=members, audited=audited, x=x[:10])
 
 
 def test_unknown_level_is_refused(case):
@@ -298,23 +298,23 @@ def test_unknown_level_is_refused(case):
 
 @pytest.mark.slow
 def test_rows_not_audited_are_not_drawn(case):
-  report, scores, keep, audited, _ = case
+  report, scores, members, audited, _ = case
   scores = {"lira_online": scores["lira_online"]}
-  before = written(report, scores, keep, audited)
+  before = written(report, scores, members, audited)
   for rows in scores.values():
     rows[:, ~audited] = 1e6
-  assert written(report, scores, keep, audited) == before
-  assert written(report, scores, keep, None) != before
+  assert written(report, scores, members, audited) == before
+  assert written(report, scores, members, None) != before
 
 
 def test_curves_are_faint_where_their_own_pairs_do_not_resolve():
   rng = np.random.default_rng(3)
-  keep = rng.random((4, 400)) < 0.5
-  scores = rng.normal(size=keep.shape) + keep
+  members = rng.random((4, 400)) < 0.5
+  scores = rng.normal(size=members.shape) + members
   one = np.where(np.arange(4)[:, None] == 0, scores, np.nan)
   starts = {}
   for name, rows in (("all", scores), ("one", one)):
-    chart = roc_chart({"all": scores, "it": rows}, keep, {"it": 5})
+    chart = roc_chart({"all": scores, "it": rows}, members, {"it": 5})
     lines = re.findall(r'<path d="M ([\d.]+) [^>]*?series-6\)([^>]*)>', chart)
     starts[name] = {"opacity: 0.3" in style: float(x) for x, style in lines}
     assert starts[name][True] < starts[name][False]
@@ -323,13 +323,13 @@ def test_curves_are_faint_where_their_own_pairs_do_not_resolve():
 
 def test_band_equals_the_bootstrap_of_records():
   rng = np.random.default_rng(1)
-  keep = rng.random((3, 60)) < 0.5
-  scores = np.round(rng.normal(size=keep.shape) + keep, 1)
-  scores[rng.random(keep.shape) < 0.2] = np.nan
+  members = rng.random((3, 60)) < 0.5
+  scores = np.round(rng.normal(size=members.shape) + members, 1)
+  scores[rng.random(members.shape) < 0.2] = np.nan
   scores[:, :4] = np.nan
   rates = (0.0, 0.05, 0.1, 0.5, 1.0)
-  low, high = roc_band(scores, keep, rates, resamples=50)
-  wanted = bootstrap_records(scores, keep, fprs=rates, resamples=50)["tpr"]
+  low, high = roc_band(scores, members, rates, resamples=50)
+  wanted = bootstrap_records(scores, members, fprs=rates, resamples=50)["tpr"]
   np.testing.assert_allclose(
     np.stack([low, high], 1), [wanted[rate] for rate in rates], rtol=1e-12
   )
@@ -337,11 +337,11 @@ def test_band_equals_the_bootstrap_of_records():
 
 def test_band_with_few_thresholds_stays_close():
   rng = np.random.default_rng(2)
-  keep = rng.random((8, 1000)) < 0.5
-  scores = rng.normal(size=keep.shape) + 1.5 * keep
+  members = rng.random((8, 1000)) < 0.5
+  scores = rng.normal(size=members.shape) + 1.5 * members
   rates = (0.01, 0.05, 0.2)
-  band = np.stack(roc_band(scores, keep, rates, resamples=100), 1)
-  wanted = bootstrap_records(scores, keep, fprs=rates, resamples=100)["tpr"]
+  band = np.stack(roc_band(scores, members, rates, resamples=100), 1)
+  wanted = bootstrap_records(scores, members, fprs=rates, resamples=100)["tpr"]
   np.testing.assert_allclose(band, [wanted[rate] for rate in rates], atol=0.01)
 
 

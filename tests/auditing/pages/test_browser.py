@@ -105,14 +105,14 @@ def look(pages, folder, *, dark, widths=WIDTHS):
 
 @pytest.fixture(scope="module")
 def pages():
-  report, scores, keep, audited, x = report_case.make()
+  report, scores, members, audited, x = report_case.make()
   report["attacks"]["rmia"]["note"] = "unbroken" * 20
   report["setting"]["command"] = "a/very/long/path" * 20
   report["classes"][0]["label"] = "a class with a name that is far too long for a chart"
   names = ("no defense", "adamixup(end=0.1)|weight_decay(0.0005)|label_smoothing(0.1)")
   difference = {"attack": "rmia", "auc_difference": 0.01, "ci": [-0.02, 0.03]}
   return {
-    "report": render(report, scores=scores, keep=keep, audited=audited, x=x),
+    "report": render(report, scores=scores, members=members, audited=audited, x=x),
     "compare": render_comparison(
       dict.fromkeys(names, report),
       [{"first": names[0], "second": names[1], **difference}],

@@ -27,10 +27,10 @@ COLUMNS = 7
 def theory():
   """Compare made-up losses: members' are lower, and mixup raises them."""
   rng = np.random.default_rng(0)
-  keep = rng.random((8, 60)) < 0.5
-  natural = rng.normal(size=keep.shape) - 2 * keep
+  members = rng.random((8, 60)) < 0.5
+  natural = rng.normal(size=members.shape) - 2 * members
   few = {"fixed": True, "resamples": 20, "permutations": 5}
-  return theory_report(natural, keep, natural + 1.5 * keep, **few)
+  return theory_report(natural, members, natural + 1.5 * members, **few)
 
 
 def utility():
@@ -63,7 +63,7 @@ def a_mosaic():
 @pytest.fixture
 def case():
   """A report on generators, the rest of what a page needs, and one picture."""
-  report, _, keep, audited, _ = report_case.make()
+  report, _, members, audited, _ = report_case.make()
   report |= {"classes": [], "budget": {}}  # charts that another test looks at
   names = ("lira_online", "lira_offline", "rmia", "loss")
   pairs = [(q, r) for q in ("single", "mixed") for r in ("natural", "mixup")]
@@ -76,12 +76,12 @@ def case():
     ],
     "theory": theory(),
   }
-  return report, keep, audited
+  return report, members, audited
 
 
-def written(report, keep, audited, pictures=()):
+def written(report, members, audited, pictures=()):
   """Return the page without the charts of scores, which take a second to draw."""
-  return render(report, scores={}, keep=keep, audited=audited, pictures=pictures)
+  return render(report, scores={}, members=members, audited=audited, pictures=pictures)
 
 
 def section(page, name):
