@@ -23,7 +23,7 @@ COSTS = HERE / "defense_costs.json"
 
 # Hooks in the order they act, and the words for where that is.
 PLACES = {
-  "before": "a training before",
+  "stages": "a training before",
   "rows": "which rows are trained on",
   "model": "model",
   "batch": "batch",

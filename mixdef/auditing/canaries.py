@@ -53,7 +53,7 @@ def plant(
 
   >>> from mixdef.data.synthetic import synthetic_clusters
   >>> planted = plant(synthetic_clusters(100), "mislabelled", 10)
-  >>> int(planted.audited.sum()), int(planted.always.sum())
+  >>> int(planted.audited.sum()), int(planted.always_member.sum())
   (10, 90)
   """
   _check_kind(kind)

@@ -56,7 +56,8 @@ def subsets(
 
   >>> subsets(6, 4, design="balanced").sum(axis=0).tolist()
   [2, 2, 2, 2, 2, 2]
-  >>> subsets(3, 4, design="balanced", always=[True, False, False]).sum(axis=0).tolist()
+  >>> always = [True, False, False]
+  >>> subsets(3, 4, design="balanced", always_member=always).sum(axis=0).tolist()
   [4, 2, 2]
   """
   num_models = validate.integer(num_models, "num_models", least=1)

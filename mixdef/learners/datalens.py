@@ -119,7 +119,7 @@ def datalens(
     Training via Gradient Compression and Aggregation, CCS 2021, arXiv 2103.11109.
 
   >>> from mixdef.models import table_networks
-  >>> datalens(table_networks(20, 2), teachers=50, top=5, noise=60.0).groups
+  >>> datalens(table_networks(20, 2), teachers=50, top=5, noise=60.0).num_shards
   50
   """
   optimizer = check_parts(networks, optimizer)

@@ -126,7 +126,7 @@ def gs_wgan(
     Differentially Private Generators, NeurIPS 2020, arXiv 2006.08265.
 
   >>> from mixdef.models import table_networks
-  >>> gs_wgan(table_networks(20, 2, latent=10), critics=50).groups
+  >>> gs_wgan(table_networks(20, 2, latent=10), critics=50).num_shards
   50
   """
   optimizer = check_parts(networks, optimizer)

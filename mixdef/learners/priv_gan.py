@@ -84,7 +84,7 @@ def priv_gan(
     membership inference attacks at low cost to utility, PETS 2021, arXiv 2001.00071.
 
   >>> from mixdef.models import table_networks
-  >>> priv_gan(table_networks(20, 2), pairs=3).groups
+  >>> priv_gan(table_networks(20, 2), pairs=3).num_shards
   3
   """
   optimizer = check_parts(networks, optimizer)

@@ -27,7 +27,7 @@ def data():
 
 
 @pytest.fixture(scope="module")
-def keep(data):
+def members(data):
   return subsets(data, 2)
 
 

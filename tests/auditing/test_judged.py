@@ -195,7 +195,7 @@ def test_one_model_under_two_subsets_is_refused():
   phi = np.random.default_rng(0).normal(size=members.shape)
   phi[3] = phi[1]
   with pytest.raises(
-    ValueError, match="models 1 and 3 give the same outputs, but keep"
+    ValueError, match="models 1 and 3 give the same outputs, but were"
   ):
     audit(Signals.from_phi(phi, members), attacks=["loss_threshold"])
 

@@ -284,7 +284,7 @@ def test_canaries_and_baseline_enter_the_report(outputs, leaky):
     "defense_test_accuracy": 0.9,
     "attacks": {"loss_threshold": found},
     "scores": {"loss_threshold": chance},
-    "keep": outputs.members,
+    "members": outputs.members,
     "strongest": weak,
   }
   names = ["loss_threshold"]

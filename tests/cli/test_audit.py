@@ -83,7 +83,7 @@ def write_outputs(path, *, gain=2.0, models=6, records=300, seed=0, **more):
   np.savez(
     path,
     logits=logits,
-    members=members,
+    keep=members,
     labels=labels,
     population_logits=population,
     population_labels=random.integers(3, size=60),

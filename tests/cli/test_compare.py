@@ -22,7 +22,7 @@ def audited(folder, *, gain, records=200, seed=0):
   logits[:, np.arange(records), labels] += gain * members
   path = folder / f"{folder.name}.npz"
   folder.mkdir()
-  np.savez(path, logits=logits, members=members, labels=labels)
+  np.savez(path, logits=logits, keep=members, labels=labels)
   job.execute(audit.AuditSettings(arrays=str(path), attacks=ATTACKS), folder, audit.run)
   return folder
 

@@ -21,7 +21,7 @@ def written(path, seed=0, gain=2.0):
   members, labels = rng.random((6, 60)) < 0.5, rng.integers(3, size=60)
   logits = rng.normal(size=(6, 60, 3))
   logits[:, np.arange(60), labels] += gain * members
-  np.savez(path, logits=logits, members=members, labels=labels)
+  np.savez(path, logits=logits, keep=members, labels=labels)
   return path
 
 

@@ -49,7 +49,7 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="module")
 def attacked(tmp_path_factory):
   folder = tmp_path_factory.mktemp("lira") / "run"
-  options = {**SMALL, "num_shadows": 4, "strategy": "loop", "reference": 20}
+  options = {**SMALL, "num_shadows": 4, "strategy": "loop", "auxiliary": 20}
   settings = lira.LiraSettings(**options)
   return folder, job.execute(settings, folder, lira.run)
 
@@ -97,7 +97,7 @@ def test_a_finished_job_returns_its_result(trained):
 
 @pytest.mark.parametrize(
   ("field", "value"),
-  [("seed", 3), ("defense", "none"), ("epochs", 5), ("quick", False), ("reference", 9)],
+  [("seed", 3), ("defense", "none"), ("epochs", 5), ("quick", False), ("auxiliary", 9)],
 )
 def test_pitfall_86_a_changed_setting_is_refused(trained, field, value):
   settings, folder, _ = trained

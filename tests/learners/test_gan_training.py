@@ -132,7 +132,7 @@ def test_pitfall_60_records_that_are_out_change_nothing(looped, learner):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("defense", [None, mixup()], model_ids=["none", "mixup"])
+@pytest.mark.parametrize("defense", [None, mixup()], ids=["none", "mixup"])
 def test_pitfall_104_a_critic_never_sees_the_chunk_of_another(defense):
   # Critics meet through the generator alone: here it takes no step.
   learner = par_gan(NETWORKS, defense=defense, critics=3, critic_steps=100)
@@ -242,7 +242,7 @@ def test_an_undefended_critic_gives_its_members_away():
   assert (score[members][:, None] > score[~members]).mean() > 0.8
 
 
-@pytest.mark.parametrize("x", [DATA.x - 0.5, 2 * DATA.x], model_ids=["below", "above"])
+@pytest.mark.parametrize("x", [DATA.x - 0.5, 2 * DATA.x], ids=["below", "above"])
 def test_pitfall_118_records_outside_of_the_unit_range_are_refused(x):
   data = Dataset.from_arrays(x, DATA.y, name="mine")
   with pytest.raises(ValueError, match=r"mine has values from .*rescale") as raised:
