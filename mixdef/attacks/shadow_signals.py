@@ -12,8 +12,8 @@ from mixdef.attacks.query import STACKS
 from mixdef.attacks.signals import Signals
 from mixdef.attacks.views import Views
 from mixdef.data import Dataset
+from mixdef.training.devices import Stopped
 from mixdef.training.fitting import shadow_training
-from mixdef.training.hosts import Stopped
 from mixdef.training.options import Options
 from mixdef.training.shadows import Shadows
 

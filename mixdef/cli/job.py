@@ -27,7 +27,7 @@ with epy.lazy_imports():
   import jax
 
   from mixdef.core import caches, files, reading
-  from mixdef.training import hosts, signature
+  from mixdef.training import devices, signature
 
 _RESULT = "result.json"
 _FINISHED = "finished"  # names and digests in config.json
@@ -80,7 +80,7 @@ def main(job: Job, argv: Sequence[str] | None = None) -> None:
         flags.refuse(job.name, "the model diverged: lower --learning_rate")
     except BrokenPipeError:
       raise
-    except (ValueError, OSError, MemoryError, hosts.Stopped) as error:
+    except (ValueError, OSError, MemoryError, devices.Stopped) as error:
       logging.debug("raised at", exc_info=True)
       flags.refuse(job.name, str(error) or "out of memory")
     except jax.errors.JaxRuntimeError as error:
@@ -173,7 +173,7 @@ def execute(
   config |= settings.inputs() if inputs is None else inputs
   path = folder / "config.json"
   noted = {"environment": {**places, **environment()}, _FINISHED: {}}
-  fresh = hosts.first_then_all(
+  fresh = devices.first_then_all(
     lambda: signature.same_or_refuse(
       path, config, fix="Choose another --out.", noted=noted
     )
@@ -183,7 +183,7 @@ def execute(
     logging.info("finished before; delete %s to compute it again", folder / _RESULT)
     return earlier
   try:
-    with hosts.together("reported"):
+    with devices.together("reported"):
       result = run(settings, folder)
   except Exception:
     made = {path.name for path in folder.iterdir() if not files.is_clutter(path)}

@@ -30,7 +30,7 @@ with epy.lazy_imports():
   import mixdef
   from mixdef import auditing, metrics
   from mixdef.core import files
-  from mixdef.training import hosts
+  from mixdef.training import devices
 
 _FAMILIES = ("threshold", "reference")
 _DRAWN = 8  # attacks in the plot, the strongest first
@@ -56,7 +56,7 @@ class LiraSettings(ShadowSettings):
   def connect(self) -> None:
     """Join the other processes, if there are any."""
     if self.coordinator:
-      hosts.connect(self.coordinator, self.num_processes, self.process_id)
+      devices.connect(self.coordinator, self.num_processes, self.process_id)
 
 
 def run(settings: LiraSettings, folder: pathlib.Path) -> dict:

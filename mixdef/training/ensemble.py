@@ -16,9 +16,9 @@ import numpy as np
 from mixdef.core import registry, validate
 from mixdef.core.learner import Learner, TrainState
 from mixdef.data import Dataset
-from mixdef.training.mesh import evenly, on_one_device, spread
-from mixdef.training.plan import Plan
+from mixdef.training.devices import evenly, on_one_device, spread
 from mixdef.training.programs import programs, query_program
+from mixdef.training.sampling import Plan
 
 _AT_ONCE = 4  # concurrent blocks on a CPU; each holds its own activations
 READ_OFF = "read off the membership"

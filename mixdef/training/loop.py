@@ -11,8 +11,8 @@ from absl import logging
 
 from mixdef.core.reading import digest
 from mixdef.training.agreement import FIX, UNFINISHED
+from mixdef.training.devices import Stopped
 from mixdef.training.ensemble import predict_in_blocks
-from mixdef.training.hosts import Stopped
 from mixdef.training.prepare import Training, fold_keys
 from mixdef.training.programs import programs, query_program
 from mixdef.training.progress import Progress

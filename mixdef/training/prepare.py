@@ -12,9 +12,9 @@ from mixdef.core import validate
 from mixdef.core.hooks import Data
 from mixdef.core.learner import Learner
 from mixdef.core.randomness import fold_in_name, row_keys
-from mixdef.training.mesh import on_all_devices
-from mixdef.training.plan import Plan, make_plan
+from mixdef.training.devices import on_all_devices
 from mixdef.training.programs import programs, query_program
+from mixdef.training.sampling import Plan, make_plan
 
 
 @dataclasses.dataclass(frozen=True)

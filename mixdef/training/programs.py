@@ -9,9 +9,8 @@ import jax.numpy as jnp
 
 from mixdef.core.learner import Learner
 from mixdef.core.randomness import fold_in_name
-from mixdef.training.batches import chunk_of, epoch_rows
-from mixdef.training.mesh import compiled, on_one_device
-from mixdef.training.plan import Plan
+from mixdef.training.devices import compiled, on_one_device
+from mixdef.training.sampling import Plan, chunk_of, epoch_rows
 from mixdef.training.workers import in_workers
 
 STRATEGIES = ("vmap", "scan", "loop", "processes")

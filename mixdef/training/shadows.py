@@ -14,17 +14,16 @@ from absl import logging
 from mixdef.core.files import local_path
 from mixdef.core.learner import Learner, TrainState
 from mixdef.data import Dataset
-from mixdef.training import hosts, mesh
+from mixdef.training import devices
 from mixdef.training.agreement import Agreement, agree, made_from_alone
 from mixdef.training.ensemble import Ensemble, Entries
 from mixdef.training.entry import is_key
-from mixdef.training.lock import locked
 from mixdef.training.loop import Loop
 from mixdef.training.options import Options
 from mixdef.training.prepare import Training
 from mixdef.training.programs import programs
 from mixdef.training.progress import Progress
-from mixdef.training.store import Store
+from mixdef.training.store import Store, locked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Shadows:
     """
     states = [self._read(model) for model in range(self.agreed.training.count)]
     if any(state is None for state in states):
-      raise hosts.Stopped(f"{self.store.folder} misses models: run it again")
+      raise devices.Stopped(f"{self.store.folder} misses models: run it again")
     return _stack(states)
 
   def ensemble(self, models: Sequence[int], states: Any) -> Ensemble:
@@ -145,7 +144,7 @@ class Shadows:
     """Train models; vmapped chunks are padded, so that all use the same program."""
     count = len(models)
     whole = self.agreed.models_at_once if self.agreed.strategy == "vmap" else count
-    fill = mesh.evenly(whole, self.agreed.strategy) - count
+    fill = devices.evenly(whole, self.agreed.strategy) - count
     rows = models + models[-1:] * fill
     states = self.loop.run(
       self.agreed.training.select(rows), self.agreed.strategy, models
@@ -202,14 +201,14 @@ def open_shadows(
       members = np.asarray(training.members)
       return Shadows(source, data, members, agreed, store, loop)
 
-    shadows = hosts.first_then_all(begin)
+    shadows = devices.first_then_all(begin)
     try:
-      with hosts.together("trained"):
+      with devices.together("trained"):
         yield shadows
     finally:
       shadows.loop.progress.close()
     if store:
-      shadows.loop.history = hosts.first_then_all(lambda: _gathered(store))
+      shadows.loop.history = devices.first_then_all(lambda: _gathered(store))
 
 
 def _gathered(store):

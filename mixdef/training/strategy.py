@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from mixdef.training.mesh import evenly, num_devices
+from mixdef.training.devices import evenly, num_devices
 from mixdef.training.programs import STRATEGIES, programs
 from mixdef.training.workers import NotExportable, num_workers
 

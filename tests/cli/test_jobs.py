@@ -20,7 +20,7 @@ from mixdef.cli.papers import CLASSIFIERS
 from mixdef.cli.settings import Settings
 from mixdef.core.hooks import Data
 from mixdef.data import Dataset
-from mixdef.training.plan import make_plan
+from mixdef.training.sampling import make_plan
 
 RUN = [
   a.__name__

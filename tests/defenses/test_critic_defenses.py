@@ -101,7 +101,7 @@ def test_relaxloss_turns_records_by_their_own_thresholds():
 def _spec(count):
   everyone = np.ones((1, count), bool)
   data = records(count)
-  plan = mixdef.training.plan.make_plan(
+  plan = mixdef.training.sampling.make_plan(
     frozenset(), data, everyone, epochs=1, batch_size=2
   )
   return plan.spec(device(data), None)

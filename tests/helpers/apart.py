@@ -26,7 +26,8 @@ import orbax.checkpoint  # noqa: F401 - takes long, and is else imported while t
 from training_cases import Dropped, halves, records
 
 import mixdef
-from mixdef.training import hosts, loop, strategy
+from mixdef.training import loop, strategy
+from mixdef.training.devices import connect
 
 LEARNER = mixdef.classifier(Dropped(), optax.adam(0.05), mixdef.mixup(1.0))
 
@@ -79,7 +80,7 @@ def main(
 ):
   """Do what the JSON says."""
   if coordinator:
-    hosts.connect(*coordinator)
+    connect(*coordinator)
   assert jax.local_device_count() == devices
   loop._CHECKPOINT_SECONDS = 0.0
   if full == jax.process_index():

@@ -12,7 +12,7 @@ from mixdef.data import Dataset
 from mixdef.learners._gan import between, latents
 from mixdef.models import table_networks
 from mixdef.training import fit_many
-from mixdef.training.plan import make_plan
+from mixdef.training.sampling import make_plan
 
 RECORDS, FEATURES, CLASSES, MEMBERS = 32, 6, 2, 20
 HIDDEN, LATENT = 8, 3

@@ -8,7 +8,7 @@ import numpy as np
 from mixdef.core.hooks import Ctx, Data, Rows
 from mixdef.data import Dataset
 from mixdef.learners._parts import part_of
-from mixdef.training.plan import make_plan
+from mixdef.training.sampling import make_plan
 
 RECORDS, FEATURES, CLASSES = 24, 5, 3
 STEP_ROWS = 12

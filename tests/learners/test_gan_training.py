@@ -31,8 +31,8 @@ from mixdef.defenses.mixing import mixup
 from mixdef.learners import mixup_gan, par_gan, wgan_gp
 from mixdef.models import image_networks, table_networks
 from mixdef.training import loop as loop_module
-from mixdef.training.batches import chunk_of
 from mixdef.training.progress import Progress
+from mixdef.training.sampling import chunk_of
 
 MIXED = mixup_gan(NETWORKS, critic_steps=2)
 STAGED = wgan_gp(NETWORKS, defense=relaxloss_gan(references=2), critic_steps=2)

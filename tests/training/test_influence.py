@@ -25,8 +25,8 @@ from mixdef.core.randomness import fold_in_name
 from mixdef.defenses.mixing import mixup
 from mixdef.learners.classifier import classifier
 from mixdef.training import fit
-from mixdef.training.batches import epoch_rows
 from mixdef.training.programs import programs
+from mixdef.training.sampling import epoch_rows
 
 MIXED = classifier(Normed(), optax.sgd(0.1), mixup())
 

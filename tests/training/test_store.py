@@ -18,8 +18,7 @@ from mixdef.learners.classifier import classifier
 from mixdef.training import ensemble as ensemble_module
 from mixdef.training import entry, strategy
 from mixdef.training import loop as loop_module
-from mixdef.training.lock import locked
-from mixdef.training.store import Store
+from mixdef.training.store import Store, locked
 
 KEEP = halves(5)
 
@@ -140,7 +139,7 @@ def test_a_version_is_part_of_a_run(tmp_path, monkeypatch):
 
 _HOLD = """
 import pathlib, sys
-from mixdef.training.lock import locked
+from mixdef.training.store import locked
 with locked(pathlib.Path(sys.argv[1])):
   print("held", flush=True)
   sys.stdin.read()

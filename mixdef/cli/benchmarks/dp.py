@@ -12,7 +12,7 @@ from mixdef.cli.bench import BenchSettings
 from mixdef.cli.benchmarks.timing import rows_of, spread
 from mixdef.cli.benchmarks.works import CLASSES, random_data
 from mixdef.core.hooks import Data, Rows
-from mixdef.training.plan import make_plan
+from mixdef.training.sampling import make_plan
 
 WORKS = {
   "mlp(512, 256), 784 features": (mixdef.models.mlp(512, 256), (784,)),

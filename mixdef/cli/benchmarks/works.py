@@ -13,9 +13,9 @@ import optax
 import mixdef
 from mixdef.core.hooks import Data, Rows
 from mixdef.models.layers import conv_layer
-from mixdef.training.plan import make_plan
 from mixdef.training.prepare import Training, prepare
 from mixdef.training.programs import programs
+from mixdef.training.sampling import make_plan
 
 CLASSES = 10
 

@@ -20,7 +20,7 @@ import numpy as np
 from absl import logging
 
 from mixdef.kernels import onednn
-from mixdef.training.hosts import Stopped
+from mixdef.training.devices import Stopped
 from mixdef.training.workers import script
 from mixdef.training.workers.script import ALIGNMENT, Memory, layout, views
 

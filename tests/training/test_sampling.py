@@ -9,8 +9,7 @@ from training_cases import LEARNER, Linear, halves, records, train
 
 from mixdef.core.hooks import Defense
 from mixdef.learners.classifier import classifier
-from mixdef.training.batches import epoch_rows
-from mixdef.training.plan import make_plan
+from mixdef.training.sampling import epoch_rows, make_plan
 
 N = 60
 
@@ -126,7 +125,7 @@ def test_pitfall_156_members_without_a_place_are_counted():
 
 
 def test_pitfall_156_overflow_is_an_error(monkeypatch):
-  monkeypatch.setattr("mixdef.training.plan._poisson_capacity", lambda *_: 1)
+  monkeypatch.setattr("mixdef.training.sampling._poisson_capacity", lambda *_: 1)
   learner = LEARNER._replace(traits=frozenset({"poisson"}))
   with pytest.raises(RuntimeError, match="more members than its 1 places"):
     train(learner)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from training_cases import records
 
-from mixdef.training.batches import chunk_of, epoch_rows
-from mixdef.training.plan import make_plan
+from mixdef.training.sampling import chunk_of, epoch_rows, make_plan
 
 N = 60
 KEY = jax.random.key(4)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from mixdef.training import hosts
+from mixdef.training import devices
 
 MODELS, EPOCHS = 5, 3
 TASK = {"models": MODELS, "epochs": EPOCHS, "strategy": "loop", "at_once": 2}
@@ -120,4 +120,4 @@ def test_several_processes_need_a_folder(monkeypatch):
 
 def test_a_process_without_a_number_is_one_line():
   with pytest.raises(ValueError, match="process_id=2 of num_processes=2"):
-    hosts.connect("127.0.0.1:1", 2, 2)
+    devices.connect("127.0.0.1:1", 2, 2)
