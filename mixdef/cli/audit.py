@@ -252,4 +252,7 @@ def show(result: dict) -> None:
     print(f"  not run: {name}: {reason}")
 
 
-JOB = job.Job("audit", __doc__, AuditSettings, run, show)
+_NEEDS = ("PIL", "jinja2", "matplotlib")
+JOB = job.Job(
+  "audit", __doc__, AuditSettings, run, show, needs=("PIL", "jinja2", "matplotlib")
+)

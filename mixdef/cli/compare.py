@@ -101,4 +101,4 @@ def show(result: dict) -> None:
       )
 
 
-JOB = job.Job("compare", __doc__, CompareSettings, run, show)
+JOB = job.Job("compare", __doc__, CompareSettings, run, show, needs=("jinja2",))

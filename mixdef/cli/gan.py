@@ -188,4 +188,7 @@ def show(result: dict) -> None:
     print(f"  not run: {name}: {reason}")
 
 
-JOB = job.Job("gan", __doc__, GanSettings, run, show)
+_NEEDS = ("PIL", "jinja2", "matplotlib")
+JOB = job.Job(
+  "gan", __doc__, GanSettings, run, show, needs=("PIL", "jinja2", "matplotlib")
+)

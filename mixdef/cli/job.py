@@ -26,7 +26,7 @@ from mixdef.cli.settings import PLACES, JobSettings
 with epy.lazy_imports():
   import jax
 
-  from mixdef.core import caches, files, reading
+  from mixdef.core import caches, extras, files, reading
   from mixdef.training import devices, signature
 
 _RESULT = "result.json"
@@ -44,6 +44,7 @@ class Job(NamedTuple):
     settings: the settings class, whose fields are the flags.
     run: `(settings, folder) -> result`, which becomes result.json.
     show: prints the result.
+    needs: optional packages that it uses.
   """
 
   name: str
@@ -51,6 +52,7 @@ class Job(NamedTuple):
   settings: type[JobSettings]
   run: Callable[[Any, pathlib.Path], dict]
   show: Callable[[dict], None]
+  needs: tuple[str, ...] = ()
 
 
 def main(job: Job, argv: Sequence[str] | None = None) -> None:
@@ -68,6 +70,7 @@ def main(job: Job, argv: Sequence[str] | None = None) -> None:
     _log_plainly()
     cache_programs()
     try:
+      extras.require(*job.needs)
       settings.connect()
       inputs = settings.inputs()
       folder = settings.folder(job.name, inputs)
@@ -80,7 +83,7 @@ def main(job: Job, argv: Sequence[str] | None = None) -> None:
         flags.refuse(job.name, "the model diverged: lower --learning_rate")
     except BrokenPipeError:
       raise
-    except (ValueError, OSError, MemoryError, devices.Stopped) as error:
+    except (ValueError, OSError, MemoryError, ImportError, devices.Stopped) as error:
       logging.debug("raised at", exc_info=True)
       flags.refuse(job.name, str(error) or "out of memory")
     except jax.errors.JaxRuntimeError as error:

@@ -150,4 +150,4 @@ def show(result: dict) -> None:
     print(f"{name:24}not run: {reason}")
 
 
-JOB = job.Job("lira", __doc__, LiraSettings, run, show)
+JOB = job.Job("lira", __doc__, LiraSettings, run, show, needs=("matplotlib",))

@@ -148,4 +148,4 @@ def show(result: dict) -> None:
   print(sweep_tables.markdown(result["cells"]), end="")
 
 
-JOB = job.Job("sweep", __doc__, SweepSettings, run, show)
+JOB = job.Job("sweep", __doc__, SweepSettings, run, show, needs=("matplotlib",))

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from mixdef.core import reading
+from mixdef.core import extras, reading
 from mixdef.core.files import is_clutter
 from mixdef.core.reading import Damaged
 
@@ -218,6 +218,7 @@ def read_text(path: pathlib.Path) -> str:
 
 def read_picture(path: pathlib.Path, mode: str | None = None) -> np.ndarray:
   """Return the pixels of a picture: [H, W] for mode "L", [H, W, 3] for "RGB"."""
+  extras.require("PIL")
   import PIL.Image
 
   with decoding(path), warnings.catch_warnings():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from absl import logging
 
+from mixdef.core import extras
 from mixdef.data import counts, files
 from mixdef.data.dataset import Dataset
 
@@ -22,6 +23,7 @@ def square(pixels: np.ndarray, crop: int | None = None) -> np.ndarray:
   Returns:
     [64, 64, 3] uint8, resized bilinearly with antialiasing.
   """
+  extras.require("PIL")
   import PIL.Image
 
   height, width, _ = pixels.shape

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mixdef.core import extras
 from mixdef.data import counts, faces, files
 from mixdef.data.dataset import Dataset
 
@@ -165,6 +166,7 @@ def _command(data_dir: pathlib.Path, name: str) -> str:
 def _read_split(
   builder: Any, split: str, source: Source
 ) -> tuple[np.ndarray, np.ndarray]:
+  extras.require("PIL")
   import PIL.Image
   import tensorflow_datasets as tfds
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mixdef.core import extras
 from mixdef.core.files import local_path, save_figure
 from mixdef.metrics import drawing
 from mixdef.metrics.roc import Roc
@@ -38,6 +39,7 @@ def roc_plot(
     raise ValueError(f"cannot write {path.name}; end the path in .png or .svg")
   if not curves:
     raise ValueError("no curve to draw; pass at least one name with its scores")
+  extras.require("matplotlib")
   from matplotlib.figure import Figure
 
   rocs = {name: Roc.of(*pair) for name, pair in curves.items()}

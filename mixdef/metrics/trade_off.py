@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mixdef.core import extras
 from mixdef.core.files import local_path, save_figure
 from mixdef.metrics import drawing
 
@@ -28,6 +29,7 @@ def trade_off_plot(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
     raise ValueError(f"cannot write {path.name}; end the path in .png or .svg")
   if not rows:
     raise ValueError("no row to draw; pass at least one")
+  extras.require("matplotlib")
   from matplotlib.figure import Figure
 
   datasets = list(dict.fromkeys(row["dataset"] for row in rows))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mixdef.core import extras
 from mixdef.core.files import local_path, save_figure
 from mixdef.metrics import drawing
 
@@ -41,6 +42,7 @@ def _scatter(result: Mapping[str, Any], path: str | Path, what: str) -> None:
   path = local_path(path)
   if path.suffix not in (".png", ".svg"):
     raise ValueError(f"cannot write {path.name}; end the path in .png or .svg")
+  extras.require("matplotlib")
   from matplotlib.figure import Figure
 
   real, synthetic = (np.asarray(result[side]) for side in ("real", "synthetic"))

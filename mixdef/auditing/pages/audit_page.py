@@ -11,7 +11,7 @@ from mixdef.auditing.levels import lowest_resolvable
 from mixdef.auditing.pages import charts, rows, svg, words
 from mixdef.auditing.pages.generator_section import generator_section
 from mixdef.auditing.pages.pictures import record_pictures
-from mixdef.core import validate
+from mixdef.core import extras, validate
 from mixdef.metrics.summary import strongest_first
 from mixdef.training.ensemble import epsilon_remark
 
@@ -101,6 +101,7 @@ def render(
 @functools.cache
 def environment() -> Any:
   """Return the jinja environment, which escapes text and raises on missing values."""
+  extras.require("jinja2")
   import jinja2
 
   made = jinja2.Environment(

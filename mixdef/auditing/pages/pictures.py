@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.auditing.pages import words
+from mixdef.core import extras
 
 _SMALL = 64
 _LARGEST = 256
@@ -91,6 +92,7 @@ def data_uri(png: bytes) -> str:
 
 
 def _png(record: np.ndarray, low: float, high: float, largest: int = _LARGEST) -> bytes:
+  extras.require("PIL")
   from PIL import Image
 
   pixels = np.clip((record.astype(np.float64) - low) / (high - low), 0, 1)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from mixdef.core import extras
 from mixdef.metrics import drawing
 
 INK, MUTED, GRID, SHADE, PAPER = (f"#0203{n:02x}" for n in range(5))
@@ -70,6 +71,7 @@ def draw(
   ):
     # The browser draws the text, so a glyph missing from matplotlib's font is harmless.
     warnings.filterwarnings("ignore", message="Glyph .* missing")
+    extras.require("matplotlib")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")

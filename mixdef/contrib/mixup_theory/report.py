@@ -15,6 +15,7 @@ from mixdef.contrib.mixup_theory.ratio_shift import (
   fit_losses,
   proposition_one,
 )
+from mixdef.core import extras
 from mixdef.core.files import local_path, save_figure
 from mixdef.metrics import drawing
 from mixdef.metrics.intervals import bootstrap_records
@@ -127,6 +128,7 @@ def ratio_plot(
   path = local_path(path)
   if path.suffix not in (".png", ".svg"):
     raise ValueError(f"cannot write {path.name}; end the path in .png or .svg")
+  extras.require("matplotlib")
   from matplotlib.figure import Figure
 
   fits, losses, member = _targets(natural, members, mixup, fixed)
