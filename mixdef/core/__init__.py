@@ -3,6 +3,7 @@
 from mixdef.core import registry
 from mixdef.core.chaining import chain, from_optax
 from mixdef.core.check import check_choice, check_count, check_flag, check_number
+from mixdef.core.estimators import mean_value_and_grad
 from mixdef.core.hooks import (
   Batch,
   Ctx,
@@ -12,7 +13,6 @@ from mixdef.core.hooks import (
   Spec,
   Stage,
   defense,
-  mean_value_and_grad,
   take,
   weighted_mean,
 )

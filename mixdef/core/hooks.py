@@ -10,7 +10,6 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -280,7 +279,12 @@ def check_hooks(part: Defense) -> None:
 _LITERALS = (bool, int, float, str, type(None), tuple, list, dict)
 
 
-def defense(factory: Any = None, *, aliases: Mapping[str, str] | None = None) -> Any:
+def defense(
+  factory: Any = None,
+  *,
+  aliases: Mapping[str, str] | None = None,
+  neutral: str | None = None,
+) -> Any:
   """Register a defense factory, record its calls as text and accept `name=`.
 
   The factory may leave `name` empty. It then becomes the factory's name, or the `name=`
@@ -289,6 +293,7 @@ def defense(factory: Any = None, *, aliases: Mapping[str, str] | None = None) ->
   Args:
     factory: `(...) -> Defense`; without it, `defense(aliases=...)` is the decorator.
     aliases: alternative names, each with the call that it stands for.
+    neutral: a call that changes nothing, for the common tests, if there is one.
 
   Returns:
     The factory, which `mixdef.parse` finds by its name.
@@ -297,7 +302,7 @@ def defense(factory: Any = None, *, aliases: Mapping[str, str] | None = None) ->
     ValueError: for a name that another defense has.
   """
   if factory is None:
-    return functools.partial(defense, aliases=aliases)
+    return functools.partial(defense, aliases=aliases, neutral=neutral)
   signature = inspect.signature(factory)
   named = inspect.Parameter(
     "name", inspect.Parameter.KEYWORD_ONLY, default=factory.__name__, annotation=str
@@ -327,71 +332,13 @@ def defense(factory: Any = None, *, aliases: Mapping[str, str] | None = None) ->
 
   parameters = [*signature.parameters.values(), named]
   make.__dict__["__signature__"] = signature.replace(parameters=parameters)
+  make.__dict__["neutral"] = neutral
   return DEFENSES.register(make, aliases=aliases)
 
 
 def weighted_mean(values, weight):
   """Return the weighted mean of `values` [B]; 0 if all weights are 0."""
   return (values * weight).sum() / jnp.maximum(weight.sum(), 1.0)
-
-
-def mean_value_and_grad(losses_fn, *, microbatch=None):
-  """Return the default gradient estimator, the gradient of the mean loss.
-
-  Args:
-    losses_fn: `(params, batch, ctx) -> (losses [B], aux)`.
-    microbatch: number of rows differentiated at once, one group after the other, so
-      that memory does not grow with B; None means the whole batch. With microbatches,
-      the loss of a row must depend on that row only, and each leaf of `aux` must have
-      the leading axis B.
-
-  Returns:
-    As `Defense.value_and_grad`; equal up to rounding for any `microbatch`.
-  """
-
-  def run(params, batch, state, ctx):
-    del state
-    total = jnp.maximum(batch.weight.sum(), 1.0)
-
-    def share(params, rows):
-      losses, aux = losses_fn(params, rows, ctx)
-      return (losses * rows.weight).sum() / total, (losses, aux)
-
-    differentiate = jax.value_and_grad(share, has_aux=True)
-    size = batch.weight.shape[0]
-    if microbatch is None or microbatch >= size:
-      return differentiate(params, batch)
-
-    def add(sums, rows):
-      (value, out), grads = differentiate(params, rows)
-      return jax.tree.map(jnp.add, sums, (value, grads)), out
-
-    def wide_zeros(p):
-      # A long sum in bfloat16 stagnates at 256 times the size of its terms.
-      return jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32))
-
-    zeros = (jnp.zeros_like(total), jax.tree.map(wide_zeros, params))
-    groups = _microbatches(batch, microbatch)
-    (value, grads), out = jax.lax.scan(add, zeros, groups)
-    grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
-    out = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:size], out)
-    return (value, out), grads
-
-  return run
-
-
-def _microbatches(batch, size):
-  """Split a batch into groups of `size` rows, padding the last with rows of weight 0.
-
-  The padding repeats the last row, so it is finite if the batch is.
-  """
-  count = batch.weight.shape[0]
-  groups = -(-count // size)
-  rows = jnp.arange(groups * size)
-  if count % size:
-    batch = jax.tree.map(lambda leaf: leaf[jnp.minimum(rows, count - 1)], batch)
-    batch = batch._replace(weight=jnp.where(rows < count, batch.weight, 0))
-  return jax.tree.map(lambda leaf: leaf.reshape(groups, size, *leaf.shape[1:]), batch)
 
 
 def take(table, batch: Batch):

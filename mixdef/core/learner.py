@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import optax
 
 from mixdef.core.chaining import chain
+from mixdef.core.estimators import mean_value_and_grad
 from mixdef.core.hooks import (
   Defense,
   Stage,
   Transform,
-  mean_value_and_grad,
   weighted_mean,
 )
 from mixdef.core.optimizers import offered

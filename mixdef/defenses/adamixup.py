@@ -11,7 +11,7 @@ from mixdef.defenses.mixing import draw_share, mix, shuffle
 _PATIENT_FACTOR = 0.9  # factor of m in `performance`; 0.1 takes 22 such epochs
 
 
-@defense
+@defense(neutral="adamixup('literal', end=1.0)")
 def adamixup(
   reading="strength", *, schedule="floor", start=1.0, end=0.1, label="hard"
 ) -> Defense:

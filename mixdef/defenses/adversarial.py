@@ -12,7 +12,7 @@ _ANSWER, _LABEL, _COMMON = (1024, 512, 64), (128, 64), (256, 64, 1)
 _SPREAD = 0.01  # std of the initial weights; the biases start at 0
 
 
-@defense
+@defense(neutral="adversarial_regularization(0.0)")
 def adversarial_regularization(
   coefficient=3.0, *, start=1, attack_steps=1, attack_rate=1e-4
 ) -> Defense:

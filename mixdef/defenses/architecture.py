@@ -4,7 +4,7 @@ from mixdef.core.check import check_number, is_static
 from mixdef.core.hooks import Defense, defense
 
 
-@defense
+@defense(neutral="dropout(0.0)")
 def dropout(rate=0.5) -> Defense:
   """Drop units at random in training, by setting the module's field `dropout`.
 
@@ -31,7 +31,7 @@ def dropout(rate=0.5) -> Defense:
   return Defense("", model={"dropout": rate})
 
 
-@defense
+@defense(neutral="spatial_dropout(0.0)")
 def spatial_dropout(rate=0.1) -> Defense:
   """Drop whole channels in training, by setting the module's field `spatial_dropout`.
 

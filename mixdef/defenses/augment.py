@@ -14,7 +14,7 @@ from mixdef.core.hooks import Defense, defense
 from mixdef.core.randomness import batch_keys
 
 
-@defense
+@defense(neutral="cutout(0)")
 def cutout(side=16) -> Defense:
   """Train on images with a square hole at a random place.
 
@@ -60,7 +60,7 @@ def cutout(side=16) -> Defense:
   return _each_row("cutout", change, off=is_static(side) and side == 0)
 
 
-@defense
+@defense(neutral="random_crop(0)")
 def random_crop(padding=4, *, fill="zero") -> Defense:
   """Train on images that are shifted at random, by padding and cropping.
 
@@ -105,7 +105,7 @@ def random_crop(padding=4, *, fill="zero") -> Defense:
   return _each_row("random_crop", change, off=padding == 0)
 
 
-@defense
+@defense(neutral="random_flip(0.0)")
 def random_flip(probability=0.5) -> Defense:
   """Train on images that are mirrored left to right at random.
 
@@ -142,7 +142,7 @@ def random_flip(probability=0.5) -> Defense:
   return _each_row("random_flip", change, off=off)
 
 
-@defense
+@defense(neutral="gaussian_noise(0.0)")
 def gaussian_noise(sigma=0.1, *, clip=True) -> Defense:
   """Train on records with Gaussian noise, images or tables.
 

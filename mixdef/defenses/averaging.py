@@ -7,7 +7,7 @@ from mixdef.core.check import check_number
 from mixdef.core.hooks import Defense, defense
 
 
-@defense
+@defense(neutral="ema(0.0)")
 def ema(decay=0.999) -> Defense:
   """Release an exponential moving average of the weights.
 

@@ -6,7 +6,9 @@ from mixdef.core.check import check_choice, check_number
 from mixdef.core.hooks import Defense, defense
 
 
-@defense(aliases={"ccel": "ccl", "ccql": "ccl(form='ccql')"})
+@defense(
+  aliases={"ccel": "ccl", "ccql": "ccl(form='ccql')"}, neutral="ccl(1.0, beta=1.0)"
+)
 def ccl(alpha=0.5, *, beta=0.05, form="ccel") -> Defense:
   """Spread the losses of the members by a concave term, without gradient ascent.
 

@@ -10,7 +10,7 @@ from mixdef.core.hooks import Defense, defense
 from mixdef.core.randomness import batch_keys
 
 
-@defense
+@defense(neutral="label_smoothing(0.0)")
 def label_smoothing(epsilon=0.1) -> Defense:
   """Mix every label row with the uniform distribution.
 
@@ -43,7 +43,7 @@ def label_smoothing(epsilon=0.1) -> Defense:
   return Defense("", batch=batch, traits=frozenset({"label"}))
 
 
-@defense
+@defense(neutral="disturb_label(0.0)")
 def disturb_label(alpha=0.1) -> Defense:
   """Replace some labels by random ones, drawn anew at every visit.
 
@@ -90,7 +90,7 @@ def disturb_label(alpha=0.1) -> Defense:
   return Defense("", batch=batch, traits=frozenset({"label"}))
 
 
-@defense
+@defense(neutral="hamp_label(0.0)")
 def hamp_label(gamma=0.95, *, official_grid=False) -> Defense:
   """Train on labels of high entropy, the first part of HAMP.
 

@@ -9,7 +9,7 @@ from mixdef.core.check import check_choice, check_flag, check_number
 from mixdef.core.hooks import Defense, defense, weighted_mean
 
 
-@defense
+@defense(neutral="relaxloss(0.0)")
 def relaxloss(
   alpha=1.0, *, upper=1.0, form="image", ascent="all", detach=False
 ) -> Defense:
@@ -97,7 +97,7 @@ def relaxloss(
   return Defense("", loss=loss, traits=frozenset({"whole_batch"}))
 
 
-@defense
+@defense(neutral="focal_loss(0.0)")
 def focal_loss(gamma=2.0) -> Defense:
   """Down-weight the loss of each record by how well it is fitted.
 
@@ -135,7 +135,7 @@ def focal_loss(gamma=2.0) -> Defense:
   return Defense("", loss=loss)
 
 
-@defense
+@defense(neutral="confidence_penalty(0.0)")
 def confidence_penalty(coefficient=0.1) -> Defense:
   """Reward the entropy of the prediction.
 
@@ -167,7 +167,7 @@ def confidence_penalty(coefficient=0.1) -> Defense:
   return Defense("", loss=loss)
 
 
-@defense
+@defense(neutral="hamp_entropy(0.0)")
 def hamp_entropy(coefficient=0.001, *, official_scale=False) -> Defense:
   """Fit the label row in KL divergence and reward the entropy of the prediction.
 

@@ -16,7 +16,7 @@ _LABEL_WEIGHT = 10.0
 _FIRST_WEIGHT, _ROUNDS = 0.1, 7  # weights of the distortion: 0.1, 1, ..., 1e5
 
 
-@defense
+@defense(neutral="memguard(0.0)")
 def memguard(budget=1.0, *, steps=300, epochs=400) -> Defense:
   """Change outputs until an attack network is undecided, within an expected budget.
 

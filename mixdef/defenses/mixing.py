@@ -11,7 +11,7 @@ from mixdef.core.randomness import batch_keys
 from mixdef.defenses.augment import check_pictures, draw_box
 
 
-@defense
+@defense(neutral="mixup(0.0)")
 def mixup(alpha=1.0, *, per="batch", pairs=False) -> Defense:
   """Train on convex combinations of two records and of their labels.
 
@@ -75,7 +75,7 @@ def mixup(alpha=1.0, *, per="batch", pairs=False) -> Defense:
   )
 
 
-@defense
+@defense(neutral="cutmix(0.0)")
 def cutmix(alpha=1.0, *, per="batch") -> Defense:
   """Train on images with a box cut out of another image, labels mixed by area.
 

@@ -7,7 +7,7 @@ from mixdef.core.check import check_number
 from mixdef.core.hooks import Defense, defense, weighted_mean
 
 
-@defense
+@defense(neutral="mmd(0.0, gate=0.0)")
 def mmd(coefficient=3.0, *, bandwidth=1.0, gate=0.03) -> Defense:
   """Penalize the MMD between outputs on members and on auxiliary rows, per class.
 

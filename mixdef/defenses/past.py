@@ -7,7 +7,7 @@ from mixdef.core.check import check_number
 from mixdef.core.hooks import Defense, defense
 
 
-@defense
+@defense(neutral="past(0.0, start=0.0)")
 def past(coefficient=1e-3, *, start=2 / 3) -> Defense:
   """Shrink, late in training, the weights that most widen the generalization gap.
 

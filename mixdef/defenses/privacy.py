@@ -18,7 +18,9 @@ from mixdef.defenses import accounting
 from mixdef.defenses.per_example import ghost, microbatch
 
 
-@defense(aliases={"dp_gan": "dp_sgd(estimator='microbatch')"})
+@defense(
+  aliases={"dp_gan": "dp_sgd(estimator='microbatch')"}, neutral="dp_sgd(0.0, inf)"
+)
 def dp_sgd(
   noise_multiplier: float = 1.0,
   clip: float = 1.0,

@@ -7,7 +7,7 @@ from mixdef.core.check import check_flag, check_number
 from mixdef.core.hooks import Defense, defense
 
 
-@defense(aliases={"l2": "weight_decay"})
+@defense(aliases={"l2": "weight_decay"}, neutral="weight_decay(0.0)")
 def weight_decay(coefficient=5e-4, *, biases=False) -> Defense:
   """Add an L2 penalty to the loss, through its gradient.
 
@@ -42,7 +42,7 @@ def weight_decay(coefficient=5e-4, *, biases=False) -> Defense:
   return _penalty(lambda leaf: coefficient * leaf, biases)
 
 
-@defense
+@defense(neutral="l1(0.0)")
 def l1(coefficient=1e-5, *, biases=False) -> Defense:
   """Add an L1 penalty to the loss, through its gradient.
 

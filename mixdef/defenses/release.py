@@ -11,7 +11,7 @@ from mixdef.core.randomness import hash_rows, row_keys
 MASKED = float(np.log(np.finfo(np.float32).tiny))  # about -87.3, a finite log of 0
 
 
-@defense
+@defense(neutral="confidence_masking(temperature=1.0)")
 def confidence_masking(top=None, *, decimals=None, temperature=None) -> Defense:
   """Release less of the prediction vector: the label, the top k, rounded or softened.
 

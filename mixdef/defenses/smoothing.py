@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from absl import logging
 
 from mixdef.core.check import check_choice, check_flag, check_number, is_static
-from mixdef.core.hooks import Defense, defense, mean_value_and_grad, take
+from mixdef.core.estimators import mean_value_and_grad
+from mixdef.core.hooks import Defense, defense, take
 from mixdef.core.randomness import batch_keys, fold_in_name
 
 _LOG_FLOOR = math.log(1e-30)
@@ -16,7 +17,7 @@ _LEAST_LOG_PROB = -36.0
 _OFF = 1e-12  # a sigma up to this value disables the noise
 
 
-@defense
+@defense(neutral="weighted_smoothing(0.0)")
 def weighted_smoothing(
   sigma=0.1,
   *,

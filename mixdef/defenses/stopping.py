@@ -9,7 +9,7 @@ from mixdef.core.hooks import Defense, defense, weighted_mean
 _EPOCHS = 20
 
 
-@defense
+@defense(neutral="early_stopping(1000)")
 def early_stopping(epoch=None, *, patience=None) -> Defense:
   """Release the weights of an early epoch: a fixed one, or the best on auxiliary rows.
 

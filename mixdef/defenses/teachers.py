@@ -6,7 +6,7 @@ from mixdef.core.check import check_choice, check_flag, check_number
 from mixdef.core.hooks import Defense, Stage, defense, take
 
 
-@defense(aliases={"kd": "distillation"})
+@defense(aliases={"kd": "distillation"}, neutral="distillation(form='hinton', a=0.0)")
 def distillation(
   temperature=10.0, *, form="soft", a=0.5, official_scale=False
 ) -> Defense:

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from mixdef.core import isolation
 from mixdef.core.chaining import chain
-from mixdef.core.hooks import Batch, Ctx, Defense, mean_value_and_grad, weighted_mean
+from mixdef.core.estimators import mean_value_and_grad
+from mixdef.core.hooks import Batch, Ctx, Defense, weighted_mean
 from mixdef.core.learner import (
   Learner,
   TrainState,

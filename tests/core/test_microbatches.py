@@ -9,6 +9,7 @@ import pytest
 
 import mixdef
 from mixdef.cli.settings import Settings
+from mixdef.core.estimators import mean_value_and_grad
 from mixdef.core.hooks import (
   Batch,
   Ctx,
@@ -17,7 +18,6 @@ from mixdef.core.hooks import (
   Rows,
   Spec,
   defense,
-  mean_value_and_grad,
   take,
 )
 from mixdef.models.layers import conv_layer, normalize

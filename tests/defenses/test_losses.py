@@ -7,7 +7,7 @@ import pytest
 from defense_harness import K, ctx_at, make_batch, make_log_probs
 
 from mixdef.core.chaining import chain
-from mixdef.core.hooks import mean_value_and_grad
+from mixdef.core.estimators import mean_value_and_grad
 from mixdef.defenses import (
   ccl,
   confidence_penalty,

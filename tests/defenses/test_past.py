@@ -16,7 +16,7 @@ from defense_harness import (
 
 from mixdef import models
 from mixdef.core import chain
-from mixdef.core.hooks import mean_value_and_grad
+from mixdef.core.estimators import mean_value_and_grad
 from mixdef.data import Dataset
 from mixdef.defenses import dp_sgd, l1, past
 from mixdef.defenses.past import sensitivity
