@@ -79,8 +79,7 @@ def names_as_before():
 @pytest.fixture
 def real_data():
   """Return `name -> folder` of real data; skips where the set is not there."""
-  beside = pathlib.Path(__file__).parents[1].parent / "shared" / "data"
-  folder = pathlib.Path(os.environ.get("MIXDEF_DATA") or beside)
+  folder = pathlib.Path(os.environ.get("MIXDEF_DATA") or "data")
 
   def locate(name):
     if not (folder / name).exists():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
 
-from mixdef.attacks import ATTACKS
+from mixdef.attacks import ATTACKS, Signals
 from mixdef.auditing.accuracy import accuracies
 from mixdef.auditing.canaries import parse_canaries, plant
 from mixdef.auditing.dp_baseline import matched_dp
@@ -187,3 +187,42 @@ def add_dp_baseline(
     canaries=found,
     seed=seed,
   )
+
+
+def added(
+  source: Ensemble | Signals,
+  canaries: Any,
+  dp_baseline: Any,
+  attacks: Sequence[str],
+  *,
+  views: Views,
+  **training: Any,
+) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
+  """Train and attack the canaries and the baseline that are not results already.
+
+  Args:
+    source: what is audited.
+    canaries: as in `audit`.
+    dp_baseline: as in `audit`.
+    attacks: names of attacks.
+    views: views of each record.
+    **training: `seed`, `out` and `progress` of the trainings.
+
+  Returns:
+    The results of `attack_canaries` and `attack_dp_baseline`, None where there is none.
+
+  Raises:
+    ValueError: if outputs alone are audited, or the models are not classifiers of one
+      recipe.
+  """
+  if not (isinstance(canaries, str) or dp_baseline is True):
+    return canaries, dp_baseline or None
+  if isinstance(source, Signals):
+    raise ValueError("canaries and dp_baseline train models: pass an ensemble")
+  recipe, data = Recipe.of(source, **training), None
+  if isinstance(canaries, str):
+    data = planted(source.data, canaries, seed=training["seed"])
+    canaries = add_canaries(recipe, source[0].learner, data, views=views)
+  if dp_baseline is True:
+    dp_baseline = add_dp_baseline(recipe, source, attacks, canaries=data, views=views)
+  return canaries, dp_baseline or None

@@ -13,7 +13,7 @@ from mixdef.attacks._targets import check_model
 from mixdef.attacks.gan import ATTACKS as GAN_ATTACKS
 from mixdef.attacks.gan import GanSignals, with_reconstructions
 from mixdef.auditing.accuracy import accuracies
-from mixdef.auditing.additions import Recipe, add_canaries, add_dp_baseline, planted
+from mixdef.auditing.additions import added
 from mixdef.auditing.budget import budget_curve
 from mixdef.auditing.comparison import Attacked, paired_differences, without_scores
 from mixdef.auditing.exposure import describe, exposure
@@ -59,6 +59,7 @@ class Audit:
     signals: the signals that the attacks read.
     data: the records, or None if only outputs were audited.
     generated: the description of generators, if there is one.
+    out: the folder that the audit was given, if any; `save` writes there by default.
   """
 
   report: dict[str, Any]
@@ -66,6 +67,11 @@ class Audit:
   signals: Signals
   data: Dataset | None
   generated: Generated | None = None
+  out: pathlib.Path | None = None
+
+  def to_json(self) -> dict[str, Any]:
+    """Return the content of report.json."""
+    return self.report
 
   def html(self) -> str:
     """Return the report as one self-contained page."""
@@ -80,11 +86,17 @@ class Audit:
       pictures=() if self.generated is None else self.generated.pictures,
     )
 
-  def save(self, folder: str | pathlib.Path) -> pathlib.Path:
-    """Write report.html, report.json, scores.npz and images; return the page's path."""
+  def save(self, folder: str | pathlib.Path | None = None) -> pathlib.Path:
+    """Write report.html, report.json, scores.npz and images; return the page's path.
+
+    Raises:
+      ValueError: if no folder is given, and the audit was given none.
+    """
     from mixdef.auditing.pages.pictures import mosaic_png
 
-    folder = local_path(folder, "folder")
+    if folder is None and self.out is None:
+      raise ValueError("the audit was given no out: name a folder, save('runs/mine')")
+    folder = local_path(folder or self.out, "folder")
     folder.mkdir(parents=True, exist_ok=True)
     signals = self.signals
     arrays: dict[str, Any] = {
@@ -180,7 +192,7 @@ def audit(
   ensemble, data = None, None
   out = None if out is None else local_path(out, "out")
   how = {"views": views, "seed": seed, "out": out, "progress": progress}
-  on_canaries, baseline = _added(source, canaries, dp_baseline, names, **how)
+  on_canaries, baseline = added(source, canaries, dp_baseline, names, **how)
   target = _chosen_target(source, target)
   if isinstance(source, Signals):
     signals = source
@@ -239,24 +251,7 @@ def audit(
   title = [str(part) for part in (facts.get("dataset"), defense) if part]
   report["title"] = ", ".join(title) or "outputs"
   report["verdict"] = verdict(report)
-  return Audit(_plain(report), findings.scores, signals, data, generated)
-
-
-def _added(
-  source, canaries, dp_baseline, attacks, *, views, **training
-) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
-  """Train and attack the canaries and the baseline that are not results already."""
-  if not (isinstance(canaries, str) or dp_baseline is True):
-    return canaries, dp_baseline or None
-  if isinstance(source, Signals):
-    raise ValueError("canaries and dp_baseline train models: pass an ensemble")
-  recipe, data = Recipe.of(source, **training), None
-  if isinstance(canaries, str):
-    data = planted(source.data, canaries, seed=training["seed"])
-    canaries = add_canaries(recipe, source[0].learner, data, views=views)
-  if dp_baseline is True:
-    dp_baseline = add_dp_baseline(recipe, source, attacks, canaries=data, views=views)
-  return canaries, dp_baseline or None
+  return Audit(_plain(report), findings.scores, signals, data, generated, out)
 
 
 def _chosen_target(source: Ensemble | Signals, target: int | None) -> int | None:

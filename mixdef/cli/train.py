@@ -36,8 +36,8 @@ def run(settings: Settings, folder: pathlib.Path) -> dict:
     progress=True,
   )
   members, held_out = data.select(trained.members), cast("mixdef.Dataset", data.test)
-  train = trained.accuracy(members.x, members.y)
-  test = trained.accuracy(held_out.x, held_out.y)
+  train = trained.accuracy(members)
+  test = trained.accuracy(held_out)
   return {
     "train_accuracy": train,
     "test_accuracy": test,

@@ -24,16 +24,23 @@ def critic_losses(learner, state, x, y, *, num_fakes: int = 1):
   """
   if y.ndim == 1:
     y = jax.nn.one_hot(y, learner.num_classes)
-  # One fixed stream: the fakes of a condition do not depend on the other queries.
-  keys = row_keys(fold_in_name(random_key(0), "fakes"), jnp.arange(num_fakes))
 
-  def fake_scores(key):
-    z = jax.random.normal(key, (learner.latent,))
+  def fake_scores(z):
     z = jnp.broadcast_to(z, (len(x), learner.latent))
     return learner.predict(state, learner.generate(state, z, y), y=y)
 
-  fake = jax.lax.map(fake_scores, keys).mean(0)
+  latents = fake_latents(learner, jnp.arange(num_fakes))
+  fake = jax.lax.map(fake_scores, latents).mean(0)
   return fake - learner.predict(state, x, y=y)
+
+
+def fake_latents(learner, fakes):
+  """Return the latents [F,latent] of the fakes with these indices.
+
+  They are one fixed stream, so that a record's loss does not depend on other queries.
+  """
+  keys = row_keys(fold_in_name(random_key(0), "fakes"), fakes)
+  return jax.vmap(lambda key: jax.random.normal(key, (learner.latent,)))(keys)
 
 
 @defense

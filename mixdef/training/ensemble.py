@@ -131,16 +131,18 @@ class Run:
     predict = program.raw if raw else program.predict
     return predict_in_blocks(predict, states, values, x)[0]
 
-  def accuracy(self, x, y) -> float:
+  def accuracy(self, x: Any, y: Any = None) -> float:
     """Return the fraction of records whose most likely class is y, in [0,1].
 
     Args:
-      x: records [B,...], as for `predict`.
-      y: labels [B], integers in [0, num_classes).
+      x: records [B,...], as for `log_probs`, or a `Dataset`.
+      y: labels [B], integers in [0, num_classes); those of the `Dataset` by default.
 
     Raises:
       ValueError: for other records or labels.
     """
+    if isinstance(x, Dataset):
+      x, y = x.x, x.y if y is None else y
     x, y = validate.queries(x, self.data.x), validate.labels(y, "y")
     validate.lengths(x, y)
     validate.label_range(y, self.data.num_classes, "y")

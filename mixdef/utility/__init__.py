@@ -13,7 +13,6 @@ from mixdef.utility.frechet import (
 from mixdef.utility.inception_weights import inception_features
 from mixdef.utility.kernel_distance import kid, squared_mmd
 from mixdef.utility.sample_quality import sample_quality
-from mixdef.utility.table_plots import dwp_plot, dwpre_plot
 from mixdef.utility.tables import dwp, dwpre
 
 __all__ = [
@@ -22,9 +21,7 @@ __all__ = [
   "density_coverage",
   "downstream_accuracy",
   "dwp",
-  "dwp_plot",
   "dwpre",
-  "dwpre_plot",
   "fd",
   "features",
   "fid",

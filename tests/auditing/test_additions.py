@@ -42,7 +42,8 @@ def test_canaries_are_those_of_models_trained_by_hand(ensemble, tmp_path):
   again = audit(
     ensemble, attacks=ATTACKS, canaries="mislabelled:40", seed=3, out=tmp_path
   )
-  for name, row in again.report["canaries"]["attacks"].items():
+  assert again.save() == tmp_path / "report.html"
+  for name, row in again.to_json()["canaries"]["attacks"].items():
     assert row["auc_ci"] == found["attacks"][name]["auc_ci"]
   assert all(path.stat().st_mtime_ns == at for path, at in written.items())
 

@@ -1,5 +1,4 @@
 import json
-import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from mixdef.contrib.mixup_theory.ratio_shift import (
   fit_losses,
   proposition_one,
 )
-from mixdef.contrib.mixup_theory.report import ratio_plot, theory_report
+from mixdef.contrib.mixup_theory.report import theory_report
 from mixdef.metrics import auc, clopper_pearson
 
 CELEBA = (-7.60, 3.92, -3.30, 3.86)
@@ -281,16 +280,6 @@ def test_records_without_references_on_one_side_are_left_out_and_counted():
   counted = report["proposition_1"]
   assert counted["members"]["pairs"] + counted["nonmembers"]["pairs"] == 2 * 298
   assert report["coverage"]["excluded"] == report["coverage"]["offline"] == 2
-
-
-def test_figure_names_both_panels_with_their_auc(report, tmp_path):
-  ratio_plot(*world(), tmp_path / "ratios.svg")
-  text = (tmp_path / "ratios.svg").read_text()
-  ElementTree.fromstring(text)
-  assert f"natural target (AUC {report['natural']['auc']:.3f})" in text
-  assert f"mixup target (AUC {report['mixup']['auc']:.3f})" in text
-  with pytest.raises(ValueError, match=r"ratios\.pdf"):
-    ratio_plot(*world(), tmp_path / "ratios.pdf")
 
 
 def test_unusable_losses_are_refused():

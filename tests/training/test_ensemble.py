@@ -46,6 +46,7 @@ def test_accuracy_compares_each_label_with_its_record(runs):
   hits = (run.log_probs(FLOATS).argmax(1) == LABELS).mean()
   assert run.accuracy(FLOATS, LABELS) == hits
   assert run.accuracy(FLOATS, LABELS.tolist()) == hits
+  assert run.accuracy(Dataset.from_arrays(FLOATS, LABELS)) == hits
   assert run.accuracy(jnp.asarray(FLOATS), jnp.asarray(LABELS)) == hits
 
 

@@ -1,7 +1,5 @@
 """Dimension-wise probability and prediction against scikit-learn, and their plots."""
 
-import xml.etree.ElementTree as ElementTree
-
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -10,9 +8,7 @@ from sklearn.metrics import f1_score
 from mixdef.utility import (
   column_regressions,
   dwp,
-  dwp_plot,
   dwpre,
-  dwpre_plot,
   fit_columns,
 )
 
@@ -102,18 +98,3 @@ def test_what_is_no_binary_table_is_refused():
     dwpre(x, x, x, columns=[7])
   with pytest.raises(ValueError, match="c=0"):
     dwpre(x, x, x, c=0)
-
-
-def test_plots_hold_one_point_a_column_and_the_summary(tmp_path):
-  x = table(60)
-  result = dwp(x, independent(x))
-  dwp_plot(result, tmp_path / "dwp.svg")
-  text = (tmp_path / "dwp.svg").read_text()
-  svg = "{http://www.w3.org/2000/svg}"
-  points = ElementTree.fromstring(text).find(f".//{svg}g[@id='PathCollection_1']")
-  assert len(points.findall(f".//{svg}use")) == 7
-  assert f"RMSE {result['rmse']:.3f}" in text
-  dwpre_plot(dwpre(x, x, x, columns=[0, 1]), tmp_path / "dwpre.png")
-  assert (tmp_path / "dwpre.png").read_bytes().startswith(b"\x89PNG")
-  with pytest.raises(ValueError, match=r"dwp\.pdf"):
-    dwp_plot(result, tmp_path / "dwp.pdf")

@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -13,8 +12,8 @@ from mixdef.attacks import Signals
 from mixdef.attacks._kept import kept
 from mixdef.attacks.gan._sampling import conditions
 from mixdef.core import registry, validate
-from mixdef.core.randomness import fold_in_name, random_key, row_keys
 from mixdef.data import Dataset, to_float
+from mixdef.defenses.critic import fake_latents
 from mixdef.training import Ensemble
 from mixdef.training.progress import Progress
 
@@ -220,8 +219,7 @@ def _scores(learner, state, x, y):
 
 def _fake_scores(learner, state, y, fakes):
   """Return scores [B,C] of the fakes with these indices, one under each condition."""
-  keys = row_keys(fold_in_name(random_key(0), "fakes"), fakes)
-  z = jax.vmap(lambda key: jax.random.normal(key, (learner.latent,)))(keys)
+  z = fake_latents(learner, fakes)
   return learner.predict(state, learner.generate(state, z, y), y=y)
 
 

@@ -1,6 +1,5 @@
 """Compare the theory of mixup with measured losses: a report and its plot."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,6 @@ from mixdef.contrib.mixup_theory.ratio_shift import (
   fit_losses,
   proposition_one,
 )
-from mixdef.core import extras
-from mixdef.core.files import local_path, save_figure
-from mixdef.metrics import drawing
 from mixdef.metrics.intervals import bootstrap_records
 from mixdef.metrics.roc import auc, excluded, scored_pairs
 
@@ -99,69 +95,6 @@ def theory_report(
     )
     for name, loss in losses.items()
   }
-
-
-@drawing.plainly()
-def ratio_plot(
-  natural: ArrayLike,
-  members: ArrayLike,
-  mixup: ArrayLike,
-  path: str | Path,
-  *,
-  fixed: bool = False,
-) -> None:
-  """Plot the densities of log Lambda of members and non-members before and after mixup.
-
-  Both panels have the same axis, so that the shift is visible; a line marks each
-  median. Ratios beyond the central 99 % are counted in the outermost bins.
-
-  Args:
-    natural: losses [S, N], see `theory_report`.
-    members: bool [S, N].
-    mixup: losses [T, N] or [N].
-    path: output file; the suffix is .png or .svg.
-    fixed: see `fit_losses`.
-
-  Raises:
-    ValueError: for another suffix, or losses that `theory_report` refuses.
-  """
-  path = local_path(path)
-  if path.suffix not in (".png", ".svg"):
-    raise ValueError(f"cannot write {path.name}; end the path in .png or .svg")
-  extras.require("matplotlib")
-  from matplotlib.figure import Figure
-
-  fits, losses, member = _targets(natural, members, mixup, fixed)
-  panels = {
-    name: scored_pairs(theory.log_likelihood_ratio(loss, *fits), member)
-    for name, loss in losses.items()
-  }
-  everyone = np.concatenate([values for values, _ in panels.values()])
-  low, high = np.quantile(everyone, [0.005, 0.995])
-  edges = np.linspace(low, high, _BINS + 1)
-  figure = Figure(figsize=(6.4, 5.2), layout="constrained")
-  rows = figure.subplots(2, sharex=True)
-  for axes, (name, (values, truth)) in zip(rows, panels.items(), strict=True):
-    for label, chosen, color, line in (
-      ("non-members", ~truth, "C1", "--"),
-      ("members", truth, "C0", "-"),
-    ):
-      shown = {"bins": edges, "density": True, "color": color}
-      inside = np.clip(values[chosen], low, high)
-      axes.hist(inside, histtype="stepfilled", alpha=0.25, **shown)
-      axes.hist(inside, histtype="step", linestyle=line, label=label, **shown)
-      axes.axvline(np.median(values[chosen]), color=color, linestyle=line, linewidth=1)
-    axes.set(
-      title=f"{name} target (AUC {auc(values, truth):.3f})",
-      xlim=(low, high),
-      ylabel="density",
-      yticks=[],
-    )
-    axes.spines[["left", "top", "right"]].set_visible(False)
-  rows[1].set_xlabel("log likelihood ratio (larger: more like a member)")
-  handles, labels = rows[0].get_legend_handles_labels()
-  figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize="small")
-  save_figure(figure, path)
 
 
 def _targets(
