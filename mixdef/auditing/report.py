@@ -94,9 +94,9 @@ class Audit:
     """
     from mixdef.auditing.pages.pictures import mosaic_png
 
-    if folder is None and self.out is None:
+    folder = self.out if folder is None else local_path(folder, "folder")
+    if folder is None:
       raise ValueError("the audit was given no out: name a folder, save('runs/mine')")
-    folder = local_path(folder or self.out, "folder")
     folder.mkdir(parents=True, exist_ok=True)
     signals = self.signals
     arrays: dict[str, Any] = {

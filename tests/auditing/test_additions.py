@@ -82,3 +82,9 @@ def test_other_learners_are_refused(ensemble):
   bare = ensemble[0].learner._replace(model=None)
   with pytest.raises(ValueError, match="trains the network of `classifier`"):
     audit(dataclasses.replace(ensemble, source=bare), attacks=ATTACKS, dp_baseline=True)
+
+
+def test_saving_needs_a_folder(ensemble):
+  result = audit(ensemble, attacks=ATTACKS)
+  with pytest.raises(ValueError, match="name a folder"):
+    result.save()
