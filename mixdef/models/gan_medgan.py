@@ -131,17 +131,16 @@ def medgan_networks(
   >>> medgan_networks(736, 100).shape
   (736,)
   """
-  check_positive("num_features", num_features)
-  check_positive("num_classes", num_classes)
-  check_positive("latent", latent)
   if not isinstance(hidden, (tuple, list)) or not hidden:
     raise ValueError(f"hidden={hidden!r} must be a tuple of widths, as (256, 128)")
-  check_positive("hidden", *hidden)
+  hidden = tuple(hidden)
+  check_positive(num_features=num_features, num_classes=num_classes)
+  check_positive(latent=latent, hidden=hidden)
   return MedganNetworks(
     MedganEncoder(latent),
     MedganDecoder(num_features),
     MedganGenerator(),
-    MedganCritic(tuple(hidden)),
+    MedganCritic(hidden),
     latent,
     num_classes,
     (num_features,),

@@ -15,7 +15,7 @@ class MLP(nn.Module):
   dropout: float = 0.0
 
   def __post_init__(self):
-    check_positive("widths", *self.widths)
+    check_positive(widths=self.widths)
     check_fields(self)
     super().__post_init__()
 
