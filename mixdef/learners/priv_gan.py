@@ -21,6 +21,7 @@ from mixdef.learners._gan import (
   init_networks,
   latents,
   minimize,
+  put,
 )
 from mixdef.models import Networks
 
@@ -185,32 +186,26 @@ def priv_gan(
       generator_step, (0, 0, 0, 0, 0, 0, None, None, 0)
     )(params["g"], opt["g"], stats, d, pair, batches, z, p, keys)
     figures = d_losses.mean(), g_losses.mean(), hits
-    return (
-      {"g": g, "d": d, "p": p},
-      stats,
-      {"g": g_opt, "d": d_opt, "p": p_opt},
-      figures,
-    )
+    params, opt = {"g": g, "d": d, "p": p}, {"g": g_opt, "d": d_opt, "p": p_opt}
+    return state._replace(params=params, stats=stats, opt=opt), figures
 
   def alone_step(state, batches):
-    params, opt = state.params, state.opt
-    p, p_opt, hits = privacy_step(params["p"], opt["p"], batches.x, batches)
-    figures = jnp.zeros(()), jnp.zeros(()), hits
-    return {**params, "p": p}, state.stats, {**opt, "p": p_opt}, figures
+    own = state.params["p"], state.opt["p"]
+    p, opt, hits = privacy_step(*own, batches.x, batches)
+    return put(state, "p", p, opt), (jnp.zeros(()), jnp.zeros(()), hits)
 
   def step(state, data, rows, ctx):
     alone, on_fakes = phases(ctx.epochs)
     batches = jax.vmap(lambda own: gather(data, own, networks.num_classes))(
       by_shard(rows, pairs)
     )
-    params, stats, opt, figures = jax.lax.cond(
+    state, figures = jax.lax.cond(
       ctx.epoch < alone,
       lambda: alone_step(state, batches),
       lambda: gan_step(state, batches, ctx, on_fakes),
     )
     names = "critic_loss", "generator_loss", "privacy_accuracy"
-    metrics = dict(zip(names, figures, strict=True))
-    return TrainState(params, stats, opt, state.defense, state.key), metrics
+    return state, dict(zip(names, figures, strict=True))
 
   def generate(state, z, y):
     own = state.params["g"], state.stats

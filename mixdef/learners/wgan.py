@@ -144,8 +144,9 @@ def wgan_gp(
 
   def critic_step(critic, rows, ctx, data, g, stats):
     batch = gather(data, rows, networks.num_classes)
+    *_, defended = critic
     if defense.batch:
-      batch = defense.batch(batch, critic[2], ctx)
+      batch = defense.batch(batch, defended, ctx)
     make = fakes_alone if private else functools.partial(fakes_of, networks)
     fake, stats = jax.lax.stop_gradient(make(g, stats, batch, ctx.key))
     pairs = Pairs(batch.x, fake, between(ctx.key, batch.x, fake, batch.index))
@@ -154,7 +155,7 @@ def wgan_gp(
       real, made, steep = wasserstein(networks, params, batch.x, batch.y)
       losses = made - real
       if defense.loss:
-        losses = defense.loss(losses, critic[2], ctx._replace(batch=batch))
+        losses = defense.loss(losses, defended, ctx._replace(batch=batch))
       return losses + penalty * steep, real - made
 
     critic, metrics = defended_step(

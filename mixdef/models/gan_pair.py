@@ -1,4 +1,4 @@
-"""A matching pair of generator and critic."""
+"""A matching pair of generator and critic, and how they are applied."""
 
 from typing import Any, NamedTuple
 
@@ -31,7 +31,9 @@ class Networks(NamedTuple):
     """Return G(z, y) of a trained generator, with its running statistics."""
     return self.generator.apply({"params": params, **stats}, z, y)
 
-  def fakes(self, params: Any, stats: Any, z: jax.Array, y: jax.Array, weight=None):
+  def fakes(
+    self, params: Any, stats: Any, z: jax.Array, y: jax.Array, weight=None
+  ) -> tuple[jax.Array, Any]:
     """Return G(z, y) in training mode, and the new statistics."""
     how = {"train": True, "weight": weight, "mutable": list(stats)}
     return self.generator.apply({"params": params, **stats}, z, y, **how)
