@@ -82,7 +82,9 @@ def dense_networks(
   (8, 8)
   """
   shape = tuple(shape)
-  check_positive(shape=shape, num_classes=num_classes, hidden=hidden, latent=latent)
+  for size in shape:
+    check_count("shape", size)
+  check_positive(num_classes=num_classes, hidden=hidden, latent=latent)
   check_flag("conditional", conditional)
   layers = (hidden, hidden)
   generator = DenseGenerator(shape, layers, conditional)

@@ -134,14 +134,13 @@ def check_fields(model: nn.Module) -> None:
 
 
 def check_positive(**sizes) -> None:
-  """Raise unless all sizes, or all sizes in a tuple, are positive integers.
+  """Raise unless all sizes are positive integers.
 
   Raises:
     ValueError: names the first value at fault.
   """
   for name, size in sizes.items():
-    for value in size if isinstance(size, tuple) else (size,):
-      check_count(name, value)
+    check_count(name, size)
 
 
 def check_depth(depth: int, *, unit: int, extra: int) -> None:
