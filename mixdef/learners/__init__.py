@@ -12,10 +12,9 @@ from mixdef.learners.classifier import classifier
 from mixdef.learners.datalens import datalens
 from mixdef.learners.gs_wgan import gs_wgan
 from mixdef.learners.medgan import medgan
-from mixdef.learners.mlp_wgan import mlp_wgan_gp
 from mixdef.learners.priv_gan import priv_gan
 from mixdef.learners.stacking import model_stacking
-from mixdef.learners.wgan import mixup_gan, par_gan, wgan_gp
+from mixdef.learners.wgan import mixup_gan, mlp_wgan_gp, par_gan, wgan_gp
 
 CATALOGUE, GANS = registry.LEARNERS, registry.GAN_LEARNERS
 

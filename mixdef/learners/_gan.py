@@ -1,12 +1,16 @@
-"""Helpers of GAN learners: conditional batches, latents and the gradient penalty."""
+"""What GAN learners share: networks, batches, fakes, steps and the `Learner`."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 
-from mixdef.core.hooks import Batch
-from mixdef.core.optimizers import check_optimizer
+from mixdef.core.hooks import Batch, weighted_mean
+from mixdef.core.learner import Learner, descend, guarantee_of
+from mixdef.core.optimizers import check_optimizer, start
 from mixdef.core.randomness import fold_in_name, row_keys
 from mixdef.core.text import text_of
 from mixdef.data import to_float
@@ -51,10 +55,44 @@ def gather(data, rows, num_classes: int) -> Batch:
   )
 
 
+def by_shard(rows, shards: int):
+  """Reshape a step's rows [K*B] to shards [K,B]."""
+  return jax.tree.map(lambda leaf: leaf.reshape(shards, -1), rows)
+
+
 def latents(key, ids, latent: int):
   """Draw z ~ N(0, I) [B,latent]; a row's z depends only on its id."""
   keys = row_keys(fold_in_name(key, "latent"), ids)
   return jax.vmap(lambda own: jax.random.normal(own, (latent,)))(keys)
+
+
+def fakes_of(networks: Networks, g, stats, batch: Batch, key):
+  """Return fakes with the conditions of a batch, and the generator's new statistics."""
+  z = latents(key, batch.index, networks.latent)
+  return networks.fakes(g, stats, z, batch.y, batch.weight)
+
+
+def real_and_fake(networks: Networks, g, stats, data, rows, key):
+  """Return the batch of a shard's rows, and fixed fakes with the same conditions.
+
+  The generator's statistics are not updated, because the conditions are those of
+  members.
+  """
+  batch = gather(data, rows, networks.num_classes)
+  fake, _ = fakes_of(networks, g, stats, batch, key)
+  return batch, jax.lax.stop_gradient(fake)
+
+
+def public_conditions(key, count: int, num_classes: int):
+  """Draw uniform conditions [B,K], independent of the members."""
+  labels = jax.random.randint(fold_in_name(key, "conditions"), (count,), 0, num_classes)
+  return jax.nn.one_hot(labels, num_classes)
+
+
+def public_fakes(networks: Networks, key, count: int):
+  """Draw z ~ N(0, I) [B,latent] and uniform conditions [B,K], free of the members."""
+  z = latents(key, jnp.arange(count), networks.latent)
+  return z, public_conditions(key, count, networks.num_classes)
 
 
 def between(key, real, fake, ids):
@@ -77,6 +115,158 @@ def gradient_penalty(score, x):
   square = jnp.square(gradient).reshape(len(x), -1).sum(1)
   # The norm is not differentiable at zero.
   return jnp.square(jnp.sqrt(square + 1e-12) - 1)
+
+
+def wasserstein(networks: Networks, params, pairs: Pairs, y):
+  """Return D(x,y), D(x',y) and (||grad D(x^,y)||_2 - 1)^2 per row [B]."""
+
+  def score(x):
+    return networks.score(params, x, y)
+
+  return score(pairs.real), score(pairs.fake), gradient_penalty(score, pairs.between)
+
+
+def minimize(loss: Callable, optimizer, params, opt):
+  """Take one step of an optimizer on `loss: params -> (value, aux)`.
+
+  Returns:
+    `(params, opt, value, aux)`.
+  """
+  (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
+  updates, opt = optimizer.update(grads, opt, params)
+  return optax.apply_updates(params, updates), opt, value, aux
+
+
+def defended_step(defense, optimizer, losses_fn, critic, batch, ctx, x=None):
+  """Take one step of a critic under a defense.
+
+  Args:
+    defense: a chain.
+    optimizer: an optimizer returned by `check_optimizer`.
+    losses_fn: `(params, batch, ctx) -> (losses [B], D(real) - D(fake) [B])`.
+    critic: its parameters, optimizer state and defense state.
+    batch: the `Batch`, already transformed.
+    ctx: the step's `Ctx`.
+    x: replaces `batch.x` in `losses_fn`, if given.
+
+  Returns:
+    `(critic, metrics)`.
+  """
+  params, opt, state = critic
+  seen = batch if x is None else batch._replace(x=x)
+  params, opt, state, value, losses, apart = descend(
+    defense, optimizer, losses_fn, {"params": params}, opt, state, seen, ctx
+  )
+  if defense.update:
+    losses = jax.lax.stop_gradient(losses)
+    known = ctx._replace(batch=batch, losses=losses, variables={"params": params})
+    state = defense.update(state, known)
+  metrics = {"critic_loss": value, "distance": weighted_mean(apart, batch.weight)}
+  return (params, opt, state), metrics
+
+
+def put(state, name: str, params, opt, **fields):
+  """Replace one network and its optimizer's state, and other fields of the state."""
+  return state._replace(
+    params={**state.params, name: params}, opt={**state.opt, name: opt}, **fields
+  )
+
+
+def generator_due(ctx, critic_steps: int, warm_epochs: int = 0):
+  """Return whether the generator moves: after every `critic_steps` steps, once warm."""
+  place = ctx.step - warm_epochs * ctx.steps_per_epoch
+  return (place >= 0) & ((place + 1) % critic_steps == 0)
+
+
+def alternate(due, generator_step: Callable, state, metrics):
+  """Take the generator's step `(state, metrics) -> (state, metrics)` if it is due."""
+  state, metrics = jax.lax.cond(due, generator_step, lambda *same: same, state, metrics)
+  return state, {**metrics, "generator_steps": due.astype(jnp.float32)}
+
+
+def init_networks(networks: Networks, optimizer, key, spec, *, critics: int):
+  """Initialize one generator and several critics, with their optimizer states.
+
+  Args:
+    networks: generator and critic.
+    optimizer: optax optimizer of all networks.
+    key: the model's random key.
+    spec: the training's `Spec`.
+    critics: K, the number of critics and the leading axis of their leaves.
+
+  Returns:
+    `(params, stats, opt)`, params and opt as `{"g": ..., "d": ...}`.
+
+  Raises:
+    ValueError: for networks that do not fit the records, or a critic that compares
+      them.
+  """
+  check_sizes(networks, spec)
+  y = jnp.zeros((1, networks.num_classes))
+  z = jnp.zeros((1, networks.latent))
+  made = dict(networks.generator.init(fold_in_name(key, "generator"), z, y))
+  example = to_float(spec.example)
+
+  def critic_of(key):
+    variables = networks.critic.init(key, example, y)
+    if variables.keys() != {"params"}:
+      raise ValueError(
+        "the critic keeps more than parameters, as BatchNorm does, and a record's "
+        "score would depend on others: use instance or group normalisation"
+      )
+    return variables["params"]
+
+  d = jax.vmap(critic_of)(row_keys(fold_in_name(key, "critic"), jnp.arange(critics)))
+  g = made.pop("params")
+  own = row_keys(fold_in_name(key, "critic_optimizer"), jnp.arange(critics))
+  opt = {
+    "g": start(optimizer, g, fold_in_name(key, "optimizer"), why=UNSHARED),
+    "d": jax.vmap(lambda p, key: start(optimizer, p, key, why=UNSHARED))(d, own),
+  }
+  return {"g": g, "d": d}, made, opt
+
+
+def gan_learner(
+  name: str, networks: Any, init, step, *, defense=None, released="g", **fields
+) -> Learner:
+  """Return the `Learner` of a GAN.
+
+  `predict` is the score of every critic for records [B,C]; without conditions, the
+  critics are evaluated with the uniform condition.
+
+  Args:
+    name: the method and its options, the first part of the text.
+    networks: `Networks`, or another named tuple of modules with their sizes.
+    init: as in `Learner`.
+    step: as in `Learner`.
+    defense: a chain, or None for a learner that takes no defense.
+    released: name of the generator's parameters that `generate` uses.
+    **fields: further or other fields of the `Learner`.
+  """
+
+  def predict(state, x, *, y=None, raw=False):
+    del raw  # no hook changes the scores
+    x, classes = to_float(x), networks.num_classes
+    y = jnp.full((len(x), classes), 1 / classes) if y is None else y
+    return jax.vmap(lambda d: networks.score(d, x, y), out_axes=1)(state.params["d"])
+
+  def generate(state, z, y):
+    return networks.generate(state.params[released], state.stats, z, y)
+
+  modules = [field for field in networks if isinstance(field, nn.Module)]
+  parts = [name, *map(text_of, modules)]
+  if defense is not None:
+    parts.append(str(defense))
+    fields["batch"], fields["traits"] = defense.batch, defense.traits
+    fields["guarantee"] = guarantee_of(defense)
+  own: dict[str, Any] = {
+    "predict": predict,
+    "generate": generate,
+    "text": "|".join(parts),
+    "latent": networks.latent,
+    "num_classes": networks.num_classes,
+  }
+  return Learner(init, step, None, None, **{**own, **fields})
 
 
 def refuse_parts(name: str, defense) -> None:
@@ -137,10 +327,3 @@ def check_sizes(networks, spec) -> None:
       f"the networks make records of shape {networks.shape}, the data's have {shape}: "
       f"build them with {shape}"
     )
-
-
-def uniform_conditions(y, count: int, num_classes: int):
-  """Return y, or if it is None, the uniform condition [B,K]."""
-  if y is None:
-    return jnp.full((count, num_classes), 1 / num_classes)
-  return y

@@ -133,25 +133,20 @@ def check_plain(what: str, value) -> None:
     raise ValueError(f"{what} cannot be swept, for epsilon needs it: give a number")
 
 
-def check_members(name: str, delta: float, spec) -> None:
-  """Raise if delta is too large to be meaningful for this number of members.
+def noisy_steps(
+  name: str, spec, delta: float, warm_epochs: int, critic_steps: int
+) -> int:
+  """Return the number of generator steps of a training.
 
   Raises:
-    ValueError: with the largest delta that is.
+    ValueError: if there are none, or delta is too large to be meaningful for this
+      number of members.
   """
   if delta >= 1 / spec.num_members:
     raise ValueError(
       f"{name}: delta is {delta}, no guarantee for {spec.num_members} members: give "
       f"one below {1 / spec.num_members:.2g}"
     )
-
-
-def noisy_steps(name: str, spec, warm_epochs: int, critic_steps: int) -> int:
-  """Return the number of generator steps of a training.
-
-  Raises:
-    ValueError: if there are none.
-  """
   steps = (spec.epochs - warm_epochs) * spec.steps_per_epoch // critic_steps
   if steps < 1:
     raise ValueError(

@@ -12,24 +12,25 @@ from mixdef.core.hooks import weighted_mean
 from mixdef.core.learner import Learner, TrainState
 from mixdef.core.randomness import fold_in_name, row_keys
 from mixdef.core.registry import learner
-from mixdef.core.text import text_of
-from mixdef.learners._chunks import (
-  by_chunk,
-  critics_answers,
+from mixdef.learners._gan import (
+  alternate,
+  by_shard,
+  check_parts,
+  gan_learner,
+  generator_due,
   init_networks,
+  minimize,
   public_fakes,
+  put,
   real_and_fake,
 )
-from mixdef.learners._gan import check_parts
 from mixdef.learners._sanitised import (
   asked_chunk_epsilon,
   check_delta,
-  check_members,
   check_plain,
   noisy_steps,
   stated,
 )
-from mixdef.learners._votes import agreed_direction, top_signs
 from mixdef.models import Networks
 
 ADAM = optax.adam(1e-3, b1=0.5)
@@ -132,31 +133,25 @@ def datalens(
     raise ValueError(
       f"datalens: top is {top}, and a record has {numbers} numbers: give at most these"
     )
-  generator, critic = networks.generator, networks.critic
-
-  def logits(d, x, y):
-    return critic.apply({"params": d}, x, y)
 
   def init(key, spec):
-    check_members("datalens", delta, spec)
-    count = noisy_steps("datalens", spec, warm_epochs, critic_steps) * fakes
+    count = noisy_steps("datalens", spec, delta, warm_epochs, critic_steps) * fakes
     ratio = noise / (2 * math.sqrt(top))
     epsilon = asked_chunk_epsilon(ratio, count=count, delta=delta)
     state = {"datalens": stated(epsilon, delta)}
     made = init_networks(networks, optimizer, key, spec, critics=teachers)
     return TrainState(*made, state, key)
 
-  def teacher_step(d, opt, rows, key, data, g, stats):
+  def teacher_step(d, opt, rows, key, state, data):
+    g, stats = state.params["g"], state.stats
     batch, fake = real_and_fake(networks, g, stats, data, rows, key)
 
     def loss(d):
-      real, made = logits(d, batch.x, batch.y), logits(d, fake, batch.y)
+      real, made = (networks.score(d, x, batch.y) for x in (batch.x, fake))
       losses = jax.nn.softplus(-real) + jax.nn.softplus(made)
-      return weighted_mean(losses, batch.weight)
+      return weighted_mean(losses, batch.weight), None
 
-    value, grads = jax.value_and_grad(loss)(d)
-    updates, opt = optimizer.update(grads, opt, d)
-    return optax.apply_updates(d, updates), opt, value
+    return minimize(loss, optimizer, d, opt)[:3]
 
   def directions(d, fake, y, key):
     """Return the direction that the teachers agree on, per fake [B,...]."""
@@ -164,7 +159,7 @@ def datalens(
 
     def votes(d, key):
       def loss(x):
-        return jax.nn.softplus(-logits(d, x, y)).mean()
+        return jax.nn.softplus(-networks.score(d, x, y)).mean()
 
       gradients = -jax.grad(loss)(fake).reshape(fakes, -1)
       keys = row_keys(key, jnp.arange(fakes))
@@ -176,58 +171,81 @@ def datalens(
     keys = row_keys(fold_in_name(key, "noise"), jnp.arange(fakes))
     return jax.vmap(count, in_axes=(1, 0))(ballots, keys).reshape(fake.shape)
 
-  def generator_step(g, opt, stats, d, ctx):
+  def generator_step(state, metrics, ctx):
     key = fold_in_name(ctx.key, "generator")
     z, y = public_fakes(networks, key, fakes)
 
-    def made(g):
-      how = {"train": True, "mutable": list(stats)}
-      return generator.apply({"params": g, **stats}, z, y, **how)
+    def loss(g):
+      fake, stats = networks.fakes(g, state.stats, z, y)
+      agreed = directions(state.params["d"], jax.lax.stop_gradient(fake), y, key)
+      # Of L_G, the part that has a gradient at its own fakes.
+      return (-2 * step_size * agreed * fake).sum(), (stats, jnp.abs(agreed).mean())
 
-    fake, pull, stats = jax.vjp(made, g, has_aux=True)
-    agreed = directions(d, fake, y, key)
-    (grads,) = pull(-2 * step_size * agreed)  # the gradient of L_G at its own fakes
-    updates, opt = optimizer.update(grads, opt, g)
-    return optax.apply_updates(g, updates), opt, stats, jnp.abs(agreed).mean()
+    g, opt, _, (stats, agreed) = minimize(
+      *(loss, optimizer, state.params["g"], state.opt["g"])
+    )
+    return put(state, "g", g, opt, stats=stats), {**metrics, "agreed": agreed}
 
   def step(state, data, rows, ctx):
-    g, stats = state.params["g"], state.stats
     keys = row_keys(ctx.key, jnp.arange(teachers))
-    d, d_opt, losses = jax.vmap(
-      functools.partial(teacher_step, data=data, g=g, stats=stats)
-    )(state.params["d"], state.opt["d"], by_chunk(rows, teachers), keys)
-    place = ctx.step - warm_epochs * ctx.steps_per_epoch
-    due = (place >= 0) & ((place + 1) % critic_steps == 0)
-    g, g_opt, stats, agreed = jax.lax.cond(
-      due,
-      lambda: generator_step(g, state.opt["g"], stats, d, ctx),
-      lambda: (g, state.opt["g"], stats, jnp.zeros(())),
+    d, opt, losses = jax.vmap(teacher_step, (0, 0, 0, 0, None, None))(
+      *(state.params["d"], state.opt["d"], by_shard(rows, teachers), keys, state, data)
     )
-    params, opt = {"g": g, "d": d}, {"g": g_opt, "d": d_opt}
-    metrics = {
-      "critic_loss": losses.mean(),
-      "agreed": agreed,
-      "generator_steps": due.astype(jnp.float32),
-    }
-    return TrainState(params, stats, opt, state.defense, state.key), metrics
+    due = generator_due(ctx, critic_steps, warm_epochs)
+    move = functools.partial(generator_step, ctx=ctx)
+    metrics = {"critic_loss": losses.mean(), "agreed": jnp.zeros(())}
+    return alternate(due, move, put(state, "d", d, opt), metrics)
 
-  def generate(state, z, y):
-    return generator.apply({"params": state.params["g"], **state.stats}, z, y)
-
-  return Learner(
-    init=init,
-    step=step,
-    epoch=None,
-    finish=None,
-    predict=critics_answers(networks),
-    text=f"datalens(teachers={teachers}, top={top}, noise={noise})|"
-    f"{text_of(generator)}|{text_of(critic)}",
-    generate=generate,
-    latent=networks.latent,
-    num_classes=networks.num_classes,
+  return gan_learner(
+    f"datalens(teachers={teachers}, top={top}, noise={noise})",
+    *(networks, init, step),
     num_shards=teachers,
     guarantee=(lambda state: state.defense["datalens"]) if noise else None,
   )
+
+
+def top_signs(gradient, key, *, top: int, largest: float):
+  r"""Compress a teacher's gradient to stochastic signs of its largest entries.
+
+  $$\Pr[+1] = \min\Big(1, \max\Big(0, \frac{1}{2} + \frac{g}{2b}\Big)\Big),
+  \qquad b = \min(\max |g|, \text{largest})$$
+
+  Args:
+    gradient: [D], the gradient of one teacher for one fake. Each teacher has its own b,
+      because its vote must not depend on the other teachers.
+    key: random key of the signs.
+    top: k, the number of entries of largest absolute value that vote; the others are 0.
+    largest: upper bound of b.
+
+  Returns:
+    [D] with k entries of -1 or 1; all zeros for a non-finite gradient.
+  """
+  size = jnp.abs(gradient)
+  bound = jnp.minimum(size.max(), largest)
+  # A zero gradient has no scale; its signs are equally likely.
+  positive = 0.5 + gradient / jnp.where(bound > 0, 2 * bound, 1.0)
+  sign = jnp.where(jax.random.uniform(key, gradient.shape) < positive, 1.0, -1.0)
+  _, chosen = jax.lax.top_k(size, top)
+  votes = jnp.zeros_like(gradient).at[chosen].set(sign[chosen])
+  return jnp.where(jnp.isfinite(gradient).all(), votes, 0.0)
+
+
+def agreed_direction(votes, key, *, noise: float, threshold: float):
+  r"""Sum the votes, add N(0, noise^2) per entry, and return signs above a threshold.
+
+  Args:
+    votes: [T,D], entries -1, 0 or 1.
+    key: random key of the noise.
+    noise: standard deviation of the noise, in votes.
+    threshold: fraction of the T teachers that the absolute sum must exceed.
+
+  Returns:
+    [D], entries -1, 0 or 1.
+  """
+  counts = votes.sum(0)
+  counts = counts + noise * jax.random.normal(key, counts.shape)
+  needed = threshold * len(votes)
+  return jnp.where(jnp.abs(counts) > needed, jnp.sign(counts), 0.0)
 
 
 def _validate(teachers, top, noise, threshold, largest, step_size, delta):

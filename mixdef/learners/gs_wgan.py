@@ -12,20 +12,24 @@ from mixdef.core.hooks import weighted_mean
 from mixdef.core.learner import Learner, TrainState
 from mixdef.core.randomness import fold_in_name, row_keys
 from mixdef.core.registry import learner
-from mixdef.core.text import text_of
-from mixdef.learners._chunks import (
-  by_chunk,
-  critics_answers,
+from mixdef.learners._gan import (
+  Pairs,
+  alternate,
+  between,
+  by_shard,
+  check_parts,
+  gan_learner,
+  generator_due,
   init_networks,
+  minimize,
   public_fakes,
+  put,
   real_and_fake,
-  wasserstein_losses,
+  wasserstein,
 )
-from mixdef.learners._gan import check_parts
 from mixdef.learners._sanitised import (
   asked_chunk_epsilon,
   check_delta,
-  check_members,
   check_plain,
   drawn_chunk_epsilon,
   noisy_steps,
@@ -136,10 +140,9 @@ def gs_wgan(
   if is_static(average) and average == 1:
     raise ValueError("gs_wgan: average is 1, which keeps the untrained G; give less")
   check_count("gs_wgan: warm_epochs", warm_epochs, 0)
-  generator, critic = networks.generator, networks.critic
 
   def spent(spec):
-    count = noisy_steps("gs_wgan", spec, warm_epochs, critic_steps)
+    count = noisy_steps("gs_wgan", spec, delta, warm_epochs, critic_steps)
     if asked == "drawn":
       config = {"chunks": critics, "count": count * fakes}
       return drawn_chunk_epsilon(noise_multiplier, **config, delta=delta)
@@ -147,107 +150,82 @@ def gs_wgan(
     return asked_chunk_epsilon(noise_multiplier, count=turns * fakes, delta=delta)
 
   def init(key, spec):
-    check_members("gs_wgan", delta, spec)
     state = {"gs_wgan": stated(spent(spec), delta)}
     params, stats, opt = init_networks(networks, optimizer, key, spec, critics=critics)
     params["average"] = params["g"]
     return TrainState(params, stats, opt, state, key)
 
-  def critic_step(d, opt, rows, key, data, g, stats):
+  def critic_step(d, opt, rows, key, state, data):
+    g, stats = state.params["g"], state.stats
     batch, fake = real_and_fake(networks, g, stats, data, rows, key)
+    pairs = Pairs(batch.x, fake, between(key, batch.x, fake, batch.index))
 
     def loss(d):
-      losses, real, made = wasserstein_losses(critic, d, batch, fake, key, penalty)
-      losses = losses + _DRIFT * jnp.square(real)
-      return weighted_mean(losses, batch.weight), weighted_mean(
-        real - made, batch.weight
-      )
+      real, made, steep = wasserstein(networks, d, pairs, batch.y)
+      losses = made - real + penalty * steep + _DRIFT * jnp.square(real)
+      return tuple(weighted_mean(v, batch.weight) for v in (losses, real - made))
 
-    (value, distance), grads = jax.value_and_grad(loss, has_aux=True)(d)
-    updates, opt = optimizer.update(grads, opt, d)
-    metrics = {"critic_loss": value, "distance": distance}
-    return optax.apply_updates(d, updates), opt, metrics
+    d, opt, value, distance = minimize(loss, optimizer, d, opt)
+    return d, opt, {"critic_loss": value, "distance": distance}
 
   def warm_step(state, data, rows, ctx):
     keys = row_keys(ctx.key, jnp.arange(critics))
-    own = {"data": data, "g": state.params["g"], "stats": state.stats}
-    d, opt, metrics = jax.vmap(functools.partial(critic_step, **own))(
-      state.params["d"], state.opt["d"], rows, keys
+    d, opt, metrics = jax.vmap(critic_step, (0, 0, 0, 0, None, None))(
+      *(state.params["d"], state.opt["d"], rows, keys, state, data)
     )
     return d, opt, jax.tree.map(lambda leaf: leaf.mean(0), metrics)
 
   def turn_step(state, data, rows, ctx, turn):
     d, opt = state.params["d"], state.opt["d"]
     own_d, own_opt, own_rows = _at((d, opt, rows), turn)
-    g, stats = state.params["g"], state.stats
-    new_d, new_opt, metrics = critic_step(
-      own_d, own_opt, own_rows, ctx.key, data, g, stats
-    )
-    return _put(d, turn, new_d), _put(opt, turn, new_opt), metrics
+    *new, metrics = critic_step(own_d, own_opt, own_rows, ctx.key, state, data)
+    d, opt = jax.tree.map(lambda all, one: all.at[turn].set(one), (d, opt), tuple(new))
+    return d, opt, metrics
 
-  def generator_step(params, opt, stats, ctx, turn):
+  def generator_step(state, metrics, ctx, turn):
     key = fold_in_name(ctx.key, "generator")
     z, y = public_fakes(networks, key, fakes)
-    noise = fold_in_name(key, "noise")
+    noise, d = fold_in_name(key, "noise"), state.params["d"]
     if asked == "drawn":
       drawn = jax.random.randint(fold_in_name(key, "asked"), (fakes,), 0, critics)
 
     def score(fake):
       if asked == "trained":
-        return critic.apply({"params": _at(params["d"], turn)}, fake, y)
-      return jax.vmap(lambda d, x, y: critic.apply({"params": d}, x[None], y[None])[0])(
-        _at(params["d"], drawn), fake, y
+        return networks.score(_at(d, turn), fake, y)
+      return jax.vmap(lambda d, x, y: networks.score(d, x[None], y[None])[0])(
+        _at(d, drawn), fake, y
       )
 
     def loss(g):
-      how = {"train": True, "mutable": list(stats)}
-      fake, new = generator.apply({"params": g, **stats}, z, y, **how)
+      fake, new = networks.fakes(g, state.stats, z, y)
       return -score(sanitise(fake, noise, clip, noise_multiplier)).mean(), new
 
-    grads, stats = jax.grad(loss, has_aux=True)(params["g"])
-    updates, opt = optimizer.update(grads, opt, params["g"])
-    g = optax.apply_updates(params["g"], updates)
-    mean = optax.incremental_update(g, params["average"], 1 - average)
-    return g, mean, opt, stats
+    g, opt, _, stats = minimize(loss, optimizer, state.params["g"], state.opt["g"])
+    mean = optax.incremental_update(g, state.params["average"], 1 - average)
+    state = put(state, "g", g, opt, stats=stats)
+    return state._replace(params={**state.params, "average": mean}), metrics
 
   def step(state, data, rows, ctx):
-    rows = by_chunk(rows, critics)
+    rows = by_shard(rows, critics)
     # Counted from the end of the warm epochs, because rounds start then.
     place = ctx.step - warm_epochs * ctx.steps_per_epoch
     turn = _turn(state.key, jnp.maximum(place, 0) // critic_steps, critics)
     if warm_epochs:
-      d, d_opt, metrics = jax.lax.cond(
+      d, opt, metrics = jax.lax.cond(
         place < 0,
         lambda: warm_step(state, data, rows, ctx),
         lambda: turn_step(state, data, rows, ctx, turn),
       )
     else:
-      d, d_opt, metrics = turn_step(state, data, rows, ctx, turn)
-    params = {**state.params, "d": d}
-    due = (place >= 0) & ((place + 1) % critic_steps == 0)
-    g, mean, g_opt, stats = jax.lax.cond(
-      due,
-      lambda: generator_step(params, state.opt["g"], state.stats, ctx, turn),
-      lambda: (params["g"], params["average"], state.opt["g"], state.stats),
-    )
-    params, opt = {"g": g, "d": d, "average": mean}, {"g": g_opt, "d": d_opt}
-    state = TrainState(params, stats, opt, state.defense, state.key)
-    return state, {**metrics, "generator_steps": due.astype(jnp.float32)}
+      d, opt, metrics = turn_step(state, data, rows, ctx, turn)
+    due = generator_due(ctx, critic_steps, warm_epochs)
+    move = functools.partial(generator_step, ctx=ctx, turn=turn)
+    return alternate(due, move, put(state, "d", d, opt), metrics)
 
-  def generate(state, z, y):
-    return generator.apply({"params": state.params["average"], **state.stats}, z, y)
-
-  return Learner(
-    init=init,
-    step=step,
-    epoch=None,
-    finish=None,
-    predict=critics_answers(networks),
-    text=f"gs_wgan(critics={critics}, noise_multiplier={noise_multiplier}, "
-    f"asked={asked})|{text_of(generator)}|{text_of(critic)}",
-    generate=generate,
-    latent=networks.latent,
-    num_classes=networks.num_classes,
+  return gan_learner(
+    f"gs_wgan(critics={critics}, noise_multiplier={noise_multiplier}, asked={asked})",
+    *(networks, init, step),
+    released="average",
     num_shards=critics,
     guarantee=(lambda state: state.defense["gs_wgan"]) if noise_multiplier else None,
   )
@@ -263,10 +241,6 @@ def _turn(key, turn, critics):
 def _at(tree, places):
   """Select the leaves of one or several critics."""
   return jax.tree.map(lambda leaf: leaf[places], tree)
-
-
-def _put(tree, place, new):
-  return jax.tree.map(lambda leaf, own: leaf.at[place].set(own), tree, new)
 
 
 def _validate(critics, noise_multiplier, clip, delta, fakes, asked, critic_steps):

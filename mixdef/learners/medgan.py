@@ -1,5 +1,6 @@
 """medGAN: a GAN that ends in the decoder of an autoencoder, for binary tables."""
 
+import functools
 from typing import Any
 
 import jax
@@ -9,13 +10,24 @@ import optax
 from mixdef.core.chaining import chain
 from mixdef.core.check import check_count, check_number
 from mixdef.core.hooks import Defense, weighted_mean
-from mixdef.core.learner import Learner, TrainState, descend, guarantee_of
+from mixdef.core.learner import Learner, TrainState
 from mixdef.core.optimizers import check_optimizer, start
 from mixdef.core.randomness import fold_in_name
 from mixdef.core.registry import learner
-from mixdef.core.text import text_of
 from mixdef.data import to_float
-from mixdef.learners._gan import UNSHARED, check_sizes, gather, latents, refuse_parts
+from mixdef.learners._gan import (
+  UNSHARED,
+  alternate,
+  check_sizes,
+  defended_step,
+  gan_learner,
+  gather,
+  generator_due,
+  latents,
+  minimize,
+  put,
+  refuse_parts,
+)
 from mixdef.models.gan_medgan import medgan_networks
 
 ADAM = optax.adam(1e-3)
@@ -148,11 +160,10 @@ def medgan(
     def loss(params):
       code = encoder.apply({"params": params["encoder"]}, batch.x)
       bits = optax.sigmoid_binary_cross_entropy(decode(params, code), batch.x)
-      return weighted_mean(bits.sum(-1), batch.weight) + _decay(l2, params)
+      return weighted_mean(bits.sum(-1), batch.weight) + _decay(l2, params), None
 
     own = _pick(state.params, "encoder", "decoder")
-    value, grads = jax.value_and_grad(loss)(own)
-    own, opt = _move(optimizer, grads, state.opt["autoencoder"], own)
+    own, opt, value, _ = minimize(loss, optimizer, own, state.opt["autoencoder"])
     state = state._replace(
       params={**state.params, **own}, opt={**state.opt, "autoencoder": opt}
     )
@@ -169,24 +180,13 @@ def medgan(
       losses = jax.nn.softplus(-real) + jax.nn.softplus(made)
       return losses + _decay(l2, params), real - made
 
-    d, opt, defended, value, losses, apart = descend(
-      *(defense, optimizer, losses_fn, {"params": state.params["d"]}, state.opt["d"]),
-      *(state.defense, batch, ctx),
+    critic = state.params["d"], state.opt["d"], state.defense
+    (d, opt, defended), metrics = defended_step(
+      *(defense, optimizer, losses_fn, critic, batch, ctx)
     )
-    if defense.update:
-      known = ctx._replace(
-        batch=batch,
-        losses=jax.lax.stop_gradient(losses),
-        variables={"params": d},
-      )
-      defended = defense.update(defended, known)
-    state = state._replace(
-      params={**state.params, "d": d}, opt={**state.opt, "d": opt}, defense=defended
-    )
-    distance = weighted_mean(apart, batch.weight)
-    return state, _metrics(critic_loss=value, distance=distance)
+    return put(state, "d", d, opt, defense=defended), _metrics(**metrics)
 
-  def generator_step(state, batch, ctx):
+  def generator_step(state, metrics, batch, ctx):
     z = latents(fold_in_name(ctx.key, "generator"), batch.index, latent)
     how = {"train": True, "weight": batch.weight, "mutable": list(state.stats["g"])}
 
@@ -197,21 +197,17 @@ def medgan(
       return weighted_mean(losses, batch.weight) + _decay(l2, params), new
 
     own = _pick(state.params, "g", "decoder")
-    grads, new = jax.grad(loss, has_aux=True)(own)
-    own, opt = _move(optimizer, grads, state.opt["g"], own)
+    own, opt, _, new = minimize(loss, optimizer, own, state.opt["g"])
     return state._replace(
       params={**state.params, **own},
       stats={**state.stats, "g": new},
       opt={**state.opt, "g": opt},
-    )
+    ), metrics
 
   def adversarial_step(state, batch, ctx):
     state, metrics = critic_step(state, batch, ctx)
-    due = (ctx.step + 1) % critic_steps == 0
-    state = jax.lax.cond(
-      due, generator_step, lambda state, *_: state, state, batch, ctx
-    )
-    return state, {**metrics, "generator_steps": due.astype(jnp.float32)}
+    move = functools.partial(generator_step, batch=batch, ctx=ctx)
+    return alternate(generator_due(ctx, critic_steps), move, state, metrics)
 
   def step(state, data, rows, ctx):
     batch = gather(data, rows, num_classes)
@@ -229,21 +225,11 @@ def medgan(
     del y, raw  # it has no conditions and no output hooks
     return score(state.params["d"], to_float(x), state.stats["mean"])[:, None]
 
-  return Learner(
-    init=init,
-    step=step,
-    epoch=None,
-    finish=None,
+  return gan_learner(
+    *("medgan", networks, init, step),
+    defense=defense,
     predict=predict,
-    batch=defense.batch,
-    traits=defense.traits,
-    text="|".join(
-      ["medgan", *map(text_of, (encoder, decoder, generator, critic)), str(defense)]
-    ),
     generate=lambda state, z, y: fakes(state.params, state.stats, z)[0],
-    latent=latent,
-    num_classes=num_classes,
-    guarantee=guarantee_of(defense),
   )
 
 
@@ -270,11 +256,6 @@ def _mean_row(x, weight):
 
 def _decay(l2, params):
   return l2 / 2 * sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(params))
-
-
-def _move(optimizer, grads, opt, params):
-  updates, opt = optimizer.update(grads, opt, params)
-  return optax.apply_updates(params, updates), opt
 
 
 def _pick(tree, *names):

@@ -12,9 +12,17 @@ from mixdef.core.learner import Learner, TrainState
 from mixdef.core.optimizers import start
 from mixdef.core.randomness import fold_in_name, row_keys
 from mixdef.core.registry import learner
-from mixdef.core.text import text_of
-from mixdef.learners._chunks import by_chunk, critics_answers, init_networks
-from mixdef.learners._gan import UNSHARED, check_parts, gather, latents
+from mixdef.learners._gan import (
+  UNSHARED,
+  by_shard,
+  check_parts,
+  gan_learner,
+  gather,
+  init_networks,
+  latents,
+  minimize,
+  put,
+)
 from mixdef.models import Networks
 
 ADAM = optax.adam(2e-4, b1=0.5)
@@ -89,14 +97,10 @@ def priv_gan(
   """
   optimizer = check_parts(networks, optimizer)
   _validate(pairs, ratio, pretrain_epochs, dp_delay, release)
-  generator, critic = networks.generator, networks.critic
-
-  def score(params, x, y):
-    return critic.apply({"params": params}, x, y)
 
   def place(p, x, y):
     """Return P's log-probabilities of the pairs [B,N]."""
-    return jax.nn.log_softmax(jax.vmap(score, (0, None, None), 1)(p, x, y))
+    return jax.nn.log_softmax(jax.vmap(networks.score, (0, None, None), 1)(p, x, y))
 
   def phases(epochs):
     """Return the first epoch of the GANs, and the first in which P sees fakes."""
@@ -126,15 +130,6 @@ def priv_gan(
     opt["p"] = start(optimizer, params["p"], own, why=UNSHARED)
     return TrainState(params, stats, opt, {}, key)
 
-  def fakes(g, stats, z, batch):
-    how = {"train": True, "weight": batch.weight, "mutable": list(stats)}
-    return generator.apply({"params": g, **stats}, z, batch.y, **how)
-
-  def descend(params, opt, loss):
-    (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
-    updates, opt = optimizer.update(grads, opt, params)
-    return optax.apply_updates(params, updates), opt, value, aux
-
   def privacy_step(p, opt, x, batches):
     """Take one step of P on records x [N,B,...] of the pairs."""
     own = jnp.arange(pairs)[:, None]
@@ -145,35 +140,37 @@ def priv_gan(
       hits = (log_probs.argmax(-1) == own).astype(jnp.float32)
       return tuple(weighted_mean(v, batches.weight) for v in (losses, hits))
 
-    p, opt, _, hits = descend(p, opt, loss)
+    p, opt, _, hits = minimize(loss, optimizer, p, opt)
     return p, opt, hits
 
   def critic_step(d, opt, batch, fake):
     def loss(d):
-      real, made = score(d, batch.x, batch.y), score(d, fake, batch.y)
+      real, made = (networks.score(d, x, batch.y) for x in (batch.x, fake))
       members = _REAL * jax.nn.softplus(-real) + (1 - _REAL) * jax.nn.softplus(real)
       return weighted_mean(members + jax.nn.softplus(made), batch.weight), None
 
-    return descend(d, opt, loss)[:3]
+    return minimize(loss, optimizer, d, opt)[:3]
 
   def generator_step(g, opt, stats, d, own, batch, z, p, key):
     ahead = jax.random.randint(key, batch.weight.shape, 1, pairs)
     other = (own + ahead) % pairs
 
     def loss(g):
-      fake, new = fakes(g, stats, z, batch)
-      losses = jax.nn.softplus(-score(d, fake, batch.y))
+      fake, new = networks.fakes(g, stats, z, batch.y, batch.weight)
+      losses = jax.nn.softplus(-networks.score(d, fake, batch.y))
       if not (is_static(ratio) and ratio == 0):
         log_probs = place(p, fake, batch.y)
         losses -= ratio * jnp.take_along_axis(log_probs, other[:, None], 1)[:, 0]
       return weighted_mean(losses, batch.weight), new
 
-    return descend(g, opt, loss)
+    return minimize(loss, optimizer, g, opt)
 
   def gan_step(state, batches, ctx, on_fakes):
     params, opt, stats = state.params, state.opt, state.stats
     z = latents(ctx.key, jnp.arange(batches.weight.shape[1]), networks.latent)
-    fake, _ = jax.vmap(fakes, (0, 0, None, 0))(params["g"], stats, z, batches)
+    fake, _ = jax.vmap(networks.fakes, (0, 0, None, 0, 0))(
+      *(params["g"], stats, z, batches.y, batches.weight)
+    )
     fake = jax.lax.stop_gradient(fake)
     d, d_opt, d_losses = jax.vmap(critic_step)(params["d"], opt["d"], batches, fake)
     p, p_opt, hits = privacy_step(params["p"], opt["p"], fake, batches)
@@ -189,58 +186,39 @@ def priv_gan(
       generator_step, (0, 0, 0, 0, 0, 0, None, None, 0)
     )(params["g"], opt["g"], stats, d, pair, batches, z, p, keys)
     figures = d_losses.mean(), g_losses.mean(), hits
-    return (
-      {"g": g, "d": d, "p": p},
-      stats,
-      {"g": g_opt, "d": d_opt, "p": p_opt},
-      figures,
-    )
+    params, opt = {"g": g, "d": d, "p": p}, {"g": g_opt, "d": d_opt, "p": p_opt}
+    return state._replace(params=params, stats=stats, opt=opt), figures
 
   def alone_step(state, batches):
-    params, opt = state.params, state.opt
-    p, p_opt, hits = privacy_step(params["p"], opt["p"], batches.x, batches)
-    figures = jnp.zeros(()), jnp.zeros(()), hits
-    return {**params, "p": p}, state.stats, {**opt, "p": p_opt}, figures
+    own = state.params["p"], state.opt["p"]
+    p, opt, hits = privacy_step(*own, batches.x, batches)
+    return put(state, "p", p, opt), (jnp.zeros(()), jnp.zeros(()), hits)
 
   def step(state, data, rows, ctx):
     alone, on_fakes = phases(ctx.epochs)
     batches = jax.vmap(lambda own: gather(data, own, networks.num_classes))(
-      by_chunk(rows, pairs)
+      by_shard(rows, pairs)
     )
-    params, stats, opt, figures = jax.lax.cond(
+    state, figures = jax.lax.cond(
       ctx.epoch < alone,
       lambda: alone_step(state, batches),
       lambda: gan_step(state, batches, ctx, on_fakes),
     )
     names = "critic_loss", "generator_loss", "privacy_accuracy"
-    metrics = dict(zip(names, figures, strict=True))
-    return TrainState(params, stats, opt, state.defense, state.key), metrics
+    return state, dict(zip(names, figures, strict=True))
 
   def generate(state, z, y):
     own = state.params["g"], state.stats
     if release == "one":
       pair = jax.random.randint(fold_in_name(state.key, "release"), (), 0, pairs)
       g, stats = jax.tree.map(lambda leaf: leaf[pair], own)
-      return generator.apply({"params": g, **stats}, z, y)
-    made = jax.vmap(lambda g, stats: generator.apply({"params": g, **stats}, z, y))(
-      *own
-    )
+      return networks.generate(g, stats, z, y)
+    made = jax.vmap(networks.generate, (0, 0, None, None))(*own, z, y)
     row = jnp.arange(len(z))
     return made[row % pairs, row]
 
-  return Learner(
-    init=init,
-    step=step,
-    epoch=None,
-    finish=None,
-    predict=critics_answers(networks),
-    text=f"priv_gan(pairs={pairs}, ratio={ratio}, release={release})|"
-    f"{text_of(generator)}|{text_of(critic)}",
-    generate=generate,
-    latent=networks.latent,
-    num_classes=networks.num_classes,
-    num_shards=pairs,
-  )
+  name = f"priv_gan(pairs={pairs}, ratio={ratio}, release={release})"
+  return gan_learner(name, networks, init, step, generate=generate, num_shards=pairs)
 
 
 def _validate(pairs, ratio, pretrain_epochs, dp_delay, release):

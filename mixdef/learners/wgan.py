@@ -10,28 +10,29 @@ from mixdef.core import isolation
 from mixdef.core.chaining import chain
 from mixdef.core.check import check_choice, check_count, check_number
 from mixdef.core.hooks import Defense, weighted_mean
-from mixdef.core.learner import (
-  Learner,
-  TrainState,
-  descend,
-  guarantee_of,
-  stage_learners,
-)
+from mixdef.core.learner import Learner, TrainState, stage_learners
 from mixdef.core.randomness import fold_in_name, row_keys
 from mixdef.core.registry import learner
-from mixdef.core.text import text_of
 from mixdef.defenses.mixing import mixup
-from mixdef.learners._chunks import by_chunk, critics_answers, init_networks
 from mixdef.learners._gan import (
   Pairs,
+  alternate,
   between,
+  by_shard,
   check_parts,
+  defended_step,
+  fakes_of,
+  gan_learner,
   gather,
-  gradient_penalty,
-  latents,
+  generator_due,
+  init_networks,
+  minimize,
+  public_conditions,
+  put,
   refuse_parts,
+  wasserstein,
 )
-from mixdef.models import Networks
+from mixdef.models import Networks, table_networks
 
 ADAM = optax.adam(4e-4, b1=0.5, b2=0.999)
 """The optimizer of the mixup GAN, for both networks."""
@@ -115,28 +116,15 @@ def wgan_gp(
       f"{defense} clips records for one critic, and which of {critics} sees a record "
       "depends on the others: take critics=1"
     )
-  generator, critic = networks.generator, networks.critic
 
-  def generate(params, stats, z, y, **how):
-    return generator.apply({"params": params, **stats}, z, y, **how)
-
-  def fakes(params, stats, batch, ctx):
-    """Generate fakes in training mode, and return them and the new statistics."""
-    z = latents(ctx.key, batch.index, networks.latent)
-    how = {"train": True, "weight": batch.weight, "mutable": list(stats)}
-    return generate(params, stats, z, batch.y, **how)
-
-  def fakes_alone(params, stats, batch, ctx):
+  def fakes_alone(g, stats, batch, key):
     """Generate the fake of each row independently of the other rows' conditions."""
 
     def alone(row):
       one = jax.tree.map(lambda leaf: leaf[None], row)
-      return fakes(params, stats, one, ctx)[0][0]
+      return fakes_of(networks, g, stats, one, key)[0][0]
 
     return jax.vmap(alone)(batch), stats
-
-  def score(params, x, y):
-    return critic.apply({"params": params}, x, y)
 
   def init(key, spec):
     spec = isolation.public(spec) if private else spec
@@ -154,105 +142,73 @@ def wgan_gp(
     keys = row_keys(fold_in_name(key, "critic"), jnp.arange(critics))
     return TrainState(params, stats, opt, jax.vmap(defended)(keys, params["d"]), key)
 
-  def critic_step(params, opt, defended, rows, ctx, data, g, stats):
+  def critic_step(critic, rows, ctx, data, g, stats):
     batch = gather(data, rows, networks.num_classes)
+    *_, defended = critic
     if defense.batch:
       batch = defense.batch(batch, defended, ctx)
-    make = fakes_alone if private else fakes
-    fake, stats = jax.lax.stop_gradient(make(g, stats, batch, ctx))
-    points = between(ctx.key, batch.x, fake, batch.index)
+    make = fakes_alone if private else functools.partial(fakes_of, networks)
+    fake, stats = jax.lax.stop_gradient(make(g, stats, batch, ctx.key))
+    pairs = Pairs(batch.x, fake, between(ctx.key, batch.x, fake, batch.index))
 
     def losses_fn(params, batch, ctx):
-      x, y = batch.x, batch.y
-      apart = score(params, x.real, y) - score(params, x.fake, y)
-      losses = -apart
+      real, made, steep = wasserstein(networks, params, batch.x, batch.y)
+      losses = made - real
       if defense.loss:
         losses = defense.loss(losses, defended, ctx._replace(batch=batch))
-      steep = gradient_penalty(lambda x: score(params, x, y), x.between)
-      return losses + penalty * steep, apart
+      return losses + penalty * steep, real - made
 
-    pairs = batch._replace(x=Pairs(batch.x, fake, points))
-    params, opt, defended, value, losses, apart = descend(
-      defense, optimizer, losses_fn, {"params": params}, opt, defended, pairs, ctx
+    critic, metrics = defended_step(
+      *(defense, optimizer, losses_fn, critic, batch, ctx, pairs)
     )
-    if defense.update:
-      known = ctx._replace(
-        batch=batch,
-        losses=jax.lax.stop_gradient(losses),
-        variables={"params": params},
-      )
-      defended = defense.update(defended, known)
-    metrics = {"critic_loss": value, "distance": weighted_mean(apart, batch.weight)}
-    return params, opt, defended, stats, batch, metrics
+    return critic, stats, batch, metrics
 
-  def generator_step(g, opt, stats, d, batches, ctxs):
+  def generator_step(state, metrics, batches, ctxs):
+    d = state.params["d"]
     if generator_against == "last":
       d, batches, ctxs = jax.tree.map(lambda leaf: leaf[-1:], (d, batches, ctxs))
 
     def loss(g):
       def against(d, batch, ctx):
-        fake, new = fakes(g, stats, batch, ctx)
-        return -weighted_mean(score(d, fake, batch.y), batch.weight), new
+        fake, new = fakes_of(networks, g, state.stats, batch, ctx.key)
+        return -weighted_mean(networks.score(d, fake, batch.y), batch.weight), new
 
       losses, new = jax.vmap(against)(d, batches, ctxs)
       return losses.mean(), new
 
-    grads, new = jax.grad(loss, has_aux=True)(g)
-    updates, opt = optimizer.update(grads, opt, g)
-    return optax.apply_updates(g, updates), opt, _mean(new)
-
-  def due(ctx):
-    if generator_steps == "first":
-      return (ctx.step - ctx.epoch * ctx.steps_per_epoch) % critic_steps == 0
-    return (ctx.step + 1) % critic_steps == 0
+    g, opt, _, new = minimize(loss, optimizer, state.params["g"], state.opt["g"])
+    return put(state, "g", g, opt, stats=_mean(new)), metrics
 
   def step(state, data, rows, ctx):
-    rows = by_chunk(rows, critics)
     keys = row_keys(ctx.key, jnp.arange(critics))
     ctxs = _spread(ctx, keys)
-    g, opt, stats = state.params["g"], state.opt["g"], state.stats
-    d, d_opt, defended, seen, batches, metrics = jax.vmap(
-      functools.partial(critic_step, data=data, g=g, stats=stats)
-    )(state.params["d"], state.opt["d"], state.defense, rows, ctxs)
+    own = {"data": data, "g": state.params["g"], "stats": state.stats}
+    (d, opt, defended), stats, batches, metrics = jax.vmap(
+      functools.partial(critic_step, **own)
+    )((state.params["d"], state.opt["d"], state.defense), by_shard(rows, critics), ctxs)
     if private:
       batches = jax.vmap(functools.partial(_public, size=ctx.batch_size))(batches, keys)
-    new = due(ctx)
-    g, opt, stats = jax.lax.cond(
-      new,
-      lambda: generator_step(g, opt, _mean(seen), d, batches, ctxs),
-      lambda: (g, opt, _mean(seen)),
-    )
-    state = TrainState(
-      *({"g": g, "d": d}, stats, {"g": opt, "d": d_opt}, defended, state.key)
-    )
-    return state, {**_mean(metrics), "generator_steps": new.astype(jnp.float32)}
+    due = generator_due(ctx, critic_steps)
+    if generator_steps == "first":
+      due = (ctx.step - ctx.epoch * ctx.steps_per_epoch) % critic_steps == 0
+    state = put(state, "d", d, opt, stats=_mean(stats), defense=defended)
+    move = functools.partial(generator_step, batches=batches, ctxs=ctxs)
+    return alternate(due, move, state, _mean(metrics))
 
-  structure = f"{critics} critics, {generator_against}" if critics > 1 else "wgan_gp"
-  return Learner(
-    init=init,
-    step=step,
-    epoch=None,
-    finish=None,
-    predict=critics_answers(networks),
-    batch=defense.batch,
-    stages=stage_learners(
-      defense,
-      functools.partial(
-        *(wgan_gp, networks, optimizer),
-        penalty=penalty,
-        critic_steps=critic_steps,
-        generator_steps=generator_steps,
-        critics=critics,
-        generator_against=generator_against,
-      ),
-    ),
-    traits=defense.traits,
-    text=f"{structure}|{text_of(generator)}|{text_of(critic)}|{defense}",
-    generate=lambda state, z, y: generate(state.params["g"], state.stats, z, y),
-    latent=networks.latent,
-    num_classes=networks.num_classes,
+  options = {
+    "penalty": penalty,
+    "critic_steps": critic_steps,
+    "generator_steps": generator_steps,
+    "critics": critics,
+    "generator_against": generator_against,
+  }
+  again = functools.partial(wgan_gp, networks, optimizer, **options)
+  return gan_learner(
+    f"{critics} critics, {generator_against}" if critics > 1 else "wgan_gp",
+    *(networks, init, step),
+    defense=defense,
+    stages=stage_learners(defense, again),
     num_shards=critics,
-    guarantee=guarantee_of(defense),
   )
 
 
@@ -330,6 +286,47 @@ def par_gan(
   )
 
 
+@learner(of="generators")
+def mlp_wgan_gp(
+  num_features: int,
+  num_classes: int,
+  optimizer: optax.GradientTransformation = ADAM,
+  defense: Defense | None = None,
+  *,
+  hidden: int = 256,
+  latent: int = 128,
+  conditional: bool = False,
+  **options,
+) -> Learner:
+  """Create the learner of a WGAN-GP with two dense networks, for tables.
+
+  Args:
+    num_features: D, the number of columns of the table, with values in [0,1].
+    num_classes: K of the data.
+    optimizer: optax optimizer of both networks.
+    defense: a defense or chain; None means undefended.
+    hidden: width of the hidden layers.
+    latent: dimension of z.
+    conditional: whether both networks see the condition.
+    **options: options of `wgan_gp`.
+
+  Returns:
+    The `Learner`: `wgan_gp` applied to `table_networks`.
+
+  Guarantee: that of `wgan_gp`.
+
+  >>> mlp_wgan_gp(736, 100, critic_steps=2).latent
+  128
+  """
+  networks = table_networks(
+    *(num_features, num_classes),
+    hidden=hidden,
+    latent=latent,
+    conditional=conditional,
+  )
+  return wgan_gp(networks, optimizer, defense, **options)
+
+
 def _spread(ctx, keys):
   """Stack one `Ctx` per critic along a leading axis; only the keys differ."""
   same = jax.tree.map(
@@ -343,10 +340,9 @@ def _public(batch, key, size):
 
   Further rows are unused, because the capacity of a batch depends on the members.
   """
-  count, classes = batch.y.shape
-  labels = jax.random.randint(fold_in_name(key, "conditions"), (count,), 0, classes)
+  count = len(batch.y)
   return batch._replace(
-    y=jax.nn.one_hot(labels, classes),
+    y=public_conditions(key, *batch.y.shape),
     index=jnp.arange(count),  # latents by record id would reveal the drawn members
     weight=(jnp.arange(count) < size).astype(batch.weight.dtype),
   )

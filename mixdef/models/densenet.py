@@ -35,7 +35,7 @@ class DenseNet(nn.Module):
 
   def __post_init__(self):
     check_depth(self.depth, unit=6, extra=4)
-    check_positive("growth", self.growth)
+    check_positive(growth=self.growth)
     check_fields(self)
     super().__post_init__()
 

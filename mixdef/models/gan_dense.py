@@ -7,8 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mixdef.core.check import check_count, check_flag
 from mixdef.models.gan_pair import Networks
-from mixdef.models.layers import check_bool, check_positive
+from mixdef.models.layers import check_positive
 
 
 class DenseGenerator(nn.Module):
@@ -81,11 +82,10 @@ def dense_networks(
   (8, 8)
   """
   shape = tuple(shape)
-  check_positive("shape", *shape)
-  check_positive("num_classes", num_classes)
-  check_positive("hidden", hidden)
-  check_positive("latent", latent)
-  check_bool("conditional", conditional)
+  for size in shape:
+    check_count("shape", size)
+  check_positive(num_classes=num_classes, hidden=hidden, latent=latent)
+  check_flag("conditional", conditional)
   layers = (hidden, hidden)
   generator = DenseGenerator(shape, layers, conditional)
   return Networks(
@@ -122,6 +122,6 @@ def table_networks(
   >>> table_networks(736, 100).shape
   (736,)
   """
-  check_positive("num_features", num_features)
+  check_count("num_features", num_features)
   sizes = {"hidden": hidden, "latent": latent, "conditional": conditional}
   return dense_networks((num_features,), num_classes, **sizes)

@@ -7,11 +7,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mixdef.core.check import check_choice
 from mixdef.kernels.convolution import LOWERINGS, linen_conv
 from mixdef.kernels.group_norm import GroupNorm
 from mixdef.kernels.transposed import ConvTranspose
 from mixdef.models.gan_pair import Networks
-from mixdef.models.layers import check_choice, check_positive, normalize
+from mixdef.models.layers import as_images, check_positive, normalize
 
 _SMALLEST = 4  # maps of at most this many rows and columns are not halved again
 _NORMS = ("batch", "group")
@@ -68,7 +69,7 @@ class ImageCritic(nn.Module):
   def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
     """Return one score per picture [B], for [B,H,W] or [B,H,W,C] in [0,1]."""
     sizes = _sizes(x.shape[1:])
-    x = x if x.ndim == 4 else x[..., None]
+    x = as_images(x)
     conv = functools.partial(
       nn.Conv,
       conv_general_dilated_cls=functools.partial(linen_conv, self.lowering),
@@ -136,9 +137,7 @@ def image_networks(
   shape = tuple(shape)
   if len(shape) not in (2, 3) or min(shape[:2]) < 2:
     raise ValueError(f"shape={shape} is none of a picture: (H, W) or (H, W, C)")
-  check_positive("num_classes", num_classes)
-  check_positive("width", width)
-  check_positive("latent", latent)
+  check_positive(num_classes=num_classes, width=width, latent=latent)
   check_choice("norm", norm, _NORMS)
   check_choice("lowering", lowering, LOWERINGS)
   generator = ImageGenerator(shape, width, norm, lowering)

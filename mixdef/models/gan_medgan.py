@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mixdef.core.check import check_count
 from mixdef.models.layers import check_positive, normalize
 
 
@@ -131,12 +132,11 @@ def medgan_networks(
   >>> medgan_networks(736, 100).shape
   (736,)
   """
-  check_positive("num_features", num_features)
-  check_positive("num_classes", num_classes)
-  check_positive("latent", latent)
   if not isinstance(hidden, (tuple, list)) or not hidden:
     raise ValueError(f"hidden={hidden!r} must be a tuple of widths, as (256, 128)")
-  check_positive("hidden", *hidden)
+  for width in hidden:
+    check_count("hidden", width)
+  check_positive(num_features=num_features, num_classes=num_classes, latent=latent)
   return MedganNetworks(
     MedganEncoder(latent),
     MedganDecoder(num_features),

@@ -1,6 +1,8 @@
-"""A matching pair of generator and critic."""
+"""A matching pair of generator and critic, and how they are applied."""
 
 from typing import Any, NamedTuple
+
+import jax
 
 
 class Networks(NamedTuple):
@@ -20,3 +22,18 @@ class Networks(NamedTuple):
   latent: int
   num_classes: int
   shape: tuple[int, ...]
+
+  def score(self, params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Return D(x, y) [B], with the critic's parameters."""
+    return self.critic.apply({"params": params}, x, y)
+
+  def generate(self, params: Any, stats: Any, z: jax.Array, y: jax.Array) -> jax.Array:
+    """Return G(z, y) of a trained generator, with its running statistics."""
+    return self.generator.apply({"params": params, **stats}, z, y)
+
+  def fakes(
+    self, params: Any, stats: Any, z: jax.Array, y: jax.Array, weight=None
+  ) -> tuple[jax.Array, Any]:
+    """Return G(z, y) in training mode, and the new statistics."""
+    how = {"train": True, "weight": weight, "mutable": list(stats)}
+    return self.generator.apply({"params": params, **stats}, z, y, **how)

@@ -6,19 +6,19 @@ per-example gradients are looked up by layer type.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mixdef.core.check import check_choice, check_count, check_flag, check_number
 from mixdef.kernels import standardized
 from mixdef.kernels.convolution import LOWERINGS, linen_conv
 from mixdef.kernels.group_norm import GroupNorm
 
 NORMS = ("group", "batch", "none")
 _MAX_GROUPS = 16
-_LARGEST = 2**31 - 1  # maximal size of an axis
 
 
 def conv_layer(
@@ -125,48 +125,22 @@ def check_fields(model: nn.Module) -> None:
   Raises:
     ValueError: names the field, its value and what it may be.
   """
-  check_positive("num_classes", model.num_classes)
+  check_count("num_classes", model.num_classes)
   for name in ("dropout", "spatial_dropout"):
-    rate = getattr(model, name, 0.0)
-    number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
-    if not number or not 0 <= rate < 1:
-      raise ValueError(f"{name}={rate!r} must be at least 0 and below 1")
+    check_number(name, getattr(model, name, 0.0), 0, below=1)
   for name, choices in (("norm", NORMS), ("lowering", LOWERINGS)):
     check_choice(name, getattr(model, name, choices[0]), choices)
-  check_bool("weight_standardization", getattr(model, "weight_standardization", False))
+  check_flag("weight_standardization", getattr(model, "weight_standardization", False))
 
 
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-  """Raise unless `value` is one of `choices`.
-
-  Raises:
-    ValueError: names the field, its value and the words.
-  """
-  if not isinstance(value, str) or value not in choices:
-    raise ValueError(f"{name}={value!r} is unknown; choose from {choices}")
-
-
-def check_bool(name: str, value: bool) -> None:
-  """Raise unless `value` is True or False.
-
-  Raises:
-    ValueError: names the field and its value.
-  """
-  if not isinstance(value, bool):
-    raise ValueError(f"{name}={value!r} must be True or False")
-
-
-def check_positive(name: str, *values: int) -> None:
+def check_positive(**sizes) -> None:
   """Raise unless all sizes are positive integers.
 
   Raises:
     ValueError: names the first value at fault.
   """
-  for value in values:
-    if type(value) is not int or value < 1:
-      raise ValueError(f"{name}={value!r} must be a positive integer")
-    if value > _LARGEST:
-      raise ValueError(f"{name}={value} must be at most {_LARGEST}")
+  for name, size in sizes.items():
+    check_count(name, size)
 
 
 def check_depth(depth: int, *, unit: int, extra: int) -> None:
@@ -175,7 +149,7 @@ def check_depth(depth: int, *, unit: int, extra: int) -> None:
   Raises:
     ValueError: with the smallest valid depths.
   """
-  check_positive("depth", depth)
+  check_count("depth", depth)
   if depth <= extra or (depth - extra) % unit:
     valid = ", ".join(str(unit * n + extra) for n in (1, 2, 3))
     raise ValueError(f"depth={depth!r} must be {unit}n+{extra}: {valid}, ...")

@@ -3,8 +3,9 @@
 import flax.linen as nn
 import jax
 
+from mixdef.core.check import check_count
 from mixdef.core.registry import model
-from mixdef.models.layers import check_fields, check_positive
+from mixdef.models.layers import check_fields
 
 
 class MLP(nn.Module):
@@ -15,7 +16,8 @@ class MLP(nn.Module):
   dropout: float = 0.0
 
   def __post_init__(self):
-    check_positive("widths", *self.widths)
+    for width in self.widths:
+      check_count("widths", width)
     check_fields(self)
     super().__post_init__()
 

@@ -75,7 +75,7 @@ class WideResNet(nn.Module):
 
   def __post_init__(self):
     check_depth(self.depth, unit=6, extra=4)
-    check_positive("width", self.width)
+    check_positive(width=self.width)
     check_fields(self)
     super().__post_init__()
 

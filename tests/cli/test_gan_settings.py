@@ -64,7 +64,7 @@ def test_networks_follow_from_the_records():
     ({"learner": "wgan_gp(critics=0)"}, "--learner=.*critics is 0"),
     ({"learner": "wgan_gp(defense='mixup')"}, "defense is not given here"),
     ({"model": "dense_network"}, "no model is called 'dense_network'"),
-    ({"model": "image_networks(latent=0)"}, "latent=0 must be a positive integer"),
+    ({"model": "image_networks(latent=0)"}, "latent is 0; give an integer"),
     ({"model": "image_networks(num_classes=3)"}, "num_classes is not given here"),
     (
       {"classifier": "cn"},

@@ -28,9 +28,8 @@ from gan_cases import (
 from mixdef.core.randomness import fold_in_name, row_keys
 from mixdef.defenses import accounting
 from mixdef.learners import datalens
-from mixdef.learners._chunks import public_fakes
-from mixdef.learners._gan import gather, latents
-from mixdef.learners._votes import agreed_direction, top_signs
+from mixdef.learners._gan import gather, latents, public_fakes
+from mixdef.learners.datalens import agreed_direction, top_signs
 
 TEACHERS, FAKES, TOP = 3, 4, 2
 gan = functools.partial(

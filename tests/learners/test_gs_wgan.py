@@ -31,8 +31,7 @@ from gan_cases import (
 from mixdef.core.randomness import fold_in_name
 from mixdef.defenses import accounting
 from mixdef.learners import gs_wgan
-from mixdef.learners._chunks import public_fakes
-from mixdef.learners._gan import gather
+from mixdef.learners._gan import gather, public_fakes
 from mixdef.learners._sanitised import (
   asked_chunk_epsilon,
   drawn_chunk_epsilon,

@@ -290,8 +290,8 @@ def test_parts_that_it_cannot_carry(defense, reason):
     ({"pretrain_epochs": 0.5}, r"pretrain_epochs is 0\.5"),
     ({"critic_steps": 0}, "critic_steps is 0"),
     ({"l2": -1e-3}, r"l2 is -0\.001"),
-    ({"latent": 0}, "latent=0"),
-    ({"hidden": (4, 0)}, "hidden=0"),
+    ({"latent": 0}, "latent is 0"),
+    ({"hidden": (4, 0)}, "hidden is 0"),
   ],
 )
 def test_numbers_out_of_range(options, line):

@@ -114,11 +114,11 @@ def test_the_code_generator_has_shortcuts_and_masks_padding():
 @pytest.mark.parametrize(
   ("make", "sizes", "line"),
   [
-    (table_networks, {"hidden": 0}, "hidden=0"),
-    (table_networks, {"num_features": 2.0}, r"num_features=2\.0"),
-    (medgan_networks, {"latent": -1}, "latent=-1"),
-    (medgan_networks, {"hidden": (8, 0)}, "hidden=0"),
-    (medgan_networks, {"num_classes": 0}, "num_classes=0"),
+    (table_networks, {"hidden": 0}, "hidden is 0"),
+    (table_networks, {"num_features": 2.0}, r"num_features is 2\.0"),
+    (medgan_networks, {"latent": -1}, "latent is -1"),
+    (medgan_networks, {"hidden": (8, 0)}, "hidden is 0"),
+    (medgan_networks, {"num_classes": 0}, "num_classes is 0"),
   ],
 )
 def test_sizes_out_of_range(make, sizes, line):
