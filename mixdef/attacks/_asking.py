@@ -34,7 +34,7 @@ def records_to_ask(ensemble: Ensemble, target: int, records: Any = None) -> np.n
     raise ValueError(f"records are {rows.dtype} {rows.shape}; pass int [R] indices")
   for row in rows:
     if not 0 <= row < len(audited) or not audited[row]:
-      raise ValueError(f"records hold {row}, which is no audited record: leave it out")
+      raise ValueError(f"records hold {row}, which is not an audited record: remove it")
   return rows
 
 

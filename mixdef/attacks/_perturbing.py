@@ -17,8 +17,8 @@ def refuse_nan(values: np.ndarray) -> None:
   """Raise a ValueError if the target's outputs hold NaN."""
   if np.isnan(values).any():
     raise ValueError(
-      "the target answers NaN: it diverged; train it with a lower learning rate, or "
-      "leave it out"
+      "the target outputs NaN because it diverged; train it with a lower learning "
+      "rate, or exclude it"
     )
 
 

@@ -131,7 +131,8 @@ def _maker(ensemble, shadow, augment):
   hook, plan, state = run.learner.batch, ensemble.plan, run.state.defense
   if hook is None:
     raise Unavailable(
-      "the models' defense changes no batches: loss_threshold is the same attack"
+      "the defense of the models does not change batches: use loss_threshold, which "
+      "is then the same attack"
     )
   pool = np.flatnonzero(data.audited)
   # Ordered by content, so that partners do not depend on the order of the records.

@@ -13,7 +13,7 @@ from mixdef.metrics.roc import Roc
 @attack(
   family="threshold",
   reads="signals",
-  note="told the membership of 200 records of the target, which are not scored",
+  note="knows the membership of 200 records of the target, which are not scored",
 )
 @checked(known=count(), seed=seed)
 def threshold_known(
@@ -59,7 +59,8 @@ def threshold_known(
   fewest = min((audited & member).sum(), (audited & ~member).sum())
   if fewest <= known:
     raise Unavailable(
-      f"target={target} has {fewest} audited records of one kind; pass known below it"
+      f"target={target} has only {fewest} audited members or non-members; pass a "
+      "smaller known"
     )
   order = np.flatnonzero(audited)
   order = order[np.argsort(signals.phi[target, order, 0], kind="stable")]

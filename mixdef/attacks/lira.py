@@ -177,8 +177,10 @@ def lira_offline_fixed(
 @attack(
   family="reference",
   reads="signals",
-  note="for comparison with published numbers; it also calls members the records that "
-  "the target knows far less than other models",
+  note=(
+    "for comparison with published numbers; also predicts membership where the "
+    "target's confidence is far below that of the other models"
+  ),
 )
 @checked(**_OPTIONS)
 def lira_offline_two_sided(

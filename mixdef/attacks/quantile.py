@@ -84,7 +84,7 @@ def quantile(
   population = signals.population
   if population is None:
     raise Unavailable(
-      "quantile needs records that no model trained on: pass population="
+      "quantile needs records on which no model was trained: pass population="
     )
   values = signals.statistic(score)[target, :, 0]
   unseen = population.statistic(score)[target, :, 0]
@@ -112,8 +112,8 @@ def _reference_features(
   models = out[:, signals.audited].any(1)
   if not models.any():
     raise Unavailable(
-      "needs reference models, one without the record: train more models, or pass "
-      "features="
+      "needs at least one reference model trained without the record: train more "
+      "models, or pass features="
     )
   count = out.sum(0)
   records = np.where(out, signals.statistic(score)[:, :, 0], 0.0).sum(0)

@@ -107,8 +107,8 @@ def _views_of(x, views):
   made = views(x)
   if made.shape[0] != len(x) or made.shape[2:] != x.shape[1:]:
     raise ValueError(
-      f"views made {made.shape} of records {x.shape}: return [B,Q,...] with the "
-      f"records' own shape"
+      f"views made {made.shape} of records {x.shape}: return [B,Q,...] with the shape "
+      "of the records"
     )
   return made
 
@@ -117,6 +117,6 @@ def _refuse_nan(outputs, first):
   broken = first + np.flatnonzero(np.isnan(outputs).any((1, 2)))
   if broken.size:
     raise ValueError(
-      f"models {broken.tolist()} answer NaN: they diverged; train them with a lower "
-      f"learning rate, or leave them out"
+      f"models {broken.tolist()} output NaN because they diverged; train them with a "
+      "lower learning rate, or exclude them"
     )

@@ -91,7 +91,7 @@ def rmia(
     population = signals.population
     if population is None:
       raise Unavailable(
-        "rmia needs records that no model trained on: pass population=, or "
+        "rmia needs records on which no model was trained: pass population=, or "
         "score='ratio' to rank without them"
       )
     models = chosen[:, signals.audited].any(1)
@@ -150,7 +150,9 @@ def tune_offline_a(
   scored = audited & out.any(0)
   member = members[position, scored]
   if member.all() or not member.any():
-    raise ValueError(f"pseudo_target={pseudo} has one kind of record; name another")
+    raise ValueError(
+      f"pseudo_target={pseudo} has only members or only non-members; name another"
+    )
   loss = signals.loss[others][:, scored]
   areas = []
   for a in grid:

@@ -40,7 +40,7 @@ def attack_p(signals: Signals, *, target: int) -> np.ndarray:
   signals.check_model("target", target)
   if signals.population is None:
     raise Unavailable(
-      "attack_p needs records that no model trained on: pass population="
+      "attack_p needs records on which no model was trained: pass population="
     )
   elsewhere = np.sort(signals.population.phi[target, :, 0])
   harder = np.searchsorted(elsewhere, signals.phi[target, :, 0], side="right")

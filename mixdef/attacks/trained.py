@@ -145,16 +145,18 @@ def salem_2(
   """
   signals.check_model("target", target)
   if source is None:
-    raise Unavailable(
-      "salem_2 learns from another data set; pass source=signals of its models"
-    )
+    raise Unavailable("salem_2 trains on signals of another data set; pass source=")
   if source is signals:
-    raise ValueError("source is the attacked signals; pass others, or use salem_1")
+    raise ValueError(
+      "source is the attacked signals themselves; pass others, or use salem_1"
+    )
   source.check_model("source_model", source_model)
   learn = source.audited
   member = source.members[source_model, learn]
   if member.all() or not member.any():
-    raise ValueError(f"source_model={source_model} has only one kind of record")
+    raise ValueError(
+      f"source_model={source_model} has only members or only non-members; name another"
+    )
   scores = _transfer(
     log_probs_of(source)[source_model, learn],
     member,

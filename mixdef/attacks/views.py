@@ -129,7 +129,7 @@ def rotations(degrees: int = 9) -> Views:
   """
   _check_distance("degrees", degrees)
   if degrees > 180:
-    raise ValueError(f"degrees={degrees} goes around more than once; take 1 to 180")
+    raise ValueError(f"degrees={degrees} is more than a full turn; pass 1 to 180")
   angles = sorted(range(-degrees, degrees + 1), key=bool)  # 0 first, the rest in order
 
   def views(x):
@@ -174,17 +174,19 @@ def mixed(
   """
   partners = np.asarray(partners)
   if not len(partners):
-    raise ValueError("partners hold 0 records; pass at least one")
+    raise ValueError("partners has 0 records; pass at least one")
   for j, weight in enumerate(weights):
     if not 0 < weight < 1:
-      raise ValueError(f"weights[{j}]={weight} is outside (0, 1): view 0 is the record")
+      raise ValueError(
+        f"weights[{j}]={weight} is outside (0, 1): view 0 is the record itself"
+      )
 
   def views(x):
     validate.quantities(x, "a mixed view", error=Unavailable)
     if (x.shape[1:], x.dtype) != (partners.shape[1:], partners.dtype):
       raise ValueError(
         f"records are {x.shape[1:]} {x.dtype}, partners {partners.shape[1:]} "
-        f"{partners.dtype}: prepare both alike"
+        f"{partners.dtype}: preprocess both in the same way"
       )
     size = len(weights)
     chosen = [
@@ -212,7 +214,7 @@ _hash = jax.jit(hash_rows)
 def _mixed_or_unavailable(partners=None):
   if partners is None:
     raise Unavailable(
-      "mixed views need a population to mix with; give held-out records"
+      "mixed views need a population to mix with; pass held-out records as population="
     )
   return mixed(partners)
 
@@ -231,7 +233,7 @@ def _check_pictures(x, what):
   validate.quantities(x, f"a {what}", error=Unavailable)
   if x.ndim != 4:
     raise Unavailable(
-      f"records of shape {x.shape[1:]} are no images [H,W,C]: they have no {what}"
+      f"records of shape {x.shape[1:]} are not images [H,W,C], so there is no {what}"
     )
 
 
@@ -246,8 +248,8 @@ def _shift(x, offsets, padding):
   margin = max(abs(step) for offset in offsets for step in offset)
   if margin >= min(height, width):
     raise ValueError(
-      f"a shift by {margin} leaves nothing of images of {height} x {width} pixels: "
-      f"shift by less"
+      f"a shift by {margin} leaves nothing of images with {height} x {width} pixels: "
+      "pass a smaller shift"
     )
   border = ((0, 0), (margin, margin), (margin, margin), (0, 0))
   padded = np.pad(x, border, mode=padding)

@@ -38,7 +38,7 @@ class _Push(NamedTuple):
 @attack(
   family="white_box",
   reads="models",
-  note="a reconstruction: of the published metric only the idea is public",
+  note="a reimplementation from the published idea; the exact metric is not public",
   aliases={"dtc": "distance_to_confident"},
 )
 @checked(
@@ -168,7 +168,9 @@ def gradient_norm(
   rows = records_to_ask(ensemble, target, records)
   run = ensemble[target]
   if wrt == "input":
-    validate.quantities(run.data.x, "a gradient by inputs", error=Unavailable)
+    validate.quantities(
+      run.data.x, "a gradient with respect to the inputs", error=Unavailable
+    )
 
   def scores(x, y):
     phi, length = _gradients(run.learner, run.state, x, y, wrt=wrt, norm=norm)

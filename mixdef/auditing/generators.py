@@ -15,8 +15,8 @@ from mixdef.utility import Extractor, downstream_accuracy, dwp, dwpre, sample_qu
 
 _COLUMNS = 12  # samples drawn per class
 _REMARKS = {
-  "fd": "distance to held-out records, lower is better; biased upwards if records are few",
-  "fid": "distance to held-out records, lower is better; biased upwards if records are few",
+  "fd": "distance to held-out records, lower is better; biased up for few records",
+  "fid": "distance to held-out records, lower is better; biased up for few records",
   "kid": "distance to held-out records, lower is better; may be negative",
   "density": "around held-out records; 1 on average for real records",
   "coverage": "of held-out records, higher is better; grows with the number of samples",

@@ -23,7 +23,7 @@ _HEADLINES = {
 }
 
 _UNUSUAL = {
-  "high": "Unusual members can be distinguished from non-members, most others far less.",
+  "high": "Unusual members can be distinguished from non-members, most others less so.",
   "moderate": "A strong attacker can infer the membership of some unusual records.",
   "low": "Only unusual records are exposed, and only slightly.",
 }

@@ -112,7 +112,7 @@ def noise_multiplier(
     high *= 2
     if high > _MOST_NOISE:
       raise ValueError(
-        f"epsilon={epsilon} is below what can be certified at delta={delta}: ask for "
+        f"epsilon={epsilon} is smaller than can be certified at delta={delta}: pass "
         f"more than {spent(high):.2g}"
       )
   while spent(low) <= epsilon:
@@ -132,4 +132,4 @@ def _check(sampling_probability, steps, delta):
   if steps < 1:
     raise ValueError(f"steps={steps} must be at least 1")
   if not 0 < delta < 1:
-    raise ValueError(f"delta={delta} must be in (0, 1): 1 / num_members or less")
+    raise ValueError(f"delta={delta} must be in (0, 1): pass at most 1 / num_members")

@@ -74,8 +74,8 @@ def adamixup(
   adaptive = reading == "performance"
   if adaptive and schedule != "floor":
     raise ValueError(
-      f"adamixup: reading 'performance' follows the accuracy gap, not schedule="
-      f"{schedule!r}: leave the schedule out"
+      "adamixup: reading 'performance' follows the accuracy gap, not "
+      f"schedule={schedule!r}: drop schedule"
     )
 
   def init(key, spec):

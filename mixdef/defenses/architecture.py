@@ -124,6 +124,9 @@ def weight_standardization() -> Defense:
 def _check_rate(name, rate):
   check_number(f"{name}: rate", rate, 0, 1)
   if not is_static(rate):
-    raise ValueError(f"{name}: rate is traced; a network is built with a plain number")
+    raise ValueError(
+      f"{name}: rate is traced, but a network is built before tracing; pass a plain "
+      "number"
+    )
   if rate == 1:
-    raise ValueError(f"{name}: rate is 1, which drops everything; give less than 1")
+    raise ValueError(f"{name}: rate is 1, which drops all units; pass less than 1")

@@ -193,7 +193,7 @@ def check_pictures(name, x):
   """
   if x.ndim not in (3, 4):
     raise ValueError(
-      f"{name} changes pictures [H,W] or [H,W,C], and the records are of shape "
+      f"{name} augments images [H,W] or [H,W,C], but the records have shape "
       f"{x.shape[1:]}: drop it, or reshape them"
     )
 

@@ -131,8 +131,8 @@ def hamp_label(gamma=0.95, *, official_grid=False) -> Defense:
   check_flag("hamp_label: official_grid", official_grid)
   if not is_static(gamma):
     raise ValueError(
-      "hamp_label: gamma is traced; sweep label_smoothing, which it equals, or give a "
-      "plain number"
+      "hamp_label: gamma is traced; sweep label_smoothing, which is equivalent, or "
+      "pass a plain number"
     )
 
   def batch(batch, state, ctx):

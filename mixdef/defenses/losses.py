@@ -71,7 +71,7 @@ def relaxloss(
   check_flag("relaxloss: detach", detach)
   if form == "tabular" and ascent != "all":
     raise ValueError(
-      f"relaxloss: form 'tabular' has no ascent to restrict: drop ascent={ascent!r}"
+      f"relaxloss: form 'tabular' has no gradient ascent: drop ascent={ascent!r}"
     )
 
   def flatten(losses, log_probs, y):

@@ -57,8 +57,8 @@ def mixup(alpha=1.0, *, per="batch", pairs=False) -> Defense:
     if pairs:
       if batch.view is not None:
         raise ValueError(
-          "mixup: pairs=True reorders the rows, and dp_sgd(multiplicity=...) clips the "
-          "neighbouring views of a record together: leave pairs out"
+          "mixup: pairs=True reorders the rows, and dp_sgd(multiplicity=...) clips "
+          "the adjacent views of a record together: drop pairs"
         )
       order = shuffle(order_key, batch.weight)
       batch = jax.tree.map(lambda leaf: leaf[order], batch)

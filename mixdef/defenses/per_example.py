@@ -80,7 +80,11 @@ def ghost(losses_fn, *, clip, denominator, size=16, views=1):
         measure(at.module, at.kwargs, at.params, at.x, at.out, views) for at in layers
       ]
     except UnsupportedError as reason:
-      logging.warning("no ghost clipping, microbatches of %d instead: %s", size, reason)
+      logging.warning(
+        "ghost clipping is not available, microbatches of %d are used instead: %s",
+        size,
+        reason,
+      )
       return fallback(params, batch, state, ctx)
     squared = sum(squared for squared, _ in measured)
     finite, factor = _factors(losses, squared, batch.weight, clip, views)

@@ -109,8 +109,8 @@ def dp_sgd(
     del key
     if guarantee and delta >= 1 / spec.num_members:
       raise ValueError(
-        f"dp_sgd: delta is {delta}, no guarantee for {spec.num_members} members: give "
-        f"one below {1 / spec.num_members:.2g}"
+        f"dp_sgd: delta is {delta}, which is not a guarantee for {spec.num_members} "
+        f"members: pass less than {1 / spec.num_members:.2g}"
       )
     config = {
       "sampling_probability": min(1.0, spec.batch_size / spec.num_members),
@@ -208,17 +208,17 @@ def _validate(noise_multiplier, clip, epsilon, delta, estimator):
   check_number("dp_sgd: clip", clip, high=math.inf, above=0)
   check_choice("dp_sgd: estimator", estimator, ("ghost", "microbatch"))
   if not is_static(delta) or not 0 < delta < 1:
-    raise ValueError(f"dp_sgd: delta is {delta}; give a plain number in (0, 1)")
+    raise ValueError(f"dp_sgd: delta is {delta}; pass a plain number in (0, 1)")
   if epsilon is not None:
     if not is_static(epsilon):
-      raise ValueError(f"dp_sgd: epsilon is {epsilon}; give a finite number above 0")
+      raise ValueError(f"dp_sgd: epsilon is {epsilon}; pass a finite number above 0")
     check_number("dp_sgd: epsilon", epsilon, above=0)
     if not is_static(noise_multiplier) or noise_multiplier != 1.0:
       raise ValueError(
-        f"dp_sgd: epsilon={epsilon} decides the noise; leave noise_multiplier out"
+        f"dp_sgd: epsilon={epsilon} determines the noise; drop noise_multiplier"
       )
   if is_static(clip) and clip == math.inf and not _is_zero(noise_multiplier):
     raise ValueError(
-      "dp_sgd: clip=inf bounds no record, so no noise is enough; give a finite clip, "
-      "or noise_multiplier=0"
+      "dp_sgd: clip=inf does not bound any record, so no noise suffices; pass a "
+      "finite clip, or noise_multiplier=0"
     )

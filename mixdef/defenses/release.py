@@ -63,8 +63,8 @@ def confidence_masking(top=None, *, decimals=None, temperature=None) -> Defense:
     del key
     if top is not None and top > spec.num_classes:
       raise ValueError(
-        f"confidence_masking: top is {top}, the data have {spec.num_classes} classes: "
-        f"keep at most that many"
+        f"confidence_masking: top is {top}, but the data have {spec.num_classes} "
+        "classes: pass at most that many"
       )
     return ()
 

@@ -60,8 +60,8 @@ def selena(teachers=25, *, non_models=10) -> Defense:
   check_count("selena: non_models", non_models)
   if non_models >= teachers:
     raise ValueError(
-      f"selena: non_models={non_models} of teachers={teachers} leaves no teacher that "
-      f"trains on a record: give fewer non_models or more teachers"
+      f"selena: non_models={non_models} of teachers={teachers} leaves no teacher "
+      "trained on a record: pass fewer non_models or more teachers"
     )
 
   def non_model_sets(key, num_records):

@@ -86,7 +86,7 @@ def weighted_smoothing(
   check_number(f"{what}: sigma", sigma, 0)
   check_number(f"{what}: start", start, 0)
   if not is_static(start):
-    raise ValueError(f"{what}: start is traced; give a plain number of epochs")
+    raise ValueError(f"{what}: start is traced; pass a plain number of epochs")
   check_choice(f"{what}: position", position, _POSITIONS)
   check_choice(f"{what}: norm", norm, tuple(_NORMS))
   check_choice(f"{what}: measure", measure, tuple(_MEASURES))
@@ -97,8 +97,8 @@ def weighted_smoothing(
     del key
     if spec.epochs <= start + 1:
       logging.warning(
-        "weighted_smoothing: no epoch is noisy, start=%d leaves the first %d plain and "
-        "there are %d; lower start or train longer",
+        "weighted_smoothing: no epoch is noisy because start=%d excludes the first %d "
+        "of %d epochs; lower start or train longer",
         *(start, start + 1, spec.epochs),
       )
     plain = jnp.ones(spec.num_records)  # z = 1 means no noise

@@ -49,8 +49,8 @@ def early_stopping(epoch=None, *, patience=None) -> Defense:
   """
   if epoch is not None and patience is not None:
     raise ValueError(
-      f"early_stopping: epoch={epoch} and patience={patience} both choose the "
-      f"snapshot: give one"
+      f"early_stopping: epoch={epoch} and patience={patience} both select the "
+      "snapshot: pass only one"
     )
   if patience is None:
     epoch = _EPOCHS if epoch is None else epoch

@@ -96,8 +96,8 @@ def soft_targets(what, spec, temperature=1.0):
   """
   if spec.table is None:
     raise ValueError(
-      f"{what} has no teacher: Spec.table is None; train with fit or fit_many, which "
-      f"train the stage before"
+      f"{what} has no teacher because Spec.table is None; train with fit or fit_many, "
+      "which train the previous stage"
     )
   return jax.nn.softmax(spec.table / temperature)
 

@@ -27,7 +27,7 @@ def samples(run: Run, count: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndar
     ValueError: if the model makes no records, or for a count below 1.
   """
   if count < 1:
-    raise ValueError(f"count={count} makes no samples; take at least 1")
+    raise ValueError(f"count={count} draws no samples; pass at least 1")
   labels = stream(seed, "sample_labels").integers(_classes(run), size=count)
   return generate(run, labels, seed=seed), labels
 
@@ -86,7 +86,7 @@ def interpolations(run: Run, columns: int, *, seed: int = 0) -> np.ndarray:
     ValueError: if the model makes no records, or for fewer columns than ends.
   """
   if columns < 2:
-    raise ValueError(f"columns={columns} do not hold the two ends; take at least 2")
+    raise ValueError(f"columns={columns} cannot include both ends; pass at least 2")
   ends = _latents(run, 2, seed)
   lengths = np.linalg.norm(ends, axis=1)
   first, last = ends / lengths[:, None]
@@ -123,8 +123,8 @@ def refuse_diverged(made: np.ndarray) -> np.ndarray:
   """
   if not np.isfinite(made).all():
     raise ValueError(
-      "the generator makes values that are not finite: it diverged; train it with a "
-      "lower learning rate, or leave it out"
+      "the generator outputs values that are not finite because it diverged; train it "
+      "with a lower learning rate, or exclude it"
     )
   return made
 
@@ -153,6 +153,6 @@ def _latents(run, count, seed):
 def _classes(run):
   if run.learner.kind != "generators":
     raise ValueError(
-      f"{run.learner.text or 'the model'} makes no records; pass a trained GAN"
+      f"{run.learner.text or 'the model'} does not generate records; pass a trained GAN"
     )
   return run.learner.num_classes

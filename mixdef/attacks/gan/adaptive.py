@@ -112,10 +112,10 @@ def pair_signals(
   for lam in lambdas:
     if not 0 < lam < 1:
       raise ValueError(
-        f"lambdas hold {lam}, which mixes nothing; take shares in (0, 1)"
+        f"lambdas contains {lam}, which does not mix; pass weights in (0, 1)"
       )
   if not lambdas:
-    raise ValueError("lambdas are empty; take one share at least")
+    raise ValueError("lambdas is empty; pass at least one weight")
   data = ensemble.data
   pairs = _disjoint_pairs(data.audited, num_pairs, seed)
   y = conditions(ensemble[0], data.y)
@@ -168,7 +168,9 @@ def lira_gan_mixed_query(
     Attacks, INFOCOM 2023.
   """
   if not isinstance(signals, PairSignals):
-    raise Unavailable("these signals are of single records; build with pair_signals")
+    raise Unavailable(
+      "these are signals of single records; build them with pair_signals"
+    )
   signals.check_model("target", target)
   asked = _of_pairs_alike(signals, target)
   if official:
@@ -281,8 +283,8 @@ def _disjoint_pairs(audited: np.ndarray, num_pairs: int | None, seed: int):
   count = most if num_pairs is None else num_pairs
   if not 1 <= count <= most:
     raise ValueError(
-      f"num_pairs={num_pairs} of {len(order)} audited records; disjoint pairs are 1 to "
-      f"{most}"
+      f"num_pairs={num_pairs} of {len(order)} audited records; pass 1 to {most} "
+      "disjoint pairs"
     )
   return order[: 2 * count].reshape(-1, 2)
 

@@ -25,7 +25,7 @@ def _of_the_loss(*, loss="nearest", **arguments):
   for name in arguments:
     if name not in known:
       raise ValueError(
-        f"gan_leaks_calibrated: loss={loss!r} has no {name}; it takes "
+        f"gan_leaks_calibrated: loss={loss!r} has no argument {name}; it accepts "
         f"{', '.join(_LOSSES[loss].checks)}"
       )
 

@@ -51,9 +51,7 @@ def logan(signals: Signals, *, target: int, over: str = "max") -> np.ndarray:
   signals.check_model("target", target)
   critic = getattr(signals, "critic", None)
   if critic is None:
-    raise Unavailable(
-      "these signals hold no scores of critics; take ensemble.signals()"
-    )
+    raise Unavailable("these signals have no scores of critics; use ensemble.signals()")
   own = critic[target, :, 0].astype(np.float64)
   own -= own[signals.audited].mean(0)
   return signals.only_audited(_OVER[over](own, axis=-1))
@@ -64,7 +62,7 @@ def logan(signals: Signals, *, target: int, over: str = "max") -> np.ndarray:
   reads="models",
   of="generators",
   trains=True,
-  note="the attacker's own GAN, trained on samples of the target",
+  note="uses a GAN that the attacker trains on samples of the target",
 )
 @checked(
   num_samples=count(), epochs=count(), batch_size=count(), seed=seed, progress=flag
@@ -127,7 +125,9 @@ def logan_black_box(
     progress=progress,
   )
   if own.diverged.any():
-    raise Unavailable("the attacker's own GAN diverged on samples of the target")
+    raise Unavailable(
+      "the GAN that the attacker trains diverged on samples of the target"
+    )
   scores = np.full(len(data), np.nan)
   y = conditions(victim, data.y[rows])
   asked = critic_scores(own, to_float(data.x[rows]), y)[0]

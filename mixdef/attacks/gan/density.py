@@ -76,15 +76,15 @@ def domias(
   if auxiliary is None:
     if data.test is None:
       raise Unavailable(
-        "domias needs records that no model trained on: pass reference=, or hold out a "
-        "file with data.hold_out()"
+        "domias needs records on which no model was trained: pass reference=, or hold "
+        "out records with data.hold_out()"
       )
     auxiliary = data.test.x
   others = np.asarray(auxiliary)
   if others.shape[1:] != data.x.shape[1:] or others.dtype != data.x.dtype:
     raise ValueError(
       f"records are {data.x.shape[1:]} {data.x.dtype}, reference {others.shape[1:]} "
-      f"{others.dtype}: prepare both alike"
+      f"{others.dtype}: preprocess both in the same way"
     )
   space = principal_components(others, components)
   made, _ = samples(ensemble[target], num_samples, seed=seed)

@@ -109,7 +109,7 @@ def lira_gan_discriminator_offline(
   family="reference",
   reads="signals",
   of="generators",
-  note="implied by the paper's figures, no public script",
+  note="reconstructed from the paper's results; no public script",
 )
 @checked(ddof=count(0, 1))
 def lira_gan_reconstruction(
@@ -137,7 +137,7 @@ def lira_gan_reconstruction(
   losses = getattr(signals, "reconstruction", None)
   if losses is None:
     raise Unavailable(
-      "these signals hold no reconstructions; add them by with_reconstructions"
+      "these signals have no reconstructions; add them with with_reconstructions"
     )
   made = ~np.isnan(losses).any((0, 2))
   remade = Signals(
@@ -174,8 +174,8 @@ def with_reconstructions(
   """
   if not np.array_equal(signals.members, ensemble.members):
     raise ValueError(
-      f"the signals are of {len(signals.members)} other models than the ensemble's "
-      f"{len(ensemble)}: build them with ensemble.signals()"
+      f"the {len(signals.members)} models of the signals are not the {len(ensemble)} "
+      "of the ensemble: build them with ensemble.signals()"
     )
   rows = records_to_ask(ensemble, 0, records)
   losses = np.full((*signals.members.shape, 1), np.nan)

@@ -138,7 +138,7 @@ def monte_carlo_set(
   sides = scores[known & members], scores[known & ~members]
   least = min(map(len, sides))
   if not 1 <= size <= least:
-    raise ValueError(f"size={size}; take 1 to {least}, the records of the smaller side")
+    raise ValueError(f"size={size}; pass 1 to {least}, the size of the smaller class")
   random = stream(seed, "monte_carlo_set")
   # Draw each side independently.
   sums = [

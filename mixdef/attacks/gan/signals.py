@@ -93,7 +93,7 @@ def gan_signals(
     Attacks, INFOCOM 2023.
   """
   if views is not None:
-    raise ValueError("critics are queried on the records themselves: drop views")
+    raise ValueError("critics are queried with the records themselves: drop views")
   data, others = ensemble.data, None
   count = len(data)
   if population is not None:
@@ -138,12 +138,12 @@ def with_references(natural: Signals, defended: Signals, target: int) -> Signals
   if not np.array_equal(natural.members, defended.members):
     raise ValueError(
       "the references and the attacked models were not trained on the same subsets: "
-      "train both with one members matrix"
+      "train both with the same members matrix"
     )
   if natural.phi.shape != defended.phi.shape:
     raise ValueError(
       f"the references' phi has shape {natural.phi.shape}, the attacked models' "
-      f"{defended.phi.shape}: ask both the same questions"
+      f"{defended.phi.shape}: query both with the same records and views"
     )
   natural.check_model("target", target)
 
@@ -193,7 +193,7 @@ def fake_scores(ensemble: Ensemble, y: ArrayLike, num_fakes: int) -> np.ndarray:
     ValueError: for no fakes, or naming the models that answer NaN.
   """
   if num_fakes < 1:
-    raise ValueError(f"num_fakes={num_fakes}; a mean needs at least 1")
+    raise ValueError(f"num_fakes={num_fakes}; pass at least 1")
   distinct, place = np.unique(y, axis=0, return_inverse=True)
   fakes = np.tile(np.arange(num_fakes), len(distinct))
   scores = _finite(ensemble.query(_fake_scores, distinct.repeat(num_fakes, 0), fakes))
@@ -229,7 +229,8 @@ def _finite(scores):
   broken = np.flatnonzero(~np.isfinite(scores).all((1, 2)))
   if broken.size:
     raise ValueError(
-      f"the critics of models {broken.tolist()} answer NaN or infinity: they diverged; "
-      "leave them out, as `ensemble.converged()` does, or take a lower learning rate"
+      f"the critics of models {broken.tolist()} output NaN or infinity because they "
+      "diverged; exclude them with `ensemble.converged()`, or use a lower learning "
+      "rate"
     )
   return scores
