@@ -186,7 +186,7 @@ def test_models_of_all_or_no_records_are_references_only():
 
 @pytest.mark.parametrize("members", [np.ones((3, 50), bool), np.zeros((1, 50), bool)])
 def test_where_nobody_differs_there_is_nothing_to_audit(members):
-  with pytest.raises(ValueError, match="there is no membership to find"):
+  with pytest.raises(ValueError, match="there is no membership to infer"):
     judged(leaky(members))
 
 
@@ -195,7 +195,7 @@ def test_one_model_under_two_subsets_is_refused():
   phi = np.random.default_rng(0).normal(size=members.shape)
   phi[3] = phi[1]
   with pytest.raises(
-    ValueError, match="models 1 and 3 give the same outputs, but were"
+    ValueError, match="models 1 and 3 have the same outputs, but different"
   ):
     audit(Signals.from_phi(phi, members), attacks=["loss_threshold"])
 

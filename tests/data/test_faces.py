@@ -75,13 +75,17 @@ def test_a_face_is_the_centre_averaged():
 
 def test_pitfall_151_a_reduced_copy_never_passes_for_celeba(tmp_path):
   write_celeba(tmp_path / "celeba")
-  with pytest.raises(ValueError, match=r"is not CelebA's: .* lists 6, not 202599; sma"):
+  with pytest.raises(
+    ValueError, match=r"is not CelebA's: .* lists 6, not 202599; load a sma"
+  ):
     load("celeba", data_dir=tmp_path)
 
 
 def test_pitfall_151_smaller_images_under_the_right_names_are_named(tmp_path):
   write_celeba(tmp_path, shape=(128, 128))
-  with pytest.raises(ValueError, match=r"000001.jpg: the image is \(128, 128, 3\)"):
+  with pytest.raises(
+    ValueError, match=r"000001.jpg: the image has shape \(128, 128, 3\)"
+  ):
     faces.celeba(tmp_path, num_images=6)
 
 

@@ -36,7 +36,7 @@ def test_missing_and_damaged_files_are_named(tmp_path):
   with pytest.raises(ValueError, match=r"location30.npz is damaged"):
     load("location30", data_dir=tmp_path)
   np.savez(path, x=np.zeros((20, 9), np.uint8), y=np.zeros(20, int), n_features=446)
-  with pytest.raises(ValueError, match="446 features pack into 56 bytes a record"):
+  with pytest.raises(ValueError, match="446 features pack into 56 bytes per record"):
     load("location30", data_dir=tmp_path)
 
 

@@ -159,10 +159,10 @@ def change(place, value):
     ),
     (
       {"features": features(6169), "labels": np.eye(30)[:5]},
-      r"labels \(5, 30\) are no one-hot rows of 100 classes",
+      r"labels \(5, 30\) are not one-hot rows of 100 classes",
     ),
-    ({"features": features(6169), "labels": np.ones((5, 100))}, "no one-hot rows"),
-    ({"features": features(6169), "labels": np.full((5, 100), "0")}, "no one-hot"),
+    ({"features": features(6169), "labels": np.ones((5, 100))}, "not one-hot rows"),
+    ({"features": features(6169), "labels": np.full((5, 100), "0")}, "not one-hot"),
   ],
 )
 def test_a_wrong_npz_is_named(tmp_path, content, message):

@@ -164,8 +164,8 @@ def test_thresholds_are_means_over_the_references_that_a_record_is_out_of():
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    ({"references": 3}, "references is 3; give an even number"),
-    ({"references": 0}, "references is 0; give an integer of at least 1"),
+    ({"references": 3}, "references is 3; pass an even number"),
+    ({"references": 0}, "references is 0; pass an integer of at least 1"),
     ({"threshold": float("nan")}, "threshold is nan"),
   ],
 )

@@ -219,7 +219,7 @@ def test_every_entry_has_a_place_and_a_shape(state_dict, tmp_path):
 
 
 def test_a_file_that_is_no_npz_is_refused(tmp_path):
-  with pytest.raises(FileNotFoundError, match="says how to make it"):
+  with pytest.raises(FileNotFoundError, match="describes how to create it"):
     inception_features(tmp_path / "none.npz")
   (tmp_path / "weights.pth").write_bytes(b"\x80\x02}q\x00.")
   with pytest.raises(ValueError, match="no npz of plain arrays"):
