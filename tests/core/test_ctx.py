@@ -131,7 +131,7 @@ def test_a_hook_of_other_arguments_is_named_with_those_it_is_given():
     r"mine.batch must accept \(batch, state, ctx\), not \(batch\)": {
       "batch": lambda batch: batch
     },
-    r"mine.update takes \(state, ctx\), not \(state, ctx, losses\)": {
+    r"mine.update must accept \(state, ctx\), not \(state, ctx, losses\)": {
       "update": lambda state, ctx, losses: state
     },
     r"mine.value_and_grad takes \(losses_fn\), not \(\)": {

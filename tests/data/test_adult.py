@@ -109,7 +109,7 @@ def test_a_file_of_another_size_is_named(tmp_path, train):
   write(tmp_path, train)
   with pytest.raises(
     ValueError,
-    match=rf"^{tmp_path}/adult.data .* holds {len(train)} records, not 2;",
+    match=rf"^{tmp_path}/adult.data .* has {len(train)} records, not 2;",
   ) as caught:
     adult.read(tmp_path, num_records=(2, 2))
   assert "download" not in str(caught.value)

@@ -53,7 +53,7 @@ def test_a_folder_that_is_none_is_told(tmp_path, monkeypatch):
   file.write_text("")
   with pytest.raises(ValueError, match=f"^data_dir={file} is a file; pass the folder"):
     load("mnist", data_dir=file)
-  with pytest.raises(ValueError, match=r"^data_dir is empty: name a file or fol"):
+  with pytest.raises(ValueError, match=r"^data_dir is empty: pass the path of a fi"):
     load("mnist", data_dir="")
   monkeypatch.setenv("MIXDEF_DATA", str(file))
   with pytest.raises(ValueError, match=f"^MIXDEF_DATA={file} is a file; name the"):

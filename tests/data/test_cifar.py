@@ -95,14 +95,12 @@ def test_a_damaged_batch_is_named(tmp_path):
 def test_a_batch_that_lost_whole_records_is_named(tmp_path):
   write10(tmp_path / "cifar10")
   with pytest.raises(
-    ValueError, match=r"data_batch_1.bin .*: it holds 2 records, not 10,000"
+    ValueError, match=r"data_batch_1.bin .*: it has 2 records, not 10,000"
   ):
     load("cifar10", data_dir=tmp_path)
   path = tmp_path / "cifar10" / "test_batch.bin"
   path.write_bytes(path.read_bytes()[:-3073])
-  with pytest.raises(
-    ValueError, match=r"test_batch.bin .*: it holds 9 records, not 10"
-  ):
+  with pytest.raises(ValueError, match=r"test_batch.bin .*: it has 9 records, not 10"):
     read10(tmp_path)
 
 
@@ -126,7 +124,7 @@ def test_one_cifar_is_not_taken_for_the_other(tmp_path):
   for new, old in zip(CIFAR100_NAMES, CIFAR10_NAMES, strict=False):
     (folder / old).rename(folder / new)
   with pytest.raises(
-    ValueError, match=r"train.bin has records of 3073 .* of cifar10 are"
+    ValueError, match=r"train.bin has records of 3073 .* like cifar10"
   ):
     read100(tmp_path)
 

@@ -263,7 +263,7 @@ def test_split_refuses_what_makes_no_sense():
   data = Dataset.from_arrays(*_images())
   with pytest.raises(ValueError, match="already has test records"):
     data.hold_out().hold_out()
-  with pytest.raises(ValueError, match=r"auxiliary rows .* call hold_out first"):
+  with pytest.raises(ValueError, match=r"auxiliary records .* call hold_out first"):
     data.with_auxiliary(3).hold_out()
   with pytest.raises(ValueError, match=r"marked always .* call hold_out first"):
     _mark_always(data, [3]).hold_out()

@@ -44,7 +44,10 @@ def refused(data_dir, message):
 
 def test_pitfall_151_smaller_faces_never_pass_for_lfw(tmp_path):
   write(tmp_path, size=(64, 64))
-  refused(tmp_path, r"_\d+.jpg is not of LFW: it is 64 x 64 x 3 pixels, not 250 x 250")
+  refused(
+    tmp_path,
+    r"_\d+.jpg is not an image of LFW: it has 64 x 64 x 3 pixels, not 250 x 250",
+  )
 
 
 def test_pitfall_151_files_that_are_no_pictures_are_named(tmp_path):

@@ -138,7 +138,7 @@ def change(place, value):
     ({"features": np.zeros((0, 6169)), "labels": LABELS}, r"shape \(0, 6169\)"),
     (
       {"features": features(6169)[:4], "labels": LABELS[:4]},
-      "it holds 4 records, not 5; put the official file there",
+      "it has 4 records, not 5; put the official file there",
     ),
     (
       {"features": features(6169), "labels": (LABELS + 1) // 2},

@@ -226,7 +226,7 @@ def test_a_prepared_set_of_another_size_is_named(tmp_path):
   _prepare("cifar10", (32, 32, 3), 10, tmp_path)
   with pytest.raises(
     ValueError,
-    match=r"3\.0\.2 is not the complete cifar10: it holds 12 \+ 5 records, not",
+    match=r"3\.0\.2 is not the complete cifar10: it has 12 \+ 5 records, not",
   ):
     load("cifar10", data_dir=tmp_path)
 

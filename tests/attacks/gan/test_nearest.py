@@ -223,7 +223,7 @@ def test_wrong_options_are_named():
       monte_carlo(ensemble, target=0, **options)
   with pytest.raises(ValueError, match="loss is 'lpips'; choose from 'nearest'"):
     gan_leaks_calibrated(ensemble, target=0, loss="lpips")
-  with pytest.raises(ValueError, match="all in the same way"):
+  with pytest.raises(ValueError, match="all 3 records are equal"):
     principal_components(np.ones((3, 2)), 1)
   scores, members = np.arange(4.0), np.arange(4) < 2
   with pytest.raises(ValueError, match="pass 1 to 2"):

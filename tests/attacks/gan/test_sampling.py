@@ -96,7 +96,7 @@ def test_what_cannot_be_sampled_is_named(run):
     ValueError, match="memory does not generate records; pass a trained GAN"
   ):
     samples(silent, 3)
-  with pytest.raises(ValueError, match="count=0 makes no samples"):
+  with pytest.raises(ValueError, match="count=0 draws no samples"):
     samples(run, 0)
   with pytest.raises(ValueError, match="pass at least 2"):
     interpolations(run, 1)
