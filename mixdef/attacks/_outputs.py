@@ -78,7 +78,7 @@ def read(
     labels and members as arrays.
 
   Raises:
-    ValueError: for what is no logits of these labels and models, with the fix.
+    ValueError: if the array is not logits of these labels and models, with the fix.
   """
   logits = validate.numbers(logits, name)
   if logits.dtype == bool:

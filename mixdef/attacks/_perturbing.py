@@ -69,7 +69,7 @@ def valid_range(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
     audited records.
 
   Raises:
-    Unavailable: for integers that are names, such as token ids.
+    Unavailable: for categorical integers, such as token ids.
 
   >>> table = Dataset.from_arrays([[0., 5.], [-2., 9.]], [0, 1])
   >>> [bound.tolist() for bound in valid_range(table)]

@@ -25,8 +25,8 @@ def one_shadow(
     shadow is eligible, see `Signals.shadows`.
 
   Raises:
-    Unavailable: if no model can serve.
-    ValueError: if the named shadow cannot.
+    Unavailable: if no model can be the shadow.
+    ValueError: if the named shadow cannot be used.
 
   >>> one_shadow(Signals.from_phi(np.eye(3)[:, :2], [[True, False]] * 3), 1)[0]
   2
@@ -88,7 +88,7 @@ def several_shadows(signals: Signals, target: int, most: int) -> np.ndarray:
     bool [S, N], a subset of `Signals.shadows(target)` and of the audited records.
 
   Raises:
-    Unavailable: if the others show only one kind of record.
+    Unavailable: if the other models have only members or only non-members.
   """
   if most < 1:
     raise ValueError(f"shadows={most}; an attack needs at least 1")

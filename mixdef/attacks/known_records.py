@@ -42,8 +42,8 @@ def threshold_known(
     ValueError: if known < 1.
 
   Deviation: the official code searches mean +/- 5 standard deviations in 1001 steps;
-    ours is exact, the lowest of equally good observed values. The draw goes by the rank
-    of phi, so it does not depend on the order of records whose phi differs.
+    ours is exact, the lowest of equally good observed values. The draw depends on the
+    rank of phi, not on the order of records with different phi.
 
   Reference: the "powerful" attack of Kaya, Dumitras, "When Does Data Augmentation Help
     With Membership Inference Attacks?", 2021, which judges 100 + 100 known records.

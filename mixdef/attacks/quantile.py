@@ -59,10 +59,10 @@ def quantile(
 
   Raises:
     Unavailable: without a population, without `hinge`, or if no reference is left.
-    ValueError: for an option outside the values above.
+    ValueError: for an invalid option.
 
   Deviation: the paper trains a network on the record itself, without references. Here
-    the default features are what references say of a record, and both heads are
+    the default features are the references' statistics of a record, and both heads are
     linear. A population record averages all references, an audited one only those
     without it, so with few models its expectation is noisier. The gaussian head has a
     penalty |weights|^2/2 in units of the population's spread, so that a class of one

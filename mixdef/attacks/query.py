@@ -49,9 +49,9 @@ def classifier_signals(
     audited records of the data are marked as audited.
 
   Raises:
-    ValueError: if a model answers NaN, the views have another shape, or the population
-      holds records of another shape or type. Copies are `data.duplicate_records`'s
-      business.
+    ValueError: if a model outputs NaN, the views have another shape, or the population
+      has records of another shape or type. Duplicates are not checked; use
+      `data.duplicate_records`.
   """
   data, others = ensemble.data, None
   records = len(data)

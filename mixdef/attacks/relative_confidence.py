@@ -69,11 +69,11 @@ def rmia(
 
   Raises:
     Unavailable: if score is "probability" and the signals have no population.
-    ValueError: for an option outside the values above.
+    ValueError: for an invalid option.
 
   Deviation: log r is averaged over views before records are compared. The authors' code
     takes a majority vote over views of LR >= gamma, which needs every pair (x, z); its
-    Taylor and soft-margin variants of p need logits and are left out.
+    Taylor and soft-margin variants of p need logits and are not implemented.
 
   Reference: Zarifzadeh, Liu, Shokri, "Low-Cost High-Power Membership Inference
     Attacks", 2024, arXiv 2312.03262.
@@ -125,8 +125,8 @@ def tune_offline_a(
     The value with the highest AUC; the first of equally good ones.
 
   Raises:
-    ValueError: if the pseudo-target is the target or has only one kind of record, or
-      the grid is empty or out of range.
+    ValueError: if the pseudo-target is the target or has only members or only
+      non-members, or the grid is empty or out of range.
 
   >>> rng = np.random.default_rng(0)
   >>> members = rng.random((8, 200)) < .5
@@ -183,7 +183,7 @@ def base(
     Scores [N] in nats, mean over views; NaN where no reference is out, or not audited.
 
   Raises:
-    ValueError: for an option outside the values above.
+    ValueError: for an invalid option.
 
   Deviation: public code divides logits by a temperature of 2 offline. Signals keep p_y,
     not the logits of every view, so the temperature is 1.

@@ -61,9 +61,9 @@ def attack_r(signals: Signals, *, target: int) -> np.ndarray:
     Scores [N] in [0, 1], one of n_out + 1 values; NaN where no reference is out, or not
     audited.
 
-  Deviation: the authors' code interpolates between the references' losses, with 0 and
-    1000 put in as the ends, so that a loss above 1000 has no place; here nothing is
-    interpolated and records tie.
+  Deviation: the authors' code interpolates between the references' losses with 0 and
+    1000 added as end points, so that it cannot rank losses above 1000; here nothing is
+    interpolated, and records can tie.
 
   Reference: Ye, Maddi, Murakonda, Bindschaedler, Shokri, "Enhanced Membership Inference
     Attacks against Machine Learning Models", 2022, arXiv 2111.09679.

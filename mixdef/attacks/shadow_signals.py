@@ -75,7 +75,7 @@ def shadow_signals(
     The `ShadowSignals`; with several processes, each gets all of it.
 
   Raises:
-    ValueError: as `fit_many` and `Ensemble.signals`, and if all models diverged.
+    ValueError: as for `fit_many` and `Ensemble.signals`, and if all models diverged.
   """
   options = Options(out=out, **training)
   with shadow_training(learner, data, members, options) as shadows:

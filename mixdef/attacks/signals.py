@@ -135,8 +135,8 @@ class Signals:
       Signals with every statistic, computed one model at a time.
 
     Raises:
-      ValueError: if shapes disagree, members is not bool, the logits hold NaN, or are
-        probabilities or on another scale; the message says what to pass.
+      ValueError: if shapes disagree, members is not bool, or the logits contain NaN,
+        are probabilities or have another scale; the message says what to pass.
 
     >>> signals = Signals.from_logits([[[40., 0., 0.]]], [0], [[True]])
     >>> float(signals.phi[0, 0, 0].round(6))
@@ -284,7 +284,7 @@ class Signals:
     not reveal the target's membership; see `designs.references`.
 
     Raises:
-      Unavailable: if no model may serve for any record.
+      Unavailable: if no model can be a reference for any record.
     """
     return self._others(target, _designs.references)
 
@@ -294,7 +294,7 @@ class Signals:
     See `designs.shadows`.
 
     Raises:
-      Unavailable: if no model may serve.
+      Unavailable: if no model can be a shadow.
     """
     return self._others(target, _designs.shadows)
 

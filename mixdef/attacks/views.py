@@ -29,7 +29,7 @@ def mirror(x: np.ndarray) -> np.ndarray:
   """Query images and their mirror images: x [B,H,W,C] -> [B,2,H,W,C].
 
   Raises:
-    ValueError: if x holds no images.
+    ValueError: if x is not images.
 
   >>> mirror(np.arange(2.0).reshape(1, 1, 2, 1)).ravel().tolist()
   [0.0, 1.0, 1.0, 0.0]
@@ -52,8 +52,8 @@ def flips_and_shifts(shift: int | None = None) -> Views:
     x [B,H,W,C] -> [B,18,H,W,C], of the same type.
 
   Raises:
-    ValueError: for a shift below 1; by the views, if x holds no images or the shift is
-      not smaller than they are.
+    ValueError: for a shift below 1; from the views, if x is not images or the shift is
+      not smaller than the images.
 
   Reference: Carlini, Chien, Nasr, Song, Terzis, Tramer, "Membership Inference Attacks
     From First Principles", 2022, arXiv 2112.03570.
@@ -85,8 +85,8 @@ def translations(distance: int = 1) -> Views:
     x [B,H,W,C] -> [B,4d+1,H,W,C], of the same type.
 
   Raises:
-    ValueError: for a distance below 1; by the views, if x holds no images or the
-      distance is not smaller than they are.
+    ValueError: for a distance below 1; from the views, if x is not images or the
+      distance is not smaller than the images.
 
   Reference: Choquette-Choo, Tramer, Carlini, Papernot, "Label-Only Membership
     Inference Attacks", 2021, arXiv 2007.14321.
@@ -117,9 +117,9 @@ def rotations(degrees: int = 9) -> Views:
     x [B,H,W,C] -> [B,2r+1,H,W,C] float32, uint8 images as x / 255.
 
   Raises:
-    ValueError: for degrees outside 1..180; by the views, if x holds no images.
+    ValueError: for degrees outside 1..180; by the views, if x is not images.
 
-  Deviation: the official grid is [0] for r = 1; here it holds -1 and 1, too.
+  Deviation: the official grid is [0] for r = 1; here it also has -1 and 1.
 
   Reference: Choquette-Choo, Tramer, Carlini, Papernot, "Label-Only Membership
     Inference Attacks", 2021, arXiv 2007.14321.
@@ -165,7 +165,7 @@ def mixed(
     x [B,...] -> [B,1+len(weights),...] float32, uint8 images as x / 255.
 
   Raises:
-    ValueError: for no partners or a weight out of range; by the views, if records and
+    ValueError: for no partners or a weight out of range; from the views, if records and
       partners differ in shape or type.
 
   >>> views = mixed(np.zeros((1, 2), np.float32), weights=(0.5,))

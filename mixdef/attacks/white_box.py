@@ -102,10 +102,10 @@ def distance_to_confident(
     ValueError: for an option out of range, or a model that diverged.
 
   Deviation: Kaya et al. define a metric of this name by crafting adversarial samples;
-    this is our reconstruction from that one sentence, and its numbers cannot be held
-    against theirs. phi has the direction of the cross-entropy's gradient and does not
-    vanish with it when a probability rounds to 0 or 1; where a network is flat, the
-    distance is infinite. Tables are clipped to each feature's own range.
+    this is our reimplementation from that one sentence, and its results cannot be
+    compared with theirs. phi has the direction of the cross-entropy's gradient and does
+    not vanish with it when a probability rounds to 0 or 1; where a network is flat, the
+    distance is infinite. Tables are clipped to the range of each feature.
 
   Reference: Kaya, Hong, Dumitras, "On the Effectiveness of Regularization Against
     Membership Inference Attacks", 2020, arXiv 2006.05336 (the name and the idea).
@@ -159,8 +159,8 @@ def gradient_norm(
   Raises:
     ValueError: for an unknown option, or a model that diverged.
 
-  Deviation: the code of RelaxLoss lists the four gradients as attacks and takes them
-    with the batch's mean; here each is the record's own.
+  Deviation: the code of RelaxLoss lists the four gradients as attacks and computes them
+    for the mean of a batch; here each is that of a single record.
 
   Reference: Chen, Yu, Fritz, "RelaxLoss: Defending Membership Inference Attacks without
     Losing Utility", 2022, arXiv 2207.05801 (its code).

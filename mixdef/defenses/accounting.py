@@ -43,9 +43,9 @@ def epsilon(
   Raises:
     ValueError: for an argument outside its range.
 
-  Deviation: Renyi accounting is an upper bound. A privacy-loss distribution is about
-    10 % tighter, but at noise 0.1 takes minutes and gigabytes, and high-utility DP-SGD
-    is run at such noise; one accountant keeps all epsilons comparable.
+  Deviation: Renyi accounting is an upper bound. A privacy-loss distribution is about 10
+    % tighter, but at noise 0.1, which high-utility DP-SGD uses, it needs minutes and
+    gigabytes; a single accountant keeps all epsilons comparable.
 
   Reference: Mironov, Talwar & Zhang, "Renyi Differential Privacy of the Sampled
     Gaussian Mechanism", 2019, arXiv 1908.10530.

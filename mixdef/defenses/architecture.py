@@ -75,7 +75,7 @@ def group_norm() -> Defense:
   Returns:
     The defense. `classifier` rejects a module without the field.
 
-  Guarantee: none of its own.
+  Guarantee: none by itself.
 
   Deviation: the groups are the largest divisor of the channels up to 16, so 16 where it
     divides, as De et al. have.
@@ -104,7 +104,7 @@ def weight_standardization() -> Defense:
   Returns:
     The defense. `classifier` rejects a module without the field.
 
-  Guarantee: none of its own.
+  Guarantee: none by itself.
 
   Deviation: the scaled form, without a learned gain: `mixdef.kernels.standardized`. The
     order of normalisation and ReLU stays the network's own, where De et al. put ReLU

@@ -66,8 +66,8 @@ def relaxloss_gan(threshold=None, *, references=4) -> Defense:
   Guarantee: none.
 
   Deviation: the official thresholds come from unprotected GANs trained on random halves
-    of a pool that holds other records, too; here the defender needs none but their own
-    members. Records outside of the training have the mean of all thresholds.
+    of a pool that holds other records, too; here the defender needs only their own
+    members. Records outside the training set have the mean of all thresholds.
 
   Reference: the RelaxLoss baseline of Mixup Training for Generative Models to Defend
     Membership Inference Attacks, INFOCOM 2023; Chen, Yu, Fritz, RelaxLoss, 2022, arXiv

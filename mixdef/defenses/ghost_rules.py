@@ -53,7 +53,7 @@ def measure(module, kwargs, params, x, cotangent, views):
     values.
 
   Raises:
-    UnsupportedError: if the module cannot run alone.
+    UnsupportedError: if the module cannot be applied separately.
   """
   inputs = _inputs(module, x)
   if inputs is not None:

@@ -51,8 +51,8 @@ def record_layers(losses_fn, params, batch, ctx, views):
     that no layer holds does not affect the losses.
 
   Raises:
-    UnsupportedError: if a parameter acts elsewhere than in a leaf module that is
-      applied once, to one array, and keeps the batch axis first.
+    UnsupportedError: if a parameter is used outside a leaf module that is applied once,
+      to one array, and keeps the batch axis first.
   """
   records = grouped(batch, views)
   outputs = _probe(losses_fn, params, records, ctx, views)

@@ -32,7 +32,7 @@ def principal_components(x: np.ndarray, components: int) -> Projection:
     components: C >= 1; fewer are returned where the records vary in fewer directions.
 
   Raises:
-    ValueError: for no components, or records that are all alike.
+    ValueError: for no components, or if all records are equal.
 
   >>> line = np.array([[0.0, 0.0], [3.0, 4.0], [6.0, 8.0]])
   >>> principal_components(line, 2).spread

@@ -107,7 +107,7 @@ def pair_signals(
     The `PairSignals`.
 
   Raises:
-    ValueError: for a number out of range, or if a critic answers NaN.
+    ValueError: for a number out of range, or if a critic outputs NaN.
   """
   for lam in lambdas:
     if not 0 < lam < 1:
@@ -162,7 +162,7 @@ def lira_gan_mixed_query(
     Unavailable: if the signals are not of pairs.
 
   Deviation: the official ratio divides densities with 1e-8 in the denominator, which
-    flattens all that is rare; here logarithms are subtracted. Its pairs share records.
+    flattens small densities; here logarithms are subtracted. Its pairs share records.
 
   Reference: Mixup Training for Generative Models to Defend Membership Inference
     Attacks, INFOCOM 2023.
@@ -212,11 +212,11 @@ def adaptive_grid(
     "mixed/mixup".
 
   Raises:
-    ValueError: if the ensembles were trained on other subsets, or a number is out of
-      range.
+    ValueError: if the ensembles were trained on different subsets, or a number is out
+      of range.
 
   Deviation: the official scripts never evaluate the attacked network in the mixed
-    cells; here it is, so that these cells differ from the paper's.
+    cells; here it is evaluated, so these cells differ from the paper's.
 
   Reference: Mixup Training for Generative Models to Defend Membership Inference
     Attacks, INFOCOM 2023.

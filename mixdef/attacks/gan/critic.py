@@ -38,12 +38,13 @@ def logan(signals: Signals, *, target: int, over: str = "max") -> np.ndarray:
     Scores [N]; NaN where not audited.
 
   Raises:
-    Unavailable: if the signals hold no scores of critics.
+    Unavailable: if the signals have no scores of critics.
 
-  Deviation: the loss of a WGAN leaves a constant of each critic free, so each is
-    centred before critics or targets are compared; one critic of one target ranks as
-    the plain D(x, y). The official toy code calls the n records of the highest scores
-    members and takes n as known; here the scores are returned.
+  Deviation: the loss of a WGAN determines each critic only up to a constant, so each is
+    centred before critics or targets are compared; a single critic of a single target
+    ranks records like the plain D(x, y). The official toy code predicts that the n
+    records of the highest scores are members and assumes that n is known; here the
+    scores are returned.
 
   Reference: Hayes, Melis, Danezis, De Cristofaro, "LOGAN: Membership Inference Attacks
     Against Generative Models", 2019, arXiv 1705.07663.
@@ -103,7 +104,7 @@ def logan_black_box(
     where not attacked.
 
   Raises:
-    ValueError: for a model or record that is none.
+    ValueError: for an invalid model or record.
     Unavailable: if the attacker's GAN diverges.
 
   Reference: Hayes, Melis, Danezis, De Cristofaro, "LOGAN: Membership Inference Attacks
@@ -165,10 +166,10 @@ def tvd(
     where the observed one counts as a permutation.
 
   Raises:
-    ValueError: for another shape, or if members or non-members are missing.
+    ValueError: for a wrong shape, or if members or non-members are missing.
 
   Deviation: privGAN's bins divide [0,1], the range of a critic with a sigmoid; the
-    critic of a WGAN has no range. It reports no null.
+    critic of a WGAN has no range. It reports no null distribution.
 
   Reference: Mukherjee et al., "privGAN: Protecting GANs from membership inference
     attacks at low cost", 2021, arXiv 2001.00071 (its code).

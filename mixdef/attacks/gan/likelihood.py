@@ -54,8 +54,8 @@ def lira_gan_discriminator(
   Returns:
     Scores [N] in nats; NaN where no reference is out, or not audited.
 
-  Deviation: the official evaluation of an unprotected target keeps it among its own
-    references; here it is left out. The variance is floored as in `lira_online`.
+  Deviation: the official evaluation of an unprotected target includes it among its own
+    references; here it is excluded. The variance is floored as in `lira_online`.
 
   >>> l = np.array([[-7.0, -11.52, -3.68, -7.16, 0.56]]).T
   >>> members = np.array([[False, True, True, False, False]]).T
@@ -128,10 +128,10 @@ def lira_gan_reconstruction(
     Scores [N] in nats; NaN where no reference is out, not audited or not reconstructed.
 
   Raises:
-    Unavailable: if the signals hold no reconstructions.
+    Unavailable: if the signals have no reconstructions.
 
-  Deviation: the paper shows the distributions of these losses; a script that makes an
-    attack of them is not public.
+  Deviation: the paper shows the distributions of these losses; no script that uses them
+    in an attack is public.
   """
   signals.check_model("target", target)
   losses = getattr(signals, "reconstruction", None)
@@ -170,7 +170,7 @@ def with_reconstructions(
     The signals with the losses as `reconstruction`, NaN where not computed.
 
   Raises:
-    ValueError: if the signals are of other models, or as `reconstruction_losses`.
+    ValueError: if the signals are of other models, or as for `reconstruction_losses`.
   """
   if not np.array_equal(signals.members, ensemble.members):
     raise ValueError(

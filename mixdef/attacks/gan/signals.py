@@ -82,12 +82,12 @@ def gan_signals(
     The `GanSignals` with Q = 1, without reconstructions.
 
   Raises:
-    ValueError: if a critic answers NaN, the population's records are of another shape
-      or type, or there are views.
+    ValueError: if a critic outputs NaN, the population's records have another shape or
+      type, or views are passed.
 
-  Deviation: the official code takes the mean of 64 fakes for the target and a single
-    one for the references, whose losses are then noisier. For several critics the
-    paper's rule, the minimum of D(fake) - D(x), is applied to the references, too.
+  Deviation: the official code uses the mean of 64 fakes for the target but a single
+    fake for the references, whose losses are therefore noisier. For several critics the
+    paper's rule, the minimum of D(fake) - D(x), is also applied to the references.
 
   Reference: Mixup Training for Generative Models to Defend Membership Inference
     Attacks, INFOCOM 2023.
@@ -133,7 +133,7 @@ def with_references(natural: Signals, defended: Signals, target: int) -> Signals
     has, or that differ in shape, such as scores of more critics, are dropped.
 
   Raises:
-    ValueError: if the two differ in who trained on what.
+    ValueError: if the two were trained on different subsets.
   """
   if not np.array_equal(natural.members, defended.members):
     raise ValueError(
@@ -173,7 +173,7 @@ def critic_scores(ensemble: Ensemble, x: ArrayLike, y: ArrayLike) -> np.ndarray:
     y: conditions float32 [B,K].
 
   Raises:
-    ValueError: naming the models that answer NaN.
+    ValueError: naming the models that output NaN.
   """
   return _finite(ensemble.query(_scores, x, y))
 
@@ -190,7 +190,7 @@ def fake_scores(ensemble: Ensemble, y: ArrayLike, num_fakes: int) -> np.ndarray:
     num_fakes: number of latents in the mean, at least 1.
 
   Raises:
-    ValueError: for no fakes, or naming the models that answer NaN.
+    ValueError: for no fakes, or naming the models that output NaN.
   """
   if num_fakes < 1:
     raise ValueError(f"num_fakes={num_fakes}; pass at least 1")
