@@ -117,7 +117,7 @@ def rotations(degrees: int = 9) -> Views:
     x [B,H,W,C] -> [B,2r+1,H,W,C] float32, uint8 images as x / 255.
 
   Raises:
-    ValueError: for degrees outside 1..180; by the views, if x is not images.
+    ValueError: for degrees outside 1..180; from the views, if x is not images.
 
   Deviation: the official grid is [0] for r = 1; here it also has -1 and 1.
 

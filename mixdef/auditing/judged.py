@@ -44,8 +44,8 @@ def judged(signals: Signals) -> tuple[Signals, list[str]]:
     )
   if not able.all():
     remarks.append(
-      f"{_models(~able)} trained on all audited records or on none, and used as "
-      "references only."
+      f"{_models(~able)} trained on all audited records or on none: used as a "
+      "reference only."
     )
   _refuse_two_subsets_of_one_model(signals)
   alike = signals.related

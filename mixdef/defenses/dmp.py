@@ -49,7 +49,7 @@ def dmp(temperature=1.0, *, entropy=1.0) -> Defense:
   Deviation: the paper selects auxiliary rows of low entropy, by an unpublished rule;
     here by a bound on the entropy of each row, at temperature 1 regardless of T [ours].
     Rows above it have weight 0, so batches differ in size, and a batch without
-    remaining rows has no update: its loss and accuracy in the history are 0. The
+    remaining rows has no gradient: its loss and accuracy in the history are 0. The
     published code recreates the optimizer each epoch, and a port of it divides the KL
     by K; here momentum is kept and the KL is a sum over classes.
 

@@ -134,15 +134,15 @@ def test_one_attack_needs_no_list(outputs):
 @pytest.mark.parametrize(
   ("named", "message"),
   [
-    ([never], "is no attack of this catalogue: write its name"),
-    ([3], "3 is no attack of this catalogue"),
+    ([never], "is not an attack of this catalogue: pass a name"),
+    ([3], "3 is not an attack of this catalogue"),
     ([], "attacks are empty"),
     (["attack_r", "attack_r"], "attacks name attack_r twice"),
     ("attack_r, attack_r", "attacks name attack_r twice"),
-    ("lira_online(target=3)", "no argument 'target' can be given here"),
-    ("lira_online(signals=3)", "no argument 'signals' can be given here"),
-    ("label_only_noise(records=3)", "no argument 'records' can be given here"),
-    ("quantile(features=3)", "no argument 'features' can be given here"),
+    ("lira_online(target=3)", "no argument 'target' here"),
+    ("lira_online(signals=3)", "no argument 'signals' here"),
+    ("label_only_noise(records=3)", "no argument 'records' here"),
+    ("quantile(features=3)", "no argument 'features' here"),
     ("rmia(gamma='x')", "rmia: gamma is 'x'; pass a number"),
     ("rmia(gama=1)", "did you mean gamma"),
     ("rmia(2.0)", "positional"),
@@ -160,5 +160,5 @@ def test_options_of_a_loss_are_its_own():
 
   ATTACKS.resolve("gan_leaks_calibrated(num_samples=5)")
   ATTACKS.resolve("gan_leaks_calibrated(loss='reconstruction', steps=3)")
-  with pytest.raises(ValueError, match="loss='nearest' has no steps"):
+  with pytest.raises(ValueError, match="loss='nearest' has no argument steps"):
     ATTACKS.resolve("gan_leaks_calibrated(steps=3)")

@@ -139,7 +139,9 @@ def test_models_of_one_split_are_judged_by_what_needs_no_references():
   assert list(report["attacks"]) == ["loss_threshold"]
   for name in QUICK[1:]:
     assert "needs reference models" in report["not_run"][name]
-    assert "the others were trained on its records" in report["not_run"][name]
+    assert (
+      "the other models were trained on the same records" in report["not_run"][name]
+    )
   assert "trained on the same records" in report["limits"][0]
   assert report["verdict"]["level"] in ("none_found", "low")
 
@@ -179,7 +181,7 @@ def test_models_of_all_or_no_records_are_references_only():
   members = np.concatenate([halves(6, 0), np.ones((1, RECORDS), bool)])
   signals, remarks = judged(leaky(members))
   assert remarks == [
-    "Model 6 was trained on all audited records or on none: of use as a reference only."
+    "Model 6 was trained on all audited records or on none: used as a reference only."
   ]
   assert signals.references(0)[6].all()
 

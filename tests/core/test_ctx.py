@@ -134,7 +134,7 @@ def test_a_hook_of_other_arguments_is_named_with_those_it_is_given():
     r"mine.update must accept \(state, ctx\), not \(state, ctx, losses\)": {
       "update": lambda state, ctx, losses: state
     },
-    r"mine.value_and_grad takes \(losses_fn\), not \(\)": {
+    r"mine.value_and_grad must accept \(losses_fn\), not \(\)": {
       "value_and_grad": lambda: None
     },
   }

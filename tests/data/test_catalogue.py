@@ -56,7 +56,7 @@ def test_a_folder_that_is_none_is_told(tmp_path, monkeypatch):
   with pytest.raises(ValueError, match=r"^data_dir is empty: pass the path of a fi"):
     load("mnist", data_dir="")
   monkeypatch.setenv("MIXDEF_DATA", str(file))
-  with pytest.raises(ValueError, match=f"^MIXDEF_DATA={file} is a file; name the"):
+  with pytest.raises(ValueError, match=f"^MIXDEF_DATA={file} is a file; pass the"):
     load("mnist")
 
 

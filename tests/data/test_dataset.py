@@ -265,7 +265,7 @@ def test_split_refuses_what_makes_no_sense():
     data.hold_out().hold_out()
   with pytest.raises(ValueError, match=r"auxiliary records .* call hold_out first"):
     data.with_auxiliary(3).hold_out()
-  with pytest.raises(ValueError, match=r"marked always .* call hold_out first"):
+  with pytest.raises(ValueError, match=r"always-member records .* call hold_out first"):
     _mark_always(data, [3]).hold_out()
   with pytest.raises(ValueError, match=r"fraction=0\.001 holds out 0 of 40"):
     data.hold_out(0.001)

@@ -105,7 +105,7 @@ def test_what_cannot_be_sampled_is_named(run):
       conditions(run, y)
   broken = jax.tree.map(lambda leaf: leaf * jnp.nan, run.state.params)
   broken = dataclasses.replace(run, state=run.state._replace(params=broken))
-  with pytest.raises(ValueError, match="not finite: it diverged"):
+  with pytest.raises(ValueError, match="not finite because it diverged"):
     samples(broken, 3)
 
 
