@@ -148,7 +148,7 @@ def test_public_moments_cost_no_guarantee():
   assert not data.standardized
   assert data.standardize().standardized
   train(data=data)
-  with pytest.raises(ValueError, match="prepare both alike"):
+  with pytest.raises(ValueError, match="preprocess both in the same way"):
     DATA.standardize(STANDARD.select([0, 1]).__class__(np.zeros((2, 3)), [0, 1], 2))
 
 
