@@ -253,9 +253,7 @@ def _added(
   if not (isinstance(canaries, str) or dp_baseline is True):
     return canaries, dp_baseline or None
   if isinstance(source, Signals):
-    raise ValueError(
-      "canaries and dp_baseline train models: pass an ensemble instead of signals"
-    )
+    raise ValueError("canaries and dp_baseline train models: pass an ensemble")
   recipe, data = Recipe.of(source, **training), None
   if isinstance(canaries, str):
     data = planted(source.data, canaries, seed=training["seed"])
@@ -326,8 +324,7 @@ def _setting(
       "dataset": ensemble.data.name,
       "references": "trained with the target's own defense",
       "weights": (
-        "as released, including weight averaging, rollback and output defenses if the "
-        "defense has them"
+        "as released, with weight averaging, rollback and output defenses, if any"
       ),
       "epochs": ensemble.plan.epochs,
       "batch_size": ensemble.plan.batch_size,
@@ -362,8 +359,8 @@ def _limits(
   ]
   if signals.target is None:
     lines.append(
-      "Attacks differ in their access to the model; where the table says so, "
-      "white-box and trained attacks were run on the first models only."
+      "Attacks differ in their access to the model; white-box and trained attacks "
+      "were run on the first models only where the table says so."
     )
   notes = {name: f["note"] for name, f in findings.figures.items() if f["note"]}
   lines += [f"{name}: {note}." for name, note in notes.items()]

@@ -255,8 +255,10 @@ registry.dataset(
     name="casia_face",
     folders=("casia_face", "CASIA-WebFace"),
     min_images=100,
-    advice="ask the Institute of Automation, Chinese Academy of Sciences, for"
-    " CASIA-WebFace (research only, under a signed agreement)",
+    advice=(
+      "request CASIA-WebFace from the Institute of Automation, Chinese Academy of "
+      "Sciences (research only, under a signed agreement)"
+    ),
   ),
   name="casia_face",
   files="`casia_face/<identity>/*.jpg`, identities with at least 100 images",

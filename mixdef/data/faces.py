@@ -125,8 +125,8 @@ def celeba64(
       "celeba64",
       data_dir / "celeba64",
       "train.webp, test.webp (or .png) and labels.npz (y_train, y_test)",
-      "make sheets of 64 tiles of 64 x 64 a row of your own copy of CelebA (for"
-      " non-commercial research, not to be passed on), or load celeba",
+      "make sheets with 64 tiles of 64 x 64 pixels per row from CelebA (for "
+      "non-commercial research, no redistribution), or load celeba",
     )
   return data
 
@@ -160,8 +160,8 @@ def lfw62(
       "lfw62",
       data_dir / "lfw62",
       "train.png, test.png (or .webp) and labels.npz (y_train, y_test)",
-      "make sheets of 50 tiles of 64 x 64 a row of your own copy of LFW (for"
-      " research), or load lfw",
+      "make sheets with 50 tiles of 64 x 64 pixels per row from LFW (for research), "
+      "or load lfw",
     )
   return data
 

@@ -144,6 +144,6 @@ def _read_codes(
       # Stored as a number, 0031 becomes 31 or 31.0.
       if re.fullmatch(r"\d{1,5}(\.0)?", code):
         raise ValueError(f"{path} is damaged: {why}: {_AS_NUMBERS}")
-      raise files.damaged(path, why, "take the official file")
+      raise files.damaged(path, why, "use the official file")
     codes[admission].append(code[: 4 if code.startswith("E") else 3])
   return codes
