@@ -112,7 +112,7 @@ def test_too_few_records_are_neither_an_accusation_nor_an_all_clear(report):
   assert level == "too_few_records"
   assert "too few records to measure" in text
   assert "Audit more records" in text
-  for claim in ("public", "release", "distinguish", "identif", "exclud"):
+  for claim in ("public", "release", "distinguish", "exclud"):
     assert claim not in text.split("; 0.5")[0].replace("guessing", "")
   # Canaries that suffice still count.
   report["canaries"] = canaries(0.8)
@@ -316,7 +316,7 @@ def test_pitfall_144_the_verdict_is_that_of_the_worst_case(report):
   assert "None of the attacks" not in text
   assert "No canaries were planted" not in text
   assert "mislabelled canaries planted for the audit, 21.0 % are identified" in text
-  assert verdict(report)["headline"].startswith("Unusual records")
+  assert verdict(report)["headline"].startswith("Unusual members")
   report["strongest"] = found(0.75)
   assert verdict(report)["headline"].startswith("Training records can be told")
 

@@ -109,7 +109,7 @@ def lira_gan_discriminator_offline(
   family="reference",
   reads="signals",
   of="generators",
-  note="reconstructed from the paper's results; no public script",
+  note="inferred from the plots of the paper, which has no public script",
 )
 @checked(ddof=count(0, 1))
 def lira_gan_reconstruction(
@@ -137,7 +137,7 @@ def lira_gan_reconstruction(
   losses = getattr(signals, "reconstruction", None)
   if losses is None:
     raise Unavailable(
-      "these signals have no reconstructions; add them with with_reconstructions"
+      "these signals have no reconstructions; add them by with_reconstructions"
     )
   made = ~np.isnan(losses).any((0, 2))
   remade = Signals(
