@@ -116,7 +116,9 @@ def test_parts_that_couple_rows_are_refused_in_a_sweep_before_work_starts(tmp_pa
     network = models.mlp(4, num_classes=2)
     return classifier(network, optax.sgd(0.1), chain(centred, dp_sgd(delta=1e-3)))
 
-  with pytest.raises(ValueError, match="mine changes the loss of a row by the other"):
+  with pytest.raises(
+    ValueError, match="mine makes the loss of a row depend on the other"
+  ):
     train(learner, sweep={"scale": np.ones(2)}, out=tmp_path / "run")
   assert not (tmp_path / "run").exists()
 

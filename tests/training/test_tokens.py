@@ -65,7 +65,7 @@ def test_the_whole_catalogue_says_what_tokens_do_not_allow(trained):
   names = {"loss_threshold", "rmia(score='ratio')", "gradient_norm(wrt='weights')"}
   assert set(result.report["attacks"]) == names
   for reason in result.report["not_run"].values():
-    assert "names such as token ids" in reason
+    assert "categories such as token ids" in reason
 
 
 @pytest.mark.parametrize(
