@@ -138,7 +138,9 @@ def test_reference_records_are_never_scored():
   scores = label_only_boundary(ensemble, target=0, iterations=1)
   np.testing.assert_array_equal(np.isnan(scores), data.auxiliary)
   first = np.flatnonzero(data.auxiliary)[0]
-  with pytest.raises(ValueError, match=f"records hold {first}, which is no audited"):
+  with pytest.raises(
+    ValueError, match=f"records hold {first}, which is not an audited"
+  ):
     label_only_boundary(ensemble, target=0, records=[first])
 
 

@@ -132,7 +132,7 @@ def test_the_report_says_which_model_it_describes(released, pooled):
   assert released.report["target"]["text"] == text
   assert f"This describes {text}." in spoken(released.report)
   assert "the recipe, all 8 models pooled" in spoken(pooled.report)
-  assert "not one model" in spoken(pooled.report)
+  assert "not a single model" in spoken(pooled.report)
   for found in (released, pooled):
     check_schema(found.report)
     assert found.report["target"]["text"] in found.html()
@@ -147,7 +147,7 @@ def test_any_row_can_be_the_released_one(pooled, target):
   assert members[listed].all()
   for name, row in found.report["attacks"].items():
     assert row["auc"] == auc(pooled.scores[name][target], members)
-  assert f"model {target}, the released one" in spoken(found.report)
+  assert f"model {target}, the released model" in spoken(found.report)
   # The order of the models does not matter to attacks whose references are all others.
   others = [s for s in range(MODELS) if s != target]
   turned = audit(pooled.signals.only_models([target, *others]), attacks=NAMES, target=0)

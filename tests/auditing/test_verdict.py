@@ -318,7 +318,7 @@ def test_pitfall_144_the_verdict_is_that_of_the_worst_case(report):
   assert "mislabelled canaries planted for the audit, 21.0 % are identified" in text
   assert verdict(report)["headline"].startswith("Unusual members")
   report["strongest"] = found(0.75)
-  assert verdict(report)["headline"].startswith("Training records can be told")
+  assert verdict(report)["headline"].startswith("Members can be distinguished")
 
 
 def test_a_weak_finding_asks_for_canaries_only_if_there_were_none(report):

@@ -315,7 +315,7 @@ def test_mistakes_are_one_line_before_anything_is_written(wrong, message):
     (
       dataclasses.replace(TINY, canaries="ood:9", canary_source="synthetic_memorize"),
       ValueError,
-      "source holds float32 \\(20,\\) but the data hold",
+      "source has records float32 \\(20,\\), but the data have",
     ),
   ],
 )
@@ -332,7 +332,9 @@ def test_mistakes_in_the_data_are_one_line_before_training(
 def test_a_table_has_no_mirror_images(tmp_path, small_table):
   table = {"dataset": "location30", "data_dir": small_table(200), "train_size": 0}
   settings = dataclasses.replace(TINY, **table, views="mirror")
-  with pytest.raises(ValueError, match=r"are no images .*: they have no mirror image"):
+  with pytest.raises(
+    ValueError, match=r"are not images .*, so there is no mirror image"
+  ):
     job.execute(settings, tmp_path / "run", audit.run)
   assert not list((tmp_path / "run").iterdir())
   mixed = dataclasses.replace(TINY, **{**table, **FEW}, views="mixed")

@@ -333,6 +333,6 @@ def test_a_part_cannot_be_called_chain():
 
 @pytest.mark.slow
 def test_a_stage_and_dp_would_spend_two_budgets():
-  with pytest.raises(ValueError, match="counts one training"):
+  with pytest.raises(ValueError, match="covers a single training"):
     chain(distillation(), dp_sgd())
   chain(distillation(), dp_sgd(guarantee=False))

@@ -108,7 +108,7 @@ def test_always_rows_are_in_every_model_and_change_no_other_draw(design):
       r"always_member has shape \(5,\); pass \[6\]",
     ),
     ({"design": "paired"}, "design='paired'; choose from bernoulli, balanced"),
-    ({"fraction": 0.0}, r"fraction=0\.0; pass a share in \(0, 1\]"),
+    ({"fraction": 0.0}, r"fraction=0\.0; pass a fraction in \(0, 1\]"),
     ({"num_models": 0}, "num_models=0; pass at least 1"),
     ({"num_models": 4.0}, r"num_models=4\.0; pass an integer of at least 1"),
     ({"data": True}, "data=True; pass an integer"),

@@ -88,7 +88,9 @@ def test_relaxloss_turns_records_by_their_own_thresholds():
   learner = wgan_gp(NETWORKS, defense=part)
   losses = jnp.array([-1.0, 1.0, 1.0, 0.0])
   batch = gather(device(DATA), rows_of(4, 0), CLASSES)
-  with pytest.raises(ValueError, match=rf"shape \(4,\); give one .* {RECORDS} records"):
+  with pytest.raises(
+    ValueError, match=rf"shape \(4,\); pass one per record, {RECORDS}"
+  ):
     start(learner)
   state = part.init(None, _spec(4))
   ctx = CTX._replace(batch=batch)

@@ -84,7 +84,7 @@ def test_labels_that_are_none_are_refused(runs, y, message):
     ("float", PICTURES, r"read as x / 255: pass x.astype\(np.float32\)"),
     ("names", FLOATS, r"categories such as token ids; pass x.astype\(np.int32\)"),
     ("names", FLOATS > 0.5, "token ids"),
-    ("float", FLOATS[0], r"x is one record of shape \(2, 3\); .* x\[None\]"),
+    ("float", FLOATS[0], r"x is a single record of shape \(2, 3\); .* x\[None\]"),
     ("uint8", PICTURES[0], r"x\[None\]"),
     (
       "float",
