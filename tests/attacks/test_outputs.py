@@ -109,7 +109,7 @@ def test_some_rows_that_happen_to_sum_to_one_are_no_probabilities():
     ({"logits": logits_of()[:2]}, r"shape \(2, 40, 5\); pass \[3, 40, K\]"),
     (
       {"members": inputs()["members"].T},
-      r"members has shape \(40, 3\); give .*members\.T",
+      r"members has shape \(40, 3\); pass .*members\.T",
     ),
     (
       {"members": inputs()["members"].astype(int)},
@@ -152,7 +152,7 @@ def test_some_rows_that_happen_to_sum_to_one_are_no_probabilities():
     ({"audited": np.ones(RECORDS)}, r"audited\.astype\(bool\)"),
     ({"ids": np.zeros(RECORDS, int)}, "ids contain 0 40 times"),
     ({"ids": np.arange(9)}, r"ids have shape \(9,\); pass \[40\]"),
-    ({"ids": np.arange(RECORDS) / 2}, "ids have type float64; give"),
+    ({"ids": np.arange(RECORDS) / 2}, "ids have type float64; pass"),
   ],
 )
 def test_arrays_that_mean_something_else_are_refused_with_the_fix(changed, message):
