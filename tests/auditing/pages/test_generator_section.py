@@ -162,7 +162,7 @@ def test_the_theory_names_the_measured_auc_beside_its_bound(case):
     assert row[5].startswith(f"{side['auc']:.3f} ")
     assert float(row[5].split()[0]) <= float(row[4])
   falls = [f"{100 * side['share']:.3g}%" for side in given["proposition_1"].values()]
-  assert f"it falls for {falls[0]} of the members" in text(part)
+  assert f"lowers Λ for {falls[0]} of the members" in text(part)
   assert f"and for {falls[1]} of the non-members" in text(part)
 
 
