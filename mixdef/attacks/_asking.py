@@ -23,7 +23,8 @@ def records_to_ask(ensemble: Ensemble, target: int, records: Any = None) -> np.n
     records: int [R], or None for every audited record.
 
   Raises:
-    ValueError: if the target is no model, or a record is none or not audited.
+    ValueError: for an invalid target, or a record that does not exist or is not
+      audited.
   """
   check_model("target", target, len(ensemble))
   audited = ensemble.data.audited
@@ -34,7 +35,7 @@ def records_to_ask(ensemble: Ensemble, target: int, records: Any = None) -> np.n
     raise ValueError(f"records are {rows.dtype} {rows.shape}; pass int [R] indices")
   for row in rows:
     if not 0 <= row < len(audited) or not audited[row]:
-      raise ValueError(f"records hold {row}, which is no audited record: leave it out")
+      raise ValueError(f"records hold {row}, which is not an audited record: remove it")
   return rows
 
 
@@ -58,8 +59,8 @@ def shadow_examples(
     bool [F].
 
   Raises:
-    Unavailable: if no model can serve.
-    ValueError: if the named shadow cannot.
+    Unavailable: if no model can be the shadow.
+    ValueError: if the named shadow cannot be used.
   """
   members, audited = ensemble.members, ensemble.data.audited
   check_shadow(len(members), target, shadow)

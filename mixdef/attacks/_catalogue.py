@@ -111,7 +111,7 @@ class Catalogue:
         attack.
 
     Raises:
-      ValueError: for what names no attack here, and for an attack named twice.
+      ValueError: for an unknown attack or an attack named twice.
     """
     if isinstance(attacks, str):
       attacks = split_calls(attacks) or None
@@ -125,7 +125,7 @@ class Catalogue:
       if names.count(name) > 1:
         raise ValueError(f"attacks name {name} twice: name it once")
     if not names:
-      raise ValueError("attacks are empty: name one at least, or leave them out")
+      raise ValueError("attacks are empty: name at least one, or omit the argument")
     return names
 
   def _text(self, attack: Any) -> str:
@@ -136,9 +136,9 @@ class Catalogue:
     name = getattr(function, "__name__", repr(attack))
     if self.attacks.get(name) is not function or getattr(attack, "args", ()):
       raise ValueError(
-        f"{attack!r} is no attack of this catalogue: write its name, for example "
-        f"{self.names(None)[0]!r}, or @mixdef.attack(family=..., reads=...) above "
-        "a function of your own"
+        f"{attack!r} is not an attack of this catalogue: pass a name, for example "
+        f"{self.names(None)[0]!r}, or @mixdef.attack(family=..., reads=...) above a "
+        "custom function"
       )
     words = [
       f"{key}={value!r}" for key, value in getattr(attack, "keywords", {}).items()
@@ -173,7 +173,7 @@ def _with(attack: Any, **options) -> Attack:
       near = difflib.get_close_matches(name, takes, n=1)
       hint = f"; did you mean {near[0]}?" if near else ""
       known = ", ".join(takes) or "none"
-      raise TypeError(f"no argument {name!r} can be given here{hint} (known: {known})")
+      raise TypeError(f"there is no argument {name!r} here{hint} (known: {known})")
   if not options:
     return attack
   if hasattr(attack, "check"):

@@ -126,8 +126,9 @@ def references(
   Returns:
     bool [S, N].
 
-  Deviation: the draw depends on the target and on a record's position, so unless draws
-    were independent, permuting records changes which references are dropped.
+  Deviation: the draw depends on the target and on the position of a record, so
+    permuting the records changes which references are dropped, unless subsets were
+    drawn independently.
 
   >>> members = np.array([[True], [True], [False], [False]])
   >>> audited = np.array([True])

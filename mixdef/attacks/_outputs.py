@@ -18,7 +18,10 @@ _LINEAR = {
   "percentages": (lambda f: f / 100, "pass np.log(np.maximum(p / 100, 1e-30))"),
 }
 _LOGARITHMS = {
-  "negated log-probabilities": (lambda f: np.exp(-f), "pass them with the other sign"),
+  "negated log-probabilities": (
+    lambda f: np.exp(-f),
+    "pass them with the opposite sign",
+  ),
   "log-probabilities of base 2": (np.exp2, "multiply them by np.log(2)"),
   "log-probabilities of base 10": (lambda f: 10**f, "multiply them by np.log(10)"),
 }
@@ -45,7 +48,7 @@ def read_file(path: str | pathlib.Path) -> dict[str, Any]:
   unknown = set(arrays) - {"logits", "keep", "labels", *_OPTIONAL}
   if unknown:
     raise ValueError(
-      f"{path} holds {sorted(unknown)[0]!r}, which is not read; optional are "
+      f"{path} has an unknown array {sorted(unknown)[0]!r}; the optional arrays are "
       f"{', '.join(_OPTIONAL)}"
     )
   if "population_logits" in arrays or "population_labels" in arrays:
@@ -75,11 +78,13 @@ def read(
     labels and members as arrays.
 
   Raises:
-    ValueError: for what is no logits of these labels and models, with the fix.
+    ValueError: if the array is not logits of these labels and models, with the fix.
   """
   logits = validate.numbers(logits, name)
   if logits.dtype == bool:
-    raise ValueError(f"{name} are bool, decisions and no logits; pass logits [S, N, K]")
+    raise ValueError(
+      f"{name} are bool, which are decisions, not logits; pass logits [S, N, K]"
+    )
   members = validate.bools(members, "members")
   labels = validate.labels(labels, "labels")
   _check_axes(logits, labels, members, name)
@@ -109,7 +114,7 @@ def _check_axes(
   """Find which of the three arrays does not match the others and report its shape."""
   shape = logits.shape
   if 0 in shape:
-    raise ValueError(f"{name} have shape {shape}; pass [S, N, K], none 0")
+    raise ValueError(f"{name} have shape {shape}; pass [S, N, K] without empty axes")
   if shape[:2] == members.shape and members.shape[1:] != labels.shape:
     raise ValueError(f"labels have shape {labels.shape}; pass [{members.shape[1]}]")
   validate.membership(members, len(labels))

@@ -32,7 +32,7 @@ def statistics(log_probs: ArrayLike, labels: ArrayLike) -> dict[str, np.ndarray]
   Raises:
     ValueError: for NaN, +inf, a row of only -inf, or labels outside 0..K-1.
 
-  Deviation: official LiRA adds 1e-45 inside both logs of a probability, which bends
+  Deviation: official LiRA adds 1e-45 inside both logs of a probability, which distorts
     every phi below -100; here only the entries that are exactly 0 are replaced.
 
   Reference: Carlini, Chien, Nasr, Song, Terzis, Tramer, "Membership Inference Attacks

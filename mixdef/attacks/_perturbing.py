@@ -17,8 +17,8 @@ def refuse_nan(values: np.ndarray) -> None:
   """Raise a ValueError if the target's outputs hold NaN."""
   if np.isnan(values).any():
     raise ValueError(
-      "the target answers NaN: it diverged; train it with a lower learning rate, or "
-      "leave it out"
+      "the target outputs NaN because it diverged; train it with a lower learning "
+      "rate, or exclude it"
     )
 
 
@@ -69,7 +69,7 @@ def valid_range(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
     audited records.
 
   Raises:
-    Unavailable: for integers that are names, such as token ids.
+    Unavailable: for categorical integers, such as token ids.
 
   >>> table = Dataset.from_arrays([[0., 5.], [-2., 9.]], [0, 1])
   >>> [bound.tolist() for bound in valid_range(table)]

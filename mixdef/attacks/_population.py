@@ -20,10 +20,12 @@ def check(own: Any, others: Any) -> None:
   if others.phi.shape[::2] != own.phi.shape[::2]:
     raise ValueError(
       f"the population's phi has shape {others.phi.shape}, the records' "
-      f"{own.phi.shape}: ask the same models with the same views"
+      f"{own.phi.shape}: query the same models with the same views"
     )
   if others.members.any():
-    raise ValueError("a model trained on a record of the population: leave it out")
+    raise ValueError(
+      "a model was trained on a record of the population: remove the record"
+    )
   known = own.audited | own.members.any(0)
   records, theirs = _marks(own.phi[:, known]), _marks(others.phi)
   copies, count = np.isin(theirs, records), len(theirs)
@@ -35,8 +37,8 @@ def check(own: Any, others: Any) -> None:
   if too_many or (copies.all() and alike < 0.5):
     raise ValueError(
       f"{copies.sum()} of the {count} records of the population, the first at "
-      f"{copies.argmax()}, are given the same outputs as audited records by every "
-      "model; pass records that are not among the N"
+      f"{copies.argmax()}, have the same outputs as audited records in every model; "
+      "pass records that are not among the N"
     )
 
 

@@ -25,8 +25,8 @@ def one_shadow(
     shadow is eligible, see `Signals.shadows`.
 
   Raises:
-    Unavailable: if no model can serve.
-    ValueError: if the named shadow cannot.
+    Unavailable: if no model can be the shadow.
+    ValueError: if the named shadow cannot be used.
 
   >>> one_shadow(Signals.from_phi(np.eye(3)[:, :2], [[True, False]] * 3), 1)[0]
   2
@@ -66,8 +66,8 @@ def choose_shadow(
     return (target + int(np.roll(both, -target).argmax())) % len(both)
   if not both[shadow]:
     raise ValueError(
-      f"shadow={shadow} has only one kind of record to learn from, or is the target's "
-      f"exact complement; name another"
+      f"shadow={shadow} has only members or only non-members to train on, or is the "
+      "target's exact complement; name another"
     )
   return shadow
 
@@ -88,7 +88,7 @@ def several_shadows(signals: Signals, target: int, most: int) -> np.ndarray:
     bool [S, N], a subset of `Signals.shadows(target)` and of the audited records.
 
   Raises:
-    Unavailable: if the others show only one kind of record.
+    Unavailable: if the other models have only members or only non-members.
   """
   if most < 1:
     raise ValueError(f"shadows={most}; an attack needs at least 1")
@@ -99,8 +99,8 @@ def several_shadows(signals: Signals, target: int, most: int) -> np.ndarray:
   usable[models[np.argsort(checksums)[most:]]] = False
   if not (usable & signals.members).any() or not (usable & ~signals.members).any():
     raise Unavailable(
-      f"needs reference models: the others show target={target} no members, or no "
-      "non-members, to learn from; train more models"
+      "needs reference models: the other models provide no members, or no "
+      f"non-members, on which to attack target={target}; train more models"
     )
   return usable
 
@@ -143,7 +143,7 @@ def by_class(
 def labels_of(signals: Signals) -> np.ndarray:
   """Return the labels [N]; raise `Unavailable` if there are none."""
   if signals.labels is None:
-    raise Unavailable("this attack needs labels; build the signals with them")
+    raise Unavailable("this attack needs labels; build the signals with labels")
   return signals.labels
 
 
@@ -151,7 +151,7 @@ def log_probs_of(signals: Signals) -> np.ndarray:
   """Return the log-probabilities [S, N, K]; raise `Unavailable` if there are none."""
   if signals.log_probs is None:
     raise Unavailable(
-      "these signals hold no log_probs; build them with Signals.from_logits or "
+      "these signals have no log_probs; build them with Signals.from_logits or "
       "ensemble.signals(log_probs=True)"
     )
   return signals.log_probs

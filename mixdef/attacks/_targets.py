@@ -22,9 +22,9 @@ def check_model(name: str, model: Any, models: int) -> int:
   """
   whole = np.ndim(model) == 0 and np.asarray(model).dtype.kind in "iu"
   if not whole or not 0 <= model < models:
-    possible = "pass 0, there is only one" if models == 1 else f"pass 0 to {models - 1}"
+    possible = "pass 0, the only model" if models == 1 else f"pass 0 to {models - 1}"
     given = reprlib.repr(np.asarray(model).tolist())
-    raise ValueError(f"{name}={given} is no model; {possible}")
+    raise ValueError(f"{name}={given} is not a model; {possible}")
   return int(model)
 
 

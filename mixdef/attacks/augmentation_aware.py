@@ -83,14 +83,14 @@ def augmentation_aware(
     Scores [N] in nats; NaN where not queried.
 
   Raises:
-    ValueError: for no such target, record or aggregate, repeats below 1, or a shadow
-      that cannot serve.
-    Unavailable: without `augment`, for a defense that changes no batches; if no model
-      can be the shadow.
+    ValueError: for an invalid target, record or aggregate, repeats below 1, or a shadow
+      that cannot be used.
+    Unavailable: without `augment`, for a defense that does not change batches, or if no
+      model can be the shadow.
 
-  Deviation: partners come from the audited records, not from the batch of training; one
-    copy in 16 of a mixed record is unmixed, as are the fixed points of mixup's
-    permutation. The published code takes the best aggregate on the target.
+  Deviation: partners are drawn from the audited records, not from the training batch;
+    one copy in 16 of a mixed record is unmixed, like the fixed points of mixup's
+    permutation. The published code selects the best aggregate on the target.
 
   Reference: Kaya, Dumitras, "When Does Data Augmentation Help With Membership
     Inference Attacks?", 2021 (the attack); Yu, Zhang, Chen, Yin, Liu, "How Does Data
@@ -131,7 +131,8 @@ def _maker(ensemble, shadow, augment):
   hook, plan, state = run.learner.batch, ensemble.plan, run.state.defense
   if hook is None:
     raise Unavailable(
-      "the models' defense changes no batches: loss_threshold is the same attack"
+      "the defense of the models does not change batches: use loss_threshold, which "
+      "is then the same attack"
     )
   pool = np.flatnonzero(data.audited)
   # Ordered by content, so that partners do not depend on the order of the records.

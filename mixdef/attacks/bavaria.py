@@ -101,11 +101,12 @@ def bavaria(signals: Signals, *, target: int, score: str = "phi") -> np.ndarray:
     Scores [N] in nats, mean over views; NaN where no reference is left, or not audited.
 
   Raises:
-    Unavailable: if no model may be a reference.
+    Unavailable: if no model can be a reference.
     ValueError: for an unknown score.
 
-  Deviation: the formulas are textbook conjugacy and the prior is matched by moments
-    (`fit_prior`); neither is taken from the paper, whose numbers this need not give.
+  Deviation: the formulas are the textbook conjugate posterior and the prior is fitted
+    by moments (`fit_prior`); neither is taken from the paper, so its results may
+    differ.
 
   Reference: Brännvall, "Exponential-Family Membership Inference: From LiRA and RMIA to
     BaVarIA", 2026, arXiv 2603.11799.

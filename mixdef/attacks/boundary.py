@@ -68,14 +68,15 @@ def label_only_boundary(
   Raises:
     ValueError: for a model, record or count out of range, or a model that diverged.
 
-  Deviation: the schedules (radius, number of draws, step length) are recalled, not
-    checked against the paper's code; what is checked is the distance on linear models.
-    The start is the nearest of the audited records and 64 uniform points that
-    are not labelled y, where the paper takes uniform noise only: noise often has one
-    label. The smallest of all distances is returned, not the last. Searches end at
-    min(D^-3/2, 1e-3) of the way, so that few inputs do not make them coarse. Tables are
-    clipped to each feature's own range and moved continuously, binary features too: a
-    distance in a relaxed space that the data never fill.
+  Deviation: the schedules (radius, number of draws, step length) were not compared with
+    the paper's code; the distance was verified on linear models. The start is the
+    nearest of the audited records and 64 uniform points that are not classified as y,
+    whereas the paper uses only uniform noise, which is often classified as a single
+    class. The smallest of all distances is returned, not the last. Binary searches end
+    at a relative precision of min(D^-3/2, 1e-3), so that they are not coarse for few
+    inputs. Tables are clipped to the range of each feature and changed continuously,
+    including binary features: the distance is in a relaxed space that contains no data
+    between the binary values.
 
   Reference: Chen, Jordan, Wainwright, "HopSkipJumpAttack: A Query-Efficient
     Decision-Based Attack", 2020, arXiv 1904.02144; Choquette-Choo, Tramer, Carlini,

@@ -13,7 +13,7 @@ from mixdef.metrics.roc import Roc
 @attack(
   family="threshold",
   reads="signals",
-  note="told the membership of 200 records of the target, which are not scored",
+  note="knows the membership of 200 records of the target, which are not scored",
 )
 @checked(known=count(), seed=seed)
 def threshold_known(
@@ -42,8 +42,8 @@ def threshold_known(
     ValueError: if known < 1.
 
   Deviation: the official code searches mean +/- 5 standard deviations in 1001 steps;
-    ours is exact, the lowest of equally good observed values. The draw goes by the rank
-    of phi, so it does not depend on the order of records whose phi differs.
+    ours is exact, the lowest of equally good observed values. The draw depends on the
+    rank of phi, not on the order of records with different phi.
 
   Reference: the "powerful" attack of Kaya, Dumitras, "When Does Data Augmentation Help
     With Membership Inference Attacks?", 2021, which judges 100 + 100 known records.
@@ -59,7 +59,8 @@ def threshold_known(
   fewest = min((audited & member).sum(), (audited & ~member).sum())
   if fewest <= known:
     raise Unavailable(
-      f"target={target} has {fewest} audited records of one kind; pass known below it"
+      f"target={target} has only {fewest} audited members or non-members; pass a "
+      "smaller known"
     )
   order = np.flatnonzero(audited)
   order = order[np.argsort(signals.phi[target, order, 0], kind="stable")]

@@ -68,11 +68,12 @@ def label_only_noise(
     Scores [N] in [0, 1]; NaN where not queried.
 
   Raises:
-    ValueError: for no such target or record, or numbers out of range.
-    Unavailable: if the records are integers that are names, such as token ids.
+    ValueError: for an invalid target or record, or numbers out of range.
+    Unavailable: if the records are categorical integers, such as token ids.
 
   Deviation: the official code draws 2,500 to 5,000 copies and selects the radius on the
-    source model; here it is given. Copies are not clipped to the range of the data.
+    source model; here it is an argument. Copies are not clipped to the range of the
+    data.
 
   Reference: Eq. 2 of AdaMixup, 2025, arXiv 2501.02182, as reconstructed; and the
     module's.
@@ -131,14 +132,14 @@ def label_only_translation(
     Scores [N], log-odds of membership; NaN where not queried.
 
   Raises:
-    ValueError: for no such target or record, or a shadow that cannot serve.
-    Unavailable: if the records are no images, or no model can be the shadow.
+    ValueError: for an invalid target or record, or a shadow that cannot be used.
+    Unavailable: if the records are not images, or no model can be the shadow.
 
   Deviation: the attack model is a logistic regression with C = 1, not the official
-    10-10-2 network trained for one epoch at batch size 1: the same loss on logits,
-    with no learning rate to select, no random weights and no order of records. Neither
-    the distance nor anything else is selected on the target. A class of which the
-    shadow saw no member or no non-member takes the model of all classes.
+    10-10-2 network trained for one epoch at batch size 1: it has the same loss on
+    logits, but no learning rate, no random weights and no dependence on the order of
+    records. Nothing is selected on the target, including the distance. A class without
+    members or without non-members of the shadow uses the model of all classes.
   """
   return _transferred(ensemble, target, records, shadow, translations(distance))
 
@@ -170,11 +171,11 @@ def label_only_rotation(
     Scores [N], log-odds of membership; NaN where not queried.
 
   Raises:
-    ValueError: for no such target or record, or a shadow that cannot serve.
-    Unavailable: if the records are no images, or no model can be the shadow.
+    ValueError: for an invalid target or record, or a shadow that cannot be used.
+    Unavailable: if the records are not images, or no model can be the shadow.
 
-  Deviation: that of `label_only_translation`; the paper asks about 0 and +-r only, the
-    official code about the whole grid, as here.
+  Deviation: as in `label_only_translation`; the paper queries only 0 and +-r, the
+    official code the whole grid, as here.
   """
   return _transferred(ensemble, target, records, shadow, rotations(degrees))
 
@@ -200,7 +201,7 @@ def label_only_logreg(signals: Signals, *, target: int, c: float = 1.0) -> np.nd
     not audited.
 
   Raises:
-    ValueError: for no such target, C not above 0, or signals built from phi alone.
+    ValueError: for an invalid target, C not above 0, or signals built from phi alone.
 
   Reference: Aerni, Zhang, Tramer, "Evaluations of Machine Learning Privacy Defenses are
     Misleading", 2024, arXiv 2404.17399.

@@ -101,8 +101,9 @@ def lira_online_fixed(
   Returns:
     Scores [N] in nats; NaN where no reference is out, or not audited.
 
-  Deviation: the official code takes one standard deviation over records and models,
-    which includes the spread between records, and takes the out one from in data.
+  Deviation: the official code uses one standard deviation over records and models,
+    which includes the variation between records, and computes the out deviation from in
+    data.
   """
   return _online(signals, target, score, centre, ddof, fixed=True)
 
@@ -134,8 +135,8 @@ def lira_offline(
     Scores [N], strictly increasing in phi; NaN where no reference is out, or not
     audited.
 
-  Deviation: the official code computes the two-sided density, which calls records far
-    below mu_out members; that is `lira_offline_two_sided`.
+  Deviation: the official code computes the two-sided density, which also predicts
+    membership for records far below mu_out; that is `lira_offline_two_sided`.
 
   >>> phi = np.array([[2.5, 0, 1, -1, 0]]).T
   >>> signals = Signals.from_phi(phi, np.zeros((5, 1), dtype=bool))
@@ -177,8 +178,10 @@ def lira_offline_fixed(
 @attack(
   family="reference",
   reads="signals",
-  note="for comparison with published numbers; it also calls members the records that "
-  "the target knows far less than other models",
+  note=(
+    "for comparison with published numbers; also predicts membership where the "
+    "target's confidence is far below that of the other models"
+  ),
 )
 @checked(**_OPTIONS)
 def lira_offline_two_sided(

@@ -59,10 +59,10 @@ def quantile(
 
   Raises:
     Unavailable: without a population, without `hinge`, or if no reference is left.
-    ValueError: for an option outside the values above.
+    ValueError: for an invalid option.
 
   Deviation: the paper trains a network on the record itself, without references. Here
-    the default features are what references say of a record, and both heads are
+    the default features are the references' statistics of a record, and both heads are
     linear. A population record averages all references, an audited one only those
     without it, so with few models its expectation is noisier. The gaussian head has a
     penalty |weights|^2/2 in units of the population's spread, so that a class of one
@@ -84,7 +84,7 @@ def quantile(
   population = signals.population
   if population is None:
     raise Unavailable(
-      "quantile needs records that no model trained on: pass population="
+      "quantile needs records on which no model was trained: pass population="
     )
   values = signals.statistic(score)[target, :, 0]
   unseen = population.statistic(score)[target, :, 0]
@@ -112,8 +112,8 @@ def _reference_features(
   models = out[:, signals.audited].any(1)
   if not models.any():
     raise Unavailable(
-      "needs reference models, one without the record: train more models, or pass "
-      "features="
+      "needs at least one reference model trained without the record: train more "
+      "models, or pass features="
     )
   count = out.sum(0)
   records = np.where(out, signals.statistic(score)[:, :, 0], 0.0).sum(0)

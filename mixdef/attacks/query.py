@@ -49,9 +49,9 @@ def classifier_signals(
     audited records of the data are marked as audited.
 
   Raises:
-    ValueError: if a model answers NaN, the views have another shape, or the population
-      holds records of another shape or type. Copies are `data.duplicate_records`'s
-      business.
+    ValueError: if a model outputs NaN, the views have another shape, or the population
+      has records of another shape or type. Duplicates are not checked; use
+      `data.duplicate_records`.
   """
   data, others = ensemble.data, None
   records = len(data)
@@ -107,8 +107,8 @@ def _views_of(x, views):
   made = views(x)
   if made.shape[0] != len(x) or made.shape[2:] != x.shape[1:]:
     raise ValueError(
-      f"views made {made.shape} of records {x.shape}: return [B,Q,...] with the "
-      f"records' own shape"
+      f"views made {made.shape} of records {x.shape}: return [B,Q,...] with the shape "
+      "of the records"
     )
   return made
 
@@ -117,6 +117,6 @@ def _refuse_nan(outputs, first):
   broken = first + np.flatnonzero(np.isnan(outputs).any((1, 2)))
   if broken.size:
     raise ValueError(
-      f"models {broken.tolist()} answer NaN: they diverged; train them with a lower "
-      f"learning rate, or leave them out"
+      f"models {broken.tolist()} output NaN because they diverged; train them with a "
+      "lower learning rate, or exclude them"
     )

@@ -69,11 +69,11 @@ def rmia(
 
   Raises:
     Unavailable: if score is "probability" and the signals have no population.
-    ValueError: for an option outside the values above.
+    ValueError: for an invalid option.
 
   Deviation: log r is averaged over views before records are compared. The authors' code
     takes a majority vote over views of LR >= gamma, which needs every pair (x, z); its
-    Taylor and soft-margin variants of p need logits and are left out.
+    Taylor and soft-margin variants of p need logits and are not implemented.
 
   Reference: Zarifzadeh, Liu, Shokri, "Low-Cost High-Power Membership Inference
     Attacks", 2024, arXiv 2312.03262.
@@ -91,7 +91,7 @@ def rmia(
     population = signals.population
     if population is None:
       raise Unavailable(
-        "rmia needs records that no model trained on: pass population=, or "
+        "rmia needs records on which no model was trained: pass population=, or "
         "score='ratio' to rank without them"
       )
     models = chosen[:, signals.audited].any(1)
@@ -125,8 +125,8 @@ def tune_offline_a(
     The value with the highest AUC; the first of equally good ones.
 
   Raises:
-    ValueError: if the pseudo-target is the target or has only one kind of record, or
-      the grid is empty or out of range.
+    ValueError: if the pseudo-target is the target or has only members or only
+      non-members, or the grid is empty or out of range.
 
   >>> rng = np.random.default_rng(0)
   >>> members = rng.random((8, 200)) < .5
@@ -150,7 +150,9 @@ def tune_offline_a(
   scored = audited & out.any(0)
   member = members[position, scored]
   if member.all() or not member.any():
-    raise ValueError(f"pseudo_target={pseudo} has one kind of record; name another")
+    raise ValueError(
+      f"pseudo_target={pseudo} has only members or only non-members; name another"
+    )
   loss = signals.loss[others][:, scored]
   areas = []
   for a in grid:
@@ -181,7 +183,7 @@ def base(
     Scores [N] in nats, mean over views; NaN where no reference is out, or not audited.
 
   Raises:
-    ValueError: for an option outside the values above.
+    ValueError: for an invalid option.
 
   Deviation: public code divides logits by a temperature of 2 offline. Signals keep p_y,
     not the logits of every view, so the temperature is 1.

@@ -40,7 +40,7 @@ def attack_p(signals: Signals, *, target: int) -> np.ndarray:
   signals.check_model("target", target)
   if signals.population is None:
     raise Unavailable(
-      "attack_p needs records that no model trained on: pass population="
+      "attack_p needs records on which no model was trained: pass population="
     )
   elsewhere = np.sort(signals.population.phi[target, :, 0])
   harder = np.searchsorted(elsewhere, signals.phi[target, :, 0], side="right")
@@ -61,9 +61,9 @@ def attack_r(signals: Signals, *, target: int) -> np.ndarray:
     Scores [N] in [0, 1], one of n_out + 1 values; NaN where no reference is out, or not
     audited.
 
-  Deviation: the authors' code interpolates between the references' losses, with 0 and
-    1000 put in as the ends, so that a loss above 1000 has no place; here nothing is
-    interpolated and records tie.
+  Deviation: the authors' code interpolates between the references' losses with 0 and
+    1000 added as end points, so that it cannot rank losses above 1000; here nothing is
+    interpolated, and records can tie.
 
   Reference: Ye, Maddi, Murakonda, Bindschaedler, Shokri, "Enhanced Membership Inference
     Attacks against Machine Learning Models", 2022, arXiv 2111.09679.

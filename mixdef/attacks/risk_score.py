@@ -43,11 +43,11 @@ def privacy_risk_score(
     Scores [N] in [0, 1], at most `bins` distinct ones per class; NaN where not audited.
 
   Raises:
-    ValueError: if the shadow or the statistic is not usable, or labels miss.
+    ValueError: if the shadow or the statistic cannot be used, or labels are missing.
 
-  Deviation: values outside the edges fall in the first or the last bin, and a bin that
-    the shadow left empty has the score of the nearest other, the left one if two are
-    as near. A class of which the shadow saw no member or no non-member gets the
+  Deviation: values outside the edges fall in the first or the last bin, and a bin
+    without records of the shadow has the score of the nearest other bin, the left one
+    for ties. A class without members or without non-members of the shadow uses the
     histograms of all classes; the official code fails there.
 
   Reference: Song, Mittal, "Systematic Evaluation of Privacy Risks of Machine Learning

@@ -75,7 +75,7 @@ def shadow_signals(
     The `ShadowSignals`; with several processes, each gets all of it.
 
   Raises:
-    ValueError: as `fit_many` and `Ensemble.signals`, and if all models diverged.
+    ValueError: as for `fit_many` and `Ensemble.signals`, and if all models diverged.
   """
   options = Options(out=out, **training)
   with shadow_training(learner, data, members, options) as shadows:
@@ -128,7 +128,7 @@ class _Asked:
       found[model] = self._here.get(model) or self._read(model)
     sound = [model for model, (_, notes) in found.items() if not notes["diverged"]]
     if not sound:
-      raise ValueError("every model diverged: train with a lower learning rate")
+      raise ValueError("all models diverged: train with a lower learning rate")
     arrays = [found[model][0] for model in sound]
     ensemble = shadows.ensemble(sound, None)
     return ShadowSignals(
@@ -145,5 +145,5 @@ class _Asked:
     store, name = self.shadows.store, f"{self.kind}/{model:05d}"
     notes, arrays = store.notes(name), store.load_arrays(name)
     if notes is None or arrays is None:
-      raise Stopped(f"{name} of {store.folder} is lost: run the command again")
+      raise Stopped(f"{name} of {store.folder} is missing: run the command again")
     return arrays, notes

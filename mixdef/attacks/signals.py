@@ -59,7 +59,7 @@ class Signals:
     """Reject inconsistent shapes and values that no attack can rank."""
     phi = validate.numbers(self.phi, "phi").astype(np.float64, copy=False)
     if phi.ndim != 3 or 0 in phi.shape:
-      raise ValueError(f"phi has shape {phi.shape}; pass [S, N, Q], none 0")
+      raise ValueError(f"phi has shape {phi.shape}; pass [S, N, Q] without empty axes")
     models, records, _ = phi.shape
     arrays = {
       "phi": phi,
@@ -93,7 +93,7 @@ class Signals:
       raise ValueError(f"log_probs have shape {answers.shape}; pass [S, N, K]")
     if self.population is not None:
       if not isinstance(self.population, Signals):
-        raise ValueError("population is no Signals; build them of the same models")
+        raise ValueError("population is not a Signals; build it from the same models")
       _population.check(self, self.population)
     if self.design is None:
       design = _designs.detect_design(self.members[:, self.audited])
@@ -135,8 +135,8 @@ class Signals:
       Signals with every statistic, computed one model at a time.
 
     Raises:
-      ValueError: if shapes disagree, members is not bool, the logits hold NaN, or are
-        probabilities or on another scale; the message says what to pass.
+      ValueError: if shapes disagree, members is not bool, or the logits contain NaN,
+        are probabilities or have another scale; the message says what to pass.
 
     >>> signals = Signals.from_logits([[[40., 0., 0.]]], [0], [[True]])
     >>> float(signals.phi[0, 0, 0].round(6))
@@ -181,12 +181,12 @@ class Signals:
     if population is None:
       return None
     if not isinstance(population, (tuple, list)) or len(population) != 2:
-      raise ValueError("population is no pair of arrays; pass (logits, labels)")
+      raise ValueError("population is not a pair of arrays; pass (logits, labels)")
     logits, labels = population
     own = np.shape(logits)
     if own[:1] + own[2:] != shape[:1] + shape[2:]:
       raise ValueError(
-        f"population logits have shape {own}, the records' {shape}: ask the same "
+        f"population logits have shape {own}, the records' {shape}: query the same "
         "models with the same views, and pass all classes"
       )
     nobody = np.zeros(own[:2], bool)
@@ -230,8 +230,8 @@ class Signals:
     phi = _with_views(phi, "phi")
     if phi.min() >= 0 and phi.max() <= 1 and len(np.unique(phi)) > 50:
       raise ValueError(
-        "phi holds nothing outside [0, 1], as the confidences p do; pass "
-        "phi = log p - log(1 - p)"
+        "all values of phi are in [0, 1], like confidences p; pass phi = log p - "
+        "log(1 - p)"
       )
     others = None
     if population is not None:
@@ -257,7 +257,7 @@ class Signals:
     values = getattr(self, name)
     if values is None:
       raise Unavailable(
-        f"these signals hold no {name}; build them with Signals.from_logits"
+        f"these signals have no {name}; build them with Signals.from_logits"
       )
     return values
 
@@ -284,7 +284,7 @@ class Signals:
     not reveal the target's membership; see `designs.references`.
 
     Raises:
-      Unavailable: if no model may serve for any record.
+      Unavailable: if no model can be a reference for any record.
     """
     return self._others(target, _designs.references)
 
@@ -294,7 +294,7 @@ class Signals:
     See `designs.shadows`.
 
     Raises:
-      Unavailable: if no model may serve.
+      Unavailable: if no model can be a shadow.
     """
     return self._others(target, _designs.shadows)
 
@@ -305,11 +305,13 @@ class Signals:
     )
     usable[np.triu(self._twice).any(0)] = False  # a copy adds no information
     if not usable[:, self.audited].any():
-      reason = "the subsets of the other models follow from each other's"
+      reason = "the subsets of the other models determine each other"
       if len(usable) == 1:
-        reason = "there is one model"
+        reason = "there is only one model"
       elif self.related[target].sum() == len(usable) - 1:
-        reason = "the others were trained on its records, or on all but these"
+        reason = (
+          "the other models were trained on the same records, or on exactly the others"
+        )
       raise Unavailable(
         f"it needs reference models, on subsets independent of model {target}'s: "
         f"{reason}; train more models"
@@ -374,6 +376,6 @@ def _with_views(values: ArrayLike, name: str) -> np.ndarray:
   array = validate.numbers(values, name)
   if array.ndim not in (2, 3) or 0 in array.shape:
     raise ValueError(
-      f"{name} has shape {array.shape}; pass [S, N] or [S, N, Q], none 0"
+      f"{name} has shape {array.shape}; pass [S, N] or [S, N, Q] without empty axes"
     )
   return array.reshape(*array.shape[:2], -1).astype(np.float64)

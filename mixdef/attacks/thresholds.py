@@ -51,8 +51,8 @@ def loss_threshold(signals: Signals, *, target: int) -> np.ndarray:
   Returns:
     Scores [N] in nats; NaN where not audited.
 
-  Deviation: Yeom et al. decide by the mean training loss, member iff l is below it;
-    here only the score is returned, and thresholds are the metrics' business.
+  Deviation: Yeom et al. use the mean training loss as the threshold; here only the
+    score is returned, and `mixdef.metrics` sets thresholds.
 
   Reference: Yeom, Giacomelli, Fredrikson, Jha, "Privacy Risk in Machine Learning:
     Analyzing the Connection to Overfitting", 2018, arXiv 1709.01604.
@@ -88,10 +88,11 @@ def confidence(
     Scores [N] in nats; NaN where not audited.
 
   Raises:
-    ValueError: if the shadow is the target, is not fit for a threshold, or labels miss.
+    ValueError: if the shadow is the target or cannot calibrate a threshold, or labels
+      are missing.
 
   Deviation: the official scan returns the first best value in its own order; ours is
-    the lowest best value. The paper gives accuracies only; with per_class, curves
+    the lowest best value. The paper reports only accuracies; with per_class, ROC curves
     rank records by the distance to the threshold of their class, phi - t_y, not by the
     confidence.
 
@@ -127,7 +128,7 @@ def entropy(
     Scores [N] in nats; NaN where not audited.
 
   Raises:
-    ValueError: as in `confidence`, or if the signals hold no log_probs.
+    ValueError: as in `confidence`, or if the signals have no log_probs.
 
   Deviation: as in `confidence`.
 
@@ -160,7 +161,7 @@ def mentr(
     Scores [N] in nats; NaN where not audited.
 
   Raises:
-    ValueError: as in `confidence`, or if the signals hold no log_probs.
+    ValueError: as in `confidence`, or if the signals have no log_probs.
 
   Deviation: as in `confidence`.
 

@@ -9,9 +9,10 @@ Option shared by the trained attacks:
     regression.
 
 Deviation: the papers fit by Adam in small batches (ML-Leaks: rate .01, batch 10, 50
-epochs, l2 1e-6; its code is given 64 hidden units but runs softmax regression). Here 30
-full-batch L-BFGS iterations from a fixed start, with l2 1/(2n), on at most 10,000
-examples (1,000 a class for `shokri`): faster, and independent of the records' order.
+epochs, l2 1e-6; its code is configured with 64 hidden units but runs softmax
+regression). Here 30 full-batch L-BFGS iterations from a fixed start, with l2 1/(2n), on
+at most 10,000 examples (1,000 a class for `shokri`): faster, and independent of the
+records' order.
 """
 
 import numpy as np
@@ -54,7 +55,8 @@ def shokri(
     Scores [N] in nats; NaN where not audited.
 
   Raises:
-    ValueError: if log_probs, labels or other models miss, or an option is out of range.
+    ValueError: if log_probs, labels or other models are missing, or an option is out of
+      range.
 
   Deviation: the paper trains 20 to 100 shadows on disjoint data; here they are the
     other models. A class with fewer than 20 members or non-members among the shadows'
@@ -94,7 +96,7 @@ def salem_1(
     Scores [N] in nats; NaN where not audited.
 
   Raises:
-    ValueError: if log_probs miss, or the shadow or an option is not usable.
+    ValueError: if log_probs are missing, or the shadow or an option cannot be used.
 
   Deviation: the official script fits the attack model to the target and tests it on the
     shadow; here it is the other way round, as in the paper.
@@ -136,25 +138,27 @@ def salem_2(
 
   Raises:
     Unavailable: without a source.
-    ValueError: if log_probs miss, the source is the signals themselves, its model
-      lacks members or non-members, or an option is out of range.
+    ValueError: if log_probs are missing, the source is the signals themselves, its
+      model lacks members or non-members, or an option is out of range.
 
-  Deviation: if either data set has two classes, two posteriors are read of both.
+  Deviation: if either data set has two classes, two posteriors of both are used.
 
   Reference: as `salem_1`, adversary 2.
   """
   signals.check_model("target", target)
   if source is None:
-    raise Unavailable(
-      "salem_2 learns from another data set; pass source=signals of its models"
-    )
+    raise Unavailable("salem_2 trains on signals of another data set; pass source=")
   if source is signals:
-    raise ValueError("source is the attacked signals; pass others, or use salem_1")
+    raise ValueError(
+      "source is the attacked signals themselves; pass others, or use salem_1"
+    )
   source.check_model("source_model", source_model)
   learn = source.audited
   member = source.members[source_model, learn]
   if member.all() or not member.any():
-    raise ValueError(f"source_model={source_model} has only one kind of record")
+    raise ValueError(
+      f"source_model={source_model} has only members or only non-members; name another"
+    )
   scores = _transfer(
     log_probs_of(source)[source_model, learn],
     member,
@@ -180,10 +184,10 @@ def salem_3(signals: Signals, *, target: int) -> np.ndarray:
     Scores [N] in nats; NaN where not audited.
 
   Raises:
-    ValueError: if log_probs miss.
+    ValueError: if log_probs are missing.
 
-  Deviation: the paper decides by a percentile of the answers to random queries; here
-    only the score is returned, and thresholds are the metrics' business.
+  Deviation: the paper uses a percentile of the predictions for random queries as the
+    threshold; here only the score is returned, and `mixdef.metrics` sets thresholds.
 
   Reference: as `salem_1`, adversary 3.
 

@@ -29,7 +29,7 @@ def mirror(x: np.ndarray) -> np.ndarray:
   """Query images and their mirror images: x [B,H,W,C] -> [B,2,H,W,C].
 
   Raises:
-    ValueError: if x holds no images.
+    ValueError: if x is not images.
 
   >>> mirror(np.arange(2.0).reshape(1, 1, 2, 1)).ravel().tolist()
   [0.0, 1.0, 1.0, 0.0]
@@ -52,8 +52,8 @@ def flips_and_shifts(shift: int | None = None) -> Views:
     x [B,H,W,C] -> [B,18,H,W,C], of the same type.
 
   Raises:
-    ValueError: for a shift below 1; by the views, if x holds no images or the shift is
-      not smaller than they are.
+    ValueError: for a shift below 1; from the views, if x is not images or the shift is
+      not smaller than the images.
 
   Reference: Carlini, Chien, Nasr, Song, Terzis, Tramer, "Membership Inference Attacks
     From First Principles", 2022, arXiv 2112.03570.
@@ -85,8 +85,8 @@ def translations(distance: int = 1) -> Views:
     x [B,H,W,C] -> [B,4d+1,H,W,C], of the same type.
 
   Raises:
-    ValueError: for a distance below 1; by the views, if x holds no images or the
-      distance is not smaller than they are.
+    ValueError: for a distance below 1; from the views, if x is not images or the
+      distance is not smaller than the images.
 
   Reference: Choquette-Choo, Tramer, Carlini, Papernot, "Label-Only Membership
     Inference Attacks", 2021, arXiv 2007.14321.
@@ -117,9 +117,9 @@ def rotations(degrees: int = 9) -> Views:
     x [B,H,W,C] -> [B,2r+1,H,W,C] float32, uint8 images as x / 255.
 
   Raises:
-    ValueError: for degrees outside 1..180; by the views, if x holds no images.
+    ValueError: for degrees outside 1..180; from the views, if x is not images.
 
-  Deviation: the official grid is [0] for r = 1; here it holds -1 and 1, too.
+  Deviation: the official grid is [0] for r = 1; here it also has -1 and 1.
 
   Reference: Choquette-Choo, Tramer, Carlini, Papernot, "Label-Only Membership
     Inference Attacks", 2021, arXiv 2007.14321.
@@ -129,7 +129,7 @@ def rotations(degrees: int = 9) -> Views:
   """
   _check_distance("degrees", degrees)
   if degrees > 180:
-    raise ValueError(f"degrees={degrees} goes around more than once; take 1 to 180")
+    raise ValueError(f"degrees={degrees} is more than a full turn; pass 1 to 180")
   angles = sorted(range(-degrees, degrees + 1), key=bool)  # 0 first, the rest in order
 
   def views(x):
@@ -165,7 +165,7 @@ def mixed(
     x [B,...] -> [B,1+len(weights),...] float32, uint8 images as x / 255.
 
   Raises:
-    ValueError: for no partners or a weight out of range; by the views, if records and
+    ValueError: for no partners or a weight out of range; from the views, if records and
       partners differ in shape or type.
 
   >>> views = mixed(np.zeros((1, 2), np.float32), weights=(0.5,))
@@ -174,17 +174,19 @@ def mixed(
   """
   partners = np.asarray(partners)
   if not len(partners):
-    raise ValueError("partners hold 0 records; pass at least one")
+    raise ValueError("partners has 0 records; pass at least one")
   for j, weight in enumerate(weights):
     if not 0 < weight < 1:
-      raise ValueError(f"weights[{j}]={weight} is outside (0, 1): view 0 is the record")
+      raise ValueError(
+        f"weights[{j}]={weight} is outside (0, 1): view 0 is the record itself"
+      )
 
   def views(x):
     validate.quantities(x, "a mixed view", error=Unavailable)
     if (x.shape[1:], x.dtype) != (partners.shape[1:], partners.dtype):
       raise ValueError(
         f"records are {x.shape[1:]} {x.dtype}, partners {partners.shape[1:]} "
-        f"{partners.dtype}: prepare both alike"
+        f"{partners.dtype}: preprocess both in the same way"
       )
     size = len(weights)
     chosen = [
@@ -212,7 +214,7 @@ _hash = jax.jit(hash_rows)
 def _mixed_or_unavailable(partners=None):
   if partners is None:
     raise Unavailable(
-      "mixed views need a population to mix with; give held-out records"
+      "mixed views need a population to mix with; pass held-out records as population="
     )
   return mixed(partners)
 
@@ -231,7 +233,7 @@ def _check_pictures(x, what):
   validate.quantities(x, f"a {what}", error=Unavailable)
   if x.ndim != 4:
     raise Unavailable(
-      f"records of shape {x.shape[1:]} are no images [H,W,C]: they have no {what}"
+      f"records of shape {x.shape[1:]} are not images [H,W,C], so there is no {what}"
     )
 
 
@@ -246,8 +248,8 @@ def _shift(x, offsets, padding):
   margin = max(abs(step) for offset in offsets for step in offset)
   if margin >= min(height, width):
     raise ValueError(
-      f"a shift by {margin} leaves nothing of images of {height} x {width} pixels: "
-      f"shift by less"
+      f"a shift by {margin} leaves nothing of images with {height} x {width} pixels: "
+      "pass a smaller shift"
     )
   border = ((0, 0), (margin, margin), (margin, margin), (0, 0))
   padded = np.pad(x, border, mode=padding)

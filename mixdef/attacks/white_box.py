@@ -38,7 +38,7 @@ class _Push(NamedTuple):
 @attack(
   family="white_box",
   reads="models",
-  note="a reconstruction: of the published metric only the idea is public",
+  note="a reimplementation from the published idea; the exact metric is not public",
   aliases={"dtc": "distance_to_confident"},
 )
 @checked(
@@ -102,10 +102,10 @@ def distance_to_confident(
     ValueError: for an option out of range, or a model that diverged.
 
   Deviation: Kaya et al. define a metric of this name by crafting adversarial samples;
-    this is our reconstruction from that one sentence, and its numbers cannot be held
-    against theirs. phi has the direction of the cross-entropy's gradient and does not
-    vanish with it when a probability rounds to 0 or 1; where a network is flat, the
-    distance is infinite. Tables are clipped to each feature's own range.
+    this is our reimplementation from that one sentence, and its results cannot be
+    compared with theirs. phi has the direction of the cross-entropy's gradient and does
+    not vanish with it when a probability rounds to 0 or 1; where a network is flat, the
+    distance is infinite. Tables are clipped to the range of each feature.
 
   Reference: Kaya, Hong, Dumitras, "On the Effectiveness of Regularization Against
     Membership Inference Attacks", 2020, arXiv 2006.05336 (the name and the idea).
@@ -159,8 +159,8 @@ def gradient_norm(
   Raises:
     ValueError: for an unknown option, or a model that diverged.
 
-  Deviation: the code of RelaxLoss lists the four gradients as attacks and takes them
-    with the batch's mean; here each is the record's own.
+  Deviation: the code of RelaxLoss lists the four gradients as attacks and computes them
+    for the mean of a batch; here each is that of a single record.
 
   Reference: Chen, Yu, Fritz, "RelaxLoss: Defending Membership Inference Attacks without
     Losing Utility", 2022, arXiv 2207.05801 (its code).
@@ -168,7 +168,9 @@ def gradient_norm(
   rows = records_to_ask(ensemble, target, records)
   run = ensemble[target]
   if wrt == "input":
-    validate.quantities(run.data.x, "a gradient by inputs", error=Unavailable)
+    validate.quantities(
+      run.data.x, "a gradient with respect to the inputs", error=Unavailable
+    )
 
   def scores(x, y):
     phi, length = _gradients(run.learner, run.state, x, y, wrt=wrt, norm=norm)

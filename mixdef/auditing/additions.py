@@ -49,8 +49,9 @@ class Recipe:
     """
     if ensemble[0].learner.kind != "classifiers" or ensemble.values:
       raise ValueError(
-        "canaries and the DP-SGD baseline are trained for classifiers of one recipe: "
-        "pass results of attack_canaries and attack_dp_baseline, or drop them"
+        "canaries and the DP-SGD baseline can be trained only for classifiers of one "
+        "recipe: pass the results of attack_canaries and attack_dp_baseline, or drop "
+        "them"
       )
     sizes = {name: getattr(ensemble.plan, name) for name in ("epochs", "batch_size")}
     out = training.pop("out")
@@ -155,8 +156,8 @@ def add_dp_baseline(
   network = ensemble[0].learner.model if network is None else network
   if network is None:
     raise ValueError(
-      "the DP-SGD baseline trains the network of `classifier`, which this learner does "
-      "not have: drop dp_baseline"
+      "the DP-SGD baseline trains the network of `classifier`, which this learner "
+      "does not use: drop dp_baseline"
     )
   reached = accuracies(ensemble.signals(log_probs=False))
   recipe.begin("dp_candidates")

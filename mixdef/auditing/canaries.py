@@ -60,12 +60,14 @@ def plant(
   if data.num_classes < 2:
     raise ValueError(f"num_classes={data.num_classes}; canaries need at least 2 labels")
   if source is not None and kind != "ood":
-    raise ValueError(f"source is what ood canaries are made of; {kind} ones take none")
+    raise ValueError(
+      f"only ood canaries need a source, {kind} ones do not: drop source"
+    )
   eligible = int(data.audited.sum())
   if not 1 <= count <= eligible:
     raise ValueError(
-      f"{count} canaries of {eligible} records that are neither auxiliary nor always"
-      f" members; take 1 to {eligible}"
+      f"{count} canaries of {eligible} records that are neither auxiliary nor always "
+      f"members; pass 1 to {eligible}"
     )
   order = stream(seed, "canaries").permutation(len(data))
   rows = order[data.audited[order]][:count]
@@ -167,8 +169,8 @@ def ood(data: Dataset, rows: np.ndarray, seed: int, source: Dataset | None) -> C
     return x, _random_labels(data, rows, seed)
   if (source.x.shape[1:], source.x.dtype) != (data.x.shape[1:], data.x.dtype):
     raise ValueError(
-      f"source holds {source.x.dtype} {source.x.shape[1:]} but the data hold"
-      f" {data.x.dtype} {data.x.shape[1:]}; prepare both alike"
+      f"source has records {source.x.dtype} {source.x.shape[1:]}, but the data have "
+      f"{data.x.dtype} {data.x.shape[1:]}; preprocess both in the same way"
     )
   if len(source) < len(rows):
     raise ValueError(
@@ -194,8 +196,8 @@ def duplicates(
   others[rows] = False
   if others.sum() < len(rows):
     raise ValueError(
-      f"{len(rows)} duplicates need as many other records to copy, there are"
-      f" {int(others.sum())}; plant fewer"
+      f"{len(rows)} duplicates need as many other records to copy, but there are "
+      f"{int(others.sum())}; plant fewer"
     )
   twins = stream(seed, "twins").permutation(np.flatnonzero(others))[: len(rows)]
   return data.x[twins], _wrong_labels(data, seed)[twins]
@@ -221,4 +223,6 @@ def _random_labels(data: Dataset, rows: np.ndarray, seed: int) -> np.ndarray:
 
 def _check_kind(kind: str) -> None:
   if kind not in CANARIES:
-    raise ValueError(f"no canaries are called {kind!r}; take {', '.join(CANARIES)}")
+    raise ValueError(
+      f"unknown kind of canaries {kind!r}; choose from {', '.join(CANARIES)}"
+    )

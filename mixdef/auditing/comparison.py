@@ -147,7 +147,7 @@ def sentence(row: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
   elif high < 0:
     found = f"this model leaks less than {name} {kind}"
   else:
-    found = f"it is not decided whether this model leaks more than {name} {kind}"
+    found = f"it is inconclusive whether this model leaks more than {name} {kind}"
   return (
     f"{where}, {found}: AUC {row['auc']:.3f} against {row['dp_auc']:.3f}, difference "
     f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}] on the same records; test "

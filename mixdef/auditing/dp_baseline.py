@@ -222,24 +222,24 @@ def _hits(ensemble: Ensemble, data: Dataset) -> np.ndarray:
 
 def _check(accuracy: float, **grid: tuple[float, ...]) -> None:
   if not 0 <= accuracy <= 1:
-    raise ValueError(f"accuracy={accuracy}; give a share in [0, 1]")
+    raise ValueError(f"accuracy={accuracy}; pass a fraction in [0, 1]")
   for name, values in grid.items():
     if not values:
-      raise ValueError(f"{name} is empty; give at least one")
+      raise ValueError(f"{name} is empty; pass at least one value")
     for value in values:
       if not 0 < value < math.inf:
-        raise ValueError(f"{name} holds {value}; give finite numbers above 0")
+        raise ValueError(f"{name} holds {value}; pass finite numbers above 0")
 
 
 def _check_out(data: Dataset, members: np.ndarray) -> None:
   if data.always_member.any():
     raise ValueError(
-      "some records are in every model, so those that are out are canaries, whose"
-      " labels measure no accuracy: give test="
+      "some records are in every model, so the non-members are canaries, whose labels "
+      "do not measure accuracy: pass test="
     )
   full = np.flatnonzero(~(~members & data.audited).any(axis=1))
   if full.size:
     raise ValueError(
-      f"members[{full[0]}] leaves no audited record out to measure accuracy on: "
-      "give test="
+      f"members[{full[0]}] excludes no audited record on which accuracy could be "
+      "measured: pass test="
     )

@@ -29,16 +29,16 @@ def describe(signals: Signals) -> dict[str, Any]:
     counts = dict.fromkeys(("model", "num_members", "num_nonmembers", "num_references"))
     if not references.any():
       counts["num_references"] = 0
-      text = f"{models} models pooled, of which none is a reference for another"
+      text = f"{models} models pooled, none of which is a reference for another"
       return {**counts, "text": text}
     text = (
       f"the recipe, all {models} models pooled, each attacked with the others as "
-      "references: not one model"
+      "references, not a single model"
     )
     return {**counts, "text": text}
   members = signals.members[target or 0, signals.audited]
   num_members, others = int(members.sum()), int((~members).sum())
-  released = "" if target is None else ", the released one"
+  released = "" if target is None else ", the released model"
   count = int(references[target or 0])
   return {
     "model": target or 0,
@@ -104,14 +104,14 @@ def _note(risk: RecordRisk, fpr: float, signals: Signals) -> str:
   """Describe which records the list names."""
   if signals.target is None:
     return (
-      f"This describes the recipe, all {len(signals.members)} models pooled: a record "
-      "may be missing from the training set of the one you release."
+      f"This describes the recipe, all {len(signals.members)} models pooled: the "
+      "model that you release may not have been trained on a listed record."
     )
   num_members, found = int((risk.times > 0).sum()), int(np.nansum(risk.found))
   return (
-    f"Members of model {signals.target} only: {found} of its {num_members:,} score "
-    f"above what {100 * fpr:g}% of its non-members reach; chance alone would give "
-    f"about {fpr * num_members:.3g}."
+    f"Members of model {signals.target} only: {found} of its {num_members:,} members "
+    f"score above the threshold that {100 * fpr:g}% of its non-members exceed; by "
+    f"chance alone, about {fpr * num_members:.3g} would."
   )
 
 

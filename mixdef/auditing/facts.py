@@ -40,20 +40,22 @@ def plain_facts(setting: Any) -> dict[str, Any]:
   if setting is None:
     return {}
   if not isinstance(setting, Mapping):
-    raise ValueError(f"setting is a {type(setting).__name__}; give a dict of facts")
+    raise ValueError(f"setting is a {type(setting).__name__}; pass a dict of facts")
   facts = {}
   for name, value in setting.items():
     if not isinstance(name, str):
-      raise ValueError(f"setting has the key {name!r}; name facts by text")
+      raise ValueError(f"setting has the key {name!r}; use strings as keys")
     if name in _COUNTED:
-      raise ValueError(f"setting has {name!r}, which the audit finds itself: drop it")
+      raise ValueError(
+        f"setting has {name!r}, which the audit determines itself: drop it"
+      )
     facts[_readable(name)] = _plain(value, f"setting[{name!r}]", 0)
   for name, most in _NUMBERS.items():
     value = facts.get(name)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if value is not None and not (number and 0 <= value <= most):
       raise ValueError(
-        f"setting[{name!r}] is {value!r}; the report calculates with it: give a number "
+        f"setting[{name!r}] is {value!r}; the report computes with it: pass a number "
         f"from 0 to {most}, or None"
       )
   return facts
@@ -61,7 +63,7 @@ def plain_facts(setting: Any) -> dict[str, Any]:
 
 def _plain(value: Any, where: str, depth: int) -> Any:
   if depth > _DEEP:
-    raise ValueError(f"{where} is nested too deeply; give at most {_DEEP} levels")
+    raise ValueError(f"{where} is nested too deeply; use at most {_DEEP} levels")
   if isinstance(value, enum.Enum):
     return value.name
   if isinstance(value, (np.generic, np.ndarray, jax.Array)):
@@ -87,8 +89,8 @@ def _plain(value: Any, where: str, depth: int) -> Any:
     each = enumerate(value)
     return [_plain(one, f"{where}[{i}]", depth + 1) for i, one in each]
   raise ValueError(
-    f"{where} is a {type(value).__name__}, which cannot be written; give text, a "
-    f"number, or a list or dict of these"
+    f"{where} is a {type(value).__name__}, which cannot be written; pass text, a "
+    "number, or a list or dict of these"
   )
 
 
@@ -99,7 +101,7 @@ def _of_array(value: Any, where: str, depth: int) -> Any:
     value = jax.random.key_data(value)
   array = np.asarray(value)
   if array.size > 100:
-    raise ValueError(f"{where} is an array {array.shape}; give a summary of it")
+    raise ValueError(f"{where} is an array {array.shape}; pass a summary of it")
   if array.dtype.kind == "M":
     return np.datetime_as_string(array).tolist()
   if array.dtype.kind not in "biufcSUm":

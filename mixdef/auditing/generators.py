@@ -15,11 +15,11 @@ from mixdef.utility import Extractor, downstream_accuracy, dwp, dwpre, sample_qu
 
 _COLUMNS = 12  # samples drawn per class
 _REMARKS = {
-  "fd": "distance to held-out records, lower is better; few records raise it",
-  "fid": "distance to held-out records, lower is better; few records raise it",
-  "kid": "distance to held-out records, lower is better; it may be negative",
-  "density": "around held-out records; 1 on average for real ones",
-  "coverage": "of held-out records, higher is better; more samples raise it",
+  "fd": "distance to held-out records, lower is better; biased up for few records",
+  "fid": "distance to held-out records, lower is better; biased up for few records",
+  "kid": "distance to held-out records, lower is better; may be negative",
+  "density": "around held-out records; 1 on average for real records",
+  "coverage": "of held-out records, higher is better; grows with the number of samples",
 }
 _SIDE = 20  # minimum size of an image in pixels, so that small images are visible
 
@@ -93,10 +93,10 @@ def describe_generators(
   """
   data, learner = ensemble.data, ensemble[0].learner
   if learner.kind != "generators":
-    raise ValueError(f"{learner.text} makes no records; pass trained GANs")
+    raise ValueError(f"{learner.text} does not generate records; pass trained GANs")
   if data.test is None:
     raise ValueError(
-      f"{data.name} has no held-out records, which utility is measured on: "
+      f"{data.name} has no held-out records, on which utility is measured: call "
       "data.hold_out(0.2)"
     )
   runs = [ensemble[model] for model in range(min(models, len(ensemble)))]
@@ -110,7 +110,7 @@ def describe_generators(
       figures["columns"] = _of_table(runs[0], columns, seed)
     return Generated(figures)
   if extractor is None:
-    raise ValueError("pictures are compared by features: give an extractor")
+    raise ValueError("images are compared by features: pass an extractor")
   each = [_of_pictures(run, extractor, classifier, num_samples, seed) for run in runs]
   figures["utility"] = _joined(each)
   return Generated(figures, _mosaics(runs[0], seed))
@@ -135,7 +135,8 @@ def _of_pictures(run: Run, extractor: Extractor, classifier, count: int, seed: i
   return found | {
     "downstream_accuracy": (
       *(trained["accuracy"], trained["real_accuracy"]),
-      "of a classifier trained on samples, or on real records, tested on held-out ones",
+      "of a classifier trained on samples or on real records, tested on held-out "
+      "records",
     )
   }
 
@@ -184,14 +185,17 @@ def _mosaics(run: Run, seed: int) -> list[Mosaic]:
     row[: len(own)] = own
   ways = interpolations(run, _COLUMNS, seed=seed)
   return [
+    _mosaic("samples", "Samples", "One row per class, one column per latent.", made),
     _mosaic(
-      "samples", "Samples", "A row for each class, a column for each latent.", made
+      "real",
+      "Training records",
+      "Some of the records on which this model was trained.",
+      real,
     ),
-    _mosaic("real", "Training records", "Some of those this model has seen.", real),
     _mosaic(
       *("interpolations", "Interpolations"),
       "From one latent to another: sudden changes between copies of training records "
-      "would speak of memorising.",
+      "would indicate memorization.",
       ways,
     ),
   ]

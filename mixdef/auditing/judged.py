@@ -20,8 +20,8 @@ def judged(signals: Signals) -> tuple[Signals, list[str]]:
     audited, and remarks for the report.
 
   Raises:
-    ValueError: if no model has both members and non-members, or two models of the same
-      outputs are said to be of different subsets.
+    ValueError: if no model has both members and non-members, or two models with the
+      same outputs have different subsets.
   """
   remarks = []
   members = signals.members[:, signals.audited]
@@ -30,7 +30,7 @@ def judged(signals: Signals) -> tuple[Signals, list[str]]:
     always, never = int((same & members[0]).sum()), int((same & ~members[0]).sum())
     remarks.append(
       f"{always} records are in every training set and {never} in none: they are not "
-      f"attacked, for nothing was varied."
+      "audited because their membership never varies."
     )
     audited = signals.audited.copy()
     audited[audited] = ~same
@@ -39,33 +39,35 @@ def judged(signals: Signals) -> tuple[Signals, list[str]]:
   able = members.any(1) & ~members.all(1)
   if not able.any():
     raise ValueError(
-      "no model was trained on some of the audited records and not on others: there is "
-      "no membership to find"
+      "no model was trained on some, but not all, of the audited records, so there is "
+      "no membership to infer: train on random subsets of the records"
     )
   if not able.all():
     remarks.append(
-      f"{_models(~able)} trained on all audited records or on none: of use as a "
+      f"{_models(~able)} trained on all audited records or on none: used as a "
       "reference only."
     )
   _refuse_two_subsets_of_one_model(signals)
   alike = signals.related
   if len(members) > 1 and (members[able] == members[able][0]).all():
     remarks.append(
-      "All models were trained on the same records: none is a reference for another, "
-      "and attacks that need references were not run. The others compare members with "
-      "the remaining records, which says something only if the split was random."
+      "All models were trained on the same records, so none can serve as a reference "
+      "for another, and attacks that need references were not run. The other attacks "
+      "compare members with the remaining records, which is informative only if the "
+      "split was random."
     )
   elif alike.any():
     remarks.append(
-      f"{_models(alike.any(1))} trained on the records of another one, on all "
-      "the others, or nearly so: such models are no references of each other."
+      f"{_models(alike.any(1))} trained on the same records as another model, on "
+      "exactly the complementary records, or nearly so: such models are not used as "
+      "references for each other."
     )
   if signals.design == "dependent":
     remarks.append(
-      "The training sets are no independent draws: which models have a record tells, "
-      "in part, which others do. References were evened out so that their numbers say "
-      "nothing, and records with too few of them are not scored by attacks that need "
-      "references."
+      "The training sets were not drawn independently: the subsets of some models "
+      "partly determine those of others. References were balanced so that their "
+      "number does not reveal membership, and records with too few references are not "
+      "scored by attacks that need them."
     )
   return signals, remarks
 
@@ -76,8 +78,8 @@ def _refuse_two_subsets_of_one_model(signals: Signals) -> None:
   for one, other in np.argwhere(same_rows(answers)):
     if (signals.members[one] != signals.members[other]).any():
       raise ValueError(
-        f"models {one} and {other} give the same outputs, but were trained on "
-        "different records: correct the arrays"
+        f"models {one} and {other} have the same outputs, but different training "
+        "sets: correct the arrays"
       )
 
 

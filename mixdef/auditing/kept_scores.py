@@ -75,12 +75,12 @@ def read_scores(
     logging.warning("%s", error)
     return None
   if str(kept.get("made_from")) != _text(made_from):
-    logging.warning("%s was made from other things; %s", path, again)
+    logging.warning("%s was computed from other inputs; %s", path, again)
     return None
   scores, seconds = kept.get("scores"), kept.get("seconds")
   right = scores is not None and (scores.dtype, scores.shape) == (np.float64, shape)
   if not right or seconds is None or seconds.dtype != np.float64 or seconds.ndim:
-    logging.warning("%s is damaged: no scores %s in it; %s", path, shape, again)
+    logging.warning("%s is damaged: it has no scores %s; %s", path, shape, again)
     return None
   return scores, float(seconds)
 

@@ -48,8 +48,8 @@ def pairs_needed(comparisons: int) -> int:
 def strongest(figures: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
   """Select the attack with the largest AUC and widen its interval for the choice.
 
-  An attack with fewer pairs than `pairs_needed`, because it leaves many records without
-  a score, is skipped if others are available: by chance, such an attack often has the
+  An attack with fewer pairs than `pairs_needed`, because it does not score many
+  records, is skipped if others are available: by chance, such an attack often has the
   largest AUC.
 
   Args:
@@ -69,7 +69,7 @@ def strongest(figures: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
   figures = able or figures
   name, *_ = strongest_first(figures)
   best = figures[name]
-  choice = f"the best of {count}: its interval is widened for that choice"
+  choice = f"the best of {count}; its interval is widened to account for the selection"
   found: dict[str, Any] = {
     "attack": name,
     "auc": best["auc"],
@@ -80,7 +80,7 @@ def strongest(figures: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     "tpr": None,
     "tpr_ci": None,
     "tpr_attack": None,
-    "note": choice if count > 1 else "the only one",
+    "note": choice if count > 1 else "the only attack",
   }
   fpr = lowest_resolvable(figures)
   if fpr is not None:
@@ -119,7 +119,7 @@ def level_of(best: dict[str, Any] | None) -> str:
   none_found: neither interval excludes chance. The TPR's interval is used only for a
   TPR of at least one percent. too_few_records: fewer pairs than `pairs_needed`.
 
-  Deviation: these bounds are a convention of this library, for reading at a glance.
+  Deviation: these bounds are a convention of this library for a quick overview.
 
   >>> rest = {"pairs": 500, "num_attacks": 30}
   >>> level_of({"auc_ci": [0.69, 0.8], "tpr_ci": [0.02, 0.04], "fpr": 0.001, **rest})

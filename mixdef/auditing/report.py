@@ -40,11 +40,15 @@ _BUDGET_ATTACKS = (
   "lira_gan_discriminator",
 )
 _HINDSIGHT = {
-  True: "TPR is read off the ROC at the best threshold in hindsight; report.json also "
-  "has what an attacker reaches who sets thresholds on models of their own.",
-  False: "TPR is read off the ROC at the best threshold in hindsight. What an attacker "
-  "reaches with thresholds set on other models, and the balanced accuracy at those, "
-  "are left out: only one model was attacked.",
+  True: (
+    "TPR is read off the ROC curve, at the best threshold in hindsight; report.json "
+    "also has the rates achieved with thresholds calibrated on shadow models."
+  ),
+  False: (
+    "TPR is read off the ROC curve, at the best threshold in hindsight. The rates "
+    "achieved with thresholds calibrated on other models, and the balanced accuracy "
+    "at those, are omitted because only one model was attacked."
+  ),
 }
 _ON_RECONSTRUCTIONS = ("lira_gan_reconstruction",)
 
@@ -177,13 +181,13 @@ def audit(
 
   Raises:
     ValueError: for canaries or a baseline to train without classifiers of one recipe,
-      an unknown attack, facts that cannot be written, a target that is no
-      model or not the one that the signals name, a population of another shape or type
-      than the records, a model that answers NaN, subsets that leave no membership to
-      find, no attack that could be run, or released outputs that a defense changes
-      judged without any label-only attack.
+      an unknown attack, facts that cannot be written, a target that is not a model or
+      not the one that the signals name, a population of another shape or type than the
+      records, a model that outputs NaN, subsets that leave no membership to infer, no
+      attack that could be run, or released outputs that a defense changes judged
+      without any label-only attack.
 
-  Guarantee: none. An audit shows what these attacks find; only a differentially private
+  Guarantee: none. An audit shows what these attacks find; only differentially private
     training bounds those that were not tried.
   """
   catalogue = _catalogue_for(source)
@@ -287,8 +291,8 @@ def _refuse_scores_alone(
   x = ensemble.data.x[:64]
   if not np.array_equal(ensemble[0].log_probs(x), ensemble[0].log_probs(x, raw=True)):
     raise ValueError(
-      "the defense changes the released outputs, which score attacks alone cannot "
-      "judge: add a label-only attack, for example label_only_noise"
+      "the defense changes the released outputs, which score-based attacks alone "
+      "cannot evaluate: add a label-only attack, for example label_only_noise"
     )
 
 
@@ -303,7 +307,7 @@ def _setting(
     "num_audited": int(signals.audited.sum()),
     "num_population": 0 if others is None else others.phi.shape[1],
     "design": signals.design,
-    "queries": f"{signals.phi.shape[2]} views a record",
+    "queries": f"{signals.phi.shape[2]} views per record",
     "attack_seconds": round(sum(f["seconds"] for f in findings.figures.values()), 1),
   }
   target = signals.target
@@ -314,8 +318,9 @@ def _setting(
     facts |= {
       "dataset": ensemble.data.name,
       "references": "trained with the target's own defense",
-      "weights": "as released: averaged or rolled back, and behind output defenses, "
-      "where the defense does that",
+      "weights": (
+        "as released, with weight averaging, rollback and output defenses, if any"
+      ),
       "epochs": ensemble.plan.epochs,
       "batch_size": ensemble.plan.batch_size,
       "strategy": ensemble.strategy,
@@ -343,14 +348,14 @@ def _limits(
   population: Dataset | None,
 ) -> list[str]:
   lines = [
-    "Intervals resample the records, given these trainings; they do not cover the "
-    "randomness of training.",
+    "Intervals resample the records with the trained models fixed; they do not cover "
+    "the randomness of training.",
     _HINDSIGHT[len(signals.members) > 1 and signals.target is None],
   ]
   if signals.target is None:
     lines.append(
-      "Attacks differ in what they may see: white-box and trained ones were tried on "
-      "the first models only where the table says so."
+      "Attacks differ in their access to the model; white-box and trained attacks "
+      "were run on the first models only where the table says so."
     )
   notes = {name: f["note"] for name, f in findings.figures.items() if f["note"]}
   lines += [f"{name}: {note}." for name, note in notes.items()]
@@ -361,8 +366,8 @@ def _limits(
   copies = sum(pair.copy[0] == 0 for pair in pairs)
   if copies:
     lines.append(
-      f"{copies} of the {len(ensemble.data)} records are equal to an earlier one: "
-      f"their content can be in a training set without the record itself."
+      f"{copies} of the {len(ensemble.data)} records are equal to an earlier one: a "
+      "model can be trained on the content of such a record without the record itself."
     )
   shared = sum(pair.first[0] != pair.copy[0] for pair in pairs)
   if shared and population is not None:

@@ -168,7 +168,7 @@ class _Run:
       source: Any = self.signals
       return leave_one_out(self.attack, source, targets=targets, **self.extra)
     if self.ensemble is None:
-      raise Unavailable("it asks the models questions of its own; give the ensemble")
+      raise Unavailable("it queries the models itself; pass the ensemble")
     rows = np.flatnonzero(self.records_asked())
     return leave_one_out(
       self.attack, self.ensemble, targets=targets, records=rows, **self.extra
@@ -201,12 +201,12 @@ class _Run:
       members, subject = members[target : target + 1], f"model {target} does not have"
     if not np.logical_and(members.any(1), ~members.all(1)).any():
       return (
-        f"{subject} both a member and a non-member among the {asked.sum()} records "
-        "asked about: ask about records of both kinds"
+        f"{subject} both a member and a non-member among the {asked.sum()} selected "
+        "records: select records of both kinds"
       )
     return (
       f"{subject} both a member and a non-member with a score: it needs reference "
-      "models; train more models, or ask about more records"
+      "models; train more models, or select more records"
     )
 
   def records_asked(self) -> np.ndarray:

@@ -11,7 +11,7 @@ SCHEMA = 1
 """Version of the layout of report.json, described in docs/report.schema.json."""
 
 _MAYBE = (float, type(None))
-_WHAT, _FIX = f"is no report of layout {SCHEMA}", "audit again"
+_WHAT, _FIX = f"is not a report of schema {SCHEMA}", "audit again"
 
 
 def read_report(path: str | pathlib.Path) -> dict[str, Any]:
@@ -87,4 +87,4 @@ def _check_interval(figures: Mapping[str, Any], name: str, place: str) -> None:
   if ends is not None:
     check_form(ends, [_MAYBE], f"{place}.{name}")
     if len(ends) != 2:
-      raise ValueError(f"{place}.{name} has {len(ends)} ends, not 2")
+      raise ValueError(f"{place}.{name} has {len(ends)} bounds, not 2")

@@ -42,8 +42,8 @@ def _checked(name: str, content: Any) -> dict[str, list]:
   found = {part: content.get(part, ()) for part in _PARTS}
   for part, value in found.items():
     if isinstance(value, (str, Mapping)) or not isinstance(value, Sequence):
-      raise ValueError(f"section {name}: {part} is {value!r}; give a list")
+      raise ValueError(f"section {name}: {part} is {value!r}; return a list")
   width = len(found["columns"])
   if any(len(row) != width for row in found["rows"]):
-    raise ValueError(f"section {name}: give every row {width} cells, one per column")
+    raise ValueError(f"section {name}: every row needs {width} cells, one per column")
   return {part: list(value) for part, value in found.items()}

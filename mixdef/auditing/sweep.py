@@ -151,7 +151,7 @@ def _read_cell(path) -> dict[str, Any] | None:
   """Read a cell; a damaged one is removed with a warning, to be computed again."""
   form = {"dataset": str, "defense": str, "made_from": dict}
   try:
-    fix = "removed: the command that made it computes it again"
+    fix = "removed: run the command that wrote it again to recompute it"
     return reading.read_json(path, form=form, sealed=True, fix=fix)
   except reading.Damaged as error:
     logging.warning("%s", error)
@@ -230,7 +230,7 @@ def _trained(sweep, grid, scratch) -> Ensemble:
   try:
     return train()
   except AnotherRun as error:  # the code or the strategy changed since it was stopped
-    logging.info("the half-trained models are trained again: %s", error)
+    logging.info("the partly trained models are trained again: %s", error)
     shutil.rmtree(scratch)
     return train()
 

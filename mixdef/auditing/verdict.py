@@ -15,17 +15,17 @@ from mixdef.auditing.levels import (
 from mixdef.training.ensemble import epsilon_remark
 
 _HEADLINES = {
-  "high": "Training records can be told from others. Treat membership as public.",
-  "moderate": "A strong attacker learns something about who was in the training set.",
-  "low": "The attacks tell training records from others only slightly.",
-  "too_few_records": "There are too few records to say how much leaks.",
-  "none_found": "None of the attacks told training records from others.",
+  "high": "Members can be distinguished from non-members. Treat membership as public.",
+  "moderate": "A strong attacker can infer the membership of some training records.",
+  "low": "The attacks distinguish members from non-members only slightly.",
+  "too_few_records": "There are too few records to measure the leakage.",
+  "none_found": "None of the attacks distinguished members from non-members.",
 }
 
 _UNUSUAL = {
-  "high": "Unusual records can be told from others, most records much less.",
-  "moderate": "A strong attacker learns something about unusual records.",
-  "low": "Only unusual records stand out, and only slightly.",
+  "high": "Unusual members can be distinguished from non-members, most others less so.",
+  "moderate": "A strong attacker can infer the membership of some unusual records.",
+  "low": "Only unusual records are exposed, and only slightly.",
 }
 """Headlines for planted canaries that are more exposed than the audited records."""
 
@@ -35,9 +35,9 @@ _ON_AVERAGE = {
   "moderate": "On average the model treats its training records differently.",
   "low": "On average the model treats its training records slightly differently.",
   "too_few_records": _HEADLINES["too_few_records"],
-  "none_found": "On average the model treats its training records like any others.",
+  "none_found": "On average the model treats its training records like non-members.",
 }
-"""Headlines for one model without references, where no record can be singled out."""
+"""Headlines for one model without references, where no single record can be judged."""
 
 
 def verdict(report: dict[str, Any]) -> dict[str, Any]:
@@ -61,7 +61,9 @@ def verdict(report: dict[str, Any]) -> dict[str, Any]:
     graded += [] if planted == "too_few_records" else [planted]
   level = min(graded, key=LEVELS.index)
   if _alone(report):
-    headline = f"{_ON_AVERAGE[level]} Nobody can be singled out without references."
+    headline = (
+      f"{_ON_AVERAGE[level]} Without reference models, no single record can be judged."
+    )
   else:
     headline = _HEADLINES[level] if level == graded[0] else _UNUSUAL[level]
   return {
@@ -90,27 +92,27 @@ def _who(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
   if _alone(report):
     if "train_accuracy" in setting:
       lines.append(
-        f"Only an average gap is measured: accuracy {setting['train_accuracy']:.3f} on "
-        f"members, {setting['test_accuracy']:.3f} on non-members."
+        f"Only an average gap was measured: accuracy {setting['train_accuracy']:.3f} "
+        f"on members, {setting['test_accuracy']:.3f} on non-members."
       )
     lines.append(
-      "Which records are known by heart and which are merely easy cannot be told "
-      "without references."
+      "Without reference models, memorized records cannot be distinguished from easy "
+      "ones."
     )
   elif best and best["tpr"] is not None:
     lines.append(
-      f"At {_false_alarms(best['fpr'])}, the attack {best['tpr_attack']} names "
-      f"{_share(best['tpr'])} of the training records; guessing names "
+      f"At {_false_alarms(best['fpr'])}, the attack {best['tpr_attack']} identifies "
+      f"{_share(best['tpr'])} of the members; random guessing would identify "
       f"{_share(best['fpr'])}."
     )
   records = report["records"]
   if target["model"] is None and records and not _by_chance(report):
     most, tenth = records["exposed"][0], records["quantiles"]["0.9"]
-    share = "every one" if tenth == 1 else f"{_share(tenth)} of them or more"
+    share = "all of them" if tenth == 1 else f"{_share(tenth)} of them or more"
     others = f", and one record in ten in {share}" if tenth else ""
     lines.append(
-      f"Records differ: the most exposed one is found in {_hits(most)} of the "
-      f"{_models(most['times'])} trained on it{others} (at "
+      "The risk differs between records: the most exposed one is identified in "
+      f"{_hits(most)} of the {_models(most['times'])} trained on it{others} (at "
       f"{_false_alarms(records['fpr'])})."
     )
   classes = report["classes"]
@@ -125,8 +127,9 @@ def _who(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
     found = canaries["strongest"]
     where = "" if target["model"] is None else " in other models of the recipe"
     lines.append(
-      f"In the worst case looked at, {canaries['kind']} records planted{where} for the "
-      f"audit, {_share(found['tpr'])} are named at {_false_alarms(found['fpr'])}."
+      f"In the worst case that was measured, {canaries['kind']} canaries "
+      f"planted{where} for the audit, {_share(found['tpr'])} are identified at "
+      f"{_false_alarms(found['fpr'])}."
     )
   return lines
 
@@ -156,8 +159,8 @@ def _hits(record: dict[str, Any]) -> int:
   return round(record["rate"] * record["times"])
 
 
-_LEAVE_OUT = "Consider leaving out the most exposed records listed below."
-_PLANT = "Plant canaries before relying on it: averages hide the worst case."
+_LEAVE_OUT = "Consider excluding the most exposed records listed below."
+_PLANT = "Plant canaries before relying on this result: averages hide the worst case."
 
 
 def _how_sure(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
@@ -172,9 +175,9 @@ def _how_sure(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
     lines.append(
       f"The strongest of {best['num_attacks']} attacks, {best['attack']}, has AUC "
       f"{best['auc']:.3f} [{low:.3f}, {high:.3f}] over {row['num_members']:,} members "
-      f"and {row['num_nonmembers']:,} non-members of {models}. AUC is how often a "
-      f"member scores above a non-member; 0.5 is guessing. The interval is widened for "
-      f"the choice of the best."
+      f"and {row['num_nonmembers']:,} non-members of {models}. AUC is the probability "
+      "that a member scores above a non-member; 0.5 is random guessing. The interval "
+      "is widened to account for selecting the strongest attack."
     )
   if adaptive := _adaptive(report):
     low, high = adaptive["auc_ci"]
@@ -186,27 +189,30 @@ def _how_sure(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
       f"[{low:.3f}, {high:.3f}]."
     )
   if setting.get("references"):
-    lines.append(f"The attacker's own models: {setting['references']}.")
+    lines.append(f"Reference models: {setting['references']}.")
   if not report["canaries"]:
     lines.append(
-      "No canaries were planted: the worst case is not measured, only these records."
+      "No canaries were planted: the audit covers these records, but not the worst "
+      "case."
     )
   if setting.get("epsilon") is not None:
     delta = setting.get("delta")
     at = "" if delta is None else f" at delta {delta:.1g}"
     lines.append(
-      f"Training was differentially private: epsilon {setting['epsilon']:.3g}{at}"
-      f"{epsilon_remark(setting)} bounds every attack, also those not tried."
+      "Training was differentially private: epsilon "
+      f"{setting['epsilon']:.3g}{at}{epsilon_remark(setting)} bounds every attack, "
+      "including those that were not tried."
     )
     proved = (report["canaries"] or {}).get("epsilon")
     if proved and _disproves(proved, setting["epsilon"], delta):
       lines.append(
-        f"The canaries prove an epsilon of {proved['lower_bound']:.3g} or more at "
-        f"{proved['confidence']:.0%} confidence: the guarantee does not hold as stated."
+        f"The canaries prove that epsilon is at least {proved['lower_bound']:.3g} at "
+        f"{proved['confidence']:.0%} confidence: the guarantee does not hold as "
+        "stated."
       )
   elif "defense" in setting:
     lines.append(
-      "There is no guarantee: an attack that was not tried may find more than these."
+      "There is no formal guarantee: an attack that was not tried may find more."
     )
   return lines
 
@@ -221,42 +227,48 @@ def _what_to_do(report: dict[str, Any], level: str) -> list[str]:
   canaries = report["canaries"]
   lines = {
     "high": [
-      "Do not release this model if being in its training set is a secret.",
-      "Train with a defense, or with more of it, and audit again; "
-      "dp_sgd, differentially private training, is the only one with a guarantee.",
+      "Do not release this model if membership in its training set is confidential.",
+      "Train with a defense or strengthen it, and audit again; dp_sgd (differentially "
+      "private training) is the only one with a formal guarantee.",
       *([] if by_chance else [_LEAVE_OUT]),
     ],
     "moderate": [
-      "Decide with the owners of the data whether this much may be learned.",
-      "Compare a stronger defense at the accuracy you need, by the same audit.",
+      "Decide with the data owners whether this level of leakage is acceptable.",
+      "Audit a stronger defense in the same way, at the accuracy that you need.",
     ],
     "low": [
-      "Release is defensible if so small a difference is acceptable."
+      "Release is defensible if this small leakage is acceptable."
       if by_chance
-      else "Release is defensible if the exposed records listed below are acceptable.",
+      else (
+        "Release is defensible if the exposure of the records listed below is "
+        "acceptable."
+      ),
       *([] if canaries else [_PLANT]),
     ],
     "too_few_records": [
-      f"Audit more records, {pairs_needed(report['strongest']['num_attacks'])} members "
-      "and as many non-members at least: on fewer, the interval of an attack would be "
-      "wide even if it made no mistake."
+      f"Audit more records, {pairs_needed(report['strongest']['num_attacks'])} "
+      "members and as many non-members at least: with fewer, the interval would be "
+      "wide even for a perfect attack."
     ],
     "none_found": [
-      "Nothing here speaks against release; it is no proof that nothing leaks.",
-      "Read the resolution of the table: few pairs cannot show a small leak.",
+      "The audit found no reason against release, which does not prove that nothing "
+      "leaks.",
+      "Check the resolution in the table: a small number of pairs cannot show small "
+      "leakage.",
     ],
   }[level]
   if alone:
     lines.append(
       "Train reference models on random subsets of the records and audit again with "
-      "them: an average hides the few records that are known by heart."
+      "them: an average hides the few records that are memorized."
     )
   elif canaries and report["target"]["model"] is not None:
     worst = level_of(canaries["strongest"])
     if LEVELS.index(worst) < LEVELS.index(level):
       lines.append(
-        f"Mind unusual records: planted in other models of the recipe they are graded "
-        f"{worst}, while the level above is of this model's own records."
+        "Note the risk of unusual records: canaries planted in other models of the "
+        f"recipe are graded {worst}, while the level above describes this model's own "
+        "records."
       )
   if any(row["ci"][0] > 0 for row in _paired(report)):
     lines.append("Prefer the DP-SGD baseline, or a defense that leaks less than it.")
@@ -273,7 +285,7 @@ def _models(count: int) -> str:
 
 
 def _false_alarms(fpr: float) -> str:
-  return f"one false alarm in {round(1 / fpr):,} non-members"
+  return f"one false positive per {round(1 / fpr):,} non-members"
 
 
 def _share(rate: float) -> str:

@@ -20,12 +20,12 @@ _DELTA = 1e-5
 _ENOUGH = 32  # references from which on a variance per record is worth estimating
 
 _MATCHED = (
-  "It is the candidate with the most noise that comes within a point of the audited "
-  "model's accuracy."
+  "It is the candidate with the most noise whose accuracy is within one percentage "
+  "point of the audited model's."
 )
 _UNMATCHED = (
-  "No candidate came within a point of the audited model's accuracy; the most accurate "
-  "one is shown, so it gives up accuracy that the audited model keeps."
+  "No candidate came within one percentage point of the audited model's accuracy; the "
+  "most accurate one is shown, which is less accurate than the audited model."
 )
 
 
@@ -57,8 +57,8 @@ def attack_canaries(
     is missing unless canaries were drawn independently. The last three are missing if
     no attack could be run.
 
-  Deviation: Aerni et al. fit one variance a record at 64 models; below 33 models the
-    pooled variance is used, as LiRA's authors advise for few.
+  Deviation: Aerni et al. fit one variance per record with 64 models; below 33 models
+    the pooled variance is used, as LiRA's authors advise for few models.
 
   Reference: Aerni, Zhang, Tramer, "Evaluations of Machine Learning Privacy Defenses are
     Misleading", 2024, arXiv 2404.17399.

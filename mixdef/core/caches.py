@@ -21,7 +21,7 @@ def folder(name: str) -> pathlib.Path | None:
   try:
     path = pathlib.Path.home() / ".cache" / "mixdef" / name
     if not path.is_absolute():
-      raise OSError(f"HOME={os.environ.get('HOME')!r} is no folder")
+      raise OSError(f"HOME={os.environ.get('HOME')!r} is not a folder")
     path.mkdir(parents=True, exist_ok=True)
     if not os.access(path, os.W_OK | os.X_OK):
       raise PermissionError(f"{path} cannot be written")
@@ -29,6 +29,6 @@ def folder(name: str) -> pathlib.Path | None:
     OSError,
     RuntimeError,
   ) as error:  # RuntimeError: the home folder cannot be determined
-    logging.info("nothing is kept in a cache of %s: %s", name, error)
+    logging.info("%s are not cached: %s", name, error)
     return None
   return path

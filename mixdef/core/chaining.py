@@ -164,8 +164,11 @@ def _read(part) -> Defense:
     name = getattr(part, "__name__", "factory")
     raise ValueError(f"{name} is a function, not a defense: call it, {name}()")
   if isinstance(part, (list, tuple)):
-    raise ValueError("chain takes its parts one by one: chain(*parts)")
-  raise ValueError(f"{part!r} is no defense: pass mixup(), or a text, 'mixup|ema'")
+    raise ValueError("chain expects its parts as separate arguments: chain(*parts)")
+  raise ValueError(
+    f"{part!r} is not a defense: pass a defense such as mixup(), or text such as "
+    "'mixup|ema'"
+  )
 
 
 def _refuse(parts):
@@ -173,13 +176,13 @@ def _refuse(parts):
   names = [part.name for part in parts]
   for name in names:
     if not (isinstance(name, str) and name.isidentifier()):
-      raise ValueError(f"a part is called {name!r}: give it a word, name='other'")
+      raise ValueError(f"{name!r} is not a valid name of a part: pass another name=")
     if name == "chain":
-      raise ValueError("a part cannot be called 'chain': give it another name=")
+      raise ValueError("a part cannot be called 'chain': pass another name=")
     if names.count(name) > 1:
       raise ValueError(
-        f"two parts of the chain are called {name!r}: give one of them "
-        f"another name, {name}(..., name='{name}_2')"
+        f"two parts of the chain are called {name!r}: rename one of them, "
+        f"{name}(..., name='{name}_2')"
       )
   for part in parts:
     check_hooks(part)
@@ -187,24 +190,28 @@ def _refuse(parts):
     "gradient estimators": [part for part in parts if part.value_and_grad],
     "staged parts": [part for part in parts if part.stages],
     "mixers": [part for part in parts if "mix" in part.traits],
-    "parts that choose the rows": [part for part in parts if part.rows],
-    "parts that release other weights": [part for part in parts if part.release_params],
-    "parts that state an epsilon": [part for part in parts if part.guarantee],
+    "parts that select the training rows": [part for part in parts if part.rows],
+    "parts that replace the released weights": [
+      part for part in parts if part.release_params
+    ],
+    "parts that account for epsilon": [part for part in parts if part.guarantee],
   }
   for what, found in once.items():
     if len(found) > 1:
       both = " and ".join(part.name for part in found)
-      raise ValueError(f"a chain can hold one of the {what}, not {both}: drop one")
+      raise ValueError(f"a chain can have only one of the {what}, not {both}: drop one")
   fields = [key for part in parts for key in (part.model or {})]
   for field in fields:
     if fields.count(field) > 1:
-      raise ValueError(f"two parts set the model's {field!r}: keep one of them")
+      raise ValueError(
+        f"two parts set the field {field!r} of the model: drop one of them"
+      )
   student = next((part for part in parts if part.rows), None)
   for part in parts:
     if student and part is not student and "needs_auxiliary" in part.traits:
       raise ValueError(
-        f"{student.name} trains on the auxiliary records, so {part.name} cannot take "
-        f"them for non-members: drop one"
+        f"{student.name} trains on the auxiliary records, so {part.name} cannot use "
+        "them as non-members: drop one"
       )
   clipped = next((part for part in parts if "per_example" in part.traits), None)
   if clipped:
@@ -224,25 +231,27 @@ def _refuse_with_clipping(part, clipped):
   give_up = f"drop one, or give up epsilon with {clipped.name}(..., guarantee=False)"
   if "cross_example" in part.traits:
     raise ValueError(
-      f"{part.name} lets a record act on other records' rows or answers, so clipping "
-      f"row by row in {clipped.name} bounds no record: {give_up}"
+      f"{part.name} lets a record influence the rows or outputs of other records, so "
+      f"the per-row clipping of {clipped.name} does not bound the influence of a "
+      f"record: {give_up}"
     )
   if part.stages:
     raise ValueError(
-      f"{part.name} trains on the members before, and the epsilon of {clipped.name} "
-      f"counts one training: {give_up}"
+      f"{part.name} trains earlier stages on the members, but the epsilon of "
+      f"{clipped.name} covers a single training: {give_up}"
     )
   if part.rows:
     raise ValueError(
-      f"{part.name} chooses the rows to train on from all members, so that one record "
-      f"decides about others, which {clipped.name} does not bound: {give_up}"
+      f"{part.name} selects the training rows among all members, so that a record "
+      f"influences the selection of others, which {clipped.name} does not bound: "
+      f"{give_up}"
     )
   after = [hook for hook in ("update", "epoch", "finish") if getattr(part, hook)]
   if after and part is not clipped and "post_processing" not in part.traits:
     raise ValueError(
-      f"{part.name} is shown the members by its {after[0]} hook, which the noise of "
-      f"{clipped.name} does not cover: if it needs the weights or the reference "
-      f"records alone, give it the trait post_processing; else {give_up}"
+      f"the {after[0]} hook of {part.name} has access to the members, which the noise "
+      f"of {clipped.name} does not cover: if the hook needs only the weights or the "
+      f"reference records, add the trait post_processing; otherwise {give_up}"
     )
 
 
@@ -283,8 +292,8 @@ def from_optax(name: str, transform, *, per_example: bool = False) -> Defense:
   usable = callable(transform) or hasattr(transform, "update")
   if not usable:
     raise ValueError(
-      f"from_optax: {transform!r} is no transform; pass optax.clip(1.0), or a function "
-      f"of a key that returns one"
+      f"from_optax: {transform!r} is not a transform; pass one such as "
+      "optax.clip(1.0), or a function from a key to a transform"
     )
 
   def make(key):

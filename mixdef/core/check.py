@@ -40,12 +40,12 @@ def check_number(
 
   >>> check_number("label_smoothing: epsilon", 1.5, 0, 1)
   Traceback (most recent call last):
-  ValueError: label_smoothing: epsilon is 1.5; give a number of at least 0 and at most 1
+  ValueError: label_smoothing: epsilon is 1.5; pass a number of at least 0 and at most 1
   """
   scalar = hasattr(value, "dtype") and value.shape == () and value.dtype.kind in "iuf"
   plain = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
   if not (plain or scalar):
-    raise ValueError(f"{what} is {value!r}; give a number")
+    raise ValueError(f"{what} is {value!r}; pass a number")
   if isinstance(value, jax.core.Tracer):
     return
   if value == high == math.inf:
@@ -61,28 +61,28 @@ def check_number(
     ends.append(f"below {below:g}")
   elif high < _LARGEST or value > _LARGEST:
     ends.append(f"at most {min(high, _LARGEST):.3g}")
-  raise ValueError(f"{what} is {value}; give a number {' and '.join(ends)}".rstrip())
+  raise ValueError(f"{what} is {value}; pass a number {' and '.join(ends)}".rstrip())
 
 
 def check_count(what, value, low=1, high=_MOST):
   """Raise unless `value` is an integer in [low, high], by default up to int32's max."""
   if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
-    raise ValueError(f"{what} is {value!r}; give an integer of at least {low}")
+    raise ValueError(f"{what} is {value!r}; pass an integer of at least {low}")
   if value > high:
-    raise ValueError(f"{what} is {value}; give an integer of at most {high}")
+    raise ValueError(f"{what} is {value}; pass an integer of at most {high}")
 
 
 def check_flag(what, value):
   """Raise unless `value` is True or False."""
   if not isinstance(value, (bool, np.bool_)):
-    raise ValueError(f"{what} is {value!r}; give True or False")
+    raise ValueError(f"{what} is {value!r}; pass True or False")
 
 
 def check_choice(what, value, options):
   """Raise unless `value` is one of `options`."""
   if not isinstance(value, str) or value not in options:
     known = ", ".join(map(repr, options))
-    raise ValueError(f"{what} is {value!r}; it is one of {known}")
+    raise ValueError(f"{what} is {value!r}; choose from {known}")
 
 
 flag: Check = check_flag
@@ -135,7 +135,7 @@ def checked(*, together: Callable[..., None] | None = None, **checks: Check):
   ...   return gamma
   >>> attack(None, gamma=-1)
   Traceback (most recent call last):
-  ValueError: attack: gamma is -1; give a number above 0
+  ValueError: attack: gamma is -1; pass a number above 0
   """
 
   def decorate(function: AnyFunction) -> AnyFunction:

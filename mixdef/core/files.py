@@ -29,7 +29,7 @@ def local_path(path: str | os.PathLike, name: str = "path") -> pathlib.Path:
   if not isinstance(path, str | os.PathLike):
     raise TypeError(f"{name}={path!r} must be a path, as text or pathlib.Path")
   if not os.fspath(path):
-    raise ValueError(f"{name} is empty: name a file or folder, or leave it out")
+    raise ValueError(f"{name} is empty: pass the path of a file or folder, or omit it")
   try:
     return pathlib.Path(path).expanduser()
   except RuntimeError as error:
@@ -61,7 +61,9 @@ def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
   except OSError as error:
     if error.filename not in (None, str(fresh)):
       raise  # the error concerns another file, which the caller was reading
-    reason = f"{error.strerror}: nothing was changed there, so mend that and run again"
+    reason = (
+      f"{error.strerror}: nothing was changed there, so fix the cause and run again"
+    )
     raise OSError(error.errno, reason, str(path)) from None
 
 

@@ -79,7 +79,9 @@ def read_grids(text: str) -> list[Grid]:
   """
   grids = [_read(part.strip()) for part in text.split(";") if part.strip()]
   if not grids:
-    raise ValueError(f"{text!r} names no defense: write 'none' for the undefended")
+    raise ValueError(
+      f"{text!r} names no defense: write 'none' for the undefended model"
+    )
   for grid in grids:
     grid.texts  # noqa: B018  reject an invalid cell before any cell is trained
   return grids

@@ -271,8 +271,8 @@ def check_hooks(part: Defense) -> None:
       signature.bind(*arguments.split(", "))
     except TypeError:
       raise ValueError(
-        f"{part.name}.{name} takes ({arguments}), not {signature}: see "
-        "mixdef.core.hooks.Ctx for what ctx holds"
+        f"{part.name}.{name} must accept ({arguments}), not {signature}: see "
+        "mixdef.core.hooks.Ctx for the fields of ctx"
       ) from None
 
 

@@ -45,8 +45,8 @@ def row_by_row(part: Defense):
     rows = out.weight.shape[0]
     if rows != 1:
       raise ValueError(
-        f"{part.name} makes {rows} rows of one, but clipping bounds a record only "
-        "where it stays one row: drop it, or give up epsilon with guarantee=False"
+        f"{part.name} turns one row into {rows}, but clipping bounds a record only if "
+        "it stays a single row: drop it, or give up epsilon with guarantee=False"
       )
     return jax.tree.map(lambda leaf: leaf[0], out)
 
@@ -72,8 +72,8 @@ def without_members(part: Defense, name: str):
       return run(state, ctx.position._replace(variables=ctx.variables))
     except (TypeError, AttributeError) as error:
       raise ValueError(
-        f"{part.name} is declared post_processing, so its update is given None for "
-        f"losses, log_probs and batch, and cannot do without: {error}"
+        f"{part.name} is declared post_processing, so its update receives None for "
+        f"losses, log_probs and batch, but it uses them: {error}"
       ) from error
 
   def look(state, ctx):
@@ -146,8 +146,9 @@ def check(clipped: Defense, hooks: dict[str, list[Defense]], spec) -> None:
       return  # a hyper-parameter of the part is traced, as in a sweep
   if faults:
     raise ValueError(
-      f"{faults[0]}, so that clipping in {clipped.name} bounds no record: drop the "
-      f"part, or give up epsilon with {clipped.name}(..., guarantee=False)"
+      f"{faults[0]}, so the clipping of {clipped.name} does not bound the influence "
+      f"of a record: drop the part, or give up epsilon with {clipped.name}(..., "
+      "guarantee=False)"
     )
 
 
@@ -169,13 +170,13 @@ def _trial(clipped, hooks, spec, state, key, epoch, batch, log_probs):
     together = part.batch(batch, state[part.name], ctx)
     alone = row_by_row(part)(batch, state[part.name], ctx)
     if together.weight.shape == batch.weight.shape:
-      found[f"{part.name} raises the weight of a row"] = (
+      found[f"{part.name} increases the weight of a row"] = (
         (together.weight >= 0) & (together.weight <= batch.weight)
       ).all()
-      found[f"{part.name} puts a record in another's row"] = (
+      found[f"{part.name} moves a record to the row of another"] = (
         together.index == batch.index
       ).all()
-    found[f"{part.name} changes a row by the other rows of its batch"] = _agree(
+    found[f"{part.name} makes a row depend on the other rows of its batch"] = _agree(
       *(together._replace(auxiliary=None), alone._replace(auxiliary=None)),
       batch.weight > 0,
     )
@@ -187,17 +188,17 @@ def _trial(clipped, hooks, spec, state, key, epoch, batch, log_probs):
   for part in hooks["log_probs"]:
     together = part.log_probs(log_probs, state[part.name], ctx)
     log_probs = _each(part, "log_probs", log_probs, state[part.name], ctx)
-    found[f"{part.name} changes the answer of a row by the other rows of its batch"] = (
-      _agree(together, log_probs, counted)
-    )
+    found[
+      f"{part.name} makes the output of a row depend on the other rows of its batch"
+    ] = _agree(together, log_probs, counted)
   losses = -(batch.y * log_probs).sum(-1)
   for part in hooks["loss"]:
     given = ctx._replace(log_probs=None if "critic" in part.traits else log_probs)
     together = part.loss(losses, state[part.name], given)
     losses = _each(part, "loss", losses, state[part.name], given)
-    found[f"{part.name} changes the loss of a row by the other rows of its batch"] = (
-      _agree(together, losses, counted)
-    )
+    found[
+      f"{part.name} makes the loss of a row depend on the other rows of its batch"
+    ] = _agree(together, losses, counted)
   return found
 
 
@@ -231,8 +232,8 @@ def _each(part, hook, values, state, ctx):
     out = getattr(part, hook)(value, state, own)
     if jnp.shape(out) != value.shape:
       raise ValueError(
-        f"{part.name} returns shape {jnp.shape(out)} from its {hook} hook, not one "
-        "value a row: return what it was given, changed, or give up epsilon with "
+        f"the {hook} hook of {part.name} returns shape {jnp.shape(out)} instead of "
+        "one value per row: return the shape of its input, or give up epsilon with "
         "guarantee=False"
       )
     return out[0]

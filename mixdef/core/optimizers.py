@@ -15,12 +15,12 @@ _EXAMPLE = "for example optax.adam(1e-3)"
 # Reasons to reject optimizers, by the type of their state: the weights that they train
 # are not the weights to release, or their gradients are not those of a batch.
 _REFUSED = {
-  "ScheduleFreeState": "averages its weights apart, in schedule_free_eval_params",
-  "SAMState": "leaves the weights perturbed between two of its steps",
-  "LookaheadState": "keeps fast and slow weights apart",
+  "ScheduleFreeState": "keeps its averaged weights in schedule_free_eval_params",
+  "SAMState": "leaves the weights perturbed between two steps",
+  "LookaheadState": "keeps separate fast and slow weights",
   "DifferentiallyPrivateAggregateState": (
-    "clips the gradient of each record, and gets that of a batch; use the defense "
-    "dp_sgd, or from_optax(..., per_example=True)"
+    "clips per-record gradients, but receives the gradient of a batch; use the "
+    "defense dp_sgd, or from_optax(..., per_example=True)"
   ),
 }
 
@@ -36,11 +36,15 @@ def check_optimizer(optimizer: Any) -> optax.GradientTransformationExtraArgs:
   if isinstance(optimizer, optax.GradientTransformation):
     return optax.with_extra_args_support(optimizer)
   if isinstance(optimizer, nn.Module):
-    what = f"a {type(optimizer).__name__}, a model, which comes first"
+    what = (
+      f"a {type(optimizer).__name__}, which is a model and belongs before the optimizer"
+    )
   elif inspect.isclass(optimizer) or callable(optimizer):
-    what = f"the function {text_of(optimizer)}, which has to be called"
+    what = f"the function {text_of(optimizer)}, which must be called"
   elif isinstance(optimizer, list | tuple):
-    what = f"a {type(optimizer).__name__}, which optax.chain(*...) makes one of"
+    what = (
+      f"a {type(optimizer).__name__}, which optax.chain(*...) turns into a transform"
+    )
   else:
     what = f"{text_of(optimizer)[:60]} of type {type(optimizer).__name__}"
   raise TypeError(f"optimizer is {what}: pass an optax transform, {_EXAMPLE}")
@@ -85,7 +89,7 @@ def start(
   state = jax.tree.map(jnp.asarray, state)
   for node in _nodes(state):
     if reason := _REFUSED.get(type(node).__name__):
-      raise ValueError(f"the optimizer {reason}: take another, {_EXAMPLE}")
+      raise ValueError(f"the optimizer {reason}: use another, {_EXAMPLE}")
   given = {"value": jnp.float32(0), "grad": params, "value_fn": _some_loss}
 
   def update(state, params):
@@ -97,7 +101,7 @@ def start(
     if _shapes(before) != _shapes(after):
       raise ValueError(
         "the optimizer changes the structure, shapes or types of parameters or of its "
-        f"own state: take another, {_EXAMPLE}"
+        f"own state: use another, {_EXAMPLE}"
       )
   leaves, structure = jax.tree.flatten(state)
   own = (jax.random.fold_in(key, place) for place in range(len(leaves)))
@@ -113,8 +117,8 @@ def _or_refuse(run, extra, why):
     *names, last = ("gradients", "parameters", *extra)
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise ValueError(
-      f"the optimizer cannot be used here ({reason}): it is given "
-      f"{', '.join(names)} and {last}{why}"
+      f"the optimizer cannot be used here ({reason}): it receives {', '.join(names)} "
+      f"and {last}{why}"
     ) from error
 
 

@@ -70,13 +70,16 @@ def _part(node, names):
   registry = RECIPES if name in RECIPES else DEFENSES
   made = _call(node, registry, registry.aliases, "defense", names, {}, also=RECIPES)
   if not isinstance(made, Defense):
-    raise ValueError(f"{name} makes a {type(made).__name__}, where a defense belongs")
+    raise ValueError(
+      f"{name} returns a {type(made).__name__}, not a defense: use a factory of a "
+      "defense"
+    )
   module = name.rpartition(":")[0]
   if not module or made.parts is not None:
     return made
   if not made.text:
     raise ValueError(
-      f"{name} has no text to be found again by: decorate it by @defense"
+      f"{name} has no text that identifies it: decorate it with @defense"
     )
   return made._replace(text=f"{module}:{made.text}")
 
@@ -140,10 +143,10 @@ def expression(text: str) -> Any:
   """Return the syntax tree of a text.
 
   Raises:
-    ValueError: for what is no expression, with the column where that is known.
+    ValueError: for text that is not an expression, with the column if known.
   """
   if not isinstance(text, str):
-    raise ValueError(f"{text!r} is a {type(text).__name__}: write a text")
+    raise ValueError(f"{text!r} is a {type(text).__name__}: pass text")
   try:
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")  # Python's warnings on odd code; rejected below
@@ -155,8 +158,8 @@ def expression(text: str) -> Any:
   except (ValueError, MemoryError, RecursionError):
     where = ""
   raise ValueError(
-    f"cannot read {_shortened(repr(text))}{where}: write name(argument=value), "
-    f"parts joined by |, in quotes on the command line"
+    f"cannot read {_shortened(repr(text))}{where}: write name(argument=value), joined "
+    "by |, and quote it on the command line"
   )
 
 
@@ -178,7 +181,7 @@ def _call(node, catalogue, aliases, what, names, fixed, *, wrap=None, also=(), *
   function = node.func if isinstance(node, ast.Call) else node
   text, name = _shortened(written(node)), _name(node)
   if not (isinstance(function, ast.Name) or ":" in name):
-    raise ValueError(f"{text!r} is no {what}: write name(argument=value)")
+    raise ValueError(f"{text!r} is not a {what}: write name(argument=value)")
   alias = expression(aliases.get(name, name))
   name = _name(alias)
   if name not in catalogue and not (":" in name and isinstance(catalogue, Registry)):
@@ -189,7 +192,7 @@ def _call(node, catalogue, aliases, what, names, fixed, *, wrap=None, also=(), *
   args, given = _arguments(node, name, names)
   for argument in fixed:
     if argument in given:
-      raise ValueError(f"{text}: {argument} is not given here: leave it out")
+      raise ValueError(f"{text}: {argument} cannot be set here: drop it")
   given = {**fixed, **extra, **preset, **given}
   if wrap is not None:
     factory = wrap(factory)
@@ -201,7 +204,7 @@ def _call(node, catalogue, aliases, what, names, fixed, *, wrap=None, also=(), *
 
 
 def _bind(make, args, given, written):
-  """Raise if a factory does not take the arguments, listing those that it does take."""
+  """Raise if a factory does not accept the arguments."""
   signature = inspect.signature(make)
   try:
     signature.bind(*args, **given)
@@ -223,9 +226,9 @@ def _arguments(node, name, names):
   given = {}
   for keyword in node.keywords:
     if keyword.arg is None:
-      raise ValueError(f"{name}: write each argument out, ** is not read")
+      raise ValueError(f"{name}: write each argument out, ** is not supported")
     if keyword.arg in given:
-      raise ValueError(f"{name}: {keyword.arg} is given twice")
+      raise ValueError(f"{name}: {keyword.arg} is passed twice")
     given[keyword.arg] = literal(keyword.value, name, names)
   return [literal(arg, name, names) for arg in node.args], given
 
@@ -242,8 +245,8 @@ def literal(node: ast.AST, where: str, names: Mapping[str, Any]) -> Any:
     value = ...
   if not _plain(value):
     raise ValueError(
-      f"{where}: {_shortened(ast.unparse(node))!r} is no literal; numbers, strings in "
-      f"quotes, True, False, None and tuples are"
+      f"{where}: {_shortened(ast.unparse(node))!r} is not a literal; write a number, "
+      "a string in quotes, True, False, None or a tuple"
     )
   return value
 

@@ -38,7 +38,7 @@ def check_seed(seed: Any, what: str = "seed") -> int:
   """
   seed = validate.integer(seed, what)
   if seed >= _SEEDS:
-    raise ValueError(f"{what}={seed}; take an integer below 2**63")
+    raise ValueError(f"{what}={seed}; pass an integer below 2**63")
   return seed
 
 

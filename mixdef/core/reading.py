@@ -33,7 +33,7 @@ class Damaged(ValueError):
 
 
 def read_npz(
-  path: str | pathlib.Path, *, fix: str, what: str = "is no npz of plain arrays"
+  path: str | pathlib.Path, *, fix: str, what: str = "is not an npz of plain arrays"
 ) -> dict[str, np.ndarray]:
   """Read all arrays of an npz file.
 
@@ -53,7 +53,7 @@ def read_npz(
   path = local_path(path)
   with _one_line(path, what, fix), path.open("rb") as file:
     if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
-      raise ValueError("it is one array, of numpy.save")
+      raise ValueError("it is a single array, written by numpy.save")
     with zipfile.ZipFile(file) as archive:
       members = archive.infolist()
       _refuse_claims(members, path.stat().st_size)
@@ -228,11 +228,11 @@ def _refuse_claims(members, size) -> None:
     raise ValueError("it holds an array of one name twice")
   for info in members:
     if info.compress_type not in largest:
-      raise ValueError(f"{info.filename!r} is compressed in a way that numpy never is")
+      raise ValueError(f"{info.filename!r} uses a compression that numpy never writes")
     if info.file_size > largest[info.compress_type] * info.compress_size:
-      raise ValueError(f"{info.filename!r} claims more bytes than it has")
+      raise ValueError(f"{info.filename!r} claims more bytes than the file has")
   if sum(info.compress_size for info in members) > size:
-    raise ValueError("its members claim more bytes than it has")
+    raise ValueError("its entries claim more bytes than the file has")
 
 
 def _read(archive, info) -> np.ndarray:
@@ -259,7 +259,7 @@ def _read(archive, info) -> np.ndarray:
 def _finite(text: str) -> float:
   value = float(text)
   if not math.isfinite(value):
-    raise ValueError(f"it holds {text}, which is no number")
+    raise ValueError(f"it has {text}, which is not a number")
   return value
 
 

@@ -108,8 +108,8 @@ class Registry(Mapping[str, Callable[..., Any]]):
         continue
       if "<locals>" not in _place(holder)[1]:
         raise ValueError(
-          f"a {self.what} called {taken!r} is there already, of {_place(holder)[0]}: "
-          f"give that of {_place(factory)[0]} another name"
+          f"a {self.what} called {taken!r} is already registered by "
+          f"{_place(holder)[0]}: rename that of {_place(factory)[0]}"
         )
     self.registered[name] = factory
     self.aliases.update(aliases or {})
@@ -151,14 +151,14 @@ def _fill() -> None:
 def load_plugins() -> None:
   """Import the modules that installed packages publish as `mixdef.plugins`.
 
-  A module that cannot be imported is left out, with a warning that names its package.
+  A module that cannot be imported is skipped, with a warning that names its package.
   """
   for point in metadata.entry_points(group="mixdef.plugins"):
     try:
       import_module(point.module)
     except ValueError as error:
       package = point.dist.name if point.dist else "a package"
-      logging.warning("plugin %r of %s is left out: %s", point.name, package, error)
+      logging.warning("plugin %r of %s is skipped: %s", point.name, package, error)
 
 
 DEFENSES = Registry("defense")
@@ -209,7 +209,7 @@ def attack(
     raise ValueError(f"reads={reads!r}; an attack reads 'signals' or 'models'")
   registries = {"classifiers": ATTACKS, "generators": GAN_ATTACKS}
   if of not in registries:
-    raise ValueError(f"of={of!r}; take one of {', '.join(registries)}")
+    raise ValueError(f"of={of!r}; choose from {', '.join(registries)}")
 
   def register(function):
     function.__dict__.update(family=family, reads=reads, trains=trains, note=note)
@@ -233,7 +233,7 @@ def learner(
   """
   registries = {"classifiers": LEARNERS, "generators": GAN_LEARNERS}
   if of not in registries:
-    raise ValueError(f"of={of!r}; take one of {', '.join(registries)}")
+    raise ValueError(f"of={of!r}; choose from {', '.join(registries)}")
   register = registries[of].register
   return register if factory is None else register(factory)
 

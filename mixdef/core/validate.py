@@ -14,7 +14,7 @@ _FIXES = {
   "O": "convert it to numbers: it holds Python objects",
   "M": "convert it to numbers: it holds dates",
   "m": "convert it to numbers: it holds durations",
-  "V": "numpy.savez writes bfloat16 so; save it as float32",
+  "V": "numpy.savez writes bfloat16 in this way; save it as float32",
 }
 """What to do about non-numeric types, by dtype kind."""
 
@@ -25,19 +25,19 @@ def numbers(values: Any, what: str, *, text: str = _TEXT) -> np.ndarray:
   bfloat16 and similar types become float32. `text` is the fix to suggest for text.
 
   Raises:
-    ValueError: for masked arrays and types that are no numbers, with what to do.
+    ValueError: for masked arrays and types that are not numeric, with the fix.
   """
   parts = values if isinstance(values, (list, tuple)) else (values,)
   if any(map(np.ma.isMaskedArray, parts)):
     raise ValueError(
-      f"{what} is a masked array, whose mask would be lost; leave out the masked "
+      f"{what} is a masked array, whose mask would be lost; remove the masked "
       "records, or fill them: values.filled(...)"
     )
   try:
     array = np.asarray(values)
   except (ValueError, TypeError, RuntimeError) as error:
     if "inhomogeneous" in str(error):
-      raise ValueError(f"{what} is ragged; give every record the same shape") from error
+      raise ValueError(f"{what} is ragged; all records need the same shape") from error
     reason = str(error).splitlines()[0]
     raise ValueError(f"{what} cannot be read as an array: {reason}") from error
   kind = array.dtype.kind
@@ -62,9 +62,9 @@ def integer(value: Any, name: str, *, least: int = 0) -> int:
   except TypeError:
     whole = None
   if whole is None:
-    raise ValueError(f"{name}={value!r}; take an integer of at least {least}")
+    raise ValueError(f"{name}={value!r}; pass an integer of at least {least}")
   if whole < least:
-    raise ValueError(f"{name}={whole}; take at least {least}")
+    raise ValueError(f"{name}={whole}; pass at least {least}")
   return whole
 
 
@@ -75,7 +75,7 @@ def real(value: Any, name: str) -> float:
       raise TypeError
     return float(value)
   except (TypeError, ValueError):
-    raise ValueError(f"{name}={value!r}; take a number") from None
+    raise ValueError(f"{name}={value!r}; pass a number") from None
 
 
 def inputs(x: Any, what: str) -> np.ndarray:
@@ -96,8 +96,8 @@ def inputs(x: Any, what: str) -> np.ndarray:
     limits = np.iinfo(np.int32)
     if x.min() < limits.min or x.max() > limits.max:
       raise ValueError(
-        f"{what} holds integers from {x.min()} to {x.max()}, which int32 does not hold;"
-        " number them anew, or pass quantities as float32"
+        f"{what} holds integers from {x.min()} to {x.max()}, which int32 cannot "
+        "represent; renumber them, or pass quantities as float32"
       )
     return x.astype(np.int32)
   with np.errstate(over="ignore"):
@@ -119,8 +119,8 @@ def quantities(x: Any, part: str, *, error: type[ValueError] = ValueError) -> No
   """Raise if records are categorical integers, which `part` cannot compute with."""
   if are_names(x):
     raise error(
-      f"{part} computes with records, and these are {x.dtype}, names such as token ids;"
-      " leave it out, or pass quantities as float32"
+      f"{part} computes with records, but these are {x.dtype}, categories such as "
+      "token ids; drop it, or pass quantities as float32"
     )
 
 
@@ -130,8 +130,8 @@ def labels(y: Any, what: str) -> np.ndarray:
   y = numbers(y, what, text=text)
   if y.ndim != 1:
     raise ValueError(
-      f"{what} has shape {y.shape}; labels are one integer a record: y.argmax(1) for"
-      " one-hot rows, y.ravel() for a column"
+      f"{what} has shape {y.shape}; labels are one integer per record: y.argmax(1) "
+      "for one-hot rows, y.ravel() for a column"
     )
   if y.size and y.dtype.kind == "f":
     _refuse_float_labels(y, what)
@@ -146,13 +146,13 @@ def _refuse_float_labels(y: np.ndarray, what: str) -> None:
   broken = ~np.isfinite(y)
   if broken.any():
     at = int(broken.argmax())
-    raise ValueError(f"{what}[{at}] is {y[at]}; leave out records without a label")
+    raise ValueError(f"{what}[{at}] is {y[at]}; remove records without a label")
   if (y == np.floor(y)).all():
     raise ValueError(f"{what} has type {y.dtype}; labels are integers: y.astype(int)")
   at = int((y != np.floor(y)).argmax())
   raise ValueError(
-    f"{what}[{at}] is {y[at]} of type {y.dtype}: this is classification only; make"
-    " classes of real numbers, for example np.digitize(y, edges)"
+    f"{what}[{at}] is {y[at]} of type {y.dtype}: only classification is supported; "
+    "convert real numbers to classes, for example by np.digitize(y, edges)"
   )
 
 
@@ -169,11 +169,14 @@ def label_range(y: np.ndarray, num_classes: int, what: str) -> None:
 def lengths(x: Sized, y: Sized, **columns: Any) -> None:
   """Raise if arrays differ in the number of records."""
   if len(x) != len(y):
-    raise ValueError(f"x has {len(x)} records but y has {len(y)}; give one label each")
+    raise ValueError(
+      f"x has {len(x)} records but y has {len(y)}; pass one label per record"
+    )
   for name, column in columns.items():
     if len(column) != len(x):
       raise ValueError(
-        f"{name} has {len(column)} entries but x has {len(x)} records; give one each"
+        f"{name} has {len(column)} entries but x has {len(x)} records; pass one per "
+        "record"
       )
 
 
@@ -181,12 +184,12 @@ def ids(values: Any) -> np.ndarray:
   """Return the ids of records [N], integers or text, checked to be unique."""
   names = np.asarray(values)
   if names.dtype.kind not in "iuUT" or names.ndim != 1:
-    raise ValueError(f"ids have type {names.dtype}; give [N] integers or text")
+    raise ValueError(f"ids have type {names.dtype}; pass [N] integers or text")
   values, counts = np.unique(names, return_counts=True)
   if counts.max(initial=0) > 1:
     raise ValueError(
-      f"ids hold {values[counts.argmax()]!s} {counts.max()} times; give every record a "
-      "name of its own"
+      f"ids contain {values[counts.argmax()]!s} {counts.max()} times; pass a unique "
+      "id for every record"
     )
   return names
 
@@ -195,8 +198,8 @@ def same_records(x: np.ndarray, test_x: np.ndarray) -> None:
   """Raise if held-out records differ from the training records in shape or type."""
   if (x.shape[1:], x.dtype) != (test_x.shape[1:], test_x.dtype):
     raise ValueError(
-      f"test x holds {test_x.dtype} {test_x.shape[1:]} but x holds"
-      f" {x.dtype} {x.shape[1:]}; prepare both alike"
+      f"test x holds {test_x.dtype} {test_x.shape[1:]} but x holds {x.dtype} "
+      f"{x.shape[1:]}; preprocess both in the same way"
     )
 
 
@@ -215,20 +218,22 @@ def queries(x: Any, known: np.ndarray) -> np.ndarray:
   x = numbers(x, "x")
   shape = known.shape[1:]
   if x.shape == shape:
-    raise ValueError(f"x is one record of shape {shape}; give a batch of it: x[None]")
+    raise ValueError(f"x is a single record of shape {shape}; pass a batch: x[None]")
   if x.shape[1:] != shape or not x.ndim:
     raise ValueError(
       f"x has shape {x.shape}, and models were trained on records of shape {shape};"
       f" reshape it to {['B', *shape]}".replace("'", "")
     )
   if not len(x):
-    raise ValueError("x holds 0 records; give at least one")
+    raise ValueError("x has 0 records; pass at least one")
   if x.dtype == known.dtype:
     return x
   trained = f"x is {x.dtype}, and models were trained on {known.dtype}"
   if are_names(known):
     if x.dtype.kind not in "iu":
-      raise ValueError(f"{trained}, names such as token ids; pass x.astype(np.int32)")
+      raise ValueError(
+        f"{trained}, categories such as token ids; pass x.astype(np.int32)"
+      )
     return inputs(x.astype(np.int64), "x")
   if x.dtype == np.uint8:
     raise ValueError(
@@ -239,8 +244,8 @@ def queries(x: Any, known: np.ndarray) -> np.ndarray:
     x.dtype.kind == "f" and x.min() >= 0 and x.max() <= 1
   ):
     raise ValueError(
-      f"{trained} pictures, read as x / 255; values from {x.min():g} to {x.max():g} are"
-      " on another scale: pass x.astype(np.uint8), or floats in [0,1]"
+      f"{trained} images, read as x / 255; values from {x.min():g} to {x.max():g} are "
+      "on another scale: pass x.astype(np.uint8), or floats in [0,1]"
     )
   return x.astype(np.float32)
 
@@ -252,7 +257,7 @@ def bools(values: Any, what: str) -> np.ndarray:
     fix = "weights > 0"
     if np.isin(values, (0, 1)).all():
       fix = f"{what}.astype(bool)"
-    raise ValueError(f"{what} has type {values.dtype}; give bool, for example {fix}")
+    raise ValueError(f"{what} has type {values.dtype}; pass bool, for example {fix}")
   return values
 
 
@@ -265,7 +270,7 @@ def mask(values: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
       fix = f": {what}.T"
     elif (1, *values.shape) == shape:
       fix = f": {what}[None]"
-    raise ValueError(f"{what} has shape {values.shape}; give {list(shape)}{fix}")
+    raise ValueError(f"{what} has shape {values.shape}; pass {list(shape)}{fix}")
   return values
 
 
@@ -298,7 +303,7 @@ def rows(index: ArrayLike, num_records: int) -> np.ndarray:
     raise ValueError("rows selects 0 records; select at least one")
   if index.dtype.kind not in "ui" or index.ndim != 1:
     raise ValueError(
-      f"rows has type {index.dtype} and shape {index.shape}; give integer indices [M]"
+      f"rows has type {index.dtype} and shape {index.shape}; pass integer indices [M]"
       " or a bool mask [N]"
     )
   if index.min() < 0 or index.max() >= num_records:
@@ -309,6 +314,6 @@ def rows(index: ArrayLike, num_records: int) -> np.ndarray:
   counts = np.bincount(index, minlength=num_records)
   if counts.max() > 1:
     raise ValueError(
-      f"rows hold {counts.argmax()} {counts.max()} times; select a record once"
+      f"rows contain {counts.argmax()} {counts.max()} times; select a record only once"
     )
   return index

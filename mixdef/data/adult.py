@@ -103,12 +103,12 @@ def _encode(values: list[str]) -> list[float]:
     if isinstance(coding, tuple):
       mean, spread = coding
       if not math.isfinite(number := float(value)):
-        raise ValueError(f"{value!r} is no {name}")
+        raise ValueError(f"{value!r} is not a valid {name}")
       features.append((number - mean) / spread)
       continue
     known = coding.split()
     if value not in (*known, "?"):
-      raise ValueError(f"{value!r} is no {name}")
+      raise ValueError(f"{value!r} is not a valid {name}")
     features += [float(value == other) for other in known]
   return features
 
@@ -116,5 +116,5 @@ def _encode(values: list[str]) -> list[float]:
 def _label(income: str) -> int:
   # In the test file, labels end with a period.
   if income.rstrip(".") not in _INCOMES:
-    raise ValueError(f"{income!r} is no income, {' or '.join(_INCOMES)}")
+    raise ValueError(f"{income!r} is not an income, {' or '.join(_INCOMES)}")
   return _INCOMES.index(income.rstrip("."))

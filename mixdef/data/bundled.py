@@ -53,9 +53,9 @@ def lfw(data_dir: pathlib.Path, *, num_records: int = 1_867) -> Dataset:
   kept = {name: paths for name, paths in people.items() if len(paths) >= _LFW_LEAST}
   if (found := sum(map(len, kept.values()))) != num_records:
     raise ValueError(
-      f"{folder} is not the whole of LFW: people with {_LFW_LEAST} pictures or more"
-      f" have {found:,} in all, not {num_records:,}; remove it and unpack"
-      f" {_LFW_PICTURES[1]} again"
+      f"{folder} is not the complete LFW: people with at least {_LFW_LEAST} images "
+      f"have {found:,} in total, not {num_records:,}; remove it and unpack "
+      f"{_LFW_PICTURES[1]} again"
     )
   x = np.stack([_read_face(path) for paths in kept.values() for path in paths])
   _, numbers = np.unique([name.replace("_", " ") for name in kept], return_inverse=True)
@@ -77,7 +77,7 @@ def _fetch_lfw(data_dir: pathlib.Path) -> None:
     complete = all((home / name).exists() for name in _LFW_TABLES)
     if complete and any((home / name).exists() for name in _LFW_PICTURES):
       raise ValueError(
-        f"{home} is damaged: {reason}; remove it and get its files again"
+        f"{home} is damaged: {reason}; remove it and download its files again"
       ) from error
     raise FileNotFoundError(
       f"lfw: {home} needs {_LFW_PICTURES[0]}/ (or {_LFW_PICTURES[1]} and"
@@ -91,8 +91,8 @@ def _read_face(path: pathlib.Path) -> np.ndarray:
   if pixels.shape != _LFW_SHAPE:
     sizes = (" x ".join(map(str, shape)) for shape in (pixels.shape, _LFW_SHAPE))
     raise ValueError(
-      f"{path} is not of LFW: it is {next(sizes)} pixels, not {next(sizes)}; the set is"
-      " read from its official files only"
+      f"{path} is not an image of LFW: it has {next(sizes)} pixels, not "
+      f"{next(sizes)}; put the official files there"
     )
   # The region that scikit-learn crops.
   face = pixels[70:195, 78:172].astype(np.float32) / np.float32(255)

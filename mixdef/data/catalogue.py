@@ -70,8 +70,8 @@ def check_name(name: str) -> None:
   """
   if not isinstance(name, str):
     raise TypeError(
-      f"name is {type(name).__name__}; give the name of a set, such as 'digits'; for"
-      " your own arrays use Dataset.from_arrays(x, y)"
+      f"name is {type(name).__name__}; pass the name of a data set, such as 'digits'; "
+      "for your own arrays use Dataset.from_arrays(x, y)"
     )
   if ":" in name:
     CATALOGUE[name]
@@ -79,8 +79,8 @@ def check_name(name: str) -> None:
     plain = name.strip().lower().replace("-", "_").replace(" ", "_")
     close = difflib.get_close_matches(plain, CATALOGUE, n=3, cutoff=0.5)
     raise ValueError(
-      f"no data set {name!r}; close: {', '.join(close or sorted(CATALOGUE))}; for your"
-      " own arrays use Dataset.from_arrays(x, y)"
+      f"unknown data set {name!r}; similar: {', '.join(close or sorted(CATALOGUE))}; "
+      "for your own arrays use Dataset.from_arrays(x, y)"
     )
 
 
@@ -98,10 +98,10 @@ def _folder(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
   except (ValueError, OSError) as error:
     reason = getattr(error, "strerror", None) or error
     raise ValueError(
-      f"{given}={str(data_dir)[:100]!r}: {reason}; name the folder of the raw files"
+      f"{given}={str(data_dir)[:100]!r}: {reason}; pass the folder of the raw files"
     ) from error
   if not is_folder:
-    raise ValueError(f"{given}={folder} is a file; name the folder that holds it")
+    raise ValueError(f"{given}={folder} is a file; pass the folder that contains it")
   return folder
 
 
@@ -255,8 +255,10 @@ registry.dataset(
     name="casia_face",
     folders=("casia_face", "CASIA-WebFace"),
     min_images=100,
-    advice="ask the Institute of Automation, Chinese Academy of Sciences, for"
-    " CASIA-WebFace (research only, under a signed agreement)",
+    advice=(
+      "request CASIA-WebFace from the Institute of Automation, Chinese Academy of "
+      "Sciences (research only, under a signed agreement)"
+    ),
   ),
   name="casia_face",
   files="`casia_face/<identity>/*.jpg`, identities with at least 100 images",

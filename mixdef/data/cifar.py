@@ -67,12 +67,12 @@ def _read_records(
   record, other = (n + 3 * _SIDE * _SIDE for n in (label_bytes, 3 - label_bytes))
   if raw.size and not raw.size % other and raw.size % record:
     raise ValueError(
-      f"{path} has records of {other} bytes, as those of"
-      f" {'cifar100' if label_bytes == 1 else 'cifar10'} are, not {record}; keep each"
-      " set in a folder of its name"
+      f"{path} has records of {other} bytes, like "
+      f"{'cifar100' if label_bytes == 1 else 'cifar10'}, not {record}; keep each data "
+      "set in a folder of its name"
     )
   if not raw.size or raw.size % record:
-    raise files.damaged(path, f"{raw.size} bytes are no multiple of {record}")
+    raise files.damaged(path, f"{raw.size} bytes are not a multiple of {record}")
   rows = raw.reshape(-1, record)
   counts.check_count(path, len(rows), count, "records")
   y = rows[:, label_bytes - 1]

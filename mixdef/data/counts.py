@@ -23,9 +23,9 @@ def check_count(path: pathlib.Path, found: int, expected: int, what: str) -> Non
   """
   if found != expected:
     raise ValueError(
-      f"{path} is cut short or another file{files.instead(path)}: it holds"
-      f" {found:,} {what}, not {expected:,}; put the official file there, or load"
-      " records of your own by Dataset.from_arrays(x, y)"
+      f"{path} is truncated or another file{files.instead(path)}: it has {found:,} "
+      f"{what}, not {expected:,}; put the official file there, or load custom records "
+      "by Dataset.from_arrays(x, y)"
     )
 
 
@@ -75,22 +75,23 @@ def dataset(
   found = (len(data), len(data.test) if data.test else 0)
   if num_records and num_records != found:
     raise ValueError(
-      f"{place} is not the whole {name}: it holds {found[0]:,} + {found[1]:,} records,"
-      f" not {num_records[0]:,} + {num_records[1]:,}; put the official files there, or"
-      " load records of your own by Dataset.from_arrays(x, y)"
+      f"{place} is not the complete {name}: it has {found[0]:,} + {found[1]:,} "
+      f"records, not {num_records[0]:,} + {num_records[1]:,}; put the official files "
+      "there, or load custom records by Dataset.from_arrays(x, y)"
     )
   for part, records in parts if balanced else ():
     sizes = np.bincount(records.y, minlength=num_classes)
     if np.ptp(sizes):
       raise ValueError(
-        f"{place} does not hold the files of {name}: {sizes.min():,} {part} records are"
-        f" of class {sizes.argmin()}, {sizes.max():,} of class {sizes.argmax()}, and"
-        " officially all classes are equal; put each official file there once"
+        f"{place} does not have the files of {name}: {sizes.min():,} {part} records "
+        f"are of class {sizes.argmin()} and {sizes.max():,} of class "
+        f"{sizes.argmax()}, but the official classes are of equal size; put each "
+        "official file there once"
       )
   if content and digest(data) != content:
     raise ValueError(
-      f"{place} does not hold {name}: there are as many records, but other ones or with"
-      " other labels; put each file there under its own name, none twice"
+      f"{place} does not have the records of {name}: their number is right, but their "
+      "content or labels differ; put each file there once under its own name"
     )
   shape = data.x.shape[1:]
   features = f"{shape[0]} features" if len(shape) == 1 else " x ".join(map(str, shape))

@@ -194,7 +194,7 @@ class Dataset:
         "records that are not always members" if self.always_member.any() else "records"
       )
       raise ValueError(
-        f"{count} auxiliary records of {free} {kind}; take 0 to {free - 1}"
+        f"{count} auxiliary records of {free} {kind}; pass 0 to {free - 1}"
       )
     order = stream(seed, "reference").permutation(len(self))
     auxiliary = np.zeros(len(self), bool)
@@ -219,11 +219,13 @@ class Dataset:
         or one side is empty.
     """
     if self.test is not None:
-      raise ValueError(f"{self.name} has a test file already; use it, or drop it first")
+      raise ValueError(
+        f"{self.name} already has test records; use them, or drop them first"
+      )
     if self.auxiliary.any():
-      raise ValueError("auxiliary rows are marked already; call hold_out first")
+      raise ValueError("auxiliary records are already marked; call hold_out first")
     if self.always_member.any():
-      raise ValueError("rows are marked always already; call hold_out first")
+      raise ValueError("always-member records are already marked; call hold_out first")
     count = round(validate.real(fraction, "fraction") * len(self))
     if not 0 < count < len(self):
       raise ValueError(
@@ -295,7 +297,7 @@ def _held_out(test: Any, name: str) -> Dataset | None:
   if test is None:
     return None
   if not isinstance(test, (tuple, list)) or len(test) != 2:
-    raise ValueError("test is no pair of arrays; pass test=(x, y), or a Dataset")
+    raise ValueError("test is not a pair of arrays; pass test=(x, y), or a Dataset")
   x, y = test
   x, y = validate.inputs(x, "test x"), validate.labels(y, "test y")
   validate.lengths(x, y)

@@ -63,6 +63,6 @@ def _bytes(record: np.ndarray) -> bytes:
 def _same_kind(first: Dataset, part: Dataset, place: int) -> None:
   if (first.x.shape[1:], first.x.dtype) != (part.x.shape[1:], part.x.dtype):
     raise ValueError(
-      f"set {place} holds {part.x.dtype} {part.x.shape[1:]} but set 0 holds"
-      f" {first.x.dtype} {first.x.shape[1:]}; prepare all alike"
+      f"data set {place} has records {part.x.dtype} {part.x.shape[1:]} but data set 0 "
+      f"has {first.x.dtype} {first.x.shape[1:]}; preprocess all in the same way"
     )

@@ -29,7 +29,9 @@ def celeba_face(pixels: np.ndarray) -> np.ndarray:
     ValueError: the image has another size, as those of reduced copies have.
   """
   if pixels.shape != CELEBA_SHAPE:
-    raise ValueError(f"the image is {pixels.shape}; those of CelebA are {CELEBA_SHAPE}")
+    raise ValueError(
+      f"the image has shape {pixels.shape}, but CelebA images have {CELEBA_SHAPE}"
+    )
   return image_folder.square(pixels, crop=128)
 
 
@@ -123,8 +125,8 @@ def celeba64(
       "celeba64",
       data_dir / "celeba64",
       "train.webp, test.webp (or .png) and labels.npz (y_train, y_test)",
-      "make sheets of 64 tiles of 64 x 64 a row of your own copy of CelebA (for"
-      " non-commercial research, not to be passed on), or load celeba",
+      "make sheets with 64 tiles of 64 x 64 pixels per row from CelebA (for "
+      "non-commercial research, no redistribution), or load celeba",
     )
   return data
 
@@ -158,8 +160,8 @@ def lfw62(
       "lfw62",
       data_dir / "lfw62",
       "train.png, test.png (or .webp) and labels.npz (y_train, y_test)",
-      "make sheets of 50 tiles of 64 x 64 a row of your own copy of LFW (for"
-      " research), or load lfw",
+      "make sheets with 50 tiles of 64 x 64 pixels per row from LFW (for research), "
+      "or load lfw",
     )
   return data
 
@@ -170,9 +172,9 @@ def _read_male(path: pathlib.Path, num_images: int) -> dict[str, int]:
   rows = [line.split() for line in lines if line]
   if count.strip() != str(num_images) or len(rows) != num_images:
     raise ValueError(
-      f"{path} is not CelebA's{files.instead(path)}: it announces"
-      f" {count.strip()[:20]!r} images and lists {len(rows)}, not {num_images}; small"
-      " copies load as celeba64"
+      f"{path} is not CelebA's{files.instead(path)}: it announces "
+      f"{count.strip()[:20]!r} images and lists {len(rows)}, not {num_images}; load a "
+      "small copy as celeba64"
     )
   if "Male" not in names.split():
     raise files.damaged(path, "it has no attribute Male")
@@ -187,7 +189,9 @@ def _read_partition(path: pathlib.Path, male: dict[str, int]) -> dict[str, str]:
   rows = [line.split() for line in files.read_text(path).splitlines()]
   part = {row[0].lower(): row[1] for row in rows if len(row) == 2 and row[1] in _SPLITS}
   if missing := [name for name in male if name not in part]:
-    raise files.damaged(path, f"it gives {missing[0]} no split of {', '.join(_SPLITS)}")
+    raise files.damaged(
+      path, f"it assigns {missing[0]} to none of the splits {', '.join(_SPLITS)}"
+    )
   return part
 
 

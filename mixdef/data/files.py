@@ -105,7 +105,7 @@ def contents(folder: pathlib.Path) -> str:
   if not names:
     return "it is empty"
   more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-  return f"it holds {', '.join(names[:_SHOWN])}{more}"
+  return f"it contains {', '.join(names[:_SHOWN])}{more}"
 
 
 def missing(
@@ -126,7 +126,7 @@ def missing(
 
 
 @contextlib.contextmanager
-def decoding(path: pathlib.Path, fix: str = "get it again") -> Iterator[None]:
+def decoding(path: pathlib.Path, fix: str = "download it again") -> Iterator[None]:
   """Convert any error of a reader into one line with the path and the fix.
 
   Args:
@@ -153,14 +153,14 @@ def decoding(path: pathlib.Path, fix: str = "get it again") -> Iterator[None]:
     raise damaged(path, first_line(error), fix) from error
 
 
-def damaged(path: pathlib.Path, why: str, fix: str = "get it again") -> Damaged:
+def damaged(path: pathlib.Path, why: str, fix: str = "download it again") -> Damaged:
   """Return the error for a file with damaged content."""
   return Damaged(f"{path} is damaged: {why}{instead(path)}; {fix}")
 
 
 def unreadable(path: pathlib.Path, error: OSError) -> OSError:
   """Return the error for a file that cannot be read, regardless of its content."""
-  fix = "mend that and run again: the file may be whole"
+  fix = "fix the cause and run again: the file may be intact"
   if isinstance(error, PermissionError):
     fix = f"give this user the right to read it: chmod -R u+rX '{path}'"
   return type(error)(f"{path} cannot be read: {error.strerror}; {fix}")
@@ -176,7 +176,7 @@ def instead(path: pathlib.Path) -> str:
   if not head:
     return " (it is empty)"
   if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-    return " (it is a web page: the server answered with a message in its place)"
+    return " (it is a web page: the server sent a message instead of the file)"
   if head.startswith(b"version https://git-lfs"):
     return " (it is a pointer of Git LFS: run git lfs pull)"
   return ""
@@ -197,7 +197,7 @@ def decompressed(path: pathlib.Path) -> bytes:
 
 def read_npz(path: pathlib.Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
   """Return {key: array} of an npz file without pickled objects."""
-  what, fix = f"is damaged{instead(path)}", "get it again"
+  what, fix = f"is damaged{instead(path)}", "download it again"
   with decoding(path):
     arrays = reading.read_npz(path, what=what, fix=fix)
   if lacking := [key for key in keys if key not in arrays]:
@@ -212,7 +212,7 @@ def read_text(path: pathlib.Path) -> str:
   with decoding(path):
     text = raw.decode("utf-16" if utf16 else "utf-8-sig")
     if "\0" in text:
-      raise ValueError("it holds zero bytes, so it is no text in UTF-8")
+      raise ValueError("it contains zero bytes, so it is not UTF-8 text")
     return text
 
 
@@ -309,6 +309,6 @@ def _checked(path: pathlib.Path) -> pathlib.Path:
     raise Damaged(f"{path} is a folder; put the file of that name in its place")
   if path.is_symlink():
     raise FileNotFoundError(
-      f"{path} links to {os.readlink(path)}, which is not there; mend the link"
+      f"{path} links to {os.readlink(path)}, which does not exist; fix the link"
     )
-  raise Damaged(f"{path} is no regular file; put the file of that name in its place")
+  raise Damaged(f"{path} is not a regular file; put the file of that name in its place")

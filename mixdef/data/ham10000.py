@@ -57,7 +57,8 @@ def read(data_dir: pathlib.Path, *, num_images: int = 10_015) -> Dataset:
   for image, diagnosis in rows:
     if diagnosis not in CLASSES:
       raise files.damaged(
-        metadata, f"{image} has dx {diagnosis!r}, none of {', '.join(CLASSES)}"
+        metadata,
+        f"{image} has dx {diagnosis!r}, which is not one of {', '.join(CLASSES)}",
       )
   folders = [files.child(metadata.parent, folder) for folder in _FOLDERS]
   present = {

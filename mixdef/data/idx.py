@@ -87,7 +87,7 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
     raise files.damaged(path, f"it starts with {raw[:4].hex()}, not 0000080{axes}")
   shape = tuple(int(n) for n in np.frombuffer(raw[4:start], ">i4"))
   if min(shape) < 1:
-    raise files.damaged(path, f"shape {shape} holds no record")
+    raise files.damaged(path, f"shape {shape} has no records")
   expected = math.prod(shape)
   if len(raw) - start != expected:
     raise files.damaged(
@@ -112,13 +112,13 @@ def _check_digest(
     if digest in known:
       official = NAMES[known.index(digest)].removesuffix(".gz")
       raise ValueError(
-        f"{path} holds {other}, not {name}: it is {official} of {other}; keep each set"
-        " in a folder of its name"
+        f"{path} holds {other}, not {name}: it is {official} of {other}; keep each "
+        "data set in a folder of its name"
         if other != name
-        else f"{path} holds {official}; give each file its own name back"
+        else f"{path} is {official}; restore the official file names"
       )
   raise ValueError(
-    f"{path} is not the official file of {name}: SHA-256 {digest[:8]}... of its"
-    f" content, decompressed, is not {digests[name][place][:8]}...; another set has"
-    f" files of this name, or bytes were changed: put the file of {name} there"
+    f"{path} is not the official file of {name}: SHA-256 {digest[:8]}... of its "
+    f"content, decompressed, is not {digests[name][place][:8]}...; another data set "
+    f"has files of this name, or bytes were changed: put the file of {name} there"
   )

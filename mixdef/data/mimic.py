@@ -14,8 +14,8 @@ NAMES = ("ADMISSIONS.csv.gz", "DIAGNOSES_ICD.csv.gz")
 _NO_CODE = ("", "null", "nan", "na", "n/a", "none", "<na>")
 _CODE = re.compile(r"\d{3,5}|[EV]\d{2,4}", re.ASCII)
 _AS_NUMBERS = (
-  "the file was saved as numbers, which lost the leading zeros of codes such as 0389;"
-  " take the official file, and read and write ICD9_CODE as text"
+  "the file was saved as numbers, which lost the leading zeros of codes such as 0389; "
+  "use the official file, and read and write ICD9_CODE as text"
 )
 
 
@@ -68,8 +68,8 @@ def read(
   )
   if (found := len({subject for subject, *_ in rows})) != num_patients:
     raise ValueError(
-      f"{paths[0]} is not {name}: it has {found} patients, not {num_patients}; the"
-      " open demo of 100 loads as mimic3_demo, MIMIC-III of 46,520 as mimic3"
+      f"{paths[0]} is not {name}: it has {found} patients, not {num_patients}; load "
+      "the open demo of 100 as mimic3_demo, MIMIC-III of 46,520 as mimic3"
     )
   counts.check_count(paths[0], len(rows), num_rows[0], "admissions")
   admissions, died = _admissions(paths[0], rows)
@@ -80,7 +80,7 @@ def read(
     for code in codes[admission]:
       cells.append((patient, columns.setdefault(code, len(columns))))
   if not columns:
-    raise files.damaged(paths[1], "it holds no code")
+    raise files.damaged(paths[1], "it has no codes")
   if not any(code.startswith("0") for code in columns):
     raise ValueError(f"{paths[1]} is damaged: no code begins with 0: {_AS_NUMBERS}")
   x = np.zeros((len(died), len(columns)), np.float32)
@@ -107,7 +107,10 @@ def _admissions(
     try:
       when = datetime.datetime.fromisoformat(time)
     except ValueError:
-      why = f"admission {admission} has ADMITTIME {time!r}, not as 2150-03-01 10:00:00"
+      why = (
+        f"admission {admission} has ADMITTIME {time!r}, which is not of the form "
+        "2150-03-01 10:00:00"
+      )
       raise files.damaged(path, why) from None
     ordered.append((patients[subject], when, admission))
   ordered.sort(key=lambda row: row[:2])
@@ -127,17 +130,20 @@ def _read_codes(
   for admission, code in rows:
     if admission not in codes:
       raise ValueError(
-        f"{path} names admission {admission}, which ADMISSIONS.csv does not; take both"
-        " files from one version"
+        f"{path} names admission {admission}, which ADMISSIONS.csv does not; use both "
+        "files of one version"
       )
     if code.lower() in _NO_CODE:
       continue
     code = code.upper()
     if not _CODE.fullmatch(code):
-      why = f"{code!r} is no ICD-9 code as MIMIC-III writes them, 0389, V103 or E8490"
+      why = (
+        f"{code!r} is not an ICD-9 code as MIMIC-III writes them, such as 0389, V103 "
+        "or E8490"
+      )
       # Stored as a number, 0031 becomes 31 or 31.0.
       if re.fullmatch(r"\d{1,5}(\.0)?", code):
         raise ValueError(f"{path} is damaged: {why}: {_AS_NUMBERS}")
-      raise files.damaged(path, why, "take the official file")
+      raise files.damaged(path, why, "use the official file")
     codes[admission].append(code[: 4 if code.startswith("E") else 3])
   return codes

@@ -79,8 +79,8 @@ def _tiles(
   # Only the last row is padded, so a missing row means that the file is damaged.
   if not 0 <= len(x) - count < columns:
     raise ValueError(
-      f"{paths[0].parent} holds {len(x)} {paths[0].stem.split('_')[0]} tiles for"
-      f" {count} labels; get the sheets again"
+      f"{paths[0].parent} holds {len(x)} {paths[0].stem.split('_')[0]} tiles for "
+      f"{count} labels; download the sheets again"
     )
   return x[:count]
 

@@ -53,7 +53,7 @@ def _read_images(path: pathlib.Path, count: int) -> np.ndarray:
   raw = np.frombuffer(files.read_bytes(path), np.uint8)
   record = 3 * _SIDE * _SIDE
   if not raw.size or raw.size % record:
-    raise files.damaged(path, f"{raw.size} bytes are no multiple of {record}")
+    raise files.damaged(path, f"{raw.size} bytes are not a multiple of {record}")
   planes = raw.reshape(-1, 3, _SIDE, _SIDE)
   counts.check_count(path, len(planes), count, "images")
   # The last axis of a plane runs down a column, so both axes are swapped.

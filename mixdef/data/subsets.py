@@ -67,9 +67,9 @@ def subsets(
     data = len(data)
   num_records = validate.integer(data, "data", least=1)
   if not 0 < validate.real(fraction, "fraction") <= 1:
-    raise ValueError(f"fraction={fraction}; take a share in (0, 1]")
+    raise ValueError(f"fraction={fraction}; pass a fraction in (0, 1]")
   if design not in tuple(_DESIGNS):
-    raise ValueError(f"design={design!r}; take one of {', '.join(_DESIGNS)}")
+    raise ValueError(f"design={design!r}; choose from {', '.join(_DESIGNS)}")
   members = _DESIGNS[design](num_models, num_records, seed, fraction)
   if eligible is not None:
     members &= validate.mask(eligible, (num_records,), "eligible")
@@ -109,8 +109,8 @@ def disjoint_splits(
   size = num_records // parts if size is None else validate.integer(size, "size")
   if size < 1 or parts * size > num_records:
     raise ValueError(
-      f"{parts} disjoint parts of {size} do not fit {num_records} records; take"
-      f" 1 <= size <= {num_records // parts}"
+      f"{parts} disjoint parts of {size} do not fit {num_records} records; use 1 <= "
+      f"size <= {num_records // parts}"
     )
   order = stream(seed, "splits").permutation(num_records)
   return order[: parts * size].reshape(parts, size)

@@ -81,8 +81,8 @@ def synthetic_clusters(
   """
   if num_features < num_classes:
     raise ValueError(
-      f"num_features={num_features} is below num_classes={num_classes};"
-      " each class needs an axis of its own"
+      f"num_features={num_features} is below num_classes={num_classes}; each class "
+      "needs its own axis"
     )
   random = stream(seed, "synthetic_clusters")
   total = num_records + num_test

@@ -51,8 +51,8 @@ def read_packed(
     )
   if packed.dtype != np.uint8 or packed.ndim != 2 or packed.shape[1] != -(-width // 8):
     raise ValueError(
-      f"{path} is damaged: x is {packed.dtype} {packed.shape}, but {width} features"
-      f" pack into {-(-width // 8)} bytes a record"
+      f"{path} is damaged: x is {packed.dtype} {packed.shape}, but {width} features "
+      f"pack into {-(-width // 8)} bytes per record"
     )
   counts.check_count(path, len(packed), num_records, "records")
   x = np.unpackbits(packed, axis=1, count=width).astype(np.float32)

@@ -113,7 +113,7 @@ def _unpack(archive: pathlib.Path, source: Source) -> list[np.ndarray]:
       if member not in held:
         names = ", ".join(map(str, list(held)[:5])) or "nothing"
         fix = f"put the authors' {source.archive} there"
-        raise files.damaged(archive, f"it holds {names}, not {member}", fix)
+        raise files.damaged(archive, f"it contains {names}, not {member}", fix)
       tables.append(_parse(archive / member, tar.extractfile(held[member])))
     return tables
 
@@ -131,8 +131,8 @@ def _join(
 ) -> tuple[np.ndarray, np.ndarray]:
   if len(lengths := {len(table) for table in tables}) > 1:
     raise ValueError(
-      f"{place} is damaged: its files have {' and '.join(map(str, sorted(lengths)))}"
-      " rows; put both files of one download there"
+      f"{place} is damaged: its files have {' and '.join(map(str, sorted(lengths)))} "
+      "rows; put both files of the same download there"
     )
   table = np.concatenate(tables, axis=1)
   return table[:, 1:], table[:, 0]
@@ -147,8 +147,8 @@ def _check_features(x: np.ndarray, place: pathlib.Path, name: str) -> None:
     )
   if x.dtype.kind not in "buif":
     raise ValueError(
-      f"{place} is not {name}: its features have type {x.dtype}, not zeros and ones as"
-      " numbers"
+      f"{place} is not {name}: its features have type {x.dtype}, but must be numeric "
+      "zeros and ones"
     )
   if (other := (x != 0) & (x != 1)).any():
     row, column = np.argwhere(other)[0]
@@ -162,7 +162,7 @@ def _labels(y: np.ndarray) -> np.ndarray:
   if y.ndim == 2:
     one_hot = ((y == 0) | (y == 1)).all() and ((y == 1).sum(1) == 1).all()
     if y.shape[1] != _CLASSES or not one_hot:
-      raise ValueError(f"labels {y.shape} are no one-hot rows of {_CLASSES} classes")
+      raise ValueError(f"labels {y.shape} are not one-hot rows of {_CLASSES} classes")
     return y.argmax(1)
   y = validate.labels(y, "labels")
   first = 0 if (y == 0).any() else 1

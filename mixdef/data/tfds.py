@@ -99,13 +99,13 @@ def read(
     builder = _prepare(data_dir, source, advice)
   else:
     newest = max(folders, key=lambda folder: tfds.core.Version(folder.name))
-    with _prepared(newest, "its description does not read"):
+    with _prepared(newest, "its description cannot be read"):
       builder = tfds.builder_from_directory(newest)
   place = pathlib.Path(builder.data_path)
   if builder.name != source.builder:
     raise ValueError(
-      f"{place} holds {builder.name}, not {source.builder}; keep each set in a folder"
-      " of its name"
+      f"{place} holds {builder.name}, not {source.builder}; keep each data set in a "
+      "folder of its name"
     )
   if builder.info.file_format.value != "array_record":
     raise ValueError(
@@ -173,7 +173,7 @@ def _read_split(
   # Decode here, because TensorFlow Datasets' decoder depends on installed packages.
   decoders = {"image": tfds.decode.SkipDecoding()}
   place = pathlib.Path(builder.data_path)
-  with _prepared(place, f"split {split!r} does not read"):
+  with _prepared(place, f"split {split!r} cannot be read"):
     examples = builder.as_data_source(split, decoders=decoders)
     x, y = np.empty(0, np.uint8), np.empty(len(examples), np.int32)
     for i, example in enumerate(examples):

@@ -43,9 +43,9 @@ def epsilon(
   Raises:
     ValueError: for an argument outside its range.
 
-  Deviation: Renyi accounting is an upper bound. A privacy-loss distribution is about
-    10 % tighter, but at noise 0.1 takes minutes and gigabytes, and high-utility DP-SGD
-    is run at such noise; one accountant keeps all epsilons comparable.
+  Deviation: Renyi accounting is an upper bound. A privacy-loss distribution is about 10
+    % tighter, but at noise 0.1, which high-utility DP-SGD uses, it needs minutes and
+    gigabytes; a single accountant keeps all epsilons comparable.
 
   Reference: Mironov, Talwar & Zhang, "Renyi Differential Privacy of the Sampled
     Gaussian Mechanism", 2019, arXiv 1908.10530.
@@ -112,7 +112,7 @@ def noise_multiplier(
     high *= 2
     if high > _MOST_NOISE:
       raise ValueError(
-        f"epsilon={epsilon} is below what can be certified at delta={delta}: ask for "
+        f"epsilon={epsilon} is smaller than can be certified at delta={delta}: pass "
         f"more than {spent(high):.2g}"
       )
   while spent(low) <= epsilon:
@@ -132,4 +132,4 @@ def _check(sampling_probability, steps, delta):
   if steps < 1:
     raise ValueError(f"steps={steps} must be at least 1")
   if not 0 < delta < 1:
-    raise ValueError(f"delta={delta} must be in (0, 1): 1 / num_members or less")
+    raise ValueError(f"delta={delta} must be in (0, 1): pass at most 1 / num_members")

@@ -47,18 +47,18 @@ def adamixup(
     The defense. `performance` needs auxiliary records.
 
   Raises:
-    ValueError: for an unknown word, a number out of range, a schedule that
-      `performance` would not read.
+    ValueError: for an unknown option, a number out of range, or a schedule that
+      `performance` would not use.
 
-  Guarantee: none. Where m = 0.5 the label is a coin flip between two records, in the
-    last epochs the records are nearly clean.
+  Guarantee: none. For m = 0.5 the label is ambiguous between two records; in the last
+    epochs the records are almost unmixed.
 
   Deviation: the published text has no formulas; Eqs. 3-5 are reconstructed, and the
-    text calls a large lam strong mixing, which Eq. 4 contradicts, hence the readings
-    [ours]. "floor" keeps Eq. 3 and ends at the printed 0.1; it gets there only in
-    T >= start / end epochs, and `init` logs a warning below that. `performance`, known
-    from the abstract alone, is defined here [ours]: the gap is measured after each
-    epoch in inference mode. Partners are drawn within the batch.
+    text describes a large lam as strong mixing, which contradicts Eq. 4, hence the two
+    interpretations [ours]. "floor" keeps Eq. 3 and ends at the printed 0.1; it reaches
+    this only for T >= start / end epochs, otherwise `init` logs a warning.
+    `performance` is mentioned only in the abstract and is defined here [ours]: the gap
+    is measured after each epoch in inference mode. Partners are drawn within the batch.
 
   Reference: AdaMixup, 2025, arXiv 2501.02182. The AdaMixUp of Guo, Mao, Zhang, 2019,
     is another method.
@@ -74,8 +74,8 @@ def adamixup(
   adaptive = reading == "performance"
   if adaptive and schedule != "floor":
     raise ValueError(
-      f"adamixup: reading 'performance' follows the accuracy gap, not schedule="
-      f"{schedule!r}: leave the schedule out"
+      "adamixup: reading 'performance' follows the accuracy gap, not "
+      f"schedule={schedule!r}: drop schedule"
     )
 
   def init(key, spec):

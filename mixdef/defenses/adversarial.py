@@ -43,22 +43,23 @@ def adversarial_regularization(
   Raises:
     ValueError: for an argument out of range.
 
-  Guarantee: none. A row's loss depends on the row and on h alone, and h has learnt from
-    other records' answers without noise: per-example clipping bounds the gradient but
-    no record, so `dp_sgd` must give up its epsilon. The state recognises members:
-    release the model without it.
+  Guarantee: none. The loss of a row depends only on the row and on h, but h was trained
+    on the outputs of other records without noise: per-example clipping bounds the
+    gradient but not the influence of a record, so `dp_sgd` must give up its epsilon.
+    The state contains an attack model: release the model without it.
 
   Deviation: the official schedule is an epoch of plain training, five epochs of h, then
     rounds of 52 batches for h and 2 for the classifier. Here every step trains both, h
-    on the step's own rows and answers: `attack_steps=26` is the official ratio, on one
-    batch. The default of 1 keeps the cost down and h weak: its first weights are so
-    small that a few hundred steps teach it little. (90 random records, 120 steps of the
-    classifier: training accuracy 1.00 with 1, 0.70 with 26.) h reads log-probabilities,
-    the official code logits; they are those of the step, in train mode. The two sides
-    weigh alike, however few auxiliary rows ride in a batch. The common part is a
-    reading [ours]; the official code has 128-512-256-128-64-1. The label is the
-    training target, which other parts may have made soft; with a mixer in the chain h
-    compares mixed members with unmixed auxiliary rows [ours].
+    on the rows and outputs of the step: `attack_steps=26` is the official ratio, on one
+    batch. The default of 1 has a low cost but a weak h: its initial weights are so
+    small that it learns little in a few hundred steps. (90 random records, 120 steps of
+    the classifier: training accuracy 1.00 with 1, 0.70 with 26.) h reads
+    log-probabilities, the official code logits; they are those of the step, in train
+    mode. Members and auxiliary rows have equal total weight, however few auxiliary rows
+    are in a batch. The shared layers are an interpretation [ours]; the official code
+    has 128-512-256-128-64-1. The label is the training target, which other parts may
+    have made soft; with a mixer in the chain h compares mixed members with unmixed
+    auxiliary rows [ours].
 
   Reference: Nasr, Shokri, Houmansadr, Machine Learning with Membership Privacy using
     Adversarial Regularization, 2018, arXiv 1807.05852.

@@ -75,7 +75,7 @@ def group_norm() -> Defense:
   Returns:
     The defense. `classifier` rejects a module without the field.
 
-  Guarantee: none of its own.
+  Guarantee: none by itself.
 
   Deviation: the groups are the largest divisor of the channels up to 16, so 16 where it
     divides, as De et al. have.
@@ -104,7 +104,7 @@ def weight_standardization() -> Defense:
   Returns:
     The defense. `classifier` rejects a module without the field.
 
-  Guarantee: none of its own.
+  Guarantee: none by itself.
 
   Deviation: the scaled form, without a learned gain: `mixdef.kernels.standardized`. The
     order of normalisation and ReLU stays the network's own, where De et al. put ReLU
@@ -124,6 +124,9 @@ def weight_standardization() -> Defense:
 def _check_rate(name, rate):
   check_number(f"{name}: rate", rate, 0, 1)
   if not is_static(rate):
-    raise ValueError(f"{name}: rate is traced; a network is built with a plain number")
+    raise ValueError(
+      f"{name}: rate is traced, but a network is built before tracing; pass a plain "
+      "number"
+    )
   if rate == 1:
-    raise ValueError(f"{name}: rate is 1, which drops everything; give less than 1")
+    raise ValueError(f"{name}: rate is 1, which drops all units; pass less than 1")

@@ -35,11 +35,11 @@ def cutout(side=16) -> Defense:
     The defense. Every visit of a record draws a new place from the record's id.
 
   Raises:
-    ValueError: for no number of pixels; at the first step, for records that are no
-      pictures [H,W] or [H,W,C].
+    ValueError: for an invalid number of pixels; at the first step, for records that are
+      not images [H,W] or [H,W,C].
 
-  Guarantee: none. A row depends on its own record alone, so per-example clipping
-  bounds it.
+  Guarantee: none. A row depends only on its own record, so per-example clipping bounds
+  it.
 
   Deviation: the published code halves the side, so that 35 acts as 34; here it is kept.
 
@@ -79,11 +79,11 @@ def random_crop(padding=4, *, fill="zero") -> Defense:
     The defense. Every visit of a record draws a new shift from the record's id.
 
   Raises:
-    ValueError: for no number of pixels or an unknown word; at the first step, for
-      records that are no pictures [H,W] or [H,W,C].
+    ValueError: for an invalid number of pixels or an unknown option; at the first step,
+      for records that are not images [H,W] or [H,W,C].
 
-  Guarantee: none. A row depends on its own record alone, so per-example clipping
-  bounds it.
+  Guarantee: none. A row depends only on its own record, so per-example clipping bounds
+  it.
 
   Reference: Aerni, Zhang, Tramer, Evaluations of Machine Learning Privacy Defenses are
     Misleading, 2024, arXiv 2404.17399; Carlini et al., Membership Inference Attacks
@@ -121,11 +121,11 @@ def random_flip(probability=0.5) -> Defense:
     The defense. Every visit of a record draws anew from the record's id.
 
   Raises:
-    ValueError: for a number out of range; at the first step, for records that are no
-      pictures [H,W] or [H,W,C].
+    ValueError: for a number out of range; at the first step, for records that are not
+      images [H,W] or [H,W,C].
 
-  Guarantee: none. A row depends on its own record alone, so per-example clipping
-  bounds it.
+  Guarantee: none. A row depends only on its own record, so per-example clipping bounds
+  it.
 
   Reference: Aerni, Zhang, Tramer, Evaluations of Machine Learning Privacy Defenses are
     Misleading, 2024, arXiv 2404.17399.
@@ -162,11 +162,11 @@ def gaussian_noise(sigma=0.1, *, clip=True) -> Defense:
   Raises:
     ValueError: for a negative sigma.
 
-  Guarantee: none. The noise is drawn anew at every visit and enters the input, not the
+  Guarantee: none. The noise is redrawn for every visit and enters the input, not the
   gradient: it is no differential privacy.
 
-  Deviation: where a value lies outside [0, 1] already, the range is widened to it, so
-    that sigma = 0 changes nothing whatever the data [ours].
+  Deviation: if a value is already outside [0, 1], the range is extended to include it,
+    so that sigma = 0 never changes the data [ours].
 
   Reference: Kaya, Dumitras, When Does Data Augmentation Help With Membership Inference
     Attacks?, 2021.
@@ -193,7 +193,7 @@ def check_pictures(name, x):
   """
   if x.ndim not in (3, 4):
     raise ValueError(
-      f"{name} changes pictures [H,W] or [H,W,C], and the records are of shape "
+      f"{name} augments images [H,W] or [H,W,C], but the records have shape "
       f"{x.shape[1:]}: drop it, or reshape them"
     )
 

@@ -22,9 +22,9 @@ def ema(decay=0.999) -> Defense:
     The defense. The average covers parameters and BatchNorm's running statistics; the
     weights that are trained are never released.
 
-  Guarantee: none of its own. After `dp_sgd` it is post-processing.
+  Guarantee: none by itself. After `dp_sgd` it is post-processing.
 
-  Deviation: the warm-up of d_t keeps the initial weights from lingering [recalled].
+  Deviation: the warm-up of d_t reduces the influence of the initial weights [recalled].
 
   Reference: Polyak, Juditsky, Acceleration of Stochastic Approximation by Averaging,
     1992; Carlini et al., Membership Inference Attacks From First Principles, 2022.

@@ -35,15 +35,16 @@ def ccl(alpha=0.5, *, beta=0.05, form="ccel") -> Defense:
     The defense. Its loss may be negative, down to -beta (1 - alpha) e.
 
   Raises:
-    ValueError: for an unknown word or a number out of range.
+    ValueError: for an unknown option or a number out of range.
 
-  Guarantee: none of its own. It acts record by record, so `dp_sgd` keeps its epsilon.
+  Guarantee: none by itself. It acts on each record separately, so `dp_sgd` keeps its
+    epsilon.
 
   Deviation: with a soft label y the confidence is p_i = sum_k y_k p_ik, which is
-    exp(-l_i) on hard labels [ours]. It is read off the model, not off the loss, so a
-    part before it may change l_i. The official focal variant adds the concave term,
-    which lowers the confidence; it is not offered. `relaxloss` compares the loss with a
-    level of the cross-entropy, so in a chain it stands before `ccl`.
+    exp(-l_i) on hard labels [ours]. It is computed from the model outputs, not from the
+    loss, so a previous part may change l_i. The official focal variant adds the concave
+    term, which lowers the confidence; it is not offered. `relaxloss` compares the loss
+    with a level of the cross-entropy, so in a chain it must come before `ccl`.
 
   Reference: Liu, Feng, Zhuang, Cao, Wei, Mitigating Privacy Risk in Membership
     Inference by Convex-Concave Loss, 2024, arXiv 2402.05453.

@@ -73,8 +73,8 @@ def relaxloss_gan(threshold=None, *, references=4) -> Defense:
   Guarantee: none.
 
   Deviation: the official thresholds come from unprotected GANs trained on random halves
-    of a pool that holds other records, too; here the defender needs none but their own
-    members. Records outside of the training have the mean of all thresholds.
+    of a pool that holds other records, too; here the defender needs only their own
+    members. Records outside the training set have the mean of all thresholds.
 
   Reference: the RelaxLoss baseline of Mixup Training for Generative Models to Defend
     Membership Inference Attacks, INFOCOM 2023; Chen, Yu, Fritz, RelaxLoss, 2022, arXiv
@@ -85,14 +85,16 @@ def relaxloss_gan(threshold=None, *, references=4) -> Defense:
   """
   fixed = threshold is not None and np.ndim(threshold) == 0
   if threshold is not None and not np.size(threshold):
-    raise ValueError("relaxloss_gan: threshold is empty; give a number or one a record")
+    raise ValueError(
+      "relaxloss_gan: threshold is empty; pass a number, or one per record"
+    )
   if fixed:
     check_number("relaxloss_gan: threshold", threshold)
   check_count("relaxloss_gan: references", references)
   if references % 2:
     raise ValueError(
-      f"relaxloss_gan: references is {references}; give an even number, so that every "
-      "record is out of half of them"
+      f"relaxloss_gan: references is {references}; pass an even number, so that every "
+      "record is excluded from half of them"
     )
 
   def init(key, spec):
@@ -102,14 +104,14 @@ def relaxloss_gan(threshold=None, *, references=4) -> Defense:
     if threshold is not None:
       if np.shape(threshold) != (spec.num_records,):
         raise ValueError(
-          f"relaxloss_gan: threshold has shape {np.shape(threshold)}; give one for "
-          f"each of the {spec.num_records} records"
+          f"relaxloss_gan: threshold has shape {np.shape(threshold)}; pass one per "
+          f"record, {spec.num_records}"
         )
       return jnp.asarray(threshold, jnp.float32)
     if spec.table is None:
       raise ValueError(
         "relaxloss_gan has no thresholds: train with fit or fit_many, which train the "
-        "references first, or give threshold"
+        "references first, or pass threshold"
       )
     return spec.table[:, 0]
 

@@ -41,16 +41,17 @@ def dmp(temperature=1.0, *, entropy=1.0) -> Defense:
   Raises:
     ValueError: for a number out of range; at `init`, if no teacher was trained.
 
-  Guarantee: none. The student sees no member, but a teacher that has memorised a member
-    answers otherwise nearby: auxiliary rows close to a member carry that over. Nothing
-    hides the auxiliary rows, which the student is fitted to.
+  Guarantee: none. The student is not trained on members, but a teacher that has
+    memorized a member has different outputs nearby, which auxiliary rows close to the
+    member transfer. The auxiliary rows themselves are not protected because the student
+    is trained on them.
 
-  Deviation: the paper selects auxiliary rows of low entropy, by a rule that is not
-    known; here by a bound on each row's own entropy, at temperature 1 whatever T is
-    [ours]. Rows above it have weight 0, so batches differ in size, and where no row is
-    left nothing is learned: loss and accuracy in the history are then 0. Published
-    code makes the optimizer anew each epoch, and a port of it divides the KL by K;
-    here momentum survives and the KL is a sum over classes.
+  Deviation: the paper selects auxiliary rows of low entropy, by an unpublished rule;
+    here by a bound on the entropy of each row, at temperature 1 regardless of T [ours].
+    Rows above it have weight 0, so batches differ in size, and a batch without
+    remaining rows has no gradient: its loss and accuracy in the history are 0. The
+    published code recreates the optimizer each epoch, and a port of it divides the KL
+    by K; here momentum is kept and the KL is a sum over classes.
 
   Reference: Shejwalkar, Houmansadr, Membership Privacy for Machine Learning Models
     Through Knowledge Transfer, 2021, arXiv 1906.06589.

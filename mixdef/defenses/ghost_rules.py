@@ -53,7 +53,7 @@ def measure(module, kwargs, params, x, cotangent, views):
     values.
 
   Raises:
-    UnsupportedError: if the module cannot run alone.
+    UnsupportedError: if the module cannot be applied separately.
   """
   inputs = _inputs(module, x)
   if inputs is not None:
@@ -157,7 +157,7 @@ def _pulled_squares(module, kwargs, params, x, cotangent, views):
   try:
     jax.eval_shape(apply, params, x[:views])
   except FlaxError as error:
-    text = f"{name_of(module)} cannot run alone: {error}"
+    text = f"{name_of(module)} cannot be applied separately: {error}"
     raise UnsupportedError(text) from None
 
   def one(x, cotangent):

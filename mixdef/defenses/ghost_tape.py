@@ -51,8 +51,8 @@ def record_layers(losses_fn, params, batch, ctx, views):
     that no layer holds does not affect the losses.
 
   Raises:
-    UnsupportedError: if a parameter acts elsewhere than in a leaf module that is
-      applied once, to one array, and keeps the batch axis first.
+    UnsupportedError: if a parameter is used outside a leaf module that is applied once,
+      to one array, and keeps the batch axis first.
   """
   records = grouped(batch, views)
   outputs = _probe(losses_fn, params, records, ctx, views)
@@ -108,13 +108,13 @@ def _probe(losses_fn, params, records, ctx, views):
   reached = _reached(closed.jaxpr)
   for layer, sources in zip(layers, reached, strict=False):
     if sources - set(layer.leaves.values()):
-      raise UnsupportedError(f"{name_of(layer.module)} uses more than its own input")
+      raise UnsupportedError(f"{name_of(layer.module)} uses more than its input")
   paths = jax.tree_util.tree_leaves_with_path(params)
   loose = set().union(*reached[len(layers) :]) & set(range(len(paths)))
   if loose:
     path, _ = paths[min(loose)]
     where = jax.tree_util.keystr(path, simple=True, separator="/")
-    raise UnsupportedError(f"{where} acts outside a plain leaf module")
+    raise UnsupportedError(f"{where} is used outside a plain leaf module")
   return outputs
 
 
@@ -150,15 +150,15 @@ def _recorder(layers, params, rows, tap):
       return call(*args, **kwargs)
     where = name_of(module)
     if context.method_name != "__call__":
-      raise UnsupportedError(f"{where} is used by its method {context.method_name}")
+      raise UnsupportedError(f"{where} is called by its method {context.method_name}")
     if len(held) < len(own):
-      raise UnsupportedError(f"{where} holds submodules or frozen parameters as well")
+      raise UnsupportedError(f"{where} also has submodules or frozen parameters")
     if any(set(held.values()) & set(layer.leaves.values()) for layer in layers):
       raise UnsupportedError(f"{where} is applied twice")
     if len(module.variables) > 1:
-      raise UnsupportedError(f"{where} holds more than parameters")
+      raise UnsupportedError(f"{where} has variables other than parameters")
     if len(args) != 1 or any(hasattr(v, "shape") for v in kwargs.values()):
-      raise UnsupportedError(f"{where} takes more than one array")
+      raise UnsupportedError(f"{where} has more than one input array")
     _check_rows(where, args[0], rows)
     inside.add(module.path)
 
@@ -177,6 +177,6 @@ def _recorder(layers, params, rows, tap):
 
 def _check_rows(where, array, rows):
   if not hasattr(array, "shape"):
-    raise UnsupportedError(f"{where} takes or returns more than one array")
+    raise UnsupportedError(f"{where} has more than one input or output array")
   if array.shape[:1] != (rows,):
     raise UnsupportedError(f"{where} does not keep the batch axis first")

@@ -63,8 +63,9 @@ def disturb_label(alpha=0.1) -> Defense:
 
   Guarantee: none.
 
-  Deviation: it acts after mixing, and a mixed row's label is replaced whole [ours].
-    Auxiliary rows are treated alike, so that they stay comparable with the members.
+  Deviation: it acts after mixing, and the label of a mixed row is replaced as a whole
+    [ours]. Auxiliary rows are treated in the same way, so that they stay comparable
+    with the members.
 
   Reference: Xie, Wang, Wei, Wang, Tian, DisturbLabel: Regularizing CNN on the Loss
     Layer, 2016, arXiv 1605.00055; Kaya, Dumitras, When Does Data Augmentation Help
@@ -113,11 +114,12 @@ def hamp_label(gamma=0.95, *, official_grid=False) -> Defense:
     The defense. It acts after mixing, with which it commutes.
 
   Raises:
-    ValueError: for a gamma out of range or traced: p is solved for beforehand.
+    ValueError: for a gamma that is out of range or traced, because p is solved for
+      before tracing.
 
   Guarantee: none.
 
-  Deviation: where the grid holds no such p of at least 1 / K, p is 1 / K [ours].
+  Deviation: if the grid has no such p of at least 1 / K, p is 1 / K [ours].
 
   Reference: Chen, Pattabiraman, Overconfidence is a Dangerous Thing: Mitigating
     Membership Inference Attacks by Enforcing Less Confident Prediction, 2024, arXiv
@@ -131,8 +133,8 @@ def hamp_label(gamma=0.95, *, official_grid=False) -> Defense:
   check_flag("hamp_label: official_grid", official_grid)
   if not is_static(gamma):
     raise ValueError(
-      "hamp_label: gamma is traced; sweep label_smoothing, which it equals, or give a "
-      "plain number"
+      "hamp_label: gamma is traced; sweep label_smoothing, which is equivalent, or "
+      "pass a plain number"
     )
 
   def batch(batch, state, ctx):

@@ -49,14 +49,14 @@ def relaxloss(
     The defense. Its loss depends on the whole batch.
 
   Raises:
-    ValueError: for an unknown word, a number out of range, "correct_only" with the
-      tabular form, which has no ascent.
+    ValueError: for an unknown option, a number out of range, or "correct_only" with the
+      tabular form, which has no gradient ascent.
 
-  Guarantee: none, and none can be had: per-example clipping is refused.
+  Guarantee: none. Combining it with per-example clipping raises an error.
 
   Deviation: at L = alpha the even branch descends (the sign of 0 is +1). With a soft
-    label y the confidence is p_y = sum_k y_k p_k, "wrong" compares with argmax y, and
-    s = c y + (1 - c) (1 - y) / (K - 1) [ours]. Padding never enters L.
+    label y the confidence is p_y = sum_k y_k p_k, "wrong" compares with argmax y, and s
+    = c y + (1 - c) (1 - y) / (K - 1) [ours]. Padding does not contribute to L.
 
   Reference: Chen, Yu, Fritz, RelaxLoss: Defending Membership Inference Attacks without
     Losing Utility, 2022, arXiv 2207.05801.
@@ -71,7 +71,7 @@ def relaxloss(
   check_flag("relaxloss: detach", detach)
   if form == "tabular" and ascent != "all":
     raise ValueError(
-      f"relaxloss: form 'tabular' has no ascent to restrict: drop ascent={ascent!r}"
+      f"relaxloss: form 'tabular' has no gradient ascent: drop ascent={ascent!r}"
     )
 
   def flatten(losses, log_probs, y):
@@ -111,12 +111,13 @@ def focal_loss(gamma=2.0) -> Defense:
   Returns:
     The defense.
 
-  Guarantee: none of its own. It acts record by record, so `dp_sgd` keeps its epsilon.
+  Guarantee: none by itself. It acts on each record separately, so `dp_sgd` keeps its
+    epsilon.
 
-  Deviation: 2, the value of Lin et al. for object detection, is the default; no value
-    for privacy is known to us [ours]. With a soft label y, 1 - p_iy is
-    sum_k y_k (1 - p_ik) [ours], floored at e^-36: for gamma < 1 its power has no finite
-    gradient at 0, where the loss is 0.
+  Deviation: 2, the value of Lin et al. for object detection, is the default; we know of
+    no recommended value for privacy [ours]. With a soft label y, 1 - p_iy is sum_k y_k
+    (1 - p_ik) [ours], floored at e^-36: for gamma < 1 its power has no finite gradient
+    at 0, where the loss is 0.
 
   Reference: Lin, Goyal, Girshick, He, Dollar, Focal Loss for Dense Object Detection,
     2017, arXiv 1708.02002; as a baseline in Chen, Yu, Fritz, 2022, arXiv 2207.05801.
@@ -149,7 +150,8 @@ def confidence_penalty(coefficient=0.1) -> Defense:
   Returns:
     The defense. Its loss may be negative, down to -coefficient log K.
 
-  Guarantee: none of its own. It acts record by record, so `dp_sgd` keeps its epsilon.
+  Guarantee: none by itself. It acts on each record separately, so `dp_sgd` keeps its
+    epsilon.
 
   Reference: Pereyra, Tucker, Chorowski, Kaiser, Hinton, Regularizing Neural Networks by
     Penalizing Confident Output Distributions, 2017, arXiv 1701.06548; as a baseline in
@@ -188,11 +190,12 @@ def hamp_entropy(coefficient=0.001, *, official_scale=False) -> Defense:
   Returns:
     The defense. Its loss may be negative, down to -coefficient log K.
 
-  Guarantee: none of its own. It acts record by record, so `dp_sgd` keeps its epsilon.
+  Guarantee: none by itself. It acts on each record separately, so `dp_sgd` keeps its
+    epsilon.
 
-  Deviation: the default is the equation, not the official code; to read a published
-    coefficient, turn `official_scale` on and take the published learning rate, or
-    multiply the coefficient by K.
+  Deviation: the default follows the equation, not the official code; to use a published
+    coefficient, set `official_scale` and use the published learning rate, or multiply
+    the coefficient by K.
 
   Reference: Chen, Pattabiraman, Overconfidence is a Dangerous Thing: Mitigating
     Membership Inference Attacks by Enforcing Less Confident Prediction, 2024, arXiv

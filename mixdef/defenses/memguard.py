@@ -50,15 +50,15 @@ def memguard(budget=1.0, *, steps=300, epochs=400) -> Defense:
 
   Guarantee: none on membership. The label is unchanged, so label-only attacks are
     exactly as strong as without it. The distortion is within the budget in expectation
-    over the coin, for every record. An attacker who trains on defended answers, or
-    has another attack than g, may still succeed. g learns from the members without
-    noise and acts on all answers, so `dp_sgd` must give up its epsilon.
+    over the coin, for every record. An attacker who trains on defended outputs, or uses
+    an attack other than g, may still succeed. g is trained on the members without noise
+    and affects all outputs, so `dp_sgd` must give up its epsilon.
 
   Deviation: g is 256-128-64-1 as in the official code, which trains it by SGD at 0.001;
     here it is Adam at 0.001, on 32 members and 32 auxiliary rows a step, drawn with
-    replacement [ours]. Every c3 starts from e = 0 [ours]. The label is compared on the
-    released numbers, so rounding cannot change it either. g learns from answers that
-    no other part has changed: in a chain, other output parts come after it.
+    replacement [ours]. Every c3 starts from e = 0 [ours]. The label is compared after
+    rounding, so rounding cannot change it. g is trained on outputs that no other part
+    has changed: in a chain, other output parts must come after it.
 
   Reference: Jia, Salem, Backes, Zhang, Gong, MemGuard: Defending against Black-Box
     Membership Inference Attacks via Adversarial Examples, 2019, arXiv 1909.10594.

@@ -36,10 +36,10 @@ def mixup(alpha=1.0, *, per="batch", pairs=False) -> Defense:
     The defense. It sets `Batch.partner` and `Batch.lam`, so that `take` mixes every
     per-record table in the same way.
 
-  Guarantee: none. A record touches two rows of a step, so per-example clipping bounds
-    neither, and `chain` refuses it.
+  Guarantee: none. A record influences two rows of a step, so per-example clipping does
+    not bound its influence, and `chain` raises an error.
 
-  Deviation: fixed points get lam = 1 (unmixed rows are marked alike) [ours].
+  Deviation: fixed points have lam = 1 (as unmixed rows) [ours].
 
   Reference: Zhang, Cisse, Dauphin, Lopez-Paz, mixup: Beyond Empirical Risk
     Minimization, 2018, arXiv 1710.09412.
@@ -57,8 +57,8 @@ def mixup(alpha=1.0, *, per="batch", pairs=False) -> Defense:
     if pairs:
       if batch.view is not None:
         raise ValueError(
-          "mixup: pairs=True reorders the rows, and dp_sgd(multiplicity=...) clips the "
-          "neighbouring views of a record together: leave pairs out"
+          "mixup: pairs=True reorders the rows, and dp_sgd(multiplicity=...) clips "
+          "the adjacent views of a record together: drop pairs"
         )
       order = shuffle(order_key, batch.weight)
       batch = jax.tree.map(lambda leaf: leaf[order], batch)
@@ -99,11 +99,11 @@ def cutmix(alpha=1.0, *, per="batch") -> Defense:
     per-record table by the same areas.
 
   Raises:
-    ValueError: for no number or an unknown word; at the first step, for records that
-      are no pictures [H,W] or [H,W,C].
+    ValueError: for an invalid number or an unknown option; at the first step, for
+      records that are not images [H,W] or [H,W,C].
 
-  Guarantee: none. A record touches two rows of a step, so per-example clipping bounds
-    neither, and `chain` refuses it.
+  Guarantee: none. A record influences two rows of a step, so per-example clipping does
+    not bound its influence, and `chain` raises an error.
 
   Deviation: sides are rounded down to whole pixels; the published code rounds half of
     them, so that they are even [ours].

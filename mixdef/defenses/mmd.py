@@ -46,20 +46,20 @@ def mmd(coefficient=3.0, *, bandwidth=1.0, gate=0.03) -> Defense:
   Raises:
     ValueError: for a number out of range.
 
-  Guarantee: none. Auxiliary rows shape the model and must stay out of the audit, as
-    they do here. Every record's loss depends on the whole batch, so per-example
-    clipping is refused.
+  Guarantee: none. Auxiliary rows influence the model and must be excluded from the
+    audit, as they are here. The loss of every record depends on the whole batch, so
+    per-example clipping raises an error.
 
   Deviation: the official code makes a second pass over batches ordered by class, with
     the gap of the same epoch; here the term joins the loss of the same step, with the
     gap of the epoch before. It draws as many auxiliary records of a class as the batch
-    has members; here the auxiliary rows that ride in the batch are reweighted to the
-    members' class counts, and a class without one is left out on both sides. Classes
-    missing from the whole auxiliary set never take part. The official term runs in
-    inference mode, left over from validation; here it runs in train mode, with dropout,
-    and BatchNorm takes the statistics of the rows with weight. The gap is measured in
-    inference mode on both sides. With soft labels the class is the likeliest one
-    [ours].
+    has members; here the auxiliary rows of the batch are reweighted to the members'
+    class counts, and a class without auxiliary rows is excluded on both sides. Classes
+    missing from the whole auxiliary set are never used. The official term is computed
+    in inference mode, a side effect of validation; here it is computed in training
+    mode, with dropout, and BatchNorm uses the statistics of the rows with weight. The
+    gap is measured in inference mode on both sides. With soft labels the class is the
+    likeliest one [ours].
 
   Reference: Li, Li, Ribeiro, Membership Inference Attacks and Defenses in
     Classification Models, 2021, arXiv 2002.12062.

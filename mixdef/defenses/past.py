@@ -34,14 +34,14 @@ def past(coefficient=1e-3, *, start=2 / 3) -> Defense:
   Raises:
     ValueError: for an argument out of range.
 
-  Guarantee: none. The auxiliary rows steer the training and are never audited. Every
-    gradient depends on the whole batch, so per-example clipping is refused.
+  Guarantee: none. The auxiliary rows influence the training and are never audited.
+    Every gradient depends on the whole batch, so per-example clipping raises an error.
 
-  Deviation: gamma takes |dG/dtheta| and is refreshed at every step; the paper leaves
-    both open. G is that of the batch, in training mode, of the losses as the chain's
-    other parts make them. Where no gradient reaches a layer, and where G = 0, gamma is
-    1: plain L1. sign(0) = 0. Biases and normalisation parameters are penalised too,
-    as the sum is over all parameters.
+  Deviation: gamma uses |dG/dtheta| and is updated at every step; the paper specifies
+    neither. G is computed on the batch, in training mode, from the losses after the
+    other parts of the chain. For a layer without gradient, and for G = 0, gamma is 1,
+    which is plain L1. sign(0) = 0. Biases and normalisation parameters are penalised
+    too, as the sum is over all parameters.
 
   Reference: Hu, Zhang, Wei, Defending Membership Inference Attacks via Privacy-aware
     Sparsity Tuning, 2024, arXiv 2410.06814.

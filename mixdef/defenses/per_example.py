@@ -58,9 +58,10 @@ def ghost(losses_fn, *, clip, denominator, size=16, views=1):
   Returns:
     `(params, batch, state, ctx) -> ((value, (losses [B], aux)), grads)`.
 
-  Deviation: norms carry float32 rounding, which is bounded from above where terms
-    cancel, so that it can only clip more. The sum is rounded as the model's own
-    products are (bfloat16 layers, TF32 on a GPU), which the norms do not see.
+  Deviation: norms have float32 rounding errors, which are bounded from above where
+    terms cancel, so that they can only cause more clipping. The sum is rounded like the
+    products of the model (bfloat16 layers, TF32 on a GPU), which the norms do not
+    account for.
 
   Reference: Goodfellow, "Efficient Per-Example Gradient Computations", 2015, arXiv
     1510.01799; Li et al., "Large Language Models Can Be Strong Differentially Private
@@ -80,7 +81,11 @@ def ghost(losses_fn, *, clip, denominator, size=16, views=1):
         measure(at.module, at.kwargs, at.params, at.x, at.out, views) for at in layers
       ]
     except UnsupportedError as reason:
-      logging.warning("no ghost clipping, microbatches of %d instead: %s", size, reason)
+      logging.warning(
+        "ghost clipping is not available, microbatches of %d are used instead: %s",
+        size,
+        reason,
+      )
       return fallback(params, batch, state, ctx)
     squared = sum(squared for squared, _ in measured)
     finite, factor = _factors(losses, squared, batch.weight, clip, views)

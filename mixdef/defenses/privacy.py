@@ -68,31 +68,31 @@ def dp_sgd(
 
   Raises:
     ValueError: for an argument outside its range, for noise without a finite clip, and,
-      at the start of training, for a delta of one over the number of members or more,
-      and for another part of the chain that treats a row beside others otherwise than
-      alone.
+      at the start of training, for a delta of at least one over the number of members,
+      and for another part of the chain that lets the rows of a batch interact.
 
   Guarantee: (epsilon, delta)-differential privacy of everything the training releases,
     for one record added or removed, against an attacker who sees every step. It holds
-    whatever the chain and the network are: a record passes the batch hooks, the network
-    and the losses with no other record at hand and a weight of at most 1, and the hooks
-    that run beside the noised gradient are not shown the members. It does not hold
-    against those who know the seeds, the model's key or the run folder, with which the
-    noise can be repeated and subtracted: `fit` draws the seed of the noise from the
-    operating system unless `noise_seed` is given. It does not cover what Python keeps
-    aside (a part or network made from the records, a callback to the host), a choice
-    of hyper-parameters made on the same data, several models trained on the same
-    records, records of the defender's own (`reference`), duplicates of a record, the
-    exact counts and metrics that the trainer sees, or the number of members where it
-    is read off the membership; `Run.guarantee` says so. Records standardised by their
-    own moments are refused. Without noise epsilon is infinite. Floating-point noise is
-    not exactly Gaussian. The views of a record are one clipping group and are sampled
+    for every chain and network: each record passes the batch hooks, the network and the
+    losses without access to other records and with a weight of at most 1, and the hooks
+    that run next to the noised gradient have no access to the members. It does not hold
+    against an attacker who knows the seeds, the model's key or the run folder, who can
+    reproduce and subtract the noise: `fit` draws the seed of the noise from the
+    operating system unless `noise_seed` is given. It does not cover state outside the
+    trace (a part or network built from the records, a callback to the host),
+    hyper-parameters selected on the same data, several models trained on the same
+    records, the defender's own records (`reference`), duplicates of a record, the exact
+    counts and metrics that the trainer sees, or the number of members if it is computed
+    from the membership; `Run.guarantee` says so. Records standardized by their own
+    moments raise an error. Without noise epsilon is infinite. Floating-point noise is
+    not exactly Gaussian. The views of a record are clipped as one group and sampled
     together, so `multiplicity` changes neither its bound nor q, and epsilon does not
     depend on it.
 
   Deviation: Abadi et al. divide by the lot size, which is B here, and track moments;
     epsilon here comes from Renyi accounting, see `accounting.epsilon`. One clipping
-    norm serves all layers. [ours] Records that are not finite add zero.
+    norm is used for all layers. [ours] Records with gradients that are not finite
+    contribute zero.
 
   Reference: Abadi et al., "Deep Learning with Differential Privacy", 2016, arXiv
     1607.00133; De et al., "Unlocking High-Accuracy Differentially Private Image
@@ -111,8 +111,8 @@ def dp_sgd(
     del key
     if guarantee and delta >= 1 / spec.num_members:
       raise ValueError(
-        f"dp_sgd: delta is {delta}, no guarantee for {spec.num_members} members: give "
-        f"one below {1 / spec.num_members:.2g}"
+        f"dp_sgd: delta is {delta}, which is not a guarantee for {spec.num_members} "
+        f"members: pass less than {1 / spec.num_members:.2g}"
       )
     config = {
       "sampling_probability": min(1.0, spec.batch_size / spec.num_members),
@@ -210,17 +210,17 @@ def _validate(noise_multiplier, clip, epsilon, delta, estimator):
   check_number("dp_sgd: clip", clip, high=math.inf, above=0)
   check_choice("dp_sgd: estimator", estimator, ("ghost", "microbatch"))
   if not is_static(delta) or not 0 < delta < 1:
-    raise ValueError(f"dp_sgd: delta is {delta}; give a plain number in (0, 1)")
+    raise ValueError(f"dp_sgd: delta is {delta}; pass a plain number in (0, 1)")
   if epsilon is not None:
     if not is_static(epsilon):
-      raise ValueError(f"dp_sgd: epsilon is {epsilon}; give a finite number above 0")
+      raise ValueError(f"dp_sgd: epsilon is {epsilon}; pass a finite number above 0")
     check_number("dp_sgd: epsilon", epsilon, above=0)
     if not is_static(noise_multiplier) or noise_multiplier != 1.0:
       raise ValueError(
-        f"dp_sgd: epsilon={epsilon} decides the noise; leave noise_multiplier out"
+        f"dp_sgd: epsilon={epsilon} determines the noise; drop noise_multiplier"
       )
   if is_static(clip) and clip == math.inf and not _is_zero(noise_multiplier):
     raise ValueError(
-      "dp_sgd: clip=inf bounds no record, so no noise is enough; give a finite clip, "
-      "or noise_multiplier=0"
+      "dp_sgd: clip=inf does not bound any record, so no noise suffices; pass a "
+      "finite clip, or noise_multiplier=0"
     )

@@ -96,14 +96,15 @@ def de_et_al(
 
   Raises:
     ValueError: for an argument out of range; at `init`, for a network without one of
-      the fields; at the first step, for records that are no pictures.
+      the fields; at the first step, for records that are not images.
 
-  Guarantee: that of `dp_sgd`; the other parts act on each record alone, on no record,
-    or after the noise.
+  Guarantee: that of `dp_sgd`; the other parts act on each record separately, on no
+    record, or after the noise.
 
   Deviation: the order of normalisation and ReLU is the network's own. De et al. divide
-    the clipped gradient by `clip`, which is 1 there: for another, divide the rate by
-    it. The noise is `dp_sgd`'s default where nothing is said [ours].
+    the clipped gradient by `clip`, which is 1 there: for another value, divide the
+    learning rate by it. The noise is the default of `dp_sgd` where the paper does not
+    specify it [ours].
 
   Reference: De, Berrada, Hayes, Smith, Balle, Unlocking High-Accuracy Differentially
     Private Image Classification through Scale, 2022, arXiv 2204.13650.

@@ -23,8 +23,8 @@ def weight_decay(coefficient=5e-4, *, biases=False) -> Defense:
   Returns:
     The defense.
 
-  Guarantee: none of its own. After `dp_sgd` it is post-processing: it acts on the
-    noised gradient and reads parameters only.
+  Guarantee: none by itself. After `dp_sgd` it is post-processing: it acts on the noised
+    gradient and reads parameters only.
 
   Deviation: written as wd ||theta||^2 the gradient is 2 wd theta; here the factor is
     that of `optax.add_decayed_weights` and of SGD's usual `weight_decay`. The decay is
@@ -58,10 +58,10 @@ def l1(coefficient=1e-5, *, biases=False) -> Defense:
   Returns:
     The defense.
 
-  Guarantee: none of its own. After `dp_sgd` it is post-processing.
+  Guarantee: none by itself. After `dp_sgd` it is post-processing.
 
-  Deviation: the subgradient at 0 is 0. AdaMixup compares with L1 and does not print the
-    coefficient; the default is the mild end of our sweep [ours].
+  Deviation: the subgradient at 0 is 0. AdaMixup compares with L1 and does not report
+    the coefficient; the default is the weakest of our sweep [ours].
 
   Reference: Tibshirani, Regression Shrinkage and Selection via the Lasso, 1996.
 

@@ -37,12 +37,13 @@ def confidence_masking(top=None, *, decimals=None, temperature=None) -> Defense:
     ValueError: for an argument out of range; at `init`, for a `top` above K.
 
   Guarantee: the label of every record is unchanged, so label-only attacks are exactly
-    as strong as without it. Score attacks see less; nothing is proven about them.
+    as strong as without it. Score-based attacks have less information, without a formal
+    bound.
 
-  Deviation: the kept classes are renormalised, so that `top=1` hides the confidence
-    too. Rounded vectors are not: they may sum to less or more than 1. The label keeps
-    at least one unit, 10^-decimals; a class that rounding makes equal to the label is
-    released one float below it [ours].
+  Deviation: the kept classes are renormalized, so that `top=1` also hides the
+    confidence. Rounded vectors are not renormalized: they may sum to less or more than
+    1. The label keeps at least one unit, 10^-decimals; a class that rounding makes
+    equal to the label is released one float below it [ours].
 
   Reference: Shokri et al., Membership Inference Attacks Against Machine Learning
     Models, 2017, arXiv 1610.05820.
@@ -63,8 +64,8 @@ def confidence_masking(top=None, *, decimals=None, temperature=None) -> Defense:
     del key
     if top is not None and top > spec.num_classes:
       raise ValueError(
-        f"confidence_masking: top is {top}, the data have {spec.num_classes} classes: "
-        f"keep at most that many"
+        f"confidence_masking: top is {top}, but the data have {spec.num_classes} "
+        "classes: pass at most that many"
       )
     return ()
 
@@ -114,14 +115,14 @@ def hamp_output(pool=1000) -> Defense:
     ValueError: for a `pool` out of range.
 
   Guarantee: the label of every record is unchanged, so label-only attacks are exactly
-    as strong as without it. Beyond the ranking of the classes a released vector depends
-    on the model alone, not on the record.
+    as strong as without it. Apart from the ranking of the classes, a released vector
+    depends only on the model, not on the record.
 
-  Deviation: the official code answers a fresh random input a query; here it is one of
-    `pool`, and a repeated query has the same answer [ours]. Equal log-probabilities
-    rank by class, where the official code overwrites one with the other; a class that
-    would be equal to the label is released one float below it. Any flat record counts
-    as bits, standardised ones too [ours].
+  Deviation: the official code uses a new random input for each query; here it is one of
+    `pool`, and a repeated query has the same output [ours]. Equal log-probabilities are
+    ranked by class, whereas the official code overwrites one with the other; a class
+    that would be equal to the label is released one float below it. Any flat record is
+    treated as bits, including standardized ones [ours].
 
   Reference: Chen, Pattabiraman, Overconfidence is a Dangerous Thing: Mitigating
     Membership Inference Attacks by Enforcing Less Confident Prediction, 2024, arXiv

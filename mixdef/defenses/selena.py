@@ -38,15 +38,15 @@ def selena(teachers=25, *, non_models=10) -> Defense:
   Raises:
     ValueError: for numbers out of range; at `init`, if no teacher was trained.
 
-  Guarantee: none in general. No teacher behind q_i saw record i, so its label reaches
-    the student through other records only. Near duplicates are other records: a
-    mislabelled record with duplicates is found almost surely. That the student was
-    fitted at the members' inputs is not hidden.
+  Guarantee: none in general. No teacher in q_i was trained on record i, so its label
+    influences the student only through other records. Near duplicates are other
+    records: a mislabelled record with duplicates is identified almost surely. The
+    student is still trained on the inputs of the members, which is not protected.
 
-  Deviation: published Split-AI also answers queries, those for records that are no
-    members with the set of a random member. Here the student answers all queries, as
-    in published SELENA, so sets matter in training alone. The published warm-up epoch
-    and learning rates belong to the optimizer.
+  Deviation: the published Split-AI is also used for queries, with the set of a random
+    member for non-members. Here the student is used for all queries, as in the
+    published SELENA, so the sets are used only in training. The published warm-up epoch
+    and learning rates can be set in the optimizer.
 
   Reference: Tang, Mahloujifar, Song, Shejwalkar, Nasr, Houmansadr, Mittal, Mitigating
     Membership Inference Attacks by Self-Distillation Through a Novel Ensemble
@@ -60,8 +60,8 @@ def selena(teachers=25, *, non_models=10) -> Defense:
   check_count("selena: non_models", non_models)
   if non_models >= teachers:
     raise ValueError(
-      f"selena: non_models={non_models} of teachers={teachers} leaves no teacher that "
-      f"trains on a record: give fewer non_models or more teachers"
+      f"selena: non_models={non_models} of teachers={teachers} leaves no teacher "
+      "trained on a record: pass fewer non_models or more teachers"
     )
 
   def non_model_sets(key, num_records):

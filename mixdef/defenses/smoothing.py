@@ -62,20 +62,20 @@ def weighted_smoothing(
     no noise.
 
   Raises:
-    ValueError: for an unknown word or a number out of range.
+    ValueError: for an unknown option or a number out of range.
 
-  Guarantee: none. The table is made of the members' answers without noise, and with a
-    norm a record's noise depends on the other members of its class, so `dp_sgd` must
-    give up its epsilon.
+  Guarantee: none. The table is computed from the members' outputs without noise, and
+    with a norm the noise of a record depends on the other members of its class, so
+    `dp_sgd` must give up its epsilon.
 
-  Deviation: "literal" gives more noise than average to records with z > 2, since noise
-    is symmetric; the code has it so. The official refresh clips logits at 20, which
-    log-probabilities do not allow; logs are floored at 1e-30 as there. A class of one
-    member has z = 0. Members with a non-finite measure stay out of the moments. The
-    measure takes the record's own label. "gradient" adds to the mean gradient what
-    independent noise N(0, sigma^2 (1 - z_i)^2) on each record's gradient would add,
-    exactly in distribution, and takes the place of another gradient estimator [ours].
-    The paper also clips the gradient's norm at 10: chain `from_optax`.
+  Deviation: "literal" adds more noise than average to records with z > 2, since noise
+    is symmetric; this is the behaviour of the code. The official refresh clips logits
+    at 20, which log-probabilities do not allow; logs are floored at 1e-30 as there. A
+    class of one member has z = 0. Members with a non-finite measure are excluded from
+    the moments. The measure uses the record's own label. "gradient" adds to the mean
+    gradient what independent noise N(0, sigma^2 (1 - z_i)^2) on each record's gradient
+    would add, exactly in distribution, and replaces any other gradient estimator
+    [ours]. The paper also clips the gradient's norm at 10: chain `from_optax`.
 
   Reference: Tan, Xie, Sun, Wang, Mitigating Membership Inference Attacks via Weighted
     Smoothing, 2023.
@@ -87,7 +87,7 @@ def weighted_smoothing(
   check_number(f"{what}: sigma", sigma, 0)
   check_number(f"{what}: start", start, 0)
   if not is_static(start):
-    raise ValueError(f"{what}: start is traced; give a plain number of epochs")
+    raise ValueError(f"{what}: start is traced; pass a plain number of epochs")
   check_choice(f"{what}: position", position, _POSITIONS)
   check_choice(f"{what}: norm", norm, tuple(_NORMS))
   check_choice(f"{what}: measure", measure, tuple(_MEASURES))
@@ -98,8 +98,8 @@ def weighted_smoothing(
     del key
     if spec.epochs <= start + 1:
       logging.warning(
-        "weighted_smoothing: no epoch is noisy, start=%d leaves the first %d plain and "
-        "there are %d; lower start or train longer",
+        "weighted_smoothing: no epoch is noisy because start=%d excludes the first %d "
+        "of %d epochs; lower start or train longer",
         *(start, start + 1, spec.epochs),
       )
     plain = jnp.ones(spec.num_records)  # z = 1 means no noise

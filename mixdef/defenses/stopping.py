@@ -33,13 +33,14 @@ def early_stopping(epoch=None, *, patience=None) -> Defense:
     The defense; with `patience` it needs auxiliary records.
 
   Raises:
-    ValueError: for both arguments at once, or one that is no positive integer.
+    ValueError: for both arguments at once, or an argument that is not a positive
+      integer.
 
   Guarantee: none. The auxiliary rows influence which weights are released; they are
     never audited. After `dp_sgd` a snapshot is post-processing: the epsilon of the
     whole training covers it.
 
-  Deviation: with `patience`, an epoch whose loss is not finite is no minimum.
+  Deviation: with `patience`, an epoch whose loss is not finite is never selected.
 
   Reference: Song, Mittal, Systematic Evaluation of Privacy Risks of Machine Learning
     Models, 2021, arXiv 2003.10595.
@@ -49,8 +50,8 @@ def early_stopping(epoch=None, *, patience=None) -> Defense:
   """
   if epoch is not None and patience is not None:
     raise ValueError(
-      f"early_stopping: epoch={epoch} and patience={patience} both choose the "
-      f"snapshot: give one"
+      f"early_stopping: epoch={epoch} and patience={patience} both select the "
+      "snapshot: pass only one"
     )
   if patience is None:
     epoch = _EPOCHS if epoch is None else epoch

@@ -34,15 +34,15 @@ def distillation(
     The defense, with one stage before it.
 
   Raises:
-    ValueError: for an unknown word or a number out of range; at `init`, if no teacher
+    ValueError: for an unknown option or a number out of range; at `init`, if no teacher
       was trained.
 
-  Guarantee: none. Teacher and student both learn from the members, and `dp_sgd`
-    accounts for one training, so it must give up its epsilon.
+  Guarantee: none. Teacher and student are both trained on the members, but `dp_sgd`
+    accounts for a single training, so it must give up its epsilon.
 
-  Deviation: a mixed row's teacher answer is the mixture of the two records'
-    probabilities. Auxiliary rows are taught alike, so that they stay comparable with
-    the members.
+  Deviation: the teacher output of a mixed row is the mixture of the two records'
+    probabilities. Auxiliary rows also use teacher outputs, so that they stay comparable
+    with the members.
 
   Reference: Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015,
     arXiv 1503.02531; Kaya, Dumitras, 2021 (soft); Chen, Yu, Fritz, 2022, arXiv
@@ -96,8 +96,8 @@ def soft_targets(what, spec, temperature=1.0):
   """
   if spec.table is None:
     raise ValueError(
-      f"{what} has no teacher: Spec.table is None; train with fit or fit_many, which "
-      f"train the stage before"
+      f"{what} has no teacher because Spec.table is None; train with fit or fit_many, "
+      "which train the previous stage"
     )
   return jax.nn.softmax(spec.table / temperature)
 

@@ -161,6 +161,6 @@ def ppv(tpr: float, fpr: float, prior: float) -> float:
     if not 0 <= rate <= 1:
       raise ValueError(f"{name}={rate}; pass a rate in [0, 1], not a percentage")
   if not 0 < prior < 1:
-    raise ValueError(f"prior={prior}; pass a share in (0, 1), not a percentage")
+    raise ValueError(f"prior={prior}; pass a fraction in (0, 1), not a percentage")
   called = prior * tpr + (1 - prior) * fpr
   return prior * tpr / called if called else float("nan")

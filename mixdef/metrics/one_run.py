@@ -237,8 +237,8 @@ def _guess(
   scores = np.asarray(scores, dtype=np.float64)
   if scores.ndim != 1:
     raise ValueError(
-      f"scores have shape {scores.shape}; pass the canaries [m] of one target: several"
-      " targets are not one run"
+      f"scores have shape {scores.shape}; pass the canaries [m] of one target: a "
+      "one-run audit uses a single target"
     )
   member = validate.mask(member, scores.shape, "member")
   _check_design(member)
@@ -250,8 +250,8 @@ def _guess(
     or not 1 <= guesses_in + guesses_out <= len(values)
   ):
     raise ValueError(
-      f"guesses_in={guesses_in}, guesses_out={guesses_out}; pass 1 to {len(values)}"
-      " guesses in all, none negative"
+      f"guesses_in={guesses_in}, guesses_out={guesses_out}; pass 1 to {len(values)} "
+      "guesses in total, none negative"
     )
   highest = np.lexsort((truth, -values))[:guesses_in]
   lowest = np.lexsort((~truth, values))[:guesses_out]

@@ -15,14 +15,14 @@ def records(x: Any, what: str) -> np.ndarray:
   """
   x = np.asarray(x)
   if x.ndim not in (2, 4) or not x.size:
-    raise ValueError(f"{what} has shape {x.shape}; give images [N,H,W,C] or rows [N,D]")
+    raise ValueError(f"{what} has shape {x.shape}; pass images [N,H,W,C] or rows [N,D]")
   if x.dtype.kind != "f":
     raise ValueError(
       f"{what} has type {x.dtype}; metrics read float32: x / 255 for uint8 images"
     )
   low, high = float(x.min()), float(x.max())
   if not np.isfinite(low + high):
-    raise ValueError(f"{what} holds values that are not finite; leave such records out")
+    raise ValueError(f"{what} has values that are not finite; remove such records")
   if x.ndim == 4 and not 0 <= low <= high <= 1:
     raise ValueError(
       f"{what} spans [{low:.4g}, {high:.4g}]; images are in [0, 1]: (x + 1) / 2 for a "
@@ -69,8 +69,8 @@ def feature_pair(
 def _features(values: ArrayLike, name: str) -> np.ndarray:
   values = np.asarray(values, np.float64)
   if values.ndim != 2:
-    raise ValueError(f"{name} has shape {values.shape}; give features [N,F]")
+    raise ValueError(f"{name} has shape {values.shape}; pass features [N,F]")
   if not np.isfinite(values).all():
     row = int(np.argmax(~np.isfinite(values).all(1)))
-    raise ValueError(f"{name}[{row}] is not finite; leave such records out")
+    raise ValueError(f"{name}[{row}] is not finite; remove such records")
   return values

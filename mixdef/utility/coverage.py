@@ -46,7 +46,7 @@ def density_coverage(
   """
   real, fake = feature_pair(real, fake, ("real", "fake"), at_least=1)
   if not 1 <= k < len(real):
-    raise ValueError(f"k={k} of {len(real)} real records; take 1 to {len(real) - 1}")
+    raise ValueError(f"k={k} of {len(real)} real records; pass 1 to {len(real) - 1}")
   lengths_real, lengths_fake = _squared_lengths(real), _squared_lengths(fake)
   rows = max(1, _ENTRIES // max(len(real), len(fake)))
   hits = covered = 0

@@ -70,8 +70,8 @@ def downstream_accuracy(
   validate.label_range(y, data.num_classes, "synthetic y")
   if x.shape[1:] != data.x.shape[1:]:
     raise ValueError(
-      f"synthetic x holds {x.shape[1:]}, the real records {data.x.shape[1:]}; make "
-      "both alike"
+      f"synthetic records have shape {x.shape[1:]}, the real records "
+      f"{data.x.shape[1:]}; use the same shape"
     )
   _arrays.training_records(data.x, "the real records")
   if learner is None:

@@ -54,7 +54,7 @@ def features(extractor: Extractor, x: ArrayLike, *, block: int = 32) -> np.ndarr
   """
   x = _arrays.records(x, "x")
   if block < 1:
-    raise ValueError(f"block={block}; take at least 1 record at once")
+    raise ValueError(f"block={block}; pass at least 1 record per block")
   block = min(block, len(x))
   blocks = []
   for first in range(0, len(x), block):
@@ -93,7 +93,7 @@ def classifier_features(run: Run, *, name: str = "classifier") -> Extractor:
       Inception network.
   """
   if name.startswith(OFFICIAL):
-    raise ValueError(f"name={name!r} belongs to the Inception network; take another")
+    raise ValueError(f"name={name!r} belongs to the Inception network; choose another")
   _arrays.training_records(run.data.x, "the classifier's data")
   learner = run.learner
 
@@ -114,11 +114,13 @@ def classifier_features(run: Run, *, name: str = "classifier") -> Extractor:
       answer = learner.predict(state, x, raw=True)
     if len(networks) != 1:
       raise ValueError(
-        f"{len(networks)} networks answer together; pass the run of one classifier"
+        f"this is an ensemble of {len(networks)} networks; pass the run of a single "
+        "classifier"
       )
     if not seen or seen[-1][1] != answer.shape:
       raise ValueError(
-        f"{type(networks[0]).__name__} does not end in nn.Dense; write an Extractor"
+        f"{type(networks[0]).__name__} does not end in nn.Dense; write a custom "
+        "Extractor"
       )
     return seen[-1][0]
 

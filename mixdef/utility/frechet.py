@@ -72,7 +72,7 @@ def frechet_distance_of_moments(
   shapes = [part.shape for part in (mean_a, cov_a, mean_b, cov_b)]
   width = mean_a.size
   if shapes != 2 * [(width,), (width, width)]:
-    raise ValueError(f"moments have shapes {shapes}; give two pairs of [F] and [F,F]")
+    raise ValueError(f"moments have shapes {shapes}; pass two pairs of [F] and [F,F]")
   common = np.linalg.svd(_root(cov_a).T @ _root(cov_b), compute_uv=False).sum()
   apart = ((mean_a - mean_b) ** 2).sum()
   return float(apart + np.trace(cov_a) + np.trace(cov_b) - 2 * common)
@@ -142,7 +142,8 @@ def fid(extractor: Extractor, real: ArrayLike, fake: ArrayLike) -> dict[str, Any
   """
   if metric_name(extractor) != "fid":
     raise ValueError(
-      f"{extractor.name} is not the network of FID: use fd, which names the figure "
-      f"{metric_name(extractor)}, or inception_features with the true weights"
+      f"{extractor.name} is not the network of FID: use fd, whose metric is then "
+      f"named {metric_name(extractor)}, or inception_features with the original "
+      "weights"
     )
   return fd(extractor, real, fake)

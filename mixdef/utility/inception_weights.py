@@ -69,7 +69,7 @@ def inception_features(path: str | pathlib.Path) -> Extractor:
     Local Nash Equilibrium", 2017, arXiv 1706.08500.
   """
   path = local_path(path)
-  entries = read_npz(path, fix="inception_features says how to make it")
+  entries = read_npz(path, fix="inception_features describes how to create it")
   source = str(entries.pop("source", ""))
   variables = _variables(entries, path)
   name = OFFICIAL if source == SOURCE else f"{OFFICIAL}_unverified"
@@ -80,7 +80,7 @@ def inception_features(path: str | pathlib.Path) -> Extractor:
 def _apply(variables, x):
   channels = x.shape[-1]
   if channels not in (1, 3):
-    raise ValueError(f"images have {channels} channels; Inception takes 1 or 3")
+    raise ValueError(f"images have {channels} channels; Inception needs 1 or 3")
   x = jnp.repeat(_resize(x), 3 // channels, -1)
   return Inception().apply(variables, 2 * x - 1)
 
@@ -118,8 +118,8 @@ def _variables(entries: dict[str, np.ndarray], path: pathlib.Path) -> dict[str, 
   variables = jax.tree_util.tree_map_with_path(take, _template())
   if entries:
     raise ValueError(
-      f"{path} holds {next(iter(entries))!r}, which FID's Inception lacks; are these "
-      "the weights of torchvision?"
+      f"{path} has an entry {next(iter(entries))!r}, which FID's Inception lacks: use "
+      "its weights, not those of torchvision"
     )
   return variables
 

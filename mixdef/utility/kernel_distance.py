@@ -79,10 +79,10 @@ def kid(
   most = min(len(a), len(b))
   size = min(_SUBSET, most) if subset_size is None else subset_size
   if subsets < 1:
-    raise ValueError(f"subsets={subsets}; take at least 1")
+    raise ValueError(f"subsets={subsets}; pass at least 1")
   if not 2 <= size <= most:
     raise ValueError(
-      f"subset_size={size} of {len(a)} and {len(b)} rows; take 2 to {most}"
+      f"subset_size={size} of {len(a)} and {len(b)} rows; pass 2 to {most}"
     )
   rng = stream(seed, "kid")
 

@@ -88,7 +88,7 @@ def dwpre(
   """
   real, synthetic, test = _tables(real=real, synthetic=synthetic, test=test)
   if not c > 0:
-    raise ValueError(f"c={c}; take a positive weight")
+    raise ValueError(f"c={c}; pass a positive weight")
   columns = _columns(columns, real.shape[1])
   f1_real, constant_real = _f1_of_columns(real, test, columns, c)
   f1_synthetic, constant_synthetic = _f1_of_columns(synthetic, test, columns, c)
@@ -133,18 +133,18 @@ def _tables(**tables: ArrayLike) -> list[np.ndarray]:
   for name, values in tables.items():
     table = np.asarray(values)
     if table.ndim != 2 or not table.size:
-      raise ValueError(f"{name} has shape {table.shape}; give [N,D]")
+      raise ValueError(f"{name} has shape {table.shape}; pass [N,D]")
     other = (table != 0) & (table != 1)
     if other.any():
       row, column = (int(i) for i in np.argwhere(other)[0])
       raise ValueError(
-        f"{name}[{row}, {column}] is {table[row, column]}; give zeros and ones: "
+        f"{name}[{row}, {column}] is {table[row, column]}; pass zeros and ones: "
         f"{name} > 0.5"
       )
     checked.append(table.astype(np.float32))
     if table.shape[1] != checked[0].shape[1]:
       raise ValueError(
-        f"{name} has {table.shape[1]} columns and real {checked[0].shape[1]}; give the "
+        f"{name} has {table.shape[1]} columns and real {checked[0].shape[1]}; pass the "
         "same columns"
       )
   return checked
@@ -153,7 +153,7 @@ def _tables(**tables: ArrayLike) -> list[np.ndarray]:
 def _columns(columns: ArrayLike | None, width: int) -> np.ndarray:
   chosen = np.arange(width) if columns is None else np.asarray(columns)
   if chosen.ndim != 1 or not chosen.size or chosen.dtype.kind not in "ui":
-    raise ValueError(f"columns={columns!r}; give a list of column numbers, or None")
+    raise ValueError(f"columns={columns!r}; pass a list of column numbers, or None")
   if chosen.min() < 0 or chosen.max() >= width:
     raise ValueError(
       f"columns reach {chosen.min()} to {chosen.max()} of 0 to {width - 1}"

@@ -133,7 +133,7 @@ def test_the_population_is_asked_like_the_records_and_trained_nobody():
   signals = Signals.from_logits(logits, labels, members, population=others)
   assert signals.population.phi.shape == (2, 7, 1)
   assert not signals.population.members.any()
-  with pytest.raises(ValueError, match="ask the same models with the same views"):
+  with pytest.raises(ValueError, match="query the same models with the same views"):
     Signals.from_phi(signals.phi[:, :, 0], members, population=np.zeros((3, 7)))
   trained = Signals.from_phi(np.zeros((2, 7)), np.ones((2, 7), bool))
   with pytest.raises(ValueError, match="trained on a record of the population"):
@@ -167,9 +167,9 @@ def test_statistics_blocks_make_signals():
   ("phi", "members", "options", "message"),
   [
     (np.zeros((2, 3)), np.ones((2, 4), bool), {}, r"members has shape \(2, 4\)"),
-    (np.zeros((2, 3)), np.ones((2, 3)), {}, "members has type float64; give bool"),
+    (np.zeros((2, 3)), np.ones((2, 3)), {}, "members has type float64; pass bool"),
     (np.zeros(3), np.ones((1, 3), bool), {}, r"phi has shape \(3,\)"),
-    (np.zeros((2, 0)), np.ones((2, 0), bool), {}, "none 0"),
+    (np.zeros((2, 0)), np.ones((2, 0), bool), {}, "without empty axes"),
     ([[0, np.nan]], np.ones((1, 2), bool), {}, r"1 values .* first at \[0, 1, 0\]"),
     ([[0, np.inf]], np.ones((1, 2), bool), {}, r"1 values .* first at \[0, 1, 0\]"),
     (np.zeros((2, 3)), np.ones((2, 3), bool), {"labels": [1]}, "labels have shape"),

@@ -208,7 +208,7 @@ def test_copies_are_those_of_the_last_epoch_and_masked_losses_are_finite():
 
 
 def test_what_cannot_be_asked_is_refused(mixed):
-  with pytest.raises(Unavailable, match="changes no batches"):
+  with pytest.raises(Unavailable, match="does not change batches"):
     augmentation_aware(train(confidence_masking(), epochs=1), target=0)
   with pytest.raises(ValueError, match="aggregate is 'best'"):
     augmentation_aware(mixed, target=0, aggregate="best")

@@ -121,9 +121,9 @@ def test_members_of_an_overfitted_model_are_farther_from_the_boundary(leaky):
 
 
 def test_wrong_arguments_are_named(ensemble):
-  with pytest.raises(ValueError, match="target=2 is no model; pass 0 to 1"):
+  with pytest.raises(ValueError, match="target=2 is not a model; pass 0 to 1"):
     label_only_boundary(ensemble, target=2)
-  with pytest.raises(ValueError, match="draws is 1; give an integer of at least 2"):
+  with pytest.raises(ValueError, match="draws is 1; pass an integer of at least 2"):
     label_only_boundary(ensemble, target=0, draws=1)
   with pytest.raises(ValueError, match="records hold 150"):
     label_only_boundary(ensemble, target=0, records=[0, 150])
@@ -138,11 +138,13 @@ def test_reference_records_are_never_scored():
   scores = label_only_boundary(ensemble, target=0, iterations=1)
   np.testing.assert_array_equal(np.isnan(scores), data.auxiliary)
   first = np.flatnonzero(data.auxiliary)[0]
-  with pytest.raises(ValueError, match=f"records hold {first}, which is no audited"):
+  with pytest.raises(
+    ValueError, match=f"records hold {first}, which is not an audited"
+  ):
     label_only_boundary(ensemble, target=0, records=[first])
 
 
 def test_a_model_that_diverged_is_refused():
   ensemble = linear(np.eye(3, 2, dtype=np.float32), [0, 1, 0], np.full((2, 2), np.nan))
-  with pytest.raises(ValueError, match="the target answers NaN"):
+  with pytest.raises(ValueError, match="the target outputs NaN"):
     label_only_boundary(ensemble, target=0)

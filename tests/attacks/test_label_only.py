@@ -189,7 +189,7 @@ def test_reference_rows_are_neither_scored_nor_fitted_on(attack, pictures):
   x[data.auxiliary] = 0.5
   moved = dataclasses.replace(pictures, data=dataclasses.replace(data, x=x))
   np.testing.assert_array_equal(attack(moved, target=0), plain)
-  with pytest.raises(ValueError, match="no audited record"):
+  with pytest.raises(ValueError, match="not an audited record"):
     attack(pictures, target=0, records=np.flatnonzero(data.auxiliary))
 
 
@@ -201,7 +201,7 @@ def test_a_class_that_cannot_be_fitted_takes_the_model_of_all(attack, pictures):
   assert np.isfinite(scores[pictures.data.audited]).all()
   members[1] = False
   useless = dataclasses.replace(pictures, members=members)
-  with pytest.raises(ValueError, match="shadow=1 has only one kind"):
+  with pytest.raises(ValueError, match="shadow=1 has only members or only non-members"):
     attack(useless, target=0, shadow=1)
   np.testing.assert_array_equal(
     attack(useless, target=0), attack(useless, target=0, shadow=2)
@@ -225,7 +225,7 @@ def test_pitfall_137_the_complement_of_the_target_teaches_nothing(attack, pictur
 
 @pytest.mark.parametrize("attack", OF_PICTURES)
 def test_tables_cannot_be_moved(attack, table):
-  with pytest.raises(Unavailable, match="no images"):
+  with pytest.raises(Unavailable, match="not images"):
     attack(table, target=0)
 
 
@@ -296,7 +296,7 @@ def test_noise_needs_numbers_above_0(options, table):
 
 def test_logreg_needs_a_positive_c_and_correctness():
   asked = Signals.from_phi(np.zeros((3, 2)), np.eye(3, 2, dtype=bool))
-  with pytest.raises(ValueError, match="c is 0; give a number above 0"):
+  with pytest.raises(ValueError, match="c is 0; pass a number above 0"):
     label_only_logreg(asked, target=0, c=0)
   with pytest.raises(Unavailable, match="correct"):
     label_only_logreg(asked, target=0)

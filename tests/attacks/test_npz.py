@@ -60,12 +60,15 @@ def test_a_missing_array_is_named(tmp_path, name):
 @pytest.mark.parametrize(
   ("wrong", "message"),
   [
-    ({"kepe": np.ones(3)}, "holds 'kepe', which is not read; optional are audited"),
-    ({"keep": np.ones((3, 12))}, "keep has type float64; give bool"),
+    (
+      {"kepe": np.ones(3)},
+      "has an unknown array 'kepe'; the optional arrays are audited",
+    ),
+    ({"keep": np.ones((3, 12))}, "keep has type float64; pass bool"),
     ({"keep": np.ones((3, 11), bool)}, r"keep has shape \(3, 11\)"),
     ({"labels": np.full(12, 4)}, r"outside 0\.\.3"),
     ({"logits": np.full((3, 12, 4), np.nan)}, "NaN"),
-    ({"population_logits": np.zeros((2, 5, 4))}, "ask the same models"),
+    ({"population_logits": np.zeros((2, 5, 4))}, "query the same models"),
   ],
 )
 def test_arrays_that_do_not_fit_are_refused_with_the_name_of_the_file(
@@ -108,7 +111,9 @@ def _objects(path):
 def test_a_file_that_is_no_npz_of_plain_arrays_is_refused(tmp_path, write):
   path = tmp_path / "broken.npz"
   write(path)
-  with pytest.raises(ValueError, match=r"broken\.npz is no npz of plain arrays") as e:
+  with pytest.raises(
+    ValueError, match=r"broken\.npz is not an npz of plain arrays"
+  ) as e:
     Signals.from_npz(path)
   assert "\n" not in str(e.value)
 

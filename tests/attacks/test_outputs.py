@@ -41,12 +41,12 @@ def test_probabilities_are_refused_with_what_to_pass(dtype):
     (np.round(100 * P, 1), "percentages"),
     (np.round(P, 3), "probabilities"),
     (np.eye(CLASSES, dtype=int)[P.argmax(-1)], "probabilities"),
-    (-np.log(P), "negated log-probabilities; pass them with the other sign"),
+    (-np.log(P), "negated log-probabilities; pass them with the opposite sign"),
     (np.log2(P), r"base 2; multiply them by np\.log\(2\)"),
     (np.log10(P), r"base 10; multiply them by np\.log\(10\)"),
     (np.stack([logits_of()[0], logits_of()[1], P[2]]), r"logits\[2\] holds probab"),
     (np.stack([logits_of(), P], 2), r"logits\[0\] \(view 1\) holds probabilities"),
-    (P > 0.5, "logits are bool, decisions and no logits"),
+    (P > 0.5, "logits are bool, which are decisions"),
   ],
 )
 def test_outputs_on_another_scale_are_refused(values, message):
@@ -109,7 +109,7 @@ def test_some_rows_that_happen_to_sum_to_one_are_no_probabilities():
     ({"logits": logits_of()[:2]}, r"shape \(2, 40, 5\); pass \[3, 40, K\]"),
     (
       {"members": inputs()["members"].T},
-      r"members has shape \(40, 3\); give .*members\.T",
+      r"members has shape \(40, 3\); pass .*members\.T",
     ),
     (
       {"members": inputs()["members"].astype(int)},
@@ -121,7 +121,7 @@ def test_some_rows_that_happen_to_sum_to_one_are_no_probabilities():
     ),
     (
       {"members": inputs()["members"][:, 1:]},
-      r"members has shape \(3, 39\); give \[3, 40\]",
+      r"members has shape \(3, 39\); pass \[3, 40\]",
     ),
     (
       {"members": [np.flatnonzero(k) for k in inputs()["members"]]},
@@ -134,22 +134,25 @@ def test_some_rows_that_happen_to_sum_to_one_are_no_probabilities():
     ({"labels": inputs()["labels"][:9]}, r"labels have shape \(9,\); pass \[40\]"),
     ({"labels": np.eye(CLASSES)[inputs()["labels"]]}, r"y\.argmax\(1\) for one-hot"),
     ({"labels": inputs()["labels"] * 1.0}, r"labels are integers: y\.astype\(int\)"),
-    ({"labels": inputs()["labels"] * 0.3}, "classification only"),
+    ({"labels": inputs()["labels"] * 0.3}, "only classification"),
     ({"labels": inputs()["labels"] - 9}, r"labels\[0\] is -\d; labels run from 0"),
-    ({"labels": np.full(RECORDS, np.nan)}, r"labels\[0\] is nan; leave out"),
+    ({"labels": np.full(RECORDS, np.nan)}, r"labels\[0\] is nan; remove records"),
     ({"labels": np.full(RECORDS, "cat")}, r"np\.unique\(labels, return_inverse"),
     ({"labels": np.full(RECORDS, CLASSES)}, r"40 values outside 0\.\.4"),
     ({"logits": np.ma.array(logits_of(), mask=True)}, "logits is a masked array"),
     ({"logits": logits_of() * 1j}, "logits has type complex128; pass real numbers"),
     ({"logits": logits_of().astype(object)}, "type object; .* Python objects"),
     ({"logits": logits_of().astype(str)}, "type <U32; .* text"),
-    ({"logits": np.zeros((3, 40, 5), "V2")}, r"type \|V2; .*bfloat16 so; save it as"),
+    (
+      {"logits": np.zeros((3, 40, 5), "V2")},
+      r"type \|V2; .*bfloat16 in this way; save it as",
+    ),
     ({"logits": np.zeros((3, 40, 5), "M8[s]")}, "holds dates"),
     ({"logits": None}, "logits is None; pass an array"),
     ({"audited": np.ones(RECORDS)}, r"audited\.astype\(bool\)"),
-    ({"ids": np.zeros(RECORDS, int)}, "ids hold 0 40 times"),
+    ({"ids": np.zeros(RECORDS, int)}, "ids contain 0 40 times"),
     ({"ids": np.arange(9)}, r"ids have shape \(9,\); pass \[40\]"),
-    ({"ids": np.arange(RECORDS) / 2}, "ids have type float64; give"),
+    ({"ids": np.arange(RECORDS) / 2}, "ids have type float64; pass"),
   ],
 )
 def test_arrays_that_mean_something_else_are_refused_with_the_fix(changed, message):
@@ -173,12 +176,24 @@ def population(logits, labels=None):
         np.concatenate([logits_of(UNSEEN, seed=5), logits_of()[:, :3]], 1),
         np.concatenate([np.zeros(UNSEEN, int), inputs()["labels"][:3]]),
       ),
-      "3 of the 12 records of the population, the first at 9, are given the same out",
+      "3 of the 12 records of the population, the first at 9, have the same out",
     ),
-    (population(logits_of(UNSEEN, seed=5)[:2]), "ask the same models with the same v"),
-    (population(logits_of(UNSEEN, classes=4)), "ask the same models with the same vi"),
-    (population(logits_of(UNSEEN)[:, :, None]), "ask the same models with the same v"),
-    ({"population": logits_of(UNSEEN)}, r"population is no pair .* \(logits, labels\)"),
+    (
+      population(logits_of(UNSEEN, seed=5)[:2]),
+      "query the same models with the same v",
+    ),
+    (
+      population(logits_of(UNSEEN, classes=4)),
+      "query the same models with the same vi",
+    ),
+    (
+      population(logits_of(UNSEEN)[:, :, None]),
+      "query the same models with the same v",
+    ),
+    (
+      {"population": logits_of(UNSEEN)},
+      r"population is not a pair .* \(logits, labels\)",
+    ),
   ],
 )
 def test_a_population_that_cannot_be_one_is_refused(others, message):

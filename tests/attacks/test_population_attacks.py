@@ -240,7 +240,7 @@ def test_quantile_says_what_it_lacks():
   ("options", "message"),
   [
     ({"head": "net"}, "head is 'net'"),
-    ({"fpr": 1.0}, "fpr is 1.0; give a number above 0 and below 1"),
+    ({"fpr": 1.0}, "fpr is 1.0; pass a number above 0 and below 1"),
     ({"score": "loss"}, "score is 'loss'"),
     ({"features": (np.zeros((3, 1)), np.zeros((200, 1)))}, r"pass \[300, D\]"),
     ({"features": (np.zeros((300, 2)), np.zeros((200, 1)))}, r"pass \[200, D\]"),

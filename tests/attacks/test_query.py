@@ -76,7 +76,7 @@ def test_the_population_is_asked_with_the_same_views(ensemble):
     ensemble.log_probs(x[:, :, ::-1]), others.y, np.zeros((MODELS, 20), bool)
   )
   np.testing.assert_array_equal(asked.population.phi[..., 1], expected.phi[..., 0])
-  with pytest.raises(ValueError, match="prepare both alike"):
+  with pytest.raises(ValueError, match="preprocess both in the same way"):
     ensemble.signals(population=Dataset.from_arrays(x[:, :1], others.y))
 
 
@@ -139,7 +139,7 @@ def test_a_model_that_diverged_is_named(ensemble):
 
   params = jax.tree.map(spoil, ensemble.states.params)
   states = ensemble.states._replace(params=params)
-  with pytest.raises(ValueError, match=r"models \[1\] answer NaN") as raised:
+  with pytest.raises(ValueError, match=r"models \[1\] output NaN") as raised:
     dataclasses.replace(ensemble, states=states).signals()
   assert "\n" not in str(raised.value)
 

@@ -100,7 +100,7 @@ def test_pitfall_49_class_missing_in_the_shadow_gets_the_histograms_of_all():
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"statistic": "entropy"}, "it is one of 'loss', 'confidence'"),
+    ({"statistic": "entropy"}, "choose from 'loss', 'confidence'"),
     ({"bins": 0}, "bins is 0"),
     ({"shadow": 0}, "shadow=0 is the target"),
   ],

@@ -98,8 +98,8 @@ def test_confidence_of_sure_records_does_not_tie():
   ("options", "message"),
   [
     ({"shadow": 0}, "shadow=0 is the target"),
-    ({"shadow": 5}, "shadow=5 is no model"),
-    ({"shadow": 2}, "only one kind"),
+    ({"shadow": 5}, "shadow=5 is not a model"),
+    ({"shadow": 2}, "only members or only non-members"),
     ({}, "needs labels"),
   ],
 )
@@ -258,7 +258,8 @@ def test_unknown_membership_does_not_move_the_known_threshold():
 
 
 @pytest.mark.parametrize(
-  ("options", "message"), [({"known": 3}, "below it"), ({"known": 0}, "known is 0")]
+  ("options", "message"),
+  [({"known": 3}, "pass a smaller known"), ({"known": 0}, "known is 0")],
 )
 def test_known_records_must_leave_some_to_attack(options, message):
   signals = Signals.from_phi(np.zeros((1, 6)), [np.arange(6) < 3])

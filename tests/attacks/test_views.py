@@ -79,7 +79,7 @@ def test_views_do_not_depend_on_the_block(name):
 
 @pytest.mark.parametrize("name", OF_PICTURES)
 def test_tables_have_no_such_views(name):
-  with pytest.raises(Unavailable, match=r"\(4,\) are no images") as raised:
+  with pytest.raises(Unavailable, match=r"\(4,\) are not images") as raised:
     OF_PICTURES[name](TABLE)
   assert isinstance(raised.value, ValueError)
 
@@ -89,7 +89,7 @@ def test_tables_have_no_such_views(name):
 )
 def test_a_shift_as_large_as_the_picture_is_refused(make):
   assert make(7)(PICTURES).shape[2:] == PICTURES.shape[1:]
-  with pytest.raises(ValueError, match="8 leaves nothing of images of 8 x 8"):
+  with pytest.raises(ValueError, match="8 leaves nothing of images with 8 x 8"):
     make(8)(PICTURES)
   with pytest.raises(ValueError, match="at least 1"):
     make(0)
@@ -165,7 +165,7 @@ def test_mixing_with_nothing_or_with_another_kind_is_refused():
     mixed(PARTNERS[:0])
   with pytest.raises(ValueError, match=r"weights\[1\]=1"):
     mixed(PARTNERS, weights=(0.5, 1))
-  with pytest.raises(ValueError, match="prepare both alike"):
+  with pytest.raises(ValueError, match="preprocess both in the same way"):
     mixed(PARTNERS[:, :3])(TABLE)
 
 

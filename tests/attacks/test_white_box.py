@@ -230,18 +230,18 @@ def test_scores_do_not_depend_on_the_others_attacked(leaky, attack):
 def test_a_model_that_diverged_is_refused(attack, ensemble):
   broken = jax.tree.map(lambda leaf: leaf * jnp.nan, ensemble.states.params)
   broken = dataclasses.replace(ensemble, states=ensemble.states._replace(params=broken))
-  with pytest.raises(ValueError, match="the target answers NaN"):
+  with pytest.raises(ValueError, match="the target outputs NaN"):
     attack(broken, target=0)
 
 
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"tau": 1.0}, "tau is 1.0; give a number of at least 0.5 and below 1"),
-    ({"step": 0.0}, "step is 0.0; give a number above 0"),
-    ({"norm": "l1"}, "norm is 'l1'; it is one of 'l2', 'linf'"),
-    ({"direction": "up"}, "direction is 'up'; it is one of 'toward', 'away'"),
-    ({"target": 2}, "target=2 is no model"),
+    ({"tau": 1.0}, "tau is 1.0; pass a number of at least 0.5 and below 1"),
+    ({"step": 0.0}, "step is 0.0; pass a number above 0"),
+    ({"norm": "l1"}, "norm is 'l1'; choose from 'l2', 'linf'"),
+    ({"direction": "up"}, "direction is 'up'; choose from 'toward', 'away'"),
+    ({"target": 2}, "target=2 is not a model"),
   ],
 )
 def test_wrong_options_are_named(ensemble, options, message):

@@ -77,7 +77,7 @@ def test_other_learners_are_refused(ensemble):
   swept = dataclasses.replace(ensemble, values={"rate": np.ones(4)})
   with pytest.raises(ValueError, match="classifiers of one recipe"):
     audit(swept, attacks=ATTACKS, canaries="clean:20")
-  with pytest.raises(ValueError, match="no canaries are called 'red'"):
+  with pytest.raises(ValueError, match="unknown kind of canaries 'red'"):
     audit(ensemble, attacks=ATTACKS, canaries="red:20")
   bare = ensemble[0].learner._replace(model=None)
   with pytest.raises(ValueError, match="trains the network of `classifier`"):

@@ -164,12 +164,17 @@ def test_duplicates_are_mislabelled_copies_of_members_of_every_model():
 @pytest.mark.parametrize(
   ("kind", "count", "more", "message"),
   [
-    ("mislabeled", 5, {}, "no canaries are called 'mislabeled'; take clean,"),
-    ("clean", 0, {}, "0 canaries of 300 records .* take 1 to 300"),
+    ("mislabeled", 5, {}, "unknown kind of canaries 'mislabeled'; choose from clean,"),
+    ("clean", 0, {}, "0 canaries of 300 records .* pass 1 to 300"),
     ("clean", 301, {}, "301 canaries of 300 records"),
     ("duplicates", 151, {}, "151 duplicates need as many other records .* are 149"),
-    ("blank", 5, {"source": images()}, "source is what ood canaries are made of"),
-    ("ood", 5, {"source": table()}, r"source holds float32 \(20,\) but the data hold"),
+    ("blank", 5, {"source": images()}, "only ood canaries need a source"),
+    (
+      "ood",
+      5,
+      {"source": table()},
+      r"source has records float32 \(20,\), but the data have",
+    ),
     ("ood", 5, {"source": images(4)}, "source has 4 records for 5 canaries"),
   ],
 )
@@ -189,7 +194,7 @@ def test_the_text_of_a_flag():
   for text in ("clean", "clean:", "clean:0", "clean:-3", "clean:2.5", "clean:x"):
     with pytest.raises(ValueError, match="write kind:count, as in mislabelled:500"):
       parse_canaries(text)
-  with pytest.raises(ValueError, match="no canaries are called 'poison'"):
+  with pytest.raises(ValueError, match="unknown kind of canaries 'poison'"):
     parse_canaries("poison:5")
 
 

@@ -140,7 +140,7 @@ def test_batch_normalisation_is_replaced():
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"accuracy": 93.0}, r"accuracy=93\.0; give a share in \[0, 1\]"),
+    ({"accuracy": 93.0}, r"accuracy=93\.0; pass a fraction in \[0, 1\]"),
     ({"noise_multipliers": []}, "noise_multipliers is empty"),
     ({"noise_multipliers": [0.0]}, r"noise_multipliers holds 0\.0; .* above 0"),
     ({"learning_rates": [1.0, -1.0]}, r"learning_rates holds -1\.0"),
@@ -153,8 +153,8 @@ def test_senseless_arguments_are_refused(data, members, options, message):
 
 def test_without_clean_records_left_out_a_test_set_is_needed(data, members):
   everything = data.audited[None]
-  with pytest.raises(ValueError, match=r"members\[0\] leaves no audited record out"):
+  with pytest.raises(ValueError, match=r"members\[0\] excludes no audited record"):
     matched_dp(MODEL, data, everything, accuracy=0.9, **TRAINING)
   planted = dataclasses.replace(data, always_member=members.all(0))
-  with pytest.raises(ValueError, match=r"those that are out are canaries.*test="):
+  with pytest.raises(ValueError, match=r"the non-members are canaries.*test="):
     matched_dp(MODEL, planted, members, accuracy=0.9, **TRAINING)

@@ -101,7 +101,7 @@ def test_the_metrics_are_those_of_the_released_model_alone(released, pooled):
     assert row["num_members"] + row["excluded"] >= members[0].sum() - RECORDS // 8
     assert row["num_targets"] == 1
     assert row["calibrated"] is row["balanced_accuracy"] is None
-  assert any("left out" in line for line in released.report["limits"])
+  assert any("omitted because" in line for line in released.report["limits"])
   best = released.report["strongest"]
   assert f"AUC {best['auc']:.3f}" in spoken(released.report)
   assert "non-members of model 0." in spoken(released.report)
@@ -132,7 +132,7 @@ def test_the_report_says_which_model_it_describes(released, pooled):
   assert released.report["target"]["text"] == text
   assert f"This describes {text}." in spoken(released.report)
   assert "the recipe, all 8 models pooled" in spoken(pooled.report)
-  assert "not one model" in spoken(pooled.report)
+  assert "not a single model" in spoken(pooled.report)
   for found in (released, pooled):
     check_schema(found.report)
     assert found.report["target"]["text"] in found.html()
@@ -147,7 +147,7 @@ def test_any_row_can_be_the_released_one(pooled, target):
   assert members[listed].all()
   for name, row in found.report["attacks"].items():
     assert row["auc"] == auc(pooled.scores[name][target], members)
-  assert f"model {target}, the released one" in spoken(found.report)
+  assert f"model {target}, the released model" in spoken(found.report)
   # The order of the models does not matter to attacks whose references are all others.
   others = [s for s in range(MODELS) if s != target]
   turned = audit(pooled.signals.only_models([target, *others]), attacks=NAMES, target=0)
@@ -169,7 +169,7 @@ def test_the_file_may_name_the_released_model(file, released, tmp_path):
 
 @pytest.mark.parametrize("target", [-1, 8, 0.0, 1.5, True, "0", [0], np.nan])
 def test_what_is_no_model_is_refused_by_every_door(file, target, tmp_path):
-  message = r"target=.* is no model; pass 0 to 7$"
+  message = r"target=.* is not a model; pass 0 to 7$"
   with pytest.raises(ValueError, match=message):
     audit(Signals.from_npz(file), attacks=NAMES[:1], target=target)
   given = arrays(3.0)
@@ -199,7 +199,7 @@ def test_trained_models_are_audited_alone_too(memorised):
     assert np.isnan(np.delete(found.scores[name], 4, axis=0)).all()
   listed = [row["index"] for row in found.report["records"]["exposed"]]
   assert memorised.members[4, listed].all()
-  with pytest.raises(ValueError, match="target=6 is no model; pass 0 to 5"):
+  with pytest.raises(ValueError, match="target=6 is not a model; pass 0 to 5"):
     audit(memorised, attacks=names, target=6)
 
 
@@ -236,11 +236,11 @@ def test_one_model_without_references_is_judged_on_average_only(leak, target):
   assert report["records"] is None
   assert report["verdict"]["level"] == ("high" if leak else "none_found")
   assert report["verdict"]["headline"].startswith("On average the model treats")
-  assert "Nobody can be singled out" in text
-  assert "Only an average gap is measured: accuracy" in text
+  assert "no single record can be judged" in text
+  assert "Only an average gap was measured: accuracy" in text
   assert "0 reference models" in text
   assert "Train reference models" in text
-  assert not re.search("leaving out|listed below|exposed records|1 models", text)
+  assert not re.search("excluding|listed below|exposed records|1 models", text)
   assert 'id="records"' not in found.html()
   missing = ["lira_online", "lira_offline_fixed", "base", "bavaria", "attack_r"]
   missing += ["calibrated_loss", "confidence", "shokri", "salem_1"]
@@ -254,13 +254,13 @@ def test_where_chance_explains_the_result_no_record_is_to_be_left_out(seed, targ
   signals = Signals.from_logits(given["logits"], given["labels"], given["keep"])
   report = audit(signals, attacks=NAMES[:4], target=target).report
   assert report["verdict"]["level"] in ("none_found", "low")
-  assert not re.search("leaving out|listed below", spoken(report))
+  assert not re.search("excluding|listed below", spoken(report))
 
 
 def test_the_same_advice_is_given_where_records_stand_out(pooled, released):
   for found in (pooled, released):
     assert found.report["verdict"]["level"] == "high"
-    assert "leaving out the most exposed records" in spoken(found.report)
+    assert "excluding the most exposed records" in spoken(found.report)
 
 
 def test_an_attack_on_some_records_ranks_none_of_all(pooled):

@@ -76,15 +76,15 @@ def circle():
     ({"a": object()}, r"setting\['a'\] is a object, which cannot be written"),
     ({"a": Other()}, r"setting\['a'\] is a Other, which"),
     ({"a": [1, {"b": len}]}, r"setting\['a'\]\[1\]\['b'\] is a builtin"),
-    ({"a": np.zeros((20, 20))}, r"an array \(20, 20\); give a summary"),
+    ({"a": np.zeros((20, 20))}, r"an array \(20, 20\); pass a summary"),
     ({"a": circle()}, "nested too deeply"),
-    ({1: 2}, "has the key 1; name facts by text"),
-    ([("a", 1)], "setting is a list; give a dict"),
+    ({1: 2}, "has the key 1; use strings as keys"),
+    ([("a", 1)], "setting is a list; pass a dict"),
     ("dataset", "setting is a str"),
-    ({"num_models": 3}, "'num_models', which the audit finds itself"),
-    ({"epsilon": "8"}, "the report calculates with it"),
-    ({"test_accuracy": 97.0}, "give a number from 0 to 1"),
-    ({"delta": float("nan")}, "the report calculates with it"),
+    ({"num_models": 3}, "'num_models', which the audit determines itself"),
+    ({"epsilon": "8"}, "the report computes with it"),
+    ({"test_accuracy": 97.0}, "pass a number from 0 to 1"),
+    ({"delta": float("nan")}, "the report computes with it"),
   ],
 )
 def test_what_cannot_be_written_is_refused_in_one_line(setting, message):
@@ -134,16 +134,16 @@ def test_one_attack_needs_no_list(outputs):
 @pytest.mark.parametrize(
   ("named", "message"),
   [
-    ([never], "is no attack of this catalogue: write its name"),
-    ([3], "3 is no attack of this catalogue"),
+    ([never], "is not an attack of this catalogue: pass a name"),
+    ([3], "3 is not an attack of this catalogue"),
     ([], "attacks are empty"),
     (["attack_r", "attack_r"], "attacks name attack_r twice"),
     ("attack_r, attack_r", "attacks name attack_r twice"),
-    ("lira_online(target=3)", "no argument 'target' can be given here"),
-    ("lira_online(signals=3)", "no argument 'signals' can be given here"),
-    ("label_only_noise(records=3)", "no argument 'records' can be given here"),
-    ("quantile(features=3)", "no argument 'features' can be given here"),
-    ("rmia(gamma='x')", "rmia: gamma is 'x'; give a number"),
+    ("lira_online(target=3)", "no argument 'target' here"),
+    ("lira_online(signals=3)", "no argument 'signals' here"),
+    ("label_only_noise(records=3)", "no argument 'records' here"),
+    ("quantile(features=3)", "no argument 'features' here"),
+    ("rmia(gamma='x')", "rmia: gamma is 'x'; pass a number"),
     ("rmia(gama=1)", "did you mean gamma"),
     ("rmia(2.0)", "positional"),
     ("gan_leaks_white_box", "no attack is called"),
@@ -160,5 +160,5 @@ def test_options_of_a_loss_are_its_own():
 
   ATTACKS.resolve("gan_leaks_calibrated(num_samples=5)")
   ATTACKS.resolve("gan_leaks_calibrated(loss='reconstruction', steps=3)")
-  with pytest.raises(ValueError, match="loss='nearest' has no steps"):
+  with pytest.raises(ValueError, match="loss='nearest' has no argument steps"):
     ATTACKS.resolve("gan_leaks_calibrated(steps=3)")

@@ -158,12 +158,12 @@ def test_a_table_of_other_numbers_is_drawn_by_none(tables):
 def test_what_cannot_be_measured_is_one_line(pictures):
   with pytest.raises(ValueError, match=r"no held-out records.*data.split\(0.2\)"):
     describe_generators(without_test(pictures), PIXELS)
-  with pytest.raises(ValueError, match="features: give an extractor"):
+  with pytest.raises(ValueError, match="features: pass an extractor"):
     describe_generators(pictures)
 
 
 def test_classifiers_make_nothing_to_describe(memorised):
-  with pytest.raises(ValueError, match="makes no records; pass trained GANs"):
+  with pytest.raises(ValueError, match="does not generate records; pass trained GANs"):
     describe_generators(memorised)
 
 
@@ -222,7 +222,7 @@ def test_outputs_of_gans_are_audited_as_the_gans_are(audited, pictures):
     )
   reasons = found.report["not_run"]
   assert "with_reconstructions" in reasons["lira_gan_reconstruction"]
-  assert "give the ensemble" in reasons["gan_leaks_full_black_box"]
+  assert "pass the ensemble" in reasons["gan_leaks_full_black_box"]
   assert found.report["generator"] is None
   assert 'id="samples"' not in found.html()
 

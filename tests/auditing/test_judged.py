@@ -139,7 +139,9 @@ def test_models_of_one_split_are_judged_by_what_needs_no_references():
   assert list(report["attacks"]) == ["loss_threshold"]
   for name in QUICK[1:]:
     assert "needs reference models" in report["not_run"][name]
-    assert "the others were trained on its records" in report["not_run"][name]
+    assert (
+      "the other models were trained on the same records" in report["not_run"][name]
+    )
   assert "trained on the same records" in report["limits"][0]
   assert report["verdict"]["level"] in ("none_found", "low")
 
@@ -179,14 +181,14 @@ def test_models_of_all_or_no_records_are_references_only():
   members = np.concatenate([halves(6, 0), np.ones((1, RECORDS), bool)])
   signals, remarks = judged(leaky(members))
   assert remarks == [
-    "Model 6 was trained on all audited records or on none: of use as a reference only."
+    "Model 6 was trained on all audited records or on none: used as a reference only."
   ]
   assert signals.references(0)[6].all()
 
 
 @pytest.mark.parametrize("members", [np.ones((3, 50), bool), np.zeros((1, 50), bool)])
 def test_where_nobody_differs_there_is_nothing_to_audit(members):
-  with pytest.raises(ValueError, match="there is no membership to find"):
+  with pytest.raises(ValueError, match="there is no membership to infer"):
     judged(leaky(members))
 
 
@@ -195,7 +197,7 @@ def test_one_model_under_two_subsets_is_refused():
   phi = np.random.default_rng(0).normal(size=members.shape)
   phi[3] = phi[1]
   with pytest.raises(
-    ValueError, match="models 1 and 3 give the same outputs, but were"
+    ValueError, match="models 1 and 3 have the same outputs, but different"
   ):
     audit(Signals.from_phi(phi, members), attacks=["loss_threshold"])
 

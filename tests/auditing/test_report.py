@@ -92,7 +92,7 @@ def test_every_attack_is_in_the_report_or_the_reason_why_not(leaky):
   report = leaky.report
   assert list(report["attacks"]) == [a for a in ATTACKS if a != "label_only_rotation"]
   assert list(report["not_run"]) == ["label_only_rotation"]
-  assert "are no images" in report["not_run"]["label_only_rotation"]
+  assert "are not images" in report["not_run"]["label_only_rotation"]
   families = {row["family"] for row in report["attacks"].values()}
   assert families == set(attacks.ATTACKS.families)
   assert report["attacks"][NOISE]["num_targets"] == BUDGET.targets
@@ -184,10 +184,10 @@ def test_what_is_no_report_is_refused(saved, tmp_path):
     read_report(tmp_path)
   newer = read_report(saved) | {"schema": 2}
   (tmp_path / "report.json").write_text(json.dumps(newer))
-  with pytest.raises(ValueError, match="is no report of layout 1"):
+  with pytest.raises(ValueError, match="is not a report of schema 1"):
     read_report(tmp_path)
   (tmp_path / "report.json").write_text("[]")
-  with pytest.raises(ValueError, match="is no report of layout 1"):
+  with pytest.raises(ValueError, match="is not a report of schema 1"):
     read_report(tmp_path)
 
 
@@ -220,7 +220,7 @@ def test_arrays_alone_are_audited_as_the_models_are(outputs, leaky, tmp_path):
     )
   assert "population" in report["not_run"]["rmia"]
   for name in ATTACKS[5:]:
-    assert "give the ensemble" in report["not_run"][name]
+    assert "pass the ensemble" in report["not_run"][name]
   assert report["title"] == "outputs"
   assert report["verdict"]["level"] == "high"
   # Nothing is known of the training, and nothing is claimed.
@@ -356,7 +356,7 @@ def test_pitfall_148_duplicates_are_reported(memorised, leaky):
 
 def test_a_population_of_another_kind_is_refused(memorised):
   population = Dataset.from_arrays(np.zeros((9, 5)), [0] * 9)
-  with pytest.raises(ValueError, match="prepare both alike"):
+  with pytest.raises(ValueError, match="preprocess both in the same way"):
     audit(memorised, attacks=["gap"], population=population)
 
 
@@ -380,6 +380,6 @@ def test_views_are_asked_and_counted(memorised):
     return np.stack([x, x + np.float32(0.1)], 1)
 
   found = audit(memorised, attacks=["lira_online_fixed"], views=two_views)
-  assert found.report["setting"]["queries"] == "2 views a record"
+  assert found.report["setting"]["queries"] == "2 views per record"
   expected = memorised.signals(views=two_views)
   np.testing.assert_array_equal(found.signals.phi, expected.phi)

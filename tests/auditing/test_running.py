@@ -105,10 +105,10 @@ def test_what_cannot_be_run_is_listed_with_the_reason(outputs, memorised):
   findings = run_attacks(["salem_2", ASKING, "gap"], outputs)
   assert list(findings.scores) == list(findings.figures) == ["gap"]
   assert "pass source=" in findings.not_run["salem_2"]
-  assert "give the ensemble" in findings.not_run[ASKING]
+  assert "pass the ensemble" in findings.not_run[ASKING]
   pictures = "label_only_translation"
   findings = run_attacks([pictures], memorised.signals(), memorised)
-  assert "are no images" in findings.not_run[pictures]
+  assert "are not images" in findings.not_run[pictures]
   assert not findings.scores
 
 
@@ -141,9 +141,9 @@ def test_unknown_attacks_and_arguments_are_refused_before_anything_runs(outputs,
 
 
 def test_an_error_of_an_attack_is_not_swallowed(outputs, memorised):
-  with pytest.raises(ValueError, match=r"score is 'psi'; it is one of 'phi', 'hinge'"):
+  with pytest.raises(ValueError, match=r"score is 'psi'; choose from 'phi', 'hinge'"):
     run_attacks(["gap", "lira_online(score='psi')"], outputs)
-  with pytest.raises(ValueError, match="draws is 0; give an integer of at least 1"):
+  with pytest.raises(ValueError, match="draws is 0; pass an integer of at least 1"):
     run_attacks(["label_only_noise(draws=0)"], memorised.signals(), memorised)
 
 
@@ -259,7 +259,7 @@ def test_scores_without_a_signature_are_those_of_the_call(
   findings = run_attacks(["lira_global"], other, out=tmp_path)
   expected = leave_one_out(attacks.lira_global, other)
   np.testing.assert_array_equal(findings.scores["lira_global"], expected)
-  assert "lira_global.npz was made from other things" in caplog.text
+  assert "lira_global.npz was computed from other inputs" in caplog.text
   assert runs == ["lira_global", "gap", "lira_global"]
 
 

@@ -110,9 +110,9 @@ def test_too_few_records_are_neither_an_accusation_nor_an_all_clear(report):
   report["strongest"] = found(0.9, 0.5) | {"pairs": 5}
   level, text = spoken(report)
   assert level == "too_few_records"
-  assert "too few records to say" in text
+  assert "too few records to measure" in text
   assert "Audit more records" in text
-  for claim in ("public", "release", "told", "leaving out", "leave out"):
+  for claim in ("public", "release", "distinguish", "exclud"):
     assert claim not in text.split("; 0.5")[0].replace("guessing", "")
   # Canaries that suffice still count.
   report["canaries"] = canaries(0.8)
@@ -202,17 +202,17 @@ def test_the_words_are_those_of_the_level(report, low, level):
   assert said == level
   release = "Do not release" in text, "public" in text
   assert release == ((level == "high"),) * 2
-  assert ("Nothing here speaks against release" in text) == (level == "none_found")
+  assert ("no reason against release" in text) == (level == "none_found")
   assert ("Release is defensible" in text) == (level == "low")
-  assert ("None of the attacks told" in text) == (level == "none_found")
+  assert ("None of the attacks distinguished" in text) == (level == "none_found")
 
 
 def test_nothing_found_is_no_proof(report):
   report["strongest"] = found(0.4)
   level, text = spoken(report)
   assert level == "none_found"
-  assert "no proof that nothing leaks" in text
-  assert "There is no guarantee" in text
+  assert "does not prove that nothing leaks" in text
+  assert "There is no formal guarantee" in text
   assert "safe" not in text
 
 
@@ -221,27 +221,27 @@ def test_the_figures_are_quoted_as_they_are(report):
   row = report["attacks"]["lira_online"]
   _, text = spoken(report)
   assert (
-    "At one false alarm in 50 non-members, the attack lira_online names 4.1 % of"
+    "At one false positive per 50 non-members, the attack lira_online identifies 4.1 %"
     in text
   )
-  assert "guessing names 2.0 %" in text
+  assert "random guessing would identify 2.0 %" in text
   assert f"AUC {best['auc']:.3f} [0.600, 0.640]" in text
   assert f"{row['num_members']:,} members" in text
   assert f"{row['num_nonmembers']:,} non-members of {row['num_targets']} models" in text
   most = report["records"]["exposed"][0]
   hits = round(most["rate"] * most["times"])
-  assert f"found in {hits} of the {most['times']} models" in text
+  assert f"identified in {hits} of the {most['times']} models" in text
   # One record in ten lies at or above the 90 % quantile.
   assert (
-    "one record in ten in 31.0 % of them or more (at one false alarm in 100" in text
+    "one record in ten in 31.0 % of them or more (at one false positive per 100" in text
   )
   report["records"]["quantiles"]["0.9"] = 1.0
-  assert "one record in ten in every one (at one false" in spoken(report)[1]
+  assert "one record in ten in all of them (at one false" in spoken(report)[1]
 
 
 def test_a_rate_that_is_not_resolved_is_not_quoted(report):
   report["strongest"] = found(0.6)
-  assert "names" not in spoken(report)[1]
+  assert "identifies" not in spoken(report)[1]
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_a_record_stands_out_only_if_chance_does_not_explain_it(
   assert expected == stands_out
   for auc in (0.4, 0.6):
     report["strongest"] = found(auc)
-    assert ("Records differ" in spoken(report)[1]) == stands_out
+    assert ("The risk differs" in spoken(report)[1]) == stands_out
 
 
 def test_classes_are_named_only_if_their_intervals_are_apart(report):
@@ -278,12 +278,12 @@ def test_epsilon_is_stated_where_there_is_one(report):
   report["setting"] |= {"epsilon": 3.1416, "delta": 1e-5}
   _, text = spoken(report)
   assert "epsilon 3.14 at delta 1e-05 bounds every attack" in text
-  assert "There is no guarantee" not in text
+  assert "There is no formal guarantee" not in text
   report["setting"] |= {"delta": None}
   assert "epsilon 3.14 bounds every attack" in spoken(report)[1]
   report["setting"] |= {"epsilon": None}
   assert "epsilon 3" not in spoken(report)[1]
-  assert "There is no guarantee" in spoken(report)[1]
+  assert "There is no formal guarantee" in spoken(report)[1]
 
 
 def canaries(low, bound=0.0):
@@ -298,7 +298,7 @@ def canaries(low, bound=0.0):
 def test_canaries_that_break_a_guarantee_are_not_kept_quiet(report):
   report["setting"] |= {"epsilon": 1.0, "delta": 1e-5}
   report["canaries"] = canaries(0.6, bound=2.5)
-  assert "prove an epsilon of 2.5 or more at 95% confidence" in spoken(report)[1]
+  assert "prove that epsilon is at least 2.5 at 95% confidence" in spoken(report)[1]
   report["canaries"] = canaries(0.6, bound=0.9)
   assert "canaries prove" not in spoken(report)[1]
   # A bound at a smaller delta says nothing about a guarantee at a larger one.
@@ -315,10 +315,10 @@ def test_pitfall_144_the_verdict_is_that_of_the_worst_case(report):
   assert level == "high"
   assert "None of the attacks" not in text
   assert "No canaries were planted" not in text
-  assert "mislabelled records planted for the audit, 21.0 % are named" in text
-  assert verdict(report)["headline"].startswith("Unusual records")
+  assert "mislabelled canaries planted for the audit, 21.0 % are identified" in text
+  assert verdict(report)["headline"].startswith("Unusual members")
   report["strongest"] = found(0.75)
-  assert verdict(report)["headline"].startswith("Training records can be told")
+  assert verdict(report)["headline"].startswith("Members can be distinguished")
 
 
 def test_a_weak_finding_asks_for_canaries_only_if_there_were_none(report):
@@ -333,7 +333,7 @@ def test_a_weak_finding_asks_for_canaries_only_if_there_were_none(report):
   [
     ([0.02, 0.3], "this model leaks more than DP-SGD", True),
     ([-0.3, -0.02], "this model leaks less than DP-SGD", False),
-    ([-0.1, 0.2], "it is not decided whether this model leaks more", False),
+    ([-0.1, 0.2], "it is inconclusive whether this model leaks more", False),
   ],
 )
 def test_the_comparison_with_dp_sgd_is_a_sentence_of_its_own(
@@ -381,7 +381,7 @@ def test_adaptive_attacks_on_a_generator_count_even_if_the_others_find_nothing(r
   calm["generator"] = {"adaptive": rows}
   said = verdict(calm)
   assert said["level"] == "high"
-  assert said["headline"].startswith("Training records can be told from others")
+  assert said["headline"].startswith("Members can be distinguished from non-members")
   assert any("mixed queries and undefended" in line for line in said["how_sure"])
   calm["generator"]["adaptive"] = rows[:1]
   assert verdict(calm)["level"] == "none_found"

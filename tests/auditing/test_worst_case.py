@@ -158,7 +158,7 @@ def test_the_baseline_is_attacked_on_signals_alone(memorised):
   assert found["test_accuracy"] == reached["test_accuracy"]
   assert found["epsilon"] is None  # these models were not trained with noise
   assert found["defense_test_accuracy"] == 0.31
-  assert "within a point" in found["note"]
+  assert "within one percentage point" in found["note"]
   loose = matched._replace(matched=False)
   found = attack_dp_baseline(loose, memorised, names[:1])
-  assert found["note"].startswith("No candidate came within a point")
+  assert found["note"].startswith("No candidate came within one percentage point")

@@ -242,7 +242,10 @@ def test_one_model_of_a_file_is_audited_by_flag_or_by_the_file(tmp_path):
   for part in ("target", "records", "classes", "verdict"):
     assert reports[0][part] == reports[1][part]
   assert reports[0]["target"]["model"] == 2
-  for target, message in (("6", "target=6 is no model; pass 0 to 5"), ("1", "model 2")):
+  for target, message in (
+    ("6", "target=6 is not a model; pass 0 to 5"),
+    ("1", "model 2"),
+  ):
     settings = dataclasses.replace(by_file, target=target)
     with pytest.raises(ValueError, match=message):
       job.execute(settings, tmp_path / "refused", audit.run)
@@ -260,7 +263,7 @@ def test_outputs_alone_cannot_be_asked_questions(tmp_path):
   path = write_outputs(tmp_path / "outputs.npz")
   settings = AuditSettings(arrays=str(path), attacks="gradient_norm")
   with pytest.raises(
-    ValueError, match="no attack could be run; gradient_norm: it asks"
+    ValueError, match="no attack could be run; gradient_norm: it queries"
   ):
     job.execute(settings, tmp_path / "run", audit.run)
 
@@ -271,20 +274,26 @@ def test_outputs_alone_cannot_be_asked_questions(tmp_path):
     ({"attacks": "lira_onlin"}, "no attack is called 'lira_onlin'; did you mean lira"),
     ({"attacks": "rmia(g=1)"}, "rmia\\(g=1\\): .*'g'"),
     ({"attacks": "rmia("}, "cannot read"),
-    ({"canaries": "loud:9"}, "no canaries are called 'loud'; take clean, mislabelled"),
+    (
+      {"canaries": "loud:9"},
+      "unknown kind of canaries 'loud'; choose from clean, mislabelled",
+    ),
     ({"canaries": "blank"}, "canaries='blank'; write kind:count"),
     ({"views": "shake"}, "--views='shake'; choose from none, mirror, shifts, mixed"),
     ({"target": "-1"}, "--target='-1' is no model; pass a whole number from 0 on"),
     ({"target": "0.0"}, "--target='0.0' is no model"),
     ({"target": "first", "arrays": "a.npz"}, "--target='first' is no model"),
-    ({"target": "16"}, "--target=16 is no model; pass 0 to 15"),
-    ({"target": "8", "quick": True}, "--target=8 is no model; pass 0 to 7"),
-    ({"transfer": "nowhere"}, "--transfer=nowhere: no data set 'nowhere'"),
+    ({"target": "16"}, "--target=16 is not a model; pass 0 to 15"),
+    ({"target": "8", "quick": True}, "--target=8 is not a model; pass 0 to 7"),
+    ({"transfer": "nowhere"}, "--transfer=nowhere: unknown data set 'nowhere'"),
     ({"transfer": "digits", "attacks": "gap"}, "is for salem_2: add it to --attacks"),
     ({"canary_source": "digits"}, "--canary_source=digits is what ood canaries are"),
-    ({"canary_source": "x", "canaries": "ood:9"}, "--canary_source=x: no data set 'x'"),
-    ({"attacks": "lira_online(target=3)"}, "no argument 'target' can be given here"),
-    ({"attacks": "rmia(gamma='x')"}, "--attacks=.*rmia: gamma is 'x'; give a number"),
+    (
+      {"canary_source": "x", "canaries": "ood:9"},
+      "--canary_source=x: unknown data set 'x'",
+    ),
+    ({"attacks": "lira_online(target=3)"}, "no argument 'target' here"),
+    ({"attacks": "rmia(gamma='x')"}, "--attacks=.*rmia: gamma is 'x'; pass a number"),
     ({"attacks": "gap, gap"}, "attacks name gap twice"),
     ({"num_shadows": 1}, "--num_shadows=1: an attack needs a target and references"),
   ],
@@ -306,7 +315,7 @@ def test_mistakes_are_one_line_before_anything_is_written(wrong, message):
     (
       dataclasses.replace(TINY, canaries="ood:9", canary_source="synthetic_memorize"),
       ValueError,
-      "source holds float32 \\(20,\\) but the data hold",
+      "source has records float32 \\(20,\\), but the data have",
     ),
   ],
 )
@@ -323,7 +332,9 @@ def test_mistakes_in_the_data_are_one_line_before_training(
 def test_a_table_has_no_mirror_images(tmp_path, small_table):
   table = {"dataset": "location30", "data_dir": small_table(200), "train_size": 0}
   settings = dataclasses.replace(TINY, **table, views="mirror")
-  with pytest.raises(ValueError, match=r"are no images .*: they have no mirror image"):
+  with pytest.raises(
+    ValueError, match=r"are not images .*, so there is no mirror image"
+  ):
     job.execute(settings, tmp_path / "run", audit.run)
   assert not list((tmp_path / "run").iterdir())
   mixed = dataclasses.replace(TINY, **{**table, **FEW}, views="mixed")

@@ -131,7 +131,7 @@ def test_a_folder_without_an_audit_is_named(runs, tmp_path):
   with pytest.raises(FileNotFoundError, match=r"empty/scores.npz is missing"):
     job.execute(joined(runs["leaky"], empty), tmp_path / "run", compare.run)
   (empty / "report.json").write_text('{"schema": 99}')
-  with pytest.raises(ValueError, match="is no report of layout 1; audit again"):
+  with pytest.raises(ValueError, match="is not a report of schema 1; audit again"):
     job.execute(joined(runs["leaky"], empty), tmp_path / "run", compare.run)
 
 

@@ -215,7 +215,7 @@ def test_the_records_are_drawn_by_the_seed():
     ({"optimizer": "sgdd"}, "no optimizer is called 'sgdd'; did you mean sgd"),
     ({"defense": "mixup("}, "cannot read 'mixup\\('"),
     ({"defense": "mixup|mixup"}, "two parts of the chain are called 'mixup'"),
-    ({"defense": "label_smoothing(x)"}, "'x' is no literal"),
+    ({"defense": "label_smoothing(x)"}, "'x' is not a literal"),
     ({"model": "mlp, mlp(8)"}, "a classifier takes one network"),
     ({"learner": "staking"}, "no learner is called 'staking'"),
     ({"learner": "model_stacking", "defense": "mixup"}, "takes no defense: drop mixup"),

@@ -107,7 +107,7 @@ def test_widths_are_positive_integers(widths):
 def test_arrays_of_one_number_are_numbers():
   assert mixdef.mixup(np.float64(0.5)).text == "mixup(alpha=0.5)"
   mixdef.label_smoothing(jnp.float32(0.5))
-  with pytest.raises(ValueError, match=r"epsilon is 2\.0; give a number of at least 0"):
+  with pytest.raises(ValueError, match=r"epsilon is 2\.0; pass a number of at least 0"):
     mixdef.label_smoothing(jnp.float32(2))
   traced = jax.jit(lambda e: (mixdef.label_smoothing(e), e)[1])(jnp.float32(2))
   assert traced == 2  # what is traced is not known yet

@@ -128,13 +128,13 @@ def test_under_a_guarantee_update_and_epoch_find_no_members():
 
 def test_a_hook_of_other_arguments_is_named_with_those_it_is_given():
   parts = {
-    r"mine.batch takes \(batch, state, ctx\), not \(batch\)": {
+    r"mine.batch must accept \(batch, state, ctx\), not \(batch\)": {
       "batch": lambda batch: batch
     },
-    r"mine.update takes \(state, ctx\), not \(state, ctx, losses\)": {
+    r"mine.update must accept \(state, ctx\), not \(state, ctx, losses\)": {
       "update": lambda state, ctx, losses: state
     },
-    r"mine.value_and_grad takes \(losses_fn\), not \(\)": {
+    r"mine.value_and_grad must accept \(losses_fn\), not \(\)": {
       "value_and_grad": lambda: None
     },
   }
@@ -151,5 +151,5 @@ def test_at_most_one_part_states_an_epsilon():
   state = {"a": {"epsilon": 2.0, "delta": 0.1}}
   assert chain(l1(), part("a", 2.0)).guarantee(state) == state["a"]
   assert chain(l1()).guarantee is None
-  with pytest.raises(ValueError, match="one of the parts that state an epsilon"):
+  with pytest.raises(ValueError, match="one of the parts that account for epsilon"):
     chain(part("a", 2.0), part("b", 3.0))

@@ -214,17 +214,20 @@ REFUSED = [
   ((distillation(), Defense("s", stages=(STAGE,))), "one of the staged parts"),
   (
     (Defense("a", rows=lambda *_: KEEP), Defense("b", rows=lambda *_: KEEP)),
-    "parts that choose the rows",
+    "parts that select the training rows",
   ),
-  ((ema(), early_stopping()), "parts that release other weights"),
-  ((dropout(), dropout(name="again")), "two parts set the model's 'dropout'"),
+  ((ema(), early_stopping()), "parts that replace the released weights"),
+  ((dropout(), dropout(name="again")), "two parts set the field 'dropout'"),
   ((dp_sgd(), relaxloss()), "relaxloss makes the loss of a record depend on the whole"),
   ((dp_sgd(guarantee=False), relaxloss()), "drop one of them"),
-  ((dmp(), mmd()), "trains on the auxiliary records, so mmd cannot take them"),
+  ((dmp(), mmd()), "trains on the auxiliary records, so mmd cannot use them"),
   ((dp_sgd(), mixup()), r"give up epsilon with dp_sgd\(..., guarantee=False\)"),
   ((adamixup(), dp_sgd()), "guarantee=False"),
   ((weighted_smoothing(), dp_sgd()), "guarantee=False"),
-  ((dp_sgd(), weighted_smoothing(norm="none")), "shown the members by its epoch hook"),
+  (
+    (dp_sgd(), weighted_smoothing(norm="none")),
+    "the epoch hook of weighted_smoothing has access to the members",
+  ),
 ]
 
 
@@ -330,6 +333,6 @@ def test_a_part_cannot_be_called_chain():
 
 @pytest.mark.slow
 def test_a_stage_and_dp_would_spend_two_budgets():
-  with pytest.raises(ValueError, match="counts one training"):
+  with pytest.raises(ValueError, match="covers a single training"):
     chain(distillation(), dp_sgd())
   chain(distillation(), dp_sgd(guarantee=False))

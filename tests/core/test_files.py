@@ -42,7 +42,7 @@ def test_a_tilde_is_the_home_folder(home):
 @pytest.mark.parametrize(
   ("path", "error", "says"),
   [
-    ("", ValueError, "out is empty: name a file or folder, or leave it out"),
+    ("", ValueError, "out is empty: pass the path of a file or folder, or omit it"),
     (3, TypeError, "out=3 must be a path"),
     (None, TypeError, "out=None must be a path"),
     ("~nobody-of-this-name/runs", ValueError, "out='~nobody-of-this-name/runs'"),

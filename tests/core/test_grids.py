@@ -88,11 +88,11 @@ def test_families_of_the_studies_train_with_traced_values(text, grid):
   ("text", "reason"),
   [
     ("none; mixup([])", "empty list"),
-    ("none; mixup([0.1, 'a'])", "give a number"),
+    ("none; mixup([0.1, 'a'])", "pass a number"),
     ("none; l1([0.1, -2.0])", "at least 0"),
-    ("mixup([[0.1]])", "no literal"),
-    ("mixup([x])", "no literal"),
-    ("mixup(grid_0)", "no literal"),
+    ("mixup([[0.1]])", "not a literal"),
+    ("mixup([x])", "not a literal"),
+    ("mixup(grid_0)", "not a literal"),
   ],
 )
 def test_a_wrong_cell_is_refused_at_once(text, reason):

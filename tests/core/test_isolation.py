@@ -342,7 +342,7 @@ def test_a_traced_hyper_parameter_of_a_part_is_no_obstacle():
 
 def test_an_optax_transform_of_records_is_checked_alike():
   theirs = from_optax("theirs", optax.identity(), per_example=True)
-  with pytest.raises(ValueError, match="mine raises the weight"):
+  with pytest.raises(ValueError, match="mine increases the weight"):
     init(learner_of(COUPLING["weights times ten"], theirs))
 
 

@@ -47,10 +47,10 @@ PLAIN = {
   "multi_steps": optax.MultiSteps(optax.adam(1e-3), 2),
 }
 REFUSED = {
-  "schedule_free": (contrib.schedule_free_sgd(0.1), "averages its weights apart"),
+  "schedule_free": (contrib.schedule_free_sgd(0.1), "keeps its averaged weights"),
   "schedule_free inside": (
     optax.chain(optax.clip(1.0), contrib.schedule_free_adamw(0.1)),
-    "averages its weights apart",
+    "keeps its averaged weights",
   ),
   "sam": (contrib.sam(optax.sgd(0.1), optax.sgd(0.1)), "weights perturbed"),
   "lookahead": (optax.lookahead(optax.sgd(0.1), 5, 0.5), "fast and slow weights"),
@@ -111,14 +111,14 @@ def test_gans_have_no_one_loss_to_give(name):
 
 
 WRONG = {
-  "uncalled": (optax.adam, "the function adam, which has to be called"),
-  "schedule": (optax.constant_schedule(0.1), "which has to be called"),
+  "uncalled": (optax.adam, "the function adam, which must be called"),
+  "schedule": (optax.constant_schedule(0.1), "which must be called"),
   "number": (1e-3, "0.001 of type float"),
   "None": (None, "None of type NoneType"),
   "text": ("adam", "'adam' of type str"),
-  "model": (models.mlp(4), "a MLP, a model, which comes first"),
+  "model": (models.mlp(4), "a MLP, which is a model"),
   "list": ([optax.clip(1.0), optax.sgd(0.1)], r"optax.chain\(\*...\)"),
-  "class": (optax.GradientTransformation, "has to be called"),
+  "class": (optax.GradientTransformation, "must be called"),
 }
 
 

@@ -63,18 +63,18 @@ def test_infinity_reaches_the_factory():
     ("zzz", "known: adamixup, .*weighted_smoothing"),
     ("mixup(beta=2)", "unexpected keyword argument 'beta'"),
     ("mixup(1, 2)", "too many positional arguments"),
-    ("mixup(alpha=abs(-1))", r"mixup: 'abs\(-1\)' is no literal"),
-    ("mixup(alpha=x)", "mixup: 'x' is no literal"),
+    ("mixup(alpha=abs(-1))", r"mixup: 'abs\(-1\)' is not a literal"),
+    ("mixup(alpha=x)", "mixup: 'x' is not a literal"),
     ("mixup(**{'alpha': 1})", r"mixup: write each argument out"),
-    ("l1(name='a', name='b')", "name is given twice"),
+    ("l1(name='a', name='b')", "name is passed twice"),
     ("hamp(gama=0.5)", "hamp.*unexpected keyword argument 'gama'"),
     ("hamp|hamp_output", "two parts of the chain are called 'hamp_output'"),
     ("hampp", "did you mean hamp"),
     ("mixup(", r"cannot read 'mixup\('"),
-    ("mixup + ema", r"'mixup \+ ema' is no defense"),
-    ("mixup(1)(2)", r"is no defense"),
-    ("mixdef.mixup", r"'mixdef.mixup' is no defense"),
-    ("'mixup'", r"is no defense"),
+    ("mixup + ema", r"'mixup \+ ema' is not a defense"),
+    ("mixup(1)(2)", r"is not a defense"),
+    ("mixdef.mixup", r"'mixdef.mixup' is not a defense"),
+    ("'mixup'", r"is not a defense"),
     ("label_smoothing(2)", "epsilon is 2"),
     ("mixup|adamixup", "one of the mixers"),
   ],
@@ -85,7 +85,7 @@ def test_what_cannot_be_read_is_refused_with_the_reason(text, reason):
 
 
 def test_nothing_is_evaluated():
-  with pytest.raises(ValueError, match="is no literal"):
+  with pytest.raises(ValueError, match="is not a literal"):
     parse("mixup(alpha=__import__('os').getpid())")
 
 

@@ -77,8 +77,8 @@ def test_a_defense_of_a_module_is_read_and_written_by_its_text(mine):
     ("my_module:absent", "my_module has no defense called absent"),
     ("my_module:three", "my_module has no defense called three"),
     ("no_such_module:flooding", "'no_such_module' cannot be imported: ModuleNotFound"),
-    ("my_module:bare", "my_module:bare has no text .*: decorate it by @defense"),
-    ("my_module:tiny('x')", "makes a Dataset, where a defense belongs"),
+    ("my_module:bare", "my_module:bare has no text .*: decorate it with @defense"),
+    ("my_module:tiny('x')", "returns a Dataset, not a defense"),
     ("my_module:flooding(depth=3)", r"my_module:flooding\(depth=3\): .*'depth'"),
     ("my_module:flooding(", "cannot read"),
   ],
@@ -140,7 +140,7 @@ def test_an_attack_without_the_decorator_is_told_of_it():
   def bare(signals, *, target):
     return signals.phi[target]
 
-  with pytest.raises(ValueError, match=r"or @mixdef\.attack.* above a function"):
+  with pytest.raises(ValueError, match=r"or @mixdef\.attack.* above a custom function"):
     ATTACKS.names([bare])
   decorated = mixdef.attack(family="mine", reads="signals")(bare)
   assert ATTACKS.names([decorated]) == ["bare"]
@@ -167,7 +167,7 @@ def test_a_second_factory_of_a_name_is_refused(of, tmp_path, monkeypatch, mine):
   }
   before = {name: dict(one) for name, one in _registries()}
   (tmp_path / "second.py").write_text(f"import mixdef\n{taken[of]}\n")
-  with pytest.raises(ValueError, match=r"is there already, of mixdef.*another name"):
+  with pytest.raises(ValueError, match=r"is already registered by mixdef.*rename"):
     registry.import_module("second")
   assert {name: dict(one) for name, one in _registries()} == before
 
@@ -185,7 +185,9 @@ def test_a_cell_that_runs_twice_replaces_its_own_factory():
 
 
 def test_aliases_and_recipes_are_names_too():
-  with pytest.raises(ValueError, match=r"'l2' is there already, of mixdef\.defenses"):
+  with pytest.raises(
+    ValueError, match=r"'l2' is already registered by mixdef\.defenses"
+  ):
     registry.DEFENSES.register(test_aliases_and_recipes_are_names_too, name="l2")
   assert str(mixdef.parse("ccql")) == "ccl(form='ccql')"
 
@@ -202,7 +204,7 @@ def test_plugins_are_imported_and_a_broken_one_is_named(mine, monkeypatch, caplo
   assert str(mixdef.parse("flooding(0.2)")) == "flooding(level=0.2)"
   monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [Broken])
   registry.load_plugins()
-  assert "plugin 'theirs' of a package is left out: module 'no_such_module'" in (
+  assert "plugin 'theirs' of a package is skipped: module 'no_such_module'" in (
     caplog.text
   )
 

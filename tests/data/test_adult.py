@@ -81,11 +81,17 @@ def test_missing_files_are_named(tmp_path):
   [
     ((FIRST, "<html>"), "line 2: 1 fields, not 15;"),
     ((FIRST, FIRST.replace("White, ", "")), "line 2: 14 fields, not 15;"),
-    ((FIRST, FIRST.replace("White", "white")), "line 2: 'white' is no race"),
+    ((FIRST, FIRST.replace("White", "white")), "line 2: 'white' is not a valid race"),
     ((FIRST.replace("39", "?"), FIRST), "line 1: could not convert string to float"),
-    ((FIRST.replace("39", "nan"), FIRST), "line 1: 'nan' is no age"),
-    ((FIRST.replace("2174", "1e999"), FIRST), "line 1: '1e999' is no capital-gain"),
-    ((FIRST, FIRST.replace("<=50K", "50K")), "line 2: '50K' is no income, <=50K or"),
+    ((FIRST.replace("39", "nan"), FIRST), "line 1: 'nan' is not a valid age"),
+    (
+      (FIRST.replace("2174", "1e999"), FIRST),
+      "line 1: '1e999' is not a valid capital-gain",
+    ),
+    (
+      (FIRST, FIRST.replace("<=50K", "50K")),
+      "line 2: '50K' is not an income, <=50K or",
+    ),
     ((FIRST, "<" * 200_000), "field larger than field limit"),
   ],
 )
@@ -103,7 +109,7 @@ def test_a_file_of_another_size_is_named(tmp_path, train):
   write(tmp_path, train)
   with pytest.raises(
     ValueError,
-    match=rf"^{tmp_path}/adult.data .* holds {len(train)} records, not 2;",
+    match=rf"^{tmp_path}/adult.data .* has {len(train)} records, not 2;",
   ) as caught:
     adult.read(tmp_path, num_records=(2, 2))
   assert "download" not in str(caught.value)

@@ -30,13 +30,15 @@ FILES = sorted(
   ],
 )
 def test_a_misspelled_name_gets_the_close_ones(name, close):
-  with pytest.raises(ValueError, match=rf"^no data set {name!r}; close: .*{close}\b"):
+  with pytest.raises(
+    ValueError, match=rf"^unknown data set {name!r}; similar: .*{close}\b"
+  ):
     load(name)
 
 
 @pytest.mark.parametrize("name", [None, 3, ["mnist"], b"mnist", pathlib.Path("mnist")])
 def test_a_name_is_text(name):
-  with pytest.raises(TypeError, match=f"^name is {type(name).__name__}; give the name"):
+  with pytest.raises(TypeError, match=f"^name is {type(name).__name__}; pass the name"):
     load(name)
 
 
@@ -49,12 +51,12 @@ def test_a_folder_is_a_path(data_dir):
 def test_a_folder_that_is_none_is_told(tmp_path, monkeypatch):
   file = tmp_path / "mnist.gz"
   file.write_text("")
-  with pytest.raises(ValueError, match=f"^data_dir={file} is a file; name the folder"):
+  with pytest.raises(ValueError, match=f"^data_dir={file} is a file; pass the folder"):
     load("mnist", data_dir=file)
-  with pytest.raises(ValueError, match=r"^data_dir is empty: name a file or fol"):
+  with pytest.raises(ValueError, match=r"^data_dir is empty: pass the path of a fi"):
     load("mnist", data_dir="")
   monkeypatch.setenv("MIXDEF_DATA", str(file))
-  with pytest.raises(ValueError, match=f"^MIXDEF_DATA={file} is a file; name the"):
+  with pytest.raises(ValueError, match=f"^MIXDEF_DATA={file} is a file; pass the"):
     load("mnist")
 
 
@@ -74,5 +76,5 @@ def test_a_missing_set_says_what_is_there(tmp_path, name):
   folder.mkdir()
   (folder / "notes.txt").write_text("")
   (folder / ".DS_Store").write_text("")
-  with pytest.raises(FileNotFoundError, match=r"it holds notes.txt\)"):
+  with pytest.raises(FileNotFoundError, match=r"it contains notes.txt\)"):
     load(name, data_dir=folder)

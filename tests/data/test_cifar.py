@@ -95,14 +95,12 @@ def test_a_damaged_batch_is_named(tmp_path):
 def test_a_batch_that_lost_whole_records_is_named(tmp_path):
   write10(tmp_path / "cifar10")
   with pytest.raises(
-    ValueError, match=r"data_batch_1.bin .*: it holds 2 records, not 10,000"
+    ValueError, match=r"data_batch_1.bin .*: it has 2 records, not 10,000"
   ):
     load("cifar10", data_dir=tmp_path)
   path = tmp_path / "cifar10" / "test_batch.bin"
   path.write_bytes(path.read_bytes()[:-3073])
-  with pytest.raises(
-    ValueError, match=r"test_batch.bin .*: it holds 9 records, not 10"
-  ):
+  with pytest.raises(ValueError, match=r"test_batch.bin .*: it has 9 records, not 10"):
     read10(tmp_path)
 
 
@@ -111,7 +109,7 @@ def test_a_batch_in_the_place_of_another_is_told(tmp_path):
   first = (tmp_path / "cifar10" / "data_batch_1.bin").read_bytes()
   (tmp_path / "cifar10" / "data_batch_4.bin").write_bytes(first)
   with pytest.raises(
-    ValueError, match=r"0 training records are of class 6, 2 of class 0.*each off"
+    ValueError, match=r"0 training records are of class 6 and 2 of class 0.*each off"
   ):
     read10(tmp_path)
 
@@ -119,12 +117,14 @@ def test_a_batch_in_the_place_of_another_is_told(tmp_path):
 def test_one_cifar_is_not_taken_for_the_other(tmp_path):
   folder = tmp_path / "cifar100"
   write10(folder)
-  with pytest.raises(FileNotFoundError, match=r"cifar100.*it holds data_batch_1.bin, "):
+  with pytest.raises(
+    FileNotFoundError, match=r"cifar100.*it contains data_batch_1.bin, "
+  ):
     read100(tmp_path)
   for new, old in zip(CIFAR100_NAMES, CIFAR10_NAMES, strict=False):
     (folder / old).rename(folder / new)
   with pytest.raises(
-    ValueError, match=r"train.bin has records of 3073 .* of cifar10 are"
+    ValueError, match=r"train.bin has records of 3073 .* like cifar10"
   ):
     read100(tmp_path)
 
@@ -234,5 +234,7 @@ def test_sheets_in_the_places_of_each_other_are_told(tmp_path):
   (folder / "train_1.png").rename(folder / "kept.png")
   (folder / "train_3.png").rename(folder / "train_1.png")
   (folder / "kept.png").rename(folder / "train_3.png")
-  with pytest.raises(ValueError, match=f"{folder}.* does not hold cifar10: there are"):
+  with pytest.raises(
+    ValueError, match=f"{folder}.* does not have the records of cifar10: their"
+  ):
     read10(tmp_path, (500, 70), content)

@@ -276,7 +276,7 @@ def test_a_missing_file_is_told_with_what_is_there(small):
     if path.name != "list_eval_partition.txt":  # may be missing
       line = refused(folder, read)
       assert line, path.name
-      assert "holds" in line or "is empty" in line, line
+      assert "contains" in line or "is empty" in line, line
       assert "download it again" not in line
     kept.rename(path)
 

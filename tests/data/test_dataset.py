@@ -46,7 +46,7 @@ def test_token_ids_stay_integers(kind):
   assert data.x.dtype == data.test.x.dtype == np.int32
   np.testing.assert_array_equal(data.x, tokens)
   assert to_float(data.x) is data.x
-  with pytest.raises(ValueError, match="standardize computes with records, and these"):
+  with pytest.raises(ValueError, match="standardize computes with records, but these"):
     data.standardize()
 
 
@@ -74,8 +74,8 @@ def test_lists_and_a_test_pair():
     ([["a"], ["b"]], [0, 1], {}, "x has type <U1; convert it to numbers"),
     (np.eye(2, dtype=np.uint8), [0, 1], {}, "uint8 means images"),
     ([[1.0], [2.0]], [0.0, 1.0], {}, "y has type float64; labels are integers"),
-    ([[1.0], [2.0]], [0.5, 1.0], {}, r"y\[0\] is 0\.5 .*classification only"),
-    ([[1.0], [2.0]], [0, np.nan], {}, r"y\[1\] is nan; leave out"),
+    ([[1.0], [2.0]], [0.5, 1.0], {}, r"y\[0\] is 0\.5 .*only classification"),
+    ([[1.0], [2.0]], [0, np.nan], {}, r"y\[1\] is nan; remove records"),
     ([[1.0], [2.0]], ["a", "b"], {}, r"type <U1; labels are .*np\.unique\(y"),
     ([[1.0], [2.0]], [0, None], {}, "y has type object; convert"),
     (np.ma.array([[1.0], [2.0]], mask=[[0], [1]]), [0, 1], {}, "x is a masked array"),
@@ -85,34 +85,44 @@ def test_lists_and_a_test_pair():
     (np.zeros((2, 1), "M8[s]"), [0, 1], {}, "x has type datetime64.* holds dates"),
     (np.zeros(2, [("age", int)]), [0, 1], {}, "x has the fields age"),
     (None, [0, 1], {}, "x is None; pass an array"),
-    ([[2**40], [1]], [0, 1], {}, "which int32 does not hold"),
+    ([[2**40], [1]], [0, 1], {}, "which int32 cannot represent"),
     (
       [[1.0], [2.0]],
       [0, 1],
       {"num_classes": 2.7},
-      r"num_classes=2\.7; take an integer",
+      r"num_classes=2\.7; pass an integer",
     ),
     (
       [[1.0], [2.0]],
       [0, 1],
       {"num_classes": True},
-      "num_classes=True; take an integer",
+      "num_classes=True; pass an integer",
     ),
     ([[1.0], [2.0]], [0, 1], {"test": [[1.0]]}, r"pass test=\(x, y\), or a Dataset"),
-    ([[1.0], [2.0]], [0, 1], {"test": np.ones((2, 1))}, "test is no pair of arrays"),
-    ([[1], [2]], [0, 1], {"test": ([[1.0]], [0])}, "test x holds float32 .* alike"),
-    ([[1.0], [2.0]], [0, 1], {"ids": [7, 7]}, "ids hold 7 2 times"),
+    ([[1.0], [2.0]], [0, 1], {"test": np.ones((2, 1))}, "test is not a pair of arrays"),
+    (
+      [[1], [2]],
+      [0, 1],
+      {"test": ([[1.0]], [0])},
+      "test x holds float32 .* in the same way",
+    ),
+    ([[1.0], [2.0]], [0, 1], {"ids": [7, 7]}, "ids contain 7 2 times"),
     ([[1.0], [2.0]], [0, 1], {"ids": ["a"]}, "ids has 1 entries but x has 2"),
     (
       [[1.0], [2.0]],
       [0, 1],
       {"ids": [0.5, 1.0]},
-      r"ids have type float64; give \[N\] integers",
+      r"ids have type float64; pass \[N\] integers",
     ),
     ([[1.0], [2.0]], [[1, 0], [0, 1]], {}, r"y has shape \(2, 2\).*argmax"),
     ([[1.0], [2.0]], [0, -1], {}, r"y\[1\] is -1"),
     ([[1.0], [2.0]], [0, 5], {"num_classes": 3}, r"y\[1\] is 5 but num_classes is 3"),
-    ([[1.0], [2.0]], [0, 1], {"test": ([[1.0, 2.0]], [0])}, "prepare both alike"),
+    (
+      [[1.0], [2.0]],
+      [0, 1],
+      {"test": ([[1.0, 2.0]], [0])},
+      "preprocess both in the same way",
+    ),
     (
       [[1.0], [2.0]],
       [0, 1],
@@ -212,7 +222,7 @@ def test_auxiliary_rows_are_drawn_from_records_that_are_not_always_members():
 def test_marks_are_bools(name):
   # The complement of whole numbers would select records from the end.
   data = Dataset.from_arrays(*_images())
-  with pytest.raises(ValueError, match=f"{name} has type int64; give bool"):
+  with pytest.raises(ValueError, match=f"{name} has type int64; pass bool"):
     dataclasses.replace(data, **{name: np.ones(len(data), int)})
 
 
@@ -251,11 +261,11 @@ def test_split_holds_out_every_record_equally_often():
 
 def test_split_refuses_what_makes_no_sense():
   data = Dataset.from_arrays(*_images())
-  with pytest.raises(ValueError, match="has a test file already"):
+  with pytest.raises(ValueError, match="already has test records"):
     data.hold_out().hold_out()
-  with pytest.raises(ValueError, match=r"auxiliary rows .* call hold_out first"):
+  with pytest.raises(ValueError, match=r"auxiliary records .* call hold_out first"):
     data.with_auxiliary(3).hold_out()
-  with pytest.raises(ValueError, match=r"marked always .* call hold_out first"):
+  with pytest.raises(ValueError, match=r"always-member records .* call hold_out first"):
     _mark_always(data, [3]).hold_out()
   with pytest.raises(ValueError, match=r"fraction=0\.001 holds out 0 of 40"):
     data.hold_out(0.001)
@@ -303,5 +313,5 @@ def test_digits_are_bundled():
 
 
 def test_unknown_name_lists_close_matches():
-  with pytest.raises(ValueError, match="no data set 'cifar_10'; close: cifar10"):
+  with pytest.raises(ValueError, match="unknown data set 'cifar_10'; similar: cifar10"):
     load("cifar_10")

@@ -47,5 +47,7 @@ def test_labels_are_not_compared_and_minus_zero_is_zero():
 
 def test_sets_of_different_records_are_refused():
   table = Dataset.from_arrays(np.eye(3), [0, 1, 2])
-  with pytest.raises(ValueError, match=r"set 1 holds uint8 \(4, 4, 3\) but set 0"):
+  with pytest.raises(
+    ValueError, match=r"set 1 has records uint8 \(4, 4, 3\) but data set 0"
+  ):
     duplicate_records(table, images(0, 5))

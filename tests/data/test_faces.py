@@ -75,13 +75,17 @@ def test_a_face_is_the_centre_averaged():
 
 def test_pitfall_151_a_reduced_copy_never_passes_for_celeba(tmp_path):
   write_celeba(tmp_path / "celeba")
-  with pytest.raises(ValueError, match=r"is not CelebA's: .* lists 6, not 202599; sma"):
+  with pytest.raises(
+    ValueError, match=r"is not CelebA's: .* lists 6, not 202599; load a sma"
+  ):
     load("celeba", data_dir=tmp_path)
 
 
 def test_pitfall_151_smaller_images_under_the_right_names_are_named(tmp_path):
   write_celeba(tmp_path, shape=(128, 128))
-  with pytest.raises(ValueError, match=r"000001.jpg: the image is \(128, 128, 3\)"):
+  with pytest.raises(
+    ValueError, match=r"000001.jpg: the image has shape \(128, 128, 3\)"
+  ):
     faces.celeba(tmp_path, num_images=6)
 
 
@@ -109,9 +113,18 @@ _LIST, _PARTITION = "list_attr_celeba.txt", "list_eval_partition.txt"
     (_change(_LIST, "Male", "Beard"), f"{_LIST} is damaged: it has no attribute Male"),
     (_change(_LIST, "000002.jpg", "000001.jpg"), f"{_LIST} is damaged: .* repeats an"),
     (_change(_LIST, "jpg  1  1", "jpg  1  0"), f"{_LIST} is damaged: a line lacks a"),
-    (_change(_PARTITION, "000003.jpg", "7.jpg"), "gives 000003.jpg no split"),
-    (_change(_PARTITION, "000003.jpg 1", "000003.jpg"), "gives 000003.jpg no split"),
-    (_change(_PARTITION, "000003.jpg 1", "000003.jpg 3"), "gives 000003.jpg no split"),
+    (
+      _change(_PARTITION, "000003.jpg", "7.jpg"),
+      "assigns 000003.jpg to none of the split",
+    ),
+    (
+      _change(_PARTITION, "000003.jpg 1", "000003.jpg"),
+      "assigns 000003.jpg to none of the split",
+    ),
+    (
+      _change(_PARTITION, "000003.jpg 1", "000003.jpg 3"),
+      "assigns 000003.jpg to none of the split",
+    ),
     (_change(_PARTITION, "jpg 2", "jpg 1"), "3 images of split 0 and 0 of split 2"),
   ],
 )
@@ -186,7 +199,7 @@ def test_a_wrong_small_copy_is_named(tmp_path, name, columns, channels, classes)
     load(name, data_dir=tmp_path)
   np.savez(labels, y_train=y - 1, y_test=y[:columns] - 1)
   with pytest.raises(
-    ValueError, match=rf"not the whole {name}: it holds {2 * columns} \+ {columns} rec"
+    ValueError, match=rf"not the complete {name}: it has {2 * columns} \+ {columns} rec"
   ):
     load(name, data_dir=tmp_path)
   PIL.Image.new("RGB", (32 * columns, 64)).save(tmp_path / name / "test.png")

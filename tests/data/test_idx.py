@@ -110,7 +110,7 @@ def test_pitfall_151_other_images_under_the_right_names_are_named(tmp_path):
   with pytest.raises(ValueError, match=rf"^{tmp_path}: test x holds uint8 \(4, 4, 1\)"):
     read(tmp_path)
   (tmp_path / NAMES[0]).write_bytes(gzip.compress(_encode(np.zeros((0, 4, 3)))))
-  with pytest.raises(ValueError, match=rf"{NAMES[0]} is damaged: .* holds no record"):
+  with pytest.raises(ValueError, match=rf"{NAMES[0]} is damaged: .* has no record"):
     load("mnist", data_dir=tmp_path)
 
 
@@ -159,7 +159,7 @@ def test_files_that_swapped_their_names_are_told(tmp_path):
     first, second = ((tmp_path / NAMES[i]).read_bytes() for i in (one, two))
     (tmp_path / NAMES[one]).write_bytes(second)
     (tmp_path / NAMES[two]).write_bytes(first)
-  with pytest.raises(ValueError, match="holds t10k-images-idx3-ubyte; give each file"):
+  with pytest.raises(ValueError, match="is t10k-images-idx3-ubyte; restore"):
     read(tmp_path, digests=known)
 
 

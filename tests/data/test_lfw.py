@@ -44,7 +44,10 @@ def refused(data_dir, message):
 
 def test_pitfall_151_smaller_faces_never_pass_for_lfw(tmp_path):
   write(tmp_path, size=(64, 64))
-  refused(tmp_path, r"_\d+.jpg is not of LFW: it is 64 x 64 x 3 pixels, not 250 x 250")
+  refused(
+    tmp_path,
+    r"_\d+.jpg is not an image of LFW: it has 64 x 64 x 3 pixels, not 250 x 250",
+  )
 
 
 def test_pitfall_151_files_that_are_no_pictures_are_named(tmp_path):
@@ -56,9 +59,12 @@ def test_pitfall_151_files_that_are_no_pictures_are_named(tmp_path):
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"people": PEOPLE[2:]}, "people with 40 pictures or more have 0 in all, not 81"),
-    ({"people": PEOPLE[1:]}, "people with 40 pictures or more have 41 in all, not 81"),
-    ({"mode": "L"}, "is not of LFW: it is 250 x 250 pixels, not 250 x 250 x 3"),
+    ({"people": PEOPLE[2:]}, "people with at least 40 images have 0 in total, not 81"),
+    ({"people": PEOPLE[1:]}, "people with at least 40 images have 41 in total, not 81"),
+    (
+      {"mode": "L"},
+      "is not an image of LFW: it has 250 x 250 pixels, not 250 x 250 x 3",
+    ),
   ],
 )
 def test_pitfall_151_other_faces_under_the_right_names_are_named(

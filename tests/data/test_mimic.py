@@ -95,7 +95,7 @@ def test_missing_files_are_named(tmp_path, name, advice):
   ("admissions", "diagnoses", "message"),
   [
     (ADMISSIONS, [("99", "4280")], r"ICD.csv names admission 99, which ADMISSIONS.csv"),
-    (ADMISSIONS, [("5", "")], r"ICD.csv is damaged: it holds no code"),
+    (ADMISSIONS, [("5", "")], r"ICD.csv is damaged: it has no codes"),
     (
       [*ADMISSIONS[:3], (*ADMISSIONS[3][:3], "")],
       DIAGNOSES,
@@ -201,15 +201,15 @@ def test_a_demo_without_any_leading_zero_says_so(tmp_path):
 )
 def test_what_is_no_icd_9_code_is_named(tmp_path, code):
   write(tmp_path / "mimic3", diagnoses=[*DIAGNOSES[:-1], ("5", code)])
-  with pytest.raises(ValueError, match=f"'{code}' is no ICD-9 code as MIMIC-III"):
+  with pytest.raises(ValueError, match=f"'{code}' is not an ICD-9 code as MIMIC-III"):
     read(tmp_path)
 
 
 @pytest.mark.parametrize(
   ("rows", "message"),
   [
-    ((5, 8), r"ADMISSIONS.csv .* holds 4 admissions, not 5; put the official file"),
-    ((4, 9), r"DIAGNOSES_ICD.csv .* holds 8 diagnoses, not 9; put the official file"),
+    ((5, 8), r"ADMISSIONS.csv .* has 4 admissions, not 5; put the official file"),
+    ((4, 9), r"DIAGNOSES_ICD.csv .* has 8 diagnoses, not 9; put the official file"),
   ],
 )
 def test_a_table_cut_short_is_named(tmp_path, rows, message):

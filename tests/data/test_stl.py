@@ -42,10 +42,10 @@ def test_images_stand_upright_and_labels_start_at_0(tmp_path, folder):
 def test_a_damaged_file_is_named(tmp_path):
   folder = tmp_path / "stl10_binary"
   write(folder)
-  with pytest.raises(ValueError, match=r"train_X.bin .* holds 10 images, not 5,000"):
+  with pytest.raises(ValueError, match=r"train_X.bin .* has 10 images, not 5,000"):
     load("stl10", data_dir=tmp_path)
   (folder / "test_y.bin").write_bytes(bytes([1, 2]))
-  with pytest.raises(ValueError, match=r"test_y.bin .* holds 2 labels, not 20"):
+  with pytest.raises(ValueError, match=r"test_y.bin .* has 2 labels, not 20"):
     read(tmp_path)
   for label in (0, 11):
     (folder / "test_y.bin").write_bytes(bytes([1, 2, label] + [3] * 17))

@@ -36,7 +36,7 @@ def test_missing_and_damaged_files_are_named(tmp_path):
   with pytest.raises(ValueError, match=r"location30.npz is damaged"):
     load("location30", data_dir=tmp_path)
   np.savez(path, x=np.zeros((20, 9), np.uint8), y=np.zeros(20, int), n_features=446)
-  with pytest.raises(ValueError, match="446 features pack into 56 bytes a record"):
+  with pytest.raises(ValueError, match="446 features pack into 56 bytes per record"):
     load("location30", data_dir=tmp_path)
 
 
@@ -50,7 +50,7 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     ({"y": np.zeros(29, int)}, "x has 30 records but y has 29"),
     ({"y": np.arange(30) % 20}, "is not location30: it has 20 classes, not 30"),
     ({"x": np.zeros((30, 446))}, "is damaged: x is float64"),
-    ({"x": np.zeros((29, 56), np.uint8)}, "it holds 29 records, not 30"),
+    ({"x": np.zeros((29, 56), np.uint8)}, "it has 29 records, not 30"),
   ],
 )
 def test_pitfall_151_another_table_under_the_right_name_is_named(

@@ -138,7 +138,7 @@ def change(place, value):
     ({"features": np.zeros((0, 6169)), "labels": LABELS}, r"shape \(0, 6169\)"),
     (
       {"features": features(6169)[:4], "labels": LABELS[:4]},
-      "it holds 4 records, not 5; put the official file there",
+      "it has 4 records, not 5; put the official file there",
     ),
     (
       {"features": features(6169), "labels": (LABELS + 1) // 2},
@@ -159,10 +159,10 @@ def change(place, value):
     ),
     (
       {"features": features(6169), "labels": np.eye(30)[:5]},
-      r"labels \(5, 30\) are no one-hot rows of 100 classes",
+      r"labels \(5, 30\) are not one-hot rows of 100 classes",
     ),
-    ({"features": features(6169), "labels": np.ones((5, 100))}, "no one-hot rows"),
-    ({"features": features(6169), "labels": np.full((5, 100), "0")}, "no one-hot"),
+    ({"features": features(6169), "labels": np.ones((5, 100))}, "not one-hot rows"),
+    ({"features": features(6169), "labels": np.full((5, 100), "0")}, "not one-hot"),
   ],
 )
 def test_a_wrong_npz_is_named(tmp_path, content, message):

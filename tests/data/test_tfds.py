@@ -116,7 +116,7 @@ def test_celeba_is_cropped_and_asks_for_male(tmp_path):
 @pytest.mark.parametrize(
   ("shape", "attributes", "message"),
   [
-    ((218, 178, 3), ("Young", "Smiling"), r"does not read \('Male'\)"),
+    ((218, 178, 3), ("Young", "Smiling"), r"cannot be read \('Male'\)"),
     ((64, 64, 3), ("Male",), r"image 0 is \(64, 64, 3\), not \(218, 178, 3\)"),
     ((218, 178, 1), ("Male",), r"image 0 is \(218, 178, 1\), not \(218, 178, 3\)"),
   ],
@@ -216,14 +216,17 @@ def test_a_failed_download_keeps_the_advice(tmp_path, monkeypatch):
 def test_a_set_of_another_builder_is_named(tmp_path):
   _prepare("fashion_mnist", (28, 28, 1), 10, tmp_path)
   (tmp_path / "fashion_mnist").rename(tmp_path / "mnist")
-  with pytest.raises(ValueError, match="holds fashion_mnist, not mnist; keep each set"):
+  with pytest.raises(
+    ValueError, match="holds fashion_mnist, not mnist; keep each data set"
+  ):
     read("mnist", tmp_path)
 
 
 def test_a_prepared_set_of_another_size_is_named(tmp_path):
   _prepare("cifar10", (32, 32, 3), 10, tmp_path)
   with pytest.raises(
-    ValueError, match=r"3\.0\.2 is not the whole cifar10: it holds 12 \+ 5 records, not"
+    ValueError,
+    match=r"3\.0\.2 is not the complete cifar10: it has 12 \+ 5 records, not",
   ):
     load("cifar10", data_dir=tmp_path)
 

@@ -105,5 +105,5 @@ def test_a_tiny_budget_is_met_with_huge_noise():
 
 
 def test_a_budget_that_no_noise_certifies_is_refused():
-  with pytest.raises(ValueError, match="below what can be certified"):
+  with pytest.raises(ValueError, match="smaller than can be certified"):
     noise_multiplier(1e-6, **{**DE, "delta": 1e-12})

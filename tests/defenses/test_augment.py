@@ -150,17 +150,17 @@ def test_only_the_records_change_and_padding_changes_none(part):
 
 @pytest.mark.parametrize("part", [cutout(), random_crop(), random_flip()], ids=str)
 def test_tables_are_refused_where_pictures_are_needed(part):
-  with pytest.raises(ValueError, match=rf"{part.name} changes pictures .* \(5,\)"):
+  with pytest.raises(ValueError, match=rf"{part.name} augments images .* \(5,\)"):
     part.batch(make_batch(), (), in_epoch(0))
 
 
 @pytest.mark.parametrize(
   ("make", "reason"),
   [
-    (lambda: cutout(-1), "cutout: side is -1; give an integer of at least 0"),
+    (lambda: cutout(-1), "cutout: side is -1; pass an integer of at least 0"),
     (lambda: cutout(2.5), "an integer of at least 0"),
     (lambda: random_crop(4.0), "random_crop: padding is 4.0"),
-    (lambda: random_crop(fill="edge"), "one of 'zero', 'reflect'"),
+    (lambda: random_crop(fill="edge"), "choose from 'zero', 'reflect'"),
     (lambda: random_flip(1.5), "at least 0 and at most 1"),
     (lambda: gaussian_noise(-0.1), "at least 0"),
   ],

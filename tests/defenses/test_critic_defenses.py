@@ -88,7 +88,9 @@ def test_relaxloss_turns_records_by_their_own_thresholds():
   learner = wgan_gp(NETWORKS, defense=part)
   losses = jnp.array([-1.0, 1.0, 1.0, 0.0])
   batch = gather(device(DATA), rows_of(4, 0), CLASSES)
-  with pytest.raises(ValueError, match=rf"shape \(4,\); give one .* {RECORDS} records"):
+  with pytest.raises(
+    ValueError, match=rf"shape \(4,\); pass one per record, {RECORDS}"
+  ):
     start(learner)
   state = part.init(None, _spec(4))
   ctx = CTX._replace(batch=batch)
@@ -164,8 +166,8 @@ def test_thresholds_are_means_over_the_references_that_a_record_is_out_of():
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    ({"references": 3}, "references is 3; give an even number"),
-    ({"references": 0}, "references is 0; give an integer of at least 1"),
+    ({"references": 3}, "references is 3; pass an even number"),
+    ({"references": 0}, "references is 0; pass an integer of at least 1"),
     ({"threshold": float("nan")}, "threshold is nan"),
   ],
 )

@@ -85,7 +85,7 @@ def test_hamp_label_of_all_the_entropy_is_uniform(classes, grid):
 
 
 def test_hamp_label_refuses_what_has_no_solution():
-  with pytest.raises(ValueError, match=r"gamma is 1\.1; give a number of at least 0"):
+  with pytest.raises(ValueError, match=r"gamma is 1\.1; pass a number of at least 0"):
     hamp_label(1.1)
   with pytest.raises(ValueError, match="gamma is traced; sweep label_smoothing"):
     jax.eval_shape(lambda gamma: hamp_label(gamma).text, jnp.array(0.5))

@@ -267,7 +267,9 @@ def test_pitfall_15_raw_answers_skip_the_noise_and_a_repeated_query_changes_noth
 
 
 def test_its_network_voids_epsilon():
-  with pytest.raises(ValueError, match=r"memguard lets a record act .*guarantee=False"):
+  with pytest.raises(
+    ValueError, match=r"memguard lets a record influence .*guarantee=False"
+  ):
     chain(dp_sgd(), memguard())
   assert "no_guarantee" in chain(dp_sgd(guarantee=False), memguard()).traits
 

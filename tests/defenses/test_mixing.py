@@ -121,7 +121,7 @@ def test_pitfall_155_draws_repeat_per_key_and_edges_are_exact():
   half = mixed(mixup(float("inf")), batch)
   assert set(np.unique(half.lam)) <= {0.5, 1.0}
   assert chain(mixup(0.0)).batch is None
-  with pytest.raises(ValueError, match=r"alpha is -1.0; give a number of at least 0"):
+  with pytest.raises(ValueError, match=r"alpha is -1.0; pass a number of at least 0"):
     mixup(-1.0)
 
 
@@ -242,7 +242,7 @@ def test_cutmix_draws_one_box_a_batch_or_one_a_record():
 
 @pytest.mark.slow
 def test_cutmix_refuses_tables_and_what_it_cannot_be_combined_with():
-  with pytest.raises(ValueError, match=r"cutmix changes pictures .* shape \(5,\)"):
+  with pytest.raises(ValueError, match=r"cutmix augments images .* shape \(5,\)"):
     mixed(cutmix(), make_batch())
   with pytest.raises(ValueError, match="cutmix: per is 'row'"):
     cutmix(per="row")

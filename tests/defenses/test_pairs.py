@@ -16,13 +16,13 @@ from mixdef.defenses import CATALOGUE
 NAMES = CLASSIFIERS
 PICTURES = DATA._replace(x=DATA.x.reshape(-1, 1, D, 1))
 REASONS = (
-  "a chain can hold one of the ",
+  "a chain can have only one of the ",
   "make the loss of a record depend on the whole batch",
   "makes the loss of a record depend on the whole batch",
-  "lets a record act on other records' rows",
-  "trains on the members before",
+  "lets a record influence the rows",
+  "trains earlier stages on the members",
   "trains on the auxiliary records",
-  "two parts set the model's",
+  "two parts set the field",
 )
 
 

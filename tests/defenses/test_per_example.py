@@ -94,7 +94,7 @@ def test_a_penalty_on_the_parameters_is_clipped_with_each_record(warnings):
   estimate = jax.jit(ghost(losses_fn, clip=CLIP, denominator=4.0))
   _, grads = estimate(params, batch, None, CTX)
   assert_close(grads, naive(losses_fn, params, batch, CLIP, 4.0))
-  assert "acts outside a plain leaf module" in warnings[0]
+  assert "is used outside a plain leaf module" in warnings[0]
 
 
 def test_a_parameter_that_nothing_uses_has_no_gradient(warnings):

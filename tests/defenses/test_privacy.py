@@ -295,7 +295,7 @@ def test_views_change_neither_epsilon_nor_what_is_counted():
 def test_a_mixer_that_reorders_the_rows_is_refused_with_views():
   private = dp_sgd(guarantee=False, multiplicity=2)
   learner = learner_of(chain(mixup(pairs=True), private))
-  with pytest.raises(ValueError, match="leave pairs out"):
+  with pytest.raises(ValueError, match="drop pairs"):
     step(learner, init(learner))
   learner = learner_of(chain(mixup(), private))
   state = init(learner)
@@ -477,12 +477,12 @@ def test_private_training_still_learns():
     ({"clip": -1.0}, "clip is -1.0"),
     ({"epsilon": 0.0}, "epsilon is 0.0"),
     ({"epsilon": math.inf}, "epsilon is inf"),
-    ({"epsilon": 8.0, "noise_multiplier": 2.0}, "leave noise_multiplier out"),
+    ({"epsilon": 8.0, "noise_multiplier": 2.0}, "drop noise_multiplier"),
     ({"delta": 0.0}, "delta is 0.0"),
     ({"delta": 1.0}, "delta is 1.0"),
     ({"estimator": "fast"}, "'ghost', 'microbatch'"),
     ({"microbatch_size": 0}, "microbatch_size is 0"),
-    ({"multiplicity": 0}, "multiplicity is 0; give an integer of at least 1"),
+    ({"multiplicity": 0}, "multiplicity is 0; pass an integer of at least 1"),
     ({"multiplicity": 2.0}, "multiplicity is 2.0"),
     ({"multiplicity": True}, "multiplicity is True"),
   ],

@@ -164,5 +164,5 @@ def test_de_et_al_is_for_pictures_and_networks_with_the_fields():
       return nn.Dense(K)(x)
 
   learner = learner_of(de_et_al(0.0), Flat())
-  with pytest.raises(ValueError, match="random_crop changes pictures"):
+  with pytest.raises(ValueError, match="random_crop augments images"):
     learner.step(init(learner, DATA), DATA, rows_at(0), ctx_at(0))

@@ -99,7 +99,7 @@ def test_order_is_temperature_then_top_then_rounding():
 
 
 def test_more_classes_than_there_are_is_refused():
-  with pytest.raises(ValueError, match="top is 4, the data have 3 classes"):
+  with pytest.raises(ValueError, match="top is 4, but the data have 3 classes"):
     confidence_masking(4).init(jax.random.key(0), SPEC)
 
 
@@ -129,7 +129,7 @@ def test_hamp_output_equals_a_naive_loop():
       expected[klass] = SORTED[chosen, place]
     np.testing.assert_allclose(released, expected, atol=1e-6)
     drawn[chosen] += 1
-  # Uniform over the pool: 100 each, give or take 5 sigma.
+  # Uniform over the pool: 100 each, give or pass 5 sigma.
   assert np.abs(drawn - 100).max() < 5 * np.sqrt(300 * 2 / 9)
 
 

@@ -116,7 +116,7 @@ def _report(attacks, audited):
       "level": "moderate",
       "headline": (
         "An attacker who trains similar models finds one in ten training records with "
-        "one false alarm in a hundred."
+        "one false positive per hundred."
       ),
       "who": [
         "One record in a hundred is found in 94% of the models trained on it.",

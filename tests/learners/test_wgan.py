@@ -329,9 +329,9 @@ def test_critics_draw_apart():
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"penalty": -1.0}, "penalty is -1.0; give a number of at least 0"),
-    ({"critic_steps": 0}, "critic_steps is 0; give an integer of at least 1"),
-    ({"critics": 0}, "critics is 0; give an integer of at least 1"),
+    ({"penalty": -1.0}, "penalty is -1.0; pass a number of at least 0"),
+    ({"critic_steps": 0}, "critic_steps is 0; pass an integer of at least 1"),
+    ({"critics": 0}, "critics is 0; pass an integer of at least 1"),
     ({"generator_steps": "last"}, "'after', 'first'"),
     ({"generator_against": "first"}, "'all', 'last'"),
   ],

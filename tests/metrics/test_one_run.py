@@ -114,7 +114,7 @@ def test_canaries_without_a_score_count_but_are_not_guessed():
 def test_pitfall_132_other_designs_and_concatenated_targets_are_refused():
   member = fair(1000)
   guessed = {"guesses_in": 10, "guesses_out": 10}
-  with pytest.raises(ValueError, match="several targets are not one run"):
+  with pytest.raises(ValueError, match="uses a single target"):
     epsilon_one_run(np.zeros((2, 500)), member.reshape(2, 500), **guessed)
   with pytest.raises(ValueError, match="900 of 1000 canaries are members"):
     epsilon_one_run(np.zeros(1000), np.arange(1000) < 900, **guessed)

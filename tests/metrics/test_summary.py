@@ -153,11 +153,11 @@ def test_pitfall_10_nan_and_reference_rows_are_left_out_and_only_nan_counted():
 
 def test_unusable_masks_are_refused():
   scores, members = draw()
-  with pytest.raises(ValueError, match="audited has type float64; give bool"):
+  with pytest.raises(ValueError, match="audited has type float64; pass bool"):
     summarize(scores, members, np.ones(300))
-  with pytest.raises(ValueError, match=r"audited has shape \(9,\); give \[300\]"):
+  with pytest.raises(ValueError, match=r"audited has shape \(9,\); pass \[300\]"):
     summarize(scores, members, np.ones(9, bool))
-  with pytest.raises(ValueError, match=r"members has shape \(4, 9\); give \[4, 300\]"):
+  with pytest.raises(ValueError, match=r"members has shape \(4, 9\); pass \[4, 300\]"):
     summarize(scores, members[:, :9], np.ones(300, bool))
   with pytest.raises(ValueError, match="pass "):
     summarize(scores[None], members[None])

@@ -116,7 +116,9 @@ def test_parts_that_couple_rows_are_refused_in_a_sweep_before_work_starts(tmp_pa
     network = models.mlp(4, num_classes=2)
     return classifier(network, optax.sgd(0.1), chain(centred, dp_sgd(delta=1e-3)))
 
-  with pytest.raises(ValueError, match="mine changes the loss of a row by the other"):
+  with pytest.raises(
+    ValueError, match="mine makes the loss of a row depend on the other"
+  ):
     train(learner, sweep={"scale": np.ones(2)}, out=tmp_path / "run")
   assert not (tmp_path / "run").exists()
 
@@ -148,7 +150,7 @@ def test_public_moments_cost_no_guarantee():
   assert not data.standardized
   assert data.standardize().standardized
   train(data=data)
-  with pytest.raises(ValueError, match="prepare both alike"):
+  with pytest.raises(ValueError, match="preprocess both in the same way"):
     DATA.standardize(STANDARD.select([0, 1]).__class__(np.zeros((2, 3)), [0, 1], 2))
 
 

@@ -70,5 +70,5 @@ def test_far_fakes_cover_nothing():
 
 
 def test_k_out_of_range_is_refused():
-  with pytest.raises(ValueError, match="k=4 of 4 real records; take 1 to 3"):
+  with pytest.raises(ValueError, match="k=4 of 4 real records; pass 1 to 3"):
     density_coverage(REAL, REAL, k=4)

@@ -89,7 +89,7 @@ def test_pitfall_126_constant_columns_have_f1_0_and_are_counted():
 def test_what_is_no_binary_table_is_refused():
   x = table(20)
   with pytest.raises(
-    ValueError, match=r"synthetic\[0, 0\] is 0.25; give zeros and ones"
+    ValueError, match=r"synthetic\[0, 0\] is 0.25; pass zeros and ones"
   ):
     dwp(x, x * 0 + 0.25)
   with pytest.raises(ValueError, match="synthetic has 6 columns and real 7"):

@@ -66,7 +66,7 @@ def test_records_that_do_not_fit_are_refused(data):
   x, y = blobs(12)
   with pytest.raises(ValueError, match=r"synthetic y\[1\] is 7"):
     downstream_accuracy((x, np.where(y == 1, 7, y)), data)
-  with pytest.raises(ValueError, match=r"synthetic x holds \(3,\)"):
+  with pytest.raises(ValueError, match=r"synthetic records have shape \(3,\)"):
     downstream_accuracy((x[:, 1:], y), data)
   with pytest.raises(ValueError, match="no test records"):
     downstream_accuracy((x, y), Dataset.from_arrays(x, y))

@@ -126,7 +126,7 @@ def test_several_networks_are_refused(table_run):
   def answer(state, x, *, raw=False):
     return (one(state, x) + one(state, -x)) / 2
 
-  with pytest.raises(ValueError, match="2 networks answer together"):
+  with pytest.raises(ValueError, match="an ensemble of 2 networks"):
     classifier_features(answering(table_run, answer))
 
 

@@ -215,12 +215,12 @@ def test_every_entry_has_a_place_and_a_shape(state_dict, tmp_path):
   turned = state_dict[name].transpose(0, 1, 3, 2)
   refused(r"'Mixed_6b.branch7x7_2.conv.weight' .* has shape", **{name: turned})
   refused("no entry 'Mixed_6b.branch7x7_2.conv.weight'", **{name: None})
-  refused("holds 'AuxLogits.fc.bias'", **{"AuxLogits.fc.bias": np.zeros(3)})
+  refused("has an entry 'AuxLogits.fc.bias'", **{"AuxLogits.fc.bias": np.zeros(3)})
 
 
 def test_a_file_that_is_no_npz_is_refused(tmp_path):
-  with pytest.raises(FileNotFoundError, match="says how to make it"):
+  with pytest.raises(FileNotFoundError, match="describes how to create it"):
     inception_features(tmp_path / "none.npz")
   (tmp_path / "weights.pth").write_bytes(b"\x80\x02}q\x00.")
-  with pytest.raises(ValueError, match="no npz of plain arrays"):
+  with pytest.raises(ValueError, match="not an npz of plain arrays"):
     inception_features(tmp_path / "weights.pth")

@@ -32,7 +32,7 @@ def principal_components(x: np.ndarray, components: int) -> Projection:
     components: C >= 1; fewer are returned where the records vary in fewer directions.
 
   Raises:
-    ValueError: for no components, or records that are all alike.
+    ValueError: for no components, or if all records are equal.
 
   >>> line = np.array([[0.0, 0.0], [3.0, 4.0], [6.0, 8.0]])
   >>> principal_components(line, 2).spread
@@ -41,7 +41,7 @@ def principal_components(x: np.ndarray, components: int) -> Projection:
   from scipy.linalg import eigh
 
   if components < 1:
-    raise ValueError(f"components={components} leave nothing; take at least 1")
+    raise ValueError(f"components={components} keeps no component; pass at least 1")
   rows = flat(to_float(x)).astype(np.float64)
   mean = rows.mean(0)
   rows -= mean
@@ -53,7 +53,9 @@ def principal_components(x: np.ndarray, components: int) -> Projection:
   values, vectors = np.flip(values), np.flip(vectors, 1)
   known = values > 1e-9 * values[0]
   if not known.any():
-    raise ValueError(f"the {len(rows)} records are all alike: they have no components")
+    raise ValueError(
+      f"all {len(rows)} records are equal, so they have no principal components"
+    )
   values, vectors = values[known], vectors[:, known]
   axes = rows.T @ vectors / np.sqrt(values) if wide else vectors
   return Projection(mean, axes, np.sqrt(values / (len(rows) - 1)))

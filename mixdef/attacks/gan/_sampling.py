@@ -24,10 +24,10 @@ def samples(run: Run, count: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndar
     x float32 [M,...], in the generator's range, and labels int64 [M].
 
   Raises:
-    ValueError: if the model makes no records, or for a count below 1.
+    ValueError: if the model is not a generator, or for a count below 1.
   """
   if count < 1:
-    raise ValueError(f"count={count} makes no samples; take at least 1")
+    raise ValueError(f"count={count} draws no samples; pass at least 1")
   labels = stream(seed, "sample_labels").integers(_classes(run), size=count)
   return generate(run, labels, seed=seed), labels
 
@@ -44,7 +44,7 @@ def generate(run: Run, y: ArrayLike, *, seed: int = 0) -> np.ndarray:
     float32 [M,...].
 
   Raises:
-    ValueError: if the model makes no records, or the conditions do not fit it.
+    ValueError: if the model is not a generator, or the conditions do not fit it.
   """
   y = np.asarray(y)
   return _made(run, _latents(run, len(y), seed), y)
@@ -62,7 +62,7 @@ def grid(run: Run, columns: int, *, seed: int = 0) -> np.ndarray:
     float32 [K,C,...].
 
   Raises:
-    ValueError: if the model makes no records.
+    ValueError: if the model is not a generator.
   """
   return _rows_of_classes(run, _latents(run, columns, seed))
 
@@ -83,10 +83,10 @@ def interpolations(run: Run, columns: int, *, seed: int = 0) -> np.ndarray:
     float32 [K,C,...].
 
   Raises:
-    ValueError: if the model makes no records, or for fewer columns than ends.
+    ValueError: if the model is not a generator, or for fewer than two columns.
   """
   if columns < 2:
-    raise ValueError(f"columns={columns} do not hold the two ends; take at least 2")
+    raise ValueError(f"columns={columns} cannot include both ends; pass at least 2")
   ends = _latents(run, 2, seed)
   lengths = np.linalg.norm(ends, axis=1)
   first, last = ends / lengths[:, None]
@@ -101,7 +101,7 @@ def conditions(run: Run, y: ArrayLike) -> np.ndarray:
   """Return labels int [M] as one-hot rows float32 [M,K]; keep such rows unchanged.
 
   Raises:
-    ValueError: if the model makes no records, or y does not fit it.
+    ValueError: if the model is not a generator, or y does not fit it.
   """
   y, classes = np.asarray(y), _classes(run)
   if y.ndim == 2 and y.shape[1] == classes:
@@ -123,8 +123,8 @@ def refuse_diverged(made: np.ndarray) -> np.ndarray:
   """
   if not np.isfinite(made).all():
     raise ValueError(
-      "the generator makes values that are not finite: it diverged; train it with a "
-      "lower learning rate, or leave it out"
+      "the generator outputs values that are not finite because it diverged; train it "
+      "with a lower learning rate, or exclude it"
     )
   return made
 
@@ -153,6 +153,6 @@ def _latents(run, count, seed):
 def _classes(run):
   if run.learner.kind != "generators":
     raise ValueError(
-      f"{run.learner.text or 'the model'} makes no records; pass a trained GAN"
+      f"{run.learner.text or 'the model'} does not generate records; pass a trained GAN"
     )
   return run.learner.num_classes

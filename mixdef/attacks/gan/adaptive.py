@@ -107,15 +107,15 @@ def pair_signals(
     The `PairSignals`.
 
   Raises:
-    ValueError: for a number out of range, or if a critic answers NaN.
+    ValueError: for a number out of range, or if a critic outputs NaN.
   """
   for lam in lambdas:
     if not 0 < lam < 1:
       raise ValueError(
-        f"lambdas hold {lam}, which mixes nothing; take shares in (0, 1)"
+        f"lambdas contains {lam}, which does not mix; pass weights in (0, 1)"
       )
   if not lambdas:
-    raise ValueError("lambdas are empty; take one share at least")
+    raise ValueError("lambdas is empty; pass at least one weight")
   data = ensemble.data
   pairs = _disjoint_pairs(data.audited, num_pairs, seed)
   y = conditions(ensemble[0], data.y)
@@ -162,13 +162,15 @@ def lira_gan_mixed_query(
     Unavailable: if the signals are not of pairs.
 
   Deviation: the official ratio divides densities with 1e-8 in the denominator, which
-    flattens all that is rare; here logarithms are subtracted. Its pairs share records.
+    flattens small densities; here logarithms are subtracted. Its pairs share records.
 
   Reference: Mixup Training for Generative Models to Defend Membership Inference
     Attacks, INFOCOM 2023.
   """
   if not isinstance(signals, PairSignals):
-    raise Unavailable("these signals are of single records; build with pair_signals")
+    raise Unavailable(
+      "these are signals of single records; build them with pair_signals"
+    )
   signals.check_model("target", target)
   asked = _of_pairs_alike(signals, target)
   if official:
@@ -210,11 +212,11 @@ def adaptive_grid(
     "mixed/mixup".
 
   Raises:
-    ValueError: if the ensembles were trained on other subsets, or a number is out of
-      range.
+    ValueError: if the ensembles were trained on different subsets, or a number is out
+      of range.
 
   Deviation: the official scripts never evaluate the attacked network in the mixed
-    cells; here it is, so that these cells differ from the paper's.
+    cells; here it is evaluated, so these cells differ from the paper's.
 
   Reference: Mixup Training for Generative Models to Defend Membership Inference
     Attacks, INFOCOM 2023.
@@ -281,8 +283,8 @@ def _disjoint_pairs(audited: np.ndarray, num_pairs: int | None, seed: int):
   count = most if num_pairs is None else num_pairs
   if not 1 <= count <= most:
     raise ValueError(
-      f"num_pairs={num_pairs} of {len(order)} audited records; disjoint pairs are 1 to "
-      f"{most}"
+      f"num_pairs={num_pairs} of {len(order)} audited records; pass 1 to {most} "
+      "disjoint pairs"
     )
   return order[: 2 * count].reshape(-1, 2)
 

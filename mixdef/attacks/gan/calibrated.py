@@ -25,7 +25,7 @@ def _of_the_loss(*, loss="nearest", **arguments):
   for name in arguments:
     if name not in known:
       raise ValueError(
-        f"gan_leaks_calibrated: loss={loss!r} has no {name}; it takes "
+        f"gan_leaks_calibrated: loss={loss!r} has no argument {name}; it accepts "
         f"{', '.join(_LOSSES[loss].checks)}"
       )
 
@@ -68,12 +68,12 @@ def gan_leaks_calibrated(
     attacked.
 
   Raises:
-    ValueError: for an unknown loss, or what the loss refuses.
+    ValueError: for an unknown loss, or arguments that the loss rejects.
 
-  Deviation: the official code has one reference model, of disjoint data; here every
-    model that the design lets be read (see `mixdef.attacks._designs.references`) and
-    that did not train on the record is one, and their mean is taken. References are as
-    strong or as weak as the ensemble: defended where the target is.
+  Deviation: the official code uses one reference model trained on disjoint data; here
+    the mean over all admissible models (see `mixdef.attacks._designs.references`) that
+    were not trained on the record is used. References are trained like the target: they
+    are defended if the target is.
 
   Reference: Chen, Yu, Zhang, Fritz, "GAN-Leaks: A Taxonomy of Membership Inference
     Attacks against Generative Models", 2020, arXiv 1909.03935.

@@ -38,12 +38,13 @@ def logan(signals: Signals, *, target: int, over: str = "max") -> np.ndarray:
     Scores [N]; NaN where not audited.
 
   Raises:
-    Unavailable: if the signals hold no scores of critics.
+    Unavailable: if the signals have no scores of critics.
 
-  Deviation: the loss of a WGAN leaves a constant of each critic free, so each is
-    centred before critics or targets are compared; one critic of one target ranks as
-    the plain D(x, y). The official toy code calls the n records of the highest scores
-    members and takes n as known; here the scores are returned.
+  Deviation: the loss of a WGAN determines each critic only up to a constant, so each is
+    centred before critics or targets are compared; a single critic of a single target
+    ranks records like the plain D(x, y). The official toy code predicts that the n
+    records of the highest scores are members and assumes that n is known; here the
+    scores are returned.
 
   Reference: Hayes, Melis, Danezis, De Cristofaro, "LOGAN: Membership Inference Attacks
     Against Generative Models", 2019, arXiv 1705.07663.
@@ -51,9 +52,7 @@ def logan(signals: Signals, *, target: int, over: str = "max") -> np.ndarray:
   signals.check_model("target", target)
   critic = getattr(signals, "critic", None)
   if critic is None:
-    raise Unavailable(
-      "these signals hold no scores of critics; take ensemble.signals()"
-    )
+    raise Unavailable("these signals have no scores of critics; use ensemble.signals()")
   own = critic[target, :, 0].astype(np.float64)
   own -= own[signals.audited].mean(0)
   return signals.only_audited(_OVER[over](own, axis=-1))
@@ -64,7 +63,7 @@ def logan(signals: Signals, *, target: int, over: str = "max") -> np.ndarray:
   reads="models",
   of="generators",
   trains=True,
-  note="the attacker's own GAN, trained on samples of the target",
+  note="uses a GAN that the attacker trains on samples of the target",
 )
 @checked(
   num_samples=count(), epochs=count(), batch_size=count(), seed=seed, progress=flag
@@ -105,7 +104,7 @@ def logan_black_box(
     where not attacked.
 
   Raises:
-    ValueError: for a model or record that is none.
+    ValueError: for an invalid model or record.
     Unavailable: if the attacker's GAN diverges.
 
   Reference: Hayes, Melis, Danezis, De Cristofaro, "LOGAN: Membership Inference Attacks
@@ -127,7 +126,9 @@ def logan_black_box(
     progress=progress,
   )
   if own.diverged.any():
-    raise Unavailable("the attacker's own GAN diverged on samples of the target")
+    raise Unavailable(
+      "the GAN that the attacker trains diverged on samples of the target"
+    )
   scores = np.full(len(data), np.nan)
   y = conditions(victim, data.y[rows])
   asked = critic_scores(own, to_float(data.x[rows]), y)[0]
@@ -165,10 +166,10 @@ def tvd(
     where the observed one counts as a permutation.
 
   Raises:
-    ValueError: for another shape, or if members or non-members are missing.
+    ValueError: for a wrong shape, or if members or non-members are missing.
 
   Deviation: privGAN's bins divide [0,1], the range of a critic with a sigmoid; the
-    critic of a WGAN has no range. It reports no null.
+    critic of a WGAN has no range. It reports no null distribution.
 
   Reference: Mukherjee et al., "privGAN: Protecting GANs from membership inference
     attacks at low cost", 2021, arXiv 2001.00071 (its code).

@@ -62,12 +62,13 @@ def domias(
 
   Raises:
     Unavailable: if there are no auxiliary records.
-    ValueError: for an option out of range, or a model that makes no records.
+    ValueError: for an option out of range, or a model that is not a generator.
 
   Deviation: the logarithm of the official p_G / (p_R + 1e-10), which is 0 / 1e-10 for
-    records far from everything. There each kernel density takes the covariance of its
-    own points; here both take the auxiliary records', for samples of a collapsed
-    generator have no invertible one. The authors' neural density (BNAF) is left out.
+    records far from everything. There each kernel density uses the covariance of its
+    own points; here both use the covariance of the auxiliary records because that of a
+    collapsed generator's samples is not invertible. The authors' neural density (BNAF)
+    is not implemented.
 
   Reference: van Breugel, Sun, Qian, van der Schaar, "Membership Inference Attacks
     against Synthetic Data through Overfitting Detection", 2023, arXiv 2302.12580.
@@ -76,15 +77,15 @@ def domias(
   if auxiliary is None:
     if data.test is None:
       raise Unavailable(
-        "domias needs records that no model trained on: pass reference=, or hold out a "
-        "file with data.hold_out()"
+        "domias needs records on which no model was trained: pass reference=, or hold "
+        "out records with data.hold_out()"
       )
     auxiliary = data.test.x
   others = np.asarray(auxiliary)
   if others.shape[1:] != data.x.shape[1:] or others.dtype != data.x.dtype:
     raise ValueError(
       f"records are {data.x.shape[1:]} {data.x.dtype}, reference {others.shape[1:]} "
-      f"{others.dtype}: prepare both alike"
+      f"{others.dtype}: preprocess both in the same way"
     )
   space = principal_components(others, components)
   made, _ = samples(ensemble[target], num_samples, seed=seed)

@@ -54,8 +54,8 @@ def lira_gan_discriminator(
   Returns:
     Scores [N] in nats; NaN where no reference is out, or not audited.
 
-  Deviation: the official evaluation of an unprotected target keeps it among its own
-    references; here it is left out. The variance is floored as in `lira_online`.
+  Deviation: the official evaluation of an unprotected target includes it among its own
+    references; here it is excluded. The variance is floored as in `lira_online`.
 
   >>> l = np.array([[-7.0, -11.52, -3.68, -7.16, 0.56]]).T
   >>> members = np.array([[False, True, True, False, False]]).T
@@ -109,7 +109,7 @@ def lira_gan_discriminator_offline(
   family="reference",
   reads="signals",
   of="generators",
-  note="implied by the paper's figures, no public script",
+  note="inferred from the plots of the paper, which has no public script",
 )
 @checked(ddof=count(0, 1))
 def lira_gan_reconstruction(
@@ -128,16 +128,16 @@ def lira_gan_reconstruction(
     Scores [N] in nats; NaN where no reference is out, not audited or not reconstructed.
 
   Raises:
-    Unavailable: if the signals hold no reconstructions.
+    Unavailable: if the signals have no reconstructions.
 
-  Deviation: the paper shows the distributions of these losses; a script that makes an
-    attack of them is not public.
+  Deviation: the paper shows the distributions of these losses; no script that uses them
+    in an attack is public.
   """
   signals.check_model("target", target)
   losses = getattr(signals, "reconstruction", None)
   if losses is None:
     raise Unavailable(
-      "these signals hold no reconstructions; add them by with_reconstructions"
+      "these signals have no reconstructions; add them by with_reconstructions"
     )
   made = ~np.isnan(losses).any((0, 2))
   remade = Signals(
@@ -170,12 +170,12 @@ def with_reconstructions(
     The signals with the losses as `reconstruction`, NaN where not computed.
 
   Raises:
-    ValueError: if the signals are of other models, or as `reconstruction_losses`.
+    ValueError: if the signals are of other models, or as for `reconstruction_losses`.
   """
   if not np.array_equal(signals.members, ensemble.members):
     raise ValueError(
-      f"the signals are of {len(signals.members)} other models than the ensemble's "
-      f"{len(ensemble)}: build them with ensemble.signals()"
+      f"the {len(signals.members)} models of the signals are not the {len(ensemble)} "
+      "of the ensemble: build them with ensemble.signals()"
     )
   rows = records_to_ask(ensemble, 0, records)
   losses = np.full((*signals.members.shape, 1), np.nan)

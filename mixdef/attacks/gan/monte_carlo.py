@@ -64,11 +64,11 @@ def monte_carlo(
     Scores float64 [N], at least 0; NaN where not attacked.
 
   Raises:
-    ValueError: for an option out of range, or a model that makes no records.
+    ValueError: for an option out of range, or a model that is not a generator.
 
-  Deviation: without a held-out file P is fitted on all audited records. The official
-    scripts take percentiles of all distances instead of the nearest ones', too, and as
-    other distances those of colour histograms and of gradient histograms.
+  Deviation: without held-out records P is fitted on all audited records. The official
+    scripts can also use percentiles of all distances instead of the nearest ones, and
+    distances of colour histograms and of gradient histograms.
 
   Reference: Hilprecht, Haerterich, Bernau, "Monte Carlo and Reconstruction Membership
     Inference Attacks against Generative Models", PETS 2019.
@@ -120,7 +120,7 @@ def monte_carlo_set(
     have records in common, so their number is not a sample size.
 
   Raises:
-    ValueError: for shapes that differ, or fewer members or non-members than `size`.
+    ValueError: for different shapes, or fewer members or non-members than `size`.
 
   Reference: Hilprecht, Haerterich, Bernau, "Monte Carlo and Reconstruction Membership
     Inference Attacks against Generative Models", PETS 2019.
@@ -138,7 +138,7 @@ def monte_carlo_set(
   sides = scores[known & members], scores[known & ~members]
   least = min(map(len, sides))
   if not 1 <= size <= least:
-    raise ValueError(f"size={size}; take 1 to {least}, the records of the smaller side")
+    raise ValueError(f"size={size}; pass 1 to {least}, the size of the smaller class")
   random = stream(seed, "monte_carlo_set")
   # Draw each side independently.
   sums = [

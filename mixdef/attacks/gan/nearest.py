@@ -39,12 +39,12 @@ def gan_leaks_full_black_box(
     Scores float64 [N], at most 0; NaN where not attacked.
 
   Raises:
-    ValueError: for a model or record that is none, or a model that makes no records.
+    ValueError: for an invalid model or record, or a model that is not a generator.
 
-  Deviation: distances are taken between records as the generator makes them, in [0,1];
-    the official code's range of [-1,1] doubles them all and changes no order. It stores
-    the five nearest samples and reads the first. Samples of a conditional generator are
-    compared whatever their label, as there.
+  Deviation: distances are computed in the generator's range [0,1]; the official code's
+    range of [-1,1] doubles all distances without changing their order. It stores the
+    five nearest samples and uses only the first. As there, samples of a conditional
+    generator are compared regardless of their label.
 
   Reference: Chen, Yu, Zhang, Fritz, "GAN-Leaks: A Taxonomy of Membership Inference
     Attacks against Generative Models", 2020, arXiv 1909.03935.

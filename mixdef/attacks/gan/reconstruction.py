@@ -102,10 +102,10 @@ def gan_leaks_white_box(
   Raises:
     ValueError: for an option out of range, or a model that diverged.
 
-  Deviation: the default is Adam with a falling rate; the official code descends all
-    latents of a batch by one L-BFGS, which stops for all at once, starts all from one
-    draw and drops the last records. Without weights of a VGG the perceptual distance is
-    left out.
+  Deviation: the default is Adam with a decaying learning rate; the official code
+    optimizes all latents of a batch by a single L-BFGS with a common stopping rule,
+    starts all from one draw and drops the last records. The perceptual distance is
+    omitted because it needs the weights of a VGG network.
 
   Reference: Chen, Yu, Zhang, Fritz, "GAN-Leaks: A Taxonomy of Membership Inference
     Attacks against Generative Models", 2020, arXiv 1909.03935.
@@ -150,8 +150,9 @@ def gan_leaks_partial_black_box(
   Raises:
     ValueError: for an option out of range, or a model that diverged.
 
-  Deviation: the search is a separable CMA-ES from the prior, all records side by side;
-    the official one is Powell's of 10 iterations, a record at a time.
+  Deviation: the search is a separable CMA-ES initialized at the prior, for all records
+    in parallel; the official code uses 10 iterations of Powell's method, one record at
+    a time.
 
   Reference: Chen, Yu, Zhang, Fritz, "GAN-Leaks: A Taxonomy of Membership Inference
     Attacks against Generative Models", 2020, arXiv 1909.03935.

@@ -81,18 +81,18 @@ def gan_signals(
     The `GanSignals` with Q = 1, without reconstructions.
 
   Raises:
-    ValueError: if a critic answers NaN, the population's records are of another shape
-      or type, or there are views.
+    ValueError: if a critic outputs NaN, the population's records have another shape or
+      type, or views are passed.
 
-  Deviation: the official code takes the mean of 64 fakes for the target and a single
-    one for the references, whose losses are then noisier. For several critics the
-    paper's rule, the minimum of D(fake) - D(x), is applied to the references, too.
+  Deviation: the official code uses the mean of 64 fakes for the target but a single
+    fake for the references, whose losses are therefore noisier. For several critics the
+    paper's rule, the minimum of D(fake) - D(x), is also applied to the references.
 
   Reference: Mixup Training for Generative Models to Defend Membership Inference
     Attacks, INFOCOM 2023.
   """
   if views is not None:
-    raise ValueError("critics are queried on the records themselves: drop views")
+    raise ValueError("critics are queried with the records themselves: drop views")
   data, others = ensemble.data, None
   count = len(data)
   if population is not None:
@@ -132,17 +132,17 @@ def with_references(natural: Signals, defended: Signals, target: int) -> Signals
     has, or that differ in shape, such as scores of more critics, are dropped.
 
   Raises:
-    ValueError: if the two differ in who trained on what.
+    ValueError: if the two were trained on different subsets.
   """
   if not np.array_equal(natural.members, defended.members):
     raise ValueError(
       "the references and the attacked models were not trained on the same subsets: "
-      "train both with one members matrix"
+      "train both with the same members matrix"
     )
   if natural.phi.shape != defended.phi.shape:
     raise ValueError(
       f"the references' phi has shape {natural.phi.shape}, the attacked models' "
-      f"{defended.phi.shape}: ask both the same questions"
+      f"{defended.phi.shape}: query both with the same records and views"
     )
   natural.check_model("target", target)
 
@@ -172,7 +172,7 @@ def critic_scores(ensemble: Ensemble, x: ArrayLike, y: ArrayLike) -> np.ndarray:
     y: conditions float32 [B,K].
 
   Raises:
-    ValueError: naming the models that answer NaN.
+    ValueError: naming the models that output NaN.
   """
   return _finite(ensemble.query(_scores, x, y))
 
@@ -189,10 +189,10 @@ def fake_scores(ensemble: Ensemble, y: ArrayLike, num_fakes: int) -> np.ndarray:
     num_fakes: number of latents in the mean, at least 1.
 
   Raises:
-    ValueError: for no fakes, or naming the models that answer NaN.
+    ValueError: for no fakes, or naming the models that output NaN.
   """
   if num_fakes < 1:
-    raise ValueError(f"num_fakes={num_fakes}; a mean needs at least 1")
+    raise ValueError(f"num_fakes={num_fakes}; pass at least 1")
   distinct, place = np.unique(y, axis=0, return_inverse=True)
   fakes = np.tile(np.arange(num_fakes), len(distinct))
   scores = _finite(ensemble.query(_fake_scores, distinct.repeat(num_fakes, 0), fakes))
@@ -227,7 +227,8 @@ def _finite(scores):
   broken = np.flatnonzero(~np.isfinite(scores).all((1, 2)))
   if broken.size:
     raise ValueError(
-      f"the critics of models {broken.tolist()} answer NaN or infinity: they diverged; "
-      "leave them out, as `ensemble.converged()` does, or take a lower learning rate"
+      f"the critics of models {broken.tolist()} output NaN or infinity because they "
+      "diverged; exclude them with `ensemble.converged()`, or use a lower learning "
+      "rate"
     )
   return scores

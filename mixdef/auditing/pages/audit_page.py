@@ -19,7 +19,7 @@ _LEVELS = {
   "high": ("High", 3),
   "moderate": ("Moderate", 2),
   "low": ("Low", 1),
-  "too_few_records": ("Too few records to say", 0),
+  "too_few_records": ("Not graded, too few records", 0),
   "none_found": ("None found", 0),
 }
 _HIGHLIGHTED = 5

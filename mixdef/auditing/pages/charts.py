@@ -86,8 +86,8 @@ def roc_chart(
     axes.set_axisbelow(True)
 
   alt = (
-    f"True-positive rate against false-positive rate of {len(rocs)} attacks on"
-    " logarithmic axes; the table of attacks has the numbers."
+    f"True-positive rate against false-positive rate of {len(rocs)} attacks on "
+    "logarithmic axes; the table of attacks lists the values."
   )
   return svg.draw(paint, size=(_WIDTH, 4.2), name=name, alt=alt)
 
@@ -217,11 +217,11 @@ def histogram_chart(scores: np.ndarray, members: np.ndarray, *, name: str) -> st
         linestyle=svg.dash(number),
         linewidth=1.4,
       )
-    axes.set(xlabel="score (larger: more like a member)", ylabel="density")
+    axes.set(xlabel="score (larger: more likely a member)", ylabel="density")
     axes.set(xlim=(low, high), yticks=[])
     axes.spines["left"].set_visible(False)
 
-  alt = "Densities of the attack's scores, of members and of non-members."
+  alt = "Densities of the attack's scores for members and for non-members."
   return svg.draw(paint, size=(_WIDTH, 2.9), name=name, alt=alt)
 
 
@@ -252,7 +252,7 @@ def class_chart(classes: Sequence[Mapping[str, Any]], *, name: str = "classes") 
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set(
-      xlabel="AUC inside the class (dotted: chance)", ylim=(len(shown) - 0.4, -0.6)
+      xlabel="AUC within the class (dotted: chance)", ylim=(len(shown) - 0.4, -0.6)
     )
     axes.grid(axis="x")
     axes.set_axisbelow(True)

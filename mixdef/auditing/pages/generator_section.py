@@ -14,11 +14,12 @@ _REFERENCES = {
   "mixup": "trained with the target's defense",
 }
 _SCATTERS = {
-  "dwp": ("share of ones", "Each dot is a column: how often it is one."),
+  "dwp": ("share of ones", "Each dot is a column, by its share of ones."),
   "dwpre": (
-    "F1 of a regression",
-    "Each dot is a column: how well a logistic regression on the others predicts it, "
-    "fitted on real and on synthetic rows, both judged on held-out real ones.",
+    "F1 score of a regression",
+    "Each dot is a column, by the F1 score of a logistic regression that predicts it "
+    "from the others, trained on real or on synthetic rows and tested on held-out "
+    "real rows.",
   ),
 }
 
@@ -86,7 +87,7 @@ def _theory(theory):
     return None
   moved = theory["proposition_1"]
   sides = []
-  for title, key in (("Without the defense", "natural"), ("With it", "mixup")):
+  for title, key in (("Without the defense", "natural"), ("With the defense", "mixup")):
     one = theory[key]
     sides.append(
       {

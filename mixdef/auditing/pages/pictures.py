@@ -53,8 +53,9 @@ def record_pictures(
     {
       "uri": data_uri(_png(record, low, high)),
       "alt": (
-        f"Record {row['index']}, class {words.plain(row['label'])}: rank {row['rank']},"
-        f" found in {words.percent(row['rate'])} of the models trained on it"
+        f"Record {row['index']}, class {words.plain(row['label'])}: rank "
+        f"{row['rank']}, identified in {words.percent(row['rate'])} of the models "
+        "trained on it"
       ),
       "pixelated": max(record.shape[:2]) < _SMALL,
       "text": None,

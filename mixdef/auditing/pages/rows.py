@@ -10,11 +10,11 @@ from mixdef.training.ensemble import epsilon_remark
 FAMILIES = {
   "reference": "Compare with reference models",
   "trained": "Train an attack model",
-  "threshold": "Look at the model's own confidence",
-  "label_only": "See only the predicted label",
-  "white_box": "See the weights",
-  "critic": "Ask the critic, or train one on samples",
-  "generator": "Look at what the generator makes",
+  "threshold": "Threshold the model's own confidence",
+  "label_only": "Observe only the predicted label",
+  "white_box": "Access the weights",
+  "critic": "Query the critic, or train one on samples",
+  "generator": "Examine the generated samples",
 }
 """Headings of the attack table by family."""
 
@@ -23,10 +23,10 @@ _SETTING = {
   "num_records": "Records",
   "num_audited": "Audited records",
   "num_population": "Population records",
-  "queries": "Queries a record",
+  "queries": "Queries per record",
   "num_models": "Models trained",
   "gap_attack": "Accuracy of the gap attack",
-  "test_accuracy_std": "Spread of the test accuracy",
+  "test_accuracy_std": "Standard deviation of the test accuracy",
   "num_members": "Size of a training set, for ε",
   "noise_seed": "Seed of the noise",
   "training_seconds": "Training time",
@@ -163,16 +163,16 @@ def setting_rows(setting: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def key_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-  """Return the key metrics of a report: what, how much, how certain."""
+  """Return the key metrics of a report: name, value, remarks."""
   strongest, setting = report.get("strongest"), report.get("setting") or {}
   figures = []
   if strongest:
     name = strongest["attack"]
     auc = words.measured(strongest["auc"], strongest["auc_ci"])
     widened = (
-      auc["interval"] and f"{auc['interval']}, widened for the choice of the best"
+      auc["interval"] and f"{auc['interval']}, widened to account for the selection"
     )
-    note = ", ".join(filter(None, (f"AUC of {name}, 0.5 is guessing", widened)))
+    note = ", ".join(filter(None, (f"AUC of {name}, 0.5 is random guessing", widened)))
     figures.append(("Strongest attack", auc["value"], note))
     figures.append(_members_found(strongest))
   if setting.get("test_accuracy") is not None:
@@ -181,8 +181,11 @@ def key_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     figures.append(("Test accuracy", words.percent(setting["test_accuracy"]), note))
   for row in (report.get("generator") or {}).get("utility", []):
     if row["name"] == "downstream_accuracy":
-      note = f"of a classifier trained on samples; {words.percent(row['real'])} on real"
-      figures.append(("Worth of the samples", words.percent(row["value"]), note))
+      note = (
+        f"of a classifier trained on samples; {words.percent(row['real'])} if trained "
+        "on real records"
+      )
+      figures.append(("Accuracy from samples", words.percent(row["value"]), note))
   if setting.get("epsilon") is not None:
     note = f"δ = {words.plain(setting.get('delta'))}{epsilon_remark(setting)}"
     value = f"ε = {words.fixed(setting['epsilon'], 2)}"
@@ -195,8 +198,12 @@ def key_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def _members_found(strongest: Mapping[str, Any]) -> tuple[str, str, str]:
   if strongest.get("tpr") is None:
-    return "Members found", words.NOT_RESOLVABLE, "too few non-members to tell"
+    return (
+      "TPR at a low FPR",
+      words.NOT_RESOLVABLE,
+      "too few non-members",
+    )
   found = words.measured(strongest["tpr"], strongest["tpr_ci"], words.percent)
   note = ", ".join(filter(None, (f"by {strongest['tpr_attack']}", found["interval"])))
-  title = f"Members found at {words.percent(strongest['fpr'])} false alarms"
+  title = f"TPR at {words.percent(strongest['fpr'])} FPR"
   return title, found["value"], note

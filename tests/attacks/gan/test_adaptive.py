@@ -88,7 +88,7 @@ def test_pairs_are_of_audited_records_drawn_by_the_seed():
 
 
 def test_lambdas_that_mix_nothing_are_refused():
-  with pytest.raises(ValueError, match=r"1\.0, which mixes nothing"):
+  with pytest.raises(ValueError, match=r"1\.0, which does not mix"):
     gan.pair_signals(made_up(), lambdas=(0.5, 1.0))
   with pytest.raises(ValueError, match="empty"):
     gan.pair_signals(made_up(), lambdas=())

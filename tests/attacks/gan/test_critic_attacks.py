@@ -79,7 +79,7 @@ def test_pictures_of_bytes_are_asked_as_the_network_reads_them():
 
 def test_models_that_diverged_are_named():
   gans = with_model(made_up(), 4, lambda leaf: leaf * np.nan)
-  with pytest.raises(ValueError, match=r"models \[4\] answer NaN"):
+  with pytest.raises(ValueError, match=r"models \[4\] output NaN"):
     gans.signals()
 
 
@@ -122,7 +122,7 @@ def test_references_of_other_subsets_or_questions_are_refused():
       natural, dataclasses.replace(natural, members=~natural.members), 0
     )
   views = Signals.from_phi(np.zeros((6, 12, 2)), natural.members)
-  with pytest.raises(ValueError, match="same questions"):
+  with pytest.raises(ValueError, match="same records and views"):
     gan.with_references(natural, views, 0)
 
 

@@ -97,9 +97,9 @@ def test_other_records_may_be_given():
     domias(without, target=0, **FEW)
   given = domias(without, target=0, auxiliary=ensemble.data.test.x, **FEW)
   np.testing.assert_array_equal(given, domias(ensemble, target=0, **FEW))
-  with pytest.raises(ValueError, match="prepare both alike"):
+  with pytest.raises(ValueError, match="preprocess both in the same way"):
     domias(ensemble, target=0, auxiliary=np.zeros((5, 6), np.uint8))
-  with pytest.raises(ValueError, match="prior is 'bnaf'; it is one of 'kde'"):
+  with pytest.raises(ValueError, match="prior is 'bnaf'; choose from 'kde'"):
     domias(ensemble, target=0, prior="bnaf")
-  with pytest.raises(ValueError, match="bandwidth is 0; give a number above 0"):
+  with pytest.raises(ValueError, match="bandwidth is 0; pass a number above 0"):
     domias(ensemble, target=0, bandwidth=0)

@@ -150,5 +150,5 @@ def test_every_model_remakes_the_records_once_for_all_targets():
   assert np.isnan(np.delete(remade.reconstruction, [8, 2], 1)).all()
   scores = gan.lira_gan_reconstruction(remade, target=0)
   assert np.isnan(np.delete(scores, [8, 2])).all()
-  with pytest.raises(ValueError, match="other models"):
+  with pytest.raises(ValueError, match="are not the 2 of the ensemble"):
     gan.with_reconstructions(signals, gans.select(np.array([0, 1])))

@@ -214,19 +214,19 @@ def test_scores_follow_their_records(attack):
 def test_wrong_options_are_named():
   ensemble = memorised()
   for options, message in (
-    ({"kernel": "hog"}, "kernel is 'hog'; it is one of 'count', 'log', 'ratio'"),
-    ({"percentile": 0}, "percentile is 0; give a number above 0 and at most 100"),
+    ({"kernel": "hog"}, "kernel is 'hog'; choose from 'count', 'log', 'ratio'"),
+    ({"percentile": 0}, "percentile is 0; pass a number above 0 and at most 100"),
     ({"components": 0}, "components is 0"),
     ({"num_samples": 0}, "num_samples is 0"),
   ):
     with pytest.raises(ValueError, match=message):
       monte_carlo(ensemble, target=0, **options)
-  with pytest.raises(ValueError, match="loss is 'lpips'; it is one of 'nearest'"):
+  with pytest.raises(ValueError, match="loss is 'lpips'; choose from 'nearest'"):
     gan_leaks_calibrated(ensemble, target=0, loss="lpips")
-  with pytest.raises(ValueError, match="all alike"):
+  with pytest.raises(ValueError, match="all 3 records are equal"):
     principal_components(np.ones((3, 2)), 1)
   scores, members = np.arange(4.0), np.arange(4) < 2
-  with pytest.raises(ValueError, match="take 1 to 2"):
+  with pytest.raises(ValueError, match="pass 1 to 2"):
     monte_carlo_set(scores, members, size=3)
   with pytest.raises(ValueError, match="members int64"):
     monte_carlo_set(scores, np.arange(4))

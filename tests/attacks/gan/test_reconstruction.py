@@ -213,11 +213,11 @@ def test_a_generator_that_diverged_is_refused():
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"optimizer": "sgd"}, "optimizer is 'sgd'; it is one of 'adam', 'lbfgs'"),
+    ({"optimizer": "sgd"}, "optimizer is 'sgd'; choose from 'adam', 'lbfgs'"),
     ({"steps": 0}, "steps is 0"),
     ({"restarts": 0}, "restarts is 0"),
-    ({"norm_penalty": -1.0}, "norm_penalty is -1.0; give a number of at least 0"),
-    ({"target": 9}, "target=9 is no model"),
+    ({"norm_penalty": -1.0}, "norm_penalty is -1.0; pass a number of at least 0"),
+    ({"target": 9}, "target=9 is not a model"),
   ],
 )
 def test_wrong_options_are_named(options, message):

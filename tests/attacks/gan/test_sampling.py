@@ -92,18 +92,20 @@ def test_interpolations_go_along_an_arc_between_two_latents(run):
 
 def test_what_cannot_be_sampled_is_named(run):
   silent = dataclasses.replace(run, source=run.source._replace(generate=None))
-  with pytest.raises(ValueError, match="memory makes no records; pass a trained GAN"):
+  with pytest.raises(
+    ValueError, match="memory does not generate records; pass a trained GAN"
+  ):
     samples(silent, 3)
-  with pytest.raises(ValueError, match="count=0 makes no samples"):
+  with pytest.raises(ValueError, match="count=0 draws no samples"):
     samples(run, 0)
-  with pytest.raises(ValueError, match="take at least 2"):
+  with pytest.raises(ValueError, match="pass at least 2"):
     interpolations(run, 1)
   for y in ([0, CLASSES], [0.5, 0.5], [], [[0.2, 0.3, 0.5]]):
     with pytest.raises(ValueError, match=r"pass labels int \[M\] of 0 to 1"):
       conditions(run, y)
   broken = jax.tree.map(lambda leaf: leaf * jnp.nan, run.state.params)
   broken = dataclasses.replace(run, state=run.state._replace(params=broken))
-  with pytest.raises(ValueError, match="not finite: it diverged"):
+  with pytest.raises(ValueError, match="not finite because it diverged"):
     samples(broken, 3)
 
 

@@ -110,7 +110,7 @@ def test_page_opens_with_the_verdict_and_keeps_the_order(page):
   assert "Leakage: moderate" in top
   parts = (
     *("finds one in ten", "leaks more than DP-SGD of matched accuracy"),
-    *("Who is at risk", "How sure", "What to do"),
+    *("Who is at risk", "How certain", "What to do"),
   )
   assert sorted(map(top.index, parts)) == [top.index(part) for part in parts]
   assert list(parsed.sections)[1:] == [
@@ -204,7 +204,7 @@ def test_unresolvable_rates_are_words_not_numbers(case):
 
 def test_pitfall_140_ppv_is_always_printed(page):
   attacks = Page(page).sections["attacks"]
-  assert "PPV at 1% false alarms, if members are" in attacks
+  assert "PPV at 1% FPR at a prior of" in attacks
   assert attacks.count("9.17% 52.6% 90.9%") == 8
 
 
@@ -230,7 +230,7 @@ def test_figures_without_a_common_ppv_rate_say_theirs(case):
   report, *rest = case
   report["attacks"]["rmia"]["ppv_fpr"] = 0.05
   attacks = words(report, *rest).sections["attacks"]
-  assert "PPV, if members are" in attacks
+  assert "PPV at a prior of" in attacks
   assert attacks.count("9.17% at 5%") == 1
 
 
@@ -251,7 +251,7 @@ def test_pictures_are_the_records(case):
   images = [attrs for tag, attrs in page.tags if tag == "img"]
   assert len(images) == 12
   assert images[0]["alt"] == (
-    "Record 20, class 0: rank 1, found in 100% of the models trained on it"
+    "Record 20, class 0: rank 1, identified in 100% of the models trained on it"
   )
   data = base64.b64decode(images[0]["src"].split(",")[1])
   pixels = np.asarray(Image.open(io.BytesIO(data)))

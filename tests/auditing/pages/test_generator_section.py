@@ -154,7 +154,7 @@ def test_the_theory_names_the_measured_auc_beside_its_bound(case):
   given = case[0]["generator"]["theory"]
   part = section(written(*case), "theory")
   rows = lines(part)
-  assert [row[0] for row in rows] == ["Without the defense", "With it"]
+  assert [row[0] for row in rows] == ["Without the defense", "With the defense"]
   for row, name in zip(rows, ("natural", "mixup"), strict=True):
     side = given[name]
     assert row[3] == f"{side['total_variation']['threshold']:.3f}"
@@ -162,7 +162,7 @@ def test_the_theory_names_the_measured_auc_beside_its_bound(case):
     assert row[5].startswith(f"{side['auc']:.3f} ")
     assert float(row[5].split()[0]) <= float(row[4])
   falls = [f"{100 * side['share']:.3g}%" for side in given["proposition_1"].values()]
-  assert f"it falls for {falls[0]} of the members" in text(part)
+  assert f"lowers Λ for {falls[0]} of the members" in text(part)
   assert f"and for {falls[1]} of the non-members" in text(part)
 
 
@@ -173,7 +173,7 @@ def test_columns_of_a_table_are_dots_on_two_charts(case):
   assert ["real: share of ones" in chart for chart in charts] == [True, False]
   ids = re.findall(r'\bid="([^"]+)"', part)
   assert len(ids) == len(set(ids))
-  assert text(part).count("Correlation 0.912, root mean square difference 0.034") == 2
+  assert text(part).count("Correlation 0.912, root mean square error 0.034") == 2
 
 
 def test_every_column_is_a_dot():
