@@ -18,7 +18,7 @@ _SMALL = number(0)
 def _float_type(what: str, value: Any) -> None:
   known = ("float32", "bfloat16", "float16")
   if value is not None and not (isinstance(value, str) and value in known):
-    raise ValueError(f"{what} is {value!r}; give 'float32', 'bfloat16' or 'float16'")
+    raise ValueError(f"{what} is {value!r}; pass 'float32', 'bfloat16' or 'float16'")
 
 
 def _only_none(what: str, value: Any) -> None:

@@ -124,7 +124,7 @@ def stated(epsilon: float, delta: float) -> dict:
 def check_delta(name: str, delta) -> None:
   """Raise unless `delta` is a probability known before training."""
   if not is_static(delta) or not 0 < delta < 1:
-    raise ValueError(f"{name}: delta is {delta}; give a plain number in (0, 1)")
+    raise ValueError(f"{name}: delta is {delta}; pass a plain number in (0, 1)")
 
 
 def check_plain(what: str, value) -> None:

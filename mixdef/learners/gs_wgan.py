@@ -138,7 +138,7 @@ def gs_wgan(
   check_number("gs_wgan: penalty", penalty, 0)
   check_number("gs_wgan: average", average, 0, 1)
   if is_static(average) and average == 1:
-    raise ValueError("gs_wgan: average is 1, which keeps the untrained G; give less")
+    raise ValueError("gs_wgan: average is 1, which keeps the untrained G; pass less")
   check_count("gs_wgan: warm_epochs", warm_epochs, 0)
 
   def spent(spec):

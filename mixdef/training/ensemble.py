@@ -277,7 +277,7 @@ class Ensemble:
     """
     broken = self.diverged
     if broken.all():
-      raise ValueError("every model diverged: train with a lower learning rate")
+      raise ValueError("all models diverged: train with a lower learning rate")
     return self.select(~broken) if broken.any() else self
 
   def select(self, models: slice | np.ndarray) -> "Ensemble":

@@ -62,10 +62,10 @@ def test_networks_follow_from_the_records():
     ({"learner": "wgan"}, "no learner is called 'wgan'; did you mean wgan_gp"),
     ({"learner": "mixup_gan", "defense": "mixup"}, "takes no defense: drop mixup"),
     ({"learner": "wgan_gp(critics=0)"}, "--learner=.*critics is 0"),
-    ({"learner": "wgan_gp(defense='mixup')"}, "defense is not given here"),
+    ({"learner": "wgan_gp(defense='mixup')"}, "defense cannot be set here"),
     ({"model": "dense_network"}, "no model is called 'dense_network'"),
-    ({"model": "image_networks(latent=0)"}, "latent is 0; give an integer"),
-    ({"model": "image_networks(num_classes=3)"}, "num_classes is not given here"),
+    ({"model": "image_networks(latent=0)"}, "latent is 0; pass an integer"),
+    ({"model": "image_networks(num_classes=3)"}, "num_classes cannot be set here"),
     (
       {"classifier": "cn"},
       "--classifier=cn: .* did you mean cnn",

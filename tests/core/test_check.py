@@ -100,7 +100,7 @@ def test_what_is_legal_is_taken(name, argument):
 
 @pytest.mark.parametrize("widths", [("x",), (0,), (True,), (2.0,), ([8],), (2**40,)])
 def test_widths_are_positive_integers(widths):
-  with pytest.raises(ValueError, match=r"widths is .*; give an integer"):
+  with pytest.raises(ValueError, match=r"widths is .*; pass an integer"):
     mixdef.models.mlp(*widths)
 
 

@@ -322,7 +322,7 @@ def test_a_model_that_diverges_harms_no_other(tmp_path, strategy, caplog):
 
 def test_all_models_diverging_is_one_line():
   over = {"rate": np.full(2, np.nan, np.float32)}
-  with pytest.raises(ValueError, match="every model diverged: train with a lower"):
+  with pytest.raises(ValueError, match="all models diverged: train with a lower"):
     ask(2, make, sweep=over)
   with pytest.raises(ValueError, match="every model diverged"):
     train(make, members=KEEP[:2], sweep=over).converged()
