@@ -324,7 +324,7 @@ def test_all_models_diverging_is_one_line():
   over = {"rate": np.full(2, np.nan, np.float32)}
   with pytest.raises(ValueError, match="all models diverged: train with a lower"):
     ask(2, make, sweep=over)
-  with pytest.raises(ValueError, match="every model diverged"):
+  with pytest.raises(ValueError, match="all models diverged"):
     train(make, members=KEEP[:2], sweep=over).converged()
 
 
