@@ -100,7 +100,7 @@ def small_table(tmp_path, monkeypatch):
     path = tmp_path / "location30.npz"
     np.savez(path, x=np.packbits(bits, axis=1), y=labels, n_features=446)
     read = functools.partial(CATALOGUE["location30"], num_records=count)
-    monkeypatch.setitem(CATALOGUE, "location30", read)
+    monkeypatch.setitem(CATALOGUE.registered, "location30", read)
     return str(tmp_path)
 
   return write

@@ -21,7 +21,7 @@ from mixdef.training import Ensemble, fit_many
 NOISE_MULTIPLIERS = (0.003125, 0.00625, 0.05, 0.2, 0.5, 1.0, 2.0)
 LEARNING_RATES = (0.5, 1.0, 2.0, 4.0)
 
-_POINT = 0.01  # accuracy by which the baseline may fall short
+POINT = 0.01  # accuracy by which the baseline may fall short
 _RECORDS = 4096  # records per block; their outputs [S,B,K] are held
 
 
@@ -194,7 +194,7 @@ def choose(
   >>> choose(tried, 0.95)
   ({'noise_multiplier': 0.2, 'test_accuracy': 0.9}, False)
   """
-  enough = [c for c in candidates if c["test_accuracy"] >= accuracy - _POINT]
+  enough = [c for c in candidates if c["test_accuracy"] >= accuracy - POINT]
   if enough:
     return max(enough, key=lambda c: (c["noise_multiplier"], c["test_accuracy"])), True
   most = max(candidates, key=lambda c: (c["test_accuracy"], c["noise_multiplier"]))

@@ -6,6 +6,7 @@ trains shadow models with the defense, attacks every one with the others, plants
 canaries and attacks those, and writes report.html, report.json, scores.npz and
 result.json. --dp_baseline adds DP-SGD of matched accuracy. Models trained elsewhere:
 --arrays=FILE.npz (docs/audit_arrays.md). A second run with the same --out resumes.
+Several hosts train together with --coordinator and a shared --out, as in mixdef lira.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import pathlib
 from etils import epy
 
 from mixdef.cli import job
-from mixdef.cli.settings import JobSettings, Settings, ShadowSettings, about
+from mixdef.cli.settings import HostSettings, JobSettings, Settings, about
 
 with epy.lazy_imports():
+  import jax
+
   import mixdef
   from mixdef import auditing
   from mixdef.core import reading
@@ -28,7 +31,7 @@ _OF_ARRAYS = ("arrays", "out", "seed", "quick", *_ATTACKING)  # the others train
 
 
 @dataclasses.dataclass(frozen=True)
-class AuditSettings(ShadowSettings):
+class AuditSettings(HostSettings):
   """What to audit, besides the common settings."""
 
   attacks: str = ""
@@ -131,6 +134,8 @@ def run(settings: AuditSettings, folder: pathlib.Path) -> dict:
   """Train, attack and write the report; returns what result.json holds."""
   audited = _of_arrays if settings.arrays else _of_shadows
   result = audited(settings, folder)
+  if result is None:
+    return {}  # the first process reports
   page = result.save(folder)
   report = result.report
   names = ("verdict", "strongest", "attacks", "not_run")
@@ -155,6 +160,7 @@ def _of_arrays(settings, folder):
 
 
 def _of_shadows(settings, folder):
+  """Train and attack; None on all processes but the first, which only train."""
   data = settings.load()
   if data.test is None:
     data = data.hold_out(0.2, seed=settings.seed)
@@ -163,6 +169,8 @@ def _of_shadows(settings, folder):
   views(data.x[:1])  # views that these records have not: refused at once
   canaries = _planted(settings, data)
   compared = settings.dp_baseline or settings.quick
+  if compared:
+    _check_batches(settings, data, canaries)
   stages = _stages(settings, planted=canaries is not None, compared=compared)
   recipe = auditing.Recipe(
     settings.shadows, settings.training(), out=folder, begin=stages.begin
@@ -181,6 +189,8 @@ def _of_shadows(settings, folder):
       canaries=canaries,
       views=views,
     )
+  if jax.process_index():
+    return None
   stages.begin("attacks")
   return mixdef.audit(
     ensemble,
@@ -202,6 +212,17 @@ def _of_shadows(settings, folder):
     out=folder / "attacks",
     progress=True,
   )
+
+
+def _check_batches(settings, data, canaries):
+  """Refuse batches that the DP-SGD baseline cannot draw, before anything is trained."""
+  sets = [data] if canaries is None else [data, canaries[1]]
+  smallest = min(map(auditing.public_size, sets))
+  if settings.batch_size > smallest:
+    raise ValueError(
+      f"--batch_size={settings.batch_size} exceeds the {smallest} members of a model "
+      "of the DP-SGD baseline: lower it"
+    )
 
 
 def _stages(settings, *, planted, compared):

@@ -21,7 +21,7 @@ from typing import Any
 from etils import epy
 
 from mixdef.cli import job
-from mixdef.cli.settings import ShadowSettings
+from mixdef.cli.settings import HostSettings
 
 with epy.lazy_imports():
   import jax
@@ -30,21 +30,17 @@ with epy.lazy_imports():
   import mixdef
   from mixdef import auditing, metrics
   from mixdef.core import files
-  from mixdef.training import devices
 
 _FAMILIES = ("threshold", "reference")
 _DRAWN = 8  # attacks in the plot, the strongest first
 
 
 @dataclasses.dataclass(frozen=True)
-class LiraSettings(ShadowSettings):
-  """Settings of shadow models that are attacked, and of the hosts they train on."""
+class LiraSettings(HostSettings):
+  """Settings of shadow models that are attacked."""
 
   mirror: bool = False
   keep_params: bool = True
-  coordinator: str = ""
-  num_processes: int = 0
-  process_id: int = 0
 
   grows = ("num_shadows",)
 
@@ -52,11 +48,6 @@ class LiraSettings(ShadowSettings):
     """Return whether a result has as many shadows, stored if `keep_params`."""
     shadows = result["num_shadows"] + len(result["diverged"])
     return shadows == self.shadows and result["keep_params"] >= self.keep_params
-
-  def connect(self) -> None:
-    """Join the other processes, if there are any."""
-    if self.coordinator:
-      devices.connect(self.coordinator, self.num_processes, self.process_id)
 
 
 def run(settings: LiraSettings, folder: pathlib.Path) -> dict:

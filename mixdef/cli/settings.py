@@ -25,7 +25,7 @@ with epy.lazy_imports():
   import mixdef
   from mixdef.cli import texts
   from mixdef.core import files, parsing, reading, registry
-  from mixdef.training import signature
+  from mixdef.training import devices, signature
 
 # These change where files are and how fast a job is, not what it computes.
 PLACES = (
@@ -317,3 +317,17 @@ class ShadowSettings(Settings):
       "num_members": mixdef.auditing.public_size(data),
       **self.training(),
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class HostSettings(ShadowSettings):
+  """Settings of a job whose shadow models several hosts train together."""
+
+  coordinator: str = ""
+  num_processes: int = 0
+  process_id: int = 0
+
+  def connect(self) -> None:
+    """Join the other processes, if there are any."""
+    if self.coordinator:
+      devices.connect(self.coordinator, self.num_processes, self.process_id)

@@ -239,6 +239,8 @@ def literal(node: ast.AST, where: str, names: Mapping[str, Any]) -> Any:
     return names[node.id]
   if isinstance(node, ast.Name) and node.id == "inf":
     return math.inf
+  if ast.unparse(node) == "-inf":
+    return -math.inf
   try:
     value = ast.literal_eval(node)
   except (ValueError, TypeError):  # TypeError: an unhashable element of a set or dict

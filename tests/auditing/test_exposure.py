@@ -126,7 +126,7 @@ def test_classes_budget_and_accuracy_are_of_the_released_model(released):
 def test_the_report_says_which_model_it_describes(released, pooled):
   member = released.signals.members[0].sum()
   text = (
-    f"model 0, the released one, {member} members / {RECORDS - member} non-members, "
+    f"model 0, the released model, {member} members / {RECORDS - member} non-members, "
     "7 reference models"
   )
   assert released.report["target"]["text"] == text

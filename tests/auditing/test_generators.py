@@ -156,7 +156,7 @@ def test_a_table_of_other_numbers_is_drawn_by_none(tables):
 
 
 def test_what_cannot_be_measured_is_one_line(pictures):
-  with pytest.raises(ValueError, match=r"no held-out records.*data.split\(0.2\)"):
+  with pytest.raises(ValueError, match=r"no held-out records.*data.hold_out\(0.2\)"):
     describe_generators(without_test(pictures), PIXELS)
   with pytest.raises(ValueError, match="features: pass an extractor"):
     describe_generators(pictures)

@@ -1,7 +1,11 @@
 import dataclasses
 import functools
 import json
+import os
 import pathlib
+import socket
+import subprocess
+import sys
 
 import jsonschema
 import numpy as np
@@ -98,6 +102,35 @@ def audited(tmp_path_factory):
   return folder, job.execute(TINY, folder, audit.run)
 
 
+@pytest.mark.slow
+def test_two_hosts_write_the_audit_of_one(tmp_path):
+  with socket.socket() as listener:
+    listener.bind(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+  flags = ["--train_size=60", "--model=mlp(8)", "--epochs=2", "--num_shadows=4"]
+  flags += ["--canaries=clean:20", "--strategy=loop", "--batch_size=32"]
+  flags += ["--attacks=loss_threshold,lira_online_fixed"]
+  hosts = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
+
+  def start(*more):
+    command = [sys.executable, "-m", "mixdef.cli", "audit", *flags, *more]
+    told = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(command, env=told, stderr=subprocess.PIPE, text=True)
+
+  started = [
+    start(*hosts, f"--process_id={i}", f"--out={tmp_path}/two") for i in (0, 1)
+  ]
+  started.append(start(f"--out={tmp_path}/one"))
+  errors = [process.communicate(timeout=240)[1] for process in started]
+  assert not any(process.returncode for process in started), "\n".join(errors)
+  one, two = (
+    json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two")
+  )
+  for name, row in one["attacks"].items():
+    assert two["attacks"][name]["auc_ci"] == row["auc_ci"]
+  assert two["canaries"]["strongest"] == one["canaries"]["strongest"]
+
+
 def test_audit_writes_the_contract(audited):
   folder, returned = audited
   result, report = strict_json(folder / "result.json"), valid_report(folder)
@@ -191,7 +224,7 @@ def test_a_shadow_of_another_data_set_transfers(tmp_path):
 def test_a_quick_audit_holds_the_dp_baseline(tmp_path, monkeypatch):
   grid = {"noise_multipliers": (0.05, 1.0), "learning_rates": (1.0, 4.0)}
   fewer_candidates = functools.partial(mixdef.auditing.matched_dp, **grid)
-  monkeypatch.setattr(mixdef.auditing, "matched_dp", fewer_candidates)
+  monkeypatch.setattr(mixdef.auditing.additions, "matched_dp", fewer_candidates)
   few = {"attacks": "gap, lira_online_fixed, gradient_norm", "canaries": "clean:40"}
   settings = dataclasses.replace(TINY, **few, quick=True, epochs=1, num_shadows=2)
   job.execute(settings, tmp_path, audit.run)

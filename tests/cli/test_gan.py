@@ -236,7 +236,7 @@ def test_a_private_gan_of_a_table_states_its_epsilon(tmp_path, capsys, small_tab
   assert report["generator"]["theory"] is None
   assert not list((tmp_path / "run").glob("*.png"))
   page = (tmp_path / "run" / "report.html").read_text()
-  assert "root mean square difference" in page
+  assert "root mean square error" in page
   # Columns that all have one share of ones have no correlation.
   result["generator"]["columns"]["dwp"]["correlation"] = None
   gan.show(result)

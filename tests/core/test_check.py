@@ -79,6 +79,9 @@ def legal(name, argument, default, value):
     return isinstance(value, bool)
   if value is None:
     return default is None
+  # An argument whose default is negative accepts negative numbers.
+  if isinstance(default, (int, float)) and default < 0 and repr(value).startswith("-"):
+    return True
   return any(repr(value) == repr(one) for one in LEGAL.get((name, argument), ()))
 
 

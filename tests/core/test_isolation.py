@@ -131,7 +131,7 @@ def test_a_cell_of_several_outputs_is_left_to_microbatches(monkeypatch):
   said = []
   monkeypatch.setattr(logging, "warning", lambda text, *args: said.append(text % args))
   assert sensitivity(learner_of(dp_sgd(0, CLIP), model=Recurrent())) > 0.5
-  assert any("microbatches of 16 instead" in line for line in said)
+  assert any("microbatches of 16 are used instead" in line for line in said)
 
 
 def mean_loss(losses, batch):

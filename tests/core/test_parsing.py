@@ -121,3 +121,12 @@ def test_numbers_survive_the_round_trip_exactly():
   for value in np.random.default_rng(0).random(20):
     text = str(parse(f"label_smoothing({float(value)!r})"))
     assert text == f"label_smoothing(epsilon={float(value)!r})"
+
+
+def test_infinity_may_be_negative():
+  def net(low=0.0, num_classes=10):
+    return low
+
+  nets = Registry("model")
+  nets.register(net)
+  assert parse_call("net(-inf)", nets, what="model", num_classes=3) == -math.inf

@@ -256,7 +256,7 @@ def test_dp_gan_refuses_what_would_void_its_bound():
   assert start(wgan_gp(group_norm, defense=defense), data).stats == {}
   with pytest.raises(ValueError, match=r"clips records for one critic.*critics=1"):
     private(critics=2)
-  with pytest.raises(ValueError, match="mixup lets a record act on other"):
+  with pytest.raises(ValueError, match="mixup lets a record influence"):
     wgan_gp(NETWORKS, defense=mixdef.chain(mixup(), defense))
 
 

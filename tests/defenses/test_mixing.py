@@ -248,6 +248,6 @@ def test_cutmix_refuses_tables_and_what_it_cannot_be_combined_with():
     cutmix(per="row")
   with pytest.raises(ValueError, match="one of the mixers, not mixup and cutmix"):
     chain(mixup(), cutmix())
-  with pytest.raises(ValueError, match="cutmix lets a record act on other records"):
+  with pytest.raises(ValueError, match="cutmix lets a record influence"):
     chain(cutmix(), dp_sgd())
   chain(cutmix(), dp_sgd(guarantee=False))

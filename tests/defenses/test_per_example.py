@@ -79,7 +79,7 @@ def test_ghost_hands_over_to_microbatches_with_a_reason(net, warnings):
   assert_close(grads, naive(losses_fn, params, batch, CLIP, 4.0))
   estimate(params, batch, None, CTX)
   assert len(warnings) == 1, "logged when traced, not at every step"
-  assert "microbatches of 4 instead: " in warnings[0]
+  assert "microbatches of 4 are used instead: " in warnings[0]
   assert "instead:  " not in warnings[0], "the layer is named, the whole model too"
 
 

@@ -47,7 +47,7 @@ def trained():
 @pytest.mark.slow
 def test_an_embedding_is_trained_on_tokens_and_attacked(trained):
   assert trained.data.x.dtype == np.int32
-  signals = attacks.query.signals(trained)
+  signals = trained.signals()
   scores = leave_one_out(attacks.lira_online_fixed, signals)
   assert auc(scores, trained.members) > 0.7
 
