@@ -22,6 +22,7 @@ def ensemble():
   return mixdef.fit_many(learner, data, mixdef.subsets(data, 4), **SIZES)
 
 
+@pytest.mark.slow
 def test_canaries_are_those_of_models_trained_by_hand(ensemble, tmp_path):
   result = audit(
     ensemble, attacks=ATTACKS, canaries="mislabelled:40", seed=3, out=tmp_path

@@ -24,6 +24,7 @@ def swept(folder, defenses, **options):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_sweep_without_the_command_line(tmp_path):
   first = swept(tmp_path, "none; label_smoothing([0.2, 0.6])", noted={"by": "me"})
   assert [cell["defense"] for cell in first] == [

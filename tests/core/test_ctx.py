@@ -69,6 +69,7 @@ def test_every_hook_finds_what_exists_at_its_point():
 @pytest.mark.parametrize(
   "options", [{}, {"estimator": "microbatch"}, {"multiplicity": 3}]
 )
+@pytest.mark.slow
 def test_under_a_guarantee_log_probs_and_loss_find_one_record(options):
   found = []
 
