@@ -79,22 +79,24 @@ def shadow_signals(
   """
   options = Options(out=out, **training)
   with shadow_training(learner, data, members, options) as shadows:
-    asked = _Asked(shadows, name_of(views, data, population))
+    outputs = _Outputs(shadows, name_of(views, data, population))
 
     def wanted(model):
-      return not asked.has(model) or (keep_params and not shadows.has(model))
+      return not outputs.has(model) or (keep_params and not shadows.has(model))
 
     for models, states in shadows.finished(wanted, keep_params=keep_params):
       chunk = shadows.ensemble(models, states)
       broken = chunk.diverged
-      asked.put(np.array(models)[broken], None, chunk)
+      outputs.put(np.array(models)[broken], None, chunk)
       if not broken.all():
-        answers = chunk.converged().signals(population=population, views=views)
-        asked.put(np.array(models)[~broken], answers, chunk)
-  return asked.gather(data, population)
+        # These outputs are saved here, with the facts about their models.
+        finite = dataclasses.replace(chunk.converged(), kept=None)
+        found = finite.signals(population=population, views=views)
+        outputs.put(np.array(models)[~broken], found, chunk)
+  return outputs.gather(data, population)
 
 
-class _Asked:
+class _Outputs:
   """Outputs of models, kept in the store if there is one, otherwise in memory."""
 
   def __init__(self, shadows: Shadows, kind: str):
@@ -107,11 +109,11 @@ class _Asked:
       return False
     return store.notes(name) is not None and store.load_arrays(name) is not None
 
-  def put(self, models, answers: Signals | None, chunk) -> None:
+  def put(self, models, signals: Signals | None, chunk) -> None:
     """Save a chunk's outputs; None marks models that diverged."""
-    notes = {"guarantee": chunk[0].guarantee, "diverged": answers is None}
+    notes = {"guarantee": chunk[0].guarantee, "diverged": signals is None}
     for place, model in enumerate(models.tolist()):
-      arrays = {} if answers is None else of_model(answers, place, STACKS)
+      arrays = {} if signals is None else of_model(signals, place, STACKS)
       if self.has(model):
         continue
       if self.shadows.store is None:

@@ -150,7 +150,7 @@ def add_dp_baseline(
     The result of `attack_dp_baseline`.
 
   Raises:
-    ValueError: if there is no network, and the learner was not made by `classifier`.
+    ValueError: if no network is passed and the learner was not made by `classifier`.
   """
   data, seed = ensemble.data, recipe.training["seed"]
   network = ensemble[0].learner.model if network is None else network
@@ -159,7 +159,8 @@ def add_dp_baseline(
       "the DP-SGD baseline trains the network of `classifier`, which this learner "
       "does not use: drop dp_baseline"
     )
-  reached = accuracies(ensemble.signals(log_probs=False))
+  # With a run folder, the audit reads the same outputs again.
+  reached = accuracies(ensemble.signals(population=data.test, views=views))
   recipe.begin("dp_candidates")
   matched = matched_dp(
     network,

@@ -24,7 +24,7 @@ def read_report(path: str | pathlib.Path) -> dict[str, Any]:
     The report.
 
   Raises:
-    ValueError: if it is no report, or of a newer layout.
+    ValueError: if it is not a report, or has a newer layout.
     FileNotFoundError: if there is none.
   """
   path = local_path(path)

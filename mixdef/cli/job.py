@@ -71,6 +71,9 @@ def main(job: Job, argv: Sequence[str] | None = None) -> None:
     cache_programs()
     try:
       extras.require(*job.needs)
+    except ModuleNotFoundError as error:
+      flags.refuse(job.name, str(error))
+    try:
       settings.connect()
       inputs = settings.inputs()
       folder = settings.folder(job.name, inputs)
@@ -83,7 +86,7 @@ def main(job: Job, argv: Sequence[str] | None = None) -> None:
         flags.refuse(job.name, "the model diverged: lower --learning_rate")
     except BrokenPipeError:
       raise
-    except (ValueError, OSError, MemoryError, ImportError, devices.Stopped) as error:
+    except (ValueError, OSError, MemoryError, devices.Stopped) as error:
       logging.debug("raised at", exc_info=True)
       flags.refuse(job.name, str(error) or "out of memory")
     except jax.errors.JaxRuntimeError as error:

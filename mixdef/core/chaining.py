@@ -251,7 +251,7 @@ def _refuse_with_clipping(part, clipped):
     raise ValueError(
       f"the {after[0]} hook of {part.name} has access to the members, which the noise "
       f"of {clipped.name} does not cover: if the hook needs only the weights or the "
-      f"reference records, add the trait post_processing; otherwise {give_up}"
+      f"auxiliary records, add the trait post_processing; otherwise {give_up}"
     )
 
 

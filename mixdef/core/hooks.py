@@ -31,7 +31,7 @@ class Ctx(NamedTuple):
   grads           position, variables
   update          position, batch, log_probs, losses [B], variables after the step
   epoch, finish   position, variables, predict, data, members bool [N]
-  release_output  queries [B,...], the records asked about
+  release_output  queries [B,...], the queried records
   ```
 
   `variables` holds {"params": ...} and the model's statistics, if it has any.

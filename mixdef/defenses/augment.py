@@ -163,7 +163,7 @@ def gaussian_noise(sigma=0.1, *, clip=True) -> Defense:
     ValueError: for a negative sigma.
 
   Guarantee: none. The noise is redrawn for every visit and enters the input, not the
-  gradient: it is no differential privacy.
+  gradient: this is not differential privacy.
 
   Deviation: if a value is already outside [0, 1], the range is extended to include it,
     so that sigma = 0 never changes the data [ours].

@@ -50,7 +50,7 @@ def fit(
     The `Run`.
 
   Raises:
-    TypeError: for what is no learner, or no `Dataset`.
+    TypeError: if an argument is not a learner or not a `Dataset`.
     ValueError: for sizes out of range, a defense that needs auxiliary records, or a
       folder that holds another run.
   """
@@ -123,7 +123,7 @@ def fit_many(
     The `Ensemble`, models in the order of `members`.
 
   Raises:
-    TypeError: for what is no learner, or no `Dataset`.
+    TypeError: if an argument is not a learner or not a `Dataset`.
     ValueError: for sizes out of range, a defense that needs auxiliary records, or a
       folder that holds another run.
     BlockingIOError: if another process is writing in the folder.

@@ -156,14 +156,14 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
 
 @functools.lru_cache(maxsize=32)
 def query_program(
-  source: Learner | Callable, strategy: str, ask: Callable, rows: int
+  source: Learner | Callable, strategy: str, function: Callable, rows: int
 ) -> Callable:
   """Build the program that evaluates a custom function of every model.
 
   Args:
     source: a learner, or `(**values) -> Learner`.
     strategy: one of `STRATEGIES`.
-    ask: `(learner, state, *rows) -> [B,...]`.
+    function: `(learner, state, *rows) -> [B,...]`.
     rows: number of arrays of rows that it takes.
 
   Returns:
@@ -172,7 +172,7 @@ def query_program(
 
   def run(state, values, *rows):
     learner = source if isinstance(source, Learner) else source(**values)
-    return ask(learner, state, *rows)
+    return function(learner, state, *rows)
 
   return over_models(run, _here(strategy), shared=rows)
 
