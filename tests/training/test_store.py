@@ -402,3 +402,18 @@ def test_signals_are_kept_beside_the_models(tmp_path, monkeypatch):
   assert (replaced.signals(population=others).phi != expected.phi).any()
   found = ask(3, out=tmp_path)
   np.testing.assert_array_equal(found.signals.phi, expected.phi)
+
+
+def test_views_are_made_once_for_the_name_and_once_for_each_chunk(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(strategy, "models_at_once", lambda *_: (2, 0.0))
+  made = []
+
+  def views(x):
+    made.append(len(x))
+    return x[:, None]
+
+  ask(4, out=tmp_path, views=views)
+  # Of the records and of the population; a check of their shape makes none.
+  assert len(made) == 2 * (1 + 2)
