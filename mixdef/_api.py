@@ -13,7 +13,6 @@ from mixdef import (
   utility,
 )
 from mixdef.attacks import Signals, leave_one_out
-from mixdef.attacks.shadow_signals import shadow_signals
 from mixdef.auditing import audit
 from mixdef.core import (
   Defense,
@@ -70,7 +69,6 @@ __all__ = [
   "recipe",
   "registry",
   "section",
-  "shadow_signals",
   "subsets",
   "summarize",
   "training",

@@ -1,15 +1,17 @@
 """Keep the outputs of models in their run folder, so that each is queried once."""
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
+import jax
 import numpy as np
 
 from mixdef.attacks.views import identity
 from mixdef.core.reading import digest
 from mixdef.data import Dataset
 from mixdef.training import Ensemble
+from mixdef.training.stored import Stored
 
 _OTHERS = "population/"
 _RECORDS = 256  # records whose views are held at once
@@ -69,42 +71,68 @@ def joined(
   )
 
 
-def kept(kind: type, names: Sequence[str]) -> Callable[[Callable], Callable]:
-  """Decorate a query of an ensemble, so that its run folder keeps the outputs.
+class Query:
+  """A query of ensembles, whose outputs are kept in the run folder of the models.
 
   Args:
-    kind: type of the signals that the query returns.
+    query: `(ensemble, *, population, views, progress, **options) -> signals`.
+    kind: type of the signals.
     names: its arrays with a leading axis of models.
   """
 
-  def decorate(query):
-    @functools.wraps(query)
-    def run(ensemble: Ensemble, *, population=None, views=None, progress=False, **how):
-      def ask(models):
-        return query(
-          models, population=population, views=views, progress=progress, **how
-        )
+  def __init__(self, query: Callable, kind: type, names: Sequence[str]):
+    functools.update_wrapper(self, query)
+    self.query, self.kind, self.names = query, kind, names
 
-      entries = ensemble.entries
-      if entries is None:
-        return ask(ensemble)
-      store, name = entries.store, name_of(views, ensemble.data, population, **how)
-      places = [f"{name}/{model:05d}" for model in entries.models]
-      origins = [entries.made_from(model) for model in entries.models]
-      found: list[Any] = [None] * len(places)
-      for i, place in enumerate(places):
-        notes = store.notes(place) if store.has(place) else None
-        if notes and notes.get("made_from") == origins[i] and not notes["diverged"]:
-          found[i] = store.load_arrays(place)
-      missing = [i for i, arrays in enumerate(found) if not arrays]
-      if missing:
-        part = ask(ensemble.select(np.array(missing)))
-        for row, i in enumerate(missing):
-          found[i] = of_model(part, row, names)
-          notes = {"guarantee": ensemble[i].guarantee, "diverged": False}
-          store.save(places[i], found[i], made_from=origins[i], **notes)
-      return joined(kind, found, ensemble.members, ensemble.data, population)
+  def __call__(self, ensemble: Ensemble, **arguments: Any) -> Any:
+    """Return the signals; only models whose outputs are not kept are queried."""
+    if ensemble.stored is None:
+      return self.query(ensemble, **arguments)
+    first = jax.process_index() == 0  # the others would write the same
+    return self.named(ensemble.data, **arguments)(ensemble, save=first)
 
-    return run
+  def named(self, data: Dataset, **arguments: Any) -> "NamedQuery":
+    """Return the query of these records with these arguments."""
+    options = {"population": None, "views": None, **arguments}
+    options.pop("progress", None)
+    return NamedQuery(self, name_of(data=data, **options), arguments)
 
-  return decorate
+
+class NamedQuery:
+  """A query with its arguments, and the name of its outputs in a run folder."""
+
+  def __init__(self, query: Query, name: str, arguments: Mapping[str, Any]):
+    self._query, self._name, self._arguments = query, name, arguments
+
+  def has(self, store: Any, model: int) -> bool:
+    """Return whether a store holds intact outputs of a model."""
+    place = self._place(model)
+    return store.has(place) and store.load_arrays(place) is not None
+
+  def __call__(self, ensemble: Ensemble, *, save: bool = True) -> Any:
+    """Return the signals of models in a run folder, and keep those not yet there."""
+    asked, stored = self._query, cast(Stored, ensemble.stored)
+    places = [self._place(model) for model in stored.models]
+    origins = [stored.made_from(model) for model in stored.models.tolist()]
+    found: list[Any] = [None] * len(places)
+    for i, place in enumerate(places):
+      notes = stored.store.notes(place) if stored.store.has(place) else None
+      if notes and notes.get("made_from") == origins[i]:
+        found[i] = stored.store.load_arrays(place)
+    missing = [i for i, arrays in enumerate(found) if not arrays]
+    if missing:
+      part = asked.query(ensemble.select(np.array(missing)), **self._arguments)
+      for row, i in enumerate(missing):
+        found[i] = of_model(part, row, asked.names)
+        if save:
+          stored.store.save(places[i], found[i], made_from=origins[i])
+    population = self._arguments.get("population")
+    return joined(asked.kind, found, ensemble.members, ensemble.data, population)
+
+  def _place(self, model):
+    return f"{self._name}/{model:05d}"
+
+
+def kept(kind: type, names: Sequence[str]) -> Callable[[Callable], Query]:
+  """Decorate a query of an ensemble; see `Query`."""
+  return functools.partial(Query, kind=kind, names=names)

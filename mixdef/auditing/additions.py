@@ -47,7 +47,7 @@ class Recipe:
     Raises:
       ValueError: for GANs, and for models with different hyper-parameters.
     """
-    if ensemble[0].learner.kind != "classifiers" or ensemble.values:
+    if ensemble.learner.kind != "classifiers" or ensemble.values:
       raise ValueError(
         "canaries and the DP-SGD baseline can be trained only for classifiers of one "
         "recipe: pass the results of attack_canaries and attack_dp_baseline, or drop "
@@ -57,15 +57,27 @@ class Recipe:
     out = training.pop("out")
     return cls(len(ensemble), {**sizes, "strategy": ensemble.strategy, **training}, out)
 
-  def train(self, learner: Learner, data: Dataset, name: str) -> Ensemble:
-    """Train S models and return those that did not diverge."""
+  def train(
+    self, learner: Learner, data: Dataset, name: str, **signals: Any
+  ) -> Ensemble:
+    """Train S models and return those that did not diverge.
+
+    Args:
+      learner: what to train.
+      data: the records.
+      name: name of the ensemble.
+      **signals: `population` and `views`, if every record will be queried; with a
+        folder, each chunk of models is queried as soon as it is trained.
+    """
     self.begin(name)
+    kept = signals if signals and self.out is not None else None
     return fit_many(
       learner,
       data,
       subsets(data, self.num_models, seed=self.training["seed"]),
       num_members=public_size(data),
       out=self.folder(name),
+      signals=kept,
       **self.training,
     ).converged()
 
@@ -153,7 +165,7 @@ def add_dp_baseline(
     ValueError: if no network is passed and the learner was not made by `classifier`.
   """
   data, seed = ensemble.data, recipe.training["seed"]
-  network = ensemble[0].learner.model if network is None else network
+  network = ensemble.learner.model if network is None else network
   if network is None:
     raise ValueError(
       "the DP-SGD baseline trains the network of `classifier`, which this learner "
@@ -171,7 +183,9 @@ def add_dp_baseline(
     out=recipe.folder("dp_candidates"),
     **recipe.training,
   )
-  models = recipe.train(matched.learner, data, "dp_baseline")
+  models = recipe.train(
+    matched.learner, data, "dp_baseline", population=data.test, views=views
+  )
   found = None
   if canaries is not None:
     found = add_canaries(
@@ -224,7 +238,7 @@ def added(
   recipe, data = Recipe.of(source, **training), None
   if isinstance(canaries, str):
     data = planted(source.data, canaries, seed=training["seed"])
-    canaries = add_canaries(recipe, source[0].learner, data, views=views)
+    canaries = add_canaries(recipe, source.learner, data, views=views)
   if dp_baseline is True:
     dp_baseline = add_dp_baseline(recipe, source, attacks, canaries=data, views=views)
   return canaries, dp_baseline or None

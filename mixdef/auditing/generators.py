@@ -91,7 +91,7 @@ def describe_generators(
     ValueError: for models that make no records, data without a held-out file, or
       pictures without an extractor.
   """
-  data, learner = ensemble.data, ensemble[0].learner
+  data, learner = ensemble.data, ensemble.learner
   if learner.kind != "generators":
     raise ValueError(f"{learner.text} does not generate records; pass trained GANs")
   if data.test is None:

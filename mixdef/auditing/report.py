@@ -277,7 +277,7 @@ def _catalogue_for(source: Ensemble | Signals) -> Catalogue:
   if isinstance(source, Signals):
     gan = isinstance(source, GanSignals)
   else:
-    gan = source[0].learner.kind == "generators"
+    gan = source.learner.kind == "generators"
   return GAN_ATTACKS if gan else ATTACKS
 
 

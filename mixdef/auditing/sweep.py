@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from absl import logging
 from numpy.typing import ArrayLike
@@ -21,7 +22,7 @@ from mixdef.core.grids import Grid, read_grids
 from mixdef.core.hooks import Defense
 from mixdef.core.learner import Learner
 from mixdef.data import Dataset
-from mixdef.training import Ensemble, fit_many
+from mixdef.training import Ensemble, devices, fit_many
 from mixdef.training.signature import AnotherRun, digest_data, equal_or_refuse
 
 # Options of `fit_many` that change how fast it is, not its result.
@@ -62,7 +63,7 @@ def sweep_defenses(
   finished defense is a file in `out`; a later call with more defenses, data sets or
   seeds adds to them, and tries again what was refused. After each program the tables
   sweep.csv, sweep.md and sweep.png of `out` are written. Models and scores are not
-  kept.
+  kept. Several processes that share `out` train together; the first attacks and writes.
 
   Args:
     make_learner: returns the learner with a defense.
@@ -83,7 +84,8 @@ def sweep_defenses(
     All results in `out`, one dictionary per data set, defense and seed: first the
     `defenses` in their order, then the others. Each holds dataset, seed, family (the
     text with the lists), defense, and either accuracies, guarantee and `attacks`
-    (metrics by attack), or `not_run` with the reason.
+    (metrics by attack), or `not_run` with the reason. Empty on all processes but the
+    first.
 
   Raises:
     ValueError: an argument is out of range, or `out` holds results that were made from
@@ -102,11 +104,13 @@ def sweep_defenses(
       **{name: value for name, value in training.items() if name not in _SPEED},
     }
   made_from = {**made_from, "records": digest_data(data)}
+  first = jax.process_index() == 0
   for grid in grids:
     for part in _programs(grid):
       _complete(sweep, grid.text, part, out, made_from, noted or {})
-      sweep_tables.write(_read_cells(out, grids), out)
-  return _read_cells(out, grids)
+      if first:
+        sweep_tables.write(_read_cells(out, grids), out)
+  return _read_cells(out, grids) if first else []
 
 
 def _programs(grid: Grid) -> list[Grid]:
@@ -126,12 +130,17 @@ def _complete(sweep, family, grid, out, made_from, noted) -> None:
     if cell := _read_cell(path):
       fix = "Choose another --out."
       equal_or_refuse(path, cell["made_from"], made_from, fix=fix)
-  missing = [i for i, text in enumerate(grid.texts) if not _finished(paths[i], text)]
+  # The first process has written the cells before; the others then see the same.
+  missing = devices.first_then_all(
+    lambda: [i for i, text in enumerate(grid.texts) if not _finished(paths[i], text)]
+  )
   if not missing:
     return
   grid = grid.take(missing)
   scratch = place / f"training-{_mark(shadows, *grid.texts)}"
   found = _results(sweep, grid, scratch)
+  if jax.process_index():
+    return
   common = {"dataset": sweep.data.name, "seed": sweep.seed, "family": family}
   common |= {**noted, "made_from": made_from}
   for i, text, result in zip(missing, grid.texts, found, strict=True):
@@ -196,6 +205,8 @@ def _results(sweep, grid, scratch) -> list[dict[str, Any]]:
     ensemble = _trained(sweep, grid, scratch)
   except ValueError as error:
     return [_refused(error)] * len(grid.cells)
+  if jax.process_index():
+    return []  # the first process attacks
   seconds = round(ensemble.seconds / len(grid.cells), 2)
   slices = (slice(i, i + shadows) for i in range(0, len(ensemble), shadows))
   return [
@@ -224,6 +235,7 @@ def _trained(sweep, grid, scratch) -> Ensemble:
       model_ids=np.tile(np.arange(shadows), cells),
       sweep={name: np.repeat(column, shadows) for name, column in grid.values.items()},
       out=scratch,
+      signals={"population": sweep.data.test},
       **sweep.training,
     )
 
@@ -232,6 +244,8 @@ def _trained(sweep, grid, scratch) -> Ensemble:
   except AnotherRun as error:  # the code or the strategy changed since it was stopped
     logging.info("the partly trained models are trained again: %s", error)
     shutil.rmtree(scratch)
+    if jax.process_count() > 1:
+      raise devices.Stopped(f"{scratch} was outdated: run the command again") from None
     return train()
 
 
@@ -248,7 +262,7 @@ def _attacked(sweep, ensemble) -> dict[str, Any]:
   )
   return {
     **accuracies(outputs),
-    **ensemble[0].guarantee,
+    **ensemble.guarantee,
     "num_shadows": len(ensemble),
     "diverged": trained - len(ensemble),
     "num_records": int(ensemble.data.audited.sum()),

@@ -167,7 +167,7 @@ def attack_dp_baseline(
     "defense_test_accuracy": matched.target_accuracy,
     "candidates": matched.candidates,
     **{name: reached[name] for name in ("test_accuracy", "test_accuracy_std")},
-    **ensemble[0].guarantee,
+    **ensemble.guarantee,
     "attacks": findings.figures,
     "scores": findings.scores,
     "members": ensemble.members,

@@ -177,7 +177,8 @@ def _of_shadows(settings, folder):
   )
   transferred = _transferred(settings, folder, stages)
   learner = settings.make_learner(data)
-  ensemble, found, baseline = recipe.train(learner, data, "shadows"), None, None
+  ensemble = recipe.train(learner, data, "shadows", population=data.test, views=views)
+  found, baseline = None, None
   if canaries is not None:
     found = auditing.add_canaries(recipe, learner, canaries, views=views)
   if compared:

@@ -7,7 +7,8 @@ as its references. With a defense, as many undefended GANs are trained on the sa
 halves, as natural references of the adaptive attacks; --natural=FOLDER takes those of
 an undefended run, with its own recipe. Writes report.html (one self-contained page),
 report.json, scores.npz, the samples as PNG and result.json. A second run with the same
---out resumes.
+--out resumes. Several hosts train together with --coordinator and a shared --out, as in
+mixdef lira.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from mixdef.cli import job
 from mixdef.cli.gan_settings import GanSettings
 
 with epy.lazy_imports():
+  import jax
   import numpy as np
 
   import mixdef
@@ -54,6 +56,8 @@ def run(settings: GanSettings, folder: pathlib.Path) -> dict:
   models = train("GANs", settings, folder / _MODELS)
   if settings.is_defended and not settings.natural:
     natural = train("natural references", settings.undefended, folder / "natural")
+  if jax.process_index():
+    return {}  # the first process reports
   models, natural = _sound(models, natural)
   stages.begin("samples and their utility")
   generated = auditing.describe_generators(
@@ -99,7 +103,10 @@ def _train(stages, data, name, settings, folder):
   stages.begin(name)
   logging.info("training %s of %s", settings.defended_by, settings.learner)
   learner = settings.make_learner(data)
-  return mixdef.fit_many(learner, data, out=folder, **settings.on_halves(data))
+  queries = {"population": data.test}  # as the audit queries them
+  return mixdef.fit_many(
+    learner, data, signals=queries, out=folder, **settings.on_halves(data)
+  )
 
 
 def _sound(models, natural):

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from etils import epy
 
 from mixdef.cli import papers
-from mixdef.cli.settings import ShadowSettings, about
+from mixdef.cli.settings import HostSettings, about
 
 with epy.lazy_imports():
   import optax
@@ -43,7 +43,7 @@ _RECIPE += ("epochs", "batch_size")
 
 
 @dataclasses.dataclass(frozen=True)
-class GanSettings(ShadowSettings):
+class GanSettings(HostSettings):
   """Settings of generative models and their evaluation."""
 
   model: str = "auto"

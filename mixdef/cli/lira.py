@@ -54,18 +54,19 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   """Train shadow models and attack them; returns the content of result.json."""
   data = settings.cut(settings.load(), halves=2)
   views = mixdef.attacks.VIEWS["mirror" if settings.mirror else "none"]
-  answered = mixdef.shadow_signals(
+  queries = {"population": data.test, "views": views()}
+  trained = mixdef.fit_many(
     settings.make_learner(data),
     data,
-    views=views(),
-    population=data.test,
+    signals=queries,
     keep_params=settings.keep_params,
     out=folder,
     **settings.on_halves(data),
   )
   if jax.process_index():
     return {}  # the first process reports
-  signals = answered.signals
+  shadows = trained.converged()
+  signals = shadows.signals(**queries)
   every = mixdef.attacks.ATTACKS
   chosen = [name for name in every.on_signals if every.family(name) in _FAMILIES]
   found = auditing.run_attacks(chosen, signals)
@@ -84,18 +85,18 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   )
   return {
     **auditing.accuracies(signals),
-    **answered.guarantee,
+    **shadows.guarantee,
     "defense": settings.defended_by,
     "dataset": data.name,
     "num_records": len(data),
     "design": "bernoulli",
     "references": "trained with the target's defense",
     "fits": _counts(signals),
-    "num_shadows": len(answered.models),
-    "diverged": answered.diverged,
-    "strategy": answered.strategy,
-    "seconds": round(answered.seconds, 2),
-    "shadows_per_minute": round(answered.per_minute, 2),
+    "num_shadows": len(shadows),
+    "diverged": np.flatnonzero(trained.diverged).tolist(),
+    "strategy": trained.strategy,
+    "seconds": round(trained.seconds, 2),
+    "shadows_per_minute": round(trained.per_minute, 2),
     "keep_params": settings.keep_params,
     "attacks": found.figures,
     "not_run": found.not_run,

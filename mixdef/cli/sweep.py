@@ -8,7 +8,8 @@ shadow models on the same random halves of the same records, and every model is 
 target once. Writes sweep.csv, sweep.md, sweep.png and result.json. A second run with
 the same --out resumes; with other defenses, data sets or seeds, it adds to the table.
 What was refused is tried again. Only metrics are kept: for models and scores use the
-jobs lira or audit.
+jobs lira or audit. Several hosts train together with --coordinator and a shared --out,
+as in mixdef lira.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from etils import epy
 
 from mixdef.cli import flags, job
 from mixdef.cli.papers import STUDIES
-from mixdef.cli.settings import PLACES, JobSettings, ShadowSettings, about
+from mixdef.cli.settings import PLACES, HostSettings, JobSettings, about
 
 with epy.lazy_imports():
   import mixdef
@@ -37,7 +38,7 @@ ATTACKS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class SweepSettings(ShadowSettings):
+class SweepSettings(HostSettings):
   """Settings of a grid of defenses; `defense` is not used."""
 
   study: str = ""

@@ -5,9 +5,9 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from mixdef.data import Dataset
 from mixdef.training.devices import evenly, on_one_device, spread
 from mixdef.training.programs import programs, query_program
 from mixdef.training.sampling import Plan
+from mixdef.training.stored import Stored, rows_of
 
 _AT_ONCE = 4  # concurrent blocks on a CPU; each holds its own activations
 READ_OFF = "read off the membership"
@@ -195,36 +196,19 @@ class Run:
     return {"epsilon": None, "delta": None}
 
 
-class Entries(NamedTuple):
-  """Where the models of an ensemble are kept in a run folder.
-
-  Attributes:
-    store: the run folder.
-    models: int [S], the index of each model in the folder.
-    made_from: model index -> everything that determines the model.
-    states: the states of the ensemble that this describes.
-    data: its records.
-  """
-
-  store: Any
-  models: np.ndarray
-  made_from: Callable[[int], dict[str, Any]]
-  states: TrainState
-  data: Dataset
-
-
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
   """S models trained on subsets of the same records.
 
-  States have the leading axis S. `members` bool [S,N] is the membership matrix;
-  `values` holds the hyper-parameters that differ between models. `kept` says where they
-  are in the run folder, if there is one. `ensemble[s]` is one `Run`.
+  `states` have the leading axis S; `held` are the states, or `Stored`, which loads them
+  from a run folder when they are used. `members` bool [S,N] is the membership matrix;
+  `values` holds the hyper-parameters that differ between models. `ensemble[s]` is one
+  `Run`.
   """
 
   source: Learner | Callable[..., Learner]
   values: dict[str, Any]
-  states: TrainState
+  held: TrainState | Stored
   members: np.ndarray
   data: Dataset
   plan: Plan
@@ -232,10 +216,37 @@ class Ensemble:
   models_at_once: int
   history: list[dict]
   noise: str | None = None
-  kept: Entries | None = None
 
   def __len__(self) -> int:
     return len(self.members)
+
+  @property
+  def learner(self) -> Learner:
+    """The learner of the first model."""
+    if isinstance(self.source, Learner):
+      return self.source
+    return self.source(**rows_of(self.values, 0))
+
+  @property
+  def states(self) -> TrainState:
+    """The states of all models, with the leading axis S, in memory.
+
+    Raises:
+      Stopped: if the run folder lacks some.
+    """
+    return self.held.read() if isinstance(self.held, Stored) else self.held
+
+  @property
+  def stored(self) -> Stored | None:
+    """Where the models are in a run folder; None if weights or records changed."""
+    held = self.held
+    return held if isinstance(held, Stored) and held.data is self.data else None
+
+  @property
+  def guarantee(self) -> dict[str, float | str | None]:
+    """What the defense states of the first model; see `Run.guarantee`."""
+    stored = self.stored
+    return stored.select([0]).notes[0]["guarantee"] if stored else self[0].guarantee
 
   @property
   def seconds(self) -> float:
@@ -252,8 +263,8 @@ class Ensemble:
   def __getitem__(self, s: int) -> Run:
     if not -len(self) <= s < len(self):
       raise IndexError(f"model {s} of an ensemble of {len(self)}")
-    own = (self.states, self.values)
-    state, values = jax.tree.map(lambda leaf: leaf[s], own)
+    one = self.select([s])
+    state, values = jax.tree.map(lambda leaf: leaf[0], (one.states, one.values))
     return Run(
       *(self.source, values, state, self.members[s]),
       *(self.data, self.plan, self.history, self.noise),
@@ -262,9 +273,12 @@ class Ensemble:
   @property
   def diverged(self) -> np.ndarray:
     """Whether each model has non-finite parameters or returns NaN: bool [S]."""
+    if self.stored:
+      return np.array([notes["diverged"] for notes in self.stored.notes])
+    states = self.states
     finite = [
       np.isfinite(np.asarray(leaf, np.float32)).reshape(len(self), -1).all(1)
-      for leaf in jax.tree.leaves((self.states.params, self.states.stats))
+      for leaf in jax.tree.leaves((states.params, states.stats))
     ]
     silent = np.isnan(self.log_probs(self.data.x[:BLOCK])).any((1, 2))
     return silent | ~np.all(finite, axis=0)
@@ -280,24 +294,13 @@ class Ensemble:
       raise ValueError("all models diverged: train with a lower learning rate")
     return self.select(~broken) if broken.any() else self
 
-  def select(self, models: slice | np.ndarray) -> "Ensemble":
+  def select(self, models: slice | np.ndarray | Sequence[int]) -> "Ensemble":
     """Return an ensemble of some models, given as a slice, a mask or indices."""
     models = models if isinstance(models, slice) else np.asarray(models)
-    own = (self.states, self.values, self.members)
-    states, values, members = jax.tree.map(lambda leaf: leaf[models], own)
-    kept = self.entries
-    if kept:
-      kept = kept._replace(models=kept.models[models], states=states)
-    return dataclasses.replace(
-      self, states=states, values=values, members=members, kept=kept
-    )
-
-  @property
-  def entries(self) -> Entries | None:
-    """Where the models are kept; None without a folder, or if they were replaced."""
-    kept = self.kept
-    intact = kept and kept.states is self.states and kept.data is self.data
-    return kept if intact and jax.process_count() == 1 else None
+    values, members = rows_of((self.values, self.members), models)
+    held = self.held
+    held = held.select(models) if isinstance(held, Stored) else rows_of(held, models)
+    return dataclasses.replace(self, held=held, values=values, members=members)
 
   def log_probs(self, x, *, raw: bool = False) -> np.ndarray:
     """Return every released model's log-probabilities [S,B,K] for records x [B,...].
@@ -368,7 +371,7 @@ class Ensemble:
       ValueError: if a model answers NaN, the views have another shape, or the
         population holds records of another shape or type.
     """
-    query = registry.SIGNALS[self[0].learner.kind]
+    query = registry.SIGNALS[self.learner.kind]
     return query(self, population=population, views=views, progress=progress, **options)
 
   def _asked(self, predict):

@@ -1,6 +1,5 @@
 """`fit` and `fit_many`: train one model, or S models in the same training loop."""
 
-import contextlib
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +15,7 @@ from mixdef.data import Dataset, validate_members
 from mixdef.training.ensemble import Ensemble, Run
 from mixdef.training.options import Options
 from mixdef.training.prepare import prepare
-from mixdef.training.shadows import Shadows, join, open_shadows
+from mixdef.training.shadows import open_shadows
 
 
 def fit(
@@ -87,6 +86,8 @@ def fit_many(
   model_ids: Any = None,
   sweep: Mapping[str, Any] | None = None,
   out: str | pathlib.Path | None = None,
+  signals: Mapping[str, Any] | None = None,
+  keep_params: bool = True,
   progress: bool = False,
 ) -> Ensemble:
   """Train S models on S subsets of the same records.
@@ -115,8 +116,15 @@ def fit_many(
       0..S-1. Models with the same id and different hyper-parameters are paired.
     sweep: hyper-parameters that differ between models, {name: [S]}.
     out: folder for models, checkpoints and metrics.jsonl. An interrupted call resumes
-      from it, and a call with more models adds them. Several processes share one
-      folder.
+      from it, and a call with more models adds them. Models are loaded from there when
+      they are used, so that memory holds one chunk of them. Several processes share one
+      folder and the work; without it, each process trains all models by itself.
+    signals: arguments of `Ensemble.signals`, such as `population` and `views` (may be
+      empty). Each chunk of models is queried as soon as it is trained, and the outputs
+      are kept in `out`, where `Ensemble.signals` with the same arguments finds them.
+      Several processes then share this work, too.
+    keep_params: False writes only the outputs that `signals` selects, not the models;
+      other queries then require training again.
     progress: show a progress bar (on a terminal) or progress lines.
 
   Returns:
@@ -124,8 +132,8 @@ def fit_many(
 
   Raises:
     TypeError: if an argument is not a learner or not a `Dataset`.
-    ValueError: for sizes out of range, a defense that needs auxiliary records, or a
-      folder that holds another run.
+    ValueError: for sizes out of range, a defense that needs auxiliary records, a
+      folder that holds another run, or outputs to keep without a folder.
     BlockingIOError: if another process is writing in the folder.
     OSError: if the folder cannot be written; what is there stays whole.
     Stopped: if a worker or another process failed; the same call resumes.
@@ -141,36 +149,17 @@ def fit_many(
     model_ids=model_ids,
     sweep=sweep,
     out=out,
+    signals=signals,
+    keep_params=keep_params,
     progress=progress,
   )
-  with shadow_training(learner, data, members, options) as shadows:
-    parts = [states for _, states in shadows.finished()]
-  if jax.process_count() > 1:
-    parts = [shadows.read()]
-  states = parts[0] if len(parts) == 1 else jax.tree.map(join, *parts)
-  return shadows.ensemble(range(len(shadows.members)), states)
+  with _opened(learner, data, members, options) as shadows:
+    states = shadows.train()
+  return shadows.ensemble(states)
 
 
-def shadow_training(
-  learner: Learner | Callable[..., Learner],
-  data: Dataset,
-  members: Any,
-  options: Options,
-) -> contextlib.AbstractContextManager[Shadows]:
-  """Open the training of S models, to process them chunk by chunk.
-
-  Args:
-    learner: as in `fit_many`.
-    data: as in `fit_many`.
-    members: as in `fit_many`.
-    options: the other arguments of `fit_many`.
-
-  Returns:
-    A context manager whose `Shadows` yields the finished models.
-
-  Raises:
-    ValueError: as `fit_many`.
-  """
+def _opened(learner, data, members, options):
+  """Check the arguments of `fit_many` against the data, and open its training."""
   _check_kinds(learner, data)
   members = validate_members(members, len(data))
   if (members & data.auxiliary).any():

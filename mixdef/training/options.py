@@ -14,7 +14,8 @@ class Options:
   """The arguments of `fit_many` after the first three, with their defaults.
 
   Raises:
-    ValueError: for seeds and strategies that do not exist.
+    ValueError: for seeds and strategies that do not exist, and for outputs to keep
+      without a folder or a query.
   """
 
   epochs: int
@@ -27,6 +28,8 @@ class Options:
   model_ids: Any = None
   sweep: Mapping[str, Any] | None = None
   out: str | pathlib.Path | None = None
+  signals: Mapping[str, Any] | None = None
+  keep_params: bool = True
   progress: bool = False
 
   def __post_init__(self) -> None:
@@ -35,6 +38,13 @@ class Options:
     if self.strategy not in (*STRATEGIES, "auto"):
       known = ", ".join((*STRATEGIES, "auto"))
       raise ValueError(f"strategy={self.strategy!r} is none of {known}")
+    if self.signals is not None and self.out is None:
+      raise ValueError("signals are kept in a run folder: pass out, or drop signals")
+    if not self.keep_params and self.signals is None:
+      raise ValueError(
+        "keep_params=False keeps nothing but outputs: pass signals={}, or keep_params="
+        "True"
+      )
     if self.noise_seed is not None:
       noise_seed = check_seed(self.noise_seed, "noise_seed")
       object.__setattr__(self, "noise_seed", noise_seed)

@@ -1,4 +1,4 @@
-"""Train the missing models of an ensemble, loading finished ones from disk."""
+"""Train the missing models of an ensemble, and query them while they are in memory."""
 
 import contextlib
 import dataclasses
@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from mixdef.core import registry
 from mixdef.core.files import local_path
 from mixdef.core.learner import Learner, TrainState
 from mixdef.data import Dataset
 from mixdef.training import devices
 from mixdef.training.agreement import Agreement, agree, made_from_alone
-from mixdef.training.ensemble import Ensemble, Entries
+from mixdef.training.ensemble import Ensemble
 from mixdef.training.entry import is_key
 from mixdef.training.loop import Loop
 from mixdef.training.options import Options
@@ -24,6 +24,7 @@ from mixdef.training.prepare import Training
 from mixdef.training.programs import programs
 from mixdef.training.progress import Progress
 from mixdef.training.store import Store, locked
+from mixdef.training.stored import NOTES, Stored, joined, name_of, rows_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,72 +34,55 @@ class Shadows:
   source: Learner | Callable[..., Learner]
   data: Dataset
   members: np.ndarray
+  options: Options
   agreed: Agreement
   store: Any  # Store | None, used only if there is one
   loop: Loop
 
-  def finished(
-    self, wanted: Callable[[int], bool] | None = None, *, keep_params: bool = True
-  ) -> Iterator[tuple[list[int], TrainState]]:
-    """Yield finished models chunk by chunk; one of several processes yields its share.
+  def train(self) -> TrainState | None:
+    """Train the missing models chunk by chunk; one of several processes its share.
 
-    Models found in the store are loaded, and the others are trained. The caller must
-    have saved a chunk before requesting the next one, because its checkpoints are
-    removed then.
+    With a run folder, finished models are found there, and a chunk is written and
+    queried before the next one is trained, so that memory does not grow with S.
 
-    Args:
-      wanted: selects models; defaults to all.
-      keep_params: write each finished model to the store.
-
-    Yields:
-      Indices of models, and their states with a leading axis.
+    Returns:
+      The states of all models if there is no run folder, else None.
     """
     epochs = self.agreed.training.work // len(self.members)
-    for chunk in _chunks(len(self.members), self.agreed.models_at_once):
-      models = [model for model in chunk if wanted is None or wanted(model)]
-      kept = {model: self._read(model) for model in models}
-      kept = {model: state for model, state in kept.items() if state is not None}
-      lost = [model for model in models if model not in kept]
+    parts = []
+    for chunk in _chunks(len(self.members), self.agreed.models_at_once, self.store):
+      found = {model: self._read(model) for model in chunk}
+      lost = [
+        model for model in chunk if found[model] is None and not self._done(model)
+      ]
       self.loop.progress.resume(epochs * (len(chunk) - len(lost)))
-      if not models:
-        continue
-      if not lost:
-        yield models, _stack([kept[model] for model in models])
-        continue
-      states = self._train(lost)
-      if self.store or len(chunk) < len(self.members):
-        states = _to_host(states)
-      if self.store and keep_params:
-        self._write(lost, states)
-      if kept:
-        kept |= {model: _row(states, place) for place, model in enumerate(lost)}
-        states = _stack([kept[model] for model in models])
-      yield models, states
+      if lost:
+        states = self._train(lost)
+        if self.store or len(chunk) < len(self.members):
+          states = _to_host(states)
+        self._keep(lost, states)
+        if self.store is None:
+          parts.append(states)
+          continue
+        found |= {model: rows_of(states, place) for place, model in enumerate(lost)}
+      self._query({model: state for model, state in found.items() if state is not None})
       self.loop.forget(chunk)
+    if parts:
+      return parts[0] if len(parts) == 1 else joined(parts)
+    return None
 
-  def read(self) -> TrainState:
-    """Load the models written by all processes.
+  def ensemble(self, states: TrainState | None) -> Ensemble:
+    """Return the models as an ensemble, in the run folder if `states` is None."""
+    models = range(len(self.members))
+    return self._ensemble(models, states or self._stored(models, {}))
 
-    Raises:
-      Stopped: if some are missing.
-    """
-    states = [self._read(model) for model in range(self.agreed.training.count)]
-    if any(state is None for state in states):
-      raise devices.Stopped(f"{self.store.folder} misses models: run it again")
-    return _stack(states)
-
-  def ensemble(self, models: Sequence[int], states: Any) -> Ensemble:
-    """Return some of the models as an ensemble; states may be None if never queried."""
+  def _ensemble(self, models: Sequence[int], held: TrainState | Stored) -> Ensemble:
     chosen = np.array(models)
-    kept = None
-    if self.store:
-      kept = Entries(self.store, chosen, self.made_from, states, self.data)
+    values = self.agreed.training.values.items()
     return Ensemble(
       source=self.source,
-      values={
-        name: value[chosen] for name, value in self.agreed.training.values.items()
-      },
-      states=states,
+      values={name: value[chosen] for name, value in values},
+      held=held,
       members=self.members[chosen],
       data=self.data,
       plan=self.agreed.training.plan,
@@ -106,22 +90,55 @@ class Shadows:
       noise=self.agreed.noise,
       history=self.loop.history,
       models_at_once=self.agreed.models_at_once,
-      kept=kept,
     )
 
-  def has(self, model: int) -> bool:
-    """Return whether a finished model is in the store and can be read."""
-    return self._read(model) is not None
+  def _stored(self, models, recent):
+    return Stored(
+      self.store, np.array(models), self._made_from, self._read, self.data, recent
+    )
 
-  def made_from(self, model: int) -> dict[str, Any]:
+  def _made_from(self, model: int) -> dict[str, Any]:
     """Return everything that determines a model, with arrays as digests."""
     return {**self.agreed.made_from, **made_from_alone(self.agreed.training, model)}
 
+  def _notes(self, model):
+    name = name_of(model)
+    return self.store.notes(name, NOTES) if self.store.has(name) else None
+
   def _read(self, model):
-    name = f"models/{model:05d}"
-    if not (self.store and self.store.has(name)):
+    """Return a model of the store, or None without intact parameters."""
+    notes = self.store and self._notes(model)
+    if not (notes and notes["parameters"]):
       return None
-    return self.store.load(name, self._shapes)
+    return self.store.load(name_of(model), self._shapes)
+
+  def _done(self, model):
+    """Return whether the outputs of a model, which are all that is kept, are kept."""
+    if self.store is None or self.options.keep_params:
+      return False
+    notes = self._notes(model)
+    if notes is None:
+      return False
+    return notes["diverged"] or self._outputs.has(self.store, model)
+
+  @functools.cached_property
+  def _outputs(self) -> Any:
+    """Return the query whose outputs are kept, or None."""
+    if self.options.signals is None:
+      return None
+    query: Any = registry.SIGNALS[self.agreed.training.learner.kind]
+    return query.named(self.data, **self.options.signals)
+
+  def _query(self, found):
+    """Query the models whose outputs are not in the store."""
+    if self._outputs is None:
+      return
+    models = [model for model in found if not self._outputs.has(self.store, model)]
+    if models:
+      ensemble = self._ensemble(models, self._stored(models, dict(found)))
+      sound = ~ensemble.diverged
+      if sound.any():
+        self._outputs(ensemble.select(sound))
 
   @functools.cached_property
   def _shapes(self):
@@ -135,10 +152,21 @@ class Shadows:
       lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), done
     )
 
-  def _write(self, models, states):
-    for place, model in enumerate(models):
-      name, made_from = f"models/{model:05d}", self.made_from(model)
-      self.store.save(name, _row(states, place), made_from=made_from)
+  def _keep(self, models, states):
+    """Write trained models to the store, if there is one; warn if some diverged."""
+    ensemble = self._ensemble(models, states)
+    diverged = ensemble.diverged
+    for model in np.array(models)[diverged]:
+      logging.warning("model %d diverged: its parameters are not finite", model)
+    for place, model in enumerate(models if self.store else []):
+      self.store.save(
+        name_of(model),
+        rows_of(states, place) if self.options.keep_params else {},
+        made_from=self._made_from(model),
+        diverged=bool(diverged[place]),
+        guarantee=ensemble[place].guarantee,
+        parameters=self.options.keep_params,
+      )
 
   def _train(self, models):
     """Train models; vmapped chunks are padded, so that all use the same program."""
@@ -149,10 +177,7 @@ class Shadows:
     states = self.loop.run(
       self.agreed.training.select(rows), self.agreed.strategy, models
     )
-    states = jax.tree.map(lambda leaf: leaf[:count], states)
-    for model in np.array(models)[self.ensemble(models, states).diverged]:
-      logging.warning("model %d diverged: its parameters are not finite", model)
-    return states
+    return rows_of(states, slice(count))
 
 
 @contextlib.contextmanager
@@ -173,14 +198,9 @@ def open_shadows(
   Raises:
     AnotherRun: if the folder holds models made from other things.
     BlockingIOError: if another run is writing there.
-    ValueError: if there is no folder and several processes.
   """
-  processes = jax.process_count()
-  if options.out is None and processes > 1:
-    raise ValueError(
-      f"{processes} processes train together: give out, a folder they share"
-    )
   store = None if options.out is None else Store(local_path(options.out, "out"))
+  processes = jax.process_count() if store else 1  # alone without a shared folder
   first = jax.process_index() == 0
   with contextlib.ExitStack() as held:
 
@@ -194,16 +214,16 @@ def open_shadows(
         options,
         num_models=-(-training.count // processes),
       )
-      own = sum(map(len, _chunks(training.count, agreed.models_at_once)))
+      own = sum(map(len, _chunks(training.count, agreed.models_at_once, store)))
       work = training.work // training.count * own
       shown = Progress(work, unit="epoch", shown=options.progress)
       loop = Loop(store, shown, agreed.made_from)
       members = np.asarray(training.members)
-      return Shadows(source, data, members, agreed, store, loop)
+      return Shadows(source, data, members, options, agreed, store, loop)
 
-    shadows = devices.first_then_all(begin)
+    shadows = devices.first_then_all(begin) if store else begin()
     try:
-      with devices.together("trained"):
+      with devices.together("trained") if store else contextlib.nullcontext():
         yield shadows
     finally:
       shadows.loop.progress.close()
@@ -219,26 +239,12 @@ def _gathered(store):
   return store.read_metrics()
 
 
-def _chunks(total, size):
+def _chunks(total, size, store):
   """Return the chunks of models of this process: every n-th chunk of n processes."""
   chunks = [range(first, min(first + size, total)) for first in range(0, total, size)]
-  return chunks[jax.process_index() :: jax.process_count()]
+  return chunks[jax.process_index() :: jax.process_count()] if store else chunks
 
 
 def _to_host(states):
   """Move states to the host; random keys stay, because numpy cannot represent them."""
   return jax.tree.map(lambda leaf: leaf if is_key(leaf) else np.asarray(leaf), states)
-
-
-def _row(states, place):
-  return jax.tree.map(lambda leaf: leaf[place], states)
-
-
-def _stack(states):
-  rows = (jax.tree.map(lambda leaf: leaf[None], state) for state in states)
-  return jax.tree.map(join, *rows)
-
-
-def join(*leaves):
-  """Concatenate leaves of states along the axis of models, on the host."""
-  return (jnp if is_key(leaves[0]) else np).concatenate(leaves)

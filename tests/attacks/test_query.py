@@ -140,7 +140,7 @@ def test_a_model_that_diverged_is_named(ensemble):
   params = jax.tree.map(spoil, ensemble.states.params)
   states = ensemble.states._replace(params=params)
   with pytest.raises(ValueError, match=r"models \[1\] output NaN") as raised:
-    dataclasses.replace(ensemble, states=states).signals()
+    dataclasses.replace(ensemble, held=states).signals()
   assert "\n" not in str(raised.value)
 
 
@@ -200,7 +200,7 @@ def test_models_may_be_asked_in_chunks_and_from_the_host(ensemble):
     return leaf if is_key else np.asarray(leaf)
 
   states = jax.tree.map(to_host, ensemble.states)
-  chunked = dataclasses.replace(ensemble, states=states, models_at_once=2)
+  chunked = dataclasses.replace(ensemble, held=states, models_at_once=2)
   assert [models for models, _ in chunked.chunks()] == [slice(0, 2), slice(2, 4)]
   assert equal(chunked.signals(), ensemble.signals())
   x = ensemble.data.x[:5]

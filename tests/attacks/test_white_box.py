@@ -177,7 +177,7 @@ def test_pitfall_03_averaged_weights_are_what_is_differentiated(averaged):
   """Compare with an undefended model whose weights are the average."""
   plain = overfitted(60, 1)
   average = averaged.states.defense["ema"]["params"]
-  released = dataclasses.replace(plain, states=plain.states._replace(params=average))
+  released = dataclasses.replace(plain, held=plain.states._replace(params=average))
   options = {"records": np.arange(12)}
   for wrt in ("input", "weights"):
     np.testing.assert_allclose(
@@ -229,7 +229,7 @@ def test_scores_do_not_depend_on_the_others_attacked(leaky, attack):
 @pytest.mark.parametrize("attack", [distance_to_confident, gradient_norm])
 def test_a_model_that_diverged_is_refused(attack, ensemble):
   broken = jax.tree.map(lambda leaf: leaf * jnp.nan, ensemble.states.params)
-  broken = dataclasses.replace(ensemble, states=ensemble.states._replace(params=broken))
+  broken = dataclasses.replace(ensemble, held=ensemble.states._replace(params=broken))
   with pytest.raises(ValueError, match="the target outputs NaN"):
     attack(broken, target=0)
 

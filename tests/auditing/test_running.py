@@ -272,7 +272,7 @@ def test_scores_of_other_models_with_equal_answers_are_not_taken(memorised, tmp_
   assert kept.stat().st_mtime_ns == written
   params = jax.tree.map(lambda leaf: 2 * leaf, memorised.states.params)
   states = memorised.states._replace(params=params)
-  other = dataclasses.replace(memorised, states=states)
+  other = dataclasses.replace(memorised, held=states)
   run_attacks([ASKING], signals, other, out=tmp_path, **how)
   assert kept.stat().st_mtime_ns > written
 

@@ -1,11 +1,7 @@
 import dataclasses
 import functools
 import json
-import os
 import pathlib
-import socket
-import subprocess
-import sys
 
 import jsonschema
 import numpy as np
@@ -100,35 +96,6 @@ def write_outputs(path, *, gain=2.0, models=6, records=300, seed=0, **more):
 def audited(tmp_path_factory):
   folder = tmp_path_factory.mktemp("audit") / "run"
   return folder, job.execute(TINY, folder, audit.run)
-
-
-@pytest.mark.slow
-def test_two_hosts_write_the_audit_of_one(tmp_path):
-  with socket.socket() as listener:
-    listener.bind(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
-  flags = ["--train_size=60", "--model=mlp(8)", "--epochs=2", "--num_shadows=4"]
-  flags += ["--canaries=clean:20", "--strategy=loop", "--batch_size=32"]
-  flags += ["--attacks=loss_threshold,lira_online_fixed"]
-  hosts = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
-
-  def start(*more):
-    command = [sys.executable, "-m", "mixdef.cli", "audit", *flags, *more]
-    told = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen(command, env=told, stderr=subprocess.PIPE, text=True)
-
-  started = [
-    start(*hosts, f"--process_id={i}", f"--out={tmp_path}/two") for i in (0, 1)
-  ]
-  started.append(start(f"--out={tmp_path}/one"))
-  errors = [process.communicate(timeout=240)[1] for process in started]
-  assert not any(process.returncode for process in started), "\n".join(errors)
-  one, two = (
-    json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two")
-  )
-  for name, row in one["attacks"].items():
-    assert two["attacks"][name]["auc_ci"] == row["auc_ci"]
-  assert two["canaries"]["strongest"] == one["canaries"]["strongest"]
 
 
 def test_audit_writes_the_contract(audited):

@@ -33,18 +33,21 @@ LEARNER = mixdef.classifier(Dropped(), optax.adam(0.05), mixdef.mixup(1.0))
 
 
 def train(*, models, epochs, strategy, out=None):
-  """Train and ask; returns the signals."""
-  return mixdef.shadow_signals(
+  """Train and query; returns the signals."""
+  # No two records of the population have all hidden units off.
+  queries = {"population": records(count=10, seed=2)}
+  ensemble = mixdef.fit_many(
     LEARNER,
     records(),
     halves(models),
-    population=records(count=10, seed=2),  # no two have all hidden units off
     epochs=epochs,
     batch_size=6,
     num_members=20,
     strategy=strategy,
+    signals=queries if out else None,
     out=out,
-  ).signals
+  )
+  return ensemble.signals(**queries)
 
 
 def start(**asked):

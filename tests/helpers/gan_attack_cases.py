@@ -96,7 +96,7 @@ def with_model(ensemble, model, change):
     for name, leaf in ensemble.states.params.items()
   }
   states = ensemble.states._replace(params=params)
-  return dataclasses.replace(ensemble, states=states)
+  return dataclasses.replace(ensemble, held=states)
 
 
 def losses_by_hand(ensemble, x, y, num_fakes):

@@ -42,7 +42,7 @@ def linear(x, y, kernel, bias=0.0, masked=False):
     "bias": jnp.tile(jnp.broadcast_to(jnp.float32(bias), (data.num_classes,)), (2, 1)),
   }
   states = ensemble.states._replace(params={"Dense_0": weights})
-  return dataclasses.replace(ensemble, states=states)
+  return dataclasses.replace(ensemble, held=states)
 
 
 @functools.cache

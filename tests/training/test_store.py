@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import shutil
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from mixdef.learners.classifier import classifier
 from mixdef.training import ensemble as ensemble_module
 from mixdef.training import entry, strategy
 from mixdef.training import loop as loop_module
+from mixdef.training.devices import Stopped
 from mixdef.training.store import Store, locked
 
 KEEP = halves(5)
@@ -27,13 +29,15 @@ def run(models=5, **options):
   return train(members=KEEP[:models], **options)
 
 
-def ask(models=5, learner=LEARNER, **options):
+def query(models=5, learner=LEARNER, *, views=None, out=None, **options):
+  """Train and query, chunk by chunk if there is a folder; the ensemble and signals."""
   options = {"strategy": "loop", **SIZES, **options}
-  data = records()
-  others = records(count=10, seed=1)
-  return mixdef.shadow_signals(
-    learner, data, KEEP[:models], population=others, **options
+  queries = {"population": records(count=10, seed=1), "views": views}
+  kept = queries if out else None
+  trained = mixdef.fit_many(
+    learner, records(), KEEP[:models], signals=kept, out=out, **options
   )
+  return trained, trained.converged().signals(**queries)
 
 
 @pytest.fixture(scope="module")
@@ -207,58 +211,87 @@ def test_random_keys_and_small_floats_come_back(tmp_path):
   assert not store.has("one")
 
 
-def test_answers_are_those_of_the_models(trained):
-  ensemble, others = run(), records(count=10, seed=1)
-  whole = ensemble.signals(population=others)
-  trained.clear()
-  streamed = ask()
-  assert trained == [[0, 1, 2, 3, 4]]
-  np.testing.assert_array_equal(streamed.models, range(5))
-  assert streamed.diverged == []
-  for given, expected in (
-    (streamed.signals, whole),
-    (streamed.signals.population, whole.population),
-  ):
-    for name in ("phi", "hinge", "correct", "members", "labels"):
-      np.testing.assert_array_equal(getattr(given, name), getattr(expected, name))
-  np.testing.assert_array_equal(streamed.signals.log_probs, whole.log_probs)
-
-
-def test_answers_are_stored_without_the_models(tmp_path, trained, monkeypatch):
+def test_outputs_are_stored_without_the_models(tmp_path, trained, monkeypatch):
   monkeypatch.setattr(strategy, "models_at_once", lambda *_: (2, 0.0))
-  expected = ask()
+  _, expected = query()
   trained.clear()
-  first = ask(3, keep_params=False, out=tmp_path)
-  assert not (tmp_path / "models").exists()
-  grown = ask(keep_params=False, out=tmp_path)
+  _, first = query(3, keep_params=False, out=tmp_path)
+  grown, outputs = query(keep_params=False, out=tmp_path)
   assert trained == [[0, 1], [2], [3], [4]]
-  np.testing.assert_array_equal(grown.signals.phi, expected.signals.phi)
-  np.testing.assert_array_equal(first.signals.phi, expected.signals.phi[:3])
-
-
-def test_other_questions_are_asked_of_stored_models(tmp_path, trained):
-  ask(out=tmp_path)
+  np.testing.assert_array_equal(outputs.phi, expected.phi)
+  np.testing.assert_array_equal(first.phi, expected.phi[:3])
+  assert not grown.diverged.any()
+  assert grown.guarantee == {"epsilon": None, "delta": None}
+  with pytest.raises(Stopped, match=r"lacks the parameters of model 0: .*keep_params"):
+    grown[0]
+  # Parameters that are wanted later are trained again, and the outputs stay.
   trained.clear()
-  twice = ask(out=tmp_path, views=lambda x: np.repeat(identity(x), 2, 1))
-  assert not trained
-  assert twice.signals.phi.shape == (5, 40, 2)
+  whole, outputs = query(3, out=tmp_path)
+  assert trained == [[0, 1], [2]]
+  np.testing.assert_array_equal(outputs.phi, expected.phi[:3])
+  assert same(whole.states, run(3).states)
 
 
-def test_damaged_answers_are_asked_for_again(tmp_path, trained):
-  first = ask(out=tmp_path)
-  (answers,) = tmp_path.glob("signals-*")
-  cut_short(answers / "00001")
+def test_an_ensemble_in_a_folder_holds_one_chunk(tmp_path, monkeypatch, unbroken):
+  monkeypatch.setattr(strategy, "models_at_once", lambda *_: (2, 0.0))
+  ensemble = run(out=tmp_path)
+  reads, load = [], Store.load
+
+  def noted(store, name, template):
+    reads.append(name)
+    return load(store, name, template)
+
+  monkeypatch.setattr(Store, "load", noted)
+  x = records().x
+  np.testing.assert_array_equal(ensemble.log_probs(x), unbroken.log_probs(x))
+  assert reads == [f"models/{model:05d}" for model in range(5)]
+  assert len(ensemble.held.recent) == 2
+  reads.clear()
+  assert same(ensemble[2].state, unbroken[2].state)
+  assert same(ensemble[-1].state, unbroken[4].state)
+  assert reads[-1] == "models/00004"
+
+
+def test_models_that_vanish_are_one_line(tmp_path):
+  ensemble = run(2, out=tmp_path)
+  shutil.rmtree(tmp_path / "models" / "00001")
+  with pytest.raises(Stopped, match="lacks the parameters of model 1: train again"):
+    ensemble[1]
+  with pytest.raises(Stopped, match="lacks model 1: train again"):
+    _ = ensemble.diverged
+
+
+def test_outputs_to_keep_need_a_folder_and_a_query(tmp_path):
+  with pytest.raises(ValueError, match="signals are kept in a run folder: pass out"):
+    run(2, signals={})
+  with pytest.raises(ValueError, match=r"pass signals=\{\}"):
+    run(2, keep_params=False, out=tmp_path)
+
+
+def test_other_queries_are_made_of_stored_models(tmp_path, trained):
+  query(out=tmp_path)
   trained.clear()
-  again = ask(out=tmp_path)
+  _, twice = query(out=tmp_path, views=lambda x: np.repeat(identity(x), 2, 1))
   assert not trained
-  np.testing.assert_array_equal(again.signals.phi, first.signals.phi)
+  assert twice.phi.shape == (5, 40, 2)
 
 
-def test_pitfall_86_answers_without_models_are_those_of_the_call(tmp_path, trained):
-  ask(2, keep_params=False, out=tmp_path)
+def test_damaged_outputs_are_queried_again(tmp_path, trained):
+  _, first = query(out=tmp_path)
+  (outputs,) = tmp_path.glob("signals-*")
+  cut_short(outputs / "00001")
+  trained.clear()
+  _, again = query(out=tmp_path)
+  assert not trained
+  np.testing.assert_array_equal(again.phi, first.phi)
+
+
+def test_pitfall_86_outputs_without_models_are_those_of_the_call(tmp_path, trained):
+  query(2, keep_params=False, out=tmp_path)
   (tmp_path / "signature.json").unlink()
+  shutil.rmtree(tmp_path / "models")
   with pytest.raises(ValueError, match=r"signals-\w+/00000 is of another run: program"):
-    ask(2, make(0.4), keep_params=False, out=tmp_path)
+    query(2, make(0.4), keep_params=False, out=tmp_path)
 
 
 def test_arrays_under_exchanged_names_are_damage(tmp_path, caplog):
@@ -304,26 +337,26 @@ def make(rate):
 def test_a_model_that_diverges_harms_no_other(tmp_path, strategy, caplog):
   over = {"rate": np.array([0.5, np.nan, 0.5], np.float32)}
   options = {"learner": make, "sweep": over, "strategy": strategy, "out": tmp_path}
-  found = ask(3, **options)
-  assert found.diverged == [1]
+  whole, found = query(3, **options)
+  assert whole.diverged.tolist() == [False, True, False]
   assert "model 1 diverged: its parameters are not finite" in caplog.messages
-  np.testing.assert_array_equal(found.signals.members, KEEP[[0, 2]])
-  alone = ask(3, make(0.5), strategy=strategy)
-  np.testing.assert_allclose(found.signals.phi, alone.signals.phi[[0, 2]], atol=1e-5)
-  scores = mixdef.attacks.leave_one_out(mixdef.attacks.lira_global, found.signals)
-  figures = mixdef.metrics.summarize(scores, found.signals.members)
-  assert figures.num_members == KEEP[[0, 2]].sum()
+  np.testing.assert_array_equal(found.members, KEEP[[0, 2]])
+  _, alone = query(3, make(0.5), strategy=strategy)
+  np.testing.assert_allclose(found.phi, alone.phi[[0, 2]], atol=1e-5)
+  scores = mixdef.attacks.leave_one_out(mixdef.attacks.lira_global, found)
+  metrics = mixdef.metrics.summarize(scores, found.members)
+  assert metrics.num_members == KEEP[[0, 2]].sum()
   rows = Store(tmp_path).read_metrics()
   assert all(row["diverged"] == [1] and np.isfinite(row["loss"]) for row in rows[1:])
-  again = ask(3, **options)
-  assert again.diverged == [1]
-  np.testing.assert_array_equal(again.signals.phi, found.signals.phi)
+  again, outputs = query(3, **options)
+  assert again.diverged.tolist() == [False, True, False]
+  np.testing.assert_array_equal(outputs.phi, found.phi)
 
 
 def test_all_models_diverging_is_one_line():
   over = {"rate": np.full(2, np.nan, np.float32)}
   with pytest.raises(ValueError, match="all models diverged: train with a lower"):
-    ask(2, make, sweep=over)
+    query(2, make, sweep=over)
   with pytest.raises(ValueError, match="all models diverged"):
     train(make, members=KEEP[:2], sweep=over).converged()
 
@@ -337,7 +370,7 @@ def test_a_model_that_answers_nan_with_finite_parameters_diverged(unbroken):
     return leaf
 
   params = jax.tree.map(second, unbroken.states.params)
-  broken = dataclasses.replace(unbroken, states=unbroken.states._replace(params=params))
+  broken = dataclasses.replace(unbroken, held=unbroken.states._replace(params=params))
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
   np.testing.assert_array_equal(broken.diverged, [False, True, False, False, False])
   assert len(broken.converged()) == 4
@@ -349,8 +382,10 @@ def test_questions_are_told_apart_by_every_view(tmp_path):
 
   highest = float(records().x.max())
   assert (records().x[:4] < highest - 0.1).all()
-  plain, cut = (ask(2, out=tmp_path, views=capped(highest - d)) for d in (0.0, 0.1))
-  assert (plain.signals.phi != cut.signals.phi).any()
+  plain, cut = (
+    query(2, out=tmp_path, views=capped(highest - d))[1] for d in (0.0, 0.1)
+  )
+  assert (plain.phi != cut.phi).any()
 
 
 def test_models_a_minute_are_those_that_were_trained(tmp_path):
@@ -398,10 +433,10 @@ def test_signals_are_kept_beside_the_models(tmp_path, monkeypatch):
   assert mirrored.phi.shape[2] == 2
   halved = jax.tree.map(lambda leaf: leaf / 2, ensemble.states.params)
   states = ensemble.states._replace(params=halved)
-  replaced = dataclasses.replace(ensemble, states=states)
+  replaced = dataclasses.replace(ensemble, held=states)
   assert (replaced.signals(population=others).phi != expected.phi).any()
-  found = ask(3, out=tmp_path)
-  np.testing.assert_array_equal(found.signals.phi, expected.phi)
+  _, found = query(3, out=tmp_path)
+  np.testing.assert_array_equal(found.phi, expected.phi)
 
 
 def test_views_are_made_once_for_the_name_and_once_for_each_chunk(
@@ -414,6 +449,7 @@ def test_views_are_made_once_for_the_name_and_once_for_each_chunk(
     made.append(len(x))
     return x[:, None]
 
-  ask(4, out=tmp_path, views=views)
-  # Of the records and of the population; a check of their shape makes none.
-  assert len(made) == 2 * (1 + 2)
+  query(4, out=tmp_path, views=views)
+  # Of the records and of the population: in training for the name and for two chunks,
+  # afterwards for the name alone.
+  assert len(made) == 2 * (1 + 2 + 1)

@@ -69,7 +69,7 @@ def test_a_generator_of_one_record_has_a_density():
   state = ensemble.states
   one = state.params["stored"][:, :1].repeat(state.params["stored"].shape[1], 1)
   state = state._replace(params={**state.params, "stored": one})
-  scores = domias(dataclasses.replace(ensemble, states=state), target=0, **FEW)
+  scores = domias(dataclasses.replace(ensemble, held=state), target=0, **FEW)
   assert np.isfinite(scores).all()
   copied = np.abs(ensemble.data.x - np.asarray(one)[0, 0]).max(1).argmin()
   assert scores[copied] > np.median(scores)
