@@ -112,10 +112,11 @@ def test_a_host_that_fails_stops_the_others(tmp_path):
     assert told in errors
 
 
-def test_several_processes_need_a_folder(monkeypatch):
+def test_without_a_folder_each_process_trains_all_models(monkeypatch, expected):
   monkeypatch.setattr(jax, "process_count", lambda: 2)
-  with pytest.raises(ValueError, match="2 processes train together: give out"):
-    apart.train(models=2, epochs=1, strategy="loop")
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  alone = apart.train(models=MODELS, epochs=EPOCHS, strategy="loop")
+  np.testing.assert_array_equal(alone.phi, expected)
 
 
 def test_a_process_without_a_number_is_one_line():
