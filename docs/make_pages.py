@@ -16,6 +16,7 @@ from mixdef import data, learners, models
 from mixdef.attacks import ATTACKS, Catalogue
 from mixdef.attacks.gan import ATTACKS as GAN_ATTACKS
 from mixdef.core.hooks import Defense
+from mixdef.core.traits import Traits
 from mixdef.defenses import CATALOGUE, RECIPES
 
 HERE = pathlib.Path(__file__).parent
@@ -39,7 +40,7 @@ PLACES = {
 }
 
 
-# What a batch hook changes, by its trait.
+# What a batch hook changes, by its order.
 BATCHES = {
   "augment": "inputs",
   "mix": "inputs and labels",
@@ -137,19 +138,23 @@ def _defenses(costs: dict) -> str:
 
 
 def _row(name: str, made: Defense, costs: dict) -> str:
-  kind = next((kind for kind in BATCHES if kind in made.traits), "table")
-  places = {**PLACES, "batch": BATCHES[kind]}
+  places = {**PLACES, "batch": BATCHES[made.traits.order or "table"]}
   acts = [words for hook, words in places.items() if getattr(made, hook)]
-  kinds = sorted(made.traits - set(BATCHES))
   measured = costs.get(name, {})
   cells = (
     f"`{name}`",
     ", ".join(acts),
     "yes" if made.init else "",
-    ", ".join(kinds),
+    ", ".join(_traits(made.traits)),
     *(_ratio(measured.get(key)) for key in ("train", "answer")),
   )
   return f"| {' | '.join(cells)} |"
+
+
+def _traits(traits: Traits) -> list[str]:
+  """Return the traits in words, without the order, which `PLACES` words."""
+  couples = [] if traits.couples == "nothing" else [f"couples {traits.couples}"]
+  return couples + [name for name, value in traits._asdict().items() if value is True]
 
 
 def _ratio(value):
@@ -252,12 +257,13 @@ print([part.name for part in defense.parts])
 query where the defense acts on answers: ratios to the undefended model, of the fastest
 rounds in one interleaved run of `mixdef bench --suite=defenses` on two CPU
 cores (an MLP; a residual network for the parts of networks). The traits say what a part
-needs or forbids: `needs_reference` wants records of the defender's own
-(`--reference=500`), `whole_batch` and `cross_example` let a record act on the others'
-loss and do not go with `per_example` clipping. Any other two compose, unless both are
-the one mixer, the one gradient estimate, the one training before or the one that
-releases other weights: `chain` then says so. `critic` acts on the loss of a GAN's
-critic ([generative.md](generative.md)), and its time is not measured here."""
+needs or forbids: `needs_auxiliary` wants records of the defender's own
+(`--auxiliary=500`); `couples records` and `couples batch` let a record act on others
+and do not go with `per_example` clipping, the former unless the clipping gives up
+epsilon. Any other two compose, unless both are the one mixer, the one gradient
+estimate, the one training before or the one that releases other weights: `chain` then
+says so. `critic` acts on the loss of a GAN's critic ([generative.md](generative.md)),
+and its time is not measured here."""
 
 _RECIPES = "A recipe is a name for a chain; `mixdef.parse` reads it like a part."
 

@@ -241,7 +241,7 @@ class GanSettings(HostSettings):
     if _called("model", text) == "image_networks":
       if self.quick:
         options["width"] = 16
-      if defense is not None and "per_example" in defense.traits:
+      if defense is not None and defense.traits.per_example:
         options["norm"] = "group"  # per-example clipping excludes batch statistics
     with about("model", text):
       fixed = {"num_classes": data.num_classes}

@@ -160,7 +160,7 @@ class Settings(JobSettings):
       return mixdef.parse(self.defense)
 
   def _refuse_private_moments(self, defense):
-    private = "per_example" in defense.traits and "no_guarantee" not in defense.traits
+    private = defense.traits.per_example and not defense.traits.no_guarantee
     if self.standardize and private:
       raise ValueError(
         "--standardize takes means and deviations from the private records, which the "

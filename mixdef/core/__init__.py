@@ -20,6 +20,7 @@ from mixdef.core.learner import Learner, TrainState
 from mixdef.core.parsing import parse
 from mixdef.core.randomness import batch_keys, fold_in_name, hash_rows, row_keys
 from mixdef.core.registry import attack, dataset, learner, model, recipe, section
+from mixdef.core.traits import Traits
 
 __all__ = [
   "Batch",
@@ -31,6 +32,7 @@ __all__ = [
   "Spec",
   "Stage",
   "TrainState",
+  "Traits",
   "attack",
   "batch_keys",
   "chain",

@@ -6,17 +6,16 @@ import jax.numpy as jnp
 from mixdef.core import isolation
 from mixdef.core.hooks import Defense, check_hooks, weighted_mean
 from mixdef.core.randomness import fold_in_name
-
-_BATCH_ORDER = ("table", "augment", "mix", "label")
+from mixdef.core.traits import Traits, check_traits, turn, union
 
 
 def chain(*defenses: Defense | str) -> Defense:
   """Compose defenses into one; flat and associative, and `chain()` is the identity.
 
-  The state is `{name: state}`. Batch hooks are stably sorted by trait (table, augment,
-  mix, label), the gradient estimator's own `grads` hook runs first, and all other hooks
-  run in the order given. Each part draws from its own random stream, so adding or
-  removing a part never changes another part's randomness.
+  The state is `{name: state}`. Batch hooks are stably sorted by `Traits.order` (table,
+  augment, mix, label), the gradient estimator's own `grads` hook runs first, and all
+  other hooks run in the order given. Each part draws from its own random stream, so
+  adding or removing a part never changes another part's randomness.
 
   Args:
     *defenses: parts or chains, or their text as accepted by `mixdef.parse`.
@@ -45,7 +44,9 @@ def chain(*defenses: Defense | str) -> Defense:
 
   def with_hook(hook):
     """Return the parts that have a hook, each with the hook, in the order they act."""
-    order = sorted(parts, key=_batch_rank) if hook == "batch" else parts
+    order = list(parts)
+    if hook == "batch":
+      order.sort(key=lambda part: turn(part.traits))
     found = [(part, getattr(part, hook)) for part in order]
     return [(part, run) for part, run in found if run is not None]
 
@@ -139,7 +140,7 @@ def chain(*defenses: Defense | str) -> Defense:
     release_params=thread("release_params"),
     release_output=thread("release_output"),
     guarantee=guarantee if with_hook("guarantee") else None,
-    traits=frozenset().union(*(part.traits for part in parts)),
+    traits=union(part.traits for part in parts),
     parts=parts,
   )
 
@@ -147,7 +148,7 @@ def chain(*defenses: Defense | str) -> Defense:
 def _clipping_for_a_guarantee(parts):
   """Return the part whose guarantee relies on per-record clipping, or None."""
   for part in parts:
-    if "per_example" in part.traits and "no_guarantee" not in part.traits:
+    if part.traits.per_example and not part.traits.no_guarantee:
       return part
   return None
 
@@ -185,11 +186,12 @@ def _refuse(parts):
         f"{name}(..., name='{name}_2')"
       )
   for part in parts:
+    check_traits(part.name, part.traits)
     check_hooks(part)
   once = {
     "gradient estimators": [part for part in parts if part.value_and_grad],
     "staged parts": [part for part in parts if part.stages],
-    "mixers": [part for part in parts if "mix" in part.traits],
+    "mixers": [part for part in parts if part.traits.order == "mix"],
     "parts that select the training rows": [part for part in parts if part.rows],
     "parts that replace the released weights": [
       part for part in parts if part.release_params
@@ -208,12 +210,12 @@ def _refuse(parts):
       )
   student = next((part for part in parts if part.rows), None)
   for part in parts:
-    if student and part is not student and "needs_auxiliary" in part.traits:
+    if student and part is not student and part.traits.needs_auxiliary:
       raise ValueError(
         f"{student.name} trains on the auxiliary records, so {part.name} cannot use "
         "them as non-members: drop one"
       )
-  clipped = next((part for part in parts if "per_example" in part.traits), None)
+  clipped = next((part for part in parts if part.traits.per_example), None)
   if clipped:
     for part in parts:
       _refuse_with_clipping(part, clipped)
@@ -221,15 +223,15 @@ def _refuse(parts):
 
 def _refuse_with_clipping(part, clipped):
   """Raise if a part would invalidate the bound of per-record clipping."""
-  if "whole_batch" in part.traits:
+  if part.traits.couples == "batch":
     raise ValueError(
       f"{clipped.name} clips each record's gradient, but {part.name} makes the loss of "
       f"a record depend on the whole batch: drop one of them"
     )
-  if "no_guarantee" in clipped.traits:
+  if clipped.traits.no_guarantee:
     return
   give_up = f"drop one, or give up epsilon with {clipped.name}(..., guarantee=False)"
-  if "cross_example" in part.traits:
+  if part.traits.couples == "records":
     raise ValueError(
       f"{part.name} lets a record influence the rows or outputs of other records, so "
       f"the per-row clipping of {clipped.name} does not bound the influence of a "
@@ -247,17 +249,12 @@ def _refuse_with_clipping(part, clipped):
       f"{give_up}"
     )
   after = [hook for hook in ("update", "epoch", "finish") if getattr(part, hook)]
-  if after and part is not clipped and "post_processing" not in part.traits:
+  if after and part is not clipped and not part.traits.post_processing:
     raise ValueError(
       f"the {after[0]} hook of {part.name} has access to the members, which the noise "
       f"of {clipped.name} does not cover: if the hook needs only the weights or the "
       f"auxiliary records, add the trait post_processing; otherwise {give_up}"
     )
-
-
-def _batch_rank(part):
-  ranks = [_BATCH_ORDER.index(trait) for trait in part.traits if trait in _BATCH_ORDER]
-  return min(ranks, default=_BATCH_ORDER.index("augment"))
 
 
 def _strongly_typed(state):
@@ -328,5 +325,5 @@ def from_optax(name: str, transform, *, per_example: bool = False) -> Defense:
     init=init,
     value_and_grad=value_and_grad if per_example else None,
     grads=grads,
-    traits=frozenset({"opaque", "per_example"} if per_example else {"opaque"}),
+    traits=Traits(opaque=True, per_example=per_example),
   )

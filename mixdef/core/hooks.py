@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixdef.core.registry import DEFENSES
+from mixdef.core.traits import Traits, check_traits
 
 
 class Ctx(NamedTuple):
@@ -207,13 +208,7 @@ class Defense(NamedTuple):
 
   `Ctx` lists what each finds in `ctx`.
 
-  Traits order the batch hooks (`table`, `augment`, `mix`, `label`) and declare what a
-  part requires or forbids: `per_example`, `whole_batch`, `cross_example`, `poisson`,
-  `needs_auxiliary` (raises if the data has no auxiliary records), `auxiliary_rows`
-  (auxiliary records are included in the batches), `quantities` (it computes with
-  records, so token ids and other integers are rejected), `no_guarantee`,
-  `post_processing` (its `update`, `epoch` and `finish` do not need members), `critic`
-  (its loss applies to a GAN's critic), `opaque` (the text cannot be read back).
+  `Traits` order the batch hooks and declare what a part requires or forbids.
 
   In a chain with a `per_example` part that gives a guarantee, the `batch`, `log_probs`
   and `loss` hooks of the other parts see one record at a time, `update` finds None for
@@ -238,7 +233,7 @@ class Defense(NamedTuple):
   release_params: Transform | None = None
   release_output: Transform | None = None
   guarantee: Callable[[Any], Mapping[str, Any]] | None = None
-  traits: frozenset[str] = frozenset()
+  traits: Traits = Traits()
   parts: tuple["Defense", ...] | None = None  # of a chain; None for a single defense
 
   def __str__(self) -> str:
@@ -299,7 +294,8 @@ def defense(
     The factory, which `mixdef.parse` finds by its name.
 
   Raises:
-    ValueError: for a name that another defense has.
+    ValueError: for a name that another defense has. The factory raises it for traits
+      that do not exist.
   """
   if factory is None:
     return functools.partial(defense, aliases=aliases, neutral=neutral)
@@ -327,7 +323,8 @@ def defense(
       words.append(f"name={name!r}")
     text = factory.__name__ + (f"({', '.join(words)})" if words else "")
     made = factory(*args, **kwargs)
-    traits = made.traits | ({"opaque"} if opaque else frozenset())
+    check_traits(name, made.traits)
+    traits = made.traits._replace(opaque=opaque or made.traits.opaque)
     return made._replace(name=name, text=text, traits=traits)
 
   parameters = [*signature.parameters.values(), named]

@@ -193,7 +193,7 @@ def _trial(clipped, hooks, spec, state, key, epoch, batch, log_probs):
     ] = _agree(together, log_probs, counted)
   losses = -(batch.y * log_probs).sum(-1)
   for part in hooks["loss"]:
-    given = ctx._replace(log_probs=None if "critic" in part.traits else log_probs)
+    given = ctx._replace(log_probs=None if part.traits.critic else log_probs)
     together = part.loss(losses, state[part.name], given)
     losses = _each(part, "loss", losses, state[part.name], given)
     found[

@@ -15,6 +15,7 @@ from mixdef.core.hooks import (
   weighted_mean,
 )
 from mixdef.core.optimizers import offered
+from mixdef.core.traits import Traits
 
 
 class TrainState(NamedTuple):
@@ -69,7 +70,7 @@ class Learner(NamedTuple):
   batch: Transform | None = None
   stages: tuple[tuple[Stage, "Learner"], ...] = ()
   rows: Callable | None = None
-  traits: frozenset[str] = frozenset()
+  traits: Traits = Traits()
   text: str = ""
   generate: Callable | None = None
   latent: int = 0

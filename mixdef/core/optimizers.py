@@ -56,7 +56,7 @@ def offered(defense) -> tuple[str, ...]:
   Per-record clipping allows none, because the loss of a batch is not covered by the
   noise. A line search (`value_fn`) needs the exact loss whose gradient it receives.
   """
-  if "per_example" in defense.traits:
+  if defense.traits.per_example:
     return ()
   if any(part.grads or part.value_and_grad for part in defense.parts):
     return ("value", "grad")

@@ -6,6 +6,7 @@ from absl import logging
 
 from mixdef.core.check import check_choice, check_number, is_static
 from mixdef.core.hooks import Defense, defense, weighted_mean
+from mixdef.core.traits import Traits
 from mixdef.defenses.mixing import draw_share, mix, shuffle
 
 _PATIENT_FACTOR = 0.9  # factor of m in `performance`; 0.1 takes 22 such epochs
@@ -114,13 +115,14 @@ def adamixup(
     less = jnp.maximum(state["m"] * _PATIENT_FACTOR, end / 2)
     return {"m": jnp.where(gap < state["gap"], state["m"], less), "gap": gap}
 
-  traits = {"mix", "cross_example", "quantities"}
   return Defense(
     "",
     init=init,
     batch=batch,
     epoch=epoch if adaptive else None,
-    traits=frozenset(traits | {"needs_auxiliary"} if adaptive else traits),
+    traits=Traits(
+      order="mix", couples="records", needs_auxiliary=adaptive, quantities=True
+    ),
   )
 
 

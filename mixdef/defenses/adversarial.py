@@ -7,6 +7,7 @@ import optax
 from mixdef.core.check import check_count, check_number
 from mixdef.core.hooks import Defense, defense, weighted_mean
 from mixdef.core.randomness import fold_in_name
+from mixdef.core.traits import Traits
 
 _ANSWER, _LABEL, _COMMON = (1024, 512, 64), (128, 64), (256, 64, 1)
 _SPREAD = 0.01  # std of the initial weights; the biases start at 0
@@ -95,7 +96,7 @@ def adversarial_regularization(
     init=init,
     loss=loss,
     update=update,
-    traits=frozenset({"needs_auxiliary", "auxiliary_rows", "cross_example"}),
+    traits=Traits(couples="records", needs_auxiliary=True, auxiliary_rows=True),
   )
 
 

@@ -12,6 +12,7 @@ from mixdef.core.check import (
 )
 from mixdef.core.hooks import Defense, defense
 from mixdef.core.randomness import batch_keys
+from mixdef.core.traits import Traits
 
 
 @defense(neutral="cutout(0)")
@@ -230,5 +231,5 @@ def _each_row(name, change, *, off, pictures=True):
     return batch._replace(x=jax.vmap(change)(keys, batch.x))
 
   return Defense(
-    "", batch=None if off else batch, traits=frozenset({"augment", "quantities"})
+    "", batch=None if off else batch, traits=Traits(order="augment", quantities=True)
   )

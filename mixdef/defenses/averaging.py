@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from mixdef.core.check import check_number
 from mixdef.core.hooks import Defense, defense
+from mixdef.core.traits import Traits
 
 
 @defense(neutral="ema(0.0)")
@@ -51,5 +52,5 @@ def ema(decay=0.999) -> Defense:
     init=init,
     update=update,
     release_params=release_params,
-    traits=frozenset({"post_processing"}),
+    traits=Traits(post_processing=True),
   )

@@ -7,6 +7,7 @@ import numpy as np
 from mixdef.core.check import check_count, check_number
 from mixdef.core.hooks import Defense, Stage, defense, take, weighted_mean
 from mixdef.core.randomness import fold_in_name, random_key, row_keys
+from mixdef.core.traits import Traits
 
 
 def critic_losses(learner, state, x, y, *, num_fakes: int = 1):
@@ -123,7 +124,7 @@ def relaxloss_gan(threshold=None, *, references=4) -> Defense:
     stages=() if threshold is not None else (_references(references),),
     init=init,
     loss=loss,
-    traits=frozenset({"critic"}),
+    traits=Traits(critic=True),
   )
 
 

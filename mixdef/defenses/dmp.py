@@ -7,6 +7,7 @@ from jax.scipy.special import entr
 
 from mixdef.core.check import check_number
 from mixdef.core.hooks import Defense, defense
+from mixdef.core.traits import Traits
 from mixdef.defenses.teachers import ONE_TEACHER, soft_targets
 
 _ROUNDING = 1e-6  # a uniform output may have an entropy a little above log K
@@ -84,5 +85,5 @@ def dmp(temperature=1.0, *, entropy=1.0) -> Defense:
     rows=lambda key, members, auxiliary: auxiliary,
     init=init,
     batch=batch,
-    traits=frozenset({"table", "needs_auxiliary"}),
+    traits=Traits(order="table", needs_auxiliary=True),
   )

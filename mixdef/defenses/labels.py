@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from mixdef.core.check import check_flag, check_number, is_static
 from mixdef.core.hooks import Defense, defense
 from mixdef.core.randomness import batch_keys
+from mixdef.core.traits import Traits
 
 
 @defense(neutral="label_smoothing(0.0)")
@@ -40,7 +41,7 @@ def label_smoothing(epsilon=0.1) -> Defense:
     del state, ctx
     return batch._replace(y=_smooth(batch.y, epsilon))
 
-  return Defense("", batch=batch, traits=frozenset({"label"}))
+  return Defense("", batch=batch, traits=Traits(order="label"))
 
 
 @defense(neutral="disturb_label(0.0)")
@@ -88,7 +89,7 @@ def disturb_label(alpha=0.1) -> Defense:
     keys = batch_keys(ctx.key, batch)
     return batch._replace(y=jax.vmap(one)(keys, batch.y))
 
-  return Defense("", batch=batch, traits=frozenset({"label"}))
+  return Defense("", batch=batch, traits=Traits(order="label"))
 
 
 @defense(neutral="hamp_label(0.0)")
@@ -143,7 +144,7 @@ def hamp_label(gamma=0.95, *, official_grid=False) -> Defense:
     p = label_confidence(gamma, classes, grid=official_grid)
     return batch._replace(y=_smooth(batch.y, (1 - p) * classes / (classes - 1)))
 
-  return Defense("", batch=None if gamma == 0 else batch, traits=frozenset({"label"}))
+  return Defense("", batch=None if gamma == 0 else batch, traits=Traits(order="label"))
 
 
 def label_confidence(gamma, classes, *, grid=False) -> float:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from mixdef.core.check import check_choice, check_flag, check_number
 from mixdef.core.hooks import Defense, defense, weighted_mean
+from mixdef.core.traits import Traits
 
 
 @defense(neutral="relaxloss(0.0)")
@@ -94,7 +95,7 @@ def relaxloss(
     odd = jnp.where(level > alpha, losses, flatten(losses, ctx.log_probs, ctx.batch.y))
     return jnp.where(ctx.epoch % 2 == 0, even, odd)
 
-  return Defense("", loss=loss, traits=frozenset({"whole_batch"}))
+  return Defense("", loss=loss, traits=Traits(couples="batch"))
 
 
 @defense(neutral="focal_loss(0.0)")

@@ -7,6 +7,7 @@ import optax
 from mixdef.core.check import check_count, check_number
 from mixdef.core.hooks import Defense, defense
 from mixdef.core.randomness import hash_rows, row_keys
+from mixdef.core.traits import Traits
 
 _WIDTHS = (256, 128, 64)
 _HALF = 32  # members, and equally many auxiliary rows, per step of the attack network
@@ -88,7 +89,7 @@ def memguard(budget=1.0, *, steps=300, epochs=400) -> Defense:
     init=init,
     finish=finish,
     release_output=release_output,
-    traits=frozenset({"needs_auxiliary", "cross_example"}),
+    traits=Traits(couples="records", needs_auxiliary=True),
   )
 
 

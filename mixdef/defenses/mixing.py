@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from mixdef.core.check import check_choice, check_flag, check_number, is_static
 from mixdef.core.hooks import Batch, Defense, defense
 from mixdef.core.randomness import batch_keys
+from mixdef.core.traits import Traits
 from mixdef.defenses.augment import check_pictures, draw_box
 
 
@@ -71,7 +72,7 @@ def mixup(alpha=1.0, *, per="batch", pairs=False) -> Defense:
   return Defense(
     "",
     batch=None if off else batch,
-    traits=frozenset({"mix", "cross_example", "quantities"}),
+    traits=Traits(order="mix", couples="records", quantities=True),
   )
 
 
@@ -138,7 +139,7 @@ def cutmix(alpha=1.0, *, per="batch") -> Defense:
   return Defense(
     "",
     batch=None if off else batch,
-    traits=frozenset({"mix", "cross_example", "quantities"}),
+    traits=Traits(order="mix", couples="records", quantities=True),
   )
 
 

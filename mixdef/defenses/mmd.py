@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from mixdef.core.check import check_number
 from mixdef.core.hooks import Defense, defense, weighted_mean
+from mixdef.core.traits import Traits
 
 
 @defense(neutral="mmd(0.0, gate=0.0)")
@@ -109,7 +110,9 @@ def mmd(coefficient=3.0, *, bandwidth=1.0, gate=0.03) -> Defense:
     batch=batch,
     loss=loss,
     epoch=epoch,
-    traits=frozenset({"table", "needs_auxiliary", "auxiliary_rows", "whole_batch"}),
+    traits=Traits(
+      order="table", couples="batch", needs_auxiliary=True, auxiliary_rows=True
+    ),
   )
 
 

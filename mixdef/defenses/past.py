@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from mixdef.core.check import check_number
 from mixdef.core.hooks import Defense, defense
+from mixdef.core.traits import Traits
 
 
 @defense(neutral="past(0.0, start=0.0)")
@@ -77,7 +78,7 @@ def past(coefficient=1e-3, *, start=2 / 3) -> Defense:
   return Defense(
     "",
     value_and_grad=value_and_grad,
-    traits=frozenset({"needs_auxiliary", "auxiliary_rows", "whole_batch"}),
+    traits=Traits(couples="batch", needs_auxiliary=True, auxiliary_rows=True),
   )
 
 

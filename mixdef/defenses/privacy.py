@@ -14,6 +14,7 @@ from mixdef.core.check import (
   is_static,
 )
 from mixdef.core.hooks import Defense, defense
+from mixdef.core.traits import Traits
 from mixdef.defenses import accounting
 from mixdef.defenses.per_example import ghost, microbatch
 
@@ -162,9 +163,6 @@ def dp_sgd(
   def stated(state):
     return {name: state[name] for name in ("epsilon", "delta")}
 
-  traits = {"per_example", "poisson", "table"}
-  if not guarantee:
-    traits |= {"no_guarantee"}
   return Defense(
     name="",
     init=init,
@@ -173,7 +171,9 @@ def dp_sgd(
     grads=grads,
     update=update,
     guarantee=stated if guarantee and not silent else None,
-    traits=frozenset(traits),
+    traits=Traits(
+      order="table", per_example=True, no_guarantee=not guarantee, poisson=True
+    ),
   )
 
 

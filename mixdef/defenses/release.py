@@ -7,6 +7,7 @@ import numpy as np
 from mixdef.core.check import check_count, check_number
 from mixdef.core.hooks import Defense, defense
 from mixdef.core.randomness import hash_rows, row_keys
+from mixdef.core.traits import Traits
 
 MASKED = float(np.log(np.finfo(np.float32).tiny))  # about -87.3, a finite log of 0
 
@@ -159,7 +160,7 @@ def hamp_output(pool=1000) -> Defense:
     init=init,
     finish=finish,
     release_output=release_output,
-    traits=frozenset({"post_processing"}),
+    traits=Traits(post_processing=True),
   )
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from mixdef.core.check import check_count
 from mixdef.core.hooks import Defense, Stage, defense
 from mixdef.core.randomness import row_keys
+from mixdef.core.traits import Traits
 from mixdef.defenses.teachers import soft_targets
 
 
@@ -101,5 +102,5 @@ def selena(teachers=25, *, non_models=10) -> Defense:
     stages=(Stage(rows=rows, table=table, models=teachers),),
     init=init,
     batch=batch,
-    traits=frozenset({"table"}),
+    traits=Traits(order="table"),
   )

@@ -10,6 +10,7 @@ from mixdef.core.check import check_choice, check_flag, check_number, is_static
 from mixdef.core.estimators import mean_value_and_grad
 from mixdef.core.hooks import Defense, defense, take
 from mixdef.core.randomness import batch_keys, fold_in_name
+from mixdef.core.traits import Traits
 
 _LOG_FLOOR = math.log(1e-30)
 _SPREAD_FLOOR = math.exp(-20)
@@ -166,19 +167,22 @@ def weighted_smoothing(
 
     return jax.lax.cond(ctx.epoch >= start, refresh, lambda: state)
 
-  traits = {"augment", "quantities"} if position == "input" else set()
-  if norm != "none":
-    traits |= {"cross_example"}
+  at_input = position == "input"
+  traits = Traits(
+    order="augment" if at_input else None,
+    couples="nothing" if norm == "none" else "records",
+    quantities=at_input,
+  )
   if is_static(sigma) and sigma <= _OFF:
-    return Defense("", traits=frozenset(traits))
+    return Defense("", traits=traits)
   return Defense(
     "",
     init=init,
-    batch=add_to_input if position == "input" else None,
+    batch=add_to_input if at_input else None,
     log_probs=log_probs if position in ("prediction", "logit") else None,
     value_and_grad=value_and_grad if position == "gradient" else None,
     epoch=epoch,
-    traits=frozenset(traits),
+    traits=traits,
   )
 
 

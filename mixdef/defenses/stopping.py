@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from mixdef.core.check import check_count
 from mixdef.core.hooks import Defense, defense, weighted_mean
+from mixdef.core.traits import Traits
 
 _EPOCHS = 20
 
@@ -78,7 +79,7 @@ def _fixed(epochs):
     init=init,
     epoch=epoch,
     release_params=release_params,
-    traits=frozenset({"post_processing"}),
+    traits=Traits(post_processing=True),
   )
 
 
@@ -107,7 +108,7 @@ def _best(patience):
     init=init,
     epoch=epoch,
     release_params=release_params,
-    traits=frozenset({"needs_auxiliary", "post_processing"}),
+    traits=Traits(needs_auxiliary=True, post_processing=True),
   )
 
 

@@ -4,6 +4,7 @@ import jax
 
 from mixdef.core.check import check_choice, check_flag, check_number
 from mixdef.core.hooks import Defense, Stage, defense, take
+from mixdef.core.traits import Traits
 
 
 @defense(aliases={"kd": "distillation"}, neutral="distillation(form='hinton', a=0.0)")
@@ -79,7 +80,7 @@ def distillation(
     init=init,
     batch=batch if soft else None,
     loss=None if soft else loss,
-    traits=frozenset({"table"} if soft else ()),
+    traits=Traits(order="table" if soft else None),
   )
 
 

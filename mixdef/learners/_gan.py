@@ -279,17 +279,17 @@ def refuse_parts(name: str, defense) -> None:
     for hook, what in _REFUSED.items():
       if getattr(part, hook) is not None:
         raise ValueError(f"{name} cannot carry {part.name}, which {what}: leave it out")
-    if part.stages and "critic" not in part.traits:
+    if part.stages and not part.traits.critic:
       raise ValueError(
         f"{name} cannot carry {part.name}, which learns from classifiers trained "
         "before: leave it out"
       )
-    if part.value_and_grad is not None and "per_example" not in part.traits:
+    if part.value_and_grad is not None and not part.traits.per_example:
       raise ValueError(
         f"{name} cannot carry {part.name}, whose gradients are of a classifier's loss: "
         "leave it out"
       )
-    if part.loss is not None and "critic" not in part.traits:
+    if part.loss is not None and not part.traits.critic:
       raise ValueError(
         f"{name} cannot carry {part.name}, which acts on a classifier's loss: leave it "
         "out"

@@ -77,7 +77,7 @@ def classifier(
     return jax.nn.log_softmax(network.apply(variables, x, train=False))
 
   def init(key, spec):
-    spec = isolation.public(spec) if "per_example" in defense.traits else spec
+    spec = isolation.public(spec) if defense.traits.per_example else spec
     variables = network.init(fold_in_name(key, "params"), spec.example)
     check_network(network, variables, spec.example, spec.num_classes)
     _check_kept(variables, defense, microbatch)
@@ -89,7 +89,7 @@ def classifier(
     opt = start(
       *(optimizer, params, fold_in_name(key, "optimizer")),
       extra=offered(defense),
-      why=f", for {defense} covers no loss" if "per_example" in defense.traits else "",
+      why=f", for {defense} covers no loss" if defense.traits.per_example else "",
     )
     return TrainState(params, stats, opt, state, key)
 
@@ -215,7 +215,7 @@ def _at_release(state):
 
 def _refuse_critics_parts(defense):
   for part in defense.parts:
-    if "critic" in part.traits:
+    if part.traits.critic:
       raise ValueError(f"{part.name} acts on the critic of a GAN: give it to wgan_gp")
 
 
@@ -245,7 +245,7 @@ def _check_microbatch(microbatch, defense):
         f"{part.name} estimates gradients in its own way, without "
         f"microbatch={microbatch}: leave it out"
       )
-    if "whole_batch" in part.traits:
+    if part.traits.couples == "batch":
       raise ValueError(
         f"{part.name} couples the records of a batch, which microbatch={microbatch} "
         "would take apart: leave it out"
@@ -255,7 +255,7 @@ def _check_microbatch(microbatch, defense):
 def _check_kept(variables, defense, microbatch):
   """Raise if a model has variables other than parameters that a step cannot update."""
   kept = sorted(variables.keys() - {"params"})
-  if kept and "per_example" in defense.traits:
+  if kept and defense.traits.per_example:
     raise ValueError(
       f"the model keeps {kept[0]}, as BatchNorm does, which per-example clipping does "
       "not bound and no noise covers: use norm='group', or keep parameters alone"

@@ -110,7 +110,7 @@ def wgan_gp(
   check_choice("wgan_gp: generator_steps", generator_steps, ("after", "first"))
   check_choice("wgan_gp: generator_against", generator_against, ("all", "last"))
   refuse_parts("wgan_gp", defense)
-  private = "per_example" in defense.traits
+  private = defense.traits.per_example
   if critics > 1 and private:
     raise ValueError(
       f"{defense} clips records for one critic, and which of {critics} sees a record "

@@ -157,7 +157,7 @@ def prepare(source, values, data, members, keys, *, epochs, batch_size, num_memb
       f"learner made a {type(learner).__name__} of {first}: with sweep= it is a "
       "function (**values) -> classifier(model, optimizer)"
     )
-  if "needs_auxiliary" in learner.traits and not data.auxiliary.any():
+  if learner.traits.needs_auxiliary and not data.auxiliary.any():
     raise ValueError(
       "the defense needs auxiliary records, the defender's own, and there are none: "
       "data.with_auxiliary(500), or --auxiliary=500"
@@ -168,7 +168,7 @@ def prepare(source, values, data, members, keys, *, epochs, batch_size, num_memb
       "epsilon of the training does not cover: give the records as they were, or "
       "data.standardize(public) with the moments of public ones"
     )
-  if "quantities" in learner.traits:
+  if learner.traits.quantities:
     validate.quantities(data.x, "a part of the defense (it mixes, disturbs or crops)")
   if learner.generate:
     validate.quantities(data.x, "a generator")
@@ -184,7 +184,7 @@ def prepare(source, values, data, members, keys, *, epochs, batch_size, num_memb
     num_members=None if learner.rows else num_members,
     num_shards=learner.num_shards,
   )
-  if values and "per_example" in learner.traits and not learner.stages:
+  if values and learner.traits.per_example and not learner.stages:
     # Traced values cannot be checked, so check those of the first model here.
     spec = plan.spec(device, None)
     jax.eval_shape(lambda key: learner.init(key, spec), keys[0])

@@ -72,7 +72,7 @@ def make_plan(
   """Derive the sizes of a training.
 
   Args:
-    traits: the learner's traits.
+    traits: the learner's `Traits`.
     data: a `Dataset`.
     rows: bool [S,N], the rows that each model trains on.
     epochs: number of passes over the members, at least 1.
@@ -97,7 +97,7 @@ def make_plan(
       f"epochs={epochs} of {steps} steps each are more than the {_COUNTED} steps that "
       f"a training counts: lower epochs"
     )
-  poisson = "poisson" in traits
+  poisson = traits.poisson
   if poisson and batch_size > num_members:
     raise ValueError(
       f"batch_size={batch_size} exceeds the {num_members} members, but Poisson "
@@ -116,7 +116,6 @@ def make_plan(
     draws = steps * epochs * len(sizes)
     capacity = _poisson_capacity(largest, batch_size, num_members, draws)
   num_reference = int(np.asarray(data.auxiliary).sum())
-  riding = "auxiliary_rows" in traits
   return Plan(
     num_records=len(data),
     num_members=int(num_members),
@@ -125,7 +124,7 @@ def make_plan(
     steps_per_epoch=steps,
     epochs=int(epochs),
     capacity=capacity,
-    auxiliary_rows=-(-num_reference // steps) if riding else 0,
+    auxiliary_rows=-(-num_reference // steps) if traits.auxiliary_rows else 0,
     poisson=poisson,
     num_shards=num_shards,
     size_given=size_given,

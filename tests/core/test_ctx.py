@@ -18,6 +18,7 @@ from defense_harness import (
 
 from mixdef.core.chaining import chain
 from mixdef.core.hooks import Ctx, Defense
+from mixdef.core.traits import Traits
 from mixdef.defenses import dp_sgd, l1
 
 POSITION = Ctx._fields[:6]
@@ -116,7 +117,7 @@ def test_under_a_guarantee_update_and_epoch_find_no_members():
     found.append(ctx)
     return state
 
-  part = Defense("mine", update=look, epoch=look, traits=frozenset({"post_processing"}))
+  part = Defense("mine", update=look, epoch=look, traits=Traits(post_processing=True))
   learner = learner_of(part, dp_sgd(0.0))
   state, _ = learner.step(init(learner), DATA, rows_at(0), ctx_at())
   learner.epoch(state, DATA, KEEP, ctx_at())

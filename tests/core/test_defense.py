@@ -25,6 +25,7 @@ from defense_harness import (
 from mixdef.core.chaining import chain, from_optax
 from mixdef.core.hooks import Ctx, Defense, Stage, defense, take, weighted_mean
 from mixdef.core.randomness import fold_in_name, hash_rows, row_keys
+from mixdef.core.traits import Traits
 from mixdef.defenses import (
   adamixup,
   distillation,
@@ -155,11 +156,11 @@ def test_a_hyper_parameter_may_be_mapped_over_models():
 
 
 def test_batch_hooks_run_table_augment_mix_label_whatever_the_order_given():
-  def part(name, *traits):
+  def part(name, order=None):
     def batch(batch, state, ctx):
       return (*batch, name)
 
-    return Defense(name, batch=batch, traits=frozenset(traits))
+    return Defense(name, batch=batch, traits=Traits(order=order))
 
   parts = [part("d", "label"), part("c", "mix"), part("b"), part("a", "table")]
   ran = chain(*parts).batch((), {p.name: () for p in parts}, in_epoch(0))
@@ -264,8 +265,8 @@ def test_the_text_of_a_factory_drops_defaults_and_marks_what_it_cannot_write():
   assert str(example()) == str(example(1, b="x")) == "example"
   assert str(example(1.0, c=(1, 2))) == "example(a=1.0, c=(1, 2))"
   assert str(example(True, name="e")) == "example(a=True, name='e')"
-  assert example().traits == frozenset()
-  assert example(c=jnp.zeros(2)).traits == {"opaque"}
+  assert example().traits == Traits()
+  assert example(c=jnp.zeros(2)).traits == Traits(opaque=True)
   with pytest.raises(TypeError, match="unexpected keyword argument 'd'"):
     example(d=1)
 

@@ -11,6 +11,7 @@ from sensitivity import CLIP, SPEC, B, K, sensitivity
 
 from mixdef.core.chaining import chain, from_optax
 from mixdef.core.hooks import Ctx, Data, Defense, weighted_mean
+from mixdef.core.traits import Traits
 from mixdef.defenses import (
   ccl,
   confidence_masking,
@@ -173,7 +174,7 @@ COUPLING = {
       y=jnp.broadcast_to(jax.nn.one_hot(b.y.sum(0).argmax(), K), b.y.shape)
     )
   ),
-  "mixup without its traits": mixup()._replace(traits=frozenset()),
+  "mixup without its traits": mixup()._replace(traits=Traits()),
   "a batch of noise drawn at once": part(
     batch=lambda b, s, c: b._replace(x=b.x + jax.random.normal(c.key, b.x.shape))
   ),
@@ -289,7 +290,7 @@ DATA = Data(jnp.ones((B, 5)), jnp.arange(B) % K, jnp.array([False, False, False,
 
 @pytest.mark.parametrize("hook", ["epoch", "finish"])
 def test_what_is_declared_post_processing_is_not_shown_the_members(hook):
-  keeper = keeps_members(hook, traits=frozenset({"post_processing"}))
+  keeper = keeps_members(hook, traits=Traits(post_processing=True))
   learner = learner_of(keeper, dp_sgd(0, CLIP))
   members = jnp.array([True, False, True, False])
   ctx = Ctx(jax.random.key(0), 0, 0, 1, 1, B)
@@ -310,7 +311,7 @@ def test_an_update_that_reads_losses_behind_a_promise_is_refused():
   liar = part(
     init=lambda key, spec: jnp.float32(0),
     update=count,
-    traits=frozenset({"post_processing"}),
+    traits=Traits(post_processing=True),
   )
   learner = learner_of(liar, dp_sgd(0, CLIP))
   with pytest.raises(ValueError, match="mine is declared post_processing, so its"):
@@ -326,7 +327,7 @@ def test_the_first_record_is_not_handed_to_a_part():
 
 def test_parts_after_the_noise_need_no_members():
   for one in (ema(), early_stopping(2), early_stopping(patience=2), hamp_output(8)):
-    assert "post_processing" in one.traits
+    assert one.traits.post_processing
     chain(one, dp_sgd())
   chain(confidence_masking(), weight_decay(), dp_sgd())
 

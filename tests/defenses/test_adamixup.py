@@ -162,7 +162,7 @@ def test_performance_shrinks_the_share_when_the_gap_stops_shrinking():
     expected.append(float(state["m"]))
   # The first gap only sets the mark, the second shrinks; then 0.9, then the floor.
   np.testing.assert_allclose(expected, [0.5, 0.5, 0.45, 0.425], rtol=1e-6)
-  assert "needs_auxiliary" in part.traits
+  assert part.traits.needs_auxiliary
   np.testing.assert_allclose(share(mixed(part, 0, state=state)), 0.575, rtol=1e-6)
 
 

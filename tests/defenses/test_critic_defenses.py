@@ -27,6 +27,7 @@ from gan_cases import (
 
 import mixdef
 from mixdef.core.randomness import fold_in_name
+from mixdef.core.traits import Traits
 from mixdef.defenses.critic import critic_losses, relaxloss_gan
 from mixdef.defenses.mixing import mixup
 from mixdef.defenses.privacy import dp_sgd
@@ -104,7 +105,7 @@ def _spec(count):
   everyone = np.ones((1, count), bool)
   data = records(count)
   plan = mixdef.training.sampling.make_plan(
-    frozenset(), data, everyone, epochs=1, batch_size=2
+    Traits(), data, everyone, epochs=1, batch_size=2
   )
   return plan.spec(device(data), None)
 
@@ -275,7 +276,7 @@ def test_a_dp_gan_reports_its_epsilon():
 
 def test_dp_gan_is_a_name_for_clipping_that_a_critic_can_carry():
   assert str(mixdef.parse("dp_gan")) == "dp_sgd(estimator='microbatch')"
-  assert mixdef.parse("relaxloss_gan(-2.0)").traits == {"critic"}
+  assert mixdef.parse("relaxloss_gan(-2.0)").traits == Traits(critic=True)
 
 
 @pytest.mark.slow

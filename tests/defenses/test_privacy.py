@@ -10,6 +10,7 @@ import pytest
 from mixdef.core.chaining import chain, from_optax
 from mixdef.core.hooks import Batch, Ctx, Data, Defense, Rows, Spec
 from mixdef.core.randomness import batch_keys, fold_in_name, row_keys
+from mixdef.core.traits import Traits
 from mixdef.defenses import accounting
 from mixdef.defenses.augment import gaussian_noise
 from mixdef.defenses.labels import disturb_label
@@ -194,8 +195,9 @@ def test_pitfall_90_bad_records_add_nothing_and_are_counted(estimator):
   assert int(again.defense["dp_sgd"]["skipped"]) == 4
 
 
-def part_with(name, *traits):
-  return Defense(name, text=name, batch=lambda b, s, c: b, traits=frozenset(traits))
+def part_that_couples(what, name):
+  traits = Traits(couples=what)
+  return Defense(name, text=name, batch=lambda b, s, c: b, traits=traits)
 
 
 @pytest.mark.slow
@@ -303,7 +305,8 @@ def test_a_mixer_that_reorders_the_rows_is_refused_with_views():
 
 
 def test_pitfall_93_parts_that_mix_records_are_refused():
-  mixer, coupled = part_with("mixer", "cross_example"), part_with("pair", "whole_batch")
+  mixer = part_that_couples("records", "mixer")
+  coupled = part_that_couples("batch", "pair")
   with pytest.raises(ValueError, match="guarantee=False"):
     chain(mixer, dp_sgd())
   with pytest.raises(ValueError, match="whole batch"):
@@ -315,7 +318,7 @@ def test_pitfall_93_parts_that_mix_records_are_refused():
   after, _ = step(learner, state)
   assert np.isfinite(flat(after.params)).all()
   assert math.isnan(float(after.defense["dp_sgd"]["epsilon"]))
-  assert "no_guarantee" in learner.traits
+  assert learner.traits.no_guarantee
 
 
 class Centred(nn.Module):
@@ -372,7 +375,7 @@ def test_pitfall_96_the_accountant_uses_the_sampler_of_the_training():
   state = init(learner_of(dp_sgd(1.0)), **sizes, epochs=100).defense["dp_sgd"]
   assert float(state["epsilon"]) == pytest.approx(spent(1.0, **sizes, epochs=100))
   assert float(state["epsilon"]) == pytest.approx(7.6, rel=5e-3)
-  assert "poisson" in dp_sgd().traits
+  assert dp_sgd().traits.poisson
 
 
 def test_epsilon_calibrates_the_noise():

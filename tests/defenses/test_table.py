@@ -169,7 +169,8 @@ def acts_on_rows(name):
   """Whether a defense changes rows, each by itself."""
   part = CATALOGUE[name]()
   hooks = (part.batch, part.log_probs, part.loss, part.release_output)
-  return any(hooks) and not part.traits & {"mix", "whole_batch"}
+  coupled = part.traits.order == "mix" or part.traits.couples == "batch"
+  return any(hooks) and not coupled
 
 
 @pytest.mark.parametrize("name", list(filter(acts_on_rows, NAMES)))

@@ -187,6 +187,6 @@ def test_pitfall_78_best_epoch_reads_reference_rows_only():
     for answers in (log_probs, other)
   )
   assert_same(a, b)
-  assert "needs_auxiliary" in part.traits
-  assert "needs_auxiliary" not in early_stopping(3).traits
+  assert part.traits.needs_auxiliary
+  assert not early_stopping(3).traits.needs_auxiliary
   assert not bool((KEEP & REFERENCE).any())

@@ -20,7 +20,7 @@ N, D, K = 12, 5, 3
 EPOCHS, STEPS_PER_EPOCH = 8, 2
 # What a classifier can carry; the others are tested with GANs.
 CLASSIFIERS = sorted(
-  name for name, make in CATALOGUE.items() if "critic" not in make().traits
+  name for name, make in CATALOGUE.items() if not make().traits.critic
 )
 KEEP = jnp.arange(N) < 8
 REFERENCE = jnp.arange(N) >= 10

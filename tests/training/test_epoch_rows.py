@@ -8,19 +8,21 @@ import pytest
 from training_cases import LEARNER, Linear, halves, records, train
 
 from mixdef.core.hooks import Defense
+from mixdef.core.traits import Traits
 from mixdef.learners.classifier import classifier
 from mixdef.training.sampling import epoch_rows, make_plan
 
 N = 60
+PLAIN = Traits()
+POISSON = Traits(poisson=True)
 
 
-def plan_of(members, *, batch_size, traits=(), auxiliary=None, epochs=1):
+def plan_of(members, *, batch_size, traits=PLAIN, auxiliary=None, epochs=1):
   data = records(N)
   if auxiliary is not None:
     data = type(data)(data.x, data.y, data.num_classes, auxiliary=auxiliary)
-  return make_plan(
-    frozenset(traits), data, members[None], epochs=epochs, batch_size=batch_size
-  )
+  sizes = {"epochs": epochs, "batch_size": batch_size}
+  return make_plan(traits, data, members[None], **sizes)
 
 
 def deal(members, plan, *, seed=0, auxiliary=None, epochs=1):
@@ -98,7 +100,7 @@ def test_a_new_member_leaves_the_order_of_the_others():
 
 def test_pitfall_156_poisson_batches():
   members = members_of(40)
-  plan = plan_of(members, batch_size=8, traits={"poisson"})
+  plan = plan_of(members, batch_size=8, traits=POISSON)
   assert plan.probability == 8 / 40
   rows, overflow = deal(members, plan, epochs=200)
   draws = 200 * plan.steps_per_epoch
@@ -118,7 +120,7 @@ def test_pitfall_156_poisson_batches():
 
 def test_pitfall_156_members_without_a_place_are_counted():
   members = members_of(40)
-  plan = plan_of(members, batch_size=8, traits={"poisson"})._replace(capacity=2)
+  plan = plan_of(members, batch_size=8, traits=POISSON)._replace(capacity=2)
   rows, overflow = deal(members, plan, epochs=5)
   assert overflow.max() > 0
   assert rows.index.shape[-1] == 2
@@ -126,22 +128,20 @@ def test_pitfall_156_members_without_a_place_are_counted():
 
 def test_pitfall_156_overflow_is_an_error(monkeypatch):
   monkeypatch.setattr("mixdef.training.sampling._poisson_capacity", lambda *_: 1)
-  learner = LEARNER._replace(traits=frozenset({"poisson"}))
+  learner = LEARNER._replace(traits=POISSON)
   with pytest.raises(RuntimeError, match="more members than its 1 places"):
     train(learner)
 
 
 def test_poisson_needs_a_probability():
   with pytest.raises(ValueError, match="batch_size=9 exceeds the 8 members"):
-    plan_of(members_of(8), batch_size=9, traits={"poisson"})
+    plan_of(members_of(8), batch_size=9, traits=POISSON)
 
 
 def test_poisson_capacity_suffices_for_the_largest_subset():
   members = np.stack([members_of(20), members_of(60)])
   data = records(N)
-  plan = make_plan(
-    frozenset({"poisson"}), data, members, epochs=50, batch_size=30, num_members=40
-  )
+  plan = make_plan(POISSON, data, members, epochs=50, batch_size=30, num_members=40)
   _, overflow = deal(members[1], plan, epochs=50)
   assert not overflow.any()
   assert 45 < plan.capacity <= 60
@@ -149,7 +149,7 @@ def test_poisson_capacity_suffices_for_the_largest_subset():
 
 def test_poisson_capacity_holds_the_public_batch_size():
   sizes = {"epochs": 1, "batch_size": 9, "num_members": 10}
-  plan = make_plan({"poisson"}, records(N), members_of(8)[None], **sizes)
+  plan = make_plan(POISSON, records(N), members_of(8)[None], **sizes)
   assert plan.capacity == 9
 
 
@@ -157,7 +157,9 @@ def test_auxiliary_rows_ride_only_where_they_are_needed():
   auxiliary, members = np.arange(N) < 10, np.arange(N) >= 30
   plain = plan_of(members, batch_size=8, auxiliary=auxiliary)
   assert plain.auxiliary_rows == 0
-  plan = plan_of(members, batch_size=8, traits={"auxiliary_rows"}, auxiliary=auxiliary)
+  plan = plan_of(
+    members, batch_size=8, traits=Traits(auxiliary_rows=True), auxiliary=auxiliary
+  )
   rows, _ = deal(members, plan, auxiliary=auxiliary)
   own = rows.auxiliary > 0
   assert (rows.weight[own] == 0).all()
@@ -169,7 +171,7 @@ def test_auxiliary_rows_ride_only_where_they_are_needed():
 
 
 def test_a_defense_without_its_auxiliary_rows_is_refused():
-  part = Defense("compare", traits=frozenset({"needs_auxiliary"}))
+  part = Defense("compare", traits=Traits(needs_auxiliary=True))
   learner = classifier(Linear(), optax.sgd(0.5), part)
   with pytest.raises(ValueError, match=r"data\.with_auxiliary\(500\)"):
     train(learner)

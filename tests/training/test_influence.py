@@ -22,6 +22,7 @@ from training_cases import (
 from mixdef.core.chaining import chain
 from mixdef.core.hooks import Defense
 from mixdef.core.randomness import fold_in_name
+from mixdef.core.traits import Traits
 from mixdef.defenses.mixing import mixup
 from mixdef.learners.classifier import classifier
 from mixdef.training import fit
@@ -130,7 +131,7 @@ def test_pitfall_85_every_model_draws_its_own_randomness():
 def test_auxiliary_rows_carry_no_gradient():
   data = records().with_auxiliary(4)
   members = halves(1) & data.audited
-  part = Defense("ride", traits=frozenset({"needs_auxiliary", "auxiliary_rows"}))
+  part = Defense("ride", traits=Traits(needs_auxiliary=True, auxiliary_rows=True))
   learner = classifier(Linear(), optax.sgd(0.1), part)
   clean = train(learner, data, members)
   assert clean.plan.auxiliary_rows == 1

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from training_cases import records
 
+from mixdef.core.traits import Traits
 from mixdef.training.sampling import chunk_of, epoch_rows, make_plan
 
 N = 60
@@ -16,7 +17,7 @@ KEY = jax.random.key(4)
 
 def plan_of(members, groups, batch_size):
   sizes = {"epochs": 1, "batch_size": batch_size, "num_shards": groups}
-  return make_plan(frozenset(), records(N), members[None], **sizes)
+  return make_plan(Traits(), records(N), members[None], **sizes)
 
 
 def deal(members, groups, batch_size=4, epochs=2):
@@ -132,7 +133,7 @@ def test_too_few_members_for_the_groups_are_refused():
   members = np.stack([members_of(60), members_of(10)])
   with pytest.raises(ValueError, match=r"10 members for the 5 steps.*of 4 critics"):
     make_plan(
-      *(frozenset(), records(N), members),
+      *(Traits(), records(N), members),
       epochs=1,
       batch_size=3,
       num_members=60,

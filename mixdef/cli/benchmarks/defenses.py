@@ -16,7 +16,7 @@ def run(settings: BenchSettings) -> dict:
   """Time an epoch, teachers included, and a query with every defense."""
   rows, models = [], 2
   catalogue = {name: make() for name, make in mixdef.defenses.CATALOGUE.items()}
-  every = {n: part for n, part in catalogue.items() if "critic" not in part.traits}
+  every = {n: part for n, part in catalogue.items() if not part.traits.critic}
   of_networks = {name: made for name, made in every.items() if made.model}
   the_rest = {name: made for name, made in every.items() if not made.model}
   works = {
