@@ -50,7 +50,7 @@ class Findings:
   """Scores [S,N] and metrics by attack, and why the others were not run."""
 
   scores: dict[str, np.ndarray]
-  figures: dict[str, dict[str, Any]]
+  metrics: dict[str, dict[str, Any]]
   not_run: dict[str, str]
 
 
@@ -130,7 +130,7 @@ def run_attacks(
       scores[targets], signals.members[targets], run.records_asked(), seed=seed
     )
     findings.scores[name] = scores
-    findings.figures[name] = {
+    findings.metrics[name] = {
       "family": catalogue.family(plain),
       "about": catalogue.about(plain),
       **found.to_json(),

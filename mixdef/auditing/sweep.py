@@ -253,6 +253,6 @@ def _attacked(sweep, ensemble) -> dict[str, Any]:
     "diverged": trained - len(ensemble),
     "num_records": int(ensemble.data.audited.sum()),
     "strategy": ensemble.strategy,
-    "attacks": found.figures,
+    "attacks": found.metrics,
     "attacks_not_run": found.not_run,
   }

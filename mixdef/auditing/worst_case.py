@@ -77,15 +77,15 @@ def attack_canaries(
       ", all views": asked[""],
       ", record alone": (signals.first_view(), names),
     }
-  figures, scores = {}, {}
+  metrics, scores = {}, {}
   for suffix, (part, chosen) in asked.items():
     findings = run_attacks(chosen, part, seed=seed)
-    figures |= {f"{name}{suffix}": row for name, row in findings.figures.items()}
+    metrics |= {f"{name}{suffix}": row for name, row in findings.metrics.items()}
     scores |= {f"{name}{suffix}": row for name, row in findings.scores.items()}
-  best = strongest(figures)
+  best = strongest(metrics)
   found: dict[str, Any] = {}
   if best:
-    fpr = exposure_fpr(figures[best["attack"]]["num_nonmembers"])
+    fpr = exposure_fpr(metrics[best["attack"]]["num_nonmembers"])
     risk = record_risk(scores[best["attack"]], signals.members, fpr=fpr)
     found |= {"exposed_fpr": fpr, "exposed_quantiles": risk.quantiles()}
     first = next(iter(scores))
@@ -99,7 +99,7 @@ def attack_canaries(
     "count": int(signals.audited.sum()),
     "num_always": int(ensemble.data.always_member.sum()),
     "num_models": len(ensemble),
-    "attacks": figures,
+    "attacks": metrics,
     "scores": scores,
     "members": signals.members,
     "strongest": best,
@@ -168,10 +168,10 @@ def attack_dp_baseline(
     "candidates": matched.candidates,
     **{name: reached[name] for name in ("test_accuracy", "test_accuracy_std")},
     **ensemble[0].guarantee,
-    "attacks": findings.figures,
+    "attacks": findings.metrics,
     "scores": findings.scores,
     "members": ensemble.members,
-    "strongest": strongest(findings.figures),
+    "strongest": strongest(findings.metrics),
     "canaries": canaries,
     "note": note if matched.matched else _UNMATCHED,
   }

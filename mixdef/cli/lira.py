@@ -77,7 +77,7 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   }
   with files.whole_file(folder / "scores.npz") as file:
     np.savez_compressed(file, **arrays)
-  ranked = metrics.strongest_first(found.figures)
+  ranked = metrics.strongest_first(found.metrics)
   metrics.roc_plot(
     {name: (found.scores[name], signals.members) for name in ranked[:_DRAWN]},
     folder / "roc.png",
@@ -97,7 +97,7 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
     "seconds": round(answered.seconds, 2),
     "shadows_per_minute": round(answered.per_minute, 2),
     "keep_params": settings.keep_params,
-    "attacks": found.figures,
+    "attacks": found.metrics,
     "not_run": found.not_run,
   }
 
@@ -127,14 +127,14 @@ def show(result: dict) -> None:
     f"selection"
   )
   print(f"{'attack':24}{'AUC [95%]':24}{'balanced':10}TPR at 0.1% FPR [95%]")
-  for name, figures in result["attacks"].items():
-    low, high = figures["auc_ci"]
-    tpr = figures["tpr"]["0.001"]
+  for name, row in result["attacks"].items():
+    low, high = row["auc_ci"]
+    tpr = row["tpr"]["0.001"]
     rate = "not resolvable"
     if tpr["resolvable"]:
       rate = f"{tpr['value']:.4f} [{tpr['ci'][0]:.4f}, {tpr['ci'][1]:.4f}]"
-    auc = f"{figures['auc']:.4f} [{low:.4f}, {high:.4f}]"
-    decided = figures["balanced_accuracy"]
+    auc = f"{row['auc']:.4f} [{low:.4f}, {high:.4f}]"
+    decided = row["balanced_accuracy"]
     balanced = "none" if decided is None else f"{decided:.4f}"
     print(f"{name:24}{auc:24}{balanced:10}{rate}")
   for name, reason in result["not_run"].items():

@@ -185,9 +185,9 @@ def priv_gan(
     g, g_opt, g_losses, stats = jax.vmap(
       generator_step, (0, 0, 0, 0, 0, 0, None, None, 0)
     )(params["g"], opt["g"], stats, d, pair, batches, z, p, keys)
-    figures = d_losses.mean(), g_losses.mean(), hits
+    metrics = d_losses.mean(), g_losses.mean(), hits
     params, opt = {"g": g, "d": d, "p": p}, {"g": g_opt, "d": d_opt, "p": p_opt}
-    return state._replace(params=params, stats=stats, opt=opt), figures
+    return state._replace(params=params, stats=stats, opt=opt), metrics
 
   def alone_step(state, batches):
     own = state.params["p"], state.opt["p"]
@@ -199,13 +199,13 @@ def priv_gan(
     batches = jax.vmap(lambda own: gather(data, own, networks.num_classes))(
       by_shard(rows, pairs)
     )
-    state, figures = jax.lax.cond(
+    state, metrics = jax.lax.cond(
       ctx.epoch < alone,
       lambda: alone_step(state, batches),
       lambda: gan_step(state, batches, ctx, on_fakes),
     )
     names = "critic_loss", "generator_loss", "privacy_accuracy"
-    return state, dict(zip(names, figures, strict=True))
+    return state, dict(zip(names, metrics, strict=True))
 
   def generate(state, z, y):
     own = state.params["g"], state.stats

@@ -20,7 +20,7 @@ from mixdef.training.signature import equal_or_refuse
 from mixdef.training.store import Store
 
 _CHECKPOINT_SECONDS = 60.0
-_NO_FIGURES = ("epoch", "diverged", "seconds")  # entries of a row, not metrics
+_NOT_METRICS = ("epoch", "diverged", "seconds")  # entries of a row, not metrics
 
 
 class Loop:
@@ -68,8 +68,8 @@ class Loop:
     for epoch in range(done, training.plan.epochs):
       states, row = _one_epoch(program, training, states, epoch, models)
       self._append({"models": name, "count": len(models), **row})
-      figures = {k: v for k, v in row.items() if k not in _NO_FIGURES}
-      self.progress.advance(len(models), **figures)
+      metrics = {k: v for k, v in row.items() if k not in _NOT_METRICS}
+      self.progress.advance(len(models), **metrics)
       if self.store and time.monotonic() - saved > _CHECKPOINT_SECONDS:
         self._checkpoint(kind, training, models, states, epoch + 1)
         saved = time.monotonic()

@@ -111,7 +111,7 @@ def test_pitfall_86_a_changed_setting_is_refused(trained, field, value):
 def test_a_stopped_job_resumes(tmp_path, trained, monkeypatch):
   settings, _, result = trained
 
-  def stop(self, units, **figures):
+  def stop(self, units, **metrics):
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
@@ -129,11 +129,11 @@ def test_lira_writes_the_contract(attacked):
   assert result == returned
   assert set(result["attacks"]) | set(result["not_run"]) == set(RUN)
   assert set(result["not_run"]) == {"rmia", "attack_p", "quantile"}  # no population
-  for figures in result["attacks"].values():
-    assert {"auc", "auc_ci", "balanced_accuracy", "tpr"} <= set(figures)
-    assert {"value", "ci", "resolvable"} <= set(figures["tpr"]["0.001"])
-    low, high = figures["auc_ci"]
-    assert low <= figures["auc"] <= high
+  for metrics in result["attacks"].values():
+    assert {"auc", "auc_ci", "balanced_accuracy", "tpr"} <= set(metrics)
+    assert {"value", "ci", "resolvable"} <= set(metrics["tpr"]["0.001"])
+    low, high = metrics["auc_ci"]
+    assert low <= metrics["auc"] <= high
   assert result["num_shadows"] == 4
   assert result["strategy"] == "loop"
   assert result["shadows_per_minute"] > 0

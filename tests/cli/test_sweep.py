@@ -128,7 +128,7 @@ def test_what_was_refused_is_tried_again(tmp_path, monkeypatch):
 def test_what_another_strategy_left_half_trained_is_trained_anew(tmp_path, monkeypatch):
   options = {"defenses": "none", "num_shadows": 2, "attacks": "gap"}
 
-  def stop(self, units, **figures):
+  def stop(self, units, **metrics):
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
@@ -194,8 +194,8 @@ def test_the_tables_hold_every_cell(swept):
   folder, result = swept
   with (folder / "sweep.csv").open() as file:
     rows = {row["defense"]: row for row in csv.DictReader(file)}
-  figures = by_defense(result)["none"]["attacks"]["loss_threshold"]
-  assert float(rows["none"]["loss_threshold_auc"]) == figures["auc"]
+  metrics = by_defense(result)["none"]["attacks"]["loss_threshold"]
+  assert float(rows["none"]["loss_threshold_auc"]) == metrics["auc"]
   assert rows["mmd"]["not_run"]
   table = (folder / "sweep.md").read_text().splitlines()
   widths = {line.count("|") for line in table[:5]}

@@ -67,7 +67,7 @@ def interrupt(monkeypatch):
   def stop(n, learner=LEARNER, **options):
     epochs = []
 
-    def advance(self, units, **figures):
+    def advance(self, units, **metrics):
       epochs.append(units)
       if len(epochs) == n:
         raise KeyboardInterrupt
@@ -113,7 +113,7 @@ def test_an_interrupted_run_ends_like_an_unbroken_one(
 
 
 def test_a_kill_without_a_checkpoint_starts_over(tmp_path, monkeypatch, unbroken):
-  def advance(self, units, **figures):
+  def advance(self, units, **metrics):
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:

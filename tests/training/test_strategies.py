@@ -100,7 +100,7 @@ def _recorder(progress):
     def __init__(self, total, *, unit, shown):
       progress.append(total)
 
-    def advance(self, units, **figures):
+    def advance(self, units, **metrics):
       progress.append(units)
 
     resume = advance

@@ -79,7 +79,7 @@ def render(
     .render(
       report=report,
       level=_LEVELS[level],
-      figures=rows.key_figures(report),
+      metrics=rows.key_metrics(report),
       table=rows.attack_table(report["attacks"]),
       roc=_roc(drawn, members[:, chosen], styles, report["attacks"]),
       generator=generator_section(report.get("generator"), pictures),

@@ -162,10 +162,10 @@ def setting_rows(setting: Mapping[str, Any]) -> list[tuple[str, str]]:
   return rows
 
 
-def key_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def key_metrics(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
   """Return the key metrics of a report: name, value, remarks."""
   strongest, setting = report.get("strongest"), report.get("setting") or {}
-  figures = []
+  metrics = []
   if strongest:
     name = strongest["attack"]
     auc = words.measured(strongest["auc"], strongest["auc_ci"])
@@ -173,27 +173,27 @@ def key_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
       auc["interval"] and f"{auc['interval']}, widened to account for the selection"
     )
     note = ", ".join(filter(None, (f"AUC of {name}, 0.5 is random guessing", widened)))
-    figures.append(("Strongest attack", auc["value"], note))
-    figures.append(_members_found(strongest))
+    metrics.append(("Strongest attack", auc["value"], note))
+    metrics.append(_members_found(strongest))
   if setting.get("test_accuracy") is not None:
     spread = setting.get("test_accuracy_std")
     note = f"±{words.percent(spread)} between models" if spread is not None else ""
-    figures.append(("Test accuracy", words.percent(setting["test_accuracy"]), note))
+    metrics.append(("Test accuracy", words.percent(setting["test_accuracy"]), note))
   for row in (report.get("generator") or {}).get("utility", []):
     if row["name"] == "downstream_accuracy":
       note = (
         f"of a classifier trained on samples; {words.percent(row['real'])} if trained "
         "on real records"
       )
-      figures.append(("Accuracy from samples", words.percent(row["value"]), note))
+      metrics.append(("Accuracy from samples", words.percent(row["value"]), note))
   if setting.get("epsilon") is not None:
     note = f"δ = {words.plain(setting.get('delta'))}{epsilon_remark(setting)}"
     value = f"ε = {words.fixed(setting['epsilon'], 2)}"
-    figures.append(("Privacy guarantee", value, note))
+    metrics.append(("Privacy guarantee", value, note))
   if setting.get("num_models") is not None:
     note = f"{words.plain(setting.get('num_audited'))} records audited"
-    figures.append(("Models", words.plain(setting["num_models"]), note))
-  return figures
+    metrics.append(("Models", words.plain(setting["num_models"]), note))
+  return metrics
 
 
 def _members_found(strongest: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -35,7 +35,7 @@ _SIDE = 2048  # of the matrices whose product is the measured peak
 
 
 def run(settings: BenchSettings) -> dict:
-  """Time all works; returns the rows and what their figures stand for."""
+  """Time all works; returns the rows and the facts about the machine and the work."""
   works = (MLP, CNN, WIDE_RESNET)
   return compare(works, batch=settings.batch_size, repeats=settings.repeats)
 

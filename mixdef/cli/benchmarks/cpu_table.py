@@ -98,10 +98,10 @@ def show(result: dict) -> None:
       f"{row['shadows_per_minute']:.3g} shadows a minute"
     )
     for group, variants in row["variants"].items():
-      for place, (variant, figures) in enumerate(variants.items()):
+      for place, (variant, times) in enumerate(variants.items()):
         ratio = "" if place or group == OURS else _ratio(row, group)
-        who = group if group == OURS else f"torch {group}"
-        print(f"  {f'{who}, {variant}':30}{spread(figures):28}{ratio}".rstrip())
+        side = group if group == OURS else f"torch {group}"
+        print(f"  {f'{side}, {variant}':30}{spread(times):28}{ratio}".rstrip())
   if about["note"]:
     print(about["note"])
 

@@ -109,7 +109,7 @@ def models_at_once(
         for way in WAYS:
           rows.append(
             {"work": work.title, "precision": precision, "models": count, "way": way}
-            | figures(
+            | throughput(
               seconds.get(way), count, steps, flops=flops, peak=peak, batch=batch
             )
           )
@@ -129,7 +129,7 @@ def _fitting(learner, data, way, count, batch, steps):
   return case
 
 
-def figures(
+def throughput(
   seconds: list[float] | None,
   count: int,
   steps: int,

@@ -137,7 +137,7 @@ def synthetic_pictures(size: int) -> mixdef.Dataset:
 
 
 def show(recipe: dict) -> None:
-  """Print the figures of the recipe."""
+  """Print the times of the recipe."""
   more = recipe["extrapolated"]
   print(
     f"{recipe['num_shadows']} shadows of {recipe['model']} in bfloat16 on "

@@ -78,8 +78,8 @@ def rows_of(work: str, cases: dict, repeats: int, *, per: int = 1, **more) -> li
   rows = []
   for name, times in seconds.items():
     ratio = round(statistics.median(times) / first, 3)
-    figures = milliseconds(times, per)
-    rows.append({"work": work, "case": name, "ms": figures, "ratio": ratio, **more})
+    ms = milliseconds(times, per)
+    rows.append({"work": work, "case": name, "ms": ms, "ratio": ratio, **more})
   return rows
 
 
@@ -87,15 +87,15 @@ def show(result: dict) -> None:
   """Print the rows of `rows_of` as a table."""
   print(f"{'work':30} {'case':28} {'ms: median (range)':28} ratio")
   for row in result["rows"]:
-    figures = spread(row["ms"])
-    print(f"{row['work']:30} {row['case']:28} {figures:28} {row['ratio']:.3g}")
+    ms = spread(row["ms"])
+    print(f"{row['work']:30} {row['case']:28} {ms:28} {row['ratio']:.3g}")
 
 
-def spread(figures: list[float]) -> str:
+def spread(times: list[float]) -> str:
   """Write [min, median, max] as a median with its range.
 
   >>> spread([1.0, 2.0, 4.0])
   '2 (1 to 4)'
   """
-  low, middle, high = (f"{v:.3g}" if v < 1000 else f"{v:.0f}" for v in figures)
+  low, middle, high = (f"{v:.3g}" if v < 1000 else f"{v:.0f}" for v in times)
   return f"{middle} ({low} to {high})"

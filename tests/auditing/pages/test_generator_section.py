@@ -51,8 +51,8 @@ def columns():
   return found
 
 
-def cell(figures, query, references):
-  return figures | {"query": query, "references": references, "num_targets": 16}
+def cell(metrics, query, references):
+  return metrics | {"query": query, "references": references, "num_targets": 16}
 
 
 def a_mosaic():
@@ -229,7 +229,7 @@ def test_a_report_on_classifiers_has_no_part_on_generators(case):
   assert written(report, *rest) == without
 
 
-def test_missing_figures_are_dashes(case):
+def test_missing_metrics_are_dashes(case):
   report, *rest = case
   part = report["generator"]
   for row in part["utility"]:
