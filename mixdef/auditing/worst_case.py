@@ -71,14 +71,14 @@ def attack_canaries(
   signals = _only(ensemble, rows).signals(views=views)
   attack = "lira_online" if len(ensemble) > _ENOUGH else "lira_online_fixed"
   names = [attack, f"{attack}(score='hinge')"]
-  asked = {"": (signals, [*names, "label_only_logreg"])}
+  rounds = {"": (signals, [*names, "label_only_logreg"])}
   if signals.phi.shape[2] > 1:
-    asked = {
-      ", all views": asked[""],
+    rounds = {
+      ", all views": rounds[""],
       ", record alone": (signals.first_view(), names),
     }
   metrics, scores = {}, {}
-  for suffix, (part, chosen) in asked.items():
+  for suffix, (part, chosen) in rounds.items():
     findings = run_attacks(chosen, part, seed=seed)
     metrics |= {f"{name}{suffix}": row for name, row in findings.metrics.items()}
     scores |= {f"{name}{suffix}": row for name, row in findings.scores.items()}

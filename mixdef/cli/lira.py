@@ -54,7 +54,7 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   """Train shadow models and attack them; returns the content of result.json."""
   data = settings.cut(settings.load(), halves=2)
   views = mixdef.attacks.VIEWS["mirror" if settings.mirror else "none"]
-  answered = mixdef.shadow_signals(
+  outputs = mixdef.shadow_signals(
     settings.make_learner(data),
     data,
     views=views(),
@@ -65,7 +65,7 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   )
   if jax.process_index():
     return {}  # the first process reports
-  signals = answered.signals
+  signals = outputs.signals
   every = mixdef.attacks.ATTACKS
   chosen = [name for name in every.on_signals if every.family(name) in _FAMILIES]
   found = auditing.run_attacks(chosen, signals)
@@ -84,18 +84,18 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   )
   return {
     **auditing.accuracies(signals),
-    **answered.guarantee,
+    **outputs.guarantee,
     "defense": settings.defended_by,
     "dataset": data.name,
     "num_records": len(data),
     "design": "bernoulli",
     "references": "trained with the target's defense",
     "fits": _counts(signals),
-    "num_shadows": len(answered.models),
-    "diverged": answered.diverged,
-    "strategy": answered.strategy,
-    "seconds": round(answered.seconds, 2),
-    "shadows_per_minute": round(answered.per_minute, 2),
+    "num_shadows": len(outputs.models),
+    "diverged": outputs.diverged,
+    "strategy": outputs.strategy,
+    "seconds": round(outputs.seconds, 2),
+    "shadows_per_minute": round(outputs.per_minute, 2),
     "keep_params": settings.keep_params,
     "attacks": found.metrics,
     "not_run": found.not_run,

@@ -25,7 +25,7 @@ from mixdef.learners._gan import (
   real_and_fake,
 )
 from mixdef.learners._sanitised import (
-  asked_chunk_epsilon,
+  known_shard_epsilon,
   check_delta,
   check_plain,
   noisy_steps,
@@ -137,7 +137,7 @@ def datalens(
   def init(key, spec):
     count = noisy_steps("datalens", spec, delta, warm_epochs, critic_steps) * fakes
     ratio = noise / (2 * math.sqrt(top))
-    epsilon = asked_chunk_epsilon(ratio, count=count, delta=delta)
+    epsilon = known_shard_epsilon(ratio, count=count, delta=delta)
     state = {"datalens": stated(epsilon, delta)}
     made = init_networks(networks, optimizer, key, spec, critics=teachers)
     return TrainState(*made, state, key)

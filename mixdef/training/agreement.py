@@ -86,10 +86,13 @@ def agree(
     (store.folder / _NOISE).chmod(0o600)  # the seed allows subtracting the noise
   path = store.folder / "strategy.json"
   earlier = None if fresh else _earlier(path)
-  asked = {"memory_gb": memory_gb, "models": num_models}
+  requested = {"memory_gb": memory_gb, "models": num_models}
   if earlier:
     training = training.with_capacities(earlier["capacities"])
-    if strategy in ("auto", earlier["strategy"]) and earlier["asked"] == asked:
+    if (
+      strategy in ("auto", earlier["strategy"])
+      and earlier.get("requested") == requested
+    ):
       how = earlier["strategy"], earlier["models_at_once"]
       return Agreement(made_from, training, *how, noise)
   strategy, size = decide(training, strategy, memory_gb, num_models)
@@ -97,7 +100,7 @@ def agree(
     "strategy": strategy,
     "models_at_once": size,
     "capacities": training.capacities,
-    "asked": asked,
+    "requested": requested,
   }
   write_json(path, seal(decided))
   return Agreement(made_from, training, strategy, size, noise)

@@ -114,12 +114,12 @@ class Loop:
     theirs = [model * each + teacher for model in models for teacher in range(each)]
     states = self.run(teachers, strategy, theirs, kind="teachers")
     stage, _ = training.learner.stages[0]
-    asked, rows = programs(teachers.source, teachers.plan, strategy).raw, ()
+    predict, rows = programs(teachers.source, teachers.plan, strategy).raw, ()
     if stage.query:
       rows = (teachers.data.y,)
-      asked = query_program(teachers.source, strategy, stage.query, 2)
+      predict = query_program(teachers.source, strategy, stage.query, 2)
     log_probs = jnp.asarray(
-      predict_in_blocks(asked, states, teachers.values, teachers.data.x, *rows)
+      predict_in_blocks(predict, states, teachers.values, teachers.data.x, *rows)
     )
     shape = (training.count, stage.models)
     table = jax.vmap(stage.table)(

@@ -131,17 +131,17 @@ class Training:
     """Lower the program that turns the teachers' outputs into one model's table."""
     ((stage, _),) = self.learner.stages
     states, values, rows, data, *_ = teachers.abstract(1)
-    asked, about = programs(teachers.source, teachers.plan, "vmap").raw, (data.x,)
+    predict, rows_of = programs(teachers.source, teachers.plan, "vmap").raw, (data.x,)
     if stage.query:
-      asked = query_program(teachers.source, "vmap", stage.query, 2)
-      about = data.x, data.y
-    answers = jax.eval_shape(asked, states, values, *about)
+      predict = query_program(teachers.source, "vmap", stage.query, 2)
+      rows_of = data.x, data.y
+    log_probs = jax.eval_shape(predict, states, values, *rows_of)
     one, kept = _shapes((self.keys[0], self.members[0]))
 
     def of_all(leaf):
       return jax.ShapeDtypeStruct((stage.models, *leaf.shape[1:]), leaf.dtype)
 
-    return jax.jit(stage.table).lower(one, of_all(answers), of_all(rows), kept)
+    return jax.jit(stage.table).lower(one, of_all(log_probs), of_all(rows), kept)
 
 
 def _shapes(tree):

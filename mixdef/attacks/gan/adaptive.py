@@ -172,10 +172,10 @@ def lira_gan_mixed_query(
       "these are signals of single records; build them with pair_signals"
     )
   signals.check_model("target", target)
-  asked = _of_pairs_alike(signals, target)
+  queried = _of_pairs_alike(signals, target)
   if official:
-    asked, target = _with_official_twin(asked, target)
-  return lira_online(asked, target=target, ddof=ddof)
+    queried, target = _with_official_twin(queried, target)
+  return lira_online(queried, target=target, ddof=ddof)
 
 
 def adaptive_grid(
@@ -231,12 +231,12 @@ def adaptive_grid(
     return pair_signals(ensemble, num_pairs=num_pairs, num_fakes=num_fakes, seed=seed)
 
   cells = {}
-  for query, ask in (("single", single), ("mixed", mixed)):
-    observed = ask(defended)
+  for kind, query in (("single", single), ("mixed", mixed)):
+    observed = query(defended)
     for name, ensemble in references.items():
-      theirs = observed if ensemble is defended else ask(ensemble)
-      as_official = official and query == "mixed"
-      cells[f"{query}/{name}"] = _cell(theirs, observed, targets, official=as_official)
+      theirs = observed if ensemble is defended else query(ensemble)
+      as_official = official and kind == "mixed"
+      cells[f"{kind}/{name}"] = _cell(theirs, observed, targets, official=as_official)
   return cells
 
 
@@ -245,8 +245,8 @@ def _cell(references: Signals, observed: Signals, targets, *, official: bool) ->
   for target in targets:
     signals = with_references(references, observed, target)
     if isinstance(signals, PairSignals):
-      asked = references if official else signals
-      scores.append(lira_gan_mixed_query(asked, target=target, official=official))
+      queried = references if official else signals
+      scores.append(lira_gan_mixed_query(queried, target=target, official=official))
       signals = _of_pairs_alike(signals, target)
     else:
       scores.append(lira_gan_discriminator(signals, target=target))

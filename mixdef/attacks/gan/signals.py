@@ -101,9 +101,9 @@ def gan_signals(
   shown = Progress(count, unit="record", shown=progress)
   if population is not None:
     nobody = np.zeros((len(ensemble), len(population)), bool)
-    stacks = _asked(ensemble, population, num_fakes, shown)
+    stacks = _queried(ensemble, population, num_fakes, shown)
     others = GanSignals(**stacks, members=nobody, labels=population.y)
-  stacks = _asked(ensemble, data, num_fakes, shown)
+  stacks = _queried(ensemble, data, num_fakes, shown)
   shown.close()
   return GanSignals(
     **stacks,
@@ -200,7 +200,7 @@ def fake_scores(ensemble: Ensemble, y: ArrayLike, num_fakes: int) -> np.ndarray:
   return scores.mean(2, dtype=np.float64)[:, place.reshape(-1)]
 
 
-def _asked(ensemble, data, num_fakes, progress):
+def _queried(ensemble, data, num_fakes, progress):
   y = conditions(ensemble[0], data.y)
   fakes = fake_scores(ensemble, y, num_fakes)
   blocks = []

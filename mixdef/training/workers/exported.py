@@ -64,12 +64,12 @@ def _export(function, tree, kinds, specs, own):
   """Lower a function to a program of plain arrays that other processes can run."""
   from jax import export
 
-  answer = []
+  structure_and_kinds = []
 
   def flat(*arrays):
     args = jax.tree.unflatten(tree, map(_with_keys, arrays, kinds))
     leaves, structure = jax.tree.flatten(function(*args))
-    answer[:] = structure, [_kind_of_key(leaf) for leaf in leaves]
+    structure_and_kinds[:] = structure, [_kind_of_key(leaf) for leaf in leaves]
     return [_bits(leaf) for leaf in leaves]
 
   compiled = jax.jit(flat)
@@ -91,7 +91,7 @@ def _export(function, tree, kinds, specs, own):
     specs[:own],
     specs[own:],
     exported.out_avals,
-    *answer,
+    *structure_and_kinds,
   )
 
 

@@ -80,17 +80,17 @@ class _Worker:
     """Run the program on one model; the outputs are valid until the next call."""
     if program.number not in self._known:
       while len(self._known) >= _REMEMBERED:
-        self._ask("forget", self._known.pop(0))
+        self._send("forget", self._known.pop(0))
       blob = np.frombuffer(program.blob, np.uint8)
       self._memory.write([blob])
       if program.calls:
-        self._ask("register", str(onednn.library()), program.calls)
-      self._ask("load", program.number, len(blob), len(program.shared))
+        self._send("register", str(onednn.library()), program.calls)
+      self._send("load", program.number, len(blob), len(program.shared))
       self._known.append(program.number)
     _, behind = layout(program.own)
     self._memory.reserve(layout(program.outputs, behind)[1])
     self._memory.write(inputs)
-    self._ask("run", program.number)
+    self._send("run", program.number)
     return self._memory.views(program.outputs, behind)
 
   def kill(self) -> None:
@@ -104,16 +104,16 @@ class _Worker:
     os.close(self._stderr)
     os.close(self._memory.descriptor)
 
-  def _ask(self, *task):
+  def _send(self, *task):
     try:
       self._process.stdin.write(json.dumps(task) + "\n")
       self._process.stdin.flush()
-      answer = self._process.stdout.readline()
+      reply = self._process.stdout.readline()
     except BrokenPipeError:
-      answer = ""
-    if not answer:
+      reply = ""
+    if not reply:
       raise Stopped(self._end())
-    error = json.loads(answer)
+    error = json.loads(reply)
     if error:
       raise Stopped(f"{self._name} failed: {error}")
 
