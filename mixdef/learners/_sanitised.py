@@ -73,8 +73,9 @@ def drawn_shard_epsilon(
   Returns:
     epsilon > 0; `inf` without noise.
 
-  Deviation: Poisson sampling and records added or removed, where the other outcome is
-    that nothing is queried, would give half of it; here another shard is queried instead.
+  Deviation: the accounting of Poisson sampling with records added or removed assumes
+    that the alternative to a query is no query, and would give about half the epsilon.
+    Here, another shard is queried instead.
 
   Reference: Wang, Balle & Kasiviswanathan, "Subsampled Renyi Differential Privacy and
     Analytical Moments Accountant", 2019, arXiv 1808.00087, Theorem 27.

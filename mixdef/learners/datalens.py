@@ -25,9 +25,9 @@ from mixdef.learners._gan import (
   real_and_fake,
 )
 from mixdef.learners._sanitised import (
-  known_shard_epsilon,
   check_delta,
   check_plain,
+  known_shard_epsilon,
   noisy_steps,
   stated,
 )

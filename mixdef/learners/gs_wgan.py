@@ -105,26 +105,27 @@ def gs_wgan(
       records, a delta of one over the number of members or more, or a training too
       short for a step of G.
 
-  Guarantee: (epsilon, delta)-differential privacy of the released generator, for one
-    record replaced by another where the number of members and who is in which chunk
-    stand fixed (a record added or removed moves a second one between chunks: two
-    replacements). Conditions are drawn uniformly and batch statistics come from fakes,
-    so the members reach G through the noised gradients alone. Critics, `predict`,
-    metrics and the model's key are not covered and must not be released, nor is the
-    choice of hyper-parameters; floating-point noise is not exactly Gaussian. With
-    queried="drawn" epsilon counts B answers a round, each of a chunk drawn with
-    probability 1/critics, without replacement; whose turn it is to train has no part
-    in that draw. With queried="trained" whoever is queried is taken as known, so epsilon
-    counts B answers for each turn of a critic.
+  Guarantee: (epsilon, delta)-differential privacy of the released generator when one
+    record is replaced by another; the number of members and the assignment of records
+    to shards are fixed. (Adding or removing a record moves a second record to another
+    shard, which counts as two replacements.) Conditions are drawn uniformly and batch
+    statistics come from fakes, so members affect G only through the noised gradients.
+    The critics, `predict`, the metrics and the model's key are not covered and must not
+    be released; the choice of hyper-parameters is not covered either. Floating-point
+    noise is not exactly Gaussian. With queried="drawn", epsilon counts B queries per
+    round, each to a shard drawn with probability 1/critics, without replacement,
+    independently of which critic is being trained. With queried="trained", the queried
+    critic is assumed to be public, so epsilon counts B queries per turn of a critic.
 
   Deviation: the official code draws one critic at random, trains it and lets all fakes
-    ask it, and accounts as if each fake had drawn its own: the draws are neither
-    independent within a round nor hidden from later ones, for the critic has moved.
-    Its setting is then no better than 20 * 32 answers of one critic (epsilon about
-    390 at delta 1e-5), not the 9.24 of queried="drawn". Taking Poisson's bound instead
-    gives 4.45, which holds for another mechanism. z is N(0, I), as for all our GANs,
-    officially Bernoulli(1/2). Officially critics are warmed for 2,000 steps by
-    generators of their own, without noise; here by the untrained one.
+    query it, but its accounting assumes that each fake drew its own critic. The draws
+    are neither independent within a round nor hidden from later rounds, because the
+    critic has changed. The official setting is therefore no better than 20 * 32 queries
+    to one critic (epsilon about 390 at delta 1e-5), rather than the 9.24 of
+    queried="drawn". The Poisson bound would give 4.45, but it holds for a different
+    mechanism. z is N(0, I), as in all our GANs; officially it is Bernoulli(1/2). The
+    official code trains the critics for 2,000 initial steps, each against its own
+    generator, without noise; here, they train against the untrained generator.
 
   Reference: Chen, Orekondy & Fritz, GS-WGAN: A Gradient-Sanitized Approach for Learning
     Differentially Private Generators, NeurIPS 2020, arXiv 2006.08265.
@@ -223,8 +224,11 @@ def gs_wgan(
     return alternate(due, move, put(state, "d", d, opt), metrics)
 
   return gan_learner(
-    f"gs_wgan(critics={critics}, noise_multiplier={noise_multiplier}, queried={queried})",
-    *(networks, init, step),
+    f"gs_wgan(critics={critics}, noise_multiplier={noise_multiplier}, "
+    f"queried={queried})",
+    networks,
+    init,
+    step,
     released="average",
     num_shards=critics,
     guarantee=(lambda state: state.defense["gs_wgan"]) if noise_multiplier else None,
