@@ -134,7 +134,8 @@ def _of_pictures(run: Run, extractor: Extractor, classifier, count: int, seed: i
   trained = downstream_accuracy(made, members, learner=classifier, seed=seed)
   return found | {
     "downstream_accuracy": (
-      *(trained["accuracy"], trained["real_accuracy"]),
+      trained["accuracy"],
+      trained["real_accuracy"],
       "of a classifier trained on samples or on real records, tested on held-out "
       "records",
     )
@@ -193,7 +194,8 @@ def _mosaics(run: Run, seed: int) -> list[Mosaic]:
       real,
     ),
     _mosaic(
-      *("interpolations", "Interpolations"),
+      "interpolations",
+      "Interpolations",
       "From one latent to another: sudden changes between copies of training records "
       "would indicate memorization.",
       ways,

@@ -12,8 +12,18 @@ from mixdef.metrics.trade_off import trade_off_plot
 
 _LOW = "0.001"  # false-positive rate of the true-positive rates in the tables
 _FACTS = (
-  *("dataset", "seed", "defense", "family", "num_shadows", "num_records", "epsilon"),
-  *("train_accuracy", "test_accuracy", "test_accuracy_std", "gap_attack", "seconds"),
+  "dataset",
+  "seed",
+  "defense",
+  "family",
+  "num_shadows",
+  "num_records",
+  "epsilon",
+  "train_accuracy",
+  "test_accuracy",
+  "test_accuracy_std",
+  "gap_attack",
+  "seconds",
   "not_run",
 )
 

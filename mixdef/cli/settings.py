@@ -29,8 +29,14 @@ with epy.lazy_imports():
 
 # These change where files are and how fast a job is, not what it computes.
 PLACES = (
-  *("out", "data_dir", "memory_gb", "strategy", "keep_params"),
-  *("coordinator", "num_processes", "process_id"),
+  "out",
+  "data_dir",
+  "memory_gb",
+  "strategy",
+  "keep_params",
+  "coordinator",
+  "num_processes",
+  "process_id",
 )
 
 # Data sets that were read for their digests and are not used yet.

@@ -177,7 +177,8 @@ def _trial(clipped, hooks, spec, state, key, epoch, batch, log_probs):
         together.index == batch.index
       ).all()
     found[f"{part.name} makes a row depend on the other rows of its batch"] = _agree(
-      *(together._replace(auxiliary=None), alone._replace(auxiliary=None)),
+      together._replace(auxiliary=None),
+      alone._replace(auxiliary=None),
       batch.weight > 0,
     )
     batch = alone

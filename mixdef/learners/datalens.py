@@ -182,14 +182,14 @@ def datalens(
       return (-2 * step_size * agreed * fake).sum(), (stats, jnp.abs(agreed).mean())
 
     g, opt, _, (stats, agreed) = minimize(
-      *(loss, optimizer, state.params["g"], state.opt["g"])
+      loss, optimizer, state.params["g"], state.opt["g"]
     )
     return put(state, "g", g, opt, stats=stats), {**metrics, "agreed": agreed}
 
   def step(state, data, rows, ctx):
     keys = row_keys(ctx.key, jnp.arange(teachers))
     d, opt, losses = jax.vmap(teacher_step, (0, 0, 0, 0, None, None))(
-      *(state.params["d"], state.opt["d"], by_shard(rows, teachers), keys, state, data)
+      state.params["d"], state.opt["d"], by_shard(rows, teachers), keys, state, data
     )
     due = generator_due(ctx, critic_steps, warm_epochs)
     move = functools.partial(generator_step, ctx=ctx)
@@ -198,7 +198,9 @@ def datalens(
 
   return gan_learner(
     f"datalens(teachers={teachers}, top={top}, noise={noise})",
-    *(networks, init, step),
+    networks,
+    init,
+    step,
     num_shards=teachers,
     guarantee=(lambda state: state.defense["datalens"]) if noise else None,
   )

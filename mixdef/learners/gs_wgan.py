@@ -172,7 +172,7 @@ def gs_wgan(
   def warm_step(state, data, rows, ctx):
     keys = row_keys(ctx.key, jnp.arange(critics))
     d, opt, metrics = jax.vmap(critic_step, (0, 0, 0, 0, None, None))(
-      *(state.params["d"], state.opt["d"], rows, keys, state, data)
+      state.params["d"], state.opt["d"], rows, keys, state, data
     )
     return d, opt, jax.tree.map(lambda leaf: leaf.mean(0), metrics)
 

@@ -182,7 +182,7 @@ def medgan(
 
     critic = state.params["d"], state.opt["d"], state.defense
     (d, opt, defended), metrics = defended_step(
-      *(defense, optimizer, losses_fn, critic, batch, ctx)
+      defense, optimizer, losses_fn, critic, batch, ctx
     )
     return put(state, "d", d, opt, defense=defended), _metrics(**metrics)
 
@@ -218,7 +218,11 @@ def medgan(
     state = state._replace(stats={**state.stats, "mean": mean + news / (ctx.step + 1)})
     return jax.lax.cond(
       ctx.epoch < pretrain_epochs,
-      *(autoencoder_step, adversarial_step, state, batch, ctx),
+      autoencoder_step,
+      adversarial_step,
+      state,
+      batch,
+      ctx,
     )
 
   def predict(state, x, *, y=None, raw=False):
@@ -226,7 +230,10 @@ def medgan(
     return score(state.params["d"], to_float(x), state.stats["mean"])[:, None]
 
   return gan_learner(
-    *("medgan", networks, init, step),
+    "medgan",
+    networks,
+    init,
+    step,
     defense=defense,
     predict=predict,
     generate=lambda state, z, y: fakes(state.params, state.stats, z)[0],

@@ -169,7 +169,7 @@ def priv_gan(
     params, opt, stats = state.params, state.opt, state.stats
     z = latents(ctx.key, jnp.arange(batches.weight.shape[1]), networks.latent)
     fake, _ = jax.vmap(networks.fakes, (0, 0, None, 0, 0))(
-      *(params["g"], stats, z, batches.y, batches.weight)
+      params["g"], stats, z, batches.y, batches.weight
     )
     fake = jax.lax.stop_gradient(fake)
     d, d_opt, d_losses = jax.vmap(critic_step)(params["d"], opt["d"], batches, fake)

@@ -159,7 +159,7 @@ def wgan_gp(
       return losses + penalty * steep, real - made
 
     critic, metrics = defended_step(
-      *(defense, optimizer, losses_fn, critic, batch, ctx, pairs)
+      defense, optimizer, losses_fn, critic, batch, ctx, pairs
     )
     return critic, stats, batch, metrics
 
@@ -205,7 +205,9 @@ def wgan_gp(
   again = functools.partial(wgan_gp, networks, optimizer, **options)
   return gan_learner(
     f"{critics} critics, {generator_against}" if critics > 1 else "wgan_gp",
-    *(networks, init, step),
+    networks,
+    init,
+    step,
     defense=defense,
     stages=stage_learners(defense, again),
     num_shards=critics,
@@ -278,7 +280,9 @@ def par_gan(
     Adversarial Networks Against Membership Inference Attacks, KDD 2021.
   """
   return wgan_gp(
-    *(networks, optimizer, defense),
+    networks,
+    optimizer,
+    defense,
     critics=critics,
     critic_steps=critic_steps,
     generator_against=generator_against,
@@ -319,7 +323,8 @@ def mlp_wgan_gp(
   128
   """
   networks = table_networks(
-    *(num_features, num_classes),
+    num_features,
+    num_classes,
     hidden=hidden,
     latent=latent,
     conditional=conditional,

@@ -255,8 +255,14 @@ class Ensemble:
     own = (self.states, self.values)
     state, values = jax.tree.map(lambda leaf: leaf[s], own)
     return Run(
-      *(self.source, values, state, self.members[s]),
-      *(self.data, self.plan, self.history, self.noise),
+      self.source,
+      values,
+      state,
+      self.members[s],
+      self.data,
+      self.plan,
+      self.history,
+      self.noise,
     )
 
   @property

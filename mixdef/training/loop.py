@@ -62,7 +62,11 @@ class Loop:
     if done:
       logging.info(
         "resuming %s %d to %d after epoch %d of %d",
-        *(kind, models[0], models[-1], done, training.plan.epochs),
+        kind,
+        models[0],
+        models[-1],
+        done,
+        training.plan.epochs,
       )
     saved = time.monotonic()
     for epoch in range(done, training.plan.epochs):
@@ -223,8 +227,13 @@ def _one_epoch(program, training, states, epoch, models):
   started = time.monotonic()
   steps, number = training.plan.steps_per_epoch, jnp.int32(epoch)
   states, sums = program.train(
-    *(states, training.values, training.rows, training.data),
-    *(number, jnp.int32(0), jnp.int32(steps)),
+    states,
+    training.values,
+    training.rows,
+    training.data,
+    number,
+    jnp.int32(0),
+    jnp.int32(steps),
   )
   if training.learner.epoch:
     states = program.epoch(

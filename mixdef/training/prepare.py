@@ -100,7 +100,9 @@ class Training:
     # Shapes only, because the program does not depend on where arrays are placed.
     return (
       *_shapes((states, part.values, part.rows, self.data)),
-      *(number, number, number),
+      number,
+      number,
+      number,
     )
 
   def program_text(self) -> str:
@@ -178,7 +180,9 @@ def prepare(source, values, data, members, keys, *, epochs, batch_size, num_memb
   if learner.rows:
     rows = _choose(learner.rows, fold_keys(keys, "rows"), members, device.auxiliary)
   plan = make_plan(
-    *(learner.traits, data, rows),
+    learner.traits,
+    data,
+    rows,
     epochs=epochs,
     batch_size=batch_size,
     num_members=None if learner.rows else num_members,
@@ -198,7 +202,9 @@ def prepare(source, values, data, members, keys, *, epochs, batch_size, num_memb
     teachers = prepare(
       teacher if isinstance(source, Learner) else _teacher_of(source),
       jax.tree.map(lambda leaf: jnp.repeat(leaf, stage.models, 0), values),
-      *(data, np.asarray(their_rows).reshape(-1, len(data)), their_keys.reshape(-1)),
+      data,
+      np.asarray(their_rows).reshape(-1, len(data)),
+      their_keys.reshape(-1),
       epochs=epochs,
       batch_size=batch_size,
       num_members=_teacher_size(num_members, stage, stage_keys[0], device.auxiliary),

@@ -58,7 +58,11 @@ class Progress:
       words = "".join(f"{name} {value:.4g}, " for name, value in metrics.items())
       logging.info(
         "%d/%d %ss, %s%s",
-        *(self._done, self._total, self._unit, words, self._time_left(now)),
+        self._done,
+        self._total,
+        self._unit,
+        words,
+        self._time_left(now),
       )
     if not self._paced_from:
       self._paced_from = now, self._done

@@ -95,7 +95,11 @@ def decide(
   if training.count > 1:
     logging.info(
       "%d models by %s, %d at once: about %.3g of the %.3g GB they may take",
-      *(training.count, strategy, size, needed / 1e9, budget / 1e9),
+      training.count,
+      strategy,
+      size,
+      needed / 1e9,
+      budget / 1e9,
     )
   if needed > budget:
     logging.warning("not even one model fits the memory it may take; trying")
@@ -148,7 +152,7 @@ def _seconds_per_model(training, strategy, size, best):
     zero = jnp.int32(0)
     jax.block_until_ready(
       program.train(
-        *(states, part.values, part.rows, part.data, zero, zero, jnp.int32(count))
+        states, part.values, part.rows, part.data, zero, zero, jnp.int32(count)
       )
     )
     return time.perf_counter() - start

@@ -30,7 +30,7 @@ def run(settings: BenchSettings) -> dict:
     for name, defense in chosen.items():
       learner = mixdef.classifier(model, optax.adam(1e-3), defense)
       training = train_everyone(
-        *(learner, data), models=models, batch=settings.batch_size, epochs=10
+        learner, data, models=models, batch=settings.batch_size, epochs=10
       )
       trains[name], state = _epochs_of(training)
       program = programs(training.source, training.plan, "scan")
@@ -57,7 +57,7 @@ def _epochs_of(training):
     for part, program, states in stages:
       steps, last = part.plan.steps_per_epoch, jnp.int32(part.plan.epochs - 1)
       states, _ = program.train(
-        *(states, {}, part.rows, part.data, last, jnp.int32(0), jnp.int32(steps))
+        states, {}, part.rows, part.data, last, jnp.int32(0), jnp.int32(steps)
       )
       if part.learner.epoch:
         states = program.epoch(states, {}, part.rows, part.data, last)

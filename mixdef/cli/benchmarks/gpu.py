@@ -25,8 +25,11 @@ from mixdef.cli.benchmarks.works import (
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 WIDER_RESNET = Work(
-  *("wider_resnet", "WRN-16-4, GroupNorm"),
-  *(mixdef.models.wide_resnet(16, 4, norm="group"), (32, 32, 3), 32),
+  "wider_resnet",
+  "WRN-16-4, GroupNorm",
+  mixdef.models.wide_resnet(16, 4, norm="group"),
+  (32, 32, 3),
+  32,
 )
 
 # Dense TFLOP/s of the vendor's data sheets; float32 products run in TF32 by default.
@@ -53,7 +56,8 @@ def run(settings: BenchSettings) -> dict:
   # First what a mistake in a flag would stop.
   trained = recipe.train_shadows(settings, recipe.records_for(settings))
   rows = models_at_once(
-    *((CNN._replace(steps=32), WIDER_RESNET), COUNTS),
+    (CNN._replace(steps=32), WIDER_RESNET),
+    COUNTS,
     batch=settings.batch_size,
     repeats=settings.repeats,
   )

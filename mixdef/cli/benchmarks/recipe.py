@@ -78,7 +78,9 @@ def train_shadows(
   members = mixdef.subsets(data, settings.num_shadows, seed=settings.seed)
   start = time.perf_counter()
   shadows = mixdef.fit_many(
-    *(learner, data, members),
+    learner,
+    data,
+    members,
     epochs=settings.epochs,
     batch_size=batch,
     seed=settings.seed,

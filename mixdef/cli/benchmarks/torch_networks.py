@@ -14,8 +14,10 @@ CLASSES = 10
 def mlp() -> nn.Module:
   """Dense layers of 512 and 256 units."""
   return nn.Sequential(
-    *(nn.Linear(784, 512), nn.ReLU()),
-    *(nn.Linear(512, 256), nn.ReLU()),
+    nn.Linear(784, 512),
+    nn.ReLU(),
+    nn.Linear(512, 256),
+    nn.ReLU(),
     nn.Linear(256, CLASSES),
   )
 
@@ -23,9 +25,15 @@ def mlp() -> nn.Module:
 def cnn() -> nn.Module:
   """Two 3x3 convolutions of 32 and 64 channels, a dense layer of 128."""
   return nn.Sequential(
-    *(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-    *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-    *(nn.Flatten(), nn.Linear(64 * 8 * 8, 128), nn.ReLU()),
+    nn.Conv2d(3, 32, 3, padding=1),
+    nn.ReLU(),
+    nn.MaxPool2d(2),
+    nn.Conv2d(32, 64, 3, padding=1),
+    nn.ReLU(),
+    nn.MaxPool2d(2),
+    nn.Flatten(),
+    nn.Linear(64 * 8 * 8, 128),
+    nn.ReLU(),
     nn.Linear(128, CLASSES),
   )
 

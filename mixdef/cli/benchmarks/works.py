@@ -58,8 +58,11 @@ class Work(NamedTuple):
 MLP = Work("mlp", "W1 mlp 784-512-256-10", mixdef.models.mlp(512, 256), (784,), 20)
 CNN = Work("cnn", "W2 cnn 3x3, 32x32x3", SmallCNN(), (32, 32, 3), 8, microbatch=32)
 WIDE_RESNET = Work(
-  *("wide_resnet", "W3 WRN-16-1, GroupNorm"),
-  *(mixdef.models.wide_resnet(16, 1, norm="group"), (32, 32, 3), 4),
+  "wide_resnet",
+  "W3 WRN-16-1, GroupNorm",
+  mixdef.models.wide_resnet(16, 1, norm="group"),
+  (32, 32, 3),
+  4,
   microbatch=16,
 )
 
@@ -75,7 +78,10 @@ def random_data(size: int, shape: tuple[int, ...], classes: int) -> mixdef.Datas
 def train_everyone(learner, data, *, models: int, batch: int, epochs: int) -> Training:
   """Return the training of that many models on all audited records."""
   return prepare(
-    *(learner, {}, data, np.tile(data.audited, (models, 1))),
+    learner,
+    {},
+    data,
+    np.tile(data.audited, (models, 1)),
     jax.vmap(jax.random.key)(jnp.arange(models)),
     epochs=epochs,
     batch_size=batch,
@@ -100,7 +106,7 @@ def steps_of(
   def run():
     nonlocal states
     states, metrics = program.train(
-      *(states, {}, training.rows, training.data, jnp.int32(0), jnp.int32(0), last)
+      states, {}, training.rows, training.data, jnp.int32(0), jnp.int32(0), last
     )
     return states, metrics
 
