@@ -164,7 +164,7 @@ def _of_shadows(settings, folder):
   data = settings.load()
   if data.test is None:
     data = data.hold_out(0.2, seed=settings.seed)
-  data = settings.cut(data, halves=2)
+  data = settings.subsample(data, halves=2)
   views = mixdef.attacks.VIEWS[settings.views](data.test.x)
   views(data.x[:1])  # views that these records have not: refused at once
   canaries = _planted(settings, data)
@@ -250,7 +250,7 @@ def _transferred(settings, folder, stages):
     return {}
   stages.begin("transfer")
   other = dataclasses.replace(settings, dataset=settings.transfer, auxiliary=0)
-  data = other.cut(other.load(), halves=2)
+  data = other.subsample(other.load(), halves=2)
   members = mixdef.subsets(len(data), 2, seed=settings.seed)
   models = mixdef.fit_many(
     other.make_learner(data),

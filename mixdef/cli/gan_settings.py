@@ -147,7 +147,7 @@ class GanSettings(ShadowSettings):
     return self.undefended.defended_by != self.defended_by
 
   @property
-  def passes(self) -> int:
+  def num_epochs(self) -> int:
     """Number of epochs to train."""
     return min(self.epochs, _QUICK_EPOCHS) if self.quick else self.epochs
 
@@ -173,7 +173,7 @@ class GanSettings(ShadowSettings):
       whole = dataclasses.replace(
         whole, train_size=min(_QUICK_RECORDS, len(data) - self.auxiliary) // 2
       )
-    return whole.cut(data, halves=2)
+    return whole.subsample(data, halves=2)
 
   def make_learner(
     self, data: mixdef.Dataset, defense: mixdef.Defense | None = None

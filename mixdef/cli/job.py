@@ -21,7 +21,7 @@ from absl import logging
 from etils import epy
 
 from mixdef.cli import flags
-from mixdef.cli.settings import PLACES, JobSettings
+from mixdef.cli.settings import NOT_HASHED, JobSettings
 
 with epy.lazy_imports():
   import jax
@@ -171,7 +171,7 @@ def execute(
       f"{str(folder.absolute())!r} is not readable in this locale: set PYTHONUTF8=1"
     ) from None
   config = dataclasses.asdict(settings)
-  apart = (*PLACES, *settings.grows)
+  apart = (*NOT_HASHED, *settings.extendable)
   # Only file names of paths, and no hosts: run folders are passed on to others.
   config = {name: _shown(value) for name, value in config.items()}
   places = {name: config.pop(name) for name in apart if name in config}
@@ -179,7 +179,7 @@ def execute(
   config |= settings.inputs() if inputs is None else inputs
   path = folder / "config.json"
   noted = {"environment": {**places, **environment()}, _FINISHED: {}}
-  fresh = devices.first_then_all(
+  fresh = devices.process0_first(
     lambda: signature.same_or_refuse(
       path, config, fix="Choose another --out.", noted=noted
     )
@@ -189,7 +189,7 @@ def execute(
     logging.info("finished before; delete %s to compute it again", folder / _RESULT)
     return earlier
   try:
-    with devices.together("reported"):
+    with devices.barrier("reported"):
       result = run(settings, folder)
   except Exception:
     made = {path.name for path in folder.iterdir() if not files.is_clutter(path)}

@@ -42,7 +42,7 @@ class LiraSettings(HostSettings):
   mirror: bool = False
   keep_params: bool = True
 
-  grows = ("num_shadows",)
+  extendable = ("num_shadows",)
 
   def finished(self, result: dict) -> bool:
     """Return whether a result has as many shadows, stored if `keep_params`."""
@@ -52,7 +52,7 @@ class LiraSettings(HostSettings):
 
 def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   """Train shadow models and attack them; returns the content of result.json."""
-  data = settings.cut(settings.load(), halves=2)
+  data = settings.subsample(settings.load(), halves=2)
   views = mixdef.attacks.VIEWS["mirror" if settings.mirror else "none"]
   outputs = mixdef.shadow_signals(
     settings.make_learner(data),

@@ -28,7 +28,7 @@ with epy.lazy_imports():
   from mixdef.training import devices, signature
 
 # These change where files are and how fast a job is, not what it computes.
-PLACES = (
+NOT_HASHED = (
   "out",
   "data_dir",
   "memory_gb",
@@ -54,7 +54,7 @@ class JobSettings:
   seed: int = 0
 
   # Settings that a later run in the same folder may change, to extend its result.
-  grows: ClassVar[tuple[str, ...]] = ()
+  extendable: ClassVar[tuple[str, ...]] = ()
 
   def __post_init__(self):
     """Check the settings before data are read or anything is written."""
@@ -68,7 +68,7 @@ class JobSettings:
   def finished(self, result: dict) -> bool:
     """Return whether an earlier result in the folder satisfies these settings."""
     del result
-    return not self.grows
+    return not self.extendable
 
   def connect(self) -> None:
     """Join the other processes of the job, if it has any."""
@@ -83,7 +83,7 @@ class JobSettings:
     found = {"mixdef": flags.version("mixdef")}
     for field in dataclasses.fields(self):
       text = getattr(self, field.name)
-      if isinstance(text, str) and field.name not in (*PATHS, *PLACES):
+      if isinstance(text, str) and field.name not in (*PATHS, *NOT_HASHED):
         for name in parsing.modules_named(text):
           file = registry.import_module(name).__file__
           found[f"content of {name}"] = reading.digest_file(file, fix="name a module")
@@ -98,7 +98,7 @@ class JobSettings:
     """
     if self.out:
       return pathlib.Path(self.out)
-    apart = (*PLACES, *self.grows)
+    apart = (*NOT_HASHED, *self.extendable)
     named = {k: v for k, v in dataclasses.asdict(self).items() if k not in apart}
     words = json.dumps({**named, **(inputs or {})}, sort_keys=True)
     mark = hashlib.sha256(words.encode()).hexdigest()[:8]
@@ -208,7 +208,7 @@ class Settings(JobSettings):
       "content of --dataset": signature.digest_data(data),
     }
 
-  def cut(self, data: mixdef.Dataset, *, halves: int) -> mixdef.Dataset:
+  def subsample(self, data: mixdef.Dataset, *, halves: int) -> mixdef.Dataset:
     """Draw the records of the run by the seed, and mark the auxiliary records.
 
     Args:
@@ -271,7 +271,7 @@ class Settings(JobSettings):
       return texts.learner(self.learner, models, optimizer)
 
   @property
-  def passes(self) -> int:
+  def num_epochs(self) -> int:
     """Number of epochs to train."""
     return min(self.epochs, 12) if self.quick else self.epochs
 
@@ -304,7 +304,7 @@ class ShadowSettings(Settings):
   def training(self) -> dict[str, Any]:
     """Return the options that every training of shadow models has in common."""
     return {
-      "epochs": self.passes,
+      "epochs": self.num_epochs,
       "batch_size": self.batch_size,
       **self.seeds_of_training,
       "strategy": self.strategy,

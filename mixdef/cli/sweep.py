@@ -22,7 +22,7 @@ from etils import epy
 
 from mixdef.cli import flags, job
 from mixdef.cli.papers import STUDIES
-from mixdef.cli.settings import PLACES, JobSettings, ShadowSettings, about
+from mixdef.cli.settings import NOT_HASHED, JobSettings, ShadowSettings, about
 
 with epy.lazy_imports():
   import mixdef
@@ -49,7 +49,15 @@ class SweepSettings(ShadowSettings):
   attack_records: int = 500
 
   quick_shadows = 4
-  grows = ("study", "defenses", "dataset", "datasets", "seed", "seeds", "num_shadows")
+  extendable = (
+    "study",
+    "defenses",
+    "dataset",
+    "datasets",
+    "seed",
+    "seeds",
+    "num_shadows",
+  )
 
   def __post_init__(self):
     """Check the settings before anything is written."""
@@ -81,7 +89,7 @@ class SweepSettings(ShadowSettings):
   def own(self) -> dict[str, Any]:
     """Return what all cells of one data set and seed are made from."""
     config = dataclasses.asdict(self)
-    apart = {*PLACES, *self.grows} - {"seed"}
+    apart = {*NOT_HASHED, *self.extendable} - {"seed"}
     return {**{k: v for k, v in config.items() if k not in apart}, **self.inputs()}
 
   @property
@@ -128,7 +136,7 @@ def run(settings: SweepSettings, folder: pathlib.Path) -> dict:
     data = loaded[one.dataset]
     if data.test is None:
       data = data.hold_out(0.2, seed=one.seed)
-    data = one.cut(data, halves=2)
+    data = one.subsample(data, halves=2)
     cells = auditing.sweep_defenses(
       functools.partial(one.make_learner, data),
       data,

@@ -48,7 +48,7 @@ def connect(coordinator: str, num_processes: int, process_id: int) -> None:
 
 
 @contextlib.contextmanager
-def together(what: str) -> Iterator[None]:
+def barrier(what: str) -> Iterator[None]:
   """Run a block on all processes, and wait at its end until all have finished.
 
   Without this barrier, a failed process leaves the others waiting until JAX terminates
@@ -76,14 +76,14 @@ def together(what: str) -> Iterator[None]:
     raise Stopped(f"process {int(failed.argmax())} failed; its message says why")
 
 
-def first_then_all(work: Callable[[], Result]) -> Result:
+def process0_first(work: Callable[[], Result]) -> Result:
   """Run `work` on process 0 first, then on the others, which can read its files."""
   first = jax.process_index() == 0
   results = []
-  with together("first"):
+  with barrier("first"):
     if first:
       results.append(work())
-  with together("others"):
+  with barrier("others"):
     if not first:
       results.append(work())
   return results[0]

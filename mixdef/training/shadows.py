@@ -201,14 +201,14 @@ def open_shadows(
       members = np.asarray(training.members)
       return Shadows(source, data, members, agreed, store, loop)
 
-    shadows = devices.first_then_all(begin)
+    shadows = devices.process0_first(begin)
     try:
-      with devices.together("trained"):
+      with devices.barrier("trained"):
         yield shadows
     finally:
       shadows.loop.progress.close()
     if store:
-      shadows.loop.history = devices.first_then_all(lambda: _gathered(store))
+      shadows.loop.history = devices.process0_first(lambda: _gathered(store))
 
 
 def _gathered(store):

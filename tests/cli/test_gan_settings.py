@@ -109,7 +109,7 @@ def test_every_protocol_builds_at_its_own_size(name, shape, latent):
 
 def test_a_quick_run_is_small():
   quick = GanSettings(quick=True, num_shadows=128, epochs=10_000)
-  assert (quick.shadows, quick.passes) == (8, 300)
+  assert (quick.shadows, quick.num_epochs) == (8, 300)
   assert (quick.budget.targets, quick.budget.records) == (1, 100)
   assert len(quick.records()) <= 1500
   assert quick.records().test is not None

@@ -191,17 +191,17 @@ def test_the_default_folder_follows_from_the_settings():
 def test_the_records_are_drawn_by_the_seed():
   few = Settings(train_size=50)
   data = few.load()
-  assert len(few.cut(data, halves=1)) == 50
-  half = few.cut(data, halves=2)
+  assert len(few.subsample(data, halves=1)) == 50
+  half = few.subsample(data, halves=2)
   assert len(half) == 100
-  np.testing.assert_array_equal(half.x, few.cut(data, halves=2).x)
-  other = Settings(train_size=50, seed=1).cut(data, halves=2)
+  np.testing.assert_array_equal(half.x, few.subsample(data, halves=2).x)
+  other = Settings(train_size=50, seed=1).subsample(data, halves=2)
   assert not np.array_equal(half.x, other.x)
   with pytest.raises(ValueError, match="digits has 1797 records; --train_size=1000"):
-    Settings(train_size=1000).cut(data, halves=2)
-  with_own = Settings(train_size=50, auxiliary=7).cut(data, halves=2)
+    Settings(train_size=1000).subsample(data, halves=2)
+  with_own = Settings(train_size=50, auxiliary=7).subsample(data, halves=2)
   assert (len(with_own), with_own.auxiliary.sum()) == (107, 7)
-  scaled = Settings(train_size=50, standardize=True).cut(data, halves=1)
+  scaled = Settings(train_size=50, standardize=True).subsample(data, halves=1)
   np.testing.assert_allclose(scaled.x.mean(0), 0, atol=1e-6)
 
 

@@ -12,10 +12,10 @@ import report_case
 from PIL import Image
 
 from mixdef.auditing.pages.audit_page import render
-from mixdef.auditing.pages.bands import roc_band
 from mixdef.auditing.pages.charts import class_chart, histogram_chart, roc_chart
 from mixdef.auditing.pages.compare_page import render_comparison
 from mixdef.auditing.pages.pictures import record_pictures
+from mixdef.auditing.pages.roc_bands import roc_band
 from mixdef.metrics import bootstrap_records
 
 SCHEMA = pathlib.Path(__file__).parents[3] / "docs" / "report.schema.json"

@@ -15,8 +15,8 @@ from PIL import Image
 from mixdef.auditing import Mosaic
 from mixdef.auditing.pages.audit_page import render
 from mixdef.auditing.pages.compare_page import render_comparison
+from mixdef.auditing.pages.formatting import MISSING
 from mixdef.auditing.pages.generator_section import scatter_chart
-from mixdef.auditing.pages.words import MISSING
 from mixdef.auditing.side_by_side import accuracy_of
 from mixdef.contrib.mixup_theory.report import theory_report
 
