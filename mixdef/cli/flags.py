@@ -124,9 +124,7 @@ GROUPS: dict[str, dict[str, Flag]] = {
     "attack_records": Flag(
       "number of records for attacks that query the models themselves", 1
     ),
-    "natural": Flag(
-      "run folder of undefended GANs, which are taken as natural references"
-    ),
+    "undefended": Flag("run folder of undefended GANs to use as reference models"),
   },
   "report": {
     "audits": Flag(

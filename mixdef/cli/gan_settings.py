@@ -37,7 +37,7 @@ _SOME_TABLE: Any = types.SimpleNamespace(
 _FEW_PIXELS = 256  # pictures with at most so many pixels use dense networks
 _QUICK_RECORDS = 1500
 _QUICK_EPOCHS = 300
-# Settings that natural references may have of their own; they share the records.
+# Undefended references may differ from the models in these, but share their records.
 _RECIPE = ("model", "learner", "defense", "optimizer", "learning_rate")
 _RECIPE += ("epochs", "batch_size")
 
@@ -52,7 +52,7 @@ class GanSettings(ShadowSettings):
   learning_rate: float = 4e-4
   epochs: int = 600
   batch_size: int = 64
-  natural: str = ""
+  undefended: str = ""
   attacks: str = ""
   attack_targets: int = 4
   attack_records: int = 500
@@ -77,9 +77,9 @@ class GanSettings(ShadowSettings):
       raise ValueError("--standardize: generators make values in [0,1]; drop it")
     if self.samples < 100:
       raise ValueError(f"--samples={self.samples}: take 100 or more to measure utility")
-    if self.natural and not self.is_defended:
+    if self.undefended and not self.is_defended:
       raise ValueError(
-        f"--natural={self.natural}: undefended GANs are their own natural references; "
+        f"--undefended={self.undefended}: undefended GANs are their own references; "
         "drop it"
       )
     self.chosen_attacks()
@@ -100,30 +100,30 @@ class GanSettings(ShadowSettings):
     return self.learner + ("" if defense == "none" else f"|{defense}")
 
   def inputs(self) -> dict[str, str]:
-    """Return versions, and digests of records, weights and the natural recipe."""
+    """Return versions, and digests of records, weights and the undefended recipe."""
     found = super().inputs()
     if self.inception:
       how = "inception_features says how to make it"
       found["content of --inception"] = reading.digest_file(self.inception, fix=how)
-    if self.natural:
-      recipe = {name: getattr(self.natural_run, name) for name in _RECIPE}
+    if self.undefended:
+      recipe = {name: getattr(self.undefended_run, name) for name in _RECIPE}
       found["content of --natural"] = json.dumps(recipe)
     return found
 
   @property
-  def undefended(self) -> GanSettings:
-    """The same settings without a defense, as natural references are trained."""
+  def without_defense(self) -> GanSettings:
+    """The same settings without a defense, used to train undefended references."""
     name = texts.called(self.learner)
     learner = self.learner if name in _UNDEFENDED else "wgan_gp"
-    return dataclasses.replace(self, learner=learner, defense="none", natural="")
+    return dataclasses.replace(self, learner=learner, defense="none", undefended="")
 
   @property
-  def natural_run(self) -> GanSettings:
-    """These settings with the recipe of the undefended run that `natural` names."""
-    path = pathlib.Path(self.natural) / "config.json"
+  def undefended_run(self) -> GanSettings:
+    """These settings with the recipe of the undefended run that `undefended` names."""
+    path = pathlib.Path(self.undefended) / "config.json"
     if not path.exists():
       raise FileNotFoundError(
-        f"--natural={self.natural}: {path} is missing; name the run folder of "
+        f"--undefended={self.undefended}: {path} is missing; name the run folder of "
         "undefended GANs"
       )
     earlier = reading.read_json(path, fix="run the job there again")
@@ -131,20 +131,20 @@ class GanSettings(ShadowSettings):
     try:
       for name, value in recipe.items():
         reading.check_form(value, type(getattr(self, name)), name)
-      natural = dataclasses.replace(self.undefended, **recipe)
+      undefended = dataclasses.replace(self.without_defense, **recipe)
     except ValueError as error:
-      raise ValueError(f"--natural={self.natural}: {path}: {error}") from None
-    if natural.is_defended:
+      raise ValueError(f"--undefended={self.undefended}: {path}: {error}") from None
+    if undefended.is_defended:
       raise ValueError(
-        f"--natural={self.natural} holds GANs trained with {natural.defended_by}: name "
-        "an undefended run"
+        f"--undefended={self.undefended} holds GANs trained with "
+        f"{undefended.defended_by}: name an undefended run"
       )
-    return natural
+    return undefended
 
   @property
   def is_defended(self) -> bool:
     """Whether the learner or the chain is a defense."""
-    return self.undefended.defended_by != self.defended_by
+    return self.without_defense.defended_by != self.defended_by
 
   @property
   def num_epochs(self) -> int:

@@ -43,7 +43,7 @@ NOT_HASHED = (
 _READ: dict[tuple[str, str], mixdef.Dataset] = {}
 
 # These name a file or a folder.
-PATHS = ("out", "data_dir", "arrays", "natural", "inception")
+PATHS = ("out", "data_dir", "arrays", "undefended", "inception")
 
 
 @dataclasses.dataclass(frozen=True)

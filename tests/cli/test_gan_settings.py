@@ -33,9 +33,9 @@ def test_learners_are_named_by_text(learner, defense, defended_by):
   assert settings.defended_by == defended_by
   assert settings.make_learner(picture_data()).latent == 3
   assert settings.is_defended == (defended_by != "none")
-  natural = settings.undefended
-  assert (natural.learner, natural.defended_by) == ("wgan_gp", "none")
-  assert not natural.is_defended
+  undefended = settings.without_defense
+  assert (undefended.learner, undefended.defended_by) == ("wgan_gp", "none")
+  assert not undefended.is_defended
 
 
 def test_networks_follow_from_the_records():
@@ -57,7 +57,10 @@ def test_networks_follow_from_the_records():
     ({"samples": 10}, "--samples=10: take 100 or more"),
     ({"attacks": "logn"}, "no attack is called 'logn'; did you mean logan"),
     ({"attacks": "logan(x=1)"}, r"logan\(x=1\)"),
-    ({"natural": "runs/none"}, "--natural=runs/none: .*their own natural references"),
+    (
+      {"undefended": "runs/none"},
+      "--undefended=runs/none: .*their own references",
+    ),
     ({"defense": "mixupp"}, "--defense=mixupp: no defense is called 'mixupp'"),
     ({"learner": "wgan"}, "no learner is called 'wgan'; did you mean wgan_gp"),
     ({"learner": "mixup_gan", "defense": "mixup"}, "takes no defense: drop mixup"),
@@ -128,13 +131,17 @@ def test_every_flag_has_a_help_text():
   assert names <= set(FLAGS)
 
 
-def test_natural_references_keep_the_recipe_of_their_run(tmp_path):
+def test_undefended_references_keep_the_recipe_of_their_run(tmp_path):
   recipe = {"epochs": 7, "batch_size": 5, "learner": "wgan_gp", "defense": "none"}
   (tmp_path / "config.json").write_text(json.dumps(recipe | {"seed": 3}))
-  ours = GanSettings(learner="par_gan", epochs=9, seed=1, natural=str(tmp_path))
-  natural = ours.natural_run
-  assert (natural.epochs, natural.batch_size, natural.learner) == (7, 5, "wgan_gp")
-  assert natural.seed == 1  # records and subsets are those of this run
+  ours = GanSettings(learner="par_gan", epochs=9, seed=1, undefended=str(tmp_path))
+  undefended = ours.undefended_run
+  assert (undefended.epochs, undefended.batch_size, undefended.learner) == (
+    7,
+    5,
+    "wgan_gp",
+  )
+  assert undefended.seed == 1  # records and subsets are those of this run
   (tmp_path / "config.json").write_text(json.dumps(recipe | {"defense": "mixup"}))
   with pytest.raises(ValueError, match="holds GANs trained with mixup"):
-    _ = ours.natural_run
+    _ = ours.undefended_run

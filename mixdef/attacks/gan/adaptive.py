@@ -180,7 +180,7 @@ def lira_gan_mixed_query(
 
 def adaptive_grid(
   defended: Ensemble,
-  natural: Ensemble,
+  undefended: Ensemble,
   mixup: Ensemble | None = None,
   *,
   targets: Sequence[int] | None = None,
@@ -189,14 +189,14 @@ def adaptive_grid(
   seed: int = 0,
   official: bool = False,
 ) -> dict[str, Cell]:
-  """Attack defended GANs with {single, mixed} queries and {natural, mixup} references.
+  """Attack defended GANs by single and mixed queries, with two kinds of references.
 
-  Every cell scores the attacked network itself. Neither this network nor its natural
+  Every cell scores the attacked network itself. Neither this network nor its undefended
   twin, which trained on the same records, is among the references.
 
   Args:
     defended: the S attacked GANs.
-    natural: undefended GANs trained on the same subsets.
+    undefended: undefended GANs trained on the same subsets.
     mixup: GANs trained with the defense on the same subsets; default `defended` itself,
       where the other models are the references of each.
     targets: the attacked models, default all.
@@ -204,7 +204,7 @@ def adaptive_grid(
     num_fakes: number of latents in the mean over z, at least 1.
     seed: random seed of the pairs.
     official: in the mixed cells, whether to score the references' own row instead of
-      the attacked network, as the official scripts do. With natural references, this
+      the attacked network, as the official scripts do. With undefended references, this
       attacks an undefended GAN.
 
   Returns:
@@ -222,7 +222,7 @@ def adaptive_grid(
     Attacks, INFOCOM 2023.
   """
   targets = range(len(defended)) if targets is None else targets
-  references = {"natural": natural, "mixup": defended if mixup is None else mixup}
+  references = {"natural": undefended, "mixup": defended if mixup is None else mixup}
 
   def single(ensemble):
     return ensemble.signals(num_fakes=num_fakes)

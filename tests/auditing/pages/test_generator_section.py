@@ -28,9 +28,9 @@ def theory():
   """Compare made-up losses: members' are lower, and mixup raises them."""
   rng = np.random.default_rng(0)
   members = rng.random((8, 60)) < 0.5
-  natural = rng.normal(size=members.shape) - 2 * members
+  undefended = rng.normal(size=members.shape) - 2 * members
   few = {"fixed": True, "resamples": 20, "permutations": 5}
-  return theory_report(natural, members, natural + 1.5 * members, **few)
+  return theory_report(undefended, members, undefended + 1.5 * members, **few)
 
 
 def utility():
