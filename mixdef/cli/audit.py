@@ -133,17 +133,8 @@ class AuditSettings(HostSettings):
 def run(settings: AuditSettings, folder: pathlib.Path) -> dict:
   """Train, attack and write the report; returns what result.json holds."""
   audited = _of_arrays if settings.arrays else _of_shadows
-  result = audited(settings, folder)
-  if result is None:
-    return {}  # the first process reports
-  page = result.save(folder)
-  report = result.report
-  names = ("verdict", "strongest", "attacks", "not_run")
-  return {
-    "report": page.name,
-    **{name: report[name] for name in names},
-    **report["setting"],
-  }
+  report = audited(settings, folder)
+  return {} if report is None else job.save_report(report, folder)
 
 
 def _of_arrays(settings, folder):
@@ -273,7 +264,4 @@ def show(result: dict) -> None:
     print(f"  not run: {name}: {reason}")
 
 
-_NEEDS = ("PIL", "jinja2", "matplotlib")
-JOB = job.Job(
-  "audit", __doc__, AuditSettings, run, show, needs=("PIL", "jinja2", "matplotlib")
-)
+JOB = job.Job("audit", __doc__, AuditSettings, run, show, needs=job.REPORT_NEEDS)

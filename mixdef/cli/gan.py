@@ -68,7 +68,7 @@ def run(settings: GanSettings, folder: pathlib.Path) -> dict:
     seed=settings.seed,
   )
   stages.begin("attacks")
-  result = mixdef.audit(
+  report = mixdef.audit(
     models,
     attacks=settings.chosen_attacks(),
     budget=settings.budget,
@@ -86,14 +86,7 @@ def run(settings: GanSettings, folder: pathlib.Path) -> dict:
     out=folder / "attacks",
     progress=True,
   )
-  page = result.save(folder)
-  report = result.report
-  names = ("verdict", "strongest", "attacks", "generator", "not_run")
-  return {
-    "report": page.name,
-    **{name: report[name] for name in names},
-    **report["setting"],
-  }
+  return job.save_report(report, folder)
 
 
 def _train(stages, data, name, settings, folder):
@@ -178,7 +171,8 @@ def show(result: dict) -> None:
     print(f"  {name:36}AUC {row['auc']:.4f} [{low:.4f}, {high:.4f}]")
   for row in result["generator"]["adaptive"]:
     low, high = row["auc_ci"]
-    what = f"{row['query']} query, {row['references']} references"
+    references = row["references"].replace("natural", "undefended")
+    what = f"{row['query']} query, {references} references"
     print(f"  {what:36}AUC {row['auc']:.4f} [{low:.4f}, {high:.4f}]")
   for row in result["generator"]["utility"]:
     value, real = _shown(row["value"]), _shown(row["real"])
@@ -190,7 +184,4 @@ def show(result: dict) -> None:
     print(f"  not run: {name}: {reason}")
 
 
-_NEEDS = ("PIL", "jinja2", "matplotlib")
-JOB = job.Job(
-  "gan", __doc__, GanSettings, run, show, needs=("PIL", "jinja2", "matplotlib")
-)
+JOB = job.Job("gan", __doc__, GanSettings, run, show, needs=job.REPORT_NEEDS)

@@ -107,7 +107,7 @@ class GanSettings(ShadowSettings):
       found["content of --inception"] = reading.digest_file(self.inception, fix=how)
     if self.undefended:
       recipe = {name: getattr(self.undefended_run, name) for name in _RECIPE}
-      found["content of --natural"] = json.dumps(recipe)
+      found["content of --undefended"] = json.dumps(recipe)
     return found
 
   @property
@@ -133,7 +133,7 @@ class GanSettings(ShadowSettings):
         reading.check_form(value, type(getattr(self, name)), name)
       undefended = dataclasses.replace(self.without_defense, **recipe)
     except ValueError as error:
-      raise ValueError(f"--undefended={self.undefended}: {path}: {error}") from None
+      raise ValueError(f"--undefended: {path}: {error}") from None
     if undefended.is_defended:
       raise ValueError(
         f"--undefended={self.undefended} holds GANs trained with "

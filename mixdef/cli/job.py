@@ -26,8 +26,12 @@ from mixdef.cli.settings import NOT_HASHED, JobSettings
 with epy.lazy_imports():
   import jax
 
+  from mixdef import auditing
   from mixdef.core import caches, extras, files, reading
   from mixdef.training import devices, signature
+
+REPORT_NEEDS = ("PIL", "jinja2", "matplotlib")
+"""Optional packages that `save_report` uses."""
 
 _RESULT = "result.json"
 _FINISHED = "finished"  # names and digests in config.json
@@ -255,6 +259,19 @@ def _commit() -> str:
     return subprocess.run(described, capture_output=True, text=True).stdout.strip()
   except OSError:
     return ""
+
+
+def save_report(audit: auditing.Audit, folder: pathlib.Path) -> dict:
+  """Save a report in the run folder, and return the content of result.json."""
+  page, report = audit.save(folder), audit.report
+  names = ["verdict", "strongest", "attacks", "not_run"]
+  if report["generator"] is not None:
+    names.insert(-1, "generator")
+  return {
+    "report": page.name,
+    **{name: report[name] for name in names},
+    **report["setting"],
+  }
 
 
 def provenance(seed: int) -> dict:
