@@ -107,12 +107,12 @@ def attack_canaries(
   }
 
 
-def _one_run(scores: np.ndarray, member: np.ndarray) -> dict[str, float]:
+def _one_run(scores: np.ndarray, members: np.ndarray) -> dict[str, float]:
   """Bound epsilon from one model; the attack and the guesses are fixed beforehand."""
   canaries = len(scores)
   side = max(1, int((~np.isnan(scores)).sum()) // 10)
   bound = epsilon_one_run(
-    scores, member, guesses_in=side, guesses_out=side, delta=_DELTA
+    scores, members, guesses_in=side, guesses_out=side, delta=_DELTA
   )
   most = one_run_bound(canaries, guesses=2 * side, correct=2 * side, delta=_DELTA)
   return {

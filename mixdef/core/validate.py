@@ -284,14 +284,14 @@ def membership(members: Any, records: int) -> np.ndarray:
   return mask(members, (models, records), "members")
 
 
-def scored(scores: Any, member: Any, name: str = "member") -> tuple[Any, np.ndarray]:
+def scored(scores: Any, members: Any, name: str = "members") -> tuple[Any, np.ndarray]:
   """Return scores float64 [N] or [S, N] and membership, bool of the same shape."""
   scores = numbers(scores, "scores")
   if scores.ndim not in (1, 2):
     raise ValueError(f"scores have shape {scores.shape}; pass [N] or [S, N]")
-  if scores.dtype == bool and np.asarray(member).dtype != bool:
+  if scores.dtype == bool and np.asarray(members).dtype != bool:
     raise ValueError(f"scores are bool and {name} is not; pass scores, then {name}")
-  return scores.astype(np.float64), mask(member, scores.shape, name)
+  return scores.astype(np.float64), mask(members, scores.shape, name)
 
 
 def rows(index: ArrayLike, num_records: int) -> np.ndarray:
