@@ -48,7 +48,8 @@ def run(settings: GanSettings, folder: pathlib.Path) -> dict:
     trained.append("undefended references")
   stages = job.Stages(*trained, "samples and their utility", "attacks")
   train = functools.partial(_train, stages, data)
-  if settings.undefended:  # first, so that a folder of other GANs is refused at once
+  # Load these first, so that a folder of different GANs is rejected at once.
+  if settings.undefended:
     place = pathlib.Path(settings.undefended) / _MODELS
     undefended = train("undefended references", settings.undefended_run, place)
   models = train("GANs", settings, folder / _MODELS)
@@ -102,7 +103,7 @@ def _sound(models, undefended):
   both = [side for side in (models, undefended) if side is not None]
   sound = ~np.any([side.diverged for side in both], axis=0)
   if sound.sum() < 2:
-    raise ValueError("fewer than two GANs did not diverge: lower --learning_rate")
+    raise ValueError("fewer than two GANs did not diverge: reduce --learning_rate")
   return models.select(sound), None if undefended is None else undefended.select(sound)
 
 
@@ -114,7 +115,7 @@ def _generator_steps(models) -> int:
 
 
 def _extractor(settings, data, judge):
-  """Train the classifier whose features pictures are compared by; tables need none."""
+  """Train the classifier whose features compare images; returns None for tables."""
   if data.x.ndim == 2:
     return None
   logging.info("training a classifier whose features compare samples with records")
@@ -131,10 +132,10 @@ def _adaptive(settings, models, undefended) -> list[dict[str, Any]]:
   for name, cell in cells.items():
     query, references = name.split("/")
     if undefended is None and references != "natural":
-      continue  # the same references again
+      continue  # these references are the same models
     targets = roc.complete_targets(cell.scores, cell.members)
     if not len(targets):
-      continue  # too few models: each has scores of members alone, or of none
+      continue  # too few models: each has scores of only members or only non-members
     row = {"query": query, "references": references, "num_targets": len(targets)}
     summary = metrics.summarize(
       cell.scores[targets], cell.members[targets], seed=settings.seed
@@ -146,7 +147,7 @@ def _adaptive(settings, models, undefended) -> list[dict[str, Any]]:
 def _theory(models, undefended):
   """Compare the likelihood ratios of the undefended references with the models'."""
   if undefended is None or len(models) < 3:
-    return None  # no record has undefended references both with and without it
+    return None  # some record lacks references trained with it, or without it
   audited = models.data.audited
   losses = [-side.signals().phi[:, audited, 0] for side in (undefended, models)]
   return likelihood_ratios.theory_report(

@@ -27,14 +27,14 @@ with epy.lazy_imports():
 
 _UNDEFENDED = ("wgan_gp", "mlp_wgan_gp", "medgan")
 _FOR_TABLES = ("medgan", "mlp_wgan_gp")
-# These stand for the data when texts are checked before the data are read.
+# Placeholders for the data, used to check texts before the data are read.
 _SOME_PICTURES: Any = types.SimpleNamespace(
   x=types.SimpleNamespace(shape=(2, 32, 32, 3), ndim=4), num_classes=2, name="pictures"
 )
 _SOME_TABLE: Any = types.SimpleNamespace(
   x=types.SimpleNamespace(shape=(2, 32), ndim=2), num_classes=2, name="a table"
 )
-_FEW_PIXELS = 256  # pictures with at most so many pixels use dense networks
+_FEW_PIXELS = 256  # images with at most this many pixels use dense networks
 _QUICK_RECORDS = 1500
 _QUICK_EPOCHS = 300
 # Undefended references may differ from the models in these, but share their records.
@@ -74,26 +74,26 @@ class GanSettings(ShadowSettings):
     """Check the settings before anything is written."""
     super().__post_init__()
     if self.standardize:
-      raise ValueError("--standardize: generators make values in [0,1]; drop it")
+      raise ValueError("--standardize: generators produce values in [0,1]; remove it")
     if self.samples < 100:
-      raise ValueError(f"--samples={self.samples}: take 100 or more to measure utility")
+      raise ValueError(f"--samples={self.samples}: use at least 100 to measure utility")
     if self.undefended and not self.is_defended:
       raise ValueError(
         f"--undefended={self.undefended}: undefended GANs are their own references; "
-        "drop it"
+        "remove it"
       )
     self.chosen_attacks()
     self.make_classifier(_SOME_PICTURES)
 
   def check_learner(self) -> None:
-    """Check that a learner of pictures or tables can be made of the texts."""
+    """Check that a learner of images or of tables can be created from the texts."""
     table = _called("model", self.model) == "table_networks"
     table = table or _called("learner", self.learner) in _FOR_TABLES
     self.make_learner(_SOME_TABLE if table else _SOME_PICTURES)
 
   @property
   def defended_by(self) -> str:
-    """The learner, unless it is the plain one, and the defense."""
+    """The learner, unless it is the default, and the defense."""
     defense = str(self.chain)
     if texts.called(self.learner) in _UNDEFENDED:
       return defense
@@ -103,7 +103,7 @@ class GanSettings(ShadowSettings):
     """Return versions, and digests of records, weights and the undefended recipe."""
     found = super().inputs()
     if self.inception:
-      how = "inception_features says how to make it"
+      how = "see inception_features for how to create it"
       found["content of --inception"] = reading.digest_file(self.inception, fix=how)
     if self.undefended:
       recipe = {name: getattr(self.undefended_run, name) for name in _RECIPE}
@@ -123,7 +123,7 @@ class GanSettings(ShadowSettings):
     path = pathlib.Path(self.undefended) / "config.json"
     if not path.exists():
       raise FileNotFoundError(
-        f"--undefended={self.undefended}: {path} is missing; name the run folder of "
+        f"--undefended={self.undefended}: {path} is missing; pass the run folder of "
         "undefended GANs"
       )
     earlier = reading.read_json(path, fix="run the job there again")
@@ -137,7 +137,7 @@ class GanSettings(ShadowSettings):
     if undefended.is_defended:
       raise ValueError(
         f"--undefended={self.undefended} holds GANs trained with "
-        f"{undefended.defended_by}: name an undefended run"
+        f"{undefended.defended_by}: pass an undefended run"
       )
     return undefended
 
@@ -159,7 +159,7 @@ class GanSettings(ShadowSettings):
     return auditing.Budget(targets=targets, records=records)
 
   def chosen_attacks(self) -> list[str]:
-    """Return the attacks that `attacks` names, or all of the catalogue."""
+    """Return the attacks named by `attacks`, or all of the catalogue."""
     with about("attacks", self.attacks):
       return gan.ATTACKS.names(self.attacks)
 
@@ -182,7 +182,7 @@ class GanSettings(ShadowSettings):
 
     Args:
       data: the records to train on.
-      defense: the defense; None takes the one that `defense` names.
+      defense: the defense; None uses the setting `defense`.
     """
     defense = self.chain if defense is None else defense
     fixed: dict[str, Any] = {"optimizer": self.make_optimizer()}
@@ -192,7 +192,9 @@ class GanSettings(ShadowSettings):
     if made and "defense" in inspect.signature(made).parameters:
       fixed["defense"] = defense
     elif made and defense.parts:
-      raise ValueError(f"--learner={self.learner} takes no defense: drop {defense}")
+      raise ValueError(
+        f"--learner={self.learner} does not accept a defense: remove {defense}"
+      )
     with about("learner", self.learner):
       wrap = self._filled(data, defense)
       return texts.parse_call(
@@ -204,30 +206,31 @@ class GanSettings(ShadowSettings):
     with about("classifier", self.classifier):
       first, *others = texts.networks(self.classifier, num_classes=data.num_classes)
       if others:
-        raise ValueError("name one network")
+        raise ValueError("pass one network")
     return mixdef.classifier(first, optax.adam(1e-3))
 
   def _filled(self, data, defense):
-    """Return a wrapper that gives a factory its networks, or the sizes of a table."""
+    """Return a wrapper that passes networks, or the sizes of a table, to a factory."""
 
     def filled(make, *args, **options):
       if "networks" in inspect.signature(make).parameters:
         return make(self.networks(data, defense), *args, **options)
       if data.x.ndim != 2:
         raise ValueError(
-          f"--learner={self.learner} is for tables, and {data.name} holds pictures: "
-          "take wgan_gp"
+          f"--learner={self.learner} is for tables, but {data.name} holds images: use "
+          "wgan_gp"
         )
       if self.model != "auto":
         raise ValueError(
-          f"--learner={self.learner} has networks of its own: drop --model={self.model}"
+          f"--learner={self.learner} defines its own networks: remove "
+          f"--model={self.model}"
         )
       return make(data.x.shape[1], data.num_classes, *args, **options)
 
     return lambda make: functools.partial(filled, make)
 
   def networks(self, data: mixdef.Dataset, defense: Any = None) -> Any:
-    """Return the generator and critic that `model` names, or that fit the records."""
+    """Return the generator and critic named by `model`, or suitable for the records."""
     shape = data.x.shape[1:]
     makers = {
       "dense_networks": functools.partial(models.dense_networks, shape),

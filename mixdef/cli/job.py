@@ -1,4 +1,4 @@
-"""What every job does around its work: the run folder, errors and the result."""
+"""Common parts of all jobs: the run folder, error handling and the result."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Job(NamedTuple):
     settings: the settings class, whose fields are the flags.
     run: `(settings, folder) -> result`, which becomes result.json.
     show: prints the result.
-    needs: optional packages that it uses.
+    needs: optional packages that the job uses.
   """
 
   name: str
@@ -60,7 +60,7 @@ class Job(NamedTuple):
 
 
 def main(job: Job, argv: Sequence[str] | None = None) -> None:
-  """Run a job from the command line; a mistake of the user is one line and status 2.
+  """Run a job from the command line; exit with status 2 and one line on user errors.
 
   Args:
     job: the job.
@@ -87,7 +87,7 @@ def main(job: Job, argv: Sequence[str] | None = None) -> None:
         if "report" in result:
           print(f"report: {folder / result['report']}")
       if result.get("diverged") is True:
-        flags.refuse(job.name, "the model diverged: lower --learning_rate")
+        flags.refuse(job.name, "the model diverged: reduce --learning_rate")
     except BrokenPipeError:
       raise
     except (ValueError, OSError, MemoryError, devices.Stopped) as error:
@@ -104,7 +104,7 @@ def main(job: Job, argv: Sequence[str] | None = None) -> None:
 
 
 def _terminate(number: int, frame: types.FrameType | None) -> NoReturn:
-  """End as Ctrl-C does, on the signal of a scheduler."""
+  """Stop in the same way as on Ctrl-C when a scheduler sends a signal."""
   del frame
   raise KeyboardInterrupt(number)
 
@@ -140,7 +140,7 @@ def closed_pipe_is_no_error():
     if sys.stdout is not None:
       sys.stdout.flush()
   except BrokenPipeError:
-    # What is still buffered goes nowhere, instead of failing again at exit.
+    # Discard buffered output, so that flushing it at exit does not fail again.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -164,8 +164,8 @@ def execute(
     inputs: result of `settings.inputs()`; None calls it.
 
   Raises:
-    ValueError: the folder holds a run of other settings or inputs, or its name cannot
-      be read in this locale.
+    ValueError: if the folder holds a run with other settings or inputs, or its name
+      cannot be read in this locale.
   """
   folder = pathlib.Path(folder)
   try:
@@ -176,7 +176,7 @@ def execute(
     ) from None
   config = dataclasses.asdict(settings)
   apart = (*NOT_HASHED, *settings.extendable)
-  # Only file names of paths, and no hosts: run folders are passed on to others.
+  # Store only file names and no hosts, because run folders are shared with others.
   config = {name: _shown(value) for name, value in config.items()}
   places = {name: config.pop(name) for name in apart if name in config}
   places.pop("coordinator", None)
@@ -198,9 +198,9 @@ def execute(
   except Exception:
     made = {path.name for path in folder.iterdir() if not files.is_clutter(path)}
     if fresh and made <= {path.name, "lock"}:
-      path.unlink()  # nothing was computed: a corrected command may use the folder
+      path.unlink()  # nothing was computed, so a corrected command may use the folder
     raise
-  if jax.process_index() == 0:  # the others helped
+  if jax.process_index() == 0:  # only the first process writes
     files.write_json(folder / _RESULT, result)
     signature.same_or_refuse(path, config, fix="Choose another --out.", noted=noted)
     whole = reading.read_json(path, fix="run the command again")
@@ -210,7 +210,7 @@ def execute(
 
 
 def _earlier(folder: pathlib.Path) -> dict | None:
-  """Return the result of a finished run whose files are all intact, else None."""
+  """Return the result of a finished run if all of its files are intact, else None."""
   again = "it is computed again"
   finished = reading.read_json(folder / "config.json", fix=again).get(_FINISHED)
   if not isinstance(finished, dict) or _RESULT not in finished:
@@ -275,7 +275,7 @@ def save_report(audit: auditing.Audit, folder: pathlib.Path) -> dict:
 
 
 def provenance(seed: int) -> dict:
-  """Return what a report states about how it was made.
+  """Return how a report was created: seed, environment, command and date.
 
   Args:
     seed: random seed of the run.

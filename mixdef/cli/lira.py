@@ -1,12 +1,12 @@
-"""Train shadow models, attack every one with the others, and report what they leak.
+"""Train shadow models, attack each using the others, and report their leakage.
 
   mixdef lira --dataset=digits --defense=adamixup --num_shadows=16
 
 Every shadow model trains on a random half of the records with the same defense, and is
-the target once. Writes result.json, scores.npz (scores [S,N] of each attack, keep
-[S,N], and the ids of the N records in their data set) and roc.png. A second run with
-the same --out resumes; with more shadows, it trains the missing ones. On several hosts
-that share --out:
+the attacked model once. Writes result.json, scores.npz (scores [S,N] of each attack,
+keep [S,N], and the ids of the N records in their data set) and roc.png. A second run
+with the same --out resumes; with more shadows, it trains the missing ones. On several
+hosts that share --out:
 
   mixdef lira --out=/shared/run --coordinator=auto ...
 """
@@ -37,7 +37,7 @@ _DRAWN = 8  # attacks in the plot, the strongest first
 
 @dataclasses.dataclass(frozen=True)
 class LiraSettings(HostSettings):
-  """Settings of shadow models that are attacked."""
+  """Settings of shadow models and their attacks."""
 
   mirror: bool = False
   keep_params: bool = True
@@ -113,9 +113,9 @@ def _counts(signals: mixdef.Signals) -> dict[str, int]:
 def show(result: dict) -> None:
   """Print the metrics of the attacks as a table."""
   print(
-    f"{result['dataset']}, {result['num_shadows']} shadows, {result['defense']}: "
-    f"train {result['train_accuracy']:.4f}, test {result['test_accuracy']:.4f}, "
-    f"{result['shadows_per_minute']:.1f} shadows a minute ({result['strategy']})"
+    f"{result['dataset']}, {result['num_shadows']} shadows, {result['defense']}: train "
+    f"{result['train_accuracy']:.4f}, test {result['test_accuracy']:.4f}, "
+    f"{result['shadows_per_minute']:.1f} shadows per minute ({result['strategy']})"
   )
   if result["diverged"]:
     print(f"excluded because they diverged: shadows {result['diverged']}")

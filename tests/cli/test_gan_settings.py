@@ -52,9 +52,9 @@ def test_networks_follow_from_the_records():
 @pytest.mark.parametrize(
   ("wrong", "message"),
   [
-    ({"standardize": True}, r"--standardize: generators make values in \[0,1\]"),
+    ({"standardize": True}, r"--standardize: generators produce values in \[0,1\]"),
     ({"num_shadows": 1}, "--num_shadows=1: an attack needs a target and references"),
-    ({"samples": 10}, "--samples=10: take 100 or more"),
+    ({"samples": 10}, "--samples=10: use at least 100"),
     ({"attacks": "logn"}, "no attack is called 'logn'; did you mean logan"),
     ({"attacks": "logan(x=1)"}, r"logan\(x=1\)"),
     (
@@ -63,7 +63,10 @@ def test_networks_follow_from_the_records():
     ),
     ({"defense": "mixupp"}, "--defense=mixupp: no defense is called 'mixupp'"),
     ({"learner": "wgan"}, "no learner is called 'wgan'; did you mean wgan_gp"),
-    ({"learner": "mixup_gan", "defense": "mixup"}, "takes no defense: drop mixup"),
+    (
+      {"learner": "mixup_gan", "defense": "mixup"},
+      "does not accept a defense: remove mixup",
+    ),
     ({"learner": "wgan_gp(critics=0)"}, "--learner=.*critics is 0"),
     ({"learner": "wgan_gp(defense='mixup')"}, "defense cannot be set here"),
     ({"model": "dense_network"}, "no model is called 'dense_network'"),
@@ -73,11 +76,11 @@ def test_networks_follow_from_the_records():
       {"classifier": "cn"},
       "--classifier=cn: .* did you mean cnn",
     ),
-    ({"classifier": "cnn, mlp"}, "--classifier=cnn, mlp: name one network"),
-    ({"optimizer": "adam(learning_rate=1)"}, "give the rate by --learning_rate"),
+    ({"classifier": "cnn, mlp"}, "--classifier=cnn, mlp: pass one network"),
+    ({"optimizer": "adam(learning_rate=1)"}, "pass the rate with --learning_rate"),
     (
       {"learner": "medgan", "model": NETWORKS},
-      "of its own: drop --model=dense",
+      "its own networks: remove --model=dense",
     ),
   ],
 )

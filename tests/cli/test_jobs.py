@@ -216,9 +216,12 @@ def test_the_records_are_drawn_by_the_seed():
     ({"defense": "mixup("}, "cannot read 'mixup\\('"),
     ({"defense": "mixup|mixup"}, "two parts of the chain are called 'mixup'"),
     ({"defense": "label_smoothing(x)"}, "'x' is not a literal"),
-    ({"model": "mlp, mlp(8)"}, "a classifier takes one network"),
+    ({"model": "mlp, mlp(8)"}, "a classifier accepts one network"),
     ({"learner": "staking"}, "no learner is called 'staking'"),
-    ({"learner": "model_stacking", "defense": "mixup"}, "takes no defense: drop mixup"),
+    (
+      {"learner": "model_stacking", "defense": "mixup"},
+      "does not accept a defense: remove mixup",
+    ),
     ({"learner": "model_stacking"}, "model_stacking.* two"),
     ({"learner": "ban_mpr(3)"}, "ban_mpr"),
   ],
@@ -262,7 +265,7 @@ def test_clutter_of_a_desktop_does_not_take_a_folder(tmp_path):
 
 
 def test_standardized_inputs_void_a_guarantee():
-  with pytest.raises(ValueError, match="--standardize takes means"):
+  with pytest.raises(ValueError, match="--standardize computes means"):
     Settings(standardize=True, defense="dp_sgd")
   Settings(standardize=True, defense="dp_sgd(guarantee=False)")
 
@@ -384,5 +387,5 @@ def test_a_diverged_model_ends_the_job_with_status_2(tmp_path, capsys):
   with pytest.raises(SystemExit) as ended:
     job.main(diverged, [f"--out={tmp_path / 'run'}"])
   assert ended.value.code == 2
-  message = "train: the model diverged: lower --learning_rate\n"
+  message = "train: the model diverged: reduce --learning_rate\n"
   assert capsys.readouterr().err.endswith(message)

@@ -207,13 +207,13 @@ def test_the_tables_hold_every_cell(swept):
 @pytest.mark.parametrize(
   ("options", "reason"),
   [
-    ({}, "--study=NAME and --defenses"),
-    ({"study": "kaya", "defenses": "none"}, "give one of"),
+    ({}, "--study=NAME or --defenses"),
+    ({"study": "kaya", "defenses": "none"}, "pass either"),
     ({"study": "nobody"}, "choose from kaya"),
     ({"defenses": " ; "}, "names no defense"),
-    ({"defenses": "none", "defense": "mixup"}, "--defense is not used here"),
+    ({"defenses": "none", "defense": "mixup"}, "--defense is not used by this job"),
     ({"defenses": "none; l1([-1.0])"}, "at least 0"),
-    ({"defenses": "none", "num_shadows": 1}, "2 models at least"),
+    ({"defenses": "none", "num_shadows": 1}, "at least 2 models"),
     ({"defenses": "none", "attacks": "nothing"}, "nothing"),
     ({"defenses": "none", "attacks": ""}, "--attacks is empty"),
   ],
