@@ -174,7 +174,7 @@ class Run:
 
   @property
   def guarantee(self) -> dict[str, float | str | None]:
-    """The `epsilon` and `delta` that the defense states, else None.
+    """The `epsilon` and `delta` stated by the defense, or None.
 
     If an epsilon is stated, `num_members` says whether the size of the training set was
     given or computed from the membership matrix, and `noise_seed` says whether the
@@ -196,13 +196,13 @@ class Run:
 
 
 class Entries(NamedTuple):
-  """Where the models of an ensemble are kept in a run folder.
+  """Where the models of an ensemble are stored in a run folder.
 
   Attributes:
     store: the run folder.
     models: int [S], the index of each model in the folder.
     made_from: model index -> everything that determines the model.
-    states: the states of the ensemble that this describes.
+    states: the states of the ensemble that these entries describe.
     data: its records.
   """
 
@@ -300,7 +300,7 @@ class Ensemble:
 
   @property
   def entries(self) -> Entries | None:
-    """Where the models are kept; None without a folder, or if they were replaced."""
+    """Where the models are stored; None without a folder, or if they were replaced."""
     kept = self.kept
     intact = kept and kept.states is self.states and kept.data is self.data
     return kept if intact and jax.process_count() == 1 else None

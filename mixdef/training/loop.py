@@ -245,7 +245,7 @@ def _one_epoch(program, training, states, epoch, models):
   if sums.pop("overflow").any():
     raise Stopped(
       f"epoch {epoch}: a batch drew more members than its {training.plan.capacity} "
-      f"places, which happens once in 1e9 trainings: train with another seed"
+      "places, which happens once in 1e9 trainings: use another seed"
     )
   sound = np.isfinite(list(sums.values())).all(0)
   row = {"epoch": epoch}

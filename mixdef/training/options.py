@@ -14,7 +14,7 @@ class Options:
   """The arguments of `fit_many` after the first three, with their defaults.
 
   Raises:
-    ValueError: for seeds and strategies that do not exist.
+    ValueError: for invalid seeds or strategies.
   """
 
   epochs: int
@@ -30,11 +30,11 @@ class Options:
   progress: bool = False
 
   def __post_init__(self) -> None:
-    """Check what does not depend on the data; the rest is checked by `prepare`."""
+    """Check the options that do not depend on the data; `prepare` checks the others."""
     object.__setattr__(self, "seed", check_seed(self.seed))
     if self.strategy not in (*STRATEGIES, "auto"):
       known = ", ".join((*STRATEGIES, "auto"))
-      raise ValueError(f"strategy={self.strategy!r} is none of {known}")
+      raise ValueError(f"strategy={self.strategy!r} is unknown; choose one of {known}")
     if self.noise_seed is not None:
       noise_seed = check_seed(self.noise_seed, "noise_seed")
       object.__setattr__(self, "noise_seed", noise_seed)

@@ -156,22 +156,24 @@ def prepare(source, values, data, members, keys, *, epochs, batch_size, num_memb
   learner = source if isinstance(source, Learner) else source(**first)
   if not isinstance(learner, Learner):
     raise TypeError(
-      f"learner made a {type(learner).__name__} of {first}: with sweep= it is a "
+      f"learner returned a {type(learner).__name__} for {first}: with sweep=, pass a "
       "function (**values) -> classifier(model, optimizer)"
     )
   if "needs_auxiliary" in learner.traits and not data.auxiliary.any():
     raise ValueError(
-      "the defense needs auxiliary records, the defender's own, and there are none: "
+      "the defense needs auxiliary records of the defender, but there are none: use "
       "data.with_auxiliary(500), or --auxiliary=500"
     )
   if data.standardized and learner.guarantee:
     raise ValueError(
-      f"{data.name} was standardised by the moments of its own records, which the "
-      "epsilon of the training does not cover: give the records as they were, or "
-      "data.standardize(public) with the moments of public ones"
+      f"{data.name} was standardized by the moments of its own records, which the "
+      "epsilon of the training does not cover: pass the original records, or use "
+      "data.standardize(public) with the moments of public records"
     )
   if "quantities" in learner.traits:
-    validate.quantities(data.x, "a part of the defense (it mixes, disturbs or crops)")
+    validate.quantities(
+      data.x, "a part of the defense that mixes, perturbs or crops records"
+    )
   if learner.generate:
     validate.quantities(data.x, "a generator")
     _check_unit_range(data)
@@ -217,8 +219,8 @@ def _check_unit_range(data):
   x = data.x
   if x.dtype != np.uint8 and not (x.min() >= 0 and x.max() <= 1):
     raise ValueError(
-      f"{data.name} has values from {x.min():.4g} to {x.max():.4g}, and generators "
-      "make values in [0,1]: rescale the records, without --standardize"
+      f"{data.name} has values from {x.min():.4g} to {x.max():.4g}, but generators "
+      "produce values in [0,1]: rescale the records, and remove --standardize"
     )
 
 

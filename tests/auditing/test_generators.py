@@ -228,9 +228,9 @@ def test_outputs_of_gans_are_audited_as_the_gans_are(audited, pictures):
 
 
 def test_each_kind_of_model_has_attacks_of_its_own(pictures, memorised):
-  with pytest.raises(ValueError, match="no attack is called 'rmia'"):
+  with pytest.raises(ValueError, match="there is no attack 'rmia'"):
     mixdef.audit(pictures, attacks=["rmia"])
-  with pytest.raises(ValueError, match="no attack is called 'logan'"):
+  with pytest.raises(ValueError, match="there is no attack 'logan'"):
     mixdef.audit(memorised, attacks=["logan"])
 
 

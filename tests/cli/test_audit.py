@@ -306,7 +306,7 @@ def test_outputs_alone_cannot_be_asked_questions(tmp_path):
 @pytest.mark.parametrize(
   ("wrong", "message"),
   [
-    ({"attacks": "lira_onlin"}, "no attack is called 'lira_onlin'; did you mean lira"),
+    ({"attacks": "lira_onlin"}, "there is no attack 'lira_onlin'; did you mean lira"),
     ({"attacks": "rmia(g=1)"}, "rmia\\(g=1\\): .*'g'"),
     ({"attacks": "rmia("}, "cannot read"),
     (

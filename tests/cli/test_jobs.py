@@ -210,14 +210,14 @@ def test_the_records_are_drawn_by_the_seed():
   [
     ({"learning_rate": 0.0}, "--learning_rate=0.0 must be positive"),
     ({"learning_rate": float("nan")}, "--learning_rate=nan must be positive"),
-    ({"model": "mpl"}, "no model is called 'mpl'; did you mean mlp"),
+    ({"model": "mpl"}, "there is no model 'mpl'; did you mean mlp"),
     ({"model": "mlp(width=3)"}, "mlp.*width"),
-    ({"optimizer": "sgdd"}, "no optimizer is called 'sgdd'; did you mean sgd"),
+    ({"optimizer": "sgdd"}, "there is no optimizer 'sgdd'; did you mean sgd"),
     ({"defense": "mixup("}, "cannot read 'mixup\\('"),
     ({"defense": "mixup|mixup"}, "two parts of the chain are called 'mixup'"),
     ({"defense": "label_smoothing(x)"}, "'x' is not a literal"),
     ({"model": "mlp, mlp(8)"}, "a classifier accepts one network"),
-    ({"learner": "staking"}, "no learner is called 'staking'"),
+    ({"learner": "staking"}, "there is no learner 'staking'"),
     (
       {"learner": "model_stacking", "defense": "mixup"},
       "does not accept a defense: remove mixup",

@@ -210,7 +210,7 @@ def test_the_tables_hold_every_cell(swept):
     ({}, "--study=NAME or --defenses"),
     ({"study": "kaya", "defenses": "none"}, "pass either"),
     ({"study": "nobody"}, "choose from kaya"),
-    ({"defenses": " ; "}, "names no defense"),
+    ({"defenses": " ; "}, "contains no defense"),
     ({"defenses": "none", "defense": "mixup"}, "--defense is not used by this job"),
     ({"defenses": "none; l1([-1.0])"}, "at least 0"),
     ({"defenses": "none", "num_shadows": 1}, "at least 2 models"),

@@ -176,7 +176,7 @@ def test_two_models_are_refused():
 
 
 def test_fewer_epochs_than_students_are_refused():
-  with pytest.raises(ValueError, match="ban_mpr trains in 3 phases: raise epochs=2"):
+  with pytest.raises(ValueError, match="ban_mpr trains in 3 phases: increase epochs=2"):
     start(LEARNER, STUDENTS - 1)
 
 

@@ -160,7 +160,7 @@ def test_par_gan_trains_and_answers_by_every_critic():
 
 
 def test_too_few_members_for_the_critics_are_refused():
-  with pytest.raises(ValueError, match="take fewer critics"):
+  with pytest.raises(ValueError, match="use fewer critics"):
     train(par_gan(NETWORKS, critics=15), batch_size=1)
 
 

@@ -272,8 +272,8 @@ def test_parts_hear_of_the_critic():
 @pytest.mark.parametrize(
   ("defense", "reason"),
   [
-    (dp_sgd(1.0, 1.0), "takes the records of a batch apart"),
-    (past(), "gradients are of a classifier's loss"),
+    (dp_sgd(1.0, 1.0), "needs independent records"),
+    (past(), "gradients are those of a classifier's loss"),
     (relaxloss_gan(-1.0), "the loss of a Wasserstein critic"),
     (distillation(), "classifiers trained before"),
   ],

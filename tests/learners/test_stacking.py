@@ -139,7 +139,7 @@ def test_wrong_models_are_refused_in_one_line(wrong, message):
 
 def test_too_few_epochs_and_wrong_classes_are_refused_at_init():
   with pytest.raises(
-    ValueError, match="model_stacking trains in 3 phases: raise epochs=2"
+    ValueError, match="model_stacking trains in 3 phases: increase epochs=2"
   ):
     start(LEARNER, 2)
   wide = model_stacking((Normed(), models.mlp(4, num_classes=5)), optax.sgd(0.1))

@@ -239,7 +239,7 @@ def test_ppv_refuses_percentages(rates, message):
 @pytest.mark.parametrize(
   ("scores", "member", "message"),
   [
-    (MEMBER, SCORES, "scores are bool and .* is not; pass scores, then"),
+    (MEMBER, SCORES, "scores are bool but .* is not; pass scores first, then"),
     (SCORES, SCORES, "has type float64; pass bool, for example weights > 0"),
     (SCORES, MEMBER.astype(int), r"type int64; pass bool, .*\.astype\(bool\)"),
     (SCORES, MEMBER[:3], r"has shape \(3,\); pass \[8\]"),

@@ -362,5 +362,5 @@ def test_damaged_notes_on_how_models_share_a_machine_are_made_again(
   assert not trained
   assert same(again.states, unbroken[LEARNER].states)
   (told,) = [line for line in caplog.messages if "strategy.json is damaged" in line]
-  assert told.endswith("it is decided anew")
+  assert told.endswith("the strategy is chosen again")
   assert json.loads(path.read_text())["strategy"] == "loop"

@@ -1,4 +1,4 @@
-"""Training and asking with every defense: what docs/make_defenses.py takes over."""
+"""Times of training and queries with every defense, for docs/make_pages.py."""
 
 import jax.numpy as jnp
 import optax
@@ -13,7 +13,7 @@ __all__ = ["run", "show"]
 
 
 def run(settings: BenchSettings) -> dict:
-  """Time an epoch, teachers included, and a query with every defense."""
+  """Time an epoch, including teachers, and a query with every defense."""
   rows, models = [], 2
   catalogue = {name: make() for name, make in mixdef.defenses.CATALOGUE.items()}
   every = {n: part for n, part in catalogue.items() if "critic" not in part.traits}
@@ -44,7 +44,7 @@ def run(settings: BenchSettings) -> dict:
 
 
 def _epochs_of(training):
-  """A function that trains one epoch of every stage, and the last stage's states."""
+  """Return a function that trains one epoch of every stage, and the final states."""
   stages, part = [], training
   while part is not None:
     program = programs(part.source, part.plan, "scan")

@@ -1,4 +1,4 @@
-"""The networks of the works in PyTorch, trained as its users train them."""
+"""The networks of the works in PyTorch, trained in its usual way."""
 
 import math
 from collections.abc import Callable
@@ -81,11 +81,11 @@ def trainer(work: str, recipe: str, x, y, batch: int) -> Callable[[], None]:
 
   Args:
     work: a name in `NETWORKS`.
-    recipe: "default", what a tutorial shows; "tuned", channels last and fused Adam;
-      "bf16", tuned and autocast.
+    recipe: "default", as in a tutorial; "tuned", channels last and fused Adam; "bf16",
+      tuned and autocast.
     x: records.
     y: labels.
-    batch: records a step.
+    batch: number of records per step.
   """
   network: Any = NETWORKS[work]()
   tuned = recipe != "default"
@@ -107,7 +107,7 @@ def trainer(work: str, recipe: str, x, y, batch: int) -> Callable[[], None]:
 
 
 def _initialise(network: Any) -> None:
-  """Draw weights of the scale that linen's layers start from."""
+  """Draw weights on the scale of linen's initializers."""
   layers: Any = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
   *hidden, last = layers
   for layer in hidden:

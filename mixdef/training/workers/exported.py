@@ -28,14 +28,14 @@ def in_workers(function: Callable, *, shared: int, traced: Callable) -> Callable
     The function over S models.
 
   Raises:
-    ValueError: where jax does not run on a CPU.
+    ValueError: if jax does not run on a CPU.
     NotExportable: on the first call, for a function that calls back into Python.
     RuntimeError: from the function over S models, if a worker dies or fails.
   """
   if jax.default_backend() != "cpu":
     raise ValueError(
-      f"strategy='processes' is for CPUs, and jax runs on {jax.default_backend()!r}: "
-      f"take strategy='auto'"
+      f"strategy='processes' is for CPUs, but jax runs on {jax.default_backend()!r}: "
+      "use strategy='auto'"
     )
   exported = {}
 
@@ -82,7 +82,7 @@ def _export(function, tree, kinds, specs, own):
     reason = str(problem).splitlines()[0]
     raise NotExportable(
       f"strategy='processes' cannot send {function.__name__!r} to other processes "
-      f"({reason}): take --strategy=loop"
+      f"({reason}): use --strategy=loop"
     ) from problem
   return Program(
     next(_numbers),

@@ -52,7 +52,7 @@ class Program(NamedTuple):
 
 
 class _Worker:
-  """One worker process, with its pipes, its memory and the programs that it holds."""
+  """One worker process, with its pipes, its memory and its programs."""
 
   def __init__(self, name: str, core: int | None, shared: Memory):
     self._name, self._known = name, []
@@ -128,8 +128,8 @@ class _Worker:
     if code < 0:
       how = f"was killed by {signal.Signals(-code).name}"
       if code == -signal.SIGKILL:
-        how += ", perhaps for lack of memory"
-    return f"{self._name} {how}: run the same command again, it resumes"
+        how += ", perhaps because of a lack of memory"
+    return f"{self._name} {how}: run the same command again to resume"
 
 
 class Workers:
