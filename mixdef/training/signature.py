@@ -71,4 +71,4 @@ def equal_or_refuse(path: pathlib.Path, earlier: dict, found: dict, *, fix: str)
     if earlier.get(name) != found.get(name)
   ]
   if differing:
-    raise AnotherRun(f"{path} holds another run: {'; '.join(differing)}. {fix}")
+    raise AnotherRun(f"{path} belongs to another run: {'; '.join(differing)}. {fix}")

@@ -205,7 +205,7 @@ def test_undefended_references_of_another_training_are_refused_at_once(
   assert "\n" not in str(raised.value)
   assert not list((tmp_path / "seed").iterdir())
   nowhere = dataclasses.replace(settings, undefended=str(tmp_path / "nowhere"))
-  with pytest.raises(FileNotFoundError, match="name the run folder of undefended GANs"):
+  with pytest.raises(FileNotFoundError, match="pass the run folder of undefended GANs"):
     job.execute(nowhere, tmp_path / "run", gan.run)
   assert not (tmp_path / "run").exists()
   assert not (tmp_path / "nowhere").exists()
@@ -248,11 +248,11 @@ def test_a_private_gan_of_a_table_states_its_epsilon(tmp_path, capsys, small_tab
   [
     (
       {"learner": "mlp_wgan_gp", "model": "auto"},
-      "--learner=mlp_wgan_gp is for tables, and digits",
+      "--learner=mlp_wgan_gp is for tables, but digits",
     ),
     (
       {"learner": "medgan", "model": "auto"},
-      "--learner=medgan is for tables, and digits holds pictures",
+      "--learner=medgan is for tables, but digits holds images",
     ),
     ({"train_size": 10_000}, "digits has 1438 records; --train_size=10000"),
   ],
@@ -270,7 +270,7 @@ def test_a_mistake_on_the_command_line_is_status_2(capsys):
     job.main(gan.JOB, ["--samples=10"])
   assert left.value.code == 2
   errors = capsys.readouterr().err.splitlines()
-  assert errors == ["gan: --samples=10: take 100 or more to measure utility"]
+  assert errors == ["gan: --samples=10: use at least 100 to measure utility"]
 
 
 def test_records_are_split_where_nobody_did(small_table):

@@ -179,7 +179,7 @@ def test_standardized_records_cost_dp_sgd_its_cell(tmp_path):
   )
   none, private = job.execute(settings, tmp_path, sweep.run)["cells"]
   assert "not_run" not in none
-  assert "--standardize takes means" in private["not_run"]
+  assert "--standardize computes means" in private["not_run"]
 
 
 @pytest.mark.slow

@@ -116,7 +116,7 @@ WRONG = {
   "number": (1e-3, "0.001 of type float"),
   "None": (None, "None of type NoneType"),
   "text": ("adam", "'adam' of type str"),
-  "model": (models.mlp(4), "a MLP, which is a model"),
+  "model": (models.mlp(4), "a MLP, a model"),
   "list": ([optax.clip(1.0), optax.sgd(0.1)], r"optax.chain\(\*...\)"),
   "class": (optax.GradientTransformation, "must be called"),
 }

@@ -306,5 +306,5 @@ def test_pretraining_that_leaves_no_epoch():
 
 @pytest.mark.slow
 def test_other_records_than_the_networks_are_of():
-  with pytest.raises(ValueError, match=r"records of shape \(6,\), the data's have"):
+  with pytest.raises(ValueError, match=r"records of shape \(6,\), but the data have"):
     start(GAN, records(shape=(FEATURES + 1,)))

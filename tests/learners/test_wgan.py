@@ -372,8 +372,8 @@ def test_hooks_of_a_classifier_are_refused(hook):
 @pytest.mark.parametrize(
   ("networks", "message"),
   [
-    (table_networks(FEATURES, 3), "take 3 classes, the data have 2"),
-    (table_networks(4, CLASSES), r"shape \(4,\), the data's have \(6,\)"),
+    (table_networks(FEATURES, 3), "expect 3 classes, but the data have 2"),
+    (table_networks(4, CLASSES), r"shape \(4,\), but the data have \(6,\)"),
   ],
 )
 def test_networks_of_other_sizes_are_refused(networks, message):

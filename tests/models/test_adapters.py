@@ -249,7 +249,7 @@ REFUSED = {
     returning(lambda y: y.astype(int)),
     "returns int32 .* instead of class numbers",
   ),
-  "classes": (models.mlp(8), "returns 10 classes, the data have 3.*num_classes=3"),
+  "classes": (models.mlp(8), "returns 10 classes, but the data have 3.*num_classes=3"),
   "softmax": (returning(nn.softmax), "returns probabilities.*remove its softmax"),
   "softmax by hand": (
     returning(lambda y: jnp.exp(y) / jnp.exp(y).sum(1, keepdims=True)),
@@ -266,7 +266,7 @@ REFUSED = {
   "no parameters": (net(lambda self, x: x[:, :K]), "no parameters"),
   "dropout off in training": (
     net(lambda self, x: dropped(x, True)),
-    "Dropout_0 has dropout at rate 0.5 and is deterministic in training too",
+    "Dropout_0 has dropout at rate 0.5 and is also deterministic in training",
   ),
   "dropout of a submodule's field": (Unaware(Block()), "inner/Dropout_0 has dropout"),
   "dropout off in a sequence": (
@@ -280,7 +280,7 @@ REFUSED = {
   "noise always on": (net(noisy), "draws random numbers in prediction .*noise"),
   "statistics that never change": (
     net(lambda self, x: normalised(x, True)),
-    "BatchNorm_0 uses its running average in training too",
+    "BatchNorm_0 also uses its running average in training",
   ),
   "statistics of the batch asked": (
     net(lambda self, x: normalised(x, False)),
@@ -290,7 +290,7 @@ REFUSED = {
     net(lambda self, x, train=False: normalised(x, not train)),
     "argument weight=None and must pass mask=",
   ),
-  "a penalty sown": (net(sowing), "keeps 'penalties', which a step .* sow to"),
+  "a penalty sown": (net(sowing), "keeps 'penalties', which a step .* sow only to"),
   "what grows": (
     variable("memory", lambda x: x, to=lambda old, x: x),
     r"keeps 'memory', which a step on 4 records changes",

@@ -156,7 +156,7 @@ def test_ensembles_refuse_alike(runs):
     (3, None, "learner is of type int"),
     (None, (FLOATS, LABELS), r"data is of type tuple: .*Dataset.from_arrays\(x, y\)"),
     (None, FLOATS, "data is of type ndarray"),
-    (lambda: 3, None, "learner made a int"),
+    (lambda: 3, None, "learner returned a int"),
   ],
 )
 def test_what_cannot_be_fitted_is_named(runs, learner, data, message):

@@ -217,7 +217,9 @@ def test_pitfall_86_models_are_those_of_the_call_without_a_signature(
   signature.unlink()
   if text is not None:
     signature.write_bytes(text if isinstance(text, bytes) else text.encode())
-  with pytest.raises(ValueError, match=r"models/00000 is of another run: .*learner"):
+  with pytest.raises(
+    ValueError, match=r"models/00000 belongs to another run: .*learner"
+  ):
     run(OTHER, out=folder)
   run(out=folder)
   assert not trained
@@ -232,10 +234,10 @@ def test_pitfall_86_work_in_progress_of_another_run_is_refused(
   other = KEEP.copy()
   other[1] = other[1][::-1]
   trained.clear()
-  with pytest.raises(ValueError, match=r"epoch-1 is of another run: model \d was"):
+  with pytest.raises(ValueError, match=r"epoch-1 belongs to another run: model \d was"):
     run(learner, members=other, out=tmp_path)
   (tmp_path / "signature.json").unlink()
-  with pytest.raises(ValueError, match=r"epoch-1 is of another run: learner was"):
+  with pytest.raises(ValueError, match=r"epoch-1 belongs to another run: learner was"):
     run(OTHER, out=tmp_path)
   assert not trained
   run(learner, out=tmp_path)

@@ -241,5 +241,5 @@ def test_what_calls_back_into_python_is_refused():
 @pytest.mark.slow
 def test_other_backends_are_refused(monkeypatch):
   monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-  with pytest.raises(ValueError, match="processes' is for CPUs, and jax runs on 'tpu'"):
+  with pytest.raises(ValueError, match="processes' is for CPUs, but jax runs on 'tpu'"):
     over_models(scatter, "processes", shared=2)
