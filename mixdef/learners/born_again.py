@@ -80,8 +80,8 @@ def ban_mpr(
   check_count("ban_mpr: students", students)
   check_number("ban_mpr: coefficient", coefficient, 0)
   taught = Defense("teacher", batch=_taught)
-  regulariser = confidence_penalty(coefficient, name="regulariser")
-  student = classifier(model, optimizer, chain(taught, regulariser))
+  regularizer = confidence_penalty(coefficient, name="regularizer")
+  student = classifier(model, optimizer, chain(taught, regularizer))
 
   def init(key, spec):
     check_phases("ban_mpr", spec.epochs, students)
@@ -92,9 +92,9 @@ def ban_mpr(
   def step(state, data, rows, ctx):
     g = phase_of(ctx, students)
     teacher = _student(state, jnp.maximum(g - 1, 0))
-    answers = jnp.exp(student.predict(teacher, data.x[rows.index]))
+    outputs = jnp.exp(student.predict(teacher, data.x[rows.index]))
     share = jnp.where(g > 0, _TEACHER_SHARE, 0.0)
-    state_of = {"teacher": (answers, share), "regulariser": ()}
+    state_of = {"teacher": (outputs, share), "regularizer": ()}
     own = _student(state, g)._replace(defense=state_of)
     chosen = part_of(state.key, rows.index, students) == g
     own, metrics = step_on(student, own, data, rows, chosen, ctx)
@@ -119,8 +119,8 @@ def ban_mpr(
 def _taught(batch, state, ctx):
   """Mix the labels with the teacher's predictions [B,K] on the same rows."""
   del ctx
-  answers, share = state
-  return batch._replace(y=(1 - share) * batch.y + share * answers)
+  outputs, share = state
+  return batch._replace(y=(1 - share) * batch.y + share * outputs)
 
 
 def _leaves(state):

@@ -89,7 +89,7 @@ def model_stacking(models, optimizer, *, combiner: nn.Module | None = None) -> L
     for name, module in zip(_NETWORKS, (*models, combiner), strict=True)
   }
 
-  def answers(networks, x):
+  def outputs(networks, x):
     parts = [learners[name].predict(networks[name], x) for name in _FIRST_LEVEL]
     return jnp.exp(jnp.concatenate(parts, -1))
 
@@ -119,7 +119,7 @@ def model_stacking(models, optimizer, *, combiner: nn.Module | None = None) -> L
 
     def second_level(networks):
       here = [leaf[rows.index] for leaf in data]
-      seen = Data(answers(networks, here[0]), *here[1:])
+      seen = Data(outputs(networks, here[0]), *here[1:])
       places = rows._replace(index=jnp.arange(len(rows.index)))
       state, metrics = train("combiner", networks["combiner"], seen, places)
       return {**networks, "combiner": state}, metrics
@@ -132,7 +132,7 @@ def model_stacking(models, optimizer, *, combiner: nn.Module | None = None) -> L
   def predict(state, x, *, raw=False):
     del raw  # no hook changes the outputs
     networks = _networks(state)
-    return learners["combiner"].predict(networks["combiner"], answers(networks, x))
+    return learners["combiner"].predict(networks["combiner"], outputs(networks, x))
 
   names = ", ".join(map(text_of, models))
   text = f"model_stacking(models=({names}), combiner={text_of(combiner)})"

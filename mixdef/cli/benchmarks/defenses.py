@@ -26,7 +26,7 @@ def run(settings: BenchSettings) -> dict:
   for work, (model, size, parts) in works.items():
     data = random_data(size, (28, 28, 1), 10).with_auxiliary(size // 5)
     chosen = {"none": mixdef.chain(), **parts}
-    trains, answers = {}, {}
+    trains, outputs = {}, {}
     for name, defense in chosen.items():
       learner = mixdef.classifier(model, optax.adam(1e-3), defense)
       training = train_everyone(
@@ -36,8 +36,10 @@ def run(settings: BenchSettings) -> dict:
       program = programs(training.source, training.plan, "scan")
       x = jnp.asarray(data.x[:256])
       if name == "none" or defense.release_output:
-        answers[name] = lambda ask=program.predict, state=state, x=x: ask(state, {}, x)
-    for measure, cases in (("train", trains), ("answer", answers)):
+        outputs[name] = lambda predict=program.predict, state=state, x=x: predict(
+          state, {}, x
+        )
+    for measure, cases in (("train", trains), ("answer", outputs)):
       named = f"{measure}, {work}"
       rows += rows_of(named, cases, settings.repeats, per=models, measure=measure)
   return {"rows": rows}
