@@ -129,7 +129,7 @@ def _complete(sweep, family, grid, out, made_from, noted) -> None:
   missing = [i for i, text in enumerate(grid.texts) if not _finished(paths[i], text)]
   if not missing:
     return
-  grid = grid.take(missing)
+  grid = grid.select(missing)
   scratch = place / f"training-{_mark(shadows, *grid.texts)}"
   found = _results(sweep, grid, scratch)
   common = {"dataset": sweep.data.name, "seed": sweep.seed, "family": family}

@@ -40,7 +40,7 @@ class Grid(NamedTuple):
     """Return the chain for these values, which may be traced."""
     return parse(self.template, values=values)
 
-  def take(self, cells: Sequence[int]) -> "Grid":
+  def select(self, cells: Sequence[int]) -> "Grid":
     """Return the grid restricted to some cells, given by index."""
     values = {
       name: tuple(column[i] for i in cells) for name, column in self.values.items()

@@ -233,8 +233,8 @@ def _each(part, hook, values, state, ctx):
     out = getattr(part, hook)(value, state, own)
     if jnp.shape(out) != value.shape:
       raise ValueError(
-        f"the {hook} hook of {part.name} returns shape {jnp.shape(out)} instead of "
-        "one value per row: return the shape of its input, or give up epsilon with "
+        f"the {hook} hook of {part.name} returns shape {jnp.shape(out)} instead of one "
+        "value per row: return the shape of its input, or give up epsilon with "
         "guarantee=False"
       )
     return out[0]

@@ -131,7 +131,9 @@ def check_delta(name: str, delta) -> None:
 def check_plain(what: str, value) -> None:
   """Raise if a number is swept, because the accountant needs a concrete number."""
   if not is_static(value):
-    raise ValueError(f"{what} cannot be swept, for epsilon needs it: give a number")
+    raise ValueError(
+      f"{what} cannot be swept, because epsilon depends on it: pass a number"
+    )
 
 
 def noisy_steps(
@@ -145,14 +147,14 @@ def noisy_steps(
   """
   if delta >= 1 / spec.num_members:
     raise ValueError(
-      f"{name}: delta is {delta}, no guarantee for {spec.num_members} members: give "
-      f"one below {1 / spec.num_members:.2g}"
+      f"{name}: delta is {delta}, which is no guarantee for {spec.num_members} "
+      f"members: pass a value below {1 / spec.num_members:.2g}"
     )
   steps = (spec.epochs - warm_epochs) * spec.steps_per_epoch // critic_steps
   if steps < 1:
     raise ValueError(
-      f"{name}: in {spec.epochs} epochs of {spec.steps_per_epoch} steps, "
-      f"{warm_epochs} of them warm_epochs, the generator takes no step: raise epochs, "
-      f"or lower warm_epochs or critic_steps={critic_steps}"
+      f"{name}: the generator takes no step in {spec.epochs} epochs of "
+      f"{spec.steps_per_epoch} steps with warm_epochs={warm_epochs}: increase epochs, "
+      f"or reduce warm_epochs or critic_steps={critic_steps}"
     )
   return steps

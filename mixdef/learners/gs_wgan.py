@@ -259,6 +259,6 @@ def _validate(critics, noise_multiplier, clip, delta, fakes, queried, critic_ste
   if math.inf in (noise_multiplier, clip):
     raise ValueError(
       f"gs_wgan: noise_multiplier is {noise_multiplier} and clip {clip}, and their "
-      "product is the noise: give finite numbers"
+      "product is the noise: pass finite numbers"
     )
   check_delta("gs_wgan", delta)

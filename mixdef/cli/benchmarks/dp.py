@@ -88,5 +88,5 @@ def show(result: dict) -> None:
     print(f"{work:30}" + "".join(f"{cell:32}" for cell in cells))
   for row in rows:
     if "temp_mb" in row:
-      told = (f"{mb} MB at batch {batch}" for batch, mb in row["temp_mb"].items())
-      print(f"{row['work']}, {row['case']}: temporary memory {', '.join(told)}")
+      sizes = (f"{mb} MB at batch {batch}" for batch, mb in row["temp_mb"].items())
+      print(f"{row['work']}, {row['case']}: temporary memory {', '.join(sizes)}")
