@@ -1,4 +1,4 @@
-"""Audit a defense: shadows, every attack, canaries, and a page on who is at risk.
+"""Audit a defense: shadow models, all attacks, canaries, and a report of the risk.
 
   python experiments/audit.py --dataset=digits --quick
 

@@ -1,4 +1,4 @@
-"""Train shadow models, attack every one with the others, and report what they leak.
+"""Train shadow models, attack each using the others, and report their leakage.
 
   python experiments/lira.py --defense=adamixup --num_shadows=16
 

@@ -265,13 +265,13 @@ def test_damaged_cells_of_a_sweep(tmp_path, caplog):
     assert path.exists() == (found is not None)
 
 
-def test_damaged_recipes_of_natural_references(tmp_path):
+def test_damaged_recipes_of_references(tmp_path):
   path = tmp_path / "config.json"
-  settings = GanSettings(defense="mixup", natural=str(tmp_path))
+  settings = GanSettings(defense="mixup", undefended=str(tmp_path))
   recipe = {"epochs": 7, "learning_rate": 0.1, "defense": "none", "other": [1]}
   for content in texts(recipe, 60):
     path.write_bytes(content)
-    one_line(path, lambda _: settings.natural_run)
+    one_line(path, lambda _: settings.undefended_run)
 
 
 def remove(path):

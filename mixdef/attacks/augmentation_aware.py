@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixdef.attacks._asking import records_to_ask, shadow_examples
 from mixdef.attacks._per_record import HIDDEN
+from mixdef.attacks._querying import records_to_query, shadow_examples
 from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.views import content_hash
 from mixdef.core.check import checked, count, one_of, optional, seed
@@ -96,7 +96,7 @@ def augmentation_aware(
     Inference Attacks?", 2021 (the attack); Yu, Zhang, Chen, Yin, Liu, "How Does Data
     Augmentation Affect Privacy in Machine Learning?", 2021, arXiv 2007.10567.
   """
-  rows = records_to_ask(ensemble, target, records)
+  rows = records_to_query(ensemble, target, records)
   shadow, fit, member = shadow_examples(ensemble, target, shadow)
   copies = _maker(ensemble, shadow, augment)
 
@@ -137,7 +137,7 @@ def _maker(ensemble, shadow, augment):
   pool = np.flatnonzero(data.audited)
   # Ordered by content, so that partners do not depend on the order of the records.
   pool = jnp.asarray(pool[np.argsort(content_hash(data.x[pool]), kind="stable")])
-  return lambda *asked: _defended(hook, plan, state, x, y, pool, *asked)
+  return lambda *args: _defended(hook, plan, state, x, y, pool, *args)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.attacks._asking import records_to_ask
 from mixdef.attacks._perturbing import refuse_nan, score_in_blocks, valid_range
+from mixdef.attacks._querying import records_to_query
 from mixdef.core.check import checked, count, flag, seed
 from mixdef.core.randomness import hash_rows, random_key, row_keys, stream
 from mixdef.core.registry import attack
@@ -82,7 +82,7 @@ def label_only_boundary(
     Decision-Based Attack", 2020, arXiv 1904.02144; Choquette-Choo, Tramer, Carlini,
     Papernot, "Label-Only Membership Inference Attacks", 2021, arXiv 2007.14321.
   """
-  rows = records_to_ask(ensemble, target, records)
+  rows = records_to_query(ensemble, target, records)
   run, data = ensemble[target], ensemble.data
   one = (1, *data.x.shape[1:])
   low, high = (np.broadcast_to(b, one).reshape(1, -1) for b in valid_range(data))

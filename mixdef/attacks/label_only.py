@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from mixdef.attacks._asking import hits, records_to_ask, shadow_examples
 from mixdef.attacks._logistic import fit_logistic
+from mixdef.attacks._querying import hits, records_to_query, shadow_examples
 from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.signals import Signals
 from mixdef.attacks.views import (
@@ -78,7 +78,7 @@ def label_only_noise(
   Reference: Eq. 2 of AdaMixup, 2025, arXiv 2501.02182, as reconstructed; and the
     module's.
   """
-  rows = records_to_ask(ensemble, target, records)
+  rows = records_to_query(ensemble, target, records)
   run, data = ensemble[target], ensemble.data
   validate.quantities(data.x, "label_only_noise", error=Unavailable)
   binary = _is_binary(data.x)
@@ -229,7 +229,7 @@ def label_only_logreg(signals: Signals, *, target: int, c: float = 1.0) -> np.nd
 
 def _transferred(ensemble, target, records, shadow, views: Views):
   """Train one attack model per class on the shadow's bits; score the target's."""
-  rows = records_to_ask(ensemble, target, records)
+  rows = records_to_query(ensemble, target, records)
   shadow, fit, member = shadow_examples(ensemble, target, shadow)
   data = ensemble.data
   label = data.y[fit]
@@ -239,13 +239,13 @@ def _transferred(ensemble, target, records, shadow, views: Views):
     return fit_logistic(bits[None], member[None], use[None])
 
   overall = train(np.ones(len(fit), bool))
-  asked = hits(ensemble[target], rows, views)
+  queried = hits(ensemble[target], rows, views)
   scores = np.full(len(data), np.nan)
   for y in np.unique(data.y[rows]):
     of_class, mine = label == y, data.y[rows] == y
     both = 0 < member[of_class].sum() < of_class.sum()
     solution = train(of_class) if both else overall
-    scores[rows[mine]] = _log_odds(asked[mine], solution)
+    scores[rows[mine]] = _log_odds(queried[mine], solution)
   return scores
 
 

@@ -89,12 +89,12 @@ def quantile(
   values = signals.statistic(score)[target, :, 0]
   unseen = population.statistic(score)[target, :, 0]
   if features is None:
-    known, asked = _reference_features(signals, population, target, score)
+    known, queried = _reference_features(signals, population, target, score)
   else:
-    known, asked = _given_features(features, len(unseen), len(values))
+    known, queried = _given_features(features, len(unseen), len(values))
   if head == "pinball":
-    return signals.only_audited(values - _pinball(known, unseen, asked, 1 - fpr))
-  mu, log_sigma = _gaussian(known, unseen, asked)
+    return signals.only_audited(values - _pinball(known, unseen, queried, 1 - fpr))
+  mu, log_sigma = _gaussian(known, unseen, queried)
   return signals.only_audited((values - mu) * np.exp(-log_sigma))
 
 
@@ -117,16 +117,16 @@ def _reference_features(
     )
   count = out.sum(0)
   records = np.where(out, signals.statistic(score)[:, :, 0], 0.0).sum(0)
-  asked = np.where(count > 0, records / np.maximum(count, 1), np.nan)[:, None]
+  queried = np.where(count > 0, records / np.maximum(count, 1), np.nan)[:, None]
   known = population.statistic(score)[models, :, 0].mean(0)[:, None]
-  known, asked = _standardise(known, asked)
+  known, queried = _standardise(known, queried)
   if signals.labels is None or population.labels is None:
-    return known, asked
+    return known, queried
   classes = np.unique(population.labels)
   share = (population.labels[:, None] == classes).mean(0)
   return (
     np.hstack([known, (population.labels[:, None] == classes) - share]),
-    np.hstack([asked, (signals.labels[:, None] == classes) - share]),
+    np.hstack([queried, (signals.labels[:, None] == classes) - share]),
   )
 
 
@@ -134,26 +134,31 @@ def _given_features(
   features: tuple[ArrayLike, ArrayLike], unseen: int, records: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Return the caller's features, standardized; raise an error if they are unusable."""
-  known, asked = (np.asarray(part, dtype=np.float64) for part in features)
-  for part, rows, name in ((known, unseen, "population"), (asked, records, "records")):
+  known, queried = (np.asarray(part, dtype=np.float64) for part in features)
+  for part, rows, name in (
+    (known, unseen, "population"),
+    (queried, records, "records"),
+  ):
     if part.ndim != 2 or len(part) != rows or part.shape[1] != known.shape[-1]:
       raise ValueError(
         f"features of the {name} have shape {part.shape}; pass [{rows}, D], with one D "
         "for the population and the records"
       )
     refuse(f"features of the {name}", ~np.isfinite(part), "not finite", "impute them")
-  return _standardise(known, asked)
+  return _standardise(known, queried)
 
 
-def _standardise(known: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _standardise(
+  known: np.ndarray, queried: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
   """Shift and scale both arrays by the column statistics of the first."""
   spread = known.std(0)
   spread = np.where(spread > 0, spread, 1.0)
-  return (known - known.mean(0)) / spread, (asked - known.mean(0)) / spread
+  return (known - known.mean(0)) / spread, (queried - known.mean(0)) / spread
 
 
 def _gaussian(
-  known: np.ndarray, values: np.ndarray, asked: np.ndarray
+  known: np.ndarray, values: np.ndarray, queried: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
   """Return mu and log sigma [N] of the queried records, linear in centred features."""
   spread = values.std() if values.std() > 0 else 1.0
@@ -176,16 +181,16 @@ def _gaussian(
     if largest < 1e-13:
       break
   fitted = design @ slope
-  log_sigma = np.clip(asked @ slope[1:] + slope[0], fitted.min(), fitted.max())
-  mu = values.mean() + spread * (asked @ centre[1:] + centre[0])
+  log_sigma = np.clip(queried @ slope[1:] + slope[0], fitted.min(), fitted.max())
+  mu = values.mean() + spread * (queried @ centre[1:] + centre[0])
   return mu, np.log(spread) + np.maximum(log_sigma, _LOWEST)
 
 
 def _pinball(
-  known: np.ndarray, values: np.ndarray, asked: np.ndarray, level: float
+  known: np.ndarray, values: np.ndarray, queried: np.ndarray, level: float
 ) -> np.ndarray:
   """Return the quantile [N] of the queried records, linear in the features."""
   from sklearn.linear_model import QuantileRegressor
 
   model = QuantileRegressor(quantile=level, alpha=0.0).fit(known, values)
-  return asked @ model.coef_ + model.intercept_
+  return queried @ model.coef_ + model.intercept_

@@ -62,9 +62,9 @@ def classifier_signals(
   if population is not None:
     nobody = np.zeros((len(ensemble), len(population)), bool)
     # No attack reads a population's log-probabilities.
-    parts = _ask(ensemble, population, views, False, shown)
+    parts = _query(ensemble, population, views, False, shown)
     others = Signals(**parts, members=nobody, labels=population.y)
-  parts = _ask(ensemble, data, views, log_probs, shown)
+  parts = _query(ensemble, data, views, log_probs, shown)
   shown.close()
   return Signals(
     **parts,
@@ -76,7 +76,7 @@ def classifier_signals(
   )
 
 
-def _ask(ensemble, data, views, log_probs, progress) -> dict[str, Any]:
+def _query(ensemble, data, views, log_probs, progress) -> dict[str, Any]:
   """Return statistics [S,N,Q] and, if wanted, log-probabilities [S,N,K]."""
   stacks = {}
 

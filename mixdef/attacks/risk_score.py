@@ -55,13 +55,13 @@ def privacy_risk_score(
   """
   shadow, learn = one_shadow(signals, target, shadow)
   member = signals.members[shadow]
-  seen, asked = (signals.loss[model, :, 0] for model in (shadow, target))
+  seen, queried = (signals.loss[model, :, 0] for model in (shadow, target))
   if statistic == "confidence":
-    seen, asked = np.exp(-seen), np.exp(-asked)
+    seen, queried = np.exp(-seen), np.exp(-queried)
   scores = np.empty(len(seen))
   for rows, fit in by_class(labels_of(signals), learn, member):
     inside, out = seen[fit & member], seen[fit & ~member]
-    scores[rows] = posterior(asked[rows], inside, out, bins=bins)
+    scores[rows] = posterior(queried[rows], inside, out, bins=bins)
   return signals.only_audited(scores)
 
 

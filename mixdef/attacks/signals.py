@@ -149,7 +149,7 @@ class Signals:
       labels=labels,
       audited=audited,
       ids=ids,
-      population=cls._asked_alike(population, np.shape(logits)),
+      population=cls._queried_alike(population, np.shape(logits)),
       design=design,
       target=target,
     )
@@ -176,7 +176,7 @@ class Signals:
       raise ValueError(str(error) if named else f"{path}: {error}") from error
 
   @classmethod
-  def _asked_alike(cls, population: Any, shape: tuple[int, ...]) -> Signals | None:
+  def _queried_alike(cls, population: Any, shape: tuple[int, ...]) -> Signals | None:
     """Return the signals of a population; `shape` is that of the records' logits."""
     if population is None:
       return None

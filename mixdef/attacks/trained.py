@@ -203,12 +203,12 @@ def salem_3(signals: Signals, *, target: int) -> np.ndarray:
 
 
 def _transfer(
-  seen: np.ndarray, member: np.ndarray, asked: np.ndarray, n_hidden: int
+  seen: np.ndarray, member: np.ndarray, queried: np.ndarray, n_hidden: int
 ) -> np.ndarray:
   """Fit an attack model to known outputs [R, K]; return its log-odds on others."""
-  top = min(3, seen.shape[-1], asked.shape[-1])
+  top = min(3, seen.shape[-1], queried.shape[-1])
   net = fit_attack_net(_largest(seen, top), member, n_hidden=n_hidden, most=_MOST)
-  return net.log_odds(_largest(asked, top))
+  return net.log_odds(_largest(queried, top))
 
 
 def _probabilities(log_probs: np.ndarray) -> np.ndarray:

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.attacks._asking import records_to_ask
 from mixdef.attacks._perturbing import refuse_nan, score_in_blocks, valid_range
+from mixdef.attacks._querying import records_to_query
 from mixdef.attacks._targets import Unavailable
 from mixdef.core import validate
 from mixdef.core.check import checked, count, flag, number, one_of
@@ -110,7 +110,7 @@ def distance_to_confident(
   Reference: Kaya, Hong, Dumitras, "On the Effectiveness of Regularization Against
     Membership Inference Attacks", 2020, arXiv 2006.05336 (the name and the idea).
   """
-  rows = records_to_ask(ensemble, target, records)
+  rows = records_to_query(ensemble, target, records)
   run = ensemble[target]
   push = _Push(norm, label, direction, criterion, score)
   low, high = valid_range(ensemble.data)
@@ -165,7 +165,7 @@ def gradient_norm(
   Reference: Chen, Yu, Fritz, "RelaxLoss: Defending Membership Inference Attacks without
     Losing Utility", 2022, arXiv 2207.05801 (its code).
   """
-  rows = records_to_ask(ensemble, target, records)
+  rows = records_to_query(ensemble, target, records)
   run = ensemble[target]
   if wrt == "input":
     validate.quantities(
@@ -186,11 +186,11 @@ def _pushes(
   learner: Any, state, x, y, low, high, goal, step, steps, *, push: _Push
 ) -> jax.Array:
   """Return distances, or step counts, that x [B,...] need to `goal`; +inf if more."""
-  ask = functools.partial(learner.predict, state, raw=True)
-  label = y if push.label == "true" else ask(x).argmax(-1)
+  predict = functools.partial(learner.predict, state, raw=True)
+  label = y if push.label == "true" else predict(x).argmax(-1)
 
   def height(points):
-    log_probs = ask(points)
+    log_probs = predict(points)
     chosen = jax.nn.one_hot(label, log_probs.shape[-1], dtype=bool)
     if push.direction == "away":
       rival = jnp.where(chosen, -jnp.inf, log_probs).argmax(-1)

@@ -13,12 +13,12 @@ class Attacked(NamedTuple):
   """Results of the attacks on one set of models.
 
   Attributes:
-    figures: metrics by attack.
+    metrics: metrics by attack.
     scores: [S, N] by attack; higher means member, NaN means no score.
     members: bool [S, N], True = member.
   """
 
-  figures: Mapping[str, Mapping[str, Any]]
+  metrics: Mapping[str, Mapping[str, Any]]
   scores: Mapping[str, np.ndarray]
   members: np.ndarray
 
@@ -98,11 +98,11 @@ def paired_difference(
   Raises:
     ValueError: if the numbers of records differ.
   """
-  shared = [name for name in audited.figures if name in baseline.figures]
+  shared = [name for name in audited.metrics if name in baseline.metrics]
   if not shared:
     return None
   ours, theirs = (
-    strongest_first({name: side.figures[name] for name in shared})[0]
+    strongest_first({name: side.metrics[name] for name in shared})[0]
     for side in (audited, baseline)
   )
   found = paired_bootstrap(
@@ -114,9 +114,9 @@ def paired_difference(
   return {
     "records": records,
     "attack": ours,
-    "auc": audited.figures[ours]["auc"],
+    "auc": audited.metrics[ours]["auc"],
     "dp_attack": theirs,
-    "dp_auc": baseline.figures[theirs]["auc"],
+    "dp_auc": baseline.metrics[theirs]["auc"],
     "difference": found["difference"],
     "ci": list(found["ci"]),
   }

@@ -72,15 +72,15 @@ def exposure(
     The {"records", "classes"} of a report.
   """
   targets = range(len(signals.members)) if signals.target is None else [signals.target]
-  most = max(row["num_targets"] for row in findings.figures.values())
+  most = max(row["num_targets"] for row in findings.metrics.values())
   whole = {
-    name: row for name, row in findings.figures.items() if row["num_targets"] == most
+    name: row for name, row in findings.metrics.items() if row["num_targets"] == most
   }
   # An attack that queries the models scores only some of the records.
-  asking = {
+  partial = {
     name for name in whole if catalogue.reads(catalogue.plain_name(name)) == "models"
   }
-  every = {name: row for name, row in whole.items() if name not in asking} or whole
+  every = {name: row for name, row in whole.items() if name not in partial} or whole
   name, *_ = strongest_first(every)
   scores, members = findings.scores[name][targets], signals.members[targets]
   classes = []

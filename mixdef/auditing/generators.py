@@ -45,9 +45,9 @@ class Mosaic:
 
 @dataclasses.dataclass(frozen=True)
 class Generated:
-  """The report's section on generators: `figures` as in report.json, and images."""
+  """The report's section on generators: `metrics` as in report.json, and images."""
 
-  figures: dict[str, Any]
+  metrics: dict[str, Any]
   pictures: Sequence[Mosaic] = ()
 
 
@@ -100,20 +100,20 @@ def describe_generators(
       "data.hold_out(0.2)"
     )
   runs = [ensemble[model] for model in range(min(models, len(ensemble)))]
-  figures: dict[str, Any] = {
+  metrics: dict[str, Any] = {
     "utility": [],
     "adaptive": list(adaptive),
     "theory": theory,
   }
   if data.x.ndim == 2:
     if np.isin(data.x, (0, 1)).all():
-      figures["columns"] = _of_table(runs[0], columns, seed)
-    return Generated(figures)
+      metrics["columns"] = _of_table(runs[0], columns, seed)
+    return Generated(metrics)
   if extractor is None:
     raise ValueError("images are compared by features: pass an extractor")
   each = [_of_pictures(run, extractor, classifier, num_samples, seed) for run in runs]
-  figures["utility"] = _joined(each)
-  return Generated(figures, _mosaics(runs[0], seed))
+  metrics["utility"] = _joined(each)
+  return Generated(metrics, _mosaics(runs[0], seed))
 
 
 def _of_pictures(run: Run, extractor: Extractor, classifier, count: int, seed: int):
@@ -134,7 +134,8 @@ def _of_pictures(run: Run, extractor: Extractor, classifier, count: int, seed: i
   trained = downstream_accuracy(made, members, learner=classifier, seed=seed)
   return found | {
     "downstream_accuracy": (
-      *(trained["accuracy"], trained["real_accuracy"]),
+      trained["accuracy"],
+      trained["real_accuracy"],
       "of a classifier trained on samples or on real records, tested on held-out "
       "records",
     )
@@ -193,7 +194,8 @@ def _mosaics(run: Run, seed: int) -> list[Mosaic]:
       real,
     ),
     _mosaic(
-      *("interpolations", "Interpolations"),
+      "interpolations",
+      "Interpolations",
       "From one latent to another: sudden changes between copies of training records "
       "would indicate memorization.",
       ways,

@@ -45,7 +45,7 @@ def pairs_needed(comparisons: int) -> int:
   return math.floor(math.log(0.025 / comparisons) / math.log(_HIGH)) + 1
 
 
-def strongest(figures: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+def strongest(metrics: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
   """Select the attack with the largest AUC and widen its interval for the choice.
 
   An attack with fewer pairs than `pairs_needed`, because it does not score many
@@ -53,7 +53,7 @@ def strongest(figures: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
   largest AUC.
 
   Args:
-    figures: {attack: summary}.
+    metrics: {attack: summary}.
 
   Returns:
     {"attack", "auc", "auc_ci", "num_attacks", "pairs", "fpr", "tpr", "tpr_ci",
@@ -61,14 +61,14 @@ def strongest(figures: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     the largest of any attack at the lowest FPR that its pairs resolve, None if there is
     none. Returns None without attacks.
   """
-  if not figures:
+  if not metrics:
     return None
-  count = len(figures)
+  count = len(metrics)
   needed = pairs_needed(count)
-  able = {key: row for key, row in figures.items() if row["pairs"] >= needed}
-  figures = able or figures
-  name, *_ = strongest_first(figures)
-  best = figures[name]
+  able = {key: row for key, row in metrics.items() if row["pairs"] >= needed}
+  metrics = able or metrics
+  name, *_ = strongest_first(metrics)
+  best = metrics[name]
   choice = f"the best of {count}; its interval is widened to account for the selection"
   found: dict[str, Any] = {
     "attack": name,
@@ -82,11 +82,11 @@ def strongest(figures: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     "tpr_attack": None,
     "note": choice if count > 1 else "the only attack",
   }
-  fpr = lowest_resolvable(figures)
+  fpr = lowest_resolvable(metrics)
   if fpr is not None:
     rates = {
       key: row["tpr"][fpr]
-      for key, row in figures.items()
+      for key, row in metrics.items()
       if row["tpr"][fpr]["resolvable"]
     }
     top = max(rates, key=lambda key: rates[key]["value"])
@@ -100,11 +100,11 @@ def strongest(figures: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
   return found
 
 
-def lowest_resolvable(figures: Mapping[Any, dict[str, Any]]) -> str | None:
+def lowest_resolvable(metrics: Mapping[Any, dict[str, Any]]) -> str | None:
   """Return the lowest FPR, as text, that some attack's pairs resolve."""
   known = [
     str(fpr)
-    for row in figures.values()
+    for row in metrics.values()
     for fpr, rate in row["tpr"].items()
     if rate["resolvable"]
   ]

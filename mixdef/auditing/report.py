@@ -220,31 +220,31 @@ def audit(
     seed=seed,
     out=out,
   )
-  if not findings.figures:
+  if not findings.metrics:
     reasons = [f"{name}: {why}" for name, why in findings.not_run.items()]
     raise ValueError(f"no attack could be run; {'; '.join(reasons)}")
   if ensemble is not None:
-    _refuse_scores_alone(ensemble, list(findings.figures), catalogue)
+    _refuse_scores_alone(ensemble, list(findings.metrics), catalogue)
   report: dict[str, Any] = {
     "schema": SCHEMA,
     "title": "",
     "verdict": {},
     "target": describe(signals),
     "setting": _setting(signals, ensemble, findings) | given,
-    "attacks": findings.figures,
-    "strongest": strongest(findings.figures),
+    "attacks": findings.metrics,
+    "strongest": strongest(findings.metrics),
     "not_run": findings.not_run,
     "budget": _budget(findings, signals, catalogue, seed),
     **exposure(findings, signals, _ids(signals), catalogue=catalogue, seed=seed),
     "canaries": without_scores(on_canaries),
     "dp_baseline": without_scores(baseline),
-    "generator": None if generated is None else generated.figures,
+    "generator": None if generated is None else generated.metrics,
     "sections": added_sections(findings, signals),
     "limits": [*remarks, *_limits(findings, signals, ensemble, population)],
   }
   facts = report["setting"]
   if baseline:
-    audited = Attacked(findings.figures, findings.scores, signals.members)
+    audited = Attacked(findings.metrics, findings.scores, signals.members)
     report["dp_baseline"] |= {
       "defense_test_accuracy": facts.get(
         "test_accuracy", baseline["defense_test_accuracy"]
@@ -308,7 +308,7 @@ def _setting(
     "num_population": 0 if others is None else others.phi.shape[1],
     "design": signals.design,
     "queries": f"{signals.phi.shape[2]} views per record",
-    "attack_seconds": round(sum(f["seconds"] for f in findings.figures.values()), 1),
+    "attack_seconds": round(sum(f["seconds"] for f in findings.metrics.values()), 1),
   }
   target = signals.target
   if signals.correct is not None:
@@ -336,7 +336,7 @@ def _budget(
 ) -> dict[str, Any]:
   return {
     name: budget_curve(catalogue.resolve(name), signals, seed=seed)
-    for name in findings.figures
+    for name in findings.metrics
     if name in _BUDGET_ATTACKS and len(signals.members) > 4
   }
 
@@ -357,7 +357,7 @@ def _limits(
       "Attacks differ in their access to the model; white-box and trained attacks "
       "were run on the first models only where the table says so."
     )
-  notes = {name: f["note"] for name, f in findings.figures.items() if f["note"]}
+  notes = {name: f["note"] for name, f in findings.metrics.items() if f["note"]}
   lines += [f"{name}: {note}." for name, note in notes.items()]
   if ensemble is None:
     return lines

@@ -50,7 +50,7 @@ class Findings:
   """Scores [S,N] and metrics by attack, and why the others were not run."""
 
   scores: dict[str, np.ndarray]
-  figures: dict[str, dict[str, Any]]
+  metrics: dict[str, dict[str, Any]]
   not_run: dict[str, str]
 
 
@@ -103,10 +103,10 @@ def run_attacks(
     if ensemble is None and made is not None:  # else budget and seed identify them
       marks["reconstruction"] = digest(made)
     same_or_refuse(out / "signature.json", marks, fix="Choose another out folder.")
-    asking = "models" in [
+    queries = "models" in [
       catalogue.reads(catalogue.plain_name(name)) for name in chosen
     ]
-    if asking and ensemble is not None:
+    if queries and ensemble is not None:
       models = mark_of_models(ensemble)
   findings = Findings({}, {}, {})
   for name, attack in chosen.items():
@@ -115,7 +115,11 @@ def run_attacks(
     kind = catalogue.costly(plain), catalogue.reads(plain) == "models"
     run = _Run(*kind, attack, signals, ensemble, budget, extra, seed)
     try:
-      made_from = {**marks, "attack": name, "models": models if run.asks else None}
+      made_from = {
+        **marks,
+        "attack": name,
+        "models": models if run.queries_models else None,
+      }
       if source := catalogue.source(plain):
         made_from["source"] = source
       scores, seconds = run.kept(out, name, made_from)
@@ -127,10 +131,10 @@ def run_attacks(
       findings.not_run[name] = run.why_unscored()
       continue
     found = summarize(
-      scores[targets], signals.members[targets], run.records_asked(), seed=seed
+      scores[targets], signals.members[targets], run.queried_records(), seed=seed
     )
     findings.scores[name] = scores
-    findings.figures[name] = {
+    findings.metrics[name] = {
       "family": catalogue.family(plain),
       "about": catalogue.about(plain),
       **found.to_json(),
@@ -148,7 +152,7 @@ class _Run:
   """One attack with all of its inputs."""
 
   costly: bool
-  asks: bool  # the models, not the signals
+  queries_models: bool
   attack: Callable[..., np.ndarray]
   signals: Signals
   ensemble: Ensemble | None
@@ -164,12 +168,12 @@ class _Run:
     elif self.costly:
       kept = self.signals.members[:, self.signals.audited]
       targets = first_targets(kept, self.budget.targets)
-    if not self.asks:
+    if not self.queries_models:
       source: Any = self.signals
       return leave_one_out(self.attack, source, targets=targets, **self.extra)
     if self.ensemble is None:
       raise Unavailable("it queries the models itself; pass the ensemble")
-    rows = np.flatnonzero(self.records_asked())
+    rows = np.flatnonzero(self.queried_records())
     return leave_one_out(
       self.attack, self.ensemble, targets=targets, records=rows, **self.extra
     )
@@ -194,14 +198,14 @@ class _Run:
 
   def why_unscored(self) -> str:
     """Explain why no model has both a member and a non-member with a score."""
-    target, asked = self.signals.target, self.records_asked()
-    members = self.signals.members[:, asked]
+    target, queried = self.signals.target, self.queried_records()
+    members = self.signals.members[:, queried]
     subject = "no model has"
     if target is not None:
       members, subject = members[target : target + 1], f"model {target} does not have"
     if not np.logical_and(members.any(1), ~members.all(1)).any():
       return (
-        f"{subject} both a member and a non-member among the {asked.sum()} selected "
+        f"{subject} both a member and a non-member among the {queried.sum()} selected "
         "records: select records of both kinds"
       )
     return (
@@ -209,10 +213,10 @@ class _Run:
       "models; train more models, or select more records"
     )
 
-  def records_asked(self) -> np.ndarray:
+  def queried_records(self) -> np.ndarray:
     """Return which records are scored, bool [N]."""
     audited = self.signals.audited
-    if not self.asks:
+    if not self.queries_models:
       return audited
     return drawn_records(audited, self.budget.records, self.seed)
 

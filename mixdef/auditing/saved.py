@@ -51,14 +51,14 @@ def _check(report: Mapping[str, Any]) -> None:
   for name in ("test_accuracy", "test_accuracy_std", "epsilon"):
     check_form(report["setting"].get(name), _MAYBE, f"setting.{name}")
   check_form(report["setting"].get("defense"), (str, type(None)), "setting.defense")
-  _check_figures(report["strongest"], "strongest")
+  _check_metrics(report["strongest"], "strongest")
   for name in ("fpr", "tpr"):
     check_form(report["strongest"].get(name), _MAYBE, f"strongest.{name}")
-  for name, figures in report["attacks"].items():
+  for name, metrics in report["attacks"].items():
     place = f"attacks.{name}"
-    check_form(figures, {"tpr": dict}, place)
-    _check_figures(figures, place)
-    for rate, row in figures["tpr"].items():
+    check_form(metrics, {"tpr": dict}, place)
+    _check_metrics(metrics, place)
+    for rate, row in metrics["tpr"].items():
       at = f"{place}.tpr.{rate}"
       check_form(row, {"value": _MAYBE, "resolvable": bool}, at)
       _check_interval(row, "ci", at)
@@ -68,7 +68,7 @@ def _check(report: Mapping[str, Any]) -> None:
     for name in ("test_accuracy", "test_accuracy_std"):
       check_form(baseline.get(name), _MAYBE, f"dp_baseline.{name}")
     if baseline.get("strongest") is not None:
-      _check_figures(baseline["strongest"], "dp_baseline.strongest")
+      _check_metrics(baseline["strongest"], "dp_baseline.strongest")
   generator = report.get("generator")
   if generator is not None:
     row = {"name": str, "value": _MAYBE}
@@ -77,13 +77,13 @@ def _check(report: Mapping[str, Any]) -> None:
       check_form(row.get("spread"), _MAYBE, "spread in generator.utility")
 
 
-def _check_figures(figures: Any, place: str) -> None:
-  check_form(figures, {"auc": _MAYBE}, place)
-  _check_interval(figures, "auc_ci", place)
+def _check_metrics(metrics: Any, place: str) -> None:
+  check_form(metrics, {"auc": _MAYBE}, place)
+  _check_interval(metrics, "auc_ci", place)
 
 
-def _check_interval(figures: Mapping[str, Any], name: str, place: str) -> None:
-  ends = figures.get(name)
+def _check_interval(metrics: Mapping[str, Any], name: str, place: str) -> None:
+  ends = metrics.get(name)
   if ends is not None:
     check_form(ends, [_MAYBE], f"{place}.{name}")
     if len(ends) != 2:

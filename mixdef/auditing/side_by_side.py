@@ -12,8 +12,17 @@ from mixdef.core.reading import read_npz
 from mixdef.metrics.intervals import paired_bootstrap
 
 COLUMNS = (
-  *("audit", "defense", "accuracy", "accuracy_std", "epsilon", "attack"),
-  *("auc", "auc_low", "auc_high", "fpr", "tpr"),
+  "audit",
+  "defense",
+  "accuracy",
+  "accuracy_std",
+  "epsilon",
+  "attack",
+  "auc",
+  "auc_low",
+  "auc_high",
+  "fpr",
+  "tpr",
 )
 """Keys of `comparison_row`, in the order of a table."""
 

@@ -131,12 +131,12 @@ def _complete(sweep, family, grid, out, made_from, noted) -> None:
       fix = "Choose another --out."
       equal_or_refuse(path, cell["made_from"], made_from, fix=fix)
   # The first process has written the cells before; the others then see the same.
-  missing = devices.first_then_all(
+  missing = devices.process0_first(
     lambda: [i for i, text in enumerate(grid.texts) if not _finished(paths[i], text)]
   )
   if not missing:
     return
-  grid = grid.take(missing)
+  grid = grid.select(missing)
   scratch = place / f"training-{_mark(shadows, *grid.texts)}"
   found = _results(sweep, grid, scratch)
   if jax.process_index():
@@ -267,6 +267,6 @@ def _attacked(sweep, ensemble) -> dict[str, Any]:
     "diverged": trained - len(ensemble),
     "num_records": int(ensemble.data.audited.sum()),
     "strategy": ensemble.strategy,
-    "attacks": found.figures,
+    "attacks": found.metrics,
     "attacks_not_run": found.not_run,
   }

@@ -12,8 +12,18 @@ from mixdef.metrics.trade_off import trade_off_plot
 
 _LOW = "0.001"  # false-positive rate of the true-positive rates in the tables
 _FACTS = (
-  *("dataset", "seed", "defense", "family", "num_shadows", "num_records", "epsilon"),
-  *("train_accuracy", "test_accuracy", "test_accuracy_std", "gap_attack", "seconds"),
+  "dataset",
+  "seed",
+  "defense",
+  "family",
+  "num_shadows",
+  "num_records",
+  "epsilon",
+  "train_accuracy",
+  "test_accuracy",
+  "test_accuracy_std",
+  "gap_attack",
+  "seconds",
   "not_run",
 )
 
@@ -80,21 +90,21 @@ def markdown(cells: Sequence[dict[str, Any]]) -> str:
 
 
 def _resolved(cell, name):
-  figures = cell.get("attacks", {}).get(name)
-  return figures is not None and figures["tpr"][_LOW]["resolvable"]
+  metrics = cell.get("attacks", {}).get(name)
+  return metrics is not None and metrics["tpr"][_LOW]["resolvable"]
 
 
 def _flat(cell):
   """One row of the CSV file."""
   row = {name: cell.get(name) for name in _FACTS}
-  for name, figures in cell.get("attacks", {}).items():
-    low = figures["tpr"][_LOW]
+  for name, metrics in cell.get("attacks", {}).items():
+    low = metrics["tpr"][_LOW]
     resolved = low["resolvable"]
     row |= {
-      f"{name}_auc": figures["auc"],
-      f"{name}_auc_low": figures["auc_ci"][0],
-      f"{name}_auc_high": figures["auc_ci"][1],
-      f"{name}_balanced_accuracy": figures["balanced_accuracy"],
+      f"{name}_auc": metrics["auc"],
+      f"{name}_auc_low": metrics["auc_ci"][0],
+      f"{name}_auc_high": metrics["auc_ci"][1],
+      f"{name}_balanced_accuracy": metrics["balanced_accuracy"],
       f"{name}_tpr_{_LOW}": low["value"] if resolved else None,
       f"{name}_tpr_{_LOW}_low": low["ci"][0] if resolved else None,
       f"{name}_tpr_{_LOW}_high": low["ci"][1] if resolved else None,
@@ -120,8 +130,8 @@ def _attack(found):
   """AUC and low-rate TPR of one attack over the seeds."""
   if None in found:
     return ["not run", ""]
-  aucs = [figures["auc"] for figures in found]
-  lows = [figures["tpr"][_LOW] for figures in found]
+  aucs = [metrics["auc"] for metrics in found]
+  lows = [metrics["tpr"][_LOW] for metrics in found]
   rate = "not resolvable"
   if len(found) > 1:
     auc = f"{np.mean(aucs):.3f} ± {np.std(aucs, ddof=1):.3f}"

@@ -71,21 +71,21 @@ def attack_canaries(
   signals = _only(ensemble, rows).signals(views=views)
   attack = "lira_online" if len(ensemble) > _ENOUGH else "lira_online_fixed"
   names = [attack, f"{attack}(score='hinge')"]
-  asked = {"": (signals, [*names, "label_only_logreg"])}
+  rounds = {"": (signals, [*names, "label_only_logreg"])}
   if signals.phi.shape[2] > 1:
-    asked = {
-      ", all views": asked[""],
+    rounds = {
+      ", all views": rounds[""],
       ", record alone": (signals.first_view(), names),
     }
-  figures, scores = {}, {}
-  for suffix, (part, chosen) in asked.items():
+  metrics, scores = {}, {}
+  for suffix, (part, chosen) in rounds.items():
     findings = run_attacks(chosen, part, seed=seed)
-    figures |= {f"{name}{suffix}": row for name, row in findings.figures.items()}
+    metrics |= {f"{name}{suffix}": row for name, row in findings.metrics.items()}
     scores |= {f"{name}{suffix}": row for name, row in findings.scores.items()}
-  best = strongest(figures)
+  best = strongest(metrics)
   found: dict[str, Any] = {}
   if best:
-    fpr = exposure_fpr(figures[best["attack"]]["num_nonmembers"])
+    fpr = exposure_fpr(metrics[best["attack"]]["num_nonmembers"])
     risk = record_risk(scores[best["attack"]], signals.members, fpr=fpr)
     found |= {"exposed_fpr": fpr, "exposed_quantiles": risk.quantiles()}
     first = next(iter(scores))
@@ -99,7 +99,7 @@ def attack_canaries(
     "count": int(signals.audited.sum()),
     "num_always": int(ensemble.data.always_member.sum()),
     "num_models": len(ensemble),
-    "attacks": figures,
+    "attacks": metrics,
     "scores": scores,
     "members": signals.members,
     "strongest": best,
@@ -107,12 +107,12 @@ def attack_canaries(
   }
 
 
-def _one_run(scores: np.ndarray, member: np.ndarray) -> dict[str, float]:
+def _one_run(scores: np.ndarray, members: np.ndarray) -> dict[str, float]:
   """Bound epsilon from one model; the attack and the guesses are fixed beforehand."""
   canaries = len(scores)
   side = max(1, int((~np.isnan(scores)).sum()) // 10)
   bound = epsilon_one_run(
-    scores, member, guesses_in=side, guesses_out=side, delta=_DELTA
+    scores, members, guesses_in=side, guesses_out=side, delta=_DELTA
   )
   most = one_run_bound(canaries, guesses=2 * side, correct=2 * side, delta=_DELTA)
   return {
@@ -168,10 +168,10 @@ def attack_dp_baseline(
     "candidates": matched.candidates,
     **{name: reached[name] for name in ("test_accuracy", "test_accuracy_std")},
     **ensemble.guarantee,
-    "attacks": findings.figures,
+    "attacks": findings.metrics,
     "scores": findings.scores,
     "members": ensemble.members,
-    "strongest": strongest(findings.figures),
+    "strongest": strongest(findings.metrics),
     "canaries": canaries,
     "note": note if matched.matched else _UNMATCHED,
   }

@@ -11,7 +11,7 @@ JOBS = ("train", "lira", "audit", "gan", "sweep", "compare", "bench")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-  """Run the job that the first argument names; a wrong name ends with status 2.
+  """Run the job named by the first argument; exit with status 2 for an unknown name.
 
   Args:
     argv: arguments without the program; None reads them from the command line.

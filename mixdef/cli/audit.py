@@ -1,12 +1,13 @@
-"""Audit a defense: shadows, every attack, canaries, and a page on who is at risk.
+"""Audit a defense: shadow models, all attacks, canaries, and a report of the risk.
 
   mixdef audit --dataset=digits --quick
 
 trains shadow models with the defense, attacks every one with the others, plants
-canaries and attacks those, and writes report.html, report.json, scores.npz and
-result.json. --dp_baseline adds DP-SGD of matched accuracy. Models trained elsewhere:
---arrays=FILE.npz (docs/audit_arrays.md). A second run with the same --out resumes.
-Several hosts train together with --coordinator and a shared --out, as in mixdef lira.
+canaries and attacks them, and writes report.html, report.json, scores.npz and
+result.json. --dp_baseline adds DP-SGD of matched accuracy. --arrays=FILE.npz audits
+models trained elsewhere (docs/audit_arrays.md). A second run with the same --out
+resumes. With --coordinator and a shared --out, several hosts train together, as in
+mixdef lira.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ with epy.lazy_imports():
   from mixdef.core import reading
 
 _ATTACKING = ("attacks", "attack_targets", "attack_records", "target")
-_OF_ARRAYS = ("arrays", "out", "seed", "quick", *_ATTACKING)  # the others train
+# Flags that apply to --arrays; all others are for training.
+_OF_ARRAYS = ("arrays", "out", "seed", "quick", *_ATTACKING)
 
 
 @dataclasses.dataclass(frozen=True)
 class AuditSettings(HostSettings):
-  """What to audit, besides the common settings."""
+  """Settings of an audit."""
 
   attacks: str = ""
   views: str = "none"
@@ -46,7 +48,7 @@ class AuditSettings(HostSettings):
   target: str = ""
 
   def __post_init__(self):
-    """Refuse what cannot be used before anything is written."""
+    """Check the settings before anything is written."""
     super().__post_init__()
     if self.arrays:
       self._refuse_training()
@@ -58,15 +60,16 @@ class AuditSettings(HostSettings):
         mixdef.data.check_name(self.canary_source)
       if kind != "ood":
         raise ValueError(
-          f"--canary_source={self.canary_source} is what ood canaries are made of: "
-          f"write --canaries=ood:200, or drop it"
+          f"--canary_source={self.canary_source} is only used for ood canaries: use "
+          "--canaries=ood:200, or remove it"
         )
     if self.transfer:
       with about("transfer", self.transfer):
         mixdef.data.check_name(self.transfer)
       if "salem_2" not in called:
         raise ValueError(
-          f"--transfer={self.transfer} is for salem_2: add it to --attacks, or drop it"
+          f"--transfer={self.transfer} is only used by salem_2: add it to --attacks, "
+          "or remove it"
         )
     if self.released is not None and not self.arrays:
       attacks.signals.check_model("--target", self.released, self.shadows)
@@ -76,8 +79,9 @@ class AuditSettings(HostSettings):
       value = getattr(self, field.name)
       if value != field.default and field.name not in _OF_ARRAYS:
         raise ValueError(
-          f"--{field.name}={value} is for training, and --arrays={self.arrays} holds "
-          f"outputs of models trained elsewhere: drop one of the two"
+          f"--{field.name}={value} is only used in training, but "
+          f"--arrays={self.arrays} holds outputs of models trained elsewhere: remove "
+          "one of the two"
         )
 
   @property
@@ -100,7 +104,7 @@ class AuditSettings(HostSettings):
 
   @property
   def planted(self) -> tuple[str, int]:
-    """The kind of the canaries and how many; "none" and 0 without."""
+    """The kind and number of canaries; "none" and 0 if there are none."""
     if self.canaries == "none":
       return "none", 0
     with about("canaries", self.canaries):
@@ -108,18 +112,18 @@ class AuditSettings(HostSettings):
 
   @property
   def released(self) -> int | None:
-    """The model to audit alone; None for all."""
+    """Index of the only model to audit; None for all models."""
     if not self.target:
       return None
     if not self.target.isdecimal():
       raise ValueError(
-        f"--target={self.target!r} is no model; pass a whole number from 0 on"
+        f"--target={self.target!r} is not a model; pass a whole number, 0 or more"
       )
     return int(self.target)
 
   @property
   def budget(self) -> auditing.Budget:
-    """What the costly attacks may take."""
+    """The numbers of targets and records for costly attacks."""
     records = min(self.attack_records, 100) if self.quick else self.attack_records
     targets = min(self.attack_targets, 2) if self.quick else self.attack_targets
     return auditing.Budget(targets=targets, records=records)
@@ -131,19 +135,10 @@ class AuditSettings(HostSettings):
 
 
 def run(settings: AuditSettings, folder: pathlib.Path) -> dict:
-  """Train, attack and write the report; returns what result.json holds."""
+  """Train, attack and write the report; returns the content of result.json."""
   audited = _of_arrays if settings.arrays else _of_shadows
-  result = audited(settings, folder)
-  if result is None:
-    return {}  # the first process reports
-  page = result.save(folder)
-  report = result.report
-  names = ("verdict", "strongest", "attacks", "not_run")
-  return {
-    "report": page.name,
-    **{name: report[name] for name in names},
-    **report["setting"],
-  }
+  report = audited(settings, folder)
+  return {} if report is None else job.save_report(report, folder)
 
 
 def _of_arrays(settings, folder):
@@ -160,13 +155,13 @@ def _of_arrays(settings, folder):
 
 
 def _of_shadows(settings, folder):
-  """Train and attack; None on all processes but the first, which only train."""
+  """Train and attack; returns None if this process only helps to train."""
   data = settings.load()
   if data.test is None:
     data = data.hold_out(0.2, seed=settings.seed)
-  data = settings.cut(data, halves=2)
+  data = settings.subsample(data, halves=2)
   views = mixdef.attacks.VIEWS[settings.views](data.test.x)
-  views(data.x[:1])  # views that these records have not: refused at once
+  views(data.x[:1])  # raises at once if these records do not have these views
   canaries = _planted(settings, data)
   compared = settings.dp_baseline or settings.quick
   if compared:
@@ -216,13 +211,13 @@ def _of_shadows(settings, folder):
 
 
 def _check_batches(settings, data, canaries):
-  """Refuse batches that the DP-SGD baseline cannot draw, before anything is trained."""
+  """Reject batches too large for the DP-SGD baseline, before anything is trained."""
   sets = [data] if canaries is None else [data, canaries[1]]
   smallest = min(map(auditing.public_size, sets))
   if settings.batch_size > smallest:
     raise ValueError(
       f"--batch_size={settings.batch_size} exceeds the {smallest} members of a model "
-      "of the DP-SGD baseline: lower it"
+      "of the DP-SGD baseline; reduce it"
     )
 
 
@@ -246,12 +241,12 @@ def _planted(settings, data):
 
 
 def _transferred(settings, folder, stages):
-  """Outputs on another data set, for the attack that transfers from it."""
+  """Return outputs on another data set, from which an attack transfers."""
   if not settings.transfer:
     return {}
   stages.begin("transfer")
   other = dataclasses.replace(settings, dataset=settings.transfer, auxiliary=0)
-  data = other.cut(other.load(), halves=2)
+  data = other.subsample(other.load(), halves=2)
   members = mixdef.subsets(len(data), 2, seed=settings.seed)
   models = mixdef.fit_many(
     other.make_learner(data),
@@ -274,7 +269,4 @@ def show(result: dict) -> None:
     print(f"  not run: {name}: {reason}")
 
 
-_NEEDS = ("PIL", "jinja2", "matplotlib")
-JOB = job.Job(
-  "audit", __doc__, AuditSettings, run, show, needs=("PIL", "jinja2", "matplotlib")
-)
+JOB = job.Job("audit", __doc__, AuditSettings, run, show, needs=job.REPORT_NEEDS)

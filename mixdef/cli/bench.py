@@ -1,14 +1,14 @@
 """Time training and attacks of mixdef, as ratios of one interleaved run.
 
-  mixdef bench --suite=cpu       eight shadow models at once, beside PyTorch
+  mixdef bench --suite=cpu       eight shadow models at once, compared with PyTorch
   mixdef bench --suite=gpu       up to 64 models at once, and a recipe
-  mixdef bench --suite=dp        DP-SGD beside the plain step and optax
-  mixdef bench --suite=attacks   queries of models, attacks, intervals
+  mixdef bench --suite=dp        DP-SGD compared with plain steps and with optax
+  mixdef bench --suite=attacks   model queries, attacks, intervals
   mixdef bench --suite=defenses  training and queries with every defense
 
-Every case is compiled, then all are timed in turn, round after round, so that a change
-in the speed of the machine affects them alike. result.json has `rows`; the modules of
-mixdef.cli.benchmarks describe them. PyTorch is timed if it is installed (pip install
+All cases are compiled and then timed in turn, round after round, so that changes in
+the speed of the machine affect all of them equally. result.json has `rows`; the modules
+of mixdef.cli.benchmarks describe them. PyTorch is timed if it is installed (pip install
 'mixdef[bench]').
 """
 
@@ -32,7 +32,7 @@ with epy.lazy_imports():
 
 @dataclasses.dataclass(frozen=True)
 class BenchSettings(JobSettings):
-  """The suite to time; the fields from `dataset` on are for `--suite=gpu`."""
+  """The suite to time; the fields from `dataset` on are only used by `--suite=gpu`."""
 
   suite: str = "cpu"
   repeats: int = 7

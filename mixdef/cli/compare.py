@@ -3,7 +3,7 @@
   mixdef compare --audits=runs/none,runs/relaxloss --out=runs/compare
 
 reads report.json and scores.npz of the run folders of audits, also of GANs, and writes
-compare.html, compare.csv, compare.md and result.json. Audits of the same records are
+compare.html, compare.csv, compare.md and result.json. Each audit of the same records is
 compared with the first one by a paired bootstrap over records. The accuracy of a GAN is
 that of classifiers trained on its samples.
 """
@@ -36,8 +36,8 @@ class CompareSettings(JobSettings):
     super().__post_init__()
     if len(self.paths) < 2 or len(self.folders) < len(self.paths):
       raise ValueError(
-        f"--audits={self.audits!r}: name two run folders or more, separated by commas, "
-        f"with different last parts"
+        f"--audits={self.audits!r}: pass at least two run folders, separated by "
+        "commas, whose last parts differ"
       )
 
   @property
@@ -96,8 +96,8 @@ def show(result: dict) -> None:
   for name in others:
     if name not in paired:
       print(
-        f"{name}: no paired difference, because it scored other records than {first}, "
-        f"or lacks its strongest attack"
+        f"{name}: no paired difference, because it scored different records than "
+        f"{first}, or does not include its strongest attack"
       )
 
 

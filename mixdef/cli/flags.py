@@ -1,6 +1,6 @@
 """The flags of all jobs: their meanings and ranges, how they are read, and --help.
 
-Only absl is imported, so that --help answers at once.
+Only absl is imported, so that --help is fast.
 """
 
 from __future__ import annotations
@@ -41,15 +41,17 @@ GROUPS: dict[str, dict[str, Flag]] = {
     "out": Flag(
       "run folder; the same folder resumes a run. Default: a new name in runs/"
     ),
-    "seed": Flag("seed of everything random", 0, 2**63 - 1),
+    "seed": Flag("random seed", 0, 2**63 - 1),
     "noise_seed": Flag(
-      "seed of the noise that an epsilon is stated for; the epsilon does not hold "
-      "against an attacker who knows it. -1: drawn from the operating system",
+      "random seed of the noise behind an epsilon, which does not hold against an "
+      "attacker who knows this seed. -1: drawn by the operating system",
       -1,
       2**63 - 1,
     ),
-    "seeds": Flag("number of seeds to repeat everything with, from --seed", 1, 10_000),
-    "quick": Flag("a small run, to check that everything works"),
+    "seeds": Flag(
+      "number of repetitions, with consecutive seeds starting at --seed", 1, 10_000
+    ),
+    "quick": Flag("a small run to check that everything works"),
     "protocol": Flag("settings of a paper; other flags override them"),
   },
   "data": {
@@ -62,7 +64,9 @@ GROUPS: dict[str, dict[str, Flag]] = {
     "train_size": Flag(
       "number of records to train a model on, drawn by the seed; 0: all records", 0
     ),
-    "auxiliary": Flag("number of records to set aside as the defender's own", 0),
+    "auxiliary": Flag(
+      "number of records to set aside as the defender's auxiliary records", 0
+    ),
     "standardize": Flag(
       "subtract the mean and divide by the standard deviation, per feature"
     ),
@@ -70,7 +74,9 @@ GROUPS: dict[str, dict[str, Flag]] = {
       "the only model to audit, 0 to the number of models - 1; the others are "
       "references only. Default: all models, pooled, which describes the recipe"
     ),
-    "arrays": Flag("npz of outputs of models trained elsewhere, instead of training"),
+    "arrays": Flag(
+      "npz file with outputs of models trained elsewhere, instead of training"
+    ),
   },
   "model": {
     "model": Flag(
@@ -78,11 +84,11 @@ GROUPS: dict[str, dict[str, Flag]] = {
       "arguments as in 'mlp(256, 128)'; model_stacking takes two, separated by a comma"
     ),
     "defense": Flag(
-      "'none', or defenses separated by |, as 'adamixup|weight_decay(1e-4)'"
+      "'none', or defenses separated by |, for example 'adamixup|weight_decay(1e-4)'"
     ),
     "defenses": Flag(
-      "defenses to compare, separated by ;, where a list is a grid: "
-      "'none; mixup([0.1, 1.0])'"
+      "defenses to compare, separated by ;; a list is a grid, for example 'none; "
+      "mixup([0.1, 1.0])'"
     ),
     "study": Flag("grid of defenses that a paper compares, instead of --defenses"),
     "learner": Flag(
@@ -107,15 +113,16 @@ GROUPS: dict[str, dict[str, Flag]] = {
   },
   "attacks": {
     "attacks": Flag(
-      "separated by commas, as 'lira_online, rmia(a=0.5)'. Default: all attacks"
+      "separated by commas, for example 'lira_online, rmia(a=0.5)'. Default: all "
+      "attacks"
     ),
     "views": Flag(
       "views of a record to query: none, mirror, shifts (LiRA's 18) or mixed",
       choices=("none", "mirror", "shifts", "mixed"),
     ),
-    "mirror": Flag("query every image and its mirror image, as LiRA's demo does"),
+    "mirror": Flag("query each image and its mirror image, as in LiRA's demo"),
     "canaries": Flag(
-      "canaries to plant for the worst case, as mislabelled:200; or none"
+      "canaries to plant for the worst case, for example mislabelled:200; or none"
     ),
     "canary_source": Flag("data set that out-of-distribution canaries are taken from"),
     "dp_baseline": Flag("also train and attack DP-SGD of matched accuracy"),
@@ -124,21 +131,20 @@ GROUPS: dict[str, dict[str, Flag]] = {
     "attack_records": Flag(
       "number of records for attacks that query the models themselves", 1
     ),
-    "natural": Flag(
-      "run folder of undefended GANs, which are taken as natural references"
-    ),
+    "undefended": Flag("run folder of undefended GANs to use as reference models"),
   },
   "report": {
     "audits": Flag(
-      "run folders of audits, separated by commas; the others are compared with the "
-      "first"
+      "run folders of audits, separated by commas; each is compared with the first"
     ),
-    "samples": Flag("number of samples per generator for the metrics of utility", 1),
+    "samples": Flag("number of samples per generator for the utility metrics", 1),
     "classifier": Flag(
-      "network that evaluates samples, as 'cnn': trained on samples to measure their "
-      "use, and on records for its features"
+      "network that evaluates samples, for example 'cnn': it is trained on samples to "
+      "measure their utility, and on records to obtain features"
     ),
-    "inception": Flag("npz of the weights of FID's network; see docs/generative.md"),
+    "inception": Flag(
+      "npz file with the weights of FID's network; see docs/generative.md"
+    ),
     "suite": Flag(
       "cpu: ensembles; gpu; dp: steps of DP-SGD; attacks: an audit; defenses",
       choices=("cpu", "gpu", "dp", "attacks", "defenses"),
@@ -158,11 +164,11 @@ GROUPS: dict[str, dict[str, Flag]] = {
     ),
     "num_processes": Flag("number of processes, if --coordinator is host:port", 0),
     "process_id": Flag(
-      "number of this process, from 0, if --coordinator is host:port", 0
+      "index of this process, starting at 0, if --coordinator is host:port", 0
     ),
   },
 }
-"""The flags of all jobs, in the groups that --help shows."""
+"""The flags of all jobs, in the groups shown by --help."""
 
 FLAGS = {name: flag for group in GROUPS.values() for name, flag in group.items()}
 
@@ -175,7 +181,7 @@ _DEFINE: dict[type, Callable[..., Any]] = {
 
 
 def check(name: str, value: Any, kind: type) -> None:
-  """Refuse a value outside the range of a flag.
+  """Raise if a value is outside the range of a flag.
 
   Args:
     name: name of the flag.
@@ -183,7 +189,7 @@ def check(name: str, value: Any, kind: type) -> None:
     kind: type of its default.
 
   Raises:
-    ValueError: the value is refused; the message names the flag and its range.
+    ValueError: if it is outside; the message names the flag and its range.
   """
   flag = FLAGS[name]
   if kind is float and type(value) is int:
@@ -208,7 +214,7 @@ def check(name: str, value: Any, kind: type) -> None:
 
 
 def read(job: str, kind: Any, text: str, argv: Sequence[str]) -> Any:
-  """Return the settings of a command line; exits on --help and mistakes.
+  """Return the settings of a command line; exit on --help and on errors.
 
   Args:
     job: name of the job, for messages.
@@ -241,7 +247,7 @@ def read(job: str, kind: Any, text: str, argv: Sequence[str]) -> Any:
 
 
 def refuse(job: str, reason: str) -> NoReturn:
-  """End the process because of a mistake of the user: one line, status 2."""
+  """Exit with status 2 and a one-line message about a mistake of the user."""
   line = " ".join(reason.split())
   print(f"{job}: {line}", file=sys.stderr)
   sys.exit(2)
@@ -296,7 +302,7 @@ def _define(kind: Any) -> flags.FlagValues:
 
 
 def _settings(kind: Any, values: flags.FlagValues) -> Any:
-  """Make the settings of the flags; a flag that is given overrides the protocol."""
+  """Create the settings from the flags; explicit flags override the protocol."""
   names = [field.name for field in dataclasses.fields(kind)]
   settings: dict[str, Any] = {name: values[name].value for name in names}
   chosen = values.protocol if hasattr(kind, "protocols") else None

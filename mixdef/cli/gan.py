@@ -4,11 +4,11 @@
 
 Every GAN trains on a random half of the records and is the target once, with the others
 as its references. With a defense, as many undefended GANs are trained on the same
-halves, as natural references of the adaptive attacks; --natural=FOLDER takes those of
-an undefended run, with its own recipe. Writes report.html (one self-contained page),
-report.json, scores.npz, the samples as PNG and result.json. A second run with the same
---out resumes. Several hosts train together with --coordinator and a shared --out, as in
-mixdef lira.
+halves, as references of the adaptive attacks; --undefended=FOLDER uses the GANs of an
+earlier undefended run, with its own recipe. Writes report.html (one self-contained
+page), report.json, scores.npz, the samples as PNG and result.json. A second run with
+the same --out resumes. Several hosts train together with --coordinator and a shared
+--out, as in mixdef lira.
 """
 
 from __future__ import annotations
@@ -39,38 +39,41 @@ _EXTRACTOR_EPOCHS = 20
 
 def run(settings: GanSettings, folder: pathlib.Path) -> dict:
   """Train, attack and evaluate; returns the content of result.json."""
-  data, natural = settings.records(), None
+  data, undefended = settings.records(), None
   judge = settings.make_classifier(data)
   inception = (
     utility.inception_features(settings.inception) if settings.inception else None
   )
-  trained = ["natural references"] if settings.natural else []
+  trained = ["undefended references"] if settings.undefended else []
   trained.append("GANs")
-  if settings.is_defended and not settings.natural:
-    trained.append("natural references")
+  if settings.is_defended and not settings.undefended:
+    trained.append("undefended references")
   stages = job.Stages(*trained, "samples and their utility", "attacks")
   train = functools.partial(_train, stages, data)
-  if settings.natural:  # first, so that a folder of other GANs is refused at once
-    place = pathlib.Path(settings.natural) / _MODELS
-    natural = train("natural references", settings.natural_run, place)
+  # Load these first, so that a folder of different GANs is rejected at once.
+  if settings.undefended:
+    place = pathlib.Path(settings.undefended) / _MODELS
+    undefended = train("undefended references", settings.undefended_run, place)
   models = train("GANs", settings, folder / _MODELS)
-  if settings.is_defended and not settings.natural:
-    natural = train("natural references", settings.undefended, folder / "natural")
+  if settings.is_defended and not settings.undefended:
+    undefended = train(
+      "undefended references", settings.without_defense, folder / "undefended"
+    )
   if jax.process_index():
     return {}  # the first process reports
-  models, natural = _sound(models, natural)
+  models, undefended = _sound(models, undefended)
   stages.begin("samples and their utility")
   generated = auditing.describe_generators(
     models,
     inception or _extractor(settings, data, judge),
     classifier=judge,
     num_samples=settings.samples,
-    adaptive=_adaptive(settings, models, natural),
-    theory=_theory(models, natural),
+    adaptive=_adaptive(settings, models, undefended),
+    theory=_theory(models, undefended),
     seed=settings.seed,
   )
   stages.begin("attacks")
-  result = mixdef.audit(
+  report = mixdef.audit(
     models,
     attacks=settings.chosen_attacks(),
     budget=settings.budget,
@@ -88,14 +91,7 @@ def run(settings: GanSettings, folder: pathlib.Path) -> dict:
     out=folder / "attacks",
     progress=True,
   )
-  page = result.save(folder)
-  report = result.report
-  names = ("verdict", "strongest", "attacks", "generator", "not_run")
-  return {
-    "report": page.name,
-    **{name: report[name] for name in names},
-    **report["setting"],
-  }
+  return job.save_report(report, folder)
 
 
 def _train(stages, data, name, settings, folder):
@@ -109,13 +105,13 @@ def _train(stages, data, name, settings, folder):
   )
 
 
-def _sound(models, natural):
+def _sound(models, undefended):
   """Exclude the rows in which either model diverged: both share one members matrix."""
-  both = [side for side in (models, natural) if side is not None]
+  both = [side for side in (models, undefended) if side is not None]
   sound = ~np.any([side.diverged for side in both], axis=0)
   if sound.sum() < 2:
-    raise ValueError("fewer than two GANs did not diverge: lower --learning_rate")
-  return models.select(sound), None if natural is None else natural.select(sound)
+    raise ValueError("fewer than two GANs did not diverge: reduce --learning_rate")
+  return models.select(sound), None if undefended is None else undefended.select(sound)
 
 
 def _generator_steps(models) -> int:
@@ -126,7 +122,7 @@ def _generator_steps(models) -> int:
 
 
 def _extractor(settings, data, judge):
-  """Train the classifier whose features pictures are compared by; tables need none."""
+  """Train the classifier whose features compare images; returns None for tables."""
   if data.x.ndim == 2:
     return None
   logging.info("training a classifier whose features compare samples with records")
@@ -136,17 +132,17 @@ def _extractor(settings, data, judge):
   return utility.classifier_features(run)
 
 
-def _adaptive(settings, models, natural) -> list[dict[str, Any]]:
+def _adaptive(settings, models, undefended) -> list[dict[str, Any]]:
   """Attack with single and mixed queries, and with references of either kind."""
-  cells = gan.adaptive_grid(models, natural or models, seed=settings.seed)
+  cells = gan.adaptive_grid(models, undefended or models, seed=settings.seed)
   rows = []
   for name, cell in cells.items():
     query, references = name.split("/")
-    if natural is None and references != "natural":
-      continue  # the same references again
+    if undefended is None and references != "natural":
+      continue  # these references are the same models
     targets = roc.complete_targets(cell.scores, cell.members)
     if not len(targets):
-      continue  # too few models: each has scores of members alone, or of none
+      continue  # too few models: each has scores of only members or only non-members
     row = {"query": query, "references": references, "num_targets": len(targets)}
     summary = metrics.summarize(
       cell.scores[targets], cell.members[targets], seed=settings.seed
@@ -155,12 +151,12 @@ def _adaptive(settings, models, natural) -> list[dict[str, Any]]:
   return rows
 
 
-def _theory(models, natural):
-  """Compare the likelihood ratios of the natural references and of the models."""
-  if natural is None or len(models) < 3:
-    return None  # no record has undefended references both with and without it
+def _theory(models, undefended):
+  """Compare the likelihood ratios of the undefended references with the models'."""
+  if undefended is None or len(models) < 3:
+    return None  # some record lacks references trained with it, or without it
   audited = models.data.audited
-  losses = [-side.signals().phi[:, audited, 0] for side in (natural, models)]
+  losses = [-side.signals().phi[:, audited, 0] for side in (undefended, models)]
   return likelihood_ratios.theory_report(
     losses[0], models.members[:, audited], losses[1], fixed=True
   )
@@ -183,7 +179,8 @@ def show(result: dict) -> None:
     print(f"  {name:36}AUC {row['auc']:.4f} [{low:.4f}, {high:.4f}]")
   for row in result["generator"]["adaptive"]:
     low, high = row["auc_ci"]
-    what = f"{row['query']} query, {row['references']} references"
+    references = row["references"].replace("natural", "undefended")
+    what = f"{row['query']} query, {references} references"
     print(f"  {what:36}AUC {row['auc']:.4f} [{low:.4f}, {high:.4f}]")
   for row in result["generator"]["utility"]:
     value, real = _shown(row["value"]), _shown(row["real"])
@@ -195,7 +192,4 @@ def show(result: dict) -> None:
     print(f"  not run: {name}: {reason}")
 
 
-_NEEDS = ("PIL", "jinja2", "matplotlib")
-JOB = job.Job(
-  "gan", __doc__, GanSettings, run, show, needs=("PIL", "jinja2", "matplotlib")
-)
+JOB = job.Job("gan", __doc__, GanSettings, run, show, needs=job.REPORT_NEEDS)

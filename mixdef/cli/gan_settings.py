@@ -27,17 +27,17 @@ with epy.lazy_imports():
 
 _UNDEFENDED = ("wgan_gp", "mlp_wgan_gp", "medgan")
 _FOR_TABLES = ("medgan", "mlp_wgan_gp")
-# These stand for the data when texts are checked before the data are read.
+# Placeholders for the data, used to check texts before the data are read.
 _SOME_PICTURES: Any = types.SimpleNamespace(
   x=types.SimpleNamespace(shape=(2, 32, 32, 3), ndim=4), num_classes=2, name="pictures"
 )
 _SOME_TABLE: Any = types.SimpleNamespace(
   x=types.SimpleNamespace(shape=(2, 32), ndim=2), num_classes=2, name="a table"
 )
-_FEW_PIXELS = 256  # pictures with at most so many pixels use dense networks
+_FEW_PIXELS = 256  # images with at most this many pixels use dense networks
 _QUICK_RECORDS = 1500
 _QUICK_EPOCHS = 300
-# Settings that natural references may have of their own; they share the records.
+# Undefended references may differ from the models in these, but share their records.
 _RECIPE = ("model", "learner", "defense", "optimizer", "learning_rate")
 _RECIPE += ("epochs", "batch_size")
 
@@ -52,7 +52,7 @@ class GanSettings(HostSettings):
   learning_rate: float = 4e-4
   epochs: int = 600
   batch_size: int = 64
-  natural: str = ""
+  undefended: str = ""
   attacks: str = ""
   attack_targets: int = 4
   attack_records: int = 500
@@ -74,56 +74,56 @@ class GanSettings(HostSettings):
     """Check the settings before anything is written."""
     super().__post_init__()
     if self.standardize:
-      raise ValueError("--standardize: generators make values in [0,1]; drop it")
+      raise ValueError("--standardize: generators produce values in [0,1]; remove it")
     if self.samples < 100:
-      raise ValueError(f"--samples={self.samples}: take 100 or more to measure utility")
-    if self.natural and not self.is_defended:
+      raise ValueError(f"--samples={self.samples}: use at least 100 to measure utility")
+    if self.undefended and not self.is_defended:
       raise ValueError(
-        f"--natural={self.natural}: undefended GANs are their own natural references; "
-        "drop it"
+        f"--undefended={self.undefended}: undefended GANs are their own references; "
+        "remove it"
       )
     self.chosen_attacks()
     self.make_classifier(_SOME_PICTURES)
 
   def check_learner(self) -> None:
-    """Check that a learner of pictures or tables can be made of the texts."""
+    """Check that a learner of images or of tables can be created from the texts."""
     table = _called("model", self.model) == "table_networks"
     table = table or _called("learner", self.learner) in _FOR_TABLES
     self.make_learner(_SOME_TABLE if table else _SOME_PICTURES)
 
   @property
   def defended_by(self) -> str:
-    """The learner, unless it is the plain one, and the defense."""
+    """The learner, unless it is the default, and the defense."""
     defense = str(self.chain)
     if texts.called(self.learner) in _UNDEFENDED:
       return defense
     return self.learner + ("" if defense == "none" else f"|{defense}")
 
   def inputs(self) -> dict[str, str]:
-    """Return versions, and digests of records, weights and the natural recipe."""
+    """Return versions, and digests of records, weights and the undefended recipe."""
     found = super().inputs()
     if self.inception:
-      how = "inception_features says how to make it"
+      how = "see inception_features for how to create it"
       found["content of --inception"] = reading.digest_file(self.inception, fix=how)
-    if self.natural:
-      recipe = {name: getattr(self.natural_run, name) for name in _RECIPE}
-      found["content of --natural"] = json.dumps(recipe)
+    if self.undefended:
+      recipe = {name: getattr(self.undefended_run, name) for name in _RECIPE}
+      found["content of --undefended"] = json.dumps(recipe)
     return found
 
   @property
-  def undefended(self) -> GanSettings:
-    """The same settings without a defense, as natural references are trained."""
+  def without_defense(self) -> GanSettings:
+    """The same settings without a defense, used to train undefended references."""
     name = texts.called(self.learner)
     learner = self.learner if name in _UNDEFENDED else "wgan_gp"
-    return dataclasses.replace(self, learner=learner, defense="none", natural="")
+    return dataclasses.replace(self, learner=learner, defense="none", undefended="")
 
   @property
-  def natural_run(self) -> GanSettings:
-    """These settings with the recipe of the undefended run that `natural` names."""
-    path = pathlib.Path(self.natural) / "config.json"
+  def undefended_run(self) -> GanSettings:
+    """These settings with the recipe of the undefended run that `undefended` names."""
+    path = pathlib.Path(self.undefended) / "config.json"
     if not path.exists():
       raise FileNotFoundError(
-        f"--natural={self.natural}: {path} is missing; name the run folder of "
+        f"--undefended={self.undefended}: {path} is missing; pass the run folder of "
         "undefended GANs"
       )
     earlier = reading.read_json(path, fix="run the job there again")
@@ -131,23 +131,23 @@ class GanSettings(HostSettings):
     try:
       for name, value in recipe.items():
         reading.check_form(value, type(getattr(self, name)), name)
-      natural = dataclasses.replace(self.undefended, **recipe)
+      undefended = dataclasses.replace(self.without_defense, **recipe)
     except ValueError as error:
-      raise ValueError(f"--natural={self.natural}: {path}: {error}") from None
-    if natural.is_defended:
+      raise ValueError(f"--undefended: {path}: {error}") from None
+    if undefended.is_defended:
       raise ValueError(
-        f"--natural={self.natural} holds GANs trained with {natural.defended_by}: name "
-        "an undefended run"
+        f"--undefended={self.undefended} holds GANs trained with "
+        f"{undefended.defended_by}: pass an undefended run"
       )
-    return natural
+    return undefended
 
   @property
   def is_defended(self) -> bool:
     """Whether the learner or the chain is a defense."""
-    return self.undefended.defended_by != self.defended_by
+    return self.without_defense.defended_by != self.defended_by
 
   @property
-  def passes(self) -> int:
+  def num_epochs(self) -> int:
     """Number of epochs to train."""
     return min(self.epochs, _QUICK_EPOCHS) if self.quick else self.epochs
 
@@ -159,7 +159,7 @@ class GanSettings(HostSettings):
     return auditing.Budget(targets=targets, records=records)
 
   def chosen_attacks(self) -> list[str]:
-    """Return the attacks that `attacks` names, or all of the catalogue."""
+    """Return the attacks named by `attacks`, or all of the catalogue."""
     with about("attacks", self.attacks):
       return gan.ATTACKS.names(self.attacks)
 
@@ -173,7 +173,7 @@ class GanSettings(HostSettings):
       whole = dataclasses.replace(
         whole, train_size=min(_QUICK_RECORDS, len(data) - self.auxiliary) // 2
       )
-    return whole.cut(data, halves=2)
+    return whole.subsample(data, halves=2)
 
   def make_learner(
     self, data: mixdef.Dataset, defense: mixdef.Defense | None = None
@@ -182,7 +182,7 @@ class GanSettings(HostSettings):
 
     Args:
       data: the records to train on.
-      defense: the defense; None takes the one that `defense` names.
+      defense: the defense; None uses the setting `defense`.
     """
     defense = self.chain if defense is None else defense
     fixed: dict[str, Any] = {"optimizer": self.make_optimizer()}
@@ -192,7 +192,9 @@ class GanSettings(HostSettings):
     if made and "defense" in inspect.signature(made).parameters:
       fixed["defense"] = defense
     elif made and defense.parts:
-      raise ValueError(f"--learner={self.learner} takes no defense: drop {defense}")
+      raise ValueError(
+        f"--learner={self.learner} does not accept a defense: remove {defense}"
+      )
     with about("learner", self.learner):
       wrap = self._filled(data, defense)
       return texts.parse_call(
@@ -204,30 +206,31 @@ class GanSettings(HostSettings):
     with about("classifier", self.classifier):
       first, *others = texts.networks(self.classifier, num_classes=data.num_classes)
       if others:
-        raise ValueError("name one network")
+        raise ValueError("pass one network")
     return mixdef.classifier(first, optax.adam(1e-3))
 
   def _filled(self, data, defense):
-    """Return a wrapper that gives a factory its networks, or the sizes of a table."""
+    """Return a wrapper that passes networks, or the sizes of a table, to a factory."""
 
     def filled(make, *args, **options):
       if "networks" in inspect.signature(make).parameters:
         return make(self.networks(data, defense), *args, **options)
       if data.x.ndim != 2:
         raise ValueError(
-          f"--learner={self.learner} is for tables, and {data.name} holds pictures: "
-          "take wgan_gp"
+          f"--learner={self.learner} is for tables, but {data.name} holds images: use "
+          "wgan_gp"
         )
       if self.model != "auto":
         raise ValueError(
-          f"--learner={self.learner} has networks of its own: drop --model={self.model}"
+          f"--learner={self.learner} defines its own networks: remove "
+          f"--model={self.model}"
         )
       return make(data.x.shape[1], data.num_classes, *args, **options)
 
     return lambda make: functools.partial(filled, make)
 
   def networks(self, data: mixdef.Dataset, defense: Any = None) -> Any:
-    """Return the generator and critic that `model` names, or that fit the records."""
+    """Return the generator and critic named by `model`, or suitable for the records."""
     shape = data.x.shape[1:]
     makers = {
       "dense_networks": functools.partial(models.dense_networks, shape),

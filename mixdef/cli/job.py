@@ -1,4 +1,4 @@
-"""What every job does around its work: the run folder, errors and the result."""
+"""Common parts of all jobs: the run folder, error handling and the result."""
 
 from __future__ import annotations
 
@@ -21,13 +21,17 @@ from absl import logging
 from etils import epy
 
 from mixdef.cli import flags
-from mixdef.cli.settings import PLACES, JobSettings
+from mixdef.cli.settings import NOT_HASHED, JobSettings
 
 with epy.lazy_imports():
   import jax
 
+  from mixdef import auditing
   from mixdef.core import caches, extras, files, reading
   from mixdef.training import devices, signature
+
+REPORT_NEEDS = ("PIL", "jinja2", "matplotlib")
+"""Optional packages that `save_report` uses."""
 
 _RESULT = "result.json"
 _FINISHED = "finished"  # names and digests in config.json
@@ -44,7 +48,7 @@ class Job(NamedTuple):
     settings: the settings class, whose fields are the flags.
     run: `(settings, folder) -> result`, which becomes result.json.
     show: prints the result.
-    needs: optional packages that it uses.
+    needs: optional packages that the job uses.
   """
 
   name: str
@@ -56,7 +60,7 @@ class Job(NamedTuple):
 
 
 def main(job: Job, argv: Sequence[str] | None = None) -> None:
-  """Run a job from the command line; a mistake of the user is one line and status 2.
+  """Run a job from the command line; exit with status 2 and one line on user errors.
 
   Args:
     job: the job.
@@ -83,7 +87,7 @@ def main(job: Job, argv: Sequence[str] | None = None) -> None:
         if "report" in result:
           print(f"report: {folder / result['report']}")
       if result.get("diverged") is True:
-        flags.refuse(job.name, "the model diverged: lower --learning_rate")
+        flags.refuse(job.name, "the model diverged: reduce --learning_rate")
     except BrokenPipeError:
       raise
     except (ValueError, OSError, MemoryError, devices.Stopped) as error:
@@ -100,7 +104,7 @@ def main(job: Job, argv: Sequence[str] | None = None) -> None:
 
 
 def _terminate(number: int, frame: types.FrameType | None) -> NoReturn:
-  """End as Ctrl-C does, on the signal of a scheduler."""
+  """Stop in the same way as on Ctrl-C when a scheduler sends a signal."""
   del frame
   raise KeyboardInterrupt(number)
 
@@ -136,7 +140,7 @@ def closed_pipe_is_no_error():
     if sys.stdout is not None:
       sys.stdout.flush()
   except BrokenPipeError:
-    # What is still buffered goes nowhere, instead of failing again at exit.
+    # Discard buffered output, so that flushing it at exit does not fail again.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -160,8 +164,8 @@ def execute(
     inputs: result of `settings.inputs()`; None calls it.
 
   Raises:
-    ValueError: the folder holds a run of other settings or inputs, or its name cannot
-      be read in this locale.
+    ValueError: if the folder holds a run with other settings or inputs, or its name
+      cannot be read in this locale.
   """
   folder = pathlib.Path(folder)
   try:
@@ -171,15 +175,15 @@ def execute(
       f"{str(folder.absolute())!r} is not readable in this locale: set PYTHONUTF8=1"
     ) from None
   config = dataclasses.asdict(settings)
-  apart = (*PLACES, *settings.grows)
-  # Only file names of paths, and no hosts: run folders are passed on to others.
+  apart = (*NOT_HASHED, *settings.extendable)
+  # Store only file names and no hosts, because run folders are shared with others.
   config = {name: _shown(value) for name, value in config.items()}
   places = {name: config.pop(name) for name in apart if name in config}
   places.pop("coordinator", None)
   config |= settings.inputs() if inputs is None else inputs
   path = folder / "config.json"
   noted = {"environment": {**places, **environment()}, _FINISHED: {}}
-  fresh = devices.first_then_all(
+  fresh = devices.process0_first(
     lambda: signature.same_or_refuse(
       path, config, fix="Choose another --out.", noted=noted
     )
@@ -189,14 +193,14 @@ def execute(
     logging.info("finished before; delete %s to compute it again", folder / _RESULT)
     return earlier
   try:
-    with devices.together("reported"):
+    with devices.barrier("reported"):
       result = run(settings, folder)
   except Exception:
     made = {path.name for path in folder.iterdir() if not files.is_clutter(path)}
     if fresh and made <= {path.name, "lock"}:
-      path.unlink()  # nothing was computed: a corrected command may use the folder
+      path.unlink()  # nothing was computed, so a corrected command may use the folder
     raise
-  if jax.process_index() == 0:  # the others helped
+  if jax.process_index() == 0:  # only the first process writes
     files.write_json(folder / _RESULT, result)
     signature.same_or_refuse(path, config, fix="Choose another --out.", noted=noted)
     whole = reading.read_json(path, fix="run the command again")
@@ -206,7 +210,7 @@ def execute(
 
 
 def _earlier(folder: pathlib.Path) -> dict | None:
-  """Return the result of a finished run whose files are all intact, else None."""
+  """Return the result of a finished run if all of its files are intact, else None."""
   again = "it is computed again"
   finished = reading.read_json(folder / "config.json", fix=again).get(_FINISHED)
   if not isinstance(finished, dict) or _RESULT not in finished:
@@ -257,8 +261,21 @@ def _commit() -> str:
     return ""
 
 
+def save_report(audit: auditing.Audit, folder: pathlib.Path) -> dict:
+  """Save a report in the run folder, and return the content of result.json."""
+  page, report = audit.save(folder), audit.report
+  names = ["verdict", "strongest", "attacks", "not_run"]
+  if report["generator"] is not None:
+    names.insert(-1, "generator")
+  return {
+    "report": page.name,
+    **{name: report[name] for name in names},
+    **report["setting"],
+  }
+
+
 def provenance(seed: int) -> dict:
-  """Return what a report states about how it was made.
+  """Return how a report was created: seed, environment, command and date.
 
   Args:
     seed: random seed of the run.

@@ -1,12 +1,12 @@
-"""Train shadow models, attack every one with the others, and report what they leak.
+"""Train shadow models, attack each using the others, and report their leakage.
 
   mixdef lira --dataset=digits --defense=adamixup --num_shadows=16
 
 Every shadow model trains on a random half of the records with the same defense, and is
-the target once. Writes result.json, scores.npz (scores [S,N] of each attack, keep
-[S,N], and the ids of the N records in their data set) and roc.png. A second run with
-the same --out resumes; with more shadows, it trains the missing ones. On several hosts
-that share --out:
+the attacked model once. Writes result.json, scores.npz (scores [S,N] of each attack,
+keep [S,N], and the ids of the N records in their data set) and roc.png. A second run
+with the same --out resumes; with more shadows, it trains the missing ones. On several
+hosts that share --out:
 
   mixdef lira --out=/shared/run --coordinator=auto ...
 """
@@ -37,12 +37,12 @@ _DRAWN = 8  # attacks in the plot, the strongest first
 
 @dataclasses.dataclass(frozen=True)
 class LiraSettings(HostSettings):
-  """Settings of shadow models that are attacked."""
+  """Settings of shadow models and their attacks."""
 
   mirror: bool = False
   keep_params: bool = True
 
-  grows = ("num_shadows",)
+  extendable = ("num_shadows",)
 
   def finished(self, result: dict) -> bool:
     """Return whether a result has as many shadows, stored if `keep_params`."""
@@ -52,7 +52,7 @@ class LiraSettings(HostSettings):
 
 def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   """Train shadow models and attack them; returns the content of result.json."""
-  data = settings.cut(settings.load(), halves=2)
+  data = settings.subsample(settings.load(), halves=2)
   views = mixdef.attacks.VIEWS["mirror" if settings.mirror else "none"]
   queries = {"population": data.test, "views": views()}
   trained = mixdef.fit_many(
@@ -78,7 +78,7 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
   }
   with files.whole_file(folder / "scores.npz") as file:
     np.savez_compressed(file, **arrays)
-  ranked = metrics.strongest_first(found.figures)
+  ranked = metrics.strongest_first(found.metrics)
   metrics.roc_plot(
     {name: (found.scores[name], signals.members) for name in ranked[:_DRAWN]},
     folder / "roc.png",
@@ -98,7 +98,7 @@ def run(settings: LiraSettings, folder: pathlib.Path) -> dict:
     "seconds": round(trained.seconds, 2),
     "shadows_per_minute": round(trained.per_minute, 2),
     "keep_params": settings.keep_params,
-    "attacks": found.figures,
+    "attacks": found.metrics,
     "not_run": found.not_run,
   }
 
@@ -114,9 +114,9 @@ def _counts(signals: mixdef.Signals) -> dict[str, int]:
 def show(result: dict) -> None:
   """Print the metrics of the attacks as a table."""
   print(
-    f"{result['dataset']}, {result['num_shadows']} shadows, {result['defense']}: "
-    f"train {result['train_accuracy']:.4f}, test {result['test_accuracy']:.4f}, "
-    f"{result['shadows_per_minute']:.1f} shadows a minute ({result['strategy']})"
+    f"{result['dataset']}, {result['num_shadows']} shadows, {result['defense']}: train "
+    f"{result['train_accuracy']:.4f}, test {result['test_accuracy']:.4f}, "
+    f"{result['shadows_per_minute']:.1f} shadows per minute ({result['strategy']})"
   )
   if result["diverged"]:
     print(f"excluded because they diverged: shadows {result['diverged']}")
@@ -128,14 +128,14 @@ def show(result: dict) -> None:
     f"selection"
   )
   print(f"{'attack':24}{'AUC [95%]':24}{'balanced':10}TPR at 0.1% FPR [95%]")
-  for name, figures in result["attacks"].items():
-    low, high = figures["auc_ci"]
-    tpr = figures["tpr"]["0.001"]
+  for name, row in result["attacks"].items():
+    low, high = row["auc_ci"]
+    tpr = row["tpr"]["0.001"]
     rate = "not resolvable"
     if tpr["resolvable"]:
       rate = f"{tpr['value']:.4f} [{tpr['ci'][0]:.4f}, {tpr['ci'][1]:.4f}]"
-    auc = f"{figures['auc']:.4f} [{low:.4f}, {high:.4f}]"
-    decided = figures["balanced_accuracy"]
+    auc = f"{row['auc']:.4f} [{low:.4f}, {high:.4f}]"
+    decided = row["balanced_accuracy"]
     balanced = "none" if decided is None else f"{decided:.4f}"
     print(f"{name:24}{auc:24}{balanced:10}{rate}")
   for name, reason in result["not_run"].items():

@@ -1,6 +1,6 @@
-"""The settings that jobs share: run folder, data, model, defense and training.
+"""Settings shared by several jobs: run folder, data, model, defense and training.
 
-Nothing heavy is imported until a setting is used, so that --help answers at once.
+Large packages are only imported when a setting is used, so that --help is fast.
 """
 
 from __future__ import annotations
@@ -27,17 +27,23 @@ with epy.lazy_imports():
   from mixdef.core import files, parsing, reading, registry
   from mixdef.training import devices, signature
 
-# These change where files are and how fast a job is, not what it computes.
-PLACES = (
-  *("out", "data_dir", "memory_gb", "strategy", "keep_params"),
-  *("coordinator", "num_processes", "process_id"),
+# These affect where files are and how fast a job runs, but not its results.
+NOT_HASHED = (
+  "out",
+  "data_dir",
+  "memory_gb",
+  "strategy",
+  "keep_params",
+  "coordinator",
+  "num_processes",
+  "process_id",
 )
 
-# Data sets that were read for their digests and are not used yet.
+# Data sets that were read to compute digests and have not been used yet.
 _READ: dict[tuple[str, str], mixdef.Dataset] = {}
 
-# These name a file or a folder.
-PATHS = ("out", "data_dir", "arrays", "natural", "inception")
+# The values of these are paths.
+PATHS = ("out", "data_dir", "arrays", "undefended", "inception")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +53,8 @@ class JobSettings:
   out: str = ""
   seed: int = 0
 
-  # Settings that a later run in the same folder may change, to extend its result.
-  grows: ClassVar[tuple[str, ...]] = ()
+  # Settings that a later run in the same folder may change to extend its result.
+  extendable: ClassVar[tuple[str, ...]] = ()
 
   def __post_init__(self):
     """Check the settings before data are read or anything is written."""
@@ -62,7 +68,7 @@ class JobSettings:
   def finished(self, result: dict) -> bool:
     """Return whether an earlier result in the folder satisfies these settings."""
     del result
-    return not self.grows
+    return not self.extendable
 
   def connect(self) -> None:
     """Join the other processes of the job, if it has any."""
@@ -73,11 +79,11 @@ class JobSettings:
     return ""
 
   def inputs(self) -> dict[str, str]:
-    """Return what else the result depends on: versions, and digests of content."""
+    """Return other inputs of the result: versions and digests of content."""
     found = {"mixdef": flags.version("mixdef")}
     for field in dataclasses.fields(self):
       text = getattr(self, field.name)
-      if isinstance(text, str) and field.name not in (*PATHS, *PLACES):
+      if isinstance(text, str) and field.name not in (*PATHS, *NOT_HASHED):
         for name in parsing.modules_named(text):
           file = registry.import_module(name).__file__
           found[f"content of {name}"] = reading.digest_file(file, fix="name a module")
@@ -88,11 +94,11 @@ class JobSettings:
 
     Args:
       job: start of the name.
-      inputs: result of `inputs()`; other content has another folder.
+      inputs: result of `inputs()`; different content leads to a different folder.
     """
     if self.out:
       return pathlib.Path(self.out)
-    apart = (*PLACES, *self.grows)
+    apart = (*NOT_HASHED, *self.extendable)
     named = {k: v for k, v in dataclasses.asdict(self).items() if k not in apart}
     words = json.dumps({**named, **(inputs or {})}, sort_keys=True)
     mark = hashlib.sha256(words.encode()).hexdigest()[:8]
@@ -102,7 +108,7 @@ class JobSettings:
 
 @contextlib.contextmanager
 def about(flag: str, value: str) -> Iterator[None]:
-  """Name the flag in the message of an error about its text."""
+  """Name the flag in error messages about its text."""
   try:
     yield
   except ValueError as error:
@@ -110,7 +116,7 @@ def about(flag: str, value: str) -> Iterator[None]:
     raise ValueError(f"{'' if told else f'--{flag}={value}: '}{error}") from None
 
 
-# Stands for the data when texts are checked before the data are read.
+# Placeholder for the data, used to check texts before the data are read.
 _SOME_DATA: Any = types.SimpleNamespace(num_classes=2)
 
 
@@ -144,13 +150,13 @@ class Settings(JobSettings):
     self._refuse_private_moments(self.chain)
     if self.microbatch and self.learner != "classifier":
       raise ValueError(
-        f"--learner={self.learner} takes whole batches: drop "
+        f"--learner={self.learner} uses whole batches: remove "
         f"--microbatch={self.microbatch}"
       )
     self.check_learner()
 
   def check_learner(self) -> None:
-    """Check that a learner can be made of the texts."""
+    """Check that a learner can be created from the texts."""
     self.make_learner(_SOME_DATA)
 
   @property
@@ -163,8 +169,8 @@ class Settings(JobSettings):
     private = defense.traits.per_example and not defense.traits.no_guarantee
     if self.standardize and private:
       raise ValueError(
-        "--standardize takes means and deviations from the private records, which the "
-        f"epsilon of {defense} does not cover: drop it, or pass guarantee=False"
+        "--standardize computes means and deviations of the private records, which the "
+        f"epsilon of {defense} does not cover: remove it, or pass guarantee=False"
       )
 
   @property
@@ -202,7 +208,7 @@ class Settings(JobSettings):
       "content of --dataset": signature.digest_data(data),
     }
 
-  def cut(self, data: mixdef.Dataset, *, halves: int) -> mixdef.Dataset:
+  def subsample(self, data: mixdef.Dataset, *, halves: int) -> mixdef.Dataset:
     """Draw the records of the run by the seed, and mark the auxiliary records.
 
     Args:
@@ -210,14 +216,14 @@ class Settings(JobSettings):
       halves: 1 to train on the records, 2 to train on random halves of them.
 
     Raises:
-      ValueError: there are too few records.
+      ValueError: if there are too few records.
     """
     left = len(data) - self.auxiliary
     size = halves * self.train_size or left
     if not 0 < size <= left:
       raise ValueError(
         f"{data.name} has {len(data)} records; --train_size={self.train_size} and "
-        f"--auxiliary={self.auxiliary} take {size + self.auxiliary}: lower them"
+        f"--auxiliary={self.auxiliary} need {size + self.auxiliary}: reduce them"
       )
     if self.quick:
       size = min(size, 300 * halves)
@@ -229,12 +235,12 @@ class Settings(JobSettings):
     return data.with_auxiliary(self.auxiliary, seed=self.seed)
 
   def networks(self, data: mixdef.Dataset) -> list[Any]:
-    """Return the linen modules that `model` names; some learners take several."""
+    """Return the linen modules named by `model`; some learners accept several."""
     with about("model", self.model):
       return texts.networks(self.model, num_classes=data.num_classes)
 
   def make_optimizer(self) -> optax.GradientTransformation:
-    """Return the optimizer that `optimizer` names, with the learning rate."""
+    """Return the optimizer named by `optimizer`, with the learning rate."""
     with about("optimizer", self.optimizer):
       return texts.optimizer(self.optimizer, self.learning_rate)
 
@@ -245,7 +251,7 @@ class Settings(JobSettings):
 
     Args:
       data: the records to train on.
-      defense: the defense; None takes the one that `defense` names.
+      defense: the defense; None uses the setting `defense`.
     """
     optimizer = self.make_optimizer()
     defense = self.chain if defense is None else defense
@@ -253,19 +259,21 @@ class Settings(JobSettings):
     first, *others = self.networks(data)
     if self.learner == "classifier":
       if others:
-        raise ValueError(f"--model={self.model}: a classifier takes one network")
+        raise ValueError(f"--model={self.model}: a classifier accepts one network")
       with about("defense", str(defense)):
         return mixdef.classifier(
           first, optimizer, defense, microbatch=self.microbatch or None
         )
     if defense.parts:
-      raise ValueError(f"--learner={self.learner} takes no defense: drop {defense}")
+      raise ValueError(
+        f"--learner={self.learner} does not accept a defense: remove {defense}"
+      )
     models = (first, *others) if others else first
     with about("learner", self.learner):
       return texts.learner(self.learner, models, optimizer)
 
   @property
-  def passes(self) -> int:
+  def num_epochs(self) -> int:
     """Number of epochs to train."""
     return min(self.epochs, 12) if self.quick else self.epochs
 
@@ -278,15 +286,15 @@ class ShadowSettings(Settings):
   strategy: str = "auto"
   memory_gb: float = 0.0
 
-  quick_shadows: ClassVar[int] = 8  # at most, with --quick
+  quick_shadows: ClassVar[int] = 8  # upper limit with --quick
 
   def __post_init__(self):
     """Check the settings before data are read or anything is written."""
     super().__post_init__()
     if self.num_shadows < 2:
       raise ValueError(
-        f"--num_shadows={self.num_shadows}: an attack needs a target and references, "
-        f"2 models at least and 16 to say much"
+        f"--num_shadows={self.num_shadows}: an attack needs a target and references; "
+        "use at least 2 models, and 16 for meaningful results"
       )
 
   @property
@@ -296,9 +304,9 @@ class ShadowSettings(Settings):
     return min(self.num_shadows, most)
 
   def training(self) -> dict[str, Any]:
-    """Return the options that every training of shadow models has in common."""
+    """Return the options that are common to all trainings of shadow models."""
     return {
-      "epochs": self.passes,
+      "epochs": self.num_epochs,
       "batch_size": self.batch_size,
       **self.seeds_of_training,
       "strategy": self.strategy,
@@ -321,7 +329,7 @@ class ShadowSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class HostSettings(ShadowSettings):
-  """Settings of a job whose shadow models several hosts train together."""
+  """Settings of a job whose shadow models can be trained by several hosts."""
 
   coordinator: str = ""
   num_processes: int = 0

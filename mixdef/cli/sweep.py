@@ -2,14 +2,14 @@
 
   mixdef sweep --defenses="none; relaxloss([0.5, 1.0])" --num_shadows=16
 
-A list in place of an argument stands for each of its values in turn; one program trains
-them all side by side if nothing static depends on the values. Every cell trains its own
+A list as an argument is a grid over its values. One program trains all of them side by
+side if no shape or other static value depends on them. Every cell trains its own
 shadow models on the same random halves of the same records, and every model is the
 target once. Writes sweep.csv, sweep.md, sweep.png and result.json. A second run with
 the same --out resumes; with other defenses, data sets or seeds, it adds to the table.
-What was refused is tried again. Only metrics are kept: for models and scores use the
-jobs lira or audit. Several hosts train together with --coordinator and a shared --out,
-as in mixdef lira.
+Rejected cells are tried again. Only metrics are stored; to keep models and scores, use
+the jobs lira or audit. Several hosts train together with --coordinator and a shared
+--out, as in mixdef lira.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from etils import epy
 
 from mixdef.cli import flags, job
 from mixdef.cli.papers import STUDIES
-from mixdef.cli.settings import PLACES, HostSettings, JobSettings, about
+from mixdef.cli.settings import NOT_HASHED, HostSettings, JobSettings, about
 
 with epy.lazy_imports():
   import mixdef
@@ -50,19 +50,25 @@ class SweepSettings(HostSettings):
   attack_records: int = 500
 
   quick_shadows = 4
-  grows = ("study", "defenses", "dataset", "datasets", "seed", "seeds", "num_shadows")
+  extendable = (
+    "study",
+    "defenses",
+    "dataset",
+    "datasets",
+    "seed",
+    "seeds",
+    "num_shadows",
+  )
 
   def __post_init__(self):
     """Check the settings before anything is written."""
     super().__post_init__()
     if bool(self.study) == bool(self.defenses):
-      raise ValueError(
-        "give one of --study=NAME and --defenses='none; mixup([0.1, 1])'"
-      )
+      raise ValueError("pass either --study=NAME or --defenses='none; mixup([0.1, 1])'")
     if self.study and self.study not in STUDIES:
       raise ValueError(f"--study={self.study}: choose from {', '.join(STUDIES)}")
     if self.defense != "none":
-      raise ValueError("--defense is not used here: write --defenses='none; ...'")
+      raise ValueError("--defense is not used by this job: use --defenses='none; ...'")
     if not self.attacks.strip():
       raise ValueError("--attacks is empty: name at least one")
     _ = self.chosen_attacks
@@ -72,7 +78,7 @@ class SweepSettings(HostSettings):
       for name in self.names:
         mixdef.data.check_name(name)
       if len(set(self.names)) < len(self.names):
-        raise ValueError("a data set is named twice: name it once")
+        raise ValueError("a data set is listed twice: remove one")
     flags.check("seed", self.seed + self.seeds - 1, int)
 
   def inputs(self) -> dict[str, str]:
@@ -80,9 +86,9 @@ class SweepSettings(HostSettings):
     return {**JobSettings.inputs(self), "jax": flags.version("jax")}
 
   def own(self) -> dict[str, Any]:
-    """Return what all cells of one data set and seed are made from."""
+    """Return the inputs common to all cells of one data set and seed."""
     config = dataclasses.asdict(self)
-    apart = {*PLACES, *self.grows} - {"seed"}
+    apart = {*NOT_HASHED, *self.extendable} - {"seed"}
     return {**{k: v for k, v in config.items() if k not in apart}, **self.inputs()}
 
   @property
@@ -119,7 +125,7 @@ class SweepSettings(HostSettings):
 
 def run(settings: SweepSettings, folder: pathlib.Path) -> dict:
   """Train and attack every cell; returns the content of result.json."""
-  # All are read first: a missing file stops the sweep before hours of training.
+  # Read all of them first, so that a missing file is found before hours of training.
   runs, cells = settings.runs(), []
   loaded = {one.dataset: one.load() for one in runs if one.seed == settings.seed}
   budget = auditing.Budget(
@@ -129,7 +135,7 @@ def run(settings: SweepSettings, folder: pathlib.Path) -> dict:
     data = loaded[one.dataset]
     if data.test is None:
       data = data.hold_out(0.2, seed=one.seed)
-    data = one.cut(data, halves=2)
+    data = one.subsample(data, halves=2)
     cells = auditing.sweep_defenses(
       functools.partial(one.make_learner, data),
       data,

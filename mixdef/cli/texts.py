@@ -1,4 +1,4 @@
-"""Networks, optimizers and learners from the texts of flags."""
+"""Parse networks, optimizers and learners from the texts of flags."""
 
 import functools
 from typing import Any
@@ -23,7 +23,7 @@ def _float_type(what: str, value: Any) -> None:
 
 def _only_none(what: str, value: Any) -> None:
   if value is not None:
-    raise ValueError(f"{what} cannot be written in a text: omit it")
+    raise ValueError(f"{what} cannot be passed as text: remove it")
 
 
 _ADAM = {
@@ -40,24 +40,24 @@ OPTIMIZERS = {
 
 
 def networks(text: str, *, num_classes: int) -> list[Any]:
-  """Return the linen modules that a text names, separated by commas."""
+  """Return the linen modules named in a text, separated by commas."""
   catalogue, fixed = mixdef.models.CATALOGUE, {"num_classes": num_classes}
   calls = split_calls(text) or [text]
   return [parse_call(one, catalogue, "model", fixed=fixed) for one in calls]
 
 
 def optimizer(text: str, learning_rate: float) -> optax.GradientTransformation:
-  """Return the optimizer that a text names, with this learning rate."""
+  """Return the optimizer named in a text, with this learning rate."""
   if "learning_rate" in text:
-    raise ValueError("give the rate by --learning_rate")
+    raise ValueError("pass the rate with --learning_rate")
   fixed = {"learning_rate": learning_rate}
   return parse_call(text, OPTIMIZERS, "optimizer", fixed=fixed)
 
 
 def learner(text: str, models: Any, optimizer: Any) -> mixdef.Learner:
-  """Return the learner that a text names, of one network or several."""
+  """Return the learner named in a text, for one or several networks."""
   if called(text) == "classifier":
-    raise ValueError("write classifier alone: its arguments are flags of their own")
+    raise ValueError("write only classifier: its arguments have their own flags")
   return parse_call(
     text,
     mixdef.learners.CATALOGUE,

@@ -25,11 +25,11 @@ def run(settings: Settings, folder: pathlib.Path) -> dict:
   data = settings.load()
   if data.test is None:
     data = data.hold_out(0.2, seed=settings.seed)
-  data = settings.cut(data, halves=1)
+  data = settings.subsample(data, halves=1)
   trained = mixdef.fit(
     settings.make_learner(data),
     data,
-    epochs=settings.passes,
+    epochs=settings.num_epochs,
     batch_size=settings.batch_size,
     **settings.seeds_of_training,
     out=folder,

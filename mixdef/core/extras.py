@@ -9,7 +9,7 @@ def require(*packages: str) -> None:
   """Raise unless these optional packages are installed.
 
   Raises:
-    ModuleNotFoundError: naming a missing package and the command that installs it.
+    ModuleNotFoundError: the message names a missing package and how to install it.
 
   >>> require("jinja2", "matplotlib")
   """

@@ -21,7 +21,7 @@ def local_path(path: str | os.PathLike, name: str = "path") -> pathlib.Path:
 
   Raises:
     ValueError: if it is empty, or starts with the name of an unknown user.
-    TypeError: if it is no path.
+    TypeError: if it is not a path.
 
   >>> local_path("runs/digits").as_posix()
   'runs/digits'
@@ -47,8 +47,7 @@ def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
     The file, open for writing bytes.
 
   Raises:
-    OSError: naming `path`, if it cannot be written or the disk is full; nothing half
-      written stays behind.
+    OSError: if `path` cannot be written or the disk is full; no partial file remains.
   """
   fresh = path.with_name(f"new-{path.name}")
   try:
@@ -97,7 +96,7 @@ def save_figure(figure: Any, path: str | pathlib.Path) -> None:
 
 
 def is_clutter(path: str | os.PathLike[str]) -> bool:
-  """Return whether a file or folder was created by a desktop, and holds no data.
+  """Return whether a file or folder was created by the operating system, without data.
 
   Args:
     path: path of a file or folder; only its name matters.

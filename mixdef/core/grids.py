@@ -40,7 +40,7 @@ class Grid(NamedTuple):
     """Return the chain for these values, which may be traced."""
     return parse(self.template, values=values)
 
-  def take(self, cells: Sequence[int]) -> "Grid":
+  def select(self, cells: Sequence[int]) -> "Grid":
     """Return the grid restricted to some cells, given by index."""
     values = {
       name: tuple(column[i] for i in cells) for name, column in self.values.items()
@@ -67,12 +67,12 @@ def read_grids(text: str) -> list[Grid]:
   """Read families of defenses, joined by `;`.
 
   Args:
-    text: defenses as accepted by `mixdef.parse`. A list in place of an argument stands
-      for each of its values in turn, and several lists for every combination.
+    text: defenses as accepted by `mixdef.parse`. A list as an argument is a grid over
+      its values; several lists give every combination.
 
   Raises:
-    ValueError: for what `mixdef.parse` refuses, in any cell, an empty list and no
-      defense at all.
+    ValueError: for anything that `mixdef.parse` rejects in any cell, for an empty list,
+      and for a text without a defense.
 
   >>> [grid.texts for grid in read_grids("none; label_smoothing([0.1, 0.5])")]
   [['none'], ['label_smoothing', 'label_smoothing(epsilon=0.5)']]
@@ -80,7 +80,7 @@ def read_grids(text: str) -> list[Grid]:
   grids = [_read(part.strip()) for part in text.split(";") if part.strip()]
   if not grids:
     raise ValueError(
-      f"{text!r} names no defense: write 'none' for the undefended model"
+      f"{text!r} contains no defense: use 'none' for the undefended model"
     )
   for grid in grids:
     grid.texts  # noqa: B018  reject an invalid cell before any cell is trained
@@ -95,7 +95,7 @@ def _read(text: str) -> Grid:
 
     def visit_List(self, node):
       if not node.elts:
-        raise ValueError(f"{text!r} holds an empty list: write the values to try")
+        raise ValueError(f"{text!r} contains an empty list: add the values to try")
       name = f"grid_{len(lists)}"
       lists[name] = [literal(one, text, {}) for one in node.elts]
       return ast.copy_location(ast.Name(name), node)

@@ -32,11 +32,11 @@ _SCALES = (1.0, 30.0)  # of records and logits; some hooks act at extreme values
 def row_by_row(part: Defense):
   """Return the part's batch hook, applied to each row as a separate batch of one.
 
-  It finds nothing but the position in `ctx`. The origin of a row is preserved, and its
-  weight may decrease but not increase.
+  Its `ctx` contains only the position. The origin of a row is preserved, and its weight
+  may decrease but not increase.
 
   Raises:
-    ValueError: when traced, if a row does not stay one row.
+    ValueError: when traced, if a row does not remain one row.
   """
   run: Any = part.batch
 
@@ -46,7 +46,7 @@ def row_by_row(part: Defense):
     if rows != 1:
       raise ValueError(
         f"{part.name} turns one row into {rows}, but clipping bounds a record only if "
-        "it stays a single row: drop it, or give up epsilon with guarantee=False"
+        "it remains a single row: remove it, or give up epsilon with guarantee=False"
       )
     return jax.tree.map(lambda leaf: leaf[0], out)
 
@@ -61,9 +61,9 @@ def row_by_row(part: Defense):
 def without_members(part: Defense, name: str):
   """Return the part's `update`, `epoch` or `finish` hook without access to members.
 
-  `update` finds None for losses, log-probabilities and batch. The data that `epoch` and
-  `finish` find hold the auxiliary rows, zeros in place of all other records, and no
-  membership.
+  `update` receives None for losses, log-probabilities and batch. The data passed to
+  `epoch` and `finish` hold the auxiliary rows, zeros instead of all other records, and
+  no membership.
   """
   run = getattr(part, name)
 
@@ -111,7 +111,7 @@ def check(clipped: Defense, hooks: dict[str, list[Defense]], spec) -> None:
     spec: the `Spec` that initializes the chain; only shapes are read.
 
   Raises:
-    ValueError: naming the part and what it does.
+    ValueError: the message names the part and its fault.
   """
   acting = [part for parts in hooks.values() for part in parts if part is not clipped]
   if not acting:
@@ -146,8 +146,8 @@ def check(clipped: Defense, hooks: dict[str, list[Defense]], spec) -> None:
       return  # a hyper-parameter of the part is traced, as in a sweep
   if faults:
     raise ValueError(
-      f"{faults[0]}, so the clipping of {clipped.name} does not bound the influence "
-      f"of a record: drop the part, or give up epsilon with {clipped.name}(..., "
+      f"{faults[0]}, so the clipping of {clipped.name} does not bound the influence of "
+      f"a record: remove the part, or give up epsilon with {clipped.name}(..., "
       "guarantee=False)"
     )
 
@@ -177,7 +177,8 @@ def _trial(clipped, hooks, spec, state, key, epoch, batch, log_probs):
         together.index == batch.index
       ).all()
     found[f"{part.name} makes a row depend on the other rows of its batch"] = _agree(
-      *(together._replace(auxiliary=None), alone._replace(auxiliary=None)),
+      together._replace(auxiliary=None),
+      alone._replace(auxiliary=None),
       batch.weight > 0,
     )
     batch = alone
@@ -232,8 +233,8 @@ def _each(part, hook, values, state, ctx):
     out = getattr(part, hook)(value, state, own)
     if jnp.shape(out) != value.shape:
       raise ValueError(
-        f"the {hook} hook of {part.name} returns shape {jnp.shape(out)} instead of "
-        "one value per row: return the shape of its input, or give up epsilon with "
+        f"the {hook} hook of {part.name} returns shape {jnp.shape(out)} instead of one "
+        "value per row: return the shape of its input, or give up epsilon with "
         "guarantee=False"
       )
     return out[0]

@@ -41,20 +41,21 @@ class Learner(NamedTuple):
   epoch     (state, data, members, ctx) -> state      None: no action
   finish    (state, data, members, ctx) -> state      None: no action
   predict   (state, x, *, raw=False) -> log-probabilities [B,K]
-  guarantee (state) -> {"epsilon", "delta"}           None: it states no epsilon
+  guarantee (state) -> {"epsilon", "delta"}           None: no epsilon is stated
 
   for a GAN:
   predict   (state, x, *, y=None, raw=False) -> D(x, y) of every critic [B,C]
   generate  (state, z [B,latent], y [B,K]) -> records [B,...]
   ```
 
-  A learner is given a `ctx` of a key and the position, and adds what its hooks find.
+  A learner receives a `ctx` with a key and the position, and adds the other fields for
+  the hooks.
 
   `predict` returns the output of the released model. `raw=True` skips `release_output`
-  and returns the output of the released weights, which white-box attacks see. `batch`,
+  and returns the output of the released weights, as in white-box attacks. `batch`,
   `stages`, `rows` and `traits` are the defense's; attacks may use `batch` to transform
   records as training does. `text` describes the learner in messages. `model` is the
-  network that a classifier was made of.
+  network of a classifier.
 
   A GAN has `generate`, with z ~ N(0, I) of dimension `latent` and conditions y, rows of
   the simplex over `num_classes`. Its members are split into `num_shards` disjoint
@@ -81,7 +82,7 @@ class Learner(NamedTuple):
 
   @property
   def kind(self) -> str:
-    """What it trains: "classifiers" or "generators"."""
+    """The kind of trained models: "classifiers" or "generators"."""
     return "generators" if self.generate else "classifiers"
 
 
@@ -91,8 +92,8 @@ def descend(defense, optimizer, losses_fn, variables, opt, state, batch, ctx):
   Args:
     defense: a chain.
     optimizer: an optimizer returned by `check_optimizer`.
-    losses_fn: `(params, batch, ctx) -> (losses [B], aux)`, not reduced. The batch is
-      the whole one, a part of it or one record, so `losses_fn` is what sets
+    losses_fn: `(params, batch, ctx) -> (losses [B], aux)`, not reduced. The batch
+      is the whole batch, a part of it or one record, so `losses_fn` must set
       `ctx.batch` for the hooks.
     variables: {"params": ...}, and the model's statistics if it has any.
     opt: the optimizer's state.
@@ -121,7 +122,7 @@ def descend(defense, optimizer, losses_fn, variables, opt, state, batch, ctx):
 def guarantee_of(defense: Defense) -> Callable | None:
   """Return `Learner.guarantee` for a chain, whose state is `TrainState.defense`.
 
-  Where every critic of a GAN has a state of its own, the largest numbers hold for all.
+  If every critic of a GAN has its own state, the largest values are returned.
   """
   states = defense.guarantee
   if states is None:

@@ -1,4 +1,4 @@
-"""Checks of user-supplied optax optimizers, and the extra arguments they receive."""
+"""Checks of user-supplied optax optimizers, and their extra arguments."""
 
 import inspect
 from typing import Any
@@ -29,7 +29,7 @@ def check_optimizer(optimizer: Any) -> optax.GradientTransformationExtraArgs:
   """Return an optimizer whose `update` accepts any extra arguments.
 
   Raises:
-    TypeError: for anything but an optax transform, saying what it is.
+    TypeError: for anything but an optax transform; the message names its type.
   """
   if isinstance(optimizer, optax.MultiSteps):
     return optax.with_extra_args_support(optimizer.gradient_transformation())
@@ -37,7 +37,8 @@ def check_optimizer(optimizer: Any) -> optax.GradientTransformationExtraArgs:
     return optax.with_extra_args_support(optimizer)
   if isinstance(optimizer, nn.Module):
     what = (
-      f"a {type(optimizer).__name__}, which is a model and belongs before the optimizer"
+      f"a {type(optimizer).__name__}, a model, which must be passed before the "
+      "optimizer"
     )
   elif inspect.isclass(optimizer) or callable(optimizer):
     what = f"the function {text_of(optimizer)}, which must be called"
@@ -79,17 +80,17 @@ def start(
     key: random key of this model and optimizer. Random keys in the state are replaced
       by keys derived from it, so models that are trained together never share noise.
     extra: names returned by `offered`.
-    why: the reason why no more is offered, for the error message.
+    why: the reason why no other arguments are offered, for the error message.
 
   Raises:
-    ValueError: for an optimizer that needs more than gradients, parameters and `extra`,
-      or that does not train the weights to release.
+    ValueError: for an optimizer that needs other arguments than gradients, parameters
+      and `extra`, or that does not train the released weights.
   """
   state = _or_refuse(lambda: optimizer.init(params), extra, why)
   state = jax.tree.map(jnp.asarray, state)
   for node in _nodes(state):
     if reason := _REFUSED.get(type(node).__name__):
-      raise ValueError(f"the optimizer {reason}: use another, {_EXAMPLE}")
+      raise ValueError(f"the optimizer {reason}: use another one, {_EXAMPLE}")
   given = {"value": jnp.float32(0), "grad": params, "value_fn": _some_loss}
 
   def update(state, params):
@@ -101,7 +102,7 @@ def start(
     if _shapes(before) != _shapes(after):
       raise ValueError(
         "the optimizer changes the structure, shapes or types of parameters or of its "
-        f"own state: use another, {_EXAMPLE}"
+        f"own state: use another one, {_EXAMPLE}"
       )
   leaves, structure = jax.tree.flatten(state)
   own = (jax.random.fold_in(key, place) for place in range(len(leaves)))

@@ -33,7 +33,7 @@ def written(node: ast.AST) -> str:
 
 
 def _name(node: ast.AST) -> str:
-  """Return the name that an expression calls, or its text if it is not a call."""
+  """Return the name called by an expression, or its text if it is not a call."""
   return written(node.func if isinstance(node, ast.Call) else node)
 
 
@@ -49,8 +49,8 @@ def parse(text: str, *, values: Mapping[str, Any] | None = None) -> Defense:
       of a sweep: `parse("mixup(a)", values={"a": 0.3})`.
 
   Raises:
-    ValueError: for an unknown name, an argument that is no literal or that the defense
-      refuses, and parts that cannot be combined.
+    ValueError: for an unknown name, an argument that is not a literal or is invalid,
+      and parts that cannot be combined.
 
   >>> str(parse("l2(1e-4) | label_smoothing"))
   'weight_decay(coefficient=0.0001)|label_smoothing'
@@ -122,7 +122,7 @@ def split_calls(text: str) -> list[str]:
 
 
 def modules_named(text: str) -> list[str]:
-  """Return the modules that a text names as `module:name`.
+  """Return the modules named in a text as `module:name`.
 
   >>> modules_named("my_module:flooding(0.3)|mixup")
   ['my_module']
@@ -131,7 +131,7 @@ def modules_named(text: str) -> list[str]:
 
 
 def called(text: str) -> str:
-  """Return the name that a text calls, or the text itself if it is not a call.
+  """Return the name called in a text, or the text itself if it is not a call.
 
   >>> called("wgan_gp(critics=2)")
   'wgan_gp'
@@ -158,8 +158,8 @@ def expression(text: str) -> Any:
   except (ValueError, MemoryError, RecursionError):
     where = ""
   raise ValueError(
-    f"cannot read {_shortened(repr(text))}{where}: write name(argument=value), joined "
-    "by |, and quote it on the command line"
+    f"cannot read {_shortened(repr(text))}{where}: use name(argument=value), joined by "
+    "|, and quote it on the command line"
   )
 
 
@@ -168,7 +168,7 @@ def unknown(name: str, what: str, known: Iterable[str]) -> str:
   known = list(known)
   near = difflib.get_close_matches(name, known, n=3)
   hint = f"did you mean {' or '.join(near)}?" if near else "known: "
-  return f"no {what} is called {name!r}; {hint}{'' if near else ', '.join(known)}"
+  return f"there is no {what} {name!r}; {hint}{'' if near else ', '.join(known)}"
 
 
 def _split(node):
@@ -181,7 +181,7 @@ def _call(node, catalogue, aliases, what, names, fixed, *, wrap=None, also=(), *
   function = node.func if isinstance(node, ast.Call) else node
   text, name = _shortened(written(node)), _name(node)
   if not (isinstance(function, ast.Name) or ":" in name):
-    raise ValueError(f"{text!r} is not a {what}: write name(argument=value)")
+    raise ValueError(f"{text!r} is not a {what}: use name(argument=value)")
   alias = expression(aliases.get(name, name))
   name = _name(alias)
   if name not in catalogue and not (":" in name and isinstance(catalogue, Registry)):
@@ -192,7 +192,7 @@ def _call(node, catalogue, aliases, what, names, fixed, *, wrap=None, also=(), *
   args, given = _arguments(node, name, names)
   for argument in fixed:
     if argument in given:
-      raise ValueError(f"{text}: {argument} cannot be set here: drop it")
+      raise ValueError(f"{text}: {argument} cannot be set here: remove it")
   given = {**fixed, **extra, **preset, **given}
   if wrap is not None:
     factory = wrap(factory)
@@ -226,7 +226,7 @@ def _arguments(node, name, names):
   given = {}
   for keyword in node.keywords:
     if keyword.arg is None:
-      raise ValueError(f"{name}: write each argument out, ** is not supported")
+      raise ValueError(f"{name}: ** is not supported; write each argument explicitly")
     if keyword.arg in given:
       raise ValueError(f"{name}: {keyword.arg} is passed twice")
     given[keyword.arg] = literal(keyword.value, name, names)
@@ -247,8 +247,8 @@ def literal(node: ast.AST, where: str, names: Mapping[str, Any]) -> Any:
     value = ...
   if not _plain(value):
     raise ValueError(
-      f"{where}: {_shortened(ast.unparse(node))!r} is not a literal; write a number, "
-      "a string in quotes, True, False, None or a tuple"
+      f"{where}: {_shortened(ast.unparse(node))!r} is not a literal; use a number, a "
+      "quoted string, True, False, None or a tuple"
     )
   return value
 

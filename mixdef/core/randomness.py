@@ -31,7 +31,7 @@ def check_seed(seed: Any, what: str = "seed") -> int:
     what: name of the argument, for the error message.
 
   Raises:
-    ValueError: for anything else, `None` and `True` included.
+    ValueError: for anything else, including `None` and `True`.
 
   >>> check_seed(np.int64(7))
   7
@@ -50,7 +50,7 @@ def random_key(seed: Any) -> jax.Array:
   this function uses them.
 
   Raises:
-    ValueError: as `check_seed`.
+    ValueError: as in `check_seed`.
 
   >>> bool(random_key(2**32) == random_key(0))
   False
@@ -64,7 +64,7 @@ def generator(seed: Any) -> np.random.Generator:
   """Return numpy's `default_rng` of a seed.
 
   Raises:
-    ValueError: as `check_seed`; numpy would draw a seed for `None`.
+    ValueError: as in `check_seed`; numpy would draw a seed for `None`.
   """
   return np.random.default_rng(check_seed(seed))
 
@@ -84,7 +84,7 @@ def stream(seed: Any, purpose: str, *index: int) -> np.random.Generator:
     A `np.random.Generator` that depends on nothing else.
 
   Raises:
-    ValueError: as `check_seed`.
+    ValueError: as in `check_seed`.
   """
   # Use spawn_key, not [seed, index]: numpy pads entropy with zeros, so [7, 0] would
   # give the same stream as 7.

@@ -46,9 +46,9 @@ def read_npz(
     The arrays by name.
 
   Raises:
-    Damaged: if it is no npz file of plain arrays, or its checksums do not match.
-    FileNotFoundError: if there is none.
-    OSError: if the system does not let it be read.
+    Damaged: if it is not an npz file of plain arrays, or its checksums do not match.
+    FileNotFoundError: if the file does not exist.
+    OSError: if the system prevents reading it.
   """
   path = local_path(path)
   with _one_line(path, what, fix), path.open("rb") as file:
@@ -83,9 +83,9 @@ def read_json(
     The value, without the checksum.
 
   Raises:
-    Damaged: if it is no JSON, of another form, or its checksum does not match.
-    FileNotFoundError: if there is none.
-    OSError: if the system does not let it be read.
+    Damaged: if it is not JSON, has another form, or its checksum does not match.
+    FileNotFoundError: if the file does not exist.
+    OSError: if the system prevents reading it.
   """
   path = local_path(path)
   with _one_line(path, what, fix):
@@ -111,9 +111,9 @@ def digest_file(path: str | pathlib.Path, *, fix: str) -> str:
     fix: what to do if the file is missing, for the error message.
 
   Raises:
-    FileNotFoundError: if there is none.
-    Damaged: if it is no regular file.
-    OSError: if the system does not let it be read.
+    FileNotFoundError: if the file does not exist.
+    Damaged: if it is not a regular file.
+    OSError: if the system prevents reading it.
   """
   path = local_path(path)
   with _one_line(path, "cannot be read", fix), path.open("rb") as file:
@@ -130,7 +130,7 @@ def unsealed(value: dict[str, Any]) -> dict[str, Any]:
   """Verify and remove the checksum that `seal` added to a JSON object.
 
   Raises:
-    ValueError: if it was changed since.
+    ValueError: if it was changed afterwards.
   """
   rest = {name: item for name, item in value.items() if name != _SEAL}
   if seal(rest) != value:
@@ -147,7 +147,7 @@ def parse_json(text: bytes, form: Any = dict, *, finite: bool = True) -> Any:
     finite: whether to reject NaN and infinities, which other readers do not support.
 
   Raises:
-    ValueError: if it is no JSON, or of another form.
+    ValueError: if it is not JSON, or has another form.
   """
   number = _finite if finite else float
   try:
@@ -170,7 +170,7 @@ def check_form(value: Any, form: Any, place: str = "it") -> None:
     place: name of the value in the error message.
 
   Raises:
-    ValueError: naming the first place that differs.
+    ValueError: the message names the first difference.
 
   >>> check_form({"sizes": [1, 2], "more": None}, {"sizes": [int]})
   >>> check_form({"sizes": [1, "2"]}, {"sizes": [int]})
@@ -208,7 +208,9 @@ def _one_line(path: pathlib.Path, what: str, fix: str) -> Iterator[None]:
     if path.exists() and not path.is_file():
       raise ValueError("it is not a regular file")
     with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # about headers that look like Python 2's
+      warnings.simplefilter(
+        "ignore"
+      )  # warnings about headers that look like Python 2's
       yield
   except (FileNotFoundError, NotADirectoryError):
     raise FileNotFoundError(f"{path} is missing; {fix}") from None
@@ -225,7 +227,7 @@ def _refuse_claims(members, size) -> None:
   """Raise if archive members claim more data than a file of this size can hold."""
   largest = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: _DEFLATES}
   if len({info.filename for info in members}) < len(members):
-    raise ValueError("it holds an array of one name twice")
+    raise ValueError("it holds two arrays with the same name")
   for info in members:
     if info.compress_type not in largest:
       raise ValueError(f"{info.filename!r} uses a compression that numpy never writes")

@@ -38,7 +38,7 @@ class Registry(Mapping[str, Callable[..., Any]]):
   """Factories of one kind by name.
 
   Attributes:
-    what: what the factories make, for error messages, for example "defense".
+    what: the kind of object, for error messages, for example "defense".
     registered: the factories of the modules imported so far; reading anything else
       imports all others first.
     aliases: alternative names, each for a factory or for a call of one.
@@ -76,7 +76,7 @@ class Registry(Mapping[str, Callable[..., Any]]):
       raise KeyError(name)
     found = getattr(import_module(module), attribute, None)
     if not callable(found):
-      raise ValueError(f"{name}: {module} has no {self.what} called {attribute}")
+      raise ValueError(f"{name}: {module} has no {self.what} named {attribute}")
     return found
 
   def register(
@@ -89,18 +89,18 @@ class Registry(Mapping[str, Callable[..., Any]]):
     """Add a factory under its name and return it.
 
     A factory that is redefined, for example by running a notebook cell twice, replaces
-    its earlier version. One defined inside a function gives way to any other.
+    its earlier version. A factory defined inside a function is replaced by any other.
 
     Args:
       factory: the factory to register.
       name: its name; defaults to the factory's own name.
-      aliases: alternative names, each with the call that it stands for.
+      aliases: alternative names, each with the call that it abbreviates.
 
     Raises:
-      ValueError: for a name that another factory has.
+      ValueError: if another factory has the name.
     """
     if not _place(factory)[0].startswith("mixdef."):
-      _fill()  # so that a name of mixdef is refused here, not when it is imported
+      _fill()  # so that a clash with mixdef's names is found here, not on import
     name = factory.__name__ if name is None else name
     for taken in (name, *(aliases or {})):
       holder = self.registered.get(self.aliases.get(taken, taken).partition("(")[0])
@@ -108,8 +108,8 @@ class Registry(Mapping[str, Callable[..., Any]]):
         continue
       if "<locals>" not in _place(holder)[1]:
         raise ValueError(
-          f"a {self.what} called {taken!r} is already registered by "
-          f"{_place(holder)[0]}: rename that of {_place(factory)[0]}"
+          f"a {self.what} named {taken!r} is already registered by "
+          f"{_place(holder)[0]}: rename the one in {_place(factory)[0]}"
         )
     self.registered[name] = factory
     self.aliases.update(aliases or {})
@@ -125,7 +125,7 @@ def import_module(name: str) -> Any:
   """Import a user's module; the current folder is also searched.
 
   Raises:
-    ValueError: with the reason why it cannot be imported.
+    ValueError: if it cannot be imported; the message says why.
   """
   try:
     missing = importlib.util.find_spec(name.partition(".")[0]) is None
@@ -138,11 +138,11 @@ def import_module(name: str) -> Any:
 
 
 def _fill() -> None:
-  """Import what registers factories, once: the rooms of mixdef, then the plugins."""
+  """Import all modules that register factories, once: mixdef's, then the plugins."""
   global _filled
   if _filled:
     return
-  _filled = True  # what is imported here may read a registry
+  _filled = True  # the imported modules may read a registry
   for room in _ROOMS:
     importlib.import_module(f"mixdef.{room}")
   load_plugins()
@@ -170,7 +170,9 @@ GAN_LEARNERS = Registry("learner")
 DATASETS = Registry("data set")
 MODELS = Registry("model")
 SECTIONS = Registry("section")
-SIGNALS = Registry("kind of model")  # what `Ensemble.signals` calls, by `Learner.kind`
+SIGNALS = Registry(
+  "kind of model"
+)  # functions called by `Ensemble.signals`, by `Learner.kind`
 
 FLAT = (DEFENSES, RECIPES, LEARNERS, GAN_LEARNERS)
 """Registries whose factories are also public names of `mixdef`."""
@@ -193,20 +195,21 @@ def attack(
   """Register an attack, `attack(source, *, target, ...) -> scores [N]`.
 
   Args:
-    family: kind of attack, by what it sees and does: "threshold", "reference",
+    family: kind of attack: "threshold", "reference",
       "trained", "label_only" or "white_box" for classifiers; "critic", "reference" or
-      "generator" for generative models; or another word.
+      "generator" for generative models; or any other word.
     reads: "signals", or "models" for an attack that queries an `Ensemble` itself.
     of: "classifiers" or "generators".
-    trains: whether it trains a model for every target, and so is run on few targets.
+    trains: whether it trains a model per target, in which case few targets are
+      attacked.
     note: remark that a report must print next to its metrics.
-    aliases: alternative names, each with the call that it stands for.
+    aliases: alternative names, each with the call that it abbreviates.
 
   Raises:
-    ValueError: for another word of `reads` or `of`, and a name that is taken.
+    ValueError: for an invalid `reads` or `of`, or a name that is taken.
   """
   if reads not in ("signals", "models"):
-    raise ValueError(f"reads={reads!r}; an attack reads 'signals' or 'models'")
+    raise ValueError(f"reads={reads!r}; choose 'signals' or 'models'")
   registries = {"classifiers": ATTACKS, "generators": GAN_ATTACKS}
   if of not in registries:
     raise ValueError(f"of={of!r}; choose from {', '.join(registries)}")
@@ -229,7 +232,7 @@ def learner(
     of: "classifiers" or "generators".
 
   Raises:
-    ValueError: for another word of `of`, and a name that is taken.
+    ValueError: for an invalid `of`, or a name that is taken.
   """
   registries = {"classifiers": LEARNERS, "generators": GAN_LEARNERS}
   if of not in registries:
@@ -246,7 +249,7 @@ def dataset(
   Args:
     reader: called with the folder of the raw files.
     name: name of the data set; defaults to the reader's own name.
-    files: the files it reads, for the page of data sets; empty if it reads none.
+    files: the files that it reads, for the page of data sets; empty if there are none.
 
   Raises:
     ValueError: for a name that is taken.

@@ -10,13 +10,13 @@ from numpy.typing import ArrayLike
 _TEXT = "convert it to numbers: it holds text"
 
 _FIXES = {
-  "c": "pass real numbers: its .real, if the imaginary parts are 0",
+  "c": "pass real numbers, for example its .real if the imaginary parts are 0",
   "O": "convert it to numbers: it holds Python objects",
   "M": "convert it to numbers: it holds dates",
   "m": "convert it to numbers: it holds durations",
   "V": "numpy.savez writes bfloat16 in this way; save it as float32",
 }
-"""What to do about non-numeric types, by dtype kind."""
+"""The fix for non-numeric types, by dtype kind."""
 
 
 def numbers(values: Any, what: str, *, text: str = _TEXT) -> np.ndarray:
@@ -120,7 +120,7 @@ def quantities(x: Any, part: str, *, error: type[ValueError] = ValueError) -> No
   if are_names(x):
     raise error(
       f"{part} computes with records, but these are {x.dtype}, categories such as "
-      "token ids; drop it, or pass quantities as float32"
+      "token ids; remove it, or pass quantities as float32"
     )
 
 
@@ -142,7 +142,7 @@ def labels(y: Any, what: str) -> np.ndarray:
 
 
 def _refuse_float_labels(y: np.ndarray, what: str) -> None:
-  """Raise for float labels, with how to convert them to classes."""
+  """Raise for float labels, and say how to convert them to classes."""
   broken = ~np.isfinite(y)
   if broken.any():
     at = int(broken.argmax())
@@ -212,8 +212,8 @@ def queries(x: Any, known: np.ndarray) -> np.ndarray:
     known: the training records [N,...].
 
   Raises:
-    ValueError: for another shape, type or scale, which models would answer all the
-      same, and wrongly.
+    ValueError: for another shape, type or scale, for which models would silently return
+      wrong outputs.
   """
   x = numbers(x, "x")
   shape = known.shape[1:]
@@ -221,14 +221,14 @@ def queries(x: Any, known: np.ndarray) -> np.ndarray:
     raise ValueError(f"x is a single record of shape {shape}; pass a batch: x[None]")
   if x.shape[1:] != shape or not x.ndim:
     raise ValueError(
-      f"x has shape {x.shape}, and models were trained on records of shape {shape};"
+      f"x has shape {x.shape}, but the models were trained on records of shape {shape};"
       f" reshape it to {['B', *shape]}".replace("'", "")
     )
   if not len(x):
     raise ValueError("x has 0 records; pass at least one")
   if x.dtype == known.dtype:
     return x
-  trained = f"x is {x.dtype}, and models were trained on {known.dtype}"
+  trained = f"x is {x.dtype}, but the models were trained on {known.dtype}"
   if are_names(known):
     if x.dtype.kind not in "iu":
       raise ValueError(
@@ -245,7 +245,7 @@ def queries(x: Any, known: np.ndarray) -> np.ndarray:
   ):
     raise ValueError(
       f"{trained} images, read as x / 255; values from {x.min():g} to {x.max():g} are "
-      "on another scale: pass x.astype(np.uint8), or floats in [0,1]"
+      "on a different scale: pass x.astype(np.uint8), or floats in [0,1]"
     )
   return x.astype(np.float32)
 
@@ -284,14 +284,16 @@ def membership(members: Any, records: int) -> np.ndarray:
   return mask(members, (models, records), "members")
 
 
-def scored(scores: Any, member: Any, name: str = "member") -> tuple[Any, np.ndarray]:
+def scored(scores: Any, members: Any, name: str = "members") -> tuple[Any, np.ndarray]:
   """Return scores float64 [N] or [S, N] and membership, bool of the same shape."""
   scores = numbers(scores, "scores")
   if scores.ndim not in (1, 2):
     raise ValueError(f"scores have shape {scores.shape}; pass [N] or [S, N]")
-  if scores.dtype == bool and np.asarray(member).dtype != bool:
-    raise ValueError(f"scores are bool and {name} is not; pass scores, then {name}")
-  return scores.astype(np.float64), mask(member, scores.shape, name)
+  if scores.dtype == bool and np.asarray(members).dtype != bool:
+    raise ValueError(
+      f"scores are bool but {name} is not; pass scores first, then {name}"
+    )
+  return scores.astype(np.float64), mask(members, scores.shape, name)
 
 
 def rows(index: ArrayLike, num_records: int) -> np.ndarray:
@@ -314,6 +316,6 @@ def rows(index: ArrayLike, num_records: int) -> np.ndarray:
   counts = np.bincount(index, minlength=num_records)
   if counts.max() > 1:
     raise ValueError(
-      f"rows contain {counts.argmax()} {counts.max()} times; select a record only once"
+      f"rows contain {counts.argmax()} {counts.max()} times; select each record once"
     )
   return index

@@ -17,7 +17,10 @@ _ORDERS = (
   *(1 + x / 100 for x in range(1, 10)),
   *(1 + x / 10 for x in range(1, 100)),
   *range(11, 64),
-  *(128, 256, 512, 1024),
+  128,
+  256,
+  512,
+  1024,
 )
 _SPENT = 0.999  # fraction of the budget at which the calibration stops
 _APART = 1 + 1e-6  # or the ratio of its bounds, because epsilon has a jump below 0.01

@@ -87,7 +87,10 @@ def adamixup(
       logging.warning(
         "adamixup: in %d epochs schedule='floor' ends at %.3g, not at end=%g; use "
         "schedule='to_min' or at least %.3g epochs",
-        *(spec.epochs, start / spec.epochs, end, start / end if end else jnp.inf),
+        spec.epochs,
+        start / spec.epochs,
+        end,
+        start / end if end else jnp.inf,
       )
     return ()
 

@@ -67,7 +67,9 @@ def past(coefficient=1e-3, *, start=2 / 3) -> Defense:
         (of_gap,) = pull(sign * (member - other))
         return jax.tree.map(
           lambda grad, leaf, gamma: grad + coefficient * gamma * jnp.sign(leaf),
-          *(grads, params, sensitivity(of_gap)),
+          grads,
+          params,
+          sensitivity(of_gap),
         )
 
       grads = jax.lax.cond(ctx.progress >= start, penalised, lambda: grads)

@@ -101,7 +101,9 @@ def weighted_smoothing(
       logging.warning(
         "weighted_smoothing: no epoch is noisy because start=%d excludes the first %d "
         "of %d epochs; lower start or train longer",
-        *(start, start + 1, spec.epochs),
+        start,
+        start + 1,
+        spec.epochs,
       )
     plain = jnp.ones(spec.num_records)  # z = 1 means no noise
     return {"z": plain, "valid": jnp.array(False), "nonfinite": jnp.int32(0)}

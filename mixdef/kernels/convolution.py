@@ -49,7 +49,7 @@ def convolution(
     im2col: patches and one matrix product, so `vmap` over kernels becomes a
       batched product. Slower than `canonical` on CPU.
     onednn: float32 convolutions by the library oneDNN, with the derivatives and the
-      `vmap` of `canonical`; CPU only, after `pip install 'mixdef[onednn]'`. It is
+      `vmap` of `canonical`; CPU only, requires `pip install 'mixdef[onednn]'`. It is
       compiled on first use, which needs a C++ compiler and a few seconds.
     auto: `canonical` on CPU, `native` elsewhere. The choice for GPU and TPU is
       the conservative one; it has not been measured yet.
@@ -69,7 +69,7 @@ def convolution(
 
   Raises:
     ValueError: for an unknown lowering, shapes that do not fit together, a kernel
-      larger than the padded image, or `onednn` where it cannot be had.
+      larger than the padded image, or `onednn` if it is not available.
 
   >>> x = jax.numpy.arange(9.0).reshape(1, 3, 3, 1)
   >>> convolution(x, jax.numpy.ones((2, 2, 1, 1)), padding="VALID")[0, :, :, 0]
@@ -150,8 +150,8 @@ def _check_shapes(x: jax.Array, kernel: jax.Array, groups: int) -> None:
     )
   if x.shape[3] != kernel.shape[2] * groups:
     raise ValueError(
-      f"x has {x.shape[3]} channels, but the kernel {kernel.shape} with"
-      f" {groups} groups takes {kernel.shape[2] * groups}"
+      f"x has {x.shape[3]} channels, but the kernel {kernel.shape} with {groups} "
+      f"groups expects {kernel.shape[2] * groups}"
     )
 
 

@@ -179,8 +179,8 @@ def _backward(gradient: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax
   """Return the gradient by the images: all `stride` phases of a block at once.
 
   Image row `stride * m + phase` receives gradient row `m - t` through kernel row
-  `stride * t + phase`, once `low` is a multiple of the stride. Hence a convolution with
-  the flipped kernel, with its phases as channels, gives blocks of `stride` rows.
+  `stride * t + phase`, if `low` is a multiple of the stride. Therefore, a convolution
+  with the flipped kernel, whose phases are channels, gives blocks of `stride` rows.
   """
   (high_s, wide_s), outputs = geometry.strides, gradient.shape[3]
   lead, taps, blocks, pads = zip(

@@ -41,7 +41,7 @@ def group_norm(
   relu: bool = False,
   reverse_only: bool = False,
 ) -> jax.Array:
-  """Normalise each group of channels of each image to mean 0 and variance 1.
+  """Normalize each group of channels of each image to mean 0 and variance 1.
 
   Args:
     x: feature maps `[B,H,W,C]`.
@@ -59,9 +59,9 @@ def group_norm(
   Raises:
     ValueError: if `num_groups` does not divide the channels.
 
-  Deviation: the variance is E[z^2] - E[z]^2 of z = x - x at one pixel, where
-    `flax.linen` takes x itself and loses half of its digits if the mean is 100
-    deviations. The pixel is one of the data, so E[z]^2 is at most H W variances.
+  Deviation: the variance is E[z^2] - E[z]^2, where z is x minus its value at one pixel.
+    `flax.linen` uses x itself and loses half of its digits if the mean is 100 standard
+    deviations. Because the pixel is one of the values, E[z]^2 is at most H W variances.
 
   Reference: Wu, He, Group Normalization, ECCV 2018, arXiv 1803.08494.
 

@@ -36,10 +36,10 @@ def standardize(kernel: jax.Array) -> jax.Array:
     A kernel of the same shape. Inputs of mean square 1 then give outputs of mean square
     about 1.
 
-  Deviation: the first paper divides by the standard deviation alone, which multiplies
-    the outputs by sqrt(I) and relies on a normalisation behind; this is the scaled form
-    that De et al. use. They also learn a gain a channel; here there is none, so that
-    the parameters stay those of the plain network.
+  Deviation: the first paper divides only by the standard deviation, which multiplies
+    the outputs by sqrt(I) and relies on a subsequent normalization; this is the scaled
+    form of De et al. They also learn a gain per channel; here there is none, so that
+    the parameters are those of the plain network.
 
   Reference: Qiao, Wang, Liu, Shen, Yuille, Micro-Batch Training with Batch-Channel
     Normalization and Weight Standardization, 2019, arXiv 1903.10520; Brock, De, Smith,

@@ -54,7 +54,7 @@ class ConvTranspose(nn.Module):
     if small.shape != x.shape:
       raise ValueError(
         f"maps of {x.shape[1:3]} cannot be enlarged to {self.size}: a convolution with "
-        f"stride {self.strides} makes {small.shape[1:3]} of it"
+        f"stride {self.strides} reduces that size to {small.shape[1:3]}"
       )
     (y,) = transpose(x)
     if self.use_bias:

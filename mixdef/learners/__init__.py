@@ -1,8 +1,8 @@
 """Learners, trained by `fit` and `fit_many`: classifiers and generative models.
 
 `CATALOGUE` contains, by canonical name, the learners of classifiers that train several
-networks on disjoint members: `model_stacking` takes two networks, `ban_mpr` takes one,
-and the second argument of both is the optimizer. `GANS` contains the learners of
+networks on disjoint members: `model_stacking` accepts two networks, `ban_mpr` one, and
+the second argument of both is the optimizer. `GANS` contains the learners of
 generative models, built from networks, or from the columns and classes of a table.
 """
 

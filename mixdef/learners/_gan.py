@@ -1,4 +1,4 @@
-"""What GAN learners share: networks, batches, fakes, steps and the `Learner`."""
+"""Common parts of GAN learners: networks, batches, fakes, steps and the `Learner`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,18 +16,18 @@ from mixdef.core.text import text_of
 from mixdef.data import to_float
 from mixdef.models import Networks
 
-UNSHARED = ", for a GAN has no one loss"
+UNSHARED = ", because a GAN has no single loss"
 """The reason why optimizers of a GAN receive only gradients and parameters."""
 
 # Hooks that do not apply to a GAN, and what they would read or change.
 _REFUSED = {
   "model": "sets fields of a classifier",
-  "rows": "chooses other rows than the members",
+  "rows": "selects rows other than the members",
   "log_probs": "changes a classifier's log-probabilities",
-  "epoch": "reads a classifier's answers after each epoch",
-  "finish": "reads a classifier's answers after training",
+  "epoch": "reads a classifier's outputs after each epoch",
+  "finish": "reads a classifier's outputs after training",
   "release_params": "releases other weights than those trained",
-  "release_output": "changes a classifier's released answers",
+  "release_output": "changes a classifier's released outputs",
 }
 
 
@@ -173,7 +173,7 @@ def put(state, name: str, params, opt, **fields):
 
 
 def generator_due(ctx, critic_steps: int, warm_epochs: int = 0):
-  """Return whether the generator moves: after every `critic_steps` steps, once warm."""
+  """Return whether a generator step is due: every `critic_steps` steps, once warm."""
   place = ctx.step - warm_epochs * ctx.steps_per_epoch
   return (place >= 0) & ((place + 1) % critic_steps == 0)
 
@@ -198,8 +198,8 @@ def init_networks(networks: Networks, optimizer, key, spec, *, critics: int):
     `(params, stats, opt)`, params and opt as `{"g": ..., "d": ...}`.
 
   Raises:
-    ValueError: for networks that do not fit the records, or a critic that compares
-      them.
+    ValueError: for networks that do not fit the records, or a critic with state
+      that depends on several records.
   """
   check_sizes(networks, spec)
   y = jnp.zeros((1, networks.num_classes))
@@ -211,8 +211,9 @@ def init_networks(networks: Networks, optimizer, key, spec, *, critics: int):
     variables = networks.critic.init(key, example, y)
     if variables.keys() != {"params"}:
       raise ValueError(
-        "the critic keeps more than parameters, as BatchNorm does, and a record's "
-        "score would depend on others: use instance or group normalisation"
+        "the critic has state besides its parameters, such as BatchNorm's statistics, "
+        "so a record's score would depend on others: use instance or group "
+        "normalization"
       )
     return variables["params"]
 
@@ -239,9 +240,9 @@ def gan_learner(
     networks: `Networks`, or another named tuple of modules with their sizes.
     init: as in `Learner`.
     step: as in `Learner`.
-    defense: a chain, or None for a learner that takes no defense.
+    defense: a chain, or None for a learner without a defense.
     released: name of the generator's parameters that `generate` uses.
-    **fields: further or other fields of the `Learner`.
+    **fields: other fields of the `Learner`.
   """
 
   def predict(state, x, *, y=None, raw=False):
@@ -273,26 +274,28 @@ def refuse_parts(name: str, defense) -> None:
   """Raise if a part of a chain has a hook that does not apply to a GAN.
 
   Raises:
-    ValueError: naming the part and the reason.
+    ValueError: the message names the part and the reason.
   """
   for part in defense.parts:
     for hook, what in _REFUSED.items():
       if getattr(part, hook) is not None:
-        raise ValueError(f"{name} cannot carry {part.name}, which {what}: leave it out")
+        raise ValueError(
+          f"{name} does not support {part.name}, which {what}: remove it"
+        )
     if part.stages and not part.traits.critic:
       raise ValueError(
-        f"{name} cannot carry {part.name}, which learns from classifiers trained "
-        "before: leave it out"
+        f"{name} does not support {part.name}, which learns from classifiers trained "
+        "before: remove it"
       )
     if part.value_and_grad is not None and not part.traits.per_example:
       raise ValueError(
-        f"{name} cannot carry {part.name}, whose gradients are of a classifier's loss: "
-        "leave it out"
+        f"{name} does not support {part.name}, whose gradients are those of a "
+        "classifier's loss: remove it"
       )
     if part.loss is not None and not part.traits.critic:
       raise ValueError(
-        f"{name} cannot carry {part.name}, which acts on a classifier's loss: leave it "
-        "out"
+        f"{name} does not support {part.name}, which acts on a classifier's loss: "
+        "remove it"
       )
 
 
@@ -300,7 +303,7 @@ def check_parts(networks: Any, optimizer: Any):
   """Check that the arguments are networks and an optimizer; return the optimizer.
 
   Raises:
-    TypeError: naming what it is.
+    TypeError: the message names the type.
   """
   if not isinstance(networks, Networks):
     raise TypeError(
@@ -314,16 +317,16 @@ def check_sizes(networks, spec) -> None:
   """Raise if networks do not fit the records.
 
   Raises:
-    ValueError: naming both sizes.
+    ValueError: the message names both sizes.
   """
   if spec.num_classes != networks.num_classes:
     raise ValueError(
-      f"the networks take {networks.num_classes} classes, the data have "
+      f"the networks expect {networks.num_classes} classes, but the data have "
       f"{spec.num_classes}: build them with num_classes={spec.num_classes}"
     )
   shape = spec.example.shape[1:]
   if shape != networks.shape:
     raise ValueError(
-      f"the networks make records of shape {networks.shape}, the data's have {shape}: "
-      f"build them with {shape}"
+      f"the networks produce records of shape {networks.shape}, but the data have "
+      f"{shape}: build them with {shape}"
     )

@@ -43,15 +43,15 @@ def check_phases(what: str, epochs: int, phases: int) -> None:
   """Raise if a phase would have no epoch.
 
   Raises:
-    ValueError: with both numbers.
+    ValueError: the message names both numbers.
 
   >>> check_phases("model_stacking", 2, 3)
   Traceback (most recent call last):
-  ValueError: model_stacking trains in 3 phases: raise epochs=2 to at least 3
+  ValueError: model_stacking trains in 3 phases: increase epochs=2 to at least 3
   """
   if epochs < phases:
     raise ValueError(
-      f"{what} trains in {phases} phases: raise epochs={epochs} to at least {phases}"
+      f"{what} trains in {phases} phases: increase epochs={epochs} to at least {phases}"
     )
 
 

@@ -55,60 +55,61 @@ sanitise.defvjp(_forward, _backward)
 
 
 @functools.lru_cache(maxsize=1024)
-def drawn_chunk_epsilon(
-  noise_multiplier: float, *, chunks: int, count: int, delta: float
+def drawn_shard_epsilon(
+  noise_multiplier: float, *, shards: int, count: int, delta: float
 ) -> float:
   """Return the epsilon of noised outputs, each from an independently drawn shard.
 
   Neighboring data sets replace one record by another. For each output, the shard that
-  holds the record is drawn with probability 1 / chunks, independently and secretly.
+  holds the record is drawn with probability 1 / shards, independently and secretly.
 
   Args:
     noise_multiplier: standard deviation of the noise divided by the sensitivity of an
       output, >= 0.
-    chunks: number of shards, drawn with equal probability.
+    shards: number of shards, drawn with equal probability.
     count: number of outputs, >= 1.
     delta: in (0, 1).
 
   Returns:
     epsilon > 0; `inf` without noise.
 
-  Deviation: Poisson sampling and records added or removed, where the other outcome is
-    that nothing is asked, would give half of it; here another chunk is asked instead.
+  Deviation: the accounting of Poisson sampling with records added or removed assumes
+    that the alternative to a query is no query, and would give about half the epsilon.
+    Here, another shard is queried instead.
 
   Reference: Wang, Balle & Kasiviswanathan, "Subsampled Renyi Differential Privacy and
     Analytical Moments Accountant", 2019, arXiv 1808.00087, Theorem 27.
 
-  >>> config = dict(chunks=1000, count=20_000 * 32, delta=1e-5)
-  >>> round(drawn_chunk_epsilon(1.07, **config), 2)  # the official setting of GS-WGAN
+  >>> config = dict(shards=1000, count=20_000 * 32, delta=1e-5)
+  >>> round(drawn_shard_epsilon(1.07, **config), 2)  # the official setting of GS-WGAN
   9.24
   """
   if noise_multiplier == 0:
     return math.inf
-  if chunks == 1:
-    return asked_chunk_epsilon(noise_multiplier, count=count, delta=delta)
+  if shards == 1:
+    return known_shard_epsilon(noise_multiplier, count=count, delta=delta)
   import dp_accounting  # slow to import
   from dp_accounting.rdp import RdpAccountant
 
-  answer = dp_accounting.SampledWithoutReplacementDpEvent(
-    chunks, 1, dp_accounting.GaussianDpEvent(noise_multiplier)
+  event = dp_accounting.SampledWithoutReplacementDpEvent(
+    shards, 1, dp_accounting.GaussianDpEvent(noise_multiplier)
   )
   relation = dp_accounting.NeighboringRelation.REPLACE_ONE
-  drawn = RdpAccountant(_ORDERS, relation).compose(answer, count).get_epsilon(delta)
+  drawn = RdpAccountant(_ORDERS, relation).compose(event, count).get_epsilon(delta)
   # Sampling never increases epsilon, but at low noise the bound above can exceed this.
-  known = asked_chunk_epsilon(noise_multiplier, count=count, delta=delta)
+  known = known_shard_epsilon(noise_multiplier, count=count, delta=delta)
   return min(float(drawn), known)
 
 
-def asked_chunk_epsilon(noise_multiplier: float, *, count: int, delta: float) -> float:
+def known_shard_epsilon(noise_multiplier: float, *, count: int, delta: float) -> float:
   """Return the epsilon of noised outputs of a shard if the queried shard is public.
 
   Args:
-    noise_multiplier: as in `drawn_chunk_epsilon`.
+    noise_multiplier: as in `drawn_shard_epsilon`.
     count: number of outputs of the most queried shard, >= 1.
     delta: in (0, 1).
 
-  >>> round(asked_chunk_epsilon(1.07, count=32, delta=1e-5), 2)
+  >>> round(known_shard_epsilon(1.07, count=32, delta=1e-5), 2)
   37.88
   """
   return accounting.epsilon(
@@ -130,7 +131,9 @@ def check_delta(name: str, delta) -> None:
 def check_plain(what: str, value) -> None:
   """Raise if a number is swept, because the accountant needs a concrete number."""
   if not is_static(value):
-    raise ValueError(f"{what} cannot be swept, for epsilon needs it: give a number")
+    raise ValueError(
+      f"{what} cannot be swept, because epsilon depends on it: pass a number"
+    )
 
 
 def noisy_steps(
@@ -144,14 +147,14 @@ def noisy_steps(
   """
   if delta >= 1 / spec.num_members:
     raise ValueError(
-      f"{name}: delta is {delta}, no guarantee for {spec.num_members} members: give "
-      f"one below {1 / spec.num_members:.2g}"
+      f"{name}: delta is {delta}, which is no guarantee for {spec.num_members} "
+      f"members: pass a value below {1 / spec.num_members:.2g}"
     )
   steps = (spec.epochs - warm_epochs) * spec.steps_per_epoch // critic_steps
   if steps < 1:
     raise ValueError(
-      f"{name}: in {spec.epochs} epochs of {spec.steps_per_epoch} steps, "
-      f"{warm_epochs} of them warm_epochs, the generator takes no step: raise epochs, "
-      f"or lower warm_epochs or critic_steps={critic_steps}"
+      f"{name}: the generator takes no step in {spec.epochs} epochs of "
+      f"{spec.steps_per_epoch} steps with warm_epochs={warm_epochs}: increase epochs, "
+      f"or reduce warm_epochs or critic_steps={critic_steps}"
     )
   return steps

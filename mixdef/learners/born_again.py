@@ -43,22 +43,23 @@ def ban_mpr(
     experimental: True to accept that the regularizer is a placeholder.
 
   Returns:
-    The `Learner`. Its metrics are those of the student trained in the epoch. It takes
-    no defense, because chains apply only to `classifier` in this version.
+    The `Learner`. Its metrics are those of the student trained in the epoch. It does
+    not accept a defense, because chains apply only to `classifier` in this version.
 
   Raises:
     ValueError: without `experimental=True`, or for numbers out of range; at `init`, for
-      fewer epochs than students and for what `classifier` refuses.
+      fewer epochs than students, or for anything that `classifier` rejects.
 
-  Guarantee: none. Part g acts on all later students through their teachers' answers,
-    and on the released average.
+  Guarantee: none. Part g affects all later students through their teachers' outputs,
+    and the released average.
 
-  Deviation: only the abstract is known: augmentation, subsets, a chain of students, a
-    regulariser, a plain average. The regulariser's formula is not known to us; the
-    entropy of the answer stands in for it, so no result of this learner speaks for or
-    against the method. The equal mix of labels and teacher, the shares of the epochs
-    and G are ours too, and the augmentation is left out. A record's part is drawn from
-    the model's key and the record's id, so the parts are equal on average only.
+  Deviation: only the abstract was available; it mentions augmentation, subsets, a chain
+    of students, a regularizer and a plain average. The regularizer's formula is unknown
+    to us, and the entropy of the output is a placeholder, so results of this learner
+    are no evidence for or against the method. The equal mix of labels and teacher, the
+    phases and G are also our choices, and the augmentation is omitted. A record's part
+    is drawn from the model's key and the record's id, so part sizes are equal only on
+    average.
 
   Reference: born-again networks with membership privacy regularisation (ban_mpr), 2022;
     abstract only. Furlanello et al., Born Again Neural Networks, 2018, arXiv
@@ -71,16 +72,16 @@ def ban_mpr(
   """
   if experimental is not True:
     raise ValueError(
-      "ban_mpr: the regulariser's published formula is not known to us and ours is a "
-      "placeholder: pass experimental=True to train with it all the same"
+      "ban_mpr: the regularizer's published formula is unknown to us and ours is a "
+      "placeholder: pass experimental=True to use it anyway"
     )
   if isinstance(model, tuple | list):
-    raise ValueError(f"ban_mpr takes one model and got {len(model)}: give one")
+    raise ValueError(f"ban_mpr accepts one model, not {len(model)}: pass one")
   check_count("ban_mpr: students", students)
   check_number("ban_mpr: coefficient", coefficient, 0)
   taught = Defense("teacher", batch=_taught)
-  regulariser = confidence_penalty(coefficient, name="regulariser")
-  student = classifier(model, optimizer, chain(taught, regulariser))
+  regularizer = confidence_penalty(coefficient, name="regularizer")
+  student = classifier(model, optimizer, chain(taught, regularizer))
 
   def init(key, spec):
     check_phases("ban_mpr", spec.epochs, students)
@@ -91,9 +92,9 @@ def ban_mpr(
   def step(state, data, rows, ctx):
     g = phase_of(ctx, students)
     teacher = _student(state, jnp.maximum(g - 1, 0))
-    answers = jnp.exp(student.predict(teacher, data.x[rows.index]))
+    outputs = jnp.exp(student.predict(teacher, data.x[rows.index]))
     share = jnp.where(g > 0, _TEACHER_SHARE, 0.0)
-    state_of = {"teacher": (answers, share), "regulariser": ()}
+    state_of = {"teacher": (outputs, share), "regularizer": ()}
     own = _student(state, g)._replace(defense=state_of)
     chosen = part_of(state.key, rows.index, students) == g
     own, metrics = step_on(student, own, data, rows, chosen, ctx)
@@ -118,8 +119,8 @@ def ban_mpr(
 def _taught(batch, state, ctx):
   """Mix the labels with the teacher's predictions [B,K] on the same rows."""
   del ctx
-  answers, share = state
-  return batch._replace(y=(1 - share) * batch.y + share * answers)
+  outputs, share = state
+  return batch._replace(y=(1 - share) * batch.y + share * outputs)
 
 
 def _leaves(state):

@@ -25,9 +25,9 @@ from mixdef.learners._gan import (
   real_and_fake,
 )
 from mixdef.learners._sanitised import (
-  asked_chunk_epsilon,
   check_delta,
   check_plain,
+  known_shard_epsilon,
   noisy_steps,
   stated,
 )
@@ -87,34 +87,35 @@ def datalens(
       generator.
 
   Returns:
-    The `Learner`. It takes no defense. Its metrics are `critic_loss`; `agreed`, the
-    fraction of entries per step that have a direction; and `generator_steps`, the
-    number of generator steps per step. `predict` has one logit per teacher.
+    The `Learner`. It does not accept a defense. Its metrics are `critic_loss`;
+    `agreed`, the fraction of entries per step that have a direction; and
+    `generator_steps`, the number of generator steps per step. `predict` has one logit
+    per teacher.
 
   Raises:
-    ValueError: for numbers out of range, `top` above the numbers of a record among
-      them; at `init`, for networks that do not fit the records, a delta of one over the
-      number of members or more, or a training too short for a step of the generator.
+    ValueError: for numbers out of range, including a `top` above the size of a record;
+      at `init`, for networks that do not fit the records, for a delta of at least one
+      over the number of members, or for a training without a generator step.
 
-  Guarantee: (epsilon, delta)-differential privacy of the released generator, for one
-    record replaced by another where the number of members and who is in which chunk
-    stand fixed (a record added or removed moves a second one between chunks: two
-    replacements). The record changes one teacher, whose votes on a fake change by at
-    most 2 sqrt(top) in Euclidean norm, all its signs turned; epsilon composes such
-    Gaussian answers over every fake of every step, without any bound that depends on
-    the data. Conditions are drawn uniformly and batch statistics come from fakes.
-    Teachers, `predict`, metrics and the model's key are not covered and must not be
-    released, nor is the choice of hyper-parameters; floating-point noise is not exactly
-    Gaussian.
+  Guarantee: (epsilon, delta)-differential privacy of the released generator when one
+    record is replaced by another; the number of members and the assignment of records
+    to shards are fixed. (Adding or removing a record moves a second record to another
+    shard, which counts as two replacements.) The record changes one teacher, whose
+    votes on a fake change by at most 2 sqrt(top) in Euclidean norm, if all signs flip.
+    Epsilon composes these Gaussian mechanisms over every fake of every step, without
+    data-dependent bounds. Conditions are drawn uniformly and batch statistics come from
+    fakes. The teachers, `predict`, the metrics and the model's key are not covered and
+    must not be released; the choice of hyper-parameters is not covered either.
+    Floating-point noise is not exactly Gaussian.
 
   Deviation: the official code passes noise / sqrt(2 top) to PATE's accountant, which
-    itself assumes a sensitivity of sqrt(2): the product is the 2 sqrt(top) above. A
-    plain Gaussian accountant with sqrt(2 top) would halve the square. It also admits
-    PATE's bound from the margin of the vote, computed on noised counts; here none. It
-    stops at a budget, here training has the length it is given. Its teachers train on
-    one batch twice, and ten times in the first epoch, in which the generator already
-    moves. z is N(0, I), as for all our GANs, officially uniform; discriminators have no
-    BatchNorm.
+    itself assumes a sensitivity of sqrt(2); the product is the 2 sqrt(top) above. (With
+    sqrt(2 top), a plain Gaussian accountant would use half of the squared sensitivity.)
+    The official code can also use PATE's data-dependent bound from the margin of the
+    vote, computed on noised counts; we do not. It stops at a privacy budget; here, the
+    number of epochs is given. Its teachers train on each batch twice, and ten times in
+    the first epoch, during which the generator is already trained. z is N(0, I), as in
+    all our GANs; officially it is uniform. Our discriminators have no BatchNorm.
 
   Reference: Wang, Wu, Long, Rimanic, Zhang & Li, DataLens: Scalable Privacy Preserving
     Training via Gradient Compression and Aggregation, CCS 2021, arXiv 2103.11109.
@@ -131,13 +132,14 @@ def datalens(
   numbers = math.prod(networks.shape)
   if top > numbers:
     raise ValueError(
-      f"datalens: top is {top}, and a record has {numbers} numbers: give at most these"
+      f"datalens: top is {top}, but a record has {numbers} numbers: pass at most "
+      f"{numbers}"
     )
 
   def init(key, spec):
     count = noisy_steps("datalens", spec, delta, warm_epochs, critic_steps) * fakes
     ratio = noise / (2 * math.sqrt(top))
-    epsilon = asked_chunk_epsilon(ratio, count=count, delta=delta)
+    epsilon = known_shard_epsilon(ratio, count=count, delta=delta)
     state = {"datalens": stated(epsilon, delta)}
     made = init_networks(networks, optimizer, key, spec, critics=teachers)
     return TrainState(*made, state, key)
@@ -182,14 +184,14 @@ def datalens(
       return (-2 * step_size * agreed * fake).sum(), (stats, jnp.abs(agreed).mean())
 
     g, opt, _, (stats, agreed) = minimize(
-      *(loss, optimizer, state.params["g"], state.opt["g"])
+      loss, optimizer, state.params["g"], state.opt["g"]
     )
     return put(state, "g", g, opt, stats=stats), {**metrics, "agreed": agreed}
 
   def step(state, data, rows, ctx):
     keys = row_keys(ctx.key, jnp.arange(teachers))
     d, opt, losses = jax.vmap(teacher_step, (0, 0, 0, 0, None, None))(
-      *(state.params["d"], state.opt["d"], by_shard(rows, teachers), keys, state, data)
+      state.params["d"], state.opt["d"], by_shard(rows, teachers), keys, state, data
     )
     due = generator_due(ctx, critic_steps, warm_epochs)
     move = functools.partial(generator_step, ctx=ctx)
@@ -198,7 +200,9 @@ def datalens(
 
   return gan_learner(
     f"datalens(teachers={teachers}, top={top}, noise={noise})",
-    *(networks, init, step),
+    networks,
+    init,
+    step,
     num_shards=teachers,
     guarantee=(lambda state: state.defense["datalens"]) if noise else None,
   )

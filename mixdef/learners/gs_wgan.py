@@ -28,10 +28,10 @@ from mixdef.learners._gan import (
   wasserstein,
 )
 from mixdef.learners._sanitised import (
-  asked_chunk_epsilon,
   check_delta,
   check_plain,
-  drawn_chunk_epsilon,
+  drawn_shard_epsilon,
+  known_shard_epsilon,
   noisy_steps,
   sanitise,
   stated,
@@ -54,7 +54,7 @@ def gs_wgan(
   clip: float = 1.0,
   delta: float = 1e-5,
   fakes: int = 32,
-  asked: str = "drawn",
+  queried: str = "drawn",
   critic_steps: int = 5,
   warm_epochs: int = 0,
   penalty: float = 10.0,
@@ -85,7 +85,7 @@ def gs_wgan(
     clip: C > 0.
     delta: delta of the guarantee, below one over the number of members.
     fakes: B, the number of fakes per generator step.
-    asked: "drawn": each fake queries an independently drawn critic, as the accounting
+    queried: "drawn": each fake queries an independently drawn critic, as the accounting
       assumes; "trained": all fakes query the critic that was just trained, as in the
       official code.
     critic_steps: critic steps per generator step.
@@ -105,26 +105,27 @@ def gs_wgan(
       records, a delta of one over the number of members or more, or a training too
       short for a step of G.
 
-  Guarantee: (epsilon, delta)-differential privacy of the released generator, for one
-    record replaced by another where the number of members and who is in which chunk
-    stand fixed (a record added or removed moves a second one between chunks: two
-    replacements). Conditions are drawn uniformly and batch statistics come from fakes,
-    so the members reach G through the noised gradients alone. Critics, `predict`,
-    metrics and the model's key are not covered and must not be released, nor is the
-    choice of hyper-parameters; floating-point noise is not exactly Gaussian. With
-    asked="drawn" epsilon counts B answers a round, each of a chunk drawn with
-    probability 1/critics, without replacement; whose turn it is to train has no part
-    in that draw. With asked="trained" whoever is asked is taken as known, so epsilon
-    counts B answers for each turn of a critic.
+  Guarantee: (epsilon, delta)-differential privacy of the released generator when one
+    record is replaced by another; the number of members and the assignment of records
+    to shards are fixed. (Adding or removing a record moves a second record to another
+    shard, which counts as two replacements.) Conditions are drawn uniformly and batch
+    statistics come from fakes, so members affect G only through the noised gradients.
+    The critics, `predict`, the metrics and the model's key are not covered and must not
+    be released; the choice of hyper-parameters is not covered either. Floating-point
+    noise is not exactly Gaussian. With queried="drawn", epsilon counts B queries per
+    round, each to a shard drawn with probability 1/critics, without replacement,
+    independently of which critic is being trained. With queried="trained", the queried
+    critic is assumed to be public, so epsilon counts B queries per turn of a critic.
 
   Deviation: the official code draws one critic at random, trains it and lets all fakes
-    ask it, and accounts as if each fake had drawn its own: the draws are neither
-    independent within a round nor hidden from later ones, for the critic has moved.
-    Its setting is then no better than 20 * 32 answers of one critic (epsilon about
-    390 at delta 1e-5), not the 9.24 of asked="drawn". Taking Poisson's bound instead
-    gives 4.45, which holds for another mechanism. z is N(0, I), as for all our GANs,
-    officially Bernoulli(1/2). Officially critics are warmed for 2,000 steps by
-    generators of their own, without noise; here by the untrained one.
+    query it, but its accounting assumes that each fake drew its own critic. The draws
+    are neither independent within a round nor hidden from later rounds, because the
+    critic has changed. The official setting is therefore no better than 20 * 32 queries
+    to one critic (epsilon about 390 at delta 1e-5), rather than the 9.24 of
+    queried="drawn". The Poisson bound would give 4.45, but it holds for a different
+    mechanism. z is N(0, I), as in all our GANs; officially it is Bernoulli(1/2). The
+    official code trains the critics for 2,000 initial steps, each against its own
+    generator, without noise; here, they train against the untrained generator.
 
   Reference: Chen, Orekondy & Fritz, GS-WGAN: A Gradient-Sanitized Approach for Learning
     Differentially Private Generators, NeurIPS 2020, arXiv 2006.08265.
@@ -134,7 +135,7 @@ def gs_wgan(
   50
   """
   optimizer = check_parts(networks, optimizer)
-  _validate(critics, noise_multiplier, clip, delta, fakes, asked, critic_steps)
+  _validate(critics, noise_multiplier, clip, delta, fakes, queried, critic_steps)
   check_number("gs_wgan: penalty", penalty, 0)
   check_number("gs_wgan: average", average, 0, 1)
   if is_static(average) and average == 1:
@@ -143,11 +144,11 @@ def gs_wgan(
 
   def spent(spec):
     count = noisy_steps("gs_wgan", spec, delta, warm_epochs, critic_steps)
-    if asked == "drawn":
-      config = {"chunks": critics, "count": count * fakes}
-      return drawn_chunk_epsilon(noise_multiplier, **config, delta=delta)
+    if queried == "drawn":
+      config = {"shards": critics, "count": count * fakes}
+      return drawn_shard_epsilon(noise_multiplier, **config, delta=delta)
     turns = -(-count // critics)
-    return asked_chunk_epsilon(noise_multiplier, count=turns * fakes, delta=delta)
+    return known_shard_epsilon(noise_multiplier, count=turns * fakes, delta=delta)
 
   def init(key, spec):
     state = {"gs_wgan": stated(spent(spec), delta)}
@@ -171,7 +172,7 @@ def gs_wgan(
   def warm_step(state, data, rows, ctx):
     keys = row_keys(ctx.key, jnp.arange(critics))
     d, opt, metrics = jax.vmap(critic_step, (0, 0, 0, 0, None, None))(
-      *(state.params["d"], state.opt["d"], rows, keys, state, data)
+      state.params["d"], state.opt["d"], rows, keys, state, data
     )
     return d, opt, jax.tree.map(lambda leaf: leaf.mean(0), metrics)
 
@@ -186,11 +187,11 @@ def gs_wgan(
     key = fold_in_name(ctx.key, "generator")
     z, y = public_fakes(networks, key, fakes)
     noise, d = fold_in_name(key, "noise"), state.params["d"]
-    if asked == "drawn":
+    if queried == "drawn":
       drawn = jax.random.randint(fold_in_name(key, "asked"), (fakes,), 0, critics)
 
     def score(fake):
-      if asked == "trained":
+      if queried == "trained":
         return networks.score(_at(d, turn), fake, y)
       return jax.vmap(lambda d, x, y: networks.score(d, x[None], y[None])[0])(
         _at(d, drawn), fake, y
@@ -223,8 +224,11 @@ def gs_wgan(
     return alternate(due, move, put(state, "d", d, opt), metrics)
 
   return gan_learner(
-    f"gs_wgan(critics={critics}, noise_multiplier={noise_multiplier}, asked={asked})",
-    *(networks, init, step),
+    f"gs_wgan(critics={critics}, noise_multiplier={noise_multiplier}, "
+    f"queried={queried})",
+    networks,
+    init,
+    step,
     released="average",
     num_shards=critics,
     guarantee=(lambda state: state.defense["gs_wgan"]) if noise_multiplier else None,
@@ -243,11 +247,11 @@ def _at(tree, places):
   return jax.tree.map(lambda leaf: leaf[places], tree)
 
 
-def _validate(critics, noise_multiplier, clip, delta, fakes, asked, critic_steps):
+def _validate(critics, noise_multiplier, clip, delta, fakes, queried, critic_steps):
   check_count("gs_wgan: critics", critics)
   check_count("gs_wgan: fakes", fakes)
   check_count("gs_wgan: critic_steps", critic_steps)
-  check_choice("gs_wgan: asked", asked, ("drawn", "trained"))
+  check_choice("gs_wgan: queried", queried, ("drawn", "trained"))
   check_plain("gs_wgan: noise_multiplier", noise_multiplier)
   check_plain("gs_wgan: clip", clip)
   check_number("gs_wgan: noise_multiplier", noise_multiplier, 0)
@@ -255,6 +259,6 @@ def _validate(critics, noise_multiplier, clip, delta, fakes, asked, critic_steps
   if math.inf in (noise_multiplier, clip):
     raise ValueError(
       f"gs_wgan: noise_multiplier is {noise_multiplier} and clip {clip}, and their "
-      "product is the noise: give finite numbers"
+      "product is the noise: pass finite numbers"
     )
   check_delta("gs_wgan", delta)

@@ -84,18 +84,18 @@ def medgan(
     per step. Each is 0 in the phase to which it does not belong.
 
   Raises:
-    ValueError: for numbers out of range, or a defense that it cannot carry; at `init`,
-      for other records than the sizes given, or if no epoch follows the pre-training.
+    ValueError: for numbers out of range, or a defense that is not supported; at `init`,
+      for records of another size, or if no epoch follows the pre-training.
 
-  Guarantee: none. The stored mean, part of the critic, holds the members' own share of
-    ones in every column.
+  Guarantee: none. The stored mean, which is part of the critic, contains the members'
+    fraction of ones in every column.
 
   Deviation: the official code trains the autoencoder with batches of 100 and the GAN
-    with batches of 1,000, and its epoch has two critic steps a batch: 100 + 1,000
-    epochs there are 100 + 2,000 here. One batch size serves both phases here. A step's
-    real batch comes from the epoch's shuffle, not from a draw of its own. As
-    officially, the decoder is trained on with the generator, and the critic's fakes
-    come from the running statistics of the generator's BatchNorm.
+    with batches of 1,000, and takes two critic steps per batch, so its 100 + 1,000
+    epochs correspond to 100 + 2,000 here. Here, both phases use the same batch size. A
+    step's real batch comes from the epoch's shuffle instead of an independent draw. As
+    in the official code, training the generator continues to train the decoder, and
+    the critic's fakes use the running statistics of the generator's BatchNorm.
 
   Reference: Choi et al., Generating Multi-label Discrete Patient Records using
     Generative Adversarial Networks, 2017, arXiv 1703.06490.
@@ -129,7 +129,7 @@ def medgan(
     if pretrain_epochs >= spec.epochs:
       raise ValueError(
         f"medgan: pretrain_epochs={pretrain_epochs} leaves none of the {spec.epochs} "
-        "epochs to the generator: train for more, or lower it"
+        "epochs for the generator: increase epochs or reduce pretrain_epochs"
       )
     x, z = to_float(spec.example), jnp.zeros((1, latent))
     made = {
@@ -182,7 +182,7 @@ def medgan(
 
     critic = state.params["d"], state.opt["d"], state.defense
     (d, opt, defended), metrics = defended_step(
-      *(defense, optimizer, losses_fn, critic, batch, ctx)
+      defense, optimizer, losses_fn, critic, batch, ctx
     )
     return put(state, "d", d, opt, defense=defended), _metrics(**metrics)
 
@@ -218,7 +218,11 @@ def medgan(
     state = state._replace(stats={**state.stats, "mean": mean + news / (ctx.step + 1)})
     return jax.lax.cond(
       ctx.epoch < pretrain_epochs,
-      *(autoencoder_step, adversarial_step, state, batch, ctx),
+      autoencoder_step,
+      adversarial_step,
+      state,
+      batch,
+      ctx,
     )
 
   def predict(state, x, *, y=None, raw=False):
@@ -226,7 +230,10 @@ def medgan(
     return score(state.params["d"], to_float(x), state.stats["mean"])[:, None]
 
   return gan_learner(
-    *("medgan", networks, init, step),
+    "medgan",
+    networks,
+    init,
+    step,
     defense=defense,
     predict=predict,
     generate=lambda state, z, y: fakes(state.params, state.stats, z)[0],
@@ -239,13 +246,13 @@ def _refuse(defense):
   for part in defense.parts:
     if part.loss is not None:
       raise ValueError(
-        f"medgan cannot carry {part.name}, which acts on the loss of a Wasserstein "
-        "critic: take wgan_gp"
+        f"medgan does not support {part.name}, which acts on the loss of a Wasserstein "
+        "critic: use wgan_gp"
       )
     if part.value_and_grad is not None:
       raise ValueError(
-        f"medgan cannot carry {part.name}, which takes the records of a batch apart, "
-        "and medgan's critic sees each beside the mean of all: take wgan_gp"
+        f"medgan does not support {part.name}, which needs independent records, but "
+        "medgan's critic sees each record with the mean of its batch: use wgan_gp"
       )
 
 

@@ -65,28 +65,29 @@ def priv_gan(
     pairs: N, at least 2.
     ratio: weight of the loss from P, at least 0; 0 means N independent GANs.
     pretrain_epochs: epochs that train only P, at least 0. None means a fifth of the
-      epochs passed to `fit`, as the official 50 before 200.
+      epochs passed to `fit`, like the official 50 before 200.
     dp_delay: epochs of the GANs in which P stays as pretrained, at least 0. None means
-      two fifths of all epochs, as the official 100.
+      two fifths of all epochs, like the official 100.
     release: `generate` uses generator b mod N for row b ("all"), or the same generator,
       drawn by the model's key, for every row ("one").
 
   Returns:
-    The `Learner`. It takes no defense. Its metrics are `critic_loss` and
+    The `Learner`. It does not accept a defense. Its metrics are `critic_loss` and
     `generator_loss`, means over the pairs and 0 while only P is trained, and
     `privacy_accuracy`, the accuracy of P on the records of the step. `predict` has one
     logit per D_i.
 
   Raises:
     ValueError: for numbers out of range; at `init`, for networks that do not fit the
-      records, or if P's epochs leave none to the GANs, or none in which P sees fakes.
+      records, or if no epoch is left for the GANs, or for training P on fakes.
 
   Guarantee: none.
 
-  Deviation: officially unconditional; here each pair takes the conditions of its rows,
-    and so does P. The official batches are drawn with replacement, and the mean over
-    real and fake rows together halves L_D, which Adam does not notice. P is a network
-    of its own there; here its logits share no layer.
+  Deviation: the official GANs are unconditional; here, each pair and P receive the
+    conditions of their rows. The official batches are drawn with replacement, and the
+    official L_D is half of ours, a mean over real and fake rows, which makes no
+    difference to Adam. The official P is a single network; here, its logits share no
+    layers.
 
   Reference: Mukherjee, Xu, Trivedi, Patowary & Ferres, privGAN: Protecting GANs from
     membership inference attacks at low cost to utility, PETS 2021, arXiv 2001.00071.
@@ -112,8 +113,8 @@ def priv_gan(
     alone, on_fakes = phases(spec.epochs)
     if on_fakes >= spec.epochs:
       raise ValueError(
-        f"priv_gan: P learns alone for {alone} epochs and meets fakes from epoch "
-        f"{on_fakes} on, but there are {spec.epochs}: raise epochs, or lower "
+        f"priv_gan: P trains alone for {alone} epochs and sees fakes from epoch "
+        f"{on_fakes} on, but there are {spec.epochs}: increase epochs, or reduce "
         "pretrain_epochs or dp_delay"
       )
 
@@ -169,7 +170,7 @@ def priv_gan(
     params, opt, stats = state.params, state.opt, state.stats
     z = latents(ctx.key, jnp.arange(batches.weight.shape[1]), networks.latent)
     fake, _ = jax.vmap(networks.fakes, (0, 0, None, 0, 0))(
-      *(params["g"], stats, z, batches.y, batches.weight)
+      params["g"], stats, z, batches.y, batches.weight
     )
     fake = jax.lax.stop_gradient(fake)
     d, d_opt, d_losses = jax.vmap(critic_step)(params["d"], opt["d"], batches, fake)
@@ -185,9 +186,9 @@ def priv_gan(
     g, g_opt, g_losses, stats = jax.vmap(
       generator_step, (0, 0, 0, 0, 0, 0, None, None, 0)
     )(params["g"], opt["g"], stats, d, pair, batches, z, p, keys)
-    figures = d_losses.mean(), g_losses.mean(), hits
+    metrics = d_losses.mean(), g_losses.mean(), hits
     params, opt = {"g": g, "d": d, "p": p}, {"g": g_opt, "d": d_opt, "p": p_opt}
-    return state._replace(params=params, stats=stats, opt=opt), figures
+    return state._replace(params=params, stats=stats, opt=opt), metrics
 
   def alone_step(state, batches):
     own = state.params["p"], state.opt["p"]
@@ -199,13 +200,13 @@ def priv_gan(
     batches = jax.vmap(lambda own: gather(data, own, networks.num_classes))(
       by_shard(rows, pairs)
     )
-    state, figures = jax.lax.cond(
+    state, metrics = jax.lax.cond(
       ctx.epoch < alone,
       lambda: alone_step(state, batches),
       lambda: gan_step(state, batches, ctx, on_fakes),
     )
     names = "critic_loss", "generator_loss", "privacy_accuracy"
-    return state, dict(zip(names, figures, strict=True))
+    return state, dict(zip(names, metrics, strict=True))
 
   def generate(state, z, y):
     own = state.params["g"], state.stats
@@ -224,7 +225,7 @@ def priv_gan(
 def _validate(pairs, ratio, pretrain_epochs, dp_delay, release):
   check_count("priv_gan: pairs", pairs)
   if pairs < 2:
-    raise ValueError(f"priv_gan: pairs is {pairs}; P needs at least 2 to tell apart")
+    raise ValueError(f"priv_gan: pairs is {pairs}; P must distinguish at least 2")
   check_number("priv_gan: ratio", ratio, 0)
   for name, value in (("pretrain_epochs", pretrain_epochs), ("dp_delay", dp_delay)):
     if value is not None:  # the official fraction of the epochs

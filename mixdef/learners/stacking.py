@@ -56,22 +56,22 @@ def model_stacking(models, optimizer, *, combiner: nn.Module | None = None) -> L
       logistic layer.
 
   Returns:
-    The `Learner`. Its metrics are those of the networks trained in the epoch. It takes
-    no defense, because chains apply only to `classifier` in this version.
+    The `Learner`. Its metrics are those of the networks trained in the epoch. It does
+    not accept a defense, because chains apply only to `classifier` in this version.
 
   Raises:
     ValueError: for anything but two different modules; at `init`, for fewer than 3
-      epochs and for what `classifier` refuses.
+      epochs, or for anything that `classifier` rejects.
 
-  Guarantee: none. A record is dealt to one network, but A and B act on the combiner
-    through the answers of f_1 and f_2, and on the released answer.
+  Guarantee: none. Each record trains only one network, but A and B affect the combiner
+    through the outputs of f_1 and f_2, and the released output.
 
-  Deviation: the shares of the epochs are ours, for nothing is said about one budget of
-    epochs; trained from the start, the combiner would chase moving inputs. A record's
-    part is drawn from the model's key and the record's id, so the parts are thirds on
-    average only. Both first-level models are networks trained by gradients, and the
-    combiner starts from 4 (p_1 + p_2) as its logits, which knows no data: it has few
-    steps.
+  Deviation: the phases are our choice, because the paper does not state a common budget
+    of epochs; if it were trained from the start, the inputs of the combiner would keep
+    changing. A record's part is drawn from the model's key and the record's id, so the
+    parts are thirds only on average. Both first-level models are networks trained by
+    gradients. The combiner's initial logits are 4 (p_1 + p_2), which do not depend on
+    data, because it is trained for few steps.
 
   Reference: Salem, Zhang, Humbert, Berrang, Fritz, Backes, ML-Leaks: Model and Data
     Independent Membership Inference Attacks and Defenses on Machine Learning Models,
@@ -89,7 +89,7 @@ def model_stacking(models, optimizer, *, combiner: nn.Module | None = None) -> L
     for name, module in zip(_NETWORKS, (*models, combiner), strict=True)
   }
 
-  def answers(networks, x):
+  def outputs(networks, x):
     parts = [learners[name].predict(networks[name], x) for name in _FIRST_LEVEL]
     return jnp.exp(jnp.concatenate(parts, -1))
 
@@ -119,7 +119,7 @@ def model_stacking(models, optimizer, *, combiner: nn.Module | None = None) -> L
 
     def second_level(networks):
       here = [leaf[rows.index] for leaf in data]
-      seen = Data(answers(networks, here[0]), *here[1:])
+      seen = Data(outputs(networks, here[0]), *here[1:])
       places = rows._replace(index=jnp.arange(len(rows.index)))
       state, metrics = train("combiner", networks["combiner"], seen, places)
       return {**networks, "combiner": state}, metrics
@@ -132,7 +132,7 @@ def model_stacking(models, optimizer, *, combiner: nn.Module | None = None) -> L
   def predict(state, x, *, raw=False):
     del raw  # no hook changes the outputs
     networks = _networks(state)
-    return learners["combiner"].predict(networks["combiner"], answers(networks, x))
+    return learners["combiner"].predict(networks["combiner"], outputs(networks, x))
 
   names = ", ".join(map(text_of, models))
   text = f"model_stacking(models=({names}), combiner={text_of(combiner)})"
@@ -143,13 +143,13 @@ def _two_different(models):
   models = tuple(models) if isinstance(models, tuple | list) else (models,)
   if len(models) != 2:
     raise ValueError(
-      f"model_stacking takes two first-level models and got {len(models)}: give "
-      f"models=(mlp(64), mlp(32, 32)), for one"
+      f"model_stacking needs two first-level models, not {len(models)}: pass for "
+      "example models=(mlp(64), mlp(32, 32))"
     )
   if text_of(models[0]) == text_of(models[1]):
     raise ValueError(
-      f"model_stacking stacks two different models and got {text_of(models[0])} "
-      f"twice: change the kind or a width of one"
+      f"model_stacking needs two different models, but got {text_of(models[0])} twice: "
+      "change the type or a width of one"
     )
   return models
 

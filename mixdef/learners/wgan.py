@@ -83,16 +83,17 @@ def wgan_gp(
     step.
 
   Raises:
-    ValueError: for numbers out of range, or a defense that a GAN cannot carry; at
-      `init`, for networks that do not fit the records or keep what they must not.
+    ValueError: for numbers out of range, or a defense that GANs do not support; at
+      `init`, for networks that do not fit the records, or with state that is not
+      allowed.
 
-  Guarantee: none, unless `dp_sgd` is in the chain: then of the critic, and of the
-    generator, which sees the members through the critic alone. Its conditions are then
-    drawn uniformly instead of taken from the batch, and its fakes are as many as the
-    public batch size.
+  Guarantee: none, unless `dp_sgd` is in the chain. Then its guarantee covers the critic
+    and the generator, which depends on the members only through the critic. In that
+    case, the conditions of fakes are drawn uniformly instead of taken from the batch,
+    and the number of fakes is the public batch size.
 
-  Deviation: several critics update the generator's running statistics with the mean of
-    theirs, instead of one after another.
+  Deviation: with several critics, the generator's running statistics are updated with
+    the mean over critics, instead of one critic after another.
 
   Reference: Gulrajani et al., Improved Training of Wasserstein GANs, 2017, arXiv
     1704.00028; Mixup Training for Generative Models to Defend Membership Inference
@@ -113,8 +114,8 @@ def wgan_gp(
   private = defense.traits.per_example
   if critics > 1 and private:
     raise ValueError(
-      f"{defense} clips records for one critic, and which of {critics} sees a record "
-      "depends on the others: take critics=1"
+      f"{defense} clips records for one critic, but which of {critics} critics sees a "
+      "record depends on the other records: use critics=1"
     )
 
   def fakes_alone(g, stats, batch, key):
@@ -131,8 +132,8 @@ def wgan_gp(
     params, stats, opt = init_networks(networks, optimizer, key, spec, critics=critics)
     if stats and private:
       raise ValueError(
-        "the generator keeps batch statistics, which carry one record's condition into "
-        f"another's gradient: {defense} needs norm='group'"
+        "the generator keeps batch statistics, which make one record's gradient depend "
+        f"on another's condition: {defense} needs norm='group'"
       )
 
     def defended(key, d):
@@ -159,7 +160,7 @@ def wgan_gp(
       return losses + penalty * steep, real - made
 
     critic, metrics = defended_step(
-      *(defense, optimizer, losses_fn, critic, batch, ctx, pairs)
+      defense, optimizer, losses_fn, critic, batch, ctx, pairs
     )
     return critic, stats, batch, metrics
 
@@ -205,7 +206,9 @@ def wgan_gp(
   again = functools.partial(wgan_gp, networks, optimizer, **options)
   return gan_learner(
     f"{critics} critics, {generator_against}" if critics > 1 else "wgan_gp",
-    *(networks, init, step),
+    networks,
+    init,
+    step,
     defense=defense,
     stages=stage_learners(defense, again),
     num_shards=critics,
@@ -235,7 +238,7 @@ def mixup_gan(
 
   Deviation: the official code mixes two batches that are shuffled independently; here
     each batch is mixed with a permutation of itself, and `mixup(pairs=True)` draws both
-    contributors by shuffles of their own. The mixed pairs have the same distribution.
+    contributors by independent shuffles. The mixed pairs have the same distribution.
 
   Reference: Mixup Training for Generative Models to Defend Membership Inference
     Attacks, INFOCOM 2023.
@@ -278,7 +281,9 @@ def par_gan(
     Adversarial Networks Against Membership Inference Attacks, KDD 2021.
   """
   return wgan_gp(
-    *(networks, optimizer, defense),
+    networks,
+    optimizer,
+    defense,
     critics=critics,
     critic_steps=critic_steps,
     generator_against=generator_against,
@@ -319,7 +324,8 @@ def mlp_wgan_gp(
   128
   """
   networks = table_networks(
-    *(num_features, num_classes),
+    num_features,
+    num_classes,
     hidden=hidden,
     latent=latent,
     conditional=conditional,

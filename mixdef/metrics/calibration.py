@@ -10,7 +10,7 @@ from mixdef.metrics import roc
 
 
 def calibrated_rates(
-  scores: ArrayLike, member: ArrayLike, fprs: Sequence[float]
+  scores: ArrayLike, members: ArrayLike, fprs: Sequence[float]
 ) -> dict[float, dict[str, float]]:
   """Return the rates at thresholds set for an FPR on models of known membership.
 
@@ -27,7 +27,7 @@ def calibrated_rates(
   Args:
     scores: [S, N] of S >= 2 targets; higher means member. NaN is excluded, and so is a
       target without a scored member or without a scored non-member.
-    member: bool [S, N].
+    members: bool [S, N].
     fprs: requested rates, each in [0, 1].
 
   Returns:
@@ -44,9 +44,9 @@ def calibrated_rates(
   """
   for fpr in fprs:
     roc.check_fpr(fpr)
-  scores, member = validate.scored(scores, member)
+  scores, members = validate.scored(scores, members)
   targets = [
-    roc.scored_pairs(scores[s], member[s]) for s in roc.pseudo_targets(scores, member)
+    roc.scored_pairs(scores[s], members[s]) for s in roc.pseudo_targets(scores, members)
   ]
   thresholds = np.array([_thresholds(*target, fprs) for target in targets])
   tpr, realised = np.array(
@@ -66,19 +66,19 @@ def calibrated_rates(
 
 
 def _thresholds(
-  scores: np.ndarray, member: np.ndarray, fprs: Sequence[float]
+  scores: np.ndarray, members: np.ndarray, fprs: Sequence[float]
 ) -> np.ndarray:
   """Return the lowest observed scores [F] with at most these FPRs, or +inf if none."""
-  curve = roc.Roc.of(scores, member)
+  curve = roc.Roc.of(scores, members)
   allowed = np.searchsorted(curve.fp / curve.fp[-1], fprs, side="right")
   return np.append(np.inf, curve.threshold)[allowed]
 
 
 def _rates(
-  scores: np.ndarray, member: np.ndarray, thresholds: np.ndarray
+  scores: np.ndarray, members: np.ndarray, thresholds: np.ndarray
 ) -> list[np.ndarray]:
   """Return TPRs and FPRs [F] of one target, averaged over thresholds [S-1, F]."""
   return [
     1 - np.searchsorted(np.sort(part), thresholds).mean(axis=0) / len(part)
-    for part in (scores[member], scores[~member])
+    for part in (scores[members], scores[~members])
   ]

@@ -7,7 +7,7 @@ from mixdef.core import validate
 from mixdef.metrics.roc import Roc, pseudo_targets, scored_pairs
 
 
-def shadow_thresholds(scores: ArrayLike, member: ArrayLike) -> np.ndarray:
+def shadow_thresholds(scores: ArrayLike, members: ArrayLike) -> np.ndarray:
   """Find for each target the best threshold of the next one, (s + 1) mod S.
 
   An attacker can do the same: run the attack with a shadow model of known membership as
@@ -19,7 +19,7 @@ def shadow_thresholds(scores: ArrayLike, member: ArrayLike) -> np.ndarray:
 
   Args:
     scores: [S, N] of S >= 2 targets; higher means member.
-    member: bool [S, N].
+    members: bool [S, N].
 
   Returns:
     Thresholds [S] that maximize (TPR + TNR)/2 on the pseudo-target.
@@ -30,21 +30,21 @@ def shadow_thresholds(scores: ArrayLike, member: ArrayLike) -> np.ndarray:
   >>> shadow_thresholds([[1., 3.], [2., 4.]], [[False, True], [False, True]])
   array([4., 3.])
   """
-  scores, member = validate.scored(scores, member)
-  able = pseudo_targets(scores, member)
-  own = [Roc.of(scores[s], member[s]).best_threshold for s in able]
+  scores, members = validate.scored(scores, members)
+  able = pseudo_targets(scores, members)
+  own = [Roc.of(scores[s], members[s]).best_threshold for s in able]
   following = np.searchsorted(able, np.arange(len(scores)), side="right")
   return np.array(own)[following % len(able)]
 
 
 def balanced_accuracy(
-  scores: ArrayLike, member: ArrayLike, *, threshold: ArrayLike | None = None
+  scores: ArrayLike, members: ArrayLike, *, threshold: ArrayLike | None = None
 ) -> float:
   """Return (TPR + TNR)/2 of the decision `score >= threshold`.
 
   Args:
     scores: [N] or [S, N]; higher means member.
-    member: bool of the same shape.
+    members: bool of the same shape.
     threshold: a number, or [S] with one for each target; default `shadow_thresholds`,
       which never reads the evaluated target's labels.
 
@@ -56,12 +56,12 @@ def balanced_accuracy(
   >>> balanced_accuracy([[1., 3.], [2., 4.]], [[False, True], [False, True]])
   0.75
   """
-  called, truth = _decisions(scores, member, threshold)
+  called, truth = _decisions(scores, members, threshold)
   return float((called[truth].mean() + 1 - called[~truth].mean()) / 2)
 
 
 def positive_rate(
-  scores: ArrayLike, member: ArrayLike, *, threshold: ArrayLike | None = None
+  scores: ArrayLike, members: ArrayLike, *, threshold: ArrayLike | None = None
 ) -> float:
   """Return the fraction of scored pairs that an attack classifies as members.
 
@@ -70,7 +70,7 @@ def positive_rate(
 
   Args:
     scores: [N] or [S, N]; higher means member.
-    member: bool of the same shape.
+    members: bool of the same shape.
     threshold: a number, or [S] with one for each target; default `shadow_thresholds`.
 
   Returns:
@@ -79,24 +79,24 @@ def positive_rate(
   >>> positive_rate([.9, .2, .6, .7], [True, True, False, False], threshold=.5)
   0.75
   """
-  return float(_decisions(scores, member, threshold)[0].mean())
+  return float(_decisions(scores, members, threshold)[0].mean())
 
 
 def _decisions(
-  scores: ArrayLike, member: ArrayLike, threshold: ArrayLike | None
+  scores: ArrayLike, members: ArrayLike, threshold: ArrayLike | None
 ) -> tuple[np.ndarray, np.ndarray]:
   """Return the predicted and the true membership, bool [P] over scored pairs."""
   if threshold is None:
-    threshold = shadow_thresholds(scores, member)
+    threshold = shadow_thresholds(scores, members)
   limits = np.asarray(threshold, dtype=np.float64)
   if limits.ndim:
     limits = limits[:, None]
   scores = np.asarray(scores, dtype=np.float64)
-  _, truth = scored_pairs(scores, member)
+  _, truth = scored_pairs(scores, members)
   return (scores >= limits)[~np.isnan(scores)], truth
 
 
-def max_balanced_accuracy(scores: ArrayLike, member: ArrayLike) -> float:
+def max_balanced_accuracy(scores: ArrayLike, members: ArrayLike) -> float:
   """Return the largest balanced accuracy over all thresholds.
 
   This is optimistic: the threshold is picked on the evaluated labels, as in the
@@ -104,7 +104,7 @@ def max_balanced_accuracy(scores: ArrayLike, member: ArrayLike) -> float:
 
   Args:
     scores: [N] or [S, N]; higher means member.
-    member: bool of the same shape.
+    members: bool of the same shape.
 
   Returns:
     max over thresholds of (TPR + TNR)/2, in [0.5, 1].
@@ -112,7 +112,7 @@ def max_balanced_accuracy(scores: ArrayLike, member: ArrayLike) -> float:
   >>> max_balanced_accuracy([.9, .2, .6, .1], [True, True, False, False])
   0.75
   """
-  return Roc.of(scores, member).max_balanced_accuracy
+  return Roc.of(scores, members).max_balanced_accuracy
 
 
 def gap_attack_accuracy(train_accuracy: float, test_accuracy: float) -> float:

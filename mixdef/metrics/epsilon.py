@@ -24,7 +24,7 @@ from mixdef.metrics.roc import Roc
 
 def epsilon_at_threshold(
   scores: ArrayLike,
-  member: ArrayLike,
+  members: ArrayLike,
   *,
   threshold: float,
   delta: float = 0.0,
@@ -42,7 +42,7 @@ def epsilon_at_threshold(
   Args:
     scores: [N] of one target or of independent trials; higher means member. NaN is
       excluded.
-    member: bool [N].
+    members: bool [N].
     threshold: the decision is `score >= threshold`.
     delta: of (epsilon, delta)-DP, in [0, 1).
     confidence: in (0, 1).
@@ -60,18 +60,18 @@ def epsilon_at_threshold(
     Learning: How Private is Private SGD?", 2020, arXiv 2006.07709; Nasr et al.,
     "Adversary Instantiation", 2021, arXiv 2101.04535.
 
-  >>> member = np.arange(200) < 100
-  >>> round(epsilon_at_threshold(member.astype(float), member, threshold=.5), 2)
+  >>> members = np.arange(200) < 100
+  >>> round(epsilon_at_threshold(members.astype(float), members, threshold=.5), 2)
   3.28
   """
   return epsilon_bonferroni(
-    scores, member, thresholds=[threshold], delta=delta, confidence=confidence
+    scores, members, thresholds=[threshold], delta=delta, confidence=confidence
   )
 
 
 def epsilon_bonferroni(
   scores: ArrayLike,
-  member: ArrayLike,
+  members: ArrayLike,
   *,
   thresholds: int | ArrayLike = 20,
   delta: float = 0.0,
@@ -90,7 +90,7 @@ def epsilon_bonferroni(
   Args:
     scores: [N] of one target or of independent trials; higher means member. NaN is
       excluded.
-    member: bool [N].
+    members: bool [N].
     thresholds: values [T] fixed in advance, or their maximum number T: ranks spaced
       geometrically from both ends of the non-members.
     delta: of (epsilon, delta)-DP, in [0, 1).
@@ -104,20 +104,20 @@ def epsilon_bonferroni(
 
   Deviation: the number and spacing of ranks are ours.
 
-  >>> member = np.arange(2000) < 1000
-  >>> round(epsilon_bonferroni(member.astype(float), member), 2)
+  >>> members = np.arange(2000) < 1000
+  >>> round(epsilon_bonferroni(members.astype(float), members), 2)
   5.0
   """
   _check_delta(delta)
   high = error_rates.bounds(
-    scores, member, thresholds=thresholds, confidence=confidence
+    scores, members, thresholds=thresholds, confidence=confidence
   )
   return max(0.0, float(_log_ratio(*high, delta).max()))
 
 
 def epsilon_split(
   scores: ArrayLike,
-  member: ArrayLike,
+  members: ArrayLike,
   *,
   delta: float = 0.0,
   confidence: float = 0.95,
@@ -131,7 +131,7 @@ def epsilon_split(
   Args:
     scores: [N] of one target or of independent trials; higher means member. NaN is
       excluded.
-    member: bool [N], at least two of each kind.
+    members: bool [N], at least two of each kind.
     delta: of (epsilon, delta)-DP, in [0, 1).
     confidence: in (0, 1).
     seed: random seed of the halves, drawn separately for members and non-members.
@@ -142,16 +142,16 @@ def epsilon_split(
   Raises:
     ValueError: for pooled scores [S, N], too few records, or a number out of range.
 
-  >>> member = np.arange(2000) < 1000
-  >>> round(epsilon_split(member.astype(float), member), 2)
+  >>> members = np.arange(2000) < 1000
+  >>> round(epsilon_split(members.astype(float), members), 2)
   4.91
   """
-  return float(_split_bounds(scores, member, 1, delta, confidence, seed)[0])
+  return float(_split_bounds(scores, members, 1, delta, confidence, seed)[0])
 
 
 def epsilon_multisplit(
   scores: ArrayLike,
-  member: ArrayLike,
+  members: ArrayLike,
   *,
   splits: int = 100,
   delta: float = 0.0,
@@ -166,7 +166,7 @@ def epsilon_multisplit(
   Args:
     scores: [N] of one target or of independent trials; higher means member. NaN is
       excluded.
-    member: bool [N], at least two of each kind.
+    members: bool [N], at least two of each kind.
     splits: number of splits.
     delta: of (epsilon, delta)-DP, in [0, 1).
     confidence: in (0, 1).
@@ -181,14 +181,14 @@ def epsilon_multisplit(
   Reference: Meinshausen, Meier, Buehlmann, "p-Values for High-Dimensional Regression",
     2009, arXiv 0811.2177, Theorem 3.1.
 
-  >>> member = np.arange(2000) < 1000
-  >>> round(epsilon_multisplit(member.astype(float), member, splits=9), 2)
+  >>> members = np.arange(2000) < 1000
+  >>> round(epsilon_multisplit(members.astype(float), members, splits=9), 2)
   4.73
   """
   if splits < 1:
     raise ValueError(f"splits={splits}; pass at least 1")
   bounds = _split_bounds(
-    scores, member, splits, delta, 1 - error_rates.tail(confidence, 2), seed
+    scores, members, splits, delta, 1 - error_rates.tail(confidence, 2), seed
   )
   return float(np.quantile(bounds, 0.5, method="higher"))
 
@@ -233,7 +233,7 @@ def epsilon_ceiling(
 
 def _split_bounds(
   scores: ArrayLike,
-  member: ArrayLike,
+  members: ArrayLike,
   splits: int,
   delta: float,
   confidence: float,
@@ -241,7 +241,7 @@ def _split_bounds(
 ) -> np.ndarray:
   """Return the bound of every split, [splits]."""
   _check_delta(delta)
-  inside, outside = error_rates.apart(scores, member)
+  inside, outside = error_rates.apart(scores, members)
   k, j = len(inside) // 2, len(outside) // 2
   if not k or not j:
     raise ValueError(

@@ -12,7 +12,7 @@ from mixdef.metrics.roc import scored_pairs
 
 def bounds(
   scores: ArrayLike,
-  member: ArrayLike,
+  members: ArrayLike,
   *,
   thresholds: int | ArrayLike,
   confidence: float,
@@ -21,7 +21,7 @@ def bounds(
 
   Args:
     scores: [N]; higher means member. NaN is excluded.
-    member: bool [N].
+    members: bool [N].
     thresholds: values [T] or their number, see `epsilon_bonferroni`.
     confidence: probability that all 2 T bounds hold simultaneously.
 
@@ -31,7 +31,7 @@ def bounds(
   Raises:
     ValueError: for pooled scores [S, N], no threshold, or a number out of range.
   """
-  inside, outside = apart(scores, member)
+  inside, outside = apart(scores, members)
   if np.ndim(thresholds):
     values = np.asarray(thresholds, dtype=np.float64)
   else:
@@ -47,15 +47,15 @@ def bounds(
   )
 
 
-def apart(scores: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def apart(scores: ArrayLike, members: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
   """Return the sorted scores of members and of non-members."""
   if np.ndim(scores) != 1:
     raise ValueError(
       f"scores have shape {np.shape(scores)}; pass [N] of one target: pairs of a record"
       " with several targets are not independent"
     )
-  scores, member = scored_pairs(scores, member)
-  return np.sort(scores[member]), np.sort(scores[~member])
+  scores, members = scored_pairs(scores, members)
+  return np.sort(scores[members]), np.sort(scores[~members])
 
 
 def _rank_thresholds(outside: np.ndarray, count: int | ArrayLike) -> np.ndarray:

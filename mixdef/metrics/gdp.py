@@ -14,7 +14,7 @@ from mixdef.metrics import error_rates
 
 def gdp_mu(
   scores: ArrayLike,
-  member: ArrayLike,
+  members: ArrayLike,
   *,
   thresholds: int | ArrayLike = 20,
   confidence: float = 0.95,
@@ -31,7 +31,7 @@ def gdp_mu(
   Args:
     scores: [N] of one target or of independent trials; higher means member. NaN is
       excluded.
-    member: bool [N].
+    members: bool [N].
     thresholds: values [T] fixed in advance, or their number, as in
       `epsilon_bonferroni`.
     confidence: in (0, 1).
@@ -46,14 +46,14 @@ def gdp_mu(
     Nasr et al., "Tight Auditing of Differentially Private Machine Learning", 2023,
     arXiv 2302.07956.
 
-  >>> member = np.arange(1000) < 500
-  >>> round(gdp_mu(member.astype(float), member, thresholds=[.5]), 2)
+  >>> members = np.arange(1000) < 500
+  >>> round(gdp_mu(members.astype(float), members, thresholds=[.5]), 2)
   4.88
   """
   from scipy.special import ndtri
 
   fpr_high, fnr_high = error_rates.bounds(
-    scores, member, thresholds=thresholds, confidence=confidence
+    scores, members, thresholds=thresholds, confidence=confidence
   )
   # A bound of exactly 1 gives -inf here, which is never the maximum.
   return max(0.0, float((-ndtri(fpr_high) - ndtri(fnr_high)).max()))

@@ -17,7 +17,7 @@ resamples."""
 
 def bootstrap_records(
   scores: ArrayLike,
-  member: ArrayLike,
+  members: ArrayLike,
   *,
   fprs: Sequence[float] = (),
   threshold: ArrayLike | None = None,
@@ -40,7 +40,7 @@ def bootstrap_records(
 
   Args:
     scores: [N] or [S, N]; higher means member. NaN pairs are excluded.
-    member: bool of the same shape.
+    members: bool of the same shape.
     fprs: rates at which to bound the TPR.
     threshold: a number or [S]; gives the interval of the balanced accuracy at these
       thresholds, which are held fixed.
@@ -64,17 +64,17 @@ def bootstrap_records(
   (0.158, 1.0)
   """
   _check(resamples, fprs)
-  scores, member = _rows(scores, member)
+  scores, members = _rows(scores, members)
   present = (~np.isnan(scores)).any(0)
-  scores, member = scored = scores[:, present], member[:, present]
+  scores, members = scored = scores[:, present], members[:, present]
   metrics_of = _weighted_metrics(*scored, fprs)
   decided = None if threshold is None else _decisions(*scored, threshold)
 
   def metrics(weights: np.ndarray) -> list[float]:
     found = metrics_of(weights)
     if found and decided is not None:
-      called_in, members, left_out, nonmembers = weights @ decided
-      found.append(float(called_in / members + left_out / nonmembers) / 2)
+      correct_in, num_in, correct_out, num_out = weights @ decided
+      found.append(float(correct_in / num_in + correct_out / num_out) / 2)
     return found
 
   rng = generator(seed)
@@ -97,7 +97,7 @@ def bootstrap_records(
   }
 
 
-def independent_pairs(scores: ArrayLike, member: ArrayLike) -> int:
+def independent_pairs(scores: ArrayLike, members: ArrayLike) -> int:
   """Count the pairs of a member and a non-member that have no record in common.
 
   However strongly the models are related, a metric uses at least this many independent
@@ -106,7 +106,7 @@ def independent_pairs(scores: ArrayLike, member: ArrayLike) -> int:
 
   Args:
     scores: [N] or [S, N]; NaN pairs are excluded.
-    member: bool of the same shape.
+    members: bool of the same shape.
 
   Returns:
     The smallest of three numbers: records that are a member of some target, records
@@ -115,9 +115,9 @@ def independent_pairs(scores: ArrayLike, member: ArrayLike) -> int:
   >>> independent_pairs([[1., 2., 3.]], [[True, False, False]])
   1
   """
-  scores, member = _rows(scores, member)
+  scores, members = _rows(scores, members)
   scored = ~np.isnan(scores)
-  inside, outside = (scored & member).any(0), (scored & ~member).any(0)
+  inside, outside = (scored & members).any(0), (scored & ~members).any(0)
   return int(min(inside.sum(), outside.sum(), (inside | outside).sum() // 2))
 
 
@@ -202,8 +202,8 @@ def paired_bootstrap(
 
   Reference: Efron, Tibshirani, "An Introduction to the Bootstrap", 1993.
 
-  >>> member = [True, True, False, False]
-  >>> same = paired_bootstrap(([3., 2., 1., 0.], member), ([3., 1., 0., 0.], member))
+  >>> members = [True, True, False, False]
+  >>> same = paired_bootstrap(([3., 2., 1., 0.], members), ([3., 1., 0., 0.], members))
   >>> same["auc"]
   {'difference': 0.0, 'ci': (0.0, 0.0)}
   """
@@ -216,8 +216,8 @@ def paired_bootstrap(
     )
   present = np.all([(~np.isnan(scores)).any(0) for scores, _ in sides], axis=0)
   one, other = (
-    _weighted_metrics(scores[:, present], member[:, present], fprs)
-    for scores, member in sides
+    _weighted_metrics(scores[:, present], members[:, present], fprs)
+    for scores, members in sides
   )
   records = int(present.sum())
 
@@ -244,14 +244,14 @@ def _check(resamples: int, fprs: Sequence[float]) -> None:
     check_fpr(fpr)
 
 
-def _rows(scores: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def _rows(scores: ArrayLike, members: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
   """Return scores float64 and membership bool as [S, N]."""
-  scores, member = validate.scored(scores, member)
-  return np.atleast_2d(scores), np.atleast_2d(member)
+  scores, members = validate.scored(scores, members)
+  return np.atleast_2d(scores), np.atleast_2d(members)
 
 
 def _weighted_metrics(
-  scores: np.ndarray, member: np.ndarray, fprs: Sequence[float]
+  scores: np.ndarray, members: np.ndarray, fprs: Sequence[float]
 ) -> Callable[[np.ndarray], list[float]]:
   """Sort the scored pairs of [S, N] once and return a function of resampling weights.
 
@@ -259,16 +259,16 @@ def _weighted_metrics(
   nothing if one class is missing. A ROC bends only at the non-members, so it needs only
   the weight of the members that score higher than each of them, or the same.
   """
-  values, truth = scored_pairs(scores, member)
+  values, truth = scored_pairs(scores, members)
   order = np.argsort(-values)
   values, truth = values[order], truth[order]
   record = np.nonzero(~np.isnan(scores))[1][order]
   inside, outside = record[truth], record[~truth]
-  members, nonmembers = values[truth][::-1], values[~truth]
-  beaten = len(members) - np.searchsorted(members, nonmembers, side="right")
-  reached = len(members) - np.searchsorted(members, nonmembers)
+  scores_in, scores_out = values[truth][::-1], values[~truth]
+  beaten = len(scores_in) - np.searchsorted(scores_in, scores_out, side="right")
+  reached = len(scores_in) - np.searchsorted(scores_in, scores_out)
   tie_free = np.array_equal(beaten, reached)
-  beaten = np.append(beaten, len(members))
+  beaten = np.append(beaten, len(scores_in))
 
   # Reused between resamples: allocating arrays of this size costs more than the sums.
   weight_in, weight_out = np.empty_like(inside), np.empty_like(outside)
@@ -323,7 +323,7 @@ def _draw(rng: np.random.Generator, records: int) -> np.ndarray:
 
 
 def _decisions(
-  scores: np.ndarray, member: np.ndarray, threshold: ArrayLike
+  scores: np.ndarray, members: np.ndarray, threshold: ArrayLike
 ) -> np.ndarray:
   """Count per record [N, 4] over targets: hits, members, rejections, non-members.
 
@@ -331,7 +331,7 @@ def _decisions(
   """
   called = scores >= np.asarray(threshold, dtype=np.float64).reshape(-1, 1)
   scored = ~np.isnan(scores)
-  inside, outside = scored & member, scored & ~member
+  inside, outside = scored & members, scored & ~members
   columns = [inside & called, inside, outside & ~called, outside]
   return np.stack([column.sum(0, dtype=np.float64) for column in columns], axis=1)
 

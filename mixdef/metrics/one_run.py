@@ -16,7 +16,7 @@ _IMPLAUSIBLE = 1e-6
 
 def epsilon_one_run(
   scores: ArrayLike,
-  member: ArrayLike,
+  members: ArrayLike,
   *,
   guesses_in: int,
   guesses_out: int,
@@ -36,7 +36,7 @@ def epsilon_one_run(
   Args:
     scores: [m] of one target; higher means member. A canary with a NaN score is not
       guessed.
-    member: bool [m], drawn independently with probability 1/2.
+    members: bool [m], drawn independently with probability 1/2.
     guesses_in: k+ >= 0.
     guesses_out: k- >= 0, with 1 <= k+ + k- <= canaries with a score.
     delta: of (epsilon, delta)-DP, in [0, 1).
@@ -55,13 +55,13 @@ def epsilon_one_run(
   Reference: Steinke, Nasr, Jagielski, "Privacy Auditing with One (1) Training Run",
     2023, arXiv 2305.08846.
 
-  >>> member = np.random.default_rng(0).random(1000) < .5
+  >>> members = np.random.default_rng(0).random(1000) < .5
   >>> bound = epsilon_one_run(
-  ...   member.astype(float), member, guesses_in=50, guesses_out=50)
+  ...   members.astype(float), members, guesses_in=50, guesses_out=50)
   >>> round(bound, 3)
   3.465
   """
-  canaries, correct = _guess(scores, member, guesses_in, guesses_out)
+  canaries, correct = _guess(scores, members, guesses_in, guesses_out)
   return one_run_bound(
     canaries,
     guesses=guesses_in + guesses_out,
@@ -73,7 +73,7 @@ def epsilon_one_run(
 
 def epsilon_one_run_gdp(
   scores: ArrayLike,
-  member: ArrayLike,
+  members: ArrayLike,
   *,
   guesses_in: int,
   guesses_out: int,
@@ -90,7 +90,7 @@ def epsilon_one_run_gdp(
   Args:
     scores: [m] of one target; higher means member. A canary with a NaN score is not
       guessed.
-    member: bool [m], drawn independently with probability 1/2.
+    members: bool [m], drawn independently with probability 1/2.
     guesses_in: k+ >= 0.
     guesses_out: k- >= 0, with 1 <= k+ + k- <= canaries with a score.
     delta: value at which mu is converted to epsilon, in (0, 1).
@@ -105,13 +105,13 @@ def epsilon_one_run_gdp(
   Reference: Mahloujifar, Melis, Chaudhuri, "Auditing f-Differential Privacy in One
     Run", 2025, arXiv 2410.22235.
 
-  >>> member = np.random.default_rng(0).random(1000) < .5
+  >>> members = np.random.default_rng(0).random(1000) < .5
   >>> bound = epsilon_one_run_gdp(
-  ...   member.astype(float), member, guesses_in=50, guesses_out=50)
+  ...   members.astype(float), members, guesses_in=50, guesses_out=50)
   >>> round(bound, 2)
   5.55
   """
-  canaries, correct = _guess(scores, member, guesses_in, guesses_out)
+  canaries, correct = _guess(scores, members, guesses_in, guesses_out)
   mu = one_run_mu(
     canaries,
     guesses=guesses_in + guesses_out,
@@ -231,7 +231,7 @@ def one_run_mu(
 
 
 def _guess(
-  scores: ArrayLike, member: ArrayLike, guesses_in: int, guesses_out: int
+  scores: ArrayLike, members: ArrayLike, guesses_in: int, guesses_out: int
 ) -> tuple[int, int]:
   """Return the number of canaries and of correct guesses, ties counted as wrong."""
   scores = np.asarray(scores, dtype=np.float64)
@@ -240,10 +240,10 @@ def _guess(
       f"scores have shape {scores.shape}; pass the canaries [m] of one target: a "
       "one-run audit uses a single target"
     )
-  member = validate.mask(member, scores.shape, "member")
-  _check_design(member)
+  members = validate.mask(members, scores.shape, "members")
+  _check_design(members)
   scored = ~np.isnan(scores)
-  values, truth = scores[scored], member[scored]
+  values, truth = scores[scored], members[scored]
   if (
     guesses_in < 0
     or guesses_out < 0
@@ -258,14 +258,14 @@ def _guess(
   return len(scores), int(truth[highest].sum() + (~truth[lowest]).sum())
 
 
-def _check_design(member: np.ndarray) -> None:
+def _check_design(members: np.ndarray) -> None:
   """Reject a membership matrix that independent fair coins would hardly give."""
   from scipy.stats import binomtest
 
-  inside = int(member.sum())
-  if len(member) and binomtest(inside, len(member)).pvalue < _IMPLAUSIBLE:
+  inside = int(members.sum())
+  if len(members) and binomtest(inside, len(members)).pvalue < _IMPLAUSIBLE:
     raise ValueError(
-      f"{inside} of {len(member)} canaries are members; a one-run audit needs each one"
+      f"{inside} of {len(members)} canaries are members; a one-run audit needs each one"
       " included independently with probability 1/2"
     )
 

@@ -117,16 +117,16 @@ def class_risk(
   rows = []
   for label in np.unique(labels):
     part = np.asarray(labels) == label
-    own, member = scores[:, part], members[:, part]
+    own, membership = scores[:, part], members[:, part]
     scored = ~np.isnan(own)
-    if not (scored & member).any() or not (scored & ~member).any():
+    if not (scored & membership).any() or not (scored & ~membership).any():
       continue
-    bounds = bootstrap_records(own, member, resamples=_CLASS_RESAMPLES, seed=seed)
+    bounds = bootstrap_records(own, membership, resamples=_CLASS_RESAMPLES, seed=seed)
     rows.append(
       {
         "label": int(label),
         "num_records": int(scored.any(0).sum()),
-        "auc": auc(own, member),
+        "auc": auc(own, membership),
         "auc_ci": list(bounds["auc"]),
       }
     )

@@ -33,19 +33,19 @@ class Roc(NamedTuple):
   fp: np.ndarray
 
   @classmethod
-  def of(cls, scores: ArrayLike, member: ArrayLike) -> "Roc":
+  def of(cls, scores: ArrayLike, members: ArrayLike) -> "Roc":
     """Count members and non-members at or above every observed score.
 
     Args:
       scores: [N] or [S, N], higher means member; NaN is excluded.
-      member: bool of the same shape.
+      members: bool of the same shape.
 
     Raises:
       ValueError: if shapes differ, member is not bool, or one class is missing.
     """
-    scores, member = scored_pairs(scores, member)
+    scores, members = scored_pairs(scores, members)
     order, ends = descending(scores)
-    tp = np.cumsum(member[order])[ends]
+    tp = np.cumsum(members[order])[ends]
     return cls(scores[order[ends]], tp, ends + 1 - tp)
 
   @property
@@ -75,12 +75,14 @@ class Roc(NamedTuple):
     return float(0.5 + max(gain, 0) / (2 * self.tp[-1] * self.fp[-1]))
 
 
-def scored_pairs(scores: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def scored_pairs(
+  scores: ArrayLike, members: ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
   """Flatten scores and membership, without the pairs whose score is NaN.
 
   Args:
     scores: [N] or [S, N]; higher means member.
-    member: bool of the same shape.
+    members: bool of the same shape.
 
   Returns:
     scores float64 [P] and member bool [P].
@@ -88,18 +90,18 @@ def scored_pairs(scores: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.n
   Raises:
     ValueError: if shapes differ, member is not bool, or one class is missing.
   """
-  scores, member = validate.scored(scores, member)
+  scores, members = validate.scored(scores, members)
   scored = ~np.isnan(scores)
-  scores, member = scores[scored], member[scored]
-  if not member.any() or member.all():
+  scores, members = scores[scored], members[scored]
+  if not members.any() or members.all():
     raise ValueError(
-      f"{int(member.sum())} members and {int((~member).sum())} non-members have a "
+      f"{int(members.sum())} members and {int((~members).sum())} non-members have a "
       "score; at least one of each is needed"
     )
-  return scores, member
+  return scores, members
 
 
-def complete_targets(scores: ArrayLike, member: ArrayLike) -> np.ndarray:
+def complete_targets(scores: ArrayLike, members: ArrayLike) -> np.ndarray:
   """Find the targets that have a member and a non-member with a score.
 
   Only these have rates of their own. An attack that queries few records, or that leaves
@@ -107,7 +109,7 @@ def complete_targets(scores: ArrayLike, member: ArrayLike) -> np.ndarray:
 
   Args:
     scores: [N] or [S, N]; higher means member.
-    member: bool of the same shape.
+    members: bool of the same shape.
 
   Returns:
     The indices of these targets, ascending.
@@ -115,18 +117,18 @@ def complete_targets(scores: ArrayLike, member: ArrayLike) -> np.ndarray:
   >>> complete_targets([[1., 2.], [3., np.nan]], [[True, False], [True, False]])
   array([0])
   """
-  scores, member = map(np.atleast_2d, validate.scored(scores, member))
+  scores, members = map(np.atleast_2d, validate.scored(scores, members))
   scored = ~np.isnan(scores)
-  return np.flatnonzero((scored & member).any(1) & (scored & ~member).any(1))
+  return np.flatnonzero((scored & members).any(1) & (scored & ~members).any(1))
 
 
-def pseudo_targets(scores: ArrayLike, member: ArrayLike) -> np.ndarray:
+def pseudo_targets(scores: ArrayLike, members: ArrayLike) -> np.ndarray:
   """Return the `complete_targets`, at least two, because each is judged by the others.
 
   Raises:
     ValueError: if there are fewer.
   """
-  found = complete_targets(scores, member)
+  found = complete_targets(scores, members)
   if len(found) < 2:
     raise ValueError(
       f"scores have shape {np.shape(scores)} and both classes in {len(found)} targets;"
@@ -140,14 +142,14 @@ def excluded(scores: ArrayLike) -> int:
   return int(np.isnan(np.asarray(scores, dtype=np.float64)).sum())
 
 
-def auc(scores: ArrayLike, member: ArrayLike) -> float:
+def auc(scores: ArrayLike, members: ArrayLike) -> float:
   """Return the area under the ROC, with mid-ranks for ties.
 
   A value below 0.5 is returned unchanged: flipping the sign would be a selection.
 
   Args:
     scores: [N] or [S, N]; higher means member.
-    member: bool of the same shape.
+    members: bool of the same shape.
 
   Returns:
     Pr[score of a member > that of a non-member] + Pr[equal]/2, in [0, 1].
@@ -155,7 +157,7 @@ def auc(scores: ArrayLike, member: ArrayLike) -> float:
   >>> auc([.9, .8, .8, .1], [True, True, False, False])
   0.875
   """
-  return Roc.of(scores, member).auc
+  return Roc.of(scores, members).auc
 
 
 def check_fpr(fpr: float) -> None:
@@ -165,7 +167,7 @@ def check_fpr(fpr: float) -> None:
 
 
 def tpr_at_fpr(
-  scores: ArrayLike, member: ArrayLike, fpr: float, *, strict: bool = False
+  scores: ArrayLike, members: ArrayLike, fpr: float, *, strict: bool = False
 ) -> float:
   """Return the largest TPR over the thresholds whose empirical FPR is at most `fpr`.
 
@@ -174,7 +176,7 @@ def tpr_at_fpr(
 
   Args:
     scores: [N] or [S, N]; higher means member.
-    member: bool of the same shape.
+    members: bool of the same shape.
     fpr: in [0, 1].
     strict: whether to require an FPR below `fpr`, as the official LiRA code does.
 
@@ -185,12 +187,12 @@ def tpr_at_fpr(
     ValueError: if fpr is not in [0, 1].
 
   >>> scores = [.9, .8, .7, .1, .95, .6, .5, .4]
-  >>> member = [True] * 4 + [False] * 4
-  >>> [tpr_at_fpr(scores, member, f) for f in (0, .24, .25, .5)]
+  >>> members = [True] * 4 + [False] * 4
+  >>> [tpr_at_fpr(scores, members, f) for f in (0, .24, .25, .5)]
   [0.0, 0.0, 0.75, 0.75]
   """
   check_fpr(fpr)
-  return Roc.of(scores, member).tpr_at(fpr, strict=strict)
+  return Roc.of(scores, members).tpr_at(fpr, strict=strict)
 
 
 def resolvable(num_nonmembers: int, fpr: float) -> bool:

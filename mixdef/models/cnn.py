@@ -87,9 +87,9 @@ def cnn(
   Raises:
     ValueError: if a field is out of range.
 
-  Deviation: when the second convolution's map is under 6x6 (images of 8x8), a
-  valid 5x5 window leaves nothing to pool, so that layer is SAME as well. Where
-  spatial dropout acts is our choice.
+  Deviation: if the map of the second convolution is smaller than 6x6 (images of 8x8), a
+  valid 5x5 window leaves nothing to pool, so that layer is SAME as well. The position
+  of spatial dropout is our choice.
 
   Reference: Salem et al., ML-Leaks, NDSS 2019, arXiv 1806.01246.
   """

@@ -1,4 +1,4 @@
-"""Dense GAN networks, for tables and for small pictures."""
+"""Dense GAN networks, for tables and small images."""
 
 import math
 from collections.abc import Sequence
@@ -116,8 +116,8 @@ def table_networks(
   Raises:
     ValueError: for sizes out of range.
 
-  Deviation: what the authors of the mixup GAN trained on MIMIC-III is not known; the
-    sizes are ours.
+  Deviation: the networks that the authors of the mixup GAN trained on MIMIC-III are
+    unknown; the sizes are our choice.
 
   >>> table_networks(736, 100).shape
   (736,)

@@ -1,4 +1,4 @@
-"""Networks of the mixup GAN for pictures, with as many stages as the size requires."""
+"""Networks of the mixup GAN for images; the number of stages depends on the size."""
 
 import functools
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class ImageGenerator(nn.Module):
     train: bool = False,
     weight: jax.Array | None = None,
   ) -> jax.Array:
-    """Return pictures [B, *shape] in [0,1]; statistics exclude rows of weight 0."""
+    """Return images [B, *shape] in [0,1]; statistics exclude rows of weight 0."""
     sizes = _sizes(self.shape)
     settle = functools.partial(
       normalize,
@@ -67,7 +67,7 @@ class ImageCritic(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Return one score per picture [B], for [B,H,W] or [B,H,W,C] in [0,1]."""
+    """Return one score per image [B], for [B,H,W] or [B,H,W,C] in [0,1]."""
     sizes = _sizes(x.shape[1:])
     x = as_images(x)
     conv = functools.partial(
@@ -94,9 +94,9 @@ def image_networks(
   norm: str = "batch",
   lowering: str = "auto",
 ) -> Networks:
-  """Create the conditional networks of the mixup GAN for pictures of any size.
+  """Create the conditional networks of the mixup GAN for images of any size.
 
-  A picture is halved until its map has 4 rows and columns or fewer: 64x64 in four
+  An image is halved until its map has at most 4 rows and columns: 64x64 in four
   stages (the official networks), 32x32 and 28x28 in three, 8x8 in one.
 
   Generator: (z, y) -> dense without bias -> norm, ReLU -> transposed convolutions 5x5
@@ -106,7 +106,7 @@ def image_networks(
   valid convolution over the remaining map. Channels double from stage to stage.
 
   Args:
-    shape: shape of a picture, (H, W) or (H, W, C).
+    shape: shape of an image, (H, W) or (H, W, C).
     num_classes: K, the length of a condition.
     width: channels at the finest stage; the official networks have 64.
     latent: dimension of z; the official scripts use 256 for CelebA and 100 for
@@ -122,10 +122,10 @@ def image_networks(
   Raises:
     ValueError: for sizes out of range or an unknown norm.
 
-  Deviation: the official networks know 64x64 only. For 32x32 one stage is left out, as
-    the maps would shrink to 2x2; sizes that are no power of two keep odd maps on the
-    way (28, 14, 7, 4). Weights are LeCun-normal; how the official code draws them is
-    not recorded [ours].
+  Deviation: the official networks support only 64x64. For 32x32, one stage is omitted,
+    because the maps would shrink to 2x2; sizes that are not powers of two have odd maps
+    in between (28, 14, 7, 4). Weights are LeCun-normal, which is our choice: the
+    official initialization was not recorded.
 
   Reference: Mixup Training for Generative Models to Defend Membership Inference
     Attacks, INFOCOM 2023.
@@ -136,7 +136,7 @@ def image_networks(
   """
   shape = tuple(shape)
   if len(shape) not in (2, 3) or min(shape[:2]) < 2:
-    raise ValueError(f"shape={shape} is none of a picture: (H, W) or (H, W, C)")
+    raise ValueError(f"shape={shape} is not that of an image: pass (H, W) or (H, W, C)")
   check_positive(num_classes=num_classes, width=width, latent=latent)
   check_choice("norm", norm, _NORMS)
   check_choice("lowering", lowering, LOWERINGS)
@@ -146,7 +146,7 @@ def image_networks(
 
 
 def _sizes(shape: Sequence[int]) -> list[tuple[int, int]]:
-  """Return the sizes of the maps, from the picture's size to the smallest."""
+  """Return the sizes of the maps, from the image's size to the smallest."""
   sizes = [(shape[0], shape[1])]
   while len(sizes) < 2 or max(sizes[-1]) > _SMALLEST:
     rows, columns = sizes[-1]

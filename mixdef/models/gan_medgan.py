@@ -122,9 +122,9 @@ def medgan_networks(
   Raises:
     ValueError: for sizes out of range.
 
-  Deviation: running statistics of BN have momentum 0.9, the official code's 0.99 and
-    1,000 batches of generated codes before it releases any: they settle while it
-    trains. Weights are LeCun-normal, officially Glorot-uniform.
+  Deviation: running statistics of BN have momentum 0.9. The official code uses 0.99
+    and 1,000 extra batches of generated codes before a release; here, the statistics
+    converge during training. Weights are LeCun-normal; officially Glorot-uniform.
 
   Reference: Choi et al., Generating Multi-label Discrete Patient Records using
     Generative Adversarial Networks, 2017, arXiv 1703.06490.
@@ -133,7 +133,9 @@ def medgan_networks(
   (736,)
   """
   if not isinstance(hidden, (tuple, list)) or not hidden:
-    raise ValueError(f"hidden={hidden!r} must be a tuple of widths, as (256, 128)")
+    raise ValueError(
+      f"hidden={hidden!r} must be a tuple of widths, for example (256, 128)"
+    )
   for width in hidden:
     check_count("hidden", width)
   check_positive(num_features=num_features, num_classes=num_classes, latent=latent)

@@ -53,8 +53,8 @@ def conv_layer(
 def num_groups(channels: int) -> int:
   """Return the largest divisor of `channels` that is at most 16.
 
-  Deviation: De et al. 2022 use 16 groups and the networks here also have widths
-  that 16 does not divide (DenseNet's 30 and 33 channels get 15 and 11 groups).
+  Deviation: De et al. 2022 use 16 groups, but some networks here have widths that 16
+  does not divide (DenseNet's 30 and 33 channels get 15 and 11 groups).
 
   >>> [num_groups(c) for c in (8, 16, 30, 33, 64)]
   [8, 16, 15, 11, 16]
@@ -85,8 +85,8 @@ def normalize(
   Returns:
     `[B,H,W,C]`.
 
-  Deviation: a batch of padding alone has no statistics; it counts as all zeros,
-  so that the running ones stay finite and learn nothing from padded records.
+  Deviation: a batch of only padding has no statistics. It is treated as all zeros, so
+  that the running statistics stay finite and do not depend on padded records.
   """
   if norm == "group":
     on_cpu = jax.default_backend() == "cpu"
@@ -123,7 +123,7 @@ def check_fields(model: nn.Module) -> None:
   """Raise if a common field of a network is out of range.
 
   Raises:
-    ValueError: names the field, its value and what it may be.
+    ValueError: the message names the field, its value and its range.
   """
   check_count("num_classes", model.num_classes)
   for name in ("dropout", "spatial_dropout"):
@@ -137,7 +137,7 @@ def check_positive(**sizes) -> None:
   """Raise unless all sizes are positive integers.
 
   Raises:
-    ValueError: names the first value at fault.
+    ValueError: the message names the first invalid value.
   """
   for name, size in sizes.items():
     check_count(name, size)
@@ -147,7 +147,7 @@ def check_depth(depth: int, *, unit: int, extra: int) -> None:
   """Raise unless `depth` is `unit * n + extra` with n at least 1.
 
   Raises:
-    ValueError: with the smallest valid depths.
+    ValueError: the message lists the smallest valid depths.
   """
   check_count("depth", depth)
   if depth <= extra or (depth - extra) % unit:

@@ -16,7 +16,7 @@ _SUM_TO_ONE = 1e-3  # tolerance for the sum of a row of probabilities
 
 
 def check_network(network: Network, variables: Any, example, num_classes: int) -> None:
-  """Raise if a classifier cannot train a network, or it would silently train wrongly.
+  """Raise if a classifier cannot train a network, or would silently train it wrongly.
 
   Args:
     network: a network returned by `adapt`.
@@ -47,18 +47,18 @@ def _predicted(network, variables, x):
     )
   except errors.InvalidRngError as error:
     raise ValueError(
-      f"the model draws random numbers when it predicts ({_first_line(error)}): let "
-      "its __call__ take train, which is False then"
+      f"the model draws random numbers in prediction ({_first_line(error)}): add an "
+      "argument train to its __call__, which is False in prediction"
     ) from error
   except errors.FlaxError as error:
     raise ValueError(
-      f"the model changes what it keeps when it predicts ({_first_line(error)}): let "
-      "its __call__ take train, which is False then"
+      f"the model changes its state in prediction ({_first_line(error)}): add an "
+      "argument train to its __call__, which is False in prediction"
     ) from error
 
 
 def _check_logits(logits, rows, num_classes):
-  wanted = f"return logits [B,K], here [{rows},{num_classes}]"
+  wanted = f"return logits [B,K], here of shape [{rows},{num_classes}]"
   if not hasattr(logits, "shape"):
     names = f" of {', '.join(map(str, logits))}" if isinstance(logits, dict) else ""
     raise ValueError(f"the model returns a {type(logits).__name__}{names}: {wanted}")
@@ -67,13 +67,13 @@ def _check_logits(logits, rows, num_classes):
     raise ValueError(f"the model returns {shape} for {rows} records: {wanted}")
   if shape[1] != num_classes:
     raise ValueError(
-      f"the model returns {shape[1]} classes, the data have {num_classes}: build "
+      f"the model returns {shape[1]} classes, but the data have {num_classes}: build "
       f"it with num_classes={num_classes}"
     )
   if logits.dtype not in (jnp.float32, jnp.float64):
-    fix = "the logits themselves, no class numbers"
+    fix = "logits instead of class numbers"
     if jnp.issubdtype(logits.dtype, jnp.floating):
-      fix = "logits.astype(jnp.float32), or log-probabilities lose their digits"
+      fix = "logits.astype(jnp.float32), because log-probabilities would lose digits"
     raise ValueError(f"the model returns {logits.dtype} {shape}: return {fix}")
 
 
@@ -95,8 +95,8 @@ def _check_training(network, variables, x, num_classes):
     logits, updated = jax.eval_shape(train, variables, x, weight, key)
   except errors.FlaxError as error:
     raise ValueError(
-      f"the model cannot be applied in training ({_first_line(error)}): it may use "
-      "only parameters and collections that it makes with train=False"
+      f"the model cannot be applied in training ({_first_line(error)}): it may only "
+      "use parameters and collections that it creates with train=False"
     ) from error
   _check_logits(logits, rows, num_classes)
   if found:
@@ -106,35 +106,35 @@ def _check_training(network, variables, x, num_classes):
     if before != after:
       raise ValueError(
         f"the model keeps {name!r}, which a step on {rows} records changes from "
-        f"{before[:200]} to {after[:200]}: keep arrays of one shape, and sow to "
-        "'intermediates' alone"
+        f"{before[:200]} to {after[:200]}: keep arrays of fixed shapes, and sow only "
+        "to 'intermediates'"
       )
 
 
 def _silent(module, given):
-  """Yield messages on settings of a layer that are surely unintended in training."""
+  """Yield messages about settings of a layer that must be unintended in training."""
   where = "/".join(module.path) or type(module).__name__
   flag = given.get("deterministic")
   if isinstance(module, nn.Dropout | nn.MultiHeadDotProductAttention):
     rate = getattr(module, "rate", 0) or getattr(module, "dropout_rate", 0)
     if rate and (module.deterministic if flag is None else flag):
       yield (
-        f"{where} has dropout at rate {rate} and is deterministic in training too: "
-        "let the model's __call__ take train and pass deterministic=not train, or "
-        "set the rate to 0"
+        f"{where} has dropout at rate {rate} and is also deterministic in training: "
+        "add an argument train to the model's __call__ and pass deterministic=not "
+        "train, or set the rate to 0"
       )
   if isinstance(module, nn.BatchNorm):
     flag = given.get("use_running_average")
     if module.use_running_average if flag is None else flag:
       yield (
-        f"{where} uses its running average in training too, which then never "
-        "changes: let the model's __call__ take train and pass "
-        "use_running_average=not train"
+        f"{where} also uses its running average in training, so it never changes: add "
+        "an argument train to the model's __call__ and pass use_running_average=not "
+        "train"
       )
     elif given.get("mask") is None:
       yield (
-        "a model with BatchNorm must take weight=None and pass mask= to it: padded "
-        "rows would enter its statistics"
+        "a model with BatchNorm needs an argument weight=None and must pass mask= to "
+        "it: otherwise padded rows would affect its statistics"
       )
 
 
@@ -163,7 +163,7 @@ def _refuse_probabilities(network, example):
     rows = np.asarray(jax.jit(outputs)(random_key(0)))
   if rows.min() >= 0 and np.abs(rows.sum(1) - 1).max() < _SUM_TO_ONE:
     raise ValueError(
-      "the model returns probabilities, rows that sum to 1, where logits belong: drop "
+      "the model returns probabilities (rows that sum to 1) instead of logits: remove "
       "its softmax"
     )
 

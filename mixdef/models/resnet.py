@@ -131,8 +131,8 @@ def resnet(
       channels.
     norm: "group" (groups = largest divisor of the channels up to 16), "batch" or
       "none".
-    lowering: how convolutions reach XLA, see `mixdef.kernels.convolution`.
-    weight_standardization: standardise each convolution's kernel, see
+    lowering: how convolutions are lowered; see `mixdef.kernels.convolution`.
+    weight_standardization: standardize each convolution's kernel; see
       `mixdef.kernels.standardized`.
 
   Returns:
@@ -141,9 +141,9 @@ def resnet(
   Raises:
     ValueError: if the depth is not 6n+2 or a field is out of range.
 
-  Deviation: GroupNorm by default, where the paper has BatchNorm: batch statistics
-  couple records, which per-example gradients cannot allow. Where spatial dropout
-  acts is our choice, after wide residual networks.
+  Deviation: the default is GroupNorm instead of the paper's BatchNorm, because batch
+  statistics couple records, which per-example gradients do not allow. The position of
+  spatial dropout is our choice, as in wide residual networks.
 
   Reference: He, Zhang, Ren, Sun, Deep Residual Learning for Image Recognition,
   CVPR 2016, arXiv 1512.03385, section 4.2.
@@ -186,8 +186,8 @@ def wide_resnet(
       channels.
     norm: "group" (groups = largest divisor of the channels up to 16), "batch" or
       "none".
-    lowering: how convolutions reach XLA, see `mixdef.kernels.convolution`.
-    weight_standardization: standardise each convolution's kernel, see
+    lowering: how convolutions are lowered; see `mixdef.kernels.convolution`.
+    weight_standardization: standardize each convolution's kernel; see
       `mixdef.kernels.standardized`.
 
   Returns:
@@ -196,8 +196,8 @@ def wide_resnet(
   Raises:
     ValueError: if the depth is not 6n+4 or a field is out of range.
 
-  Deviation: GroupNorm by default, see `resnet`. The paper's dropout between the
-  convolutions drops single values, `spatial_dropout` whole channels.
+  Deviation: the default is GroupNorm; see `resnet`. The paper's dropout between the
+  convolutions drops single values, while `spatial_dropout` drops whole channels.
 
   Reference: Zagoruyko, Komodakis, Wide Residual Networks, BMVC 2016,
   arXiv 1605.07146.

@@ -62,8 +62,8 @@ def agree(
     num_models: number of models that one process has to train.
 
   Raises:
-    AnotherRun: if the folder is of another training, naming the field.
-    Damaged: if the seed of the noise that the folder drew cannot be read.
+    AnotherRun: if the folder holds another training; the message names the field.
+    Damaged: if the noise seed stored in the folder cannot be read.
   """
   strategy, memory_gb = options.strategy, options.memory_gb
   noise, secret = None, options.noise_seed
@@ -86,10 +86,13 @@ def agree(
     (store.folder / _NOISE).chmod(0o600)  # the seed allows subtracting the noise
   path = store.folder / "strategy.json"
   earlier = None if fresh else _earlier(path)
-  asked = {"memory_gb": memory_gb, "models": num_models}
+  requested = {"memory_gb": memory_gb, "models": num_models}
   if earlier:
     training = training.with_capacities(earlier["capacities"])
-    if strategy in ("auto", earlier["strategy"]) and earlier["asked"] == asked:
+    if (
+      strategy in ("auto", earlier["strategy"])
+      and earlier.get("requested") == requested
+    ):
       how = earlier["strategy"], earlier["models_at_once"]
       return Agreement(made_from, training, *how, noise)
   strategy, size = decide(training, strategy, memory_gb, num_models)
@@ -97,7 +100,7 @@ def agree(
     "strategy": strategy,
     "models_at_once": size,
     "capacities": training.capacities,
-    "asked": asked,
+    "requested": requested,
   }
   write_json(path, seal(decided))
   return Agreement(made_from, training, strategy, size, noise)
@@ -107,7 +110,7 @@ def _drawn_before(store):
   """Return the noise seed stored in the folder, or draw a new one."""
   if store is None or not (store.folder / _NOISE).exists():
     return secrets.randbits(63)
-  fix = "the noise of its models is lost: start over in another out folder"
+  fix = "the noise seed of its models is lost: use another out folder"
   return read_json(store.folder / _NOISE, fix=fix, sealed=True)["seed"]
 
 
@@ -126,7 +129,7 @@ def made_from_alone(training: Training, model: int) -> dict[str, Any]:
 
 
 def _refuse_others(store, training, made_from):
-  """Reject entries that belong to a different training, whatever the signature says."""
+  """Reject entries of a different training, even if the signature agrees."""
   for name in [*store.names("models/*"), *store.names("signals-*/*")]:
     number = name.rpartition("/")[2]
     known = number.isdigit() and int(number) < training.count
@@ -141,7 +144,7 @@ def _refuse_others(store, training, made_from):
 def _earlier(path):
   """Return the strategy decided by an earlier run, or None if it is unknown."""
   try:
-    return read_json(path, fix="it is decided anew", sealed=True)
+    return read_json(path, fix="the strategy is chosen again", sealed=True)
   except FileNotFoundError:
     return None
   except Damaged as error:

@@ -34,28 +34,28 @@ def connect(coordinator: str, num_processes: int, process_id: int) -> None:
     process_id: index of this process, 0 to num_processes - 1, if set manually.
 
   Raises:
-    ValueError: if they do not say which process this is.
+    ValueError: if the arguments do not identify this process.
   """
   if coordinator == "auto":
     jax.distributed.initialize()
     return
   if not 0 <= process_id < num_processes:
     raise ValueError(
-      f"process_id={process_id} of num_processes={num_processes}: with a coordinator "
-      f"of your own give each process its number, from 0, and how many there are"
+      f"process_id={process_id} of num_processes={num_processes}: with an explicit "
+      "coordinator, pass the index of each process (from 0) and the number of processes"
     )
   jax.distributed.initialize(coordinator, num_processes, process_id)
 
 
 @contextlib.contextmanager
-def together(what: str) -> Iterator[None]:
+def barrier(what: str) -> Iterator[None]:
   """Run a block on all processes, and wait at its end until all have finished.
 
   Without this barrier, a failed process leaves the others waiting until JAX terminates
   them.
 
   Raises:
-    Stopped: where this process did well and another failed.
+    Stopped: if this process succeeded but another failed.
   """
   if jax.process_count() == 1:
     yield
@@ -73,17 +73,17 @@ def together(what: str) -> Iterator[None]:
   if error is not None:
     raise error
   if failed.any():
-    raise Stopped(f"process {int(failed.argmax())} failed; its message says why")
+    raise Stopped(f"process {int(failed.argmax())} failed; see its error message")
 
 
-def first_then_all(work: Callable[[], Result]) -> Result:
+def process0_first(work: Callable[[], Result]) -> Result:
   """Run `work` on process 0 first, then on the others, which can read its files."""
   first = jax.process_index() == 0
   results = []
-  with together("first"):
+  with barrier("first"):
     if first:
       results.append(work())
-  with together("others"):
+  with barrier("others"):
     if not first:
       results.append(work())
   return results[0]

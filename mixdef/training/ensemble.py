@@ -41,7 +41,7 @@ def predict_in_blocks(
   if not count:
     raise ValueError("x holds 0 records: nothing to predict")
 
-  def answer(first):
+  def predicted_block(first):
     blocks = [array[first : first + size] for array in rows]
     missing = size - len(blocks[0])
     if missing:
@@ -49,15 +49,15 @@ def predict_in_blocks(
         np.concatenate([block, np.repeat(np.asarray(block[:1]), missing, 0)])
         for block in blocks
       ]
-    answers = predict(states, values, *map(jnp.asarray, blocks))
-    return np.asarray(answers)[:, : size - missing]
+    predicted = predict(states, values, *map(jnp.asarray, blocks))
+    return np.asarray(predicted)[:, : size - missing]
 
   first, *others = range(0, count, size)
-  blocks = [answer(first)]  # compiles once
+  blocks = [predicted_block(first)]  # compiles once
   # A convolution uses only one CPU core, so blocks are evaluated concurrently there.
   busy = min(os.cpu_count() or 1, _AT_ONCE) if jax.default_backend() == "cpu" else 1
   with ThreadPoolExecutor(busy) as pool:
-    blocks += pool.map(answer, others)
+    blocks += pool.map(predicted_block, others)
   return np.concatenate(blocks, 1)
 
 
@@ -175,7 +175,7 @@ class Run:
 
   @property
   def guarantee(self) -> dict[str, float | str | None]:
-    """The `epsilon` and `delta` that the defense states, else None.
+    """The `epsilon` and `delta` stated by the defense, or None.
 
     If an epsilon is stated, `num_members` says whether the size of the training set was
     given or computed from the membership matrix, and `noise_seed` says whether the
@@ -266,8 +266,14 @@ class Ensemble:
     one = self.select([s])
     state, values = jax.tree.map(lambda leaf: leaf[0], (one.states, one.values))
     return Run(
-      *(self.source, values, state, self.members[s]),
-      *(self.data, self.plan, self.history, self.noise),
+      self.source,
+      values,
+      state,
+      self.members[s],
+      self.data,
+      self.plan,
+      self.history,
+      self.noise,
     )
 
   @property
@@ -328,7 +334,7 @@ class Ensemble:
       The slice of models, and `x [B,...] -> log-probabilities [S',B,K]` of those S'.
     """
     program = programs(self.source, self.plan, self.strategy)
-    yield from self._asked(program.raw if raw else program.predict)
+    yield from self._queried(program.raw if raw else program.predict)
 
   def query(self, function: Callable, *rows, size: int = BLOCK) -> np.ndarray:
     """Evaluate a custom function of every model on rows.
@@ -343,7 +349,7 @@ class Ensemble:
       [S,B,...].
     """
     program = query_program(self.source, self.strategy, function, len(rows))
-    return np.concatenate([one(*rows, size=size) for _, one in self._asked(program)])
+    return np.concatenate([one(*rows, size=size) for _, one in self._queried(program)])
 
   def signals(
     self,
@@ -368,13 +374,13 @@ class Ensemble:
       `Signals` [S,N,Q] of classifiers, or `GanSignals` [S,N,1] of GANs.
 
     Raises:
-      ValueError: if a model answers NaN, the views have another shape, or the
+      ValueError: if a model outputs NaN, the views have another shape, or the
         population holds records of another shape or type.
     """
     query = registry.SIGNALS[self.learner.kind]
     return query(self, population=population, views=views, progress=progress, **options)
 
-  def _asked(self, predict):
+  def _queried(self, predict):
     for first in range(0, len(self), self.models_at_once):
       models = slice(first, first + self.models_at_once)
       count = min(self.models_at_once, len(self) - first)

@@ -20,7 +20,7 @@ from mixdef.training.signature import equal_or_refuse
 from mixdef.training.store import Store
 
 _CHECKPOINT_SECONDS = 60.0
-_NO_FIGURES = ("epoch", "diverged", "seconds")  # entries of a row, not metrics
+_NOT_METRICS = ("epoch", "diverged", "seconds")  # entries of a row, not metrics
 
 
 class Loop:
@@ -62,14 +62,18 @@ class Loop:
     if done:
       logging.info(
         "resuming %s %d to %d after epoch %d of %d",
-        *(kind, models[0], models[-1], done, training.plan.epochs),
+        kind,
+        models[0],
+        models[-1],
+        done,
+        training.plan.epochs,
       )
     saved = time.monotonic()
     for epoch in range(done, training.plan.epochs):
       states, row = _one_epoch(program, training, states, epoch, models)
       self._append({"models": name, "count": len(models), **row})
-      figures = {k: v for k, v in row.items() if k not in _NO_FIGURES}
-      self.progress.advance(len(models), **figures)
+      metrics = {k: v for k, v in row.items() if k not in _NOT_METRICS}
+      self.progress.advance(len(models), **metrics)
       if self.store and time.monotonic() - saved > _CHECKPOINT_SECONDS:
         self._checkpoint(kind, training, models, states, epoch + 1)
         saved = time.monotonic()
@@ -114,12 +118,12 @@ class Loop:
     theirs = [model * each + teacher for model in models for teacher in range(each)]
     states = self.run(teachers, strategy, theirs, kind="teachers")
     stage, _ = training.learner.stages[0]
-    asked, rows = programs(teachers.source, teachers.plan, strategy).raw, ()
+    predict, rows = programs(teachers.source, teachers.plan, strategy).raw, ()
     if stage.query:
       rows = (teachers.data.y,)
-      asked = query_program(teachers.source, strategy, stage.query, 2)
+      predict = query_program(teachers.source, strategy, stage.query, 2)
     log_probs = jnp.asarray(
-      predict_in_blocks(asked, states, teachers.values, teachers.data.x, *rows)
+      predict_in_blocks(predict, states, teachers.values, teachers.data.x, *rows)
     )
     shape = (training.count, stage.models)
     table = jax.vmap(stage.table)(
@@ -223,8 +227,13 @@ def _one_epoch(program, training, states, epoch, models):
   started = time.monotonic()
   steps, number = training.plan.steps_per_epoch, jnp.int32(epoch)
   states, sums = program.train(
-    *(states, training.values, training.rows, training.data),
-    *(number, jnp.int32(0), jnp.int32(steps)),
+    states,
+    training.values,
+    training.rows,
+    training.data,
+    number,
+    jnp.int32(0),
+    jnp.int32(steps),
   )
   if training.learner.epoch:
     states = program.epoch(
@@ -236,7 +245,7 @@ def _one_epoch(program, training, states, epoch, models):
   if sums.pop("overflow").any():
     raise Stopped(
       f"epoch {epoch}: a batch drew more members than its {training.plan.capacity} "
-      f"places, which happens once in 1e9 trainings: train with another seed"
+      "places, which happens once in 1e9 trainings: use another seed"
     )
   sound = np.isfinite(list(sums.values())).all(0)
   row = {"epoch": epoch}

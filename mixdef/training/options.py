@@ -33,11 +33,11 @@ class Options:
   progress: bool = False
 
   def __post_init__(self) -> None:
-    """Check what does not depend on the data; the rest is checked by `prepare`."""
+    """Check the options that do not depend on the data; `prepare` checks the others."""
     object.__setattr__(self, "seed", check_seed(self.seed))
     if self.strategy not in (*STRATEGIES, "auto"):
       known = ", ".join((*STRATEGIES, "auto"))
-      raise ValueError(f"strategy={self.strategy!r} is none of {known}")
+      raise ValueError(f"strategy={self.strategy!r} is unknown; choose one of {known}")
     if self.signals is not None and self.out is None:
       raise ValueError("signals are kept in a run folder: pass out, or drop signals")
     if not self.keep_params and self.signals is None:

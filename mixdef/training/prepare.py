@@ -100,7 +100,9 @@ class Training:
     # Shapes only, because the program does not depend on where arrays are placed.
     return (
       *_shapes((states, part.values, part.rows, self.data)),
-      *(number, number, number),
+      number,
+      number,
+      number,
     )
 
   def program_text(self) -> str:
@@ -131,17 +133,17 @@ class Training:
     """Lower the program that turns the teachers' outputs into one model's table."""
     ((stage, _),) = self.learner.stages
     states, values, rows, data, *_ = teachers.abstract(1)
-    asked, about = programs(teachers.source, teachers.plan, "vmap").raw, (data.x,)
+    predict, rows_of = programs(teachers.source, teachers.plan, "vmap").raw, (data.x,)
     if stage.query:
-      asked = query_program(teachers.source, "vmap", stage.query, 2)
-      about = data.x, data.y
-    answers = jax.eval_shape(asked, states, values, *about)
+      predict = query_program(teachers.source, "vmap", stage.query, 2)
+      rows_of = data.x, data.y
+    log_probs = jax.eval_shape(predict, states, values, *rows_of)
     one, kept = _shapes((self.keys[0], self.members[0]))
 
     def of_all(leaf):
       return jax.ShapeDtypeStruct((stage.models, *leaf.shape[1:]), leaf.dtype)
 
-    return jax.jit(stage.table).lower(one, of_all(answers), of_all(rows), kept)
+    return jax.jit(stage.table).lower(one, of_all(log_probs), of_all(rows), kept)
 
 
 def _shapes(tree):
@@ -154,22 +156,24 @@ def prepare(source, values, data, members, keys, *, epochs, batch_size, num_memb
   learner = source if isinstance(source, Learner) else source(**first)
   if not isinstance(learner, Learner):
     raise TypeError(
-      f"learner made a {type(learner).__name__} of {first}: with sweep= it is a "
+      f"learner returned a {type(learner).__name__} for {first}: with sweep=, pass a "
       "function (**values) -> classifier(model, optimizer)"
     )
   if learner.traits.needs_auxiliary and not data.auxiliary.any():
     raise ValueError(
-      "the defense needs auxiliary records, the defender's own, and there are none: "
+      "the defense needs auxiliary records of the defender, but there are none: use "
       "data.with_auxiliary(500), or --auxiliary=500"
     )
   if data.standardized and learner.guarantee:
     raise ValueError(
-      f"{data.name} was standardised by the moments of its own records, which the "
-      "epsilon of the training does not cover: give the records as they were, or "
-      "data.standardize(public) with the moments of public ones"
+      f"{data.name} was standardized by the moments of its own records, which the "
+      "epsilon of the training does not cover: pass the original records, or use "
+      "data.standardize(public) with the moments of public records"
     )
   if learner.traits.quantities:
-    validate.quantities(data.x, "a part of the defense (it mixes, disturbs or crops)")
+    validate.quantities(
+      data.x, "a part of the defense that mixes, perturbs or crops records"
+    )
   if learner.generate:
     validate.quantities(data.x, "a generator")
     _check_unit_range(data)
@@ -178,7 +182,9 @@ def prepare(source, values, data, members, keys, *, epochs, batch_size, num_memb
   if learner.rows:
     rows = _choose(learner.rows, fold_keys(keys, "rows"), members, device.auxiliary)
   plan = make_plan(
-    *(learner.traits, data, rows),
+    learner.traits,
+    data,
+    rows,
     epochs=epochs,
     batch_size=batch_size,
     num_members=None if learner.rows else num_members,
@@ -198,7 +204,9 @@ def prepare(source, values, data, members, keys, *, epochs, batch_size, num_memb
     teachers = prepare(
       teacher if isinstance(source, Learner) else _teacher_of(source),
       jax.tree.map(lambda leaf: jnp.repeat(leaf, stage.models, 0), values),
-      *(data, np.asarray(their_rows).reshape(-1, len(data)), their_keys.reshape(-1)),
+      data,
+      np.asarray(their_rows).reshape(-1, len(data)),
+      their_keys.reshape(-1),
       epochs=epochs,
       batch_size=batch_size,
       num_members=_teacher_size(num_members, stage, stage_keys[0], device.auxiliary),
@@ -211,8 +219,8 @@ def _check_unit_range(data):
   x = data.x
   if x.dtype != np.uint8 and not (x.min() >= 0 and x.max() <= 1):
     raise ValueError(
-      f"{data.name} has values from {x.min():.4g} to {x.max():.4g}, and generators "
-      "make values in [0,1]: rescale the records, without --standardize"
+      f"{data.name} has values from {x.min():.4g} to {x.max():.4g}, but generators "
+      "produce values in [0,1]: rescale the records, and remove --standardize"
     )
 
 

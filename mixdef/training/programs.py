@@ -164,7 +164,7 @@ def query_program(
     source: a learner, or `(**values) -> Learner`.
     strategy: one of `STRATEGIES`.
     function: `(learner, state, *rows) -> [B,...]`.
-    rows: number of arrays of rows that it takes.
+    rows: number of arrays of rows that it accepts.
 
   Returns:
     `(states, values, *rows [B,...]) -> [S,B,...]`.

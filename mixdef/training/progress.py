@@ -41,12 +41,12 @@ class Progress:
       self._bar.initial += done
       self._bar.update(done)
 
-  def advance(self, units: int, **figures: float) -> None:
+  def advance(self, units: int, **metrics: float) -> None:
     """Add finished work and show the latest metrics."""
     self._done += units
     now = time.monotonic()
     if self._bar:
-      self._bar.set_postfix({k: f"{v:.4g}" for k, v in figures.items()}, refresh=False)
+      self._bar.set_postfix({k: f"{v:.4g}" for k, v in metrics.items()}, refresh=False)
       self._bar.update(units)
       if not self._paced_from:
         self._bar.unpause()
@@ -55,10 +55,14 @@ class Progress:
       self._done >= self._total or now - self._last_line > _SECONDS_BETWEEN_LINES
     ):
       self._last_line = now
-      words = "".join(f"{name} {value:.4g}, " for name, value in figures.items())
+      words = "".join(f"{name} {value:.4g}, " for name, value in metrics.items())
       logging.info(
         "%d/%d %ss, %s%s",
-        *(self._done, self._total, self._unit, words, self._time_left(now)),
+        self._done,
+        self._total,
+        self._unit,
+        words,
+        self._time_left(now),
       )
     if not self._paced_from:
       self._paced_from = now, self._done

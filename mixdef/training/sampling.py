@@ -94,21 +94,21 @@ def make_plan(
   steps = -(-num_members // (num_shards * batch_size))
   if steps * epochs > _COUNTED:
     raise ValueError(
-      f"epochs={epochs} of {steps} steps each are more than the {_COUNTED} steps that "
-      f"a training counts: lower epochs"
+      f"epochs={epochs} of {steps} steps each exceed the maximum of {_COUNTED} steps: "
+      "reduce epochs"
     )
   poisson = traits.poisson
   if poisson and batch_size > num_members:
     raise ValueError(
       f"batch_size={batch_size} exceeds the {num_members} members, but Poisson "
-      f"sampling needs a probability of at most 1: lower batch_size"
+      "sampling needs a probability of at most 1: reduce batch_size"
     )
   if not poisson and sizes.min() < num_shards * steps:
     each = f" of each of {num_shards} critics" if num_shards > 1 else ""
     raise ValueError(
       f"a model has {sizes.min()} members for the {steps} steps of an epoch{each}: "
-      f"raise batch_size above {batch_size}"
-      f"{', or take fewer critics' * (num_shards > 1)}"
+      "increase batch_size above "
+      f"{batch_size}{', or use fewer critics' * (num_shards > 1)}"
     )
   largest = int(sizes.max())
   capacity = -(-largest // (num_shards * steps))

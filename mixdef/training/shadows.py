@@ -221,14 +221,14 @@ def open_shadows(
       members = np.asarray(training.members)
       return Shadows(source, data, members, options, agreed, store, loop)
 
-    shadows = devices.first_then_all(begin) if store else begin()
+    shadows = devices.process0_first(begin) if store else begin()
     try:
-      with devices.together("trained") if store else contextlib.nullcontext():
+      with devices.barrier("trained") if store else contextlib.nullcontext():
         yield shadows
     finally:
       shadows.loop.progress.close()
     if store:
-      shadows.loop.history = devices.first_then_all(lambda: _gathered(store))
+      shadows.loop.history = devices.process0_first(lambda: _gathered(store))
 
 
 def _gathered(store):

@@ -1,4 +1,4 @@
-"""Fingerprints of a run; refuses to resume a folder made by a different run."""
+"""Fingerprints of a run; reject folders that hold a different run."""
 
 import json
 import pathlib
@@ -39,10 +39,10 @@ def same_or_refuse(
     Whether the file was written.
 
   Raises:
-    AnotherRun: naming each field that differs, with both values.
+    AnotherRun: the message names each field that differs, with both values.
   """
   try:
-    earlier = read_json(path, fix="it is written anew")
+    earlier = read_json(path, fix="it is written again")
   except FileNotFoundError:
     earlier = None
   except Damaged as error:
@@ -62,7 +62,7 @@ def equal_or_refuse(path: pathlib.Path, earlier: dict, found: dict, *, fix: str)
   """Raise if the values that an earlier run recorded at `path` differ from this run's.
 
   Raises:
-    AnotherRun: naming each field that differs, with both values.
+    AnotherRun: the message names each field that differs, with both values.
   """
   found = json.loads(json.dumps(found))
   differing = [
@@ -71,4 +71,4 @@ def equal_or_refuse(path: pathlib.Path, earlier: dict, found: dict, *, fix: str)
     if earlier.get(name) != found.get(name)
   ]
   if differing:
-    raise AnotherRun(f"{path} is of another run: {'; '.join(differing)}. {fix}")
+    raise AnotherRun(f"{path} belongs to another run: {'; '.join(differing)}. {fix}")

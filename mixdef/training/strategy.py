@@ -31,7 +31,7 @@ def memory_budget(memory_gb: float | None) -> float:
 
 
 def program_bytes(training, strategy: str, count: int) -> float:
-  """Return the bytes that a training step over `count` models takes.
+  """Return the bytes needed by a training step over `count` models.
 
   The states are held before and after a step, and once more when they are stacked. For
   `vmap`, the memory analysis of the compiled program adds the activations of all
@@ -77,7 +77,7 @@ def models_at_once(
 def decide(
   training, strategy: str, memory_gb: float | None, most: int
 ) -> tuple[str, int]:
-  """Choose the strategy, and log it with the memory it needs.
+  """Choose the strategy, and log it with the memory that it needs.
 
   Args:
     training: the training.
@@ -94,11 +94,15 @@ def decide(
   size, needed = models_at_once(training, strategy, budget, most)
   if training.count > 1:
     logging.info(
-      "%d models by %s, %d at once: about %.3g of the %.3g GB they may take",
-      *(training.count, strategy, size, needed / 1e9, budget / 1e9),
+      "%d models by %s, %d at once: about %.3g of the available %.3g GB",
+      training.count,
+      strategy,
+      size,
+      needed / 1e9,
+      budget / 1e9,
     )
   if needed > budget:
-    logging.warning("not even one model fits the memory it may take; trying")
+    logging.warning("even one model may not fit in the available memory; trying")
   return strategy, size
 
 
@@ -124,7 +128,7 @@ def choose(training, budget: float, most: int) -> str:
       logging.info("%s", reason)
   chosen = min(seconds, key=lambda name: seconds[name])
   logging.info(
-    "strategy %s: about %.3g models per minute (ms a step and model: %s)",
+    "strategy %s: about %.3g models per minute (ms per step and model: %s)",
     chosen,
     60 / (seconds[chosen] * plan.steps_per_epoch * plan.epochs),
     ", ".join(f"{name} {1e3 * value:.2f}" for name, value in seconds.items()),
@@ -148,7 +152,7 @@ def _seconds_per_model(training, strategy, size, best):
     zero = jnp.int32(0)
     jax.block_until_ready(
       program.train(
-        *(states, part.values, part.rows, part.data, zero, zero, jnp.int32(count))
+        states, part.values, part.rows, part.data, zero, zero, jnp.int32(count)
       )
     )
     return time.perf_counter() - start

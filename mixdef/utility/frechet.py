@@ -137,7 +137,7 @@ def fid(extractor: Extractor, real: ArrayLike, fake: ArrayLike) -> dict[str, Any
   Raises:
     ValueError: for another extractor, or records that it does not take.
 
-  Deviation: images go in as they are. Published figures often come from files of 8 bits
+  Deviation: images go in as they are. Published values often come from files of 8 bits
     or of JPEG, and from images that were resized before; each of these changes FID.
   """
   if metric_name(extractor) != "fid":

@@ -200,7 +200,7 @@ def test_aliases_resolve_and_unknown_names_say_what_is_near():
     assert name in {
       a.__name__ for a in attacks.ATTACKS.families[attacks.ATTACKS.family(name)]
     }
-  with pytest.raises(ValueError, match=r"no attack is called 'rmja'.*rmia"):
+  with pytest.raises(ValueError, match=r"there is no attack 'rmja'.*rmia"):
     attacks.ATTACKS.resolve("rmja")
 
 

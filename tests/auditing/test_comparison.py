@@ -23,16 +23,16 @@ def attacked(strengths, seed=0):
     name: shared + rng.normal(size=members.shape) + strength * members
     for name, strength in strengths.items()
   }
-  figures = {
+  metrics = {
     name: summarize(values, members, resamples=10).to_json()
     for name, values in scores.items()
   }
-  return Attacked(figures, scores, members)
+  return Attacked(metrics, scores, members)
 
 
 def as_entry(side, **rest):
   return {
-    "attacks": side.figures,
+    "attacks": side.metrics,
     "scores": side.scores,
     "members": side.members,
     **rest,
@@ -44,7 +44,7 @@ def test_each_side_has_its_own_strongest_attack_among_the_shared():
   theirs = attacked({"rmia": 0.6, "base": 0.1}, seed=1)
   found = paired_difference("audited", ours, theirs, seed=3)
   assert (found["attack"], found["dp_attack"]) == ("base", "rmia")
-  assert found["auc"] == ours.figures["base"]["auc"]
+  assert found["auc"] == ours.metrics["base"]["auc"]
   assert found["difference"] == pytest.approx(found["auc"] - found["dp_auc"], abs=1e-9)
   direct = paired_bootstrap(
     (ours.scores["base"], ours.members),
@@ -83,7 +83,7 @@ def test_canaries_are_compared_where_both_sides_have_them():
 def test_other_records_are_refused():
   ours = attacked({"rmia": 0.5})
   fewer = Attacked(
-    ours.figures, {"rmia": ours.scores["rmia"][:, :50]}, ours.members[:, :50]
+    ours.metrics, {"rmia": ours.scores["rmia"][:, :50]}, ours.members[:, :50]
   )
   with pytest.raises(ValueError, match="200 records and second 50"):
     paired_difference("audited", ours, fewer)

@@ -55,10 +55,10 @@ def source(memorised):
 @pytest.mark.slow
 def test_every_attack_beats_chance_on_what_was_memorised(leaky, source):
   found = audited(leaky, source)
-  assert set(found.figures) == set(CATALOGUE)
+  assert set(found.metrics) == set(CATALOGUE)
   weak = {
     name: row["auc"]
-    for name, row in found.figures.items()
+    for name, row in found.metrics.items()
     if row["auc"] - 5 * spread(row) < 0.5
   }
   assert not weak
@@ -70,7 +70,7 @@ def test_no_attack_finds_what_is_not_there(leaky, source):
   found = audited(dataclasses.replace(leaky, members=rows), source)
   far = {
     name: row["auc"]
-    for name, row in found.figures.items()
+    for name, row in found.metrics.items()
     if abs(row["auc"] - 0.5) > 5 * spread(row)
   }
   assert not far

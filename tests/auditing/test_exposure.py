@@ -267,7 +267,7 @@ def test_an_attack_on_some_records_ranks_none_of_all(pooled):
   """A label-only attack may be the strongest where it was tried."""
   signals = dataclasses.replace(pooled.signals, target=None)
   found = run_attacks(["gap", "loss_threshold"], signals)
-  found.figures["label_only_noise"] = found.figures["gap"] | {"auc": 1.0}
+  found.metrics["label_only_noise"] = found.metrics["gap"] | {"auc": 1.0}
   found.scores["label_only_noise"] = found.scores["gap"]
   ids = np.arange(RECORDS)
   listed = exposure(found, signals, ids, catalogue=ATTACKS, seed=0)["records"]

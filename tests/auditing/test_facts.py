@@ -107,7 +107,7 @@ def test_facts_are_checked_before_the_attacks(outputs, monkeypatch):
   monkeypatch.setattr("mixdef.auditing.report.run_attacks", never)
   with pytest.raises(ValueError, match="cannot be written"):
     audit(outputs, setting={"model": object()})
-  with pytest.raises(ValueError, match="no attack is called 'b'"):
+  with pytest.raises(ValueError, match="there is no attack 'b'"):
     audit(outputs, attacks="gap, b")
 
 
@@ -146,7 +146,7 @@ def test_one_attack_needs_no_list(outputs):
     ("rmia(gamma='x')", "rmia: gamma is 'x'; pass a number"),
     ("rmia(gama=1)", "did you mean gamma"),
     ("rmia(2.0)", "positional"),
-    ("gan_leaks_white_box", "no attack is called"),
+    ("gan_leaks_white_box", "there is no attack"),
   ],
 )
 def test_what_names_no_attack_is_refused_in_one_line(outputs, named, message):

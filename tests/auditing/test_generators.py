@@ -72,7 +72,7 @@ def follows_the_schema(report):
 
 
 def test_utility_is_measured_on_records_that_no_generator_saw(described, pictures):
-  rows = {row["name"]: row for row in described.figures["utility"]}
+  rows = {row["name"]: row for row in described.metrics["utility"]}
   assert list(rows) == [
     *("fd_pixels", "kid_pixels", "density_pixels", "coverage_pixels"),
     "downstream_accuracy",
@@ -101,7 +101,7 @@ def test_utility_is_measured_on_records_that_no_generator_saw(described, picture
 
 def test_one_generator_has_no_spread(pictures):
   found = describe_generators(pictures, PIXELS, models=1, **SIZE)
-  assert {row["spread"] for row in found.figures["utility"]} == {None}
+  assert {row["spread"] for row in found.metrics["utility"]} == {None}
 
 
 def tiles(mosaic, rows, columns):
@@ -134,8 +134,8 @@ def test_pictures_have_a_row_for_each_class(described, pictures):
 def test_binary_tables_get_the_two_comparisons_of_columns(tables):
   found = describe_generators(tables, columns=3)
   assert found.pictures == ()
-  assert found.figures["utility"] == []
-  columns = found.figures["columns"]
+  assert found.metrics["utility"] == []
+  columns = found.metrics["columns"]
   run = tables[0]
   real = run.data.x[run.members]
   np.testing.assert_allclose(columns["dwp"]["real"], real.mean(0))
@@ -149,7 +149,7 @@ def test_binary_tables_get_the_two_comparisons_of_columns(tables):
 def test_a_table_of_other_numbers_is_drawn_by_none(tables):
   halved = dataclasses.replace(tables.data, x=tables.data.x / 2)
   found = describe_generators(dataclasses.replace(tables, data=halved))
-  assert found.figures == {"utility": [], "adaptive": [], "theory": None}
+  assert found.metrics == {"utility": [], "adaptive": [], "theory": None}
   report = mixdef.audit(tables, attacks=["logan"], generated=found)
   follows_the_schema(report.report)
   assert 'id="samples"' not in report.html()
@@ -228,9 +228,9 @@ def test_outputs_of_gans_are_audited_as_the_gans_are(audited, pictures):
 
 
 def test_each_kind_of_model_has_attacks_of_its_own(pictures, memorised):
-  with pytest.raises(ValueError, match="no attack is called 'rmia'"):
+  with pytest.raises(ValueError, match="there is no attack 'rmia'"):
     mixdef.audit(pictures, attacks=["rmia"])
-  with pytest.raises(ValueError, match="no attack is called 'logan'"):
+  with pytest.raises(ValueError, match="there is no attack 'logan'"):
     mixdef.audit(memorised, attacks=["logan"])
 
 

@@ -54,7 +54,7 @@ def test_cheap_attacks_meet_every_model(outputs):
   np.testing.assert_array_equal(findings.scores["lira_online"], expected)
   expected = leave_one_out(attacks.rmia, outputs, gamma=4.0)
   np.testing.assert_array_equal(findings.scores["rmia(gamma=4.0)"], expected)
-  row = findings.figures["rmia(gamma=4.0)"]
+  row = findings.metrics["rmia(gamma=4.0)"]
   assert row["num_targets"] == 6
   assert row["family"] == "reference"
   # A record that is in every other model has no score.
@@ -76,8 +76,8 @@ def test_attacks_that_train_a_model_meet_the_first_targets_only(outputs):
   scored = ~np.isnan(findings.scores["salem_1"])
   assert scored[:2, 20:].all()
   assert scored.sum() == 200
-  assert findings.figures["salem_1"]["num_targets"] == 2
-  assert findings.figures["salem_1"]["excluded"] == 0
+  assert findings.metrics["salem_1"]["num_targets"] == 2
+  assert findings.metrics["salem_1"]["excluded"] == 0
 
 
 def test_attacks_that_ask_meet_few_targets_and_few_records(memorised):
@@ -87,10 +87,10 @@ def test_attacks_that_ask_meet_few_targets_and_few_records(memorised):
   assert scored[:2].sum(1).tolist() == [30, 30]
   assert not scored[2:].any()
   np.testing.assert_array_equal(scored[0], scored[1])
-  row = findings.figures[ASKING]
+  row = findings.metrics[ASKING]
   assert (row["num_targets"], row["excluded"]) == (2, 0)
   assert row["num_members"] + row["num_nonmembers"] == 60
-  assert findings.figures["gap"]["num_targets"] == 6
+  assert findings.metrics["gap"]["num_targets"] == 6
   # The records are drawn by the seed, and what is not asked changes no answer.
   again = run_attacks([ASKING], signals, memorised, budget=budget, seed=4)
   other = ~np.isnan(again.scores[ASKING])
@@ -103,7 +103,7 @@ def test_attacks_that_ask_meet_few_targets_and_few_records(memorised):
 
 def test_what_cannot_be_run_is_listed_with_the_reason(outputs, memorised):
   findings = run_attacks(["salem_2", ASKING, "gap"], outputs)
-  assert list(findings.scores) == list(findings.figures) == ["gap"]
+  assert list(findings.scores) == list(findings.metrics) == ["gap"]
   assert "pass source=" in findings.not_run["salem_2"]
   assert "pass the ensemble" in findings.not_run[ASKING]
   pictures = "label_only_translation"
@@ -115,7 +115,7 @@ def test_what_cannot_be_run_is_listed_with_the_reason(outputs, memorised):
 @pytest.mark.parametrize("name", ["lira_online", "rmia", "label_only_logreg"])
 def test_an_attack_that_scores_nobody_is_not_run(name):
   findings = run_attacks([name, "gap"], draw(models=1))
-  assert list(findings.figures) == ["gap"]
+  assert list(findings.metrics) == ["gap"]
   assert findings.not_run[name].startswith("it needs reference models")
 
 
@@ -123,12 +123,12 @@ def test_a_model_with_one_kind_of_record_is_not_judged(outputs):
   members = outputs.members.copy()
   members[2] = True
   signals = Signals.from_phi(outputs.phi, members)
-  row = run_attacks(["loss_threshold"], signals).figures["loss_threshold"]
+  row = run_attacks(["loss_threshold"], signals).metrics["loss_threshold"]
   assert row["num_targets"] == 5
   others = [0, 1, 3, 4, 5]
   plain = run_attacks(
     ["loss_threshold"], Signals.from_phi(outputs.phi[others], members[others])
-  ).figures["loss_threshold"]
+  ).metrics["loss_threshold"]
   assert {**row, "seconds": 0} == {**plain, "seconds": 0}
 
 
@@ -156,8 +156,8 @@ def test_finished_attacks_are_found_again(outputs, runs, tmp_path):
   for name in names[:2]:
     np.testing.assert_array_equal(second.scores[name], first.scores[name])
     assert second.scores[name].dtype == np.float64
-    plain = {**first.figures[name], "seconds": 0}
-    assert {**second.figures[name], "seconds": 0} == plain
+    plain = {**first.metrics[name], "seconds": 0}
+    assert {**second.metrics[name], "seconds": 0} == plain
 
 
 def test_the_same_attack_with_other_arguments_is_another_one(outputs, tmp_path):
@@ -174,7 +174,7 @@ def test_what_was_not_run_is_tried_again(memorised, tmp_path):
   findings = run_attacks([ASKING], signals, budget=budget, out=tmp_path)
   assert ASKING in findings.not_run
   findings = run_attacks([ASKING], signals, memorised, budget=budget, out=tmp_path)
-  assert ASKING in findings.figures
+  assert ASKING in findings.metrics
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_pitfall_53_the_number_of_members_changes_no_decision():
   for times in (1, 5):
     chosen = np.r_[np.tile(np.arange(100), times), 100:200]
     signals = Signals.from_phi(phi[:, chosen], np.tile(member[chosen], (4, 1)))
-    rows.append(run_attacks(["loss_threshold"], signals).figures["loss_threshold"])
+    rows.append(run_attacks(["loss_threshold"], signals).metrics["loss_threshold"])
   once, often = rows
   assert often["num_members"] == 5 * once["num_members"]
   tpr = once["balanced_accuracy"] + once["positive_rate"] - 0.5

@@ -45,8 +45,8 @@ def test_a_sweep_without_the_command_line(tmp_path):
 
 
 def test_defenses_and_attacks_are_checked_before_anything_is_written(tmp_path):
-  with pytest.raises(ValueError, match="names no defense"):
+  with pytest.raises(ValueError, match="contains no defense"):
     swept(tmp_path / "run", " ; ")
-  with pytest.raises(ValueError, match="no attack is called 'gapp'"):
+  with pytest.raises(ValueError, match="there is no attack 'gapp'"):
     swept(tmp_path / "run", "none", attacks="gapp")
   assert not (tmp_path / "run").exists()

@@ -2,7 +2,7 @@ from mixdef.auditing import sweep_tables
 
 
 def cell(**changes):
-  figures = {
+  metrics = {
     "auc": 0.8,
     "auc_ci": [0.7, 0.9],
     "balanced_accuracy": 0.6,
@@ -18,7 +18,7 @@ def cell(**changes):
     "gap_attack": 0.55,
     "test_accuracy": 0.9,
     "test_accuracy_std": 0.01,
-    "attacks": {"rmia": figures},
+    "attacks": {"rmia": metrics},
   }
   return {**facts, **changes}
 

@@ -121,7 +121,7 @@ def test_too_few_records_are_neither_an_accusation_nor_an_all_clear(report):
   assert spoken(report)[0] == "too_few_records"
 
 
-def figures(auc, rate, resolvable, fpr="0.01"):
+def metrics(auc, rate, resolvable, fpr="0.01"):
   return {
     "auc": auc,
     "auc_ci": [auc - 0.02, auc + 0.02],
@@ -136,9 +136,9 @@ def figures(auc, rate, resolvable, fpr="0.01"):
 
 def test_the_strongest_is_widened_for_the_number_it_was_picked_from():
   attacks = {
-    "gap": figures(0.6, 0.04, True),
-    "rmia": figures(0.8, 0.05, True),
-    "base": figures(0.7, 0.09, True),
+    "gap": metrics(0.6, 0.04, True),
+    "rmia": metrics(0.8, 0.05, True),
+    "base": metrics(0.7, 0.09, True),
   }
   best = strongest(attacks)
   assert (best["attack"], best["auc"], best["num_attacks"]) == ("rmia", 0.8, 3)
@@ -150,8 +150,8 @@ def test_the_strongest_is_widened_for_the_number_it_was_picked_from():
 
 def test_a_rate_that_few_pairs_give_is_not_the_strongest():
   attacks = {
-    "white_box": figures(0.9, 0.9, False),
-    "rmia": figures(0.6, 0.05, True),
+    "white_box": metrics(0.9, 0.9, False),
+    "rmia": metrics(0.6, 0.05, True),
   }
   best = strongest(attacks)
   assert best["attack"] == "white_box"
@@ -165,8 +165,8 @@ def test_a_rate_that_few_pairs_give_is_not_the_strongest():
 
 def test_an_attack_on_few_records_is_passed_over_where_others_have_more():
   attacks = {
-    "lira_online": figures(1.0, 0.9, True) | {"pairs": 3},
-    "rmia": figures(0.6, 0.05, True),
+    "lira_online": metrics(1.0, 0.9, True) | {"pairs": 3},
+    "rmia": metrics(0.6, 0.05, True),
   }
   best = strongest(attacks)
   assert (best["attack"], best["tpr_attack"], best["num_attacks"]) == ("rmia",) * 2 + (
@@ -216,7 +216,7 @@ def test_nothing_found_is_no_proof(report):
   assert "safe" not in text
 
 
-def test_the_figures_are_quoted_as_they_are(report):
+def test_the_metrics_are_quoted_as_they_are(report):
   best = report["strongest"] = found(0.6, 0.031, 0.02)
   row = report["attacks"]["lira_online"]
   _, text = spoken(report)

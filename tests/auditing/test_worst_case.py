@@ -61,7 +61,7 @@ def test_canaries_are_attacked_in_the_four_customary_ways_and_by_label(found):
   assert found["num_models"] == 6
 
 
-def test_the_figures_are_those_of_the_canaries_alone(found, planted):
+def test_the_metrics_are_those_of_the_canaries_alone(found, planted):
   signals = planted.signals(views=two_views)
   scores = leave_one_out(lira_online_fixed, signals)
   audited = planted.data.audited

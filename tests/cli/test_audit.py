@@ -255,7 +255,9 @@ def test_one_model_of_a_file_is_audited_by_flag_or_by_the_file(tmp_path):
 @pytest.mark.parametrize("flag", ["dataset", "epochs", "dp_baseline", "canaries"])
 def test_flags_of_training_beside_outputs_are_refused(flag):
   value = {"dataset": "mnist", "epochs": 3, "dp_baseline": True, "canaries": "none"}
-  with pytest.raises(ValueError, match=f"--{flag}={value[flag]} is for training"):
+  with pytest.raises(
+    ValueError, match=f"--{flag}={value[flag]} is only used in training"
+  ):
     AuditSettings(arrays="outputs.npz", **{flag: value[flag]})
 
 
@@ -271,7 +273,7 @@ def test_outputs_alone_cannot_be_asked_questions(tmp_path):
 @pytest.mark.parametrize(
   ("wrong", "message"),
   [
-    ({"attacks": "lira_onlin"}, "no attack is called 'lira_onlin'; did you mean lira"),
+    ({"attacks": "lira_onlin"}, "there is no attack 'lira_onlin'; did you mean lira"),
     ({"attacks": "rmia(g=1)"}, "rmia\\(g=1\\): .*'g'"),
     ({"attacks": "rmia("}, "cannot read"),
     (
@@ -280,14 +282,20 @@ def test_outputs_alone_cannot_be_asked_questions(tmp_path):
     ),
     ({"canaries": "blank"}, "canaries='blank'; write kind:count"),
     ({"views": "shake"}, "--views='shake'; choose from none, mirror, shifts, mixed"),
-    ({"target": "-1"}, "--target='-1' is no model; pass a whole number from 0 on"),
-    ({"target": "0.0"}, "--target='0.0' is no model"),
-    ({"target": "first", "arrays": "a.npz"}, "--target='first' is no model"),
+    ({"target": "-1"}, "--target='-1' is not a model; pass a whole number, 0 or more"),
+    ({"target": "0.0"}, "--target='0.0' is not a model"),
+    ({"target": "first", "arrays": "a.npz"}, "--target='first' is not a model"),
     ({"target": "16"}, "--target=16 is not a model; pass 0 to 15"),
     ({"target": "8", "quick": True}, "--target=8 is not a model; pass 0 to 7"),
     ({"transfer": "nowhere"}, "--transfer=nowhere: unknown data set 'nowhere'"),
-    ({"transfer": "digits", "attacks": "gap"}, "is for salem_2: add it to --attacks"),
-    ({"canary_source": "digits"}, "--canary_source=digits is what ood canaries are"),
+    (
+      {"transfer": "digits", "attacks": "gap"},
+      "is only used by salem_2: add it to --attacks",
+    ),
+    (
+      {"canary_source": "digits"},
+      "--canary_source=digits is only used for ood canaries",
+    ),
     (
       {"canary_source": "x", "canaries": "ood:9"},
       "--canary_source=x: unknown data set 'x'",

@@ -70,7 +70,7 @@ def test_the_share_of_the_peak_and_shadows_a_minute_follow_from_the_median():
   assert made["shadows_per_minute"] == pytest.approx(60 / (0.02 * steps), abs=1e-3)
 
 
-def test_a_recipe_that_was_not_timed_has_no_figures():
+def test_a_recipe_that_was_not_timed_has_no_metrics():
   made = row({name: times for name, times in TIMES.items() if name[0] != "tuned"})
   assert made["torch_tuned"] is made["ratio_tuned"] is made["torch_bf16"] is None
   assert "tuned" not in made["ratio_ranges"]
@@ -196,8 +196,8 @@ def test_the_gpu_table_on_a_tiny_network(monkeypatch, capsys):
   assert "256 shadows, extrapolated: " in told
 
 
-def test_figures_of_a_gpu_row():
-  made = gpu.figures(
+def test_throughput_of_a_gpu_row():
+  made = gpu.throughput(
     [0.2, 0.1, 0.4], 8, 10, flops=1e9, peak=1e12, batch=gpu.RECORDS // 10
   )
   assert made["ms"] == [10.0, 20.0, 40.0]

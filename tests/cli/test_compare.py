@@ -114,7 +114,7 @@ def test_an_attack_that_one_audit_lacks_is_not_compared(runs, tmp_path):
 
 @pytest.mark.parametrize("audits", ["", "runs/a", "a,", "x/a,y/a", "a,b,a/"])
 def test_two_audits_of_different_names_are_needed(audits):
-  with pytest.raises(ValueError, match="name two run folders or more") as raised:
+  with pytest.raises(ValueError, match="pass at least two run folders") as raised:
     CompareSettings(audits=audits)
   assert "\n" not in str(raised.value)
 

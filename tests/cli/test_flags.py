@@ -238,7 +238,7 @@ MISTAKES = [
   ("train", "--learning_rate=nan", "--learning_rate=nan must be positive"),
   ("train", "--learning_rate=inf", "--learning_rate=inf must be at most"),
   ("train", "--learning_rate=1e300", "--learning_rate=1e+300 must be at most"),
-  ("lira", "--num_shadows=1", "2 models at least and 16 to say much"),
+  ("lira", "--num_shadows=1", "use at least 2 models, and 16 for meaningful results"),
   ("lira", "--num_shadows=100000000", "must be at most"),
   ("lira", "--memory_gb=-1", "--memory_gb=-1.0 must be 0 or more"),
   ("lira", "--memory_gb=nan", "--memory_gb=nan must be 0 or more"),

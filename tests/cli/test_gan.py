@@ -165,8 +165,8 @@ def test_a_defense_is_attacked_by_every_adaptive_attacker(defended):
     row = grid["single", references]
     assert row["num_members"] + row["num_nonmembers"] + row["excluded"] == single
   assert report["setting"]["defense"] == "par_gan(critics=2)|mixup"
-  # One natural GAN for each, and what the theory says about the pairs.
-  assert len(list((defended[0] / "natural").glob("models/*"))) == MODELS
+  # One undefended GAN for each, and what the theory says about the pairs.
+  assert len(list((defended[0] / "undefended").glob("models/*"))) == MODELS
   theory = report["generator"]["theory"]
   for side in ("natural", "mixup"):
     assert theory[side]["auc"] <= theory[side]["auc_bound"]["threshold"] + 1e-9
@@ -176,17 +176,17 @@ def test_a_defense_is_attacked_by_every_adaptive_attacker(defended):
 
 
 @pytest.mark.slow
-def test_natural_references_of_an_undefended_run_are_those_it_would_train(
+def test_undefended_references_of_an_undefended_run_are_those_it_would_train(
   undefended, defended, tmp_path
 ):
   # Its own GANs lie there, as after a kill: nothing at all is left to train.
   shutil.copytree(defended[0] / "models", tmp_path / "models")
   folders = (undefended[0], tmp_path)
   before = [trained(folder) for folder in folders]
-  settings = dataclasses.replace(DEFENDED, natural=str(undefended[0]))
+  settings = dataclasses.replace(DEFENDED, undefended=str(undefended[0]))
   result = job.execute(settings, tmp_path, gan.run)
   assert [trained(folder) for folder in folders] == before
-  assert not (tmp_path / "natural").exists()
+  assert not (tmp_path / "undefended").exists()
   assert result["generator_steps"] == defended[1]["generator_steps"]
   ours, theirs = valid_report(tmp_path), valid_report(defended[0])
   assert ours["generator"] == theirs["generator"]
@@ -194,18 +194,18 @@ def test_natural_references_of_an_undefended_run_are_those_it_would_train(
     assert ours["attacks"][name]["auc"] == theirs["attacks"][name]["auc"]
 
 
-def test_natural_references_of_another_training_are_refused_at_once(
+def test_undefended_references_of_another_training_are_refused_at_once(
   undefended, tmp_path
 ):
   before = trained(undefended[0])
-  settings = dataclasses.replace(DEFENDED, natural=str(undefended[0]))
+  settings = dataclasses.replace(DEFENDED, undefended=str(undefended[0]))
   other = dataclasses.replace(settings, seed=1)
   with pytest.raises(ValueError, match="seed was 0, now 1") as raised:
     job.execute(other, tmp_path / "seed", gan.run)
   assert "\n" not in str(raised.value)
   assert not list((tmp_path / "seed").iterdir())
-  nowhere = dataclasses.replace(settings, natural=str(tmp_path / "nowhere"))
-  with pytest.raises(FileNotFoundError, match="name the run folder of undefended GANs"):
+  nowhere = dataclasses.replace(settings, undefended=str(tmp_path / "nowhere"))
+  with pytest.raises(FileNotFoundError, match="pass the run folder of undefended GANs"):
     job.execute(nowhere, tmp_path / "run", gan.run)
   assert not (tmp_path / "run").exists()
   assert not (tmp_path / "nowhere").exists()
@@ -248,11 +248,11 @@ def test_a_private_gan_of_a_table_states_its_epsilon(tmp_path, capsys, small_tab
   [
     (
       {"learner": "mlp_wgan_gp", "model": "auto"},
-      "--learner=mlp_wgan_gp is for tables, and digits",
+      "--learner=mlp_wgan_gp is for tables, but digits",
     ),
     (
       {"learner": "medgan", "model": "auto"},
-      "--learner=medgan is for tables, and digits holds pictures",
+      "--learner=medgan is for tables, but digits holds images",
     ),
     ({"train_size": 10_000}, "digits has 1438 records; --train_size=10000"),
   ],
@@ -270,7 +270,7 @@ def test_a_mistake_on_the_command_line_is_status_2(capsys):
     job.main(gan.JOB, ["--samples=10"])
   assert left.value.code == 2
   errors = capsys.readouterr().err.splitlines()
-  assert errors == ["gan: --samples=10: take 100 or more to measure utility"]
+  assert errors == ["gan: --samples=10: use at least 100 to measure utility"]
 
 
 def test_records_are_split_where_nobody_did(small_table):

@@ -33,9 +33,9 @@ def test_learners_are_named_by_text(learner, defense, defended_by):
   assert settings.defended_by == defended_by
   assert settings.make_learner(picture_data()).latent == 3
   assert settings.is_defended == (defended_by != "none")
-  natural = settings.undefended
-  assert (natural.learner, natural.defended_by) == ("wgan_gp", "none")
-  assert not natural.is_defended
+  undefended = settings.without_defense
+  assert (undefended.learner, undefended.defended_by) == ("wgan_gp", "none")
+  assert not undefended.is_defended
 
 
 def test_networks_follow_from_the_records():
@@ -52,29 +52,35 @@ def test_networks_follow_from_the_records():
 @pytest.mark.parametrize(
   ("wrong", "message"),
   [
-    ({"standardize": True}, r"--standardize: generators make values in \[0,1\]"),
+    ({"standardize": True}, r"--standardize: generators produce values in \[0,1\]"),
     ({"num_shadows": 1}, "--num_shadows=1: an attack needs a target and references"),
-    ({"samples": 10}, "--samples=10: take 100 or more"),
-    ({"attacks": "logn"}, "no attack is called 'logn'; did you mean logan"),
+    ({"samples": 10}, "--samples=10: use at least 100"),
+    ({"attacks": "logn"}, "there is no attack 'logn'; did you mean logan"),
     ({"attacks": "logan(x=1)"}, r"logan\(x=1\)"),
-    ({"natural": "runs/none"}, "--natural=runs/none: .*their own natural references"),
-    ({"defense": "mixupp"}, "--defense=mixupp: no defense is called 'mixupp'"),
-    ({"learner": "wgan"}, "no learner is called 'wgan'; did you mean wgan_gp"),
-    ({"learner": "mixup_gan", "defense": "mixup"}, "takes no defense: drop mixup"),
+    (
+      {"undefended": "runs/none"},
+      "--undefended=runs/none: .*their own references",
+    ),
+    ({"defense": "mixupp"}, "--defense=mixupp: there is no defense 'mixupp'"),
+    ({"learner": "wgan"}, "there is no learner 'wgan'; did you mean wgan_gp"),
+    (
+      {"learner": "mixup_gan", "defense": "mixup"},
+      "does not accept a defense: remove mixup",
+    ),
     ({"learner": "wgan_gp(critics=0)"}, "--learner=.*critics is 0"),
     ({"learner": "wgan_gp(defense='mixup')"}, "defense cannot be set here"),
-    ({"model": "dense_network"}, "no model is called 'dense_network'"),
+    ({"model": "dense_network"}, "there is no model 'dense_network'"),
     ({"model": "image_networks(latent=0)"}, "latent is 0; pass an integer"),
     ({"model": "image_networks(num_classes=3)"}, "num_classes cannot be set here"),
     (
       {"classifier": "cn"},
       "--classifier=cn: .* did you mean cnn",
     ),
-    ({"classifier": "cnn, mlp"}, "--classifier=cnn, mlp: name one network"),
-    ({"optimizer": "adam(learning_rate=1)"}, "give the rate by --learning_rate"),
+    ({"classifier": "cnn, mlp"}, "--classifier=cnn, mlp: pass one network"),
+    ({"optimizer": "adam(learning_rate=1)"}, "pass the rate with --learning_rate"),
     (
       {"learner": "medgan", "model": NETWORKS},
-      "of its own: drop --model=dense",
+      "its own networks: remove --model=dense",
     ),
   ],
 )
@@ -109,7 +115,7 @@ def test_every_protocol_builds_at_its_own_size(name, shape, latent):
 
 def test_a_quick_run_is_small():
   quick = GanSettings(quick=True, num_shadows=128, epochs=10_000)
-  assert (quick.shadows, quick.passes) == (8, 300)
+  assert (quick.shadows, quick.num_epochs) == (8, 300)
   assert (quick.budget.targets, quick.budget.records) == (1, 100)
   assert len(quick.records()) <= 1500
   assert quick.records().test is not None
@@ -128,13 +134,17 @@ def test_every_flag_has_a_help_text():
   assert names <= set(FLAGS)
 
 
-def test_natural_references_keep_the_recipe_of_their_run(tmp_path):
+def test_undefended_references_keep_the_recipe_of_their_run(tmp_path):
   recipe = {"epochs": 7, "batch_size": 5, "learner": "wgan_gp", "defense": "none"}
   (tmp_path / "config.json").write_text(json.dumps(recipe | {"seed": 3}))
-  ours = GanSettings(learner="par_gan", epochs=9, seed=1, natural=str(tmp_path))
-  natural = ours.natural_run
-  assert (natural.epochs, natural.batch_size, natural.learner) == (7, 5, "wgan_gp")
-  assert natural.seed == 1  # records and subsets are those of this run
+  ours = GanSettings(learner="par_gan", epochs=9, seed=1, undefended=str(tmp_path))
+  undefended = ours.undefended_run
+  assert (undefended.epochs, undefended.batch_size, undefended.learner) == (
+    7,
+    5,
+    "wgan_gp",
+  )
+  assert undefended.seed == 1  # records and subsets are those of this run
   (tmp_path / "config.json").write_text(json.dumps(recipe | {"defense": "mixup"}))
   with pytest.raises(ValueError, match="holds GANs trained with mixup"):
-    _ = ours.natural_run
+    _ = ours.undefended_run

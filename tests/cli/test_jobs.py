@@ -111,7 +111,7 @@ def test_pitfall_86_a_changed_setting_is_refused(trained, field, value):
 def test_a_stopped_job_resumes(tmp_path, trained, monkeypatch):
   settings, _, result = trained
 
-  def stop(self, units, **figures):
+  def stop(self, units, **metrics):
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
@@ -129,11 +129,11 @@ def test_lira_writes_the_contract(attacked):
   assert result == returned
   assert set(result["attacks"]) | set(result["not_run"]) == set(RUN)
   assert set(result["not_run"]) == {"rmia", "attack_p", "quantile"}  # no population
-  for figures in result["attacks"].values():
-    assert {"auc", "auc_ci", "balanced_accuracy", "tpr"} <= set(figures)
-    assert {"value", "ci", "resolvable"} <= set(figures["tpr"]["0.001"])
-    low, high = figures["auc_ci"]
-    assert low <= figures["auc"] <= high
+  for metrics in result["attacks"].values():
+    assert {"auc", "auc_ci", "balanced_accuracy", "tpr"} <= set(metrics)
+    assert {"value", "ci", "resolvable"} <= set(metrics["tpr"]["0.001"])
+    low, high = metrics["auc_ci"]
+    assert low <= metrics["auc"] <= high
   assert result["num_shadows"] == 4
   assert result["strategy"] == "loop"
   assert result["shadows_per_minute"] > 0
@@ -191,17 +191,17 @@ def test_the_default_folder_follows_from_the_settings():
 def test_the_records_are_drawn_by_the_seed():
   few = Settings(train_size=50)
   data = few.load()
-  assert len(few.cut(data, halves=1)) == 50
-  half = few.cut(data, halves=2)
+  assert len(few.subsample(data, halves=1)) == 50
+  half = few.subsample(data, halves=2)
   assert len(half) == 100
-  np.testing.assert_array_equal(half.x, few.cut(data, halves=2).x)
-  other = Settings(train_size=50, seed=1).cut(data, halves=2)
+  np.testing.assert_array_equal(half.x, few.subsample(data, halves=2).x)
+  other = Settings(train_size=50, seed=1).subsample(data, halves=2)
   assert not np.array_equal(half.x, other.x)
   with pytest.raises(ValueError, match="digits has 1797 records; --train_size=1000"):
-    Settings(train_size=1000).cut(data, halves=2)
-  with_own = Settings(train_size=50, auxiliary=7).cut(data, halves=2)
+    Settings(train_size=1000).subsample(data, halves=2)
+  with_own = Settings(train_size=50, auxiliary=7).subsample(data, halves=2)
   assert (len(with_own), with_own.auxiliary.sum()) == (107, 7)
-  scaled = Settings(train_size=50, standardize=True).cut(data, halves=1)
+  scaled = Settings(train_size=50, standardize=True).subsample(data, halves=1)
   np.testing.assert_allclose(scaled.x.mean(0), 0, atol=1e-6)
 
 
@@ -210,15 +210,18 @@ def test_the_records_are_drawn_by_the_seed():
   [
     ({"learning_rate": 0.0}, "--learning_rate=0.0 must be positive"),
     ({"learning_rate": float("nan")}, "--learning_rate=nan must be positive"),
-    ({"model": "mpl"}, "no model is called 'mpl'; did you mean mlp"),
+    ({"model": "mpl"}, "there is no model 'mpl'; did you mean mlp"),
     ({"model": "mlp(width=3)"}, "mlp.*width"),
-    ({"optimizer": "sgdd"}, "no optimizer is called 'sgdd'; did you mean sgd"),
+    ({"optimizer": "sgdd"}, "there is no optimizer 'sgdd'; did you mean sgd"),
     ({"defense": "mixup("}, "cannot read 'mixup\\('"),
     ({"defense": "mixup|mixup"}, "two parts of the chain are called 'mixup'"),
     ({"defense": "label_smoothing(x)"}, "'x' is not a literal"),
-    ({"model": "mlp, mlp(8)"}, "a classifier takes one network"),
-    ({"learner": "staking"}, "no learner is called 'staking'"),
-    ({"learner": "model_stacking", "defense": "mixup"}, "takes no defense: drop mixup"),
+    ({"model": "mlp, mlp(8)"}, "a classifier accepts one network"),
+    ({"learner": "staking"}, "there is no learner 'staking'"),
+    (
+      {"learner": "model_stacking", "defense": "mixup"},
+      "does not accept a defense: remove mixup",
+    ),
     ({"learner": "model_stacking"}, "model_stacking.* two"),
     ({"learner": "ban_mpr(3)"}, "ban_mpr"),
   ],
@@ -262,7 +265,7 @@ def test_clutter_of_a_desktop_does_not_take_a_folder(tmp_path):
 
 
 def test_standardized_inputs_void_a_guarantee():
-  with pytest.raises(ValueError, match="--standardize takes means"):
+  with pytest.raises(ValueError, match="--standardize computes means"):
     Settings(standardize=True, defense="dp_sgd")
   Settings(standardize=True, defense="dp_sgd(guarantee=False)")
 
@@ -384,5 +387,5 @@ def test_a_diverged_model_ends_the_job_with_status_2(tmp_path, capsys):
   with pytest.raises(SystemExit) as ended:
     job.main(diverged, [f"--out={tmp_path / 'run'}"])
   assert ended.value.code == 2
-  message = "train: the model diverged: lower --learning_rate\n"
+  message = "train: the model diverged: reduce --learning_rate\n"
   assert capsys.readouterr().err.endswith(message)

@@ -128,7 +128,7 @@ def test_what_was_refused_is_tried_again(tmp_path, monkeypatch):
 def test_what_another_strategy_left_half_trained_is_trained_anew(tmp_path, monkeypatch):
   options = {"defenses": "none", "num_shadows": 2, "attacks": "gap"}
 
-  def stop(self, units, **figures):
+  def stop(self, units, **metrics):
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
@@ -179,7 +179,7 @@ def test_standardized_records_cost_dp_sgd_its_cell(tmp_path):
   )
   none, private = job.execute(settings, tmp_path, sweep.run)["cells"]
   assert "not_run" not in none
-  assert "--standardize takes means" in private["not_run"]
+  assert "--standardize computes means" in private["not_run"]
 
 
 @pytest.mark.slow
@@ -194,8 +194,8 @@ def test_the_tables_hold_every_cell(swept):
   folder, result = swept
   with (folder / "sweep.csv").open() as file:
     rows = {row["defense"]: row for row in csv.DictReader(file)}
-  figures = by_defense(result)["none"]["attacks"]["loss_threshold"]
-  assert float(rows["none"]["loss_threshold_auc"]) == figures["auc"]
+  metrics = by_defense(result)["none"]["attacks"]["loss_threshold"]
+  assert float(rows["none"]["loss_threshold_auc"]) == metrics["auc"]
   assert rows["mmd"]["not_run"]
   table = (folder / "sweep.md").read_text().splitlines()
   widths = {line.count("|") for line in table[:5]}
@@ -207,13 +207,13 @@ def test_the_tables_hold_every_cell(swept):
 @pytest.mark.parametrize(
   ("options", "reason"),
   [
-    ({}, "--study=NAME and --defenses"),
-    ({"study": "kaya", "defenses": "none"}, "give one of"),
+    ({}, "--study=NAME or --defenses"),
+    ({"study": "kaya", "defenses": "none"}, "pass either"),
     ({"study": "nobody"}, "choose from kaya"),
-    ({"defenses": " ; "}, "names no defense"),
-    ({"defenses": "none", "defense": "mixup"}, "--defense is not used here"),
+    ({"defenses": " ; "}, "contains no defense"),
+    ({"defenses": "none", "defense": "mixup"}, "--defense is not used by this job"),
     ({"defenses": "none; l1([-1.0])"}, "at least 0"),
-    ({"defenses": "none", "num_shadows": 1}, "2 models at least"),
+    ({"defenses": "none", "num_shadows": 1}, "at least 2 models"),
     ({"defenses": "none", "attacks": "nothing"}, "nothing"),
     ({"defenses": "none", "attacks": ""}, "--attacks is empty"),
   ],

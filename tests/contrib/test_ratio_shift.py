@@ -79,19 +79,19 @@ def test_no_roc_exceeds_the_bound_of_its_largest_rate_difference():
 
 
 def world(models=40, records=300, targets=2, shift=1.5, seed=0):
-  """Return natural losses [S, N], keep, and losses under mixup [T, N]."""
+  """Return undefended losses [S, N], keep, and losses under mixup [T, N]."""
   rng = np.random.default_rng(seed)
   members = rng.random((models, records)) < 0.5
   difficulty = rng.normal(scale=2, size=records)
   noise = rng.normal(size=(models + targets, records))
-  natural = difficulty - 2 * members + noise[:models]
+  undefended = difficulty - 2 * members + noise[:models]
   member = members[:targets]
-  return natural, members, difficulty - (2 - shift) * member + noise[models:]
+  return undefended, members, difficulty - (2 - shift) * member + noise[models:]
 
 
 def test_fits_are_those_of_a_loop_over_records():
-  natural, members, _ = world(models=12, records=15)
-  fits = fit_losses(natural, members, num_targets=2)
+  undefended, members, _ = world(models=12, records=15)
+  fits = fit_losses(undefended, members, num_targets=2)
   for target in range(2):
     others = np.arange(12) != target
     for record in range(15):
@@ -99,7 +99,7 @@ def test_fits_are_those_of_a_loop_over_records():
         (members[:, record], fits.mean_in, fits.std_in),
         (~members[:, record], fits.mean_out, fits.std_out),
       ):
-        losses = natural[others & side, record]
+        losses = undefended[others & side, record]
         assert mean[target, record] == pytest.approx(losses.mean())
         assert std[target, record] == pytest.approx(losses.std(ddof=1))
 
@@ -108,28 +108,28 @@ def test_fits_are_those_of_a_loop_over_records():
   ("attack", "fixed"), [(lira_online, False), (lira_online_fixed, True)]
 )
 def test_log_lambda_of_the_fits_is_the_score_of_lira(attack, fixed):
-  natural, members, _ = world(models=12, records=30)
-  fits = fit_losses(natural, members, num_targets=2, fixed=fixed)
-  ratio = theory.log_likelihood_ratio(natural[:2], *fits)
-  signals = Signals.from_phi(-natural, members)
+  undefended, members, _ = world(models=12, records=30)
+  fits = fit_losses(undefended, members, num_targets=2, fixed=fixed)
+  ratio = theory.log_likelihood_ratio(undefended[:2], *fits)
+  signals = Signals.from_phi(-undefended, members)
   scores = np.stack([attack(signals, target=target) for target in range(2)])
   np.testing.assert_allclose(ratio, scores, rtol=1e-9)
 
 
 def test_target_never_enters_its_own_fit():
-  natural, members, _ = world(models=8, records=20)
-  changed = natural.copy()
+  undefended, members, _ = world(models=8, records=20)
+  changed = undefended.copy()
   changed[0] += 50
-  before, after = (fit_losses(x, members, num_targets=2) for x in (natural, changed))
+  before, after = (fit_losses(x, members, num_targets=2) for x in (undefended, changed))
   np.testing.assert_array_equal(before.mean_in[0], after.mean_in[0])
   np.testing.assert_array_equal(before.std_out[0], after.std_out[0])
   assert (before.mean_in[1] != after.mean_in[1]).any()
 
 
 def test_shares_are_those_of_a_loop():
-  natural, members, mixup = world(models=6, records=9)
-  fits = fit_losses(natural, members, num_targets=2)
-  found = proposition_one(natural[:2], mixup, fits, members[:2], resamples=5)
+  undefended, members, mixup = world(models=6, records=9)
+  fits = fit_losses(undefended, members, num_targets=2)
+  found = proposition_one(undefended[:2], mixup, fits, members[:2], resamples=5)
   fell, cases = [], {"std_in < std_out": [], "std_in > std_out": []}
   for t, n in np.argwhere(members[:2]):
     fit = [values[t, n] for values in fits]
@@ -138,7 +138,7 @@ def test_shares_are_those_of_a_loop():
     m1, s1, m0, s0 = fit
     before, after = (
       stats.norm.logpdf(loss, m1, s1) - stats.norm.logpdf(loss, m0, s0)
-      for loss in (natural[t, n], mixup[t, n])
+      for loss in (undefended[t, n], mixup[t, n])
     )
     fell.append(after < before)
     cases["std_in < std_out" if s1 < s0 else "std_in > std_out"].append(fell[-1])
@@ -156,11 +156,11 @@ def fits_like(shape, mean_in, std_in, mean_out, std_out):
 
 def test_with_equal_spreads_every_right_shift_lowers_lambda():
   rng = np.random.default_rng(0)
-  natural = rng.normal(size=(2, 50))
+  undefended = rng.normal(size=(2, 50))
   everyone = np.ones((2, 50), bool)
   fits = fits_like((2, 50), -2.0, 1.0, 0.0, 1.0)
   shift = rng.uniform(0.01, 50, size=(2, 50))
-  found = proposition_one(natural, natural + shift, fits, everyone)
+  found = proposition_one(undefended, undefended + shift, fits, everyone)
   assert found["share"] == found["shifted_right"] == found["falling_branch"] == 1
   assert found["cases"]["std_in = std_out"]["pairs"] == 100
   # Without a spread over records the interval is that of 50 records, not of certainty.
@@ -170,9 +170,9 @@ def test_with_equal_spreads_every_right_shift_lowers_lambda():
 def test_right_shift_beyond_the_vertex_raises_lambda():
   fits = fits_like((1, 4), 0.0, 2.0, 1.0, 1.0)
   assert theory.vertex(0, 2, 1, 1) == pytest.approx(4 / 3)
-  natural = np.array([[-3.0, 0.0, 1.0, 2.0]])
+  undefended = np.array([[-3.0, 0.0, 1.0, 2.0]])
   everyone = np.ones((1, 4), bool)
-  found = proposition_one(natural, natural + 1, fits, everyone)
+  found = proposition_one(undefended, undefended + 1, fits, everyone)
   assert found["shifted_right"] == 1
   assert found["falling_branch"] == 0.75
   assert found["share"] == 0.5  # the third starts left of the vertex and ends beyond
@@ -181,25 +181,25 @@ def test_right_shift_beyond_the_vertex_raises_lambda():
 
 def test_share_is_half_without_mixup_and_that_of_two_gaussians_with_it():
   for shift in (0.0, 1.5):
-    natural, members, mixup = world(records=2000, targets=1, shift=shift)
-    fits = fit_losses(natural, members, num_targets=1, fixed=True)
-    found = proposition_one(natural[:1], mixup, fits, members[:1], resamples=20)
+    undefended, members, mixup = world(records=2000, targets=1, shift=shift)
+    fits = fit_losses(undefended, members, num_targets=1, fixed=True)
+    found = proposition_one(undefended[:1], mixup, fits, members[:1], resamples=20)
     expected = stats.norm.cdf(shift / np.sqrt(2))
     # Fits of 20 models curve Lambda a little; five standard errors of 1,000 pairs.
     assert found["share"] == pytest.approx(expected, abs=0.08)
     low, high = found["ci"]
     assert low < found["share"] < high
-  others = proposition_one(natural[:1], mixup, fits, ~members[:1], resamples=20)
+  others = proposition_one(undefended[:1], mixup, fits, ~members[:1], resamples=20)
   assert others["share"] == pytest.approx(0.5, abs=0.08)
 
 
 def test_records_with_all_their_targets_are_resampled():
   rng = np.random.default_rng(0)
-  natural = np.zeros((8, 100))
-  falls = np.broadcast_to(rng.random(100) < 0.6, natural.shape)
-  fits = fits_like(natural.shape, -1.0, 1.0, 0.0, 1.0)
-  everyone = np.ones(natural.shape, bool)
-  found = proposition_one(natural, np.where(falls, 1.0, -1.0), fits, everyone)
+  undefended = np.zeros((8, 100))
+  falls = np.broadcast_to(rng.random(100) < 0.6, undefended.shape)
+  fits = fits_like(undefended.shape, -1.0, 1.0, 0.0, 1.0)
+  everyone = np.ones(undefended.shape, bool)
+  found = proposition_one(undefended, np.where(falls, 1.0, -1.0), fits, everyone)
   low, high = found["ci"]
   one_target = clopper_pearson(int(falls[0].sum()), 100)
   assert high - low == pytest.approx(one_target[1] - one_target[0], rel=0.15)
@@ -213,13 +213,13 @@ def report():
 
 def test_report_survives_json_and_tells_the_story(report):
   assert json.loads(json.dumps(report, allow_nan=False)) == report
-  natural, mixup = report["natural"], report["mixup"]
-  assert natural["auc"] > 0.85 > 0.75 > mixup["auc"]
-  assert mixup["members"]["mean"] < natural["members"]["mean"]
+  undefended, mixup = report["natural"], report["mixup"]
+  assert undefended["auc"] > 0.85 > 0.75 > mixup["auc"]
+  assert mixup["members"]["mean"] < undefended["members"]["mean"]
   names = "gaussian", "sqrt2_hellinger", "quartile_gaussian", "histogram", "threshold"
   for name in names:
-    assert mixup["total_variation"][name] < natural["total_variation"][name]
-  for arm in (natural, mixup):
+    assert mixup["total_variation"][name] < undefended["total_variation"][name]
+  for arm in (undefended, mixup):
     assert arm["auc_ci"][0] < arm["auc"] < arm["auc_ci"][1]
     assert arm["auc"] <= arm["auc_bound"]["threshold"]
   shares = report["proposition_1"]
@@ -228,9 +228,9 @@ def test_report_survives_json_and_tells_the_story(report):
 
 
 def test_report_describes_the_ratios_of_the_scores(report):
-  natural, members, _ = world()
-  fits = fit_losses(natural, members, num_targets=2)
-  ratio = theory.log_likelihood_ratio(natural[:2], *fits)
+  undefended, members, _ = world()
+  fits = fit_losses(undefended, members, num_targets=2)
+  ratio = theory.log_likelihood_ratio(undefended[:2], *fits)
   found = report["natural"]["members"]
   inside = ratio[members[:2]]
   assert found["mean"] == pytest.approx(inside.mean())
@@ -240,9 +240,10 @@ def test_report_describes_the_ratios_of_the_scores(report):
 
 
 def test_quartiles_withstand_the_pairs_that_make_the_moments():
-  natural, members, mixup = world(records=200, targets=1)
+  undefended, members, mixup = world(records=200, targets=1)
   mixup[0, ~members[0]] -= np.where(np.arange((~members[0]).sum()) == 3, 1e3, 0)
-  found = theory_report(natural, members, mixup, resamples=5, permutations=5)["mixup"]
+  report = theory_report(undefended, members, mixup, resamples=5, permutations=5)
+  found = report["mixup"]
   assert found["total_variation"]["gaussian"] > 0.8
   sides = []
   for side in ("members", "nonmembers"):
@@ -260,9 +261,11 @@ def test_mean_fit_of_the_celeba_models():
     [-5, m1 - half * s1, m1 + half * s1, m0 - half * s0, m0 + half * s0]
   )
   members = np.array([[True] * 2 + [False] * 2] + [[True] * 4] * 2 + [[False] * 4] * 2)
-  natural = np.repeat(losses[:, None], 4, axis=1)
-  natural[0] += np.arange(4)
-  report = theory_report(natural, members, natural[0] + 1, resamples=5, permutations=5)
+  undefended = np.repeat(losses[:, None], 4, axis=1)
+  undefended[0] += np.arange(4)
+  report = theory_report(
+    undefended, members, undefended[0] + 1, resamples=5, permutations=5
+  )
   found = report["mean_fit"]
   np.testing.assert_allclose([found[name] for name in LossFits._fields], CELEBA)
   assert found["vertex"] == pytest.approx(133.9, abs=0.06)
@@ -273,9 +276,9 @@ def test_mean_fit_of_the_celeba_models():
 
 
 def test_records_without_references_on_one_side_are_left_out_and_counted():
-  natural, members, mixup = world()
+  undefended, members, mixup = world()
   members[:, 7], members[:, 8] = True, False
-  report = theory_report(natural, members, mixup, resamples=5, permutations=5)
+  report = theory_report(undefended, members, mixup, resamples=5, permutations=5)
   assert report["excluded"] == 4
   counted = report["proposition_1"]
   assert counted["members"]["pairs"] + counted["nonmembers"]["pairs"] == 2 * 298
@@ -283,14 +286,14 @@ def test_records_without_references_on_one_side_are_left_out_and_counted():
 
 
 def test_unusable_losses_are_refused():
-  natural, members, mixup = world(models=6, records=9)
+  undefended, members, mixup = world(models=6, records=9)
   with pytest.raises(ValueError, match=r"\(2, 8\)"):
-    theory_report(natural, members, mixup[:, :8])
+    theory_report(undefended, members, mixup[:, :8])
   with pytest.raises(ValueError, match="num_targets=7"):
-    fit_losses(natural, members, num_targets=7)
+    fit_losses(undefended, members, num_targets=7)
   broken = np.where(mixup < 0, np.nan, mixup)
-  fits = fit_losses(natural, members, num_targets=2)
+  fits = fit_losses(undefended, members, num_targets=2)
   with pytest.raises(ValueError, match="mixup losses"):
-    proposition_one(natural[:2], broken, fits, members[:2])
+    proposition_one(undefended[:2], broken, fits, members[:2])
   with pytest.raises(ValueError, match="bins=1"):
     estimate_total_variation([0.0, 1.0], [False, True], bins=1)

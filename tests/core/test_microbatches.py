@@ -255,7 +255,7 @@ def test_the_flag_reaches_the_classifier_and_no_other_learner():
   assert settings.make_learner(settings.load()).text.endswith("|microbatch=4")
   plain = Settings(model="mlp(8)")
   assert "microbatch" not in plain.make_learner(plain.load()).text
-  with pytest.raises(ValueError, match="--learner=model_stacking takes whole batches"):
+  with pytest.raises(ValueError, match="--learner=model_stacking uses whole batches"):
     Settings(learner="model_stacking", model="mlp(8), mlp(4)", microbatch=4)
   with pytest.raises(ValueError, match="--microbatch=-1 must be 0 or more"):
     Settings(microbatch=-1)

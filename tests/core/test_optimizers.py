@@ -106,7 +106,7 @@ def test_a_line_search_needs_the_loss_of_its_gradient(name):
 @pytest.mark.parametrize("name", ["reduce_on_plateau", "multi_steps"])
 def test_gans_have_no_one_loss_to_give(name):
   learner = mixdef.wgan_gp(table_networks(5, 3), READ_THE_LOSS[name])
-  with pytest.raises(ValueError, match=r"'value'.*a GAN has no one loss"):
+  with pytest.raises(ValueError, match=r"'value'.*a GAN has no single loss"):
     jax.eval_shape(lambda key: learner.init(key, SPEC), random_key(0))
 
 
@@ -116,7 +116,7 @@ WRONG = {
   "number": (1e-3, "0.001 of type float"),
   "None": (None, "None of type NoneType"),
   "text": ("adam", "'adam' of type str"),
-  "model": (models.mlp(4), "a MLP, which is a model"),
+  "model": (models.mlp(4), "a MLP, a model"),
   "list": ([optax.clip(1.0), optax.sgd(0.1)], r"optax.chain\(\*...\)"),
   "class": (optax.GradientTransformation, "must be called"),
 }

@@ -59,13 +59,13 @@ def test_infinity_reaches_the_factory():
 @pytest.mark.parametrize(
   ("text", "reason"),
   [
-    ("mixpu", "no defense is called 'mixpu'; did you mean mixup"),
+    ("mixpu", "there is no defense 'mixpu'; did you mean mixup"),
     ("zzz", "known: adamixup, .*weighted_smoothing"),
     ("mixup(beta=2)", "unexpected keyword argument 'beta'"),
     ("mixup(1, 2)", "too many positional arguments"),
     ("mixup(alpha=abs(-1))", r"mixup: 'abs\(-1\)' is not a literal"),
     ("mixup(alpha=x)", "mixup: 'x' is not a literal"),
-    ("mixup(**{'alpha': 1})", r"mixup: write each argument out"),
+    ("mixup(**{'alpha': 1})", r"mixup: .* write each argument explicitly"),
     ("l1(name='a', name='b')", "name is passed twice"),
     ("hamp(gama=0.5)", "hamp.*unexpected keyword argument 'gama'"),
     ("hamp|hamp_output", "two parts of the chain are called 'hamp_output'"),
@@ -98,7 +98,7 @@ def test_models_are_read_by_the_same_grammar():
   assert parse_call("mlp", catalogue, "model", num_classes=3) == ((), 3)
   given = parse_call("mlp(num_classes=5)", catalogue, "model", num_classes=3)
   assert given == ((), 5)
-  with pytest.raises(ValueError, match="no model is called 'cnn'"):
+  with pytest.raises(ValueError, match="there is no model 'cnn'"):
     parse_call("cnn", catalogue, "model")
 
 

@@ -74,8 +74,8 @@ def test_a_defense_of_a_module_is_read_and_written_by_its_text(mine):
 @pytest.mark.parametrize(
   ("text", "message"),
   [
-    ("my_module:absent", "my_module has no defense called absent"),
-    ("my_module:three", "my_module has no defense called three"),
+    ("my_module:absent", "my_module has no defense named absent"),
+    ("my_module:three", "my_module has no defense named three"),
     ("no_such_module:flooding", "'no_such_module' cannot be imported: ModuleNotFound"),
     ("my_module:bare", "my_module:bare has no text .*: decorate it with @defense"),
     ("my_module:tiny('x')", "returns a Dataset, not a defense"),

@@ -84,5 +84,5 @@ def test_a_run_of_what_has_no_name_is_resumed_and_told_apart(tmp_path):
   first = fitted(tmp_path, 2.0)
   again = fitted(tmp_path, 2.0)
   np.testing.assert_array_equal(first.log_probs(np.eye(4)), again.log_probs(np.eye(4)))
-  with pytest.raises(ValueError, match="is of another run: program was"):
+  with pytest.raises(ValueError, match="belongs to another run: program was"):
     fitted(tmp_path, 3.0)

@@ -56,10 +56,10 @@ def _made(models, records, seed):
 
 
 def attack(family, scores, members, audited):
-  figures = summarize(scores, members, audited, resamples=20)
+  metrics = summarize(scores, members, audited, resamples=20)
   several = len(scores) > 1
   calibrated = {"0.01": {"tpr": 0.11, "fpr": 0.012, "fpr_spread": 0.004}}
-  return figures.to_json() | {
+  return metrics.to_json() | {
     "family": family,
     "about": "Score a record by what this attack reads.",
     "num_targets": len(scores),

@@ -18,7 +18,7 @@ from mixdef.training.workers import pool
 
 @pytest.fixture
 def installed():
-  """Skip where oneDNN cannot be had."""
+  """Skip if oneDNN is not available."""
   try:
     build.library()
   except ValueError as reason:
@@ -180,5 +180,5 @@ def test_no_compiler_is_one_line(monkeypatch, nothing_built, compiler, message):
 def test_other_backends_are_refused(monkeypatch):
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
   build.register.cache_clear()
-  with pytest.raises(ValueError, match="is for CPUs, and jax runs on 'gpu'"):
+  with pytest.raises(ValueError, match="is for CPUs, but jax runs on 'gpu'"):
     build.register()

@@ -171,12 +171,12 @@ def test_wrong_arguments_are_refused_in_one_line(options, message):
 
 
 def test_two_models_are_refused():
-  with pytest.raises(ValueError, match="ban_mpr takes one model and got 2"):
+  with pytest.raises(ValueError, match="ban_mpr accepts one model, not 2"):
     ban_mpr((Normed(), Normed(4)), SGD, experimental=True)
 
 
 def test_fewer_epochs_than_students_are_refused():
-  with pytest.raises(ValueError, match="ban_mpr trains in 3 phases: raise epochs=2"):
+  with pytest.raises(ValueError, match="ban_mpr trains in 3 phases: increase epochs=2"):
     start(LEARNER, STUDENTS - 1)
 
 

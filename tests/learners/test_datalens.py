@@ -208,7 +208,7 @@ def test_official_charge_is_that_of_two_root_k():
   ("options", "message"),
   [
     ({"teachers": 0}, "teachers is 0"),
-    ({"top": 7}, "top is 7, and a record has 6 numbers"),
+    ({"top": 7}, "top is 7, but a record has 6 numbers"),
     ({"noise": -1.0}, "noise is -1.0"),
     ({"noise": jnp.ones(())}, "noise cannot be swept"),
     ({"threshold": 1.5}, "threshold is 1.5"),

@@ -117,8 +117,8 @@ def test_pitfall_102_generator_steps_are_counted_over_the_epochs(when, steps):
   learner = wgan_gp(NETWORKS, generator_steps=when)
   history = train(learner, members=KEEP[:1], epochs=3, batch_size=3).history
   assert [round(7 * row["generator_steps"], 4) for row in history] == steps
-  figures = {"critic_loss", "distance", "generator_steps"}
-  assert figures <= history[0].keys()
+  metrics = {"critic_loss", "distance", "generator_steps"}
+  assert metrics <= history[0].keys()
 
 
 @pytest.mark.slow
@@ -160,7 +160,7 @@ def test_par_gan_trains_and_answers_by_every_critic():
 
 
 def test_too_few_members_for_the_critics_are_refused():
-  with pytest.raises(ValueError, match="take fewer critics"):
+  with pytest.raises(ValueError, match="use fewer critics"):
     train(par_gan(NETWORKS, critics=15), batch_size=1)
 
 
@@ -172,7 +172,7 @@ def interrupt(monkeypatch):
   def stop(n, learner, **options):
     epochs = []
 
-    def advance(self, units, **figures):
+    def advance(self, units, **metrics):
       epochs.append(units)
       if len(epochs) == n:
         raise KeyboardInterrupt

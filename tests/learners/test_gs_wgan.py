@@ -33,8 +33,8 @@ from mixdef.defenses import accounting
 from mixdef.learners import gs_wgan
 from mixdef.learners._gan import gather, public_fakes
 from mixdef.learners._sanitised import (
-  asked_chunk_epsilon,
-  drawn_chunk_epsilon,
+  drawn_shard_epsilon,
+  known_shard_epsilon,
   sanitise,
 )
 from mixdef.models import image_networks
@@ -200,7 +200,7 @@ def test_each_fake_asks_a_critic_drawn_for_it_alone(rounds):
   seen = set()
   for i in (3, 5, 7):
     key = fold_in_name(at(i).key, "generator")
-    drawn = jax.random.randint(fold_in_name(key, "asked"), (FAKES,), 0, CRITICS)
+    drawn = jax.random.randint(fold_in_name(key, "queried"), (FAKES,), 0, CRITICS)
     seen.add(len(set(drawn.tolist())))
     expected = generator_by_formula(
       states[i], states[i + 1], at(i), lambda j, drawn=drawn: int(drawn[j]), 1e6
@@ -211,7 +211,7 @@ def test_each_fake_asks_a_critic_drawn_for_it_alone(rounds):
 
 @pytest.mark.slow
 def test_all_fakes_ask_the_trained_critic_where_that_is_chosen():
-  learner = gan(critic_steps=1, noise_multiplier=0.0, clip=CLIP, asked="trained")
+  learner = gan(critic_steps=1, noise_multiplier=0.0, clip=CLIP, queried="trained")
   before = start(learner)
   after, _ = stepped(learner)(before, device(DATA), ROWS, at(0))
   (turn,) = np.flatnonzero(moved(before, after))
@@ -270,39 +270,39 @@ def test_members_reach_the_generator_through_the_gradients_alone():
 def test_epsilon_at_the_official_setting():
   """q = 1/1000, 20,000 rounds of 32 fakes, sigma 1.07."""
   count, delta = 20_000 * 32, 1e-5
-  drawn = drawn_chunk_epsilon(1.07, chunks=1000, count=count, delta=delta)
+  drawn = drawn_shard_epsilon(1.07, shards=1000, count=count, delta=delta)
   assert drawn == pytest.approx(9.24, abs=0.005)
   poisson = accounting.epsilon(
     1.07, sampling_probability=1 / 1000, steps=count, delta=delta
   )
   assert poisson == pytest.approx(4.45, abs=0.005)
-  known = asked_chunk_epsilon(1.07, count=20 * 32, delta=delta)
+  known = known_shard_epsilon(1.07, count=20 * 32, delta=delta)
   assert known == pytest.approx(390, abs=1)
 
 
 @pytest.mark.slow
 def test_a_draw_never_costs_more_than_none():
-  for sigma, chunks in ((0.3, 2), (1.0, 1), (5.0, 50)):
+  for sigma, shards in ((0.3, 2), (1.0, 1), (5.0, 50)):
     config = {"count": 40, "delta": 1e-5}
-    drawn = drawn_chunk_epsilon(sigma, chunks=chunks, **config)
-    assert drawn <= asked_chunk_epsilon(sigma, **config)
-  assert drawn_chunk_epsilon(0.0, chunks=9, count=1, delta=1e-5) == np.inf
+    drawn = drawn_shard_epsilon(sigma, shards=shards, **config)
+    assert drawn <= known_shard_epsilon(sigma, **config)
+  assert drawn_shard_epsilon(0.0, shards=9, count=1, delta=1e-5) == np.inf
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("asked", ["drawn", "trained"])
-def test_trained_runs_state_what_their_rounds_spent(asked):
-  learner = gan(critic_steps=2, warm_epochs=1, asked=asked)
+@pytest.mark.parametrize("queried", ["drawn", "trained"])
+def test_trained_runs_state_what_their_rounds_spent(queried):
+  learner = gan(critic_steps=2, warm_epochs=1, queried=queried)
   sizes = {"epochs": 5, "batch_size": 4}
   runs = train(learner, **sizes)
   # Four epochs of two steps in rounds of two: 4 rounds, 2 cycles of 3 critics begun.
-  count = {"drawn": {"chunks": 3, "count": 16}, "trained": {"count": 8}}[asked]
-  account = {"drawn": drawn_chunk_epsilon, "trained": asked_chunk_epsilon}[asked]
+  count = {"drawn": {"shards": 3, "count": 16}, "trained": {"count": 8}}[queried]
+  account = {"drawn": drawn_shard_epsilon, "trained": known_shard_epsilon}[queried]
   expected = {"epsilon": account(1.07, **count, delta=1e-5), "delta": 1e-5}
   said = runs[0].guarantee
   assert {name: said[name] for name in expected} == pytest.approx(expected, rel=1e-5)
   assert runs.history[-1]["generator_steps"] == 0.5
-  if asked == "drawn":
+  if queried == "drawn":
     side_by_side = train(learner, **sizes, strategy="vmap")
     assert same(runs.states.params, side_by_side.states.params, atol=1e-5)
     assert not same(*(take_row(runs.states.params, s) for s in (0, 1)))
@@ -322,7 +322,7 @@ def test_no_noise_is_no_guarantee():
     ({"noise_multiplier": jnp.ones(())}, "noise_multiplier cannot be swept"),
     ({"clip": 0.0}, "clip is 0.0"),
     ({"delta": 1.0}, "delta is 1.0"),
-    ({"asked": "all"}, "'drawn', 'trained'"),
+    ({"queried": "all"}, "'drawn', 'trained'"),
     ({"noise_multiplier": np.inf}, "noise_multiplier is inf"),
     ({"clip": np.inf}, "clip is inf"),
     ({"average": 1.5}, "average is 1.5"),
@@ -337,7 +337,7 @@ def test_options_out_of_range_are_refused(options, message):
 
 @pytest.mark.slow
 def test_trainings_that_cannot_be_are_refused():
-  with pytest.raises(ValueError, match="the generator takes no step: raise epochs"):
+  with pytest.raises(ValueError, match="the generator takes no step"):
     start(gan(warm_epochs=2))
   with pytest.raises(ValueError, match="no guarantee for 32 members"):
     start(gan(delta=0.1, critic_steps=1))

@@ -272,8 +272,8 @@ def test_parts_hear_of_the_critic():
 @pytest.mark.parametrize(
   ("defense", "reason"),
   [
-    (dp_sgd(1.0, 1.0), "takes the records of a batch apart"),
-    (past(), "gradients are of a classifier's loss"),
+    (dp_sgd(1.0, 1.0), "needs independent records"),
+    (past(), "gradients are those of a classifier's loss"),
     (relaxloss_gan(-1.0), "the loss of a Wasserstein critic"),
     (distillation(), "classifiers trained before"),
   ],
@@ -306,5 +306,5 @@ def test_pretraining_that_leaves_no_epoch():
 
 @pytest.mark.slow
 def test_other_records_than_the_networks_are_of():
-  with pytest.raises(ValueError, match=r"records of shape \(6,\), the data's have"):
+  with pytest.raises(ValueError, match=r"records of shape \(6,\), but the data have"):
     start(GAN, records(shape=(FEATURES + 1,)))

@@ -42,7 +42,7 @@ def test_phases_are_in_order_and_differ_by_one_epoch_at_most(epochs, phases):
 def test_too_few_epochs_are_refused_in_one_line():
   check_phases("it", 3, 3)
   with pytest.raises(
-    ValueError, match="it trains in 3 phases: raise epochs=2"
+    ValueError, match="it trains in 3 phases: increase epochs=2"
   ) as error:
     check_phases("it", 2, 3)
   assert "\n" not in str(error.value)

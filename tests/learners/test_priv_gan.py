@@ -255,7 +255,7 @@ def test_models_trained_side_by_side_are_those_trained_in_turn():
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"pairs": 1}, "pairs is 1; P needs at least 2"),
+    ({"pairs": 1}, "pairs is 1; P must distinguish at least 2"),
     ({"ratio": -1.0}, "ratio is -1.0"),
     ({"pretrain_epochs": -1}, "pretrain_epochs is -1"),
     ({"dp_delay": 0.5}, "dp_delay is 0.5"),

@@ -126,9 +126,9 @@ def test_the_parts_are_those_of_the_models_own_key(clean):
 @pytest.mark.parametrize(
   ("wrong", "message"),
   [
-    ((Normed(),), "takes two first-level models and got 1"),
-    (Normed(), "takes two first-level models and got 1"),
-    ((Normed(6), Normed(6)), "two different models and got Normed.* twice"),
+    ((Normed(),), "needs two first-level models, not 1"),
+    (Normed(), "needs two first-level models, not 1"),
+    ((Normed(6), Normed(6)), "two different models, but got Normed.* twice"),
   ],
 )
 def test_wrong_models_are_refused_in_one_line(wrong, message):
@@ -139,11 +139,11 @@ def test_wrong_models_are_refused_in_one_line(wrong, message):
 
 def test_too_few_epochs_and_wrong_classes_are_refused_at_init():
   with pytest.raises(
-    ValueError, match="model_stacking trains in 3 phases: raise epochs=2"
+    ValueError, match="model_stacking trains in 3 phases: increase epochs=2"
   ):
     start(LEARNER, 2)
   wide = model_stacking((Normed(), models.mlp(4, num_classes=5)), optax.sgd(0.1))
-  with pytest.raises(ValueError, match="returns 5 classes, the data have 3"):
+  with pytest.raises(ValueError, match="returns 5 classes, but the data have 3"):
     start(wide, EPOCHS)
 
 

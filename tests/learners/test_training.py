@@ -62,7 +62,7 @@ def test_an_interrupted_run_ends_like_an_unbroken_one(
   monkeypatch.setattr(loop_module, "_CHECKPOINT_SECONDS", -1.0)
   epochs, trained, one_epoch = [], [], loop_module._one_epoch
 
-  def advance(self, units, **figures):
+  def advance(self, units, **metrics):
     epochs.append(units)
     if len(epochs) == 3:
       raise KeyboardInterrupt

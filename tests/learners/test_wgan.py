@@ -346,8 +346,8 @@ def test_options_out_of_range_are_refused(options, message):
   [
     ("dropout(0.5)", "sets fields of a classifier"),
     ("selena", "learns from classifiers trained before"),
-    ("early_stopping(3)", "reads a classifier's answers after each epoch"),
-    ("confidence_masking", "changes a classifier's released answers"),
+    ("early_stopping(3)", "reads a classifier's outputs after each epoch"),
+    ("confidence_masking", "changes a classifier's released outputs"),
     ("ema", "releases other weights than those trained"),
     ("label_smoothing|focal_loss", "acts on a classifier's loss"),
     ("relaxloss", "acts on a classifier's loss"),
@@ -358,22 +358,22 @@ def test_what_a_gan_has_no_place_for_is_refused_by_name(text, why):
   name = text.partition("|")[2] or text.partition("(")[0]
   with pytest.raises(ValueError, match=why) as raised:
     wgan_gp(NETWORKS, defense=mixdef.parse(text))
-  assert f"wgan_gp cannot carry {name}" in str(raised.value)
+  assert f"wgan_gp does not support {name}" in str(raised.value)
   assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("hook", ["rows", "log_probs", "finish", "release_params"])
 def test_hooks_of_a_classifier_are_refused(hook):
   part = Defense("mine", **{hook: lambda *_: None})
-  with pytest.raises(ValueError, match="wgan_gp cannot carry mine"):
+  with pytest.raises(ValueError, match="wgan_gp does not support mine"):
     wgan_gp(NETWORKS, defense=part)
 
 
 @pytest.mark.parametrize(
   ("networks", "message"),
   [
-    (table_networks(FEATURES, 3), "take 3 classes, the data have 2"),
-    (table_networks(4, CLASSES), r"shape \(4,\), the data's have \(6,\)"),
+    (table_networks(FEATURES, 3), "expect 3 classes, but the data have 2"),
+    (table_networks(4, CLASSES), r"shape \(4,\), but the data have \(6,\)"),
   ],
 )
 def test_networks_of_other_sizes_are_refused(networks, message):

@@ -198,7 +198,7 @@ def test_unusable_pairs_are_refused():
   scores, members = tied(0)
   with pytest.raises(ValueError, match="first has 12 records and second 9"):
     paired_bootstrap((scores, members), (scores[:, :9], members[:, :9]))
-  with pytest.raises(ValueError, match=r"member has shape \(4, 9\); pass \[4, 12\]"):
+  with pytest.raises(ValueError, match=r"members has shape \(4, 9\); pass \[4, 12\]"):
     paired_bootstrap((scores, members), (scores, members[:, :9]))
   with pytest.raises(ValueError, match="resamples=0"):
     paired_bootstrap((scores, members), (scores, members), resamples=0)

@@ -155,7 +155,7 @@ def test_pitfall_133_the_numbers_of_guesses_have_no_default():
     ),
     (
       lambda: epsilon_one_run(np.zeros(9), fair(8), guesses_in=1, guesses_out=1),
-      r"member has shape \(8,\)",
+      r"members has shape \(8,\)",
     ),
   ],
 )

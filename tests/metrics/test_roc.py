@@ -173,8 +173,8 @@ def test_pitfall_129_ten_expected_false_positives_are_resolvable():
   [
     (lambda: roc.auc([1.0, 2], [True, True]), "2 members and 0 non-members"),
     (lambda: roc.auc([np.nan, 2], [True, False]), "0 members and 1 non-members"),
-    (lambda: roc.auc([1.0, 2], [1, 0]), "member has type int"),
-    (lambda: roc.auc([1.0], [True, False]), r"member has shape \(2,\); pass \[1\]"),
+    (lambda: roc.auc([1.0, 2], [1, 0]), "members has type int"),
+    (lambda: roc.auc([1.0], [True, False]), r"members has shape \(2,\); pass \[1\]"),
     (lambda: roc.tpr_at_fpr(SCORES, MEMBER, 5), "fpr=5"),
     (lambda: intervals.clopper_pearson(3, 2), "successes=3"),
     (lambda: intervals.clopper_pearson(1, 2, confidence=95), "confidence=95"),
@@ -239,7 +239,7 @@ def test_ppv_refuses_percentages(rates, message):
 @pytest.mark.parametrize(
   ("scores", "member", "message"),
   [
-    (MEMBER, SCORES, "scores are bool and .* is not; pass scores, then"),
+    (MEMBER, SCORES, "scores are bool but .* is not; pass scores first, then"),
     (SCORES, SCORES, "has type float64; pass bool, for example weights > 0"),
     (SCORES, MEMBER.astype(int), r"type int64; pass bool, .*\.astype\(bool\)"),
     (SCORES, MEMBER[:3], r"has shape \(3,\); pass \[8\]"),

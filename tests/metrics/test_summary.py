@@ -20,7 +20,7 @@ def draw(targets=4, records=300):
   return rng.normal(size=members.shape) + members, members
 
 
-def test_layout_is_plain_json_and_agrees_with_the_figures():
+def test_layout_is_plain_json_and_agrees_with_the_metrics():
   scores, members = draw()
   summary = summarize(scores, members, resamples=50)
   layout = summary.to_json()

@@ -245,9 +245,12 @@ REFUSED = {
     r"returns bfloat16 \[1, 3\]: return logits.astype\(jnp.float32\)",
   ),
   "float16": (returning(lambda y: y.astype(jnp.float16)), "returns float16"),
-  "int": (returning(lambda y: y.astype(int)), "returns int32 .* no class numbers"),
-  "classes": (models.mlp(8), "returns 10 classes, the data have 3.*num_classes=3"),
-  "softmax": (returning(nn.softmax), "returns probabilities.*drop its softmax"),
+  "int": (
+    returning(lambda y: y.astype(int)),
+    "returns int32 .* instead of class numbers",
+  ),
+  "classes": (models.mlp(8), "returns 10 classes, but the data have 3.*num_classes=3"),
+  "softmax": (returning(nn.softmax), "returns probabilities.*remove its softmax"),
   "softmax by hand": (
     returning(lambda y: jnp.exp(y) / jnp.exp(y).sum(1, keepdims=True)),
     "returns probabilities",
@@ -263,7 +266,7 @@ REFUSED = {
   "no parameters": (net(lambda self, x: x[:, :K]), "no parameters"),
   "dropout off in training": (
     net(lambda self, x: dropped(x, True)),
-    "Dropout_0 has dropout at rate 0.5 and is deterministic in training too",
+    "Dropout_0 has dropout at rate 0.5 and is also deterministic in training",
   ),
   "dropout of a submodule's field": (Unaware(Block()), "inner/Dropout_0 has dropout"),
   "dropout off in a sequence": (
@@ -272,22 +275,22 @@ REFUSED = {
   ),
   "dropout always on": (
     net(lambda self, x: dropped(x, False)),
-    "draws random numbers when it predicts .*dropout.*take train",
+    "draws random numbers in prediction .*dropout.*argument train",
   ),
-  "noise always on": (net(noisy), "draws random numbers when it predicts .*noise"),
+  "noise always on": (net(noisy), "draws random numbers in prediction .*noise"),
   "statistics that never change": (
     net(lambda self, x: normalised(x, True)),
-    "BatchNorm_0 uses its running average in training too",
+    "BatchNorm_0 also uses its running average in training",
   ),
   "statistics of the batch asked": (
     net(lambda self, x: normalised(x, False)),
-    "changes what it keeps when it predicts .*batch_stats",
+    "changes its state in prediction .*batch_stats",
   ),
   "statistics with padding": (
     net(lambda self, x, train=False: normalised(x, not train)),
-    "take weight=None and pass mask=",
+    "argument weight=None and must pass mask=",
   ),
-  "a penalty sown": (net(sowing), "keeps 'penalties', which a step .* sow to"),
+  "a penalty sown": (net(sowing), "keeps 'penalties', which a step .* sow only to"),
   "what grows": (
     variable("memory", lambda x: x, to=lambda old, x: x),
     r"keeps 'memory', which a step on 4 records changes",

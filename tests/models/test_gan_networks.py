@@ -170,8 +170,8 @@ def test_group_normalisation_keeps_no_statistics():
 @pytest.mark.parametrize(
   ("shape", "options", "message"),
   [
-    ((8,), {}, r"shape=\(8,\) is none of a picture"),
-    ((1, 8), {}, "none of a picture"),
+    ((8,), {}, r"shape=\(8,\) is not that of an image"),
+    ((1, 8), {}, "not that of an image"),
     ((8, 8), {"width": 0}, "width is 0; pass an integer"),
     ((8, 8), {"latent": 0}, "latent is 0; pass an integer"),
     ((8, 8), {"norm": "none"}, "norm is 'none'"),

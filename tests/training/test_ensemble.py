@@ -77,11 +77,11 @@ def test_labels_that_are_none_are_refused(runs, y, message):
     (
       "uint8",
       255 * FLOATS,
-      r"values from .* on another scale: pass x.astype\(np.uint8\)",
+      r"values from .* on a different scale: pass x.astype\(np.uint8\)",
     ),
-    ("uint8", 2 * FLOATS - 1, "on another scale"),
+    ("uint8", 2 * FLOATS - 1, "on a different scale"),
     ("uint8", PICTURES.astype(int), "x is int64, .* trained on uint8"),
-    ("uint8", jnp.asarray(255 * FLOATS), "on another scale"),
+    ("uint8", jnp.asarray(255 * FLOATS), "on a different scale"),
     ("float", PICTURES, r"read as x / 255: pass x.astype\(np.float32\)"),
     ("names", FLOATS, r"categories such as token ids; pass x.astype\(np.int32\)"),
     ("names", FLOATS > 0.5, "token ids"),
@@ -100,7 +100,7 @@ def test_labels_that_are_none_are_refused(runs, y, message):
     ("float", FLOATS.astype(str), "holds text"),
     ("float", FLOATS * 1j, "real numbers"),
     ("float", FLOATS[:0], "0 records"),
-    ("uint8", np.full((1, *SHAPE), np.nan, np.float32), "on another scale"),
+    ("uint8", np.full((1, *SHAPE), np.nan, np.float32), "on a different scale"),
   ],
 )
 def test_what_was_not_trained_on_is_not_asked(runs, kind, x, message):
@@ -139,7 +139,7 @@ def test_ensembles_refuse_alike(runs):
   data = Dataset.from_arrays(PICTURES, LABELS, num_classes=K)
   members = np.arange(N)[None] % 2 == np.arange(2)[:, None]
   ensemble = fit_many(runs["uint8"].learner, data, members, epochs=1, batch_size=N)
-  with pytest.raises(ValueError, match="on another scale"):
+  with pytest.raises(ValueError, match="on a different scale"):
     ensemble.log_probs(255 * FLOATS)
   with pytest.raises(ValueError, match=r"x\[None\]"):
     ensemble.log_probs(PICTURES[0])
@@ -156,7 +156,7 @@ def test_ensembles_refuse_alike(runs):
     (3, None, "learner is of type int"),
     (None, (FLOATS, LABELS), r"data is of type tuple: .*Dataset.from_arrays\(x, y\)"),
     (None, FLOATS, "data is of type ndarray"),
-    (lambda: 3, None, "learner made a int"),
+    (lambda: 3, None, "learner returned a int"),
   ],
 )
 def test_what_cannot_be_fitted_is_named(runs, learner, data, message):

@@ -139,7 +139,7 @@ STANDARD = DATA.hold_out(0.2).standardize()
   ids=["itself", "select", "reference", "split", "plant", "arrays"],
 )
 def test_records_standardised_by_their_own_moments_are_refused(data):
-  with pytest.raises(ValueError, match=r"standardised by the moments of its own"):
+  with pytest.raises(ValueError, match=r"standardized by the moments of its own"):
     fit(LEARNER, data, epochs=1, batch_size=10)
 
 

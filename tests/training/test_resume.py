@@ -67,7 +67,7 @@ def interrupt(monkeypatch):
   def stop(n, learner=LEARNER, **options):
     epochs = []
 
-    def advance(self, units, **figures):
+    def advance(self, units, **metrics):
       epochs.append(units)
       if len(epochs) == n:
         raise KeyboardInterrupt
@@ -113,7 +113,7 @@ def test_an_interrupted_run_ends_like_an_unbroken_one(
 
 
 def test_a_kill_without_a_checkpoint_starts_over(tmp_path, monkeypatch, unbroken):
-  def advance(self, units, **figures):
+  def advance(self, units, **metrics):
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
@@ -217,7 +217,9 @@ def test_pitfall_86_models_are_those_of_the_call_without_a_signature(
   signature.unlink()
   if text is not None:
     signature.write_bytes(text if isinstance(text, bytes) else text.encode())
-  with pytest.raises(ValueError, match=r"models/00000 is of another run: .*learner"):
+  with pytest.raises(
+    ValueError, match=r"models/00000 belongs to another run: .*learner"
+  ):
     run(OTHER, out=folder)
   run(out=folder)
   assert not trained
@@ -232,10 +234,10 @@ def test_pitfall_86_work_in_progress_of_another_run_is_refused(
   other = KEEP.copy()
   other[1] = other[1][::-1]
   trained.clear()
-  with pytest.raises(ValueError, match=r"epoch-1 is of another run: model \d was"):
+  with pytest.raises(ValueError, match=r"epoch-1 belongs to another run: model \d was"):
     run(learner, members=other, out=tmp_path)
   (tmp_path / "signature.json").unlink()
-  with pytest.raises(ValueError, match=r"epoch-1 is of another run: learner was"):
+  with pytest.raises(ValueError, match=r"epoch-1 belongs to another run: learner was"):
     run(OTHER, out=tmp_path)
   assert not trained
   run(learner, out=tmp_path)
@@ -362,5 +364,5 @@ def test_damaged_notes_on_how_models_share_a_machine_are_made_again(
   assert not trained
   assert same(again.states, unbroken[LEARNER].states)
   (told,) = [line for line in caplog.messages if "strategy.json is damaged" in line]
-  assert told.endswith("it is decided anew")
+  assert told.endswith("the strategy is chosen again")
   assert json.loads(path.read_text())["strategy"] == "loop"

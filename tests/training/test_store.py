@@ -130,7 +130,9 @@ def test_pitfall_86_the_model_and_the_field_that_differ_are_named(tmp_path):
   run(out=tmp_path)
   other = KEEP.copy()
   other[2] = KEEP[3]
-  with pytest.raises(ValueError, match=r"models/00002 is of another run: members was"):
+  with pytest.raises(
+    ValueError, match=r"models/00002 belongs to another run: members was"
+  ):
     train(members=other, out=tmp_path)
 
 
@@ -290,7 +292,9 @@ def test_pitfall_86_outputs_without_models_are_those_of_the_call(tmp_path, train
   query(2, keep_params=False, out=tmp_path)
   (tmp_path / "signature.json").unlink()
   shutil.rmtree(tmp_path / "models")
-  with pytest.raises(ValueError, match=r"signals-\w+/00000 is of another run: program"):
+  with pytest.raises(
+    ValueError, match=r"signals-\w+/00000 belongs to another run: program"
+  ):
     query(2, make(0.4), keep_params=False, out=tmp_path)
 
 

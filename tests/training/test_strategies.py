@@ -100,7 +100,7 @@ def _recorder(progress):
     def __init__(self, total, *, unit, shown):
       progress.append(total)
 
-    def advance(self, units, **figures):
+    def advance(self, units, **metrics):
       progress.append(units)
 
     resume = advance
@@ -198,8 +198,11 @@ def test_pitfall_158_training_stays_float32_under_x64():
     ({"num_members": "9"}, "num_members='9'; pass an integer"),
     ({"num_members": -3}, "num_members=-3; pass at least 1"),
     ({"num_members": 0}, "num_members=0; pass at least 1"),
-    ({"epochs": 10**12}, "more than the 2147483647 steps that a training counts"),
-    ({"strategy": "fast"}, "'fast' is none of vmap, scan, loop, processes, auto"),
+    ({"epochs": 10**12}, "exceed the maximum of 2147483647 steps"),
+    (
+      {"strategy": "fast"},
+      "'fast' is unknown; choose one of vmap, scan, loop, processes, auto",
+    ),
     ({"memory_gb": 0}, "memory_gb=0 must be positive"),
     ({"model_ids": [0]}, r"model_ids have shape \(1,\): give one for each of 2"),
     ({"sweep": {"rate": [1.0]}}, r"one value for each of the 2 models"),

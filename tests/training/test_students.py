@@ -193,7 +193,7 @@ def test_an_interrupted_stage_ends_like_an_unbroken_one(
   monkeypatch.setattr(loop_module, "_CHECKPOINT_SECONDS", -1.0)
   epochs = []
 
-  def advance(self, units, **figures):
+  def advance(self, units, **metrics):
     epochs.append(units)
     if len(epochs) == stopped_in:  # the teachers train for two epochs, then the student
       raise KeyboardInterrupt

@@ -78,7 +78,7 @@ def test_the_whole_catalogue_says_what_tokens_do_not_allow(trained):
 def test_parts_that_mix_disturb_or_crop_refuse_tokens(defense):
   learner = mixdef.classifier(Bag(), optax.sgd(0.1), mixdef.parse(defense))
   with pytest.raises(
-    ValueError, match="categories such as token ids; drop it, or pass"
+    ValueError, match="categories such as token ids; remove it, or pass"
   ):
     mixdef.fit(learner, sentences(), epochs=1, batch_size=30)
 

@@ -178,7 +178,7 @@ def test_a_killed_worker_is_one_line_and_the_next_call_starts_afresh():
   args = scattered()
   expected = there(*args)
   os.kill(children(os.getpid())[0], signal.SIGKILL)
-  with pytest.raises(RuntimeError, match=r"killed by SIGKILL.* it resumes") as raised:
+  with pytest.raises(RuntimeError, match=r"killed by SIGKILL.* to resume") as raised:
     there(*args)
   assert "\n" not in str(raised.value)
   assert not children(os.getpid())
@@ -232,7 +232,7 @@ def test_what_calls_back_into_python_is_refused():
   def calls_back(x, shared):
     return jax.pure_callback(np.asarray, x, x) + shared
 
-  message = "cannot send 'calls_back' to other processes .*take --strategy=loop"
+  message = "cannot send 'calls_back' to other processes .*use --strategy=loop"
   with pytest.raises(ValueError, match=message) as raised:
     over_models(calls_back, "processes", shared=1)(jnp.ones(2), jnp.float32(0))
   assert "\n" not in str(raised.value)
@@ -241,5 +241,5 @@ def test_what_calls_back_into_python_is_refused():
 @pytest.mark.slow
 def test_other_backends_are_refused(monkeypatch):
   monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-  with pytest.raises(ValueError, match="processes' is for CPUs, and jax runs on 'tpu'"):
+  with pytest.raises(ValueError, match="processes' is for CPUs, but jax runs on 'tpu'"):
     over_models(scatter, "processes", shared=2)

@@ -78,7 +78,7 @@ def lbfgs(
       value, slope = value_and_grad(z, state=state)
       at = jnp.where(value < best, z, at)
       updates, state = solver.update(
-        *(slope, state, z), value=value, grad=slope, value_fn=objective
+        slope, state, z, value=value, grad=slope, value_fn=objective
       )
       return optax.apply_updates(z, updates), state, jnp.fmin(best, value), at
 

@@ -136,11 +136,11 @@ def _rows_of_classes(run, z):
 
 
 def _made(run, z, y):
-  made = run.query(_ask, z, conditions(run, y))
+  made = run.query(_generate, z, conditions(run, y))
   return refuse_diverged(made)
 
 
-def _ask(learner: Any, state, z, y):
+def _generate(learner: Any, state, z, y):
   return learner.generate(state, z, y)
 
 

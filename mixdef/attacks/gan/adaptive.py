@@ -172,15 +172,15 @@ def lira_gan_mixed_query(
       "these are signals of single records; build them with pair_signals"
     )
   signals.check_model("target", target)
-  asked = _of_pairs_alike(signals, target)
+  queried = _of_pairs_alike(signals, target)
   if official:
-    asked, target = _with_official_twin(asked, target)
-  return lira_online(asked, target=target, ddof=ddof)
+    queried, target = _with_official_twin(queried, target)
+  return lira_online(queried, target=target, ddof=ddof)
 
 
 def adaptive_grid(
   defended: Ensemble,
-  natural: Ensemble,
+  undefended: Ensemble,
   mixup: Ensemble | None = None,
   *,
   targets: Sequence[int] | None = None,
@@ -189,14 +189,14 @@ def adaptive_grid(
   seed: int = 0,
   official: bool = False,
 ) -> dict[str, Cell]:
-  """Attack defended GANs with {single, mixed} queries and {natural, mixup} references.
+  """Attack defended GANs by single and mixed queries, with two kinds of references.
 
-  Every cell scores the attacked network itself. Neither this network nor its natural
+  Every cell scores the attacked network itself. Neither this network nor its undefended
   twin, which trained on the same records, is among the references.
 
   Args:
     defended: the S attacked GANs.
-    natural: undefended GANs trained on the same subsets.
+    undefended: undefended GANs trained on the same subsets.
     mixup: GANs trained with the defense on the same subsets; default `defended` itself,
       where the other models are the references of each.
     targets: the attacked models, default all.
@@ -204,7 +204,7 @@ def adaptive_grid(
     num_fakes: number of latents in the mean over z, at least 1.
     seed: random seed of the pairs.
     official: in the mixed cells, whether to score the references' own row instead of
-      the attacked network, as the official scripts do. With natural references, this
+      the attacked network, as the official scripts do. With undefended references, this
       attacks an undefended GAN.
 
   Returns:
@@ -222,7 +222,7 @@ def adaptive_grid(
     Attacks, INFOCOM 2023.
   """
   targets = range(len(defended)) if targets is None else targets
-  references = {"natural": natural, "mixup": defended if mixup is None else mixup}
+  references = {"natural": undefended, "mixup": defended if mixup is None else mixup}
 
   def single(ensemble):
     return ensemble.signals(num_fakes=num_fakes)
@@ -231,12 +231,12 @@ def adaptive_grid(
     return pair_signals(ensemble, num_pairs=num_pairs, num_fakes=num_fakes, seed=seed)
 
   cells = {}
-  for query, ask in (("single", single), ("mixed", mixed)):
-    observed = ask(defended)
+  for kind, query in (("single", single), ("mixed", mixed)):
+    observed = query(defended)
     for name, ensemble in references.items():
-      theirs = observed if ensemble is defended else ask(ensemble)
-      as_official = official and query == "mixed"
-      cells[f"{query}/{name}"] = _cell(theirs, observed, targets, official=as_official)
+      theirs = observed if ensemble is defended else query(ensemble)
+      as_official = official and kind == "mixed"
+      cells[f"{kind}/{name}"] = _cell(theirs, observed, targets, official=as_official)
   return cells
 
 
@@ -245,8 +245,8 @@ def _cell(references: Signals, observed: Signals, targets, *, official: bool) ->
   for target in targets:
     signals = with_references(references, observed, target)
     if isinstance(signals, PairSignals):
-      asked = references if official else signals
-      scores.append(lira_gan_mixed_query(asked, target=target, official=official))
+      queried = references if official else signals
+      scores.append(lira_gan_mixed_query(queried, target=target, official=official))
       signals = _of_pairs_alike(signals, target)
     else:
       scores.append(lira_gan_discriminator(signals, target=target))

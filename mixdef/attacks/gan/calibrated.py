@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.attacks._asking import records_to_ask
 from mixdef.attacks._designs import detect_design, references
+from mixdef.attacks._querying import records_to_query
 from mixdef.attacks.gan.nearest import nearest_losses
 from mixdef.attacks.gan.reconstruction import reconstruction_losses
 from mixdef.core.check import checked, one_of
@@ -78,7 +78,7 @@ def gan_leaks_calibrated(
   Reference: Chen, Yu, Zhang, Fritz, "GAN-Leaks: A Taxonomy of Membership Inference
     Attacks against Generative Models", 2020, arXiv 1909.03935.
   """
-  rows = records_to_ask(ensemble, target, records)
+  rows = records_to_query(ensemble, target, records)
   losses = _LOSSES[loss](ensemble, rows, seed=seed, **options)
   members, audited = ensemble.members, ensemble.data.audited
   design = detect_design(members[:, audited])

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.attacks import Signals, Unavailable
-from mixdef.attacks._asking import records_to_ask
+from mixdef.attacks._querying import records_to_query
 from mixdef.attacks.gan._sampling import conditions, samples
 from mixdef.attacks.gan.signals import critic_scores
 from mixdef.core import validate
@@ -110,7 +110,7 @@ def logan_black_box(
   Reference: Hayes, Melis, Danezis, De Cristofaro, "LOGAN: Membership Inference Attacks
     Against Generative Models", 2019, arXiv 1705.07663.
   """
-  rows = records_to_ask(ensemble, target, records)
+  rows = records_to_query(ensemble, target, records)
   data, victim = ensemble.data, ensemble[target]
   made = Dataset.from_arrays(
     *samples(victim, num_samples, seed=seed), num_classes=data.num_classes
@@ -131,9 +131,9 @@ def logan_black_box(
     )
   scores = np.full(len(data), np.nan)
   y = conditions(victim, data.y[rows])
-  asked = critic_scores(own, to_float(data.x[rows]), y)[0]
+  queried = critic_scores(own, to_float(data.x[rows]), y)[0]
   usual = critic_scores(own, made.x, conditions(victim, made.y))[0]
-  scores[rows] = asked.mean(-1, dtype=np.float64) - usual.mean(dtype=np.float64)
+  scores[rows] = queried.mean(-1, dtype=np.float64) - usual.mean(dtype=np.float64)
   return scores
 
 

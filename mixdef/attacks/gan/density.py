@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.attacks._asking import records_to_ask
+from mixdef.attacks._querying import records_to_query
 from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.gan._distances import tiles
 from mixdef.attacks.gan._principal_components import principal_components
@@ -73,7 +73,7 @@ def domias(
   Reference: van Breugel, Sun, Qian, van der Schaar, "Membership Inference Attacks
     against Synthetic Data through Overfitting Detection", 2023, arXiv 2302.12580.
   """
-  rows, data = records_to_ask(ensemble, target, records), ensemble.data
+  rows, data = records_to_query(ensemble, target, records), ensemble.data
   if auxiliary is None:
     if data.test is None:
       raise Unavailable(

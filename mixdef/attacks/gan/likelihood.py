@@ -22,7 +22,7 @@ from mixdef.attacks import (
   lira_online,
   lira_online_fixed,
 )
-from mixdef.attacks._asking import records_to_ask
+from mixdef.attacks._querying import records_to_query
 from mixdef.attacks.gan.reconstruction import reconstruction_losses
 from mixdef.attacks.gan.signals import GanSignals
 from mixdef.core.check import checked, count, flag
@@ -177,7 +177,7 @@ def with_reconstructions(
       f"the {len(signals.members)} models of the signals are not the {len(ensemble)} "
       "of the ensemble: build them with ensemble.signals()"
     )
-  rows = records_to_ask(ensemble, 0, records)
+  rows = records_to_query(ensemble, 0, records)
   losses = np.full((*signals.members.shape, 1), np.nan)
   losses[:, rows, 0] = reconstruction_losses(ensemble, rows, **options)
   return dataclasses.replace(signals, reconstruction=losses)

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.attacks._asking import records_to_ask
+from mixdef.attacks._querying import records_to_query
 from mixdef.attacks.gan._distances import nearest_distances, tiles
 from mixdef.attacks.gan._principal_components import (
   known_to_anyone,
@@ -73,7 +73,7 @@ def monte_carlo(
   Reference: Hilprecht, Haerterich, Bernau, "Monte Carlo and Reconstruction Membership
     Inference Attacks against Generative Models", PETS 2019.
   """
-  rows, data = records_to_ask(ensemble, target, records), ensemble.data
+  rows, data = records_to_query(ensemble, target, records), ensemble.data
   space = principal_components(known_to_anyone(data), components)
   made = space(samples(ensemble[target], num_samples, seed=seed)[0])
   # Use all audited records, so that a score does not depend on which are attacked.

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.attacks._asking import records_to_ask
+from mixdef.attacks._querying import records_to_query
 from mixdef.attacks.gan._distances import flat, nearest_distances
 from mixdef.attacks.gan._sampling import samples
 from mixdef.core.check import checked, count, seed
@@ -49,7 +49,7 @@ def gan_leaks_full_black_box(
   Reference: Chen, Yu, Zhang, Fritz, "GAN-Leaks: A Taxonomy of Membership Inference
     Attacks against Generative Models", 2020, arXiv 1909.03935.
   """
-  rows = records_to_ask(ensemble, target, records)
+  rows = records_to_query(ensemble, target, records)
   scores = np.full(len(ensemble.data), np.nan)
   scores[rows] = -_distances(ensemble[target], rows, num_samples, seed)
   return scores
@@ -74,7 +74,7 @@ def nearest_losses(
   Returns:
     float64 [S,R].
   """
-  rows = records_to_ask(ensemble, 0, records)
+  rows = records_to_query(ensemble, 0, records)
   runs = (ensemble[s] for s in range(len(ensemble)))
   return np.stack([_distances(run, rows, num_samples, seed) for run in runs])
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.attacks._asking import records_to_ask
+from mixdef.attacks._querying import records_to_query
 from mixdef.attacks.gan import _latent_search
 from mixdef.attacks.gan._latent_search import Met
 from mixdef.attacks.gan._sampling import conditions, refuse_diverged
@@ -110,7 +110,7 @@ def gan_leaks_white_box(
   Reference: Chen, Yu, Zhang, Fritz, "GAN-Leaks: A Taxonomy of Membership Inference
     Attacks against Generative Models", 2020, arXiv 1909.03935.
   """
-  rows = records_to_ask(ensemble, target, records)
+  rows = records_to_query(ensemble, target, records)
   how = _search(optimizer, steps, restarts, norm_penalty, perceptual, seed)
   return _scores(ensemble, target, rows, how)
 
@@ -157,7 +157,7 @@ def gan_leaks_partial_black_box(
   Reference: Chen, Yu, Zhang, Fritz, "GAN-Leaks: A Taxonomy of Membership Inference
     Attacks against Generative Models", 2020, arXiv 1909.03935.
   """
-  rows = records_to_ask(ensemble, target, records)
+  rows = records_to_query(ensemble, target, records)
   how = _search("evolution", steps, restarts, norm_penalty, perceptual, seed)
   return _scores(ensemble, target, rows, how)
 
@@ -199,7 +199,7 @@ def reconstruction_losses(
     ValueError: for an option out of range, or a model that diverged.
   """
   how = _search(optimizer, steps, restarts, norm_penalty, perceptual, seed)
-  rows = records_to_ask(ensemble, 0, records)
+  rows = records_to_query(ensemble, 0, records)
   return np.stack([_losses(ensemble[s], rows, how) for s in range(len(ensemble))])
 
 
@@ -219,18 +219,18 @@ def _scores(ensemble, target, rows, how):
 def _losses(run: Run, rows, how):
   data = run.data
   y = conditions(run, data.y[rows])
-  losses = run.query(_question(how), to_float(data.x[rows]), y, size=_AT_ONCE)
+  losses = run.query(_query_fn(how), to_float(data.x[rows]), y, size=_AT_ONCE)
   return refuse_diverged(losses).astype(np.float64)
 
 
 @functools.lru_cache(maxsize=32)
-def _question(how: _Search) -> Callable:
+def _query_fn(how: _Search) -> Callable:
   """Make the query to a model: x [B,...], y [B,K] -> losses [B] found by searching.
 
   This is cached, because a query that is the same object reuses its compiled program.
   """
 
-  def ask(learner: Any, state, x, y):
+  def query(learner: Any, state, x, y):
     latent = learner.latent
     keys = row_keys(fold_in_name(random_key(how.seed), "latents"), hash_rows(x))
     tries = jax.vmap(lambda key: jax.random.split(key, how.restarts))(keys).ravel()
@@ -263,4 +263,4 @@ def _question(how: _Search) -> Callable:
     by_record = Met(*(leaf.reshape(len(x), how.restarts) for leaf in met))
     return _latent_search.lowest(by_record).reconstruction
 
-  return ask
+  return query

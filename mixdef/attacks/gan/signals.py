@@ -101,9 +101,9 @@ def gan_signals(
   shown = Progress(count, unit="record", shown=progress)
   if population is not None:
     nobody = np.zeros((len(ensemble), len(population)), bool)
-    stacks = _asked(ensemble, population, num_fakes, shown)
+    stacks = _queried(ensemble, population, num_fakes, shown)
     others = GanSignals(**stacks, members=nobody, labels=population.y)
-  stacks = _asked(ensemble, data, num_fakes, shown)
+  stacks = _queried(ensemble, data, num_fakes, shown)
   shown.close()
   return GanSignals(
     **stacks,
@@ -115,15 +115,15 @@ def gan_signals(
   )
 
 
-def with_references(natural: Signals, defended: Signals, target: int) -> Signals:
-  """Replace the outputs of a natural model by those of its defended twin.
+def with_references(undefended: Signals, defended: Signals, target: int) -> Signals:
+  """Replace the outputs of an undefended model by those of its defended twin.
 
-  Any attack on this target then has the natural models as references. Both ensembles
-  have the same membership matrix, so the natural model of the same row, trained on the
-  same members, is replaced and never a reference.
+  Any attack on this target then has the undefended models as references. Both ensembles
+  have the same membership matrix, so the undefended model of the same row, which was
+  trained on the same members, is replaced and never a reference.
 
   Args:
-    natural: signals of the references, S models.
+    undefended: signals of the references, S models.
     defended: signals of the attacked models, S of them on the same records.
     target: index of the attacked model.
 
@@ -134,20 +134,20 @@ def with_references(natural: Signals, defended: Signals, target: int) -> Signals
   Raises:
     ValueError: if the two were trained on different subsets.
   """
-  if not np.array_equal(natural.members, defended.members):
+  if not np.array_equal(undefended.members, defended.members):
     raise ValueError(
       "the references and the attacked models were not trained on the same subsets: "
       "train both with the same members matrix"
     )
-  if natural.phi.shape != defended.phi.shape:
+  if undefended.phi.shape != defended.phi.shape:
     raise ValueError(
-      f"the references' phi has shape {natural.phi.shape}, the attacked models' "
+      f"the references' phi has shape {undefended.phi.shape}, the attacked models' "
       f"{defended.phi.shape}: query both with the same records and views"
     )
-  natural.check_model("target", target)
+  undefended.check_model("target", target)
 
   def joined(name):
-    theirs, own = getattr(natural, name, None), getattr(defended, name, None)
+    theirs, own = getattr(undefended, name, None), getattr(defended, name, None)
     if theirs is None or own is None or theirs.shape != own.shape:
       return None
     theirs = theirs.copy()
@@ -155,12 +155,12 @@ def with_references(natural: Signals, defended: Signals, target: int) -> Signals
     return theirs
 
   stacks: dict[str, Any] = {
-    name: joined(name) for name in _STACKS if hasattr(natural, name)
+    name: joined(name) for name in _STACKS if hasattr(undefended, name)
   }
   others = None
-  if natural.population is not None and defended.population is not None:
-    others = with_references(natural.population, defended.population, target)
-  return dataclasses.replace(natural, **stacks, population=others)
+  if undefended.population is not None and defended.population is not None:
+    others = with_references(undefended.population, defended.population, target)
+  return dataclasses.replace(undefended, **stacks, population=others)
 
 
 def critic_scores(ensemble: Ensemble, x: ArrayLike, y: ArrayLike) -> np.ndarray:
@@ -200,7 +200,7 @@ def fake_scores(ensemble: Ensemble, y: ArrayLike, num_fakes: int) -> np.ndarray:
   return scores.mean(2, dtype=np.float64)[:, place.reshape(-1)]
 
 
-def _asked(ensemble, data, num_fakes, progress):
+def _queried(ensemble, data, num_fakes, progress):
   y = conditions(ensemble[0], data.y)
   fakes = fake_scores(ensemble, y, num_fakes)
   blocks = []

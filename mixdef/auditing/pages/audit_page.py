@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.auditing.levels import lowest_resolvable
-from mixdef.auditing.pages import charts, rows, svg, words
+from mixdef.auditing.pages import charts, formatting, svg, tables
 from mixdef.auditing.pages.generator_section import generator_section
 from mixdef.auditing.pages.pictures import record_pictures
 from mixdef.core import extras, validate
@@ -79,8 +79,8 @@ def render(
     .render(
       report=report,
       level=_LEVELS[level],
-      figures=rows.key_figures(report),
-      table=rows.attack_table(report["attacks"]),
+      metrics=tables.key_metrics(report),
+      table=tables.attack_table(report["attacks"]),
       roc=_roc(drawn, members[:, chosen], styles, report["attacks"]),
       generator=generator_section(report.get("generator"), pictures),
       budget=_budget(report.get("budget") or {}, styles),
@@ -89,7 +89,7 @@ def render(
       classes=_classes(report.get("classes") or []),
       canaries=_canaries(report.get("canaries")),
       baseline=_baseline(report.get("dp_baseline"), report["attacks"]),
-      setting=rows.setting_rows(report.get("setting") or {}),
+      setting=tables.setting_rows(report.get("setting") or {}),
       added=tuple(
         (f"added-{one['name']}", one["title"], True)
         for one in report.get("sections") or ()
@@ -112,8 +112,8 @@ def environment() -> Any:
     lstrip_blocks=True,
   )
   made.filters["dashes"] = svg.dash_array
-  made.filters["percent"] = words.percent
-  made.filters["plain"] = words.plain
+  made.filters["percent"] = formatting.percent
+  made.filters["plain"] = formatting.plain
   return made
 
 
@@ -155,7 +155,7 @@ def _roc(drawn, members, styles, attacks) -> dict[str, Any] | None:
     return None
   legend = []
   for name, number in styles.items():
-    auc = words.measured(attacks[name]["auc"], attacks[name]["auc_ci"])
+    auc = formatting.measured(attacks[name]["auc"], attacks[name]["auc_ci"])
     legend.append({"name": name, "number": number, "value": f"AUC {auc['value']}"})
   return {
     "chart": charts.roc_chart(drawn, members, styles),
@@ -175,15 +175,15 @@ def _budget(budget, styles) -> dict[str, Any] | None:
     {
       "attack": name,
       "models": point["num_models"],
-      "auc": words.measured(point["auc"], point["auc_ci"]),
-      "tpr": words.rate_at(
+      "auc": formatting.measured(point["auc"], point["auc_ci"]),
+      "tpr": formatting.rate_at(
         {"": point | {"value": point["tpr"], "ci": point["tpr_ci"]}}, ""
       ),
     }
     for name, points in budget.items()
     for point in points
   ]
-  fpr = words.percent(next(iter(budget.values()))[0]["fpr"])
+  fpr = formatting.percent(next(iter(budget.values()))[0]["fpr"])
   return {"chart": chart, "legend": legend, "table": table, "fpr": fpr}
 
 
@@ -206,9 +206,9 @@ def _records(records, x) -> dict[str, Any] | None:
   return {
     "attack": records["attack"],
     "note": records.get("note") or "",
-    "fpr": words.percent(records["fpr"]),
-    "quantiles": rows.quantile_rows(records["quantiles"]),
-    "exposed": rows.exposed_rows(records["exposed"], pictures),
+    "fpr": formatting.percent(records["fpr"]),
+    "quantiles": tables.quantile_rows(records["quantiles"]),
+    "exposed": tables.exposed_rows(records["exposed"], pictures),
     "gallery": bool(pictures) and pictures[0]["uri"] is not None,
     "contents": bool(pictures) and pictures[0]["uri"] is None,
   }
@@ -220,7 +220,7 @@ def _classes(classes) -> dict[str, Any] | None:
   ranked = sorted(classes, key=lambda row: -(row["auc"] or 0))
   return {
     "chart": charts.class_chart(ranked),
-    "rows": rows.class_rows(ranked),
+    "rows": tables.class_rows(ranked),
     "shown": min(len(ranked), charts.MOST_CLASSES),
   }
 
@@ -233,14 +233,14 @@ def _canaries(canaries) -> dict[str, Any] | None:
     "kind": canaries["kind"],
     "count": canaries["count"],
     "always": canaries.get("num_always") or 0,
-    "table": rows.attack_table(canaries["attacks"]),
+    "table": tables.attack_table(canaries["attacks"]),
     "strongest": strongest
     and {
       "attack": strongest["attack"],
-      **words.measured(strongest["auc"], strongest["auc_ci"]),
+      **formatting.measured(strongest["auc"], strongest["auc_ci"]),
     },
-    "quantiles": rows.quantile_rows(canaries.get("exposed_quantiles") or {}),
-    "fpr": words.percent(canaries.get("exposed_fpr")),
+    "quantiles": tables.quantile_rows(canaries.get("exposed_quantiles") or {}),
+    "fpr": formatting.percent(canaries.get("exposed_fpr")),
     "epsilon": _epsilon(canaries.get("epsilon")),
   }
 
@@ -248,7 +248,9 @@ def _canaries(canaries) -> dict[str, Any] | None:
 def _epsilon(proved) -> dict[str, Any] | None:
   if not proved:
     return None
-  bound, ceiling = (words.fixed(proved[name], 2) for name in ("lower_bound", "ceiling"))
+  bound, ceiling = (
+    formatting.fixed(proved[name], 2) for name in ("lower_bound", "ceiling")
+  )
   return {**proved, "bound": bound, "ceiling": ceiling}
 
 
@@ -261,19 +263,19 @@ def _baseline(baseline, attacks) -> dict[str, Any] | None:
   fpr = lowest_resolvable(dict(enumerate(every)))
   return {
     "given": baseline,
-    "fpr": fpr and words.percent(float(fpr)),
-    "epsilon": words.fixed(baseline["epsilon"], 2),
+    "fpr": fpr and formatting.percent(float(fpr)),
+    "epsilon": formatting.fixed(baseline["epsilon"], 2),
     "remark": epsilon_remark(baseline),
     "pairs": [
       {
         "attack": name,
-        "auc": [words.measured(row["auc"], row["auc_ci"]) for row in both],
-        "tpr": fpr and [words.rate_at(row["tpr"], fpr) for row in both],
+        "auc": [formatting.measured(row["auc"], row["auc_ci"]) for row in both],
+        "tpr": fpr and [formatting.rate_at(row["tpr"], fpr) for row in both],
       }
       for name, both in zip(shared, both_sides, strict=True)
     ],
     "candidates": [
-      row | {"epsilon": words.fixed(row["epsilon"], 2)}
+      row | {"epsilon": formatting.fixed(row["epsilon"], 2)}
       for row in baseline.get("candidates") or []
     ],
     "canaries": _canaries(baseline.get("canaries")),

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from mixdef.auditing.pages import svg, words
-from mixdef.auditing.pages.bands import roc_band
+from mixdef.auditing.pages import formatting, svg
+from mixdef.auditing.pages.roc_bands import roc_band
 from mixdef.metrics.plots import frame_roc, roc_rates, step_curve, unresolved
 from mixdef.metrics.roc import Roc, scored_pairs
 
@@ -81,7 +81,7 @@ def roc_chart(
       grid=svg.GRID,
     )
     for axis in (axes.xaxis, axes.yaxis):
-      axis.set_major_formatter(lambda rate, _: words.percent(rate))
+      axis.set_major_formatter(lambda rate, _: formatting.percent(rate))
     axes.minorticks_off()
     axes.set_axisbelow(True)
 
@@ -125,13 +125,13 @@ def budget_chart(
     panels[0].set(ylabel="AUC")
     panels[0].axhline(0.5, color=svg.MUTED, linewidth=1, linestyle=":")
     panels[1].set(
-      ylabel=f"TPR at FPR {words.percent(fpr)}",
+      ylabel=f"TPR at FPR {formatting.percent(fpr)}",
       xlabel="number of models",
       xscale="log",
       ylim=(0, None),
     )
     panels[1].axhline(fpr, color=svg.MUTED, linewidth=1, linestyle=":")
-    panels[1].yaxis.set_major_formatter(lambda rate, _: words.percent(rate))
+    panels[1].yaxis.set_major_formatter(lambda rate, _: formatting.percent(rate))
     panels[1].set_xticks(models, [str(count) for count in models])
     for axes in panels:
       axes.minorticks_off()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mixdef.auditing.pages import svg, words
+from mixdef.auditing.pages import formatting, svg
 from mixdef.auditing.pages.audit_page import environment
 from mixdef.auditing.pages.charts import shorten
 from mixdef.auditing.side_by_side import comparison_row
@@ -46,7 +46,9 @@ def render_comparison(
           "first": row["first"],
           "second": row["second"],
           "attack": row["attack"],
-          "auc": words.measured(row["auc_difference"], row["ci"], words.signed),
+          "auc": formatting.measured(
+            row["auc_difference"], row["ci"], formatting.signed
+          ),
           "reading": _reading(row),
         }
         for row in differences
@@ -78,7 +80,7 @@ def trade_off_chart(points: Sequence[Mapping[str, Any]]) -> str:
     axes.axhline(0.5, color=svg.MUTED, linewidth=1, linestyle=":")
     axes.margins(0.12, 0.12)
     axes.set(xlabel="test accuracy", ylabel="AUC of the strongest attack")
-    axes.xaxis.set_major_formatter(lambda rate, _: words.percent(rate))
+    axes.xaxis.set_major_formatter(lambda rate, _: formatting.percent(rate))
     axes.locator_params(axis="x", nbins=5)
     axes.grid()
     axes.set_axisbelow(True)
@@ -155,14 +157,14 @@ def _row(name: str, report: Mapping[str, Any]) -> dict[str, Any]:
   spread = row["accuracy_std"]
   return {
     "name": name,
-    "defense": words.plain(row["defense"]),
-    "accuracy": words.percent(row["accuracy"]),
-    "spread": "" if spread is None else words.percent(spread),
+    "defense": formatting.plain(row["defense"]),
+    "accuracy": formatting.percent(row["accuracy"]),
+    "spread": "" if spread is None else formatting.percent(spread),
     "attack": row["attack"],
-    "strongest": words.measured(row["auc"], (row["auc_low"], row["auc_high"])),
-    "lira": words.measured(lira.get("auc"), lira.get("auc_ci")),
-    "tpr": words.rate_at(tpr, "0.001"),
-    "epsilon": words.fixed(row["epsilon"], 2)
+    "strongest": formatting.measured(row["auc"], (row["auc_low"], row["auc_high"])),
+    "lira": formatting.measured(lira.get("auc"), lira.get("auc_ci")),
+    "tpr": formatting.rate_at(tpr, "0.001"),
+    "epsilon": formatting.fixed(row["epsilon"], 2)
     + epsilon_remark(report.get("setting") or {}),
   }
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mixdef.auditing.pages import svg, words
+from mixdef.auditing.pages import formatting, svg
 from mixdef.auditing.pages.pictures import data_uri, mosaic_png
 
 _QUERIES = {"single": "the record", "mixed": "mixtures of two records"}
@@ -68,17 +68,17 @@ def _utility(row):
 
 
 def _rounded(value, digits):
-  return words.plain(None if value is None else float(f"{value:.{digits}g}"))
+  return formatting.plain(None if value is None else float(f"{value:.{digits}g}"))
 
 
 def _cell(row):
   return {
     "query": _QUERIES[row["query"]],
     "references": _REFERENCES[row["references"]],
-    "auc": words.measured(row["auc"], row["auc_ci"]),
-    "tpr": [words.rate_at(row["tpr"], fpr) for fpr in ("0.001", "0.01")],
+    "auc": formatting.measured(row["auc"], row["auc_ci"]),
+    "tpr": [formatting.rate_at(row["tpr"], fpr) for fpr in ("0.001", "0.01")],
     "queries": f"{row['num_members']:,} / {row['num_nonmembers']:,}",
-    "targets": words.plain(row["num_targets"]),
+    "targets": formatting.plain(row["num_targets"]),
   }
 
 
@@ -92,18 +92,18 @@ def _theory(theory):
     sides.append(
       {
         "title": title,
-        "members": words.fixed(one["members"]["mean"], 2),
-        "nonmembers": words.fixed(one["nonmembers"]["mean"], 2),
-        "distance": words.fixed(one["total_variation"]["threshold"]),
-        "bound": words.fixed(one["auc_bound"]["threshold"]),
-        "auc": words.measured(one["auc"], one["auc_ci"]),
+        "members": formatting.fixed(one["members"]["mean"], 2),
+        "nonmembers": formatting.fixed(one["nonmembers"]["mean"], 2),
+        "distance": formatting.fixed(one["total_variation"]["threshold"]),
+        "bound": formatting.fixed(one["auc_bound"]["threshold"]),
+        "auc": formatting.measured(one["auc"], one["auc_ci"]),
       }
     )
   return {
-    "falls": words.measured(
-      moved["members"]["share"], moved["members"]["ci"], words.percent
+    "falls": formatting.measured(
+      moved["members"]["share"], moved["members"]["ci"], formatting.percent
     ),
-    "falls_of_others": words.percent(moved["nonmembers"]["share"]),
+    "falls_of_others": formatting.percent(moved["nonmembers"]["share"]),
     "sides": sides,
   }
 
@@ -114,8 +114,8 @@ def _scatter(name, points):
   return {
     "chart": chart,
     "caption": caption,
-    "correlation": words.fixed(points["correlation"]),
-    "rmse": words.fixed(points["rmse"]),
+    "correlation": formatting.fixed(points["correlation"]),
+    "rmse": formatting.fixed(points["rmse"]),
   }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.auditing.pages import words
+from mixdef.auditing.pages import formatting
 from mixdef.core import extras
 
 _SMALL = 64
@@ -53,8 +53,8 @@ def record_pictures(
     {
       "uri": data_uri(_png(record, low, high)),
       "alt": (
-        f"Record {row['index']}, class {words.plain(row['label'])}: rank "
-        f"{row['rank']}, identified in {words.percent(row['rate'])} of the models "
+        f"Record {row['index']}, class {formatting.plain(row['label'])}: rank "
+        f"{row['rank']}, identified in {formatting.percent(row['rate'])} of the models "
         "trained on it"
       ),
       "pixelated": max(record.shape[:2]) < _SMALL,

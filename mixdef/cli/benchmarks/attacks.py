@@ -1,4 +1,4 @@
-"""What an audit does after training: asking models, attacking them, intervals."""
+"""The steps of an audit after training: model queries, attacks and intervals."""
 
 import numpy as np
 import optax
@@ -12,7 +12,7 @@ __all__ = ["run", "show"]
 
 
 def run(settings: BenchSettings) -> dict:
-  """Time questions, attacks and intervals."""
+  """Time queries, attacks and intervals."""
   rows, models, records = [], 4, 256
   pictures = random_data(records, (32, 32, 3), 10)
   asked = _trained(mixdef.models.cnn(), pictures, models)
@@ -21,7 +21,7 @@ def run(settings: BenchSettings) -> dict:
     count = views(pictures.x[:1]).shape[1]
     rows += rows_of(
       f"signals, cnn 32x32, {count} views",
-      {"a model, record and view": lambda v=views: asked.signals(views=v)},
+      {"per model, record and view": lambda v=views: asked.signals(views=v)},
       settings.repeats,
       per=models * records * count,
     )
@@ -31,16 +31,16 @@ def run(settings: BenchSettings) -> dict:
   cases = {
     name: lambda a=attack: a(known, target=0, records=some)
     for name, attack in mixdef.attacks.ATTACKS.on_models.items()
-    if name != "augmentation_aware"  # there is no defense to be aware of
+    if name != "augmentation_aware"  # aware of the defense, but there is none
   }
-  rows += rows_of("a record, mlp(64), digits", cases, settings.repeats, per=len(some))
+  rows += rows_of("per record, mlp(64), digits", cases, settings.repeats, per=len(some))
   signals = _random_signals(models=64, records=4000)
   cases = {
     attack.__name__: lambda a=attack: a(signals, target=0)
     for family in ("reference", "threshold")
     for attack in mixdef.attacks.ATTACKS.families[family]
   }
-  rows += rows_of("a target of 64 x 4000", cases, settings.repeats)
+  rows += rows_of("per target of 64 x 4000", cases, settings.repeats)
   scores = mixdef.attacks.leave_one_out(mixdef.attacks.lira_global, signals)
   cases = {"1000 resamples": lambda: mixdef.metrics.summarize(scores, signals.members)}
   rows += rows_of("summarize 64 x 4000", cases, settings.repeats)
@@ -48,7 +48,7 @@ def run(settings: BenchSettings) -> dict:
 
 
 def _trained(model, data, models):
-  """Models after one epoch: how long they take to answer does not depend on it."""
+  """Models after one epoch; the time of a query does not depend on their training."""
   learner = mixdef.classifier(model, optax.adam(1e-3))
   members = mixdef.subsets(data, models, seed=0)
   return mixdef.fit_many(learner, data, members, epochs=1, strategy="loop")

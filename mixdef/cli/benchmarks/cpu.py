@@ -1,4 +1,4 @@
-"""Eight shadow models on the cores of this machine, and PyTorch training the same."""
+"""Eight shadow models on the cores of this machine, compared with PyTorch."""
 
 import jax
 import jax.numpy as jnp
@@ -35,21 +35,23 @@ _SIDE = 2048  # of the matrices whose product is the measured peak
 
 
 def run(settings: BenchSettings) -> dict:
-  """Time all works; returns the rows and what their figures stand for."""
+  """Time all works; returns the rows and the facts about the machine and the work."""
   works = (MLP, CNN, WIDE_RESNET)
   return compare(works, batch=settings.batch_size, repeats=settings.repeats)
 
 
 def compare(works: tuple[Work, ...], *, batch: int, repeats: int) -> dict:
-  """Time every strategy of ours and every recipe of PyTorch's, interleaved.
+  """Time each of mixdef's strategies and each PyTorch recipe, interleaved.
 
   Args:
-    works: what is trained, one after another.
-    batch: records a step.
-    repeats: rounds; the slowest strategies and layouts take part in one or two.
+    works: the trainings, timed one after another.
+    batch: number of records per step.
+    repeats: number of rounds; the slowest strategies and layouts are timed only once or
+      twice.
 
   Returns:
-    `rows`, see `row_of`, and `about`: models, batch, what shadows a minute count.
+    `rows`, see `row_of`, and `about`: models, batch size, and the epochs and records of
+    a shadow.
   """
   rows = []
   for work in works:
@@ -71,7 +73,7 @@ def compare(works: tuple[Work, ...], *, batch: int, repeats: int) -> dict:
 
 
 def _strategies(work, batch):
-  """An epoch of all models under every strategy that this backend has."""
+  """Return one epoch of all models per strategy of this backend."""
   data = random_data(work.steps * batch, work.shape, CLASSES)
   on_cpu = jax.default_backend() == "cpu"
   names = [name for name in STRATEGIES if on_cpu or name != "processes"]
@@ -84,7 +86,7 @@ def _strategies(work, batch):
 
 
 def _lowerings(model):
-  """The network, and where it has convolutions and oneDNN is there, by that, too."""
+  """Return the network, and a variant with oneDNN if that applies and is installed."""
   found = [("", model)]
   if hasattr(model, "lowering"):
     try:

@@ -1,4 +1,4 @@
-"""The table of `--suite=cpu`: a row a work, made of the seconds of its cases."""
+"""The table of `--suite=cpu`: one row per work, from the times of its cases."""
 
 import math
 import statistics
@@ -20,23 +20,25 @@ def row_of(
   step_flops: float,
   peak_flops: float,
 ) -> dict:
-  """Make the row of one work.
+  """Create the row of one work.
 
   Args:
-    title: of the work.
+    title: title of the work.
     seconds: {(group, variant): seconds of each round}. Groups are "ours", PyTorch's
-      recipes, and "peak"; a variant that missed rounds is told and never the best.
-    model_steps: models times steps of a round.
-    batch: records a step.
+      recipes, and "peak"; a variant that was dropped from rounds is reported, but never
+      as the best.
+    model_steps: number of models times number of steps per round.
+    batch: number of records per step.
     step_flops: floating-point operations of one step of one model.
     peak_flops: floating-point operations of the "peak" case.
 
   Returns:
-    Milliseconds a step and model, all cores together, as [min, median, max]: `ours` (of
-    the fastest `strategy`), `torch_default`, `torch_tuned` and `torch_bf16` (of the
+    Milliseconds per step and model on all cores, as [min, median, max]: `ours` (for the
+    fastest `strategy`), `torch_default`, `torch_tuned` and `torch_bf16` (of the
     faster layout; None without PyTorch), and all `variants`, the fastest first.
     `ratio_default` and so on are PyTorch's median over ours; `ratio_ranges` [min, max]
-    pair the rounds. `peak_fraction` is our rate over the fastest round of "peak".
+    are over paired rounds. `peak_fraction` is our rate over the fastest round of
+    "peak".
   """
   fastest_first = sorted(seconds.items(), key=_slowness)
   timed = {group for group, _ in seconds}
@@ -77,7 +79,7 @@ def row_of(
 
 
 def _slowness(case):
-  """Cases of all rounds before those that were left out, the fastest first."""
+  """Sort cases by the number of rounds (most first), then by their median time."""
   _, times = case
   return -len(times), statistics.median(times)
 
@@ -86,22 +88,22 @@ def show(result: dict) -> None:
   """Print all variants of all works as one table."""
   about = result["about"]
   print(
-    f"{about['models']} models, batch {about['batch_size']}; ms a step and model, all "
-    "cores together: median (range)\n"
-    "ratio: PyTorch's median, eager and not compiled, over our best (range over the "
+    f"{about['models']} models, batch {about['batch_size']}; ms per step and "
+    "model, all cores together: median (range)\n"
+    "ratio: PyTorch's median (eager, not compiled) over our best (range over the "
     "rounds)\n"
     f"a shadow: {about['epochs']} epochs of {about['records']:,} records\n"
   )
   for row in result["rows"]:
     print(
       f"{row['work']}: {row['peak_fraction']:.0%} of {row['peak_gflops']:.0f} GFLOP/s, "
-      f"{row['shadows_per_minute']:.3g} shadows a minute"
+      f"{row['shadows_per_minute']:.3g} shadows per minute"
     )
     for group, variants in row["variants"].items():
-      for place, (variant, figures) in enumerate(variants.items()):
+      for place, (variant, times) in enumerate(variants.items()):
         ratio = "" if place or group == OURS else _ratio(row, group)
-        who = group if group == OURS else f"torch {group}"
-        print(f"  {f'{who}, {variant}':30}{spread(figures):28}{ratio}".rstrip())
+        side = group if group == OURS else f"torch {group}"
+        print(f"  {f'{side}, {variant}':30}{spread(times):28}{ratio}".rstrip())
   if about["note"]:
     print(about["note"])
 

@@ -1,4 +1,4 @@
-"""Training and asking with every defense: what docs/make_defenses.py takes over."""
+"""Times of training and queries with every defense, for docs/make_pages.py."""
 
 import jax.numpy as jnp
 import optax
@@ -13,7 +13,7 @@ __all__ = ["run", "show"]
 
 
 def run(settings: BenchSettings) -> dict:
-  """Time an epoch, teachers included, and a query with every defense."""
+  """Time an epoch, including teachers, and a query with every defense."""
   rows, models = [], 2
   catalogue = {name: make() for name, make in mixdef.defenses.CATALOGUE.items()}
   every = {n: part for n, part in catalogue.items() if not part.traits.critic}
@@ -26,25 +26,27 @@ def run(settings: BenchSettings) -> dict:
   for work, (model, size, parts) in works.items():
     data = random_data(size, (28, 28, 1), 10).with_auxiliary(size // 5)
     chosen = {"none": mixdef.chain(), **parts}
-    trains, answers = {}, {}
+    trains, outputs = {}, {}
     for name, defense in chosen.items():
       learner = mixdef.classifier(model, optax.adam(1e-3), defense)
       training = train_everyone(
-        *(learner, data), models=models, batch=settings.batch_size, epochs=10
+        learner, data, models=models, batch=settings.batch_size, epochs=10
       )
       trains[name], state = _epochs_of(training)
       program = programs(training.source, training.plan, "scan")
       x = jnp.asarray(data.x[:256])
       if name == "none" or defense.release_output:
-        answers[name] = lambda ask=program.predict, state=state, x=x: ask(state, {}, x)
-    for measure, cases in (("train", trains), ("answer", answers)):
+        outputs[name] = lambda predict=program.predict, state=state, x=x: predict(
+          state, {}, x
+        )
+    for measure, cases in (("train", trains), ("answer", outputs)):
       named = f"{measure}, {work}"
       rows += rows_of(named, cases, settings.repeats, per=models, measure=measure)
   return {"rows": rows}
 
 
 def _epochs_of(training):
-  """A function that trains one epoch of every stage, and the last stage's states."""
+  """Return a function that trains one epoch of every stage, and the final states."""
   stages, part = [], training
   while part is not None:
     program = programs(part.source, part.plan, "scan")
@@ -57,7 +59,7 @@ def _epochs_of(training):
     for part, program, states in stages:
       steps, last = part.plan.steps_per_epoch, jnp.int32(part.plan.epochs - 1)
       states, _ = program.train(
-        *(states, {}, part.rows, part.data, last, jnp.int32(0), jnp.int32(steps))
+        states, {}, part.rows, part.data, last, jnp.int32(0), jnp.int32(steps)
       )
       if part.learner.epoch:
         states = program.epoch(states, {}, part.rows, part.data, last)

@@ -1,4 +1,4 @@
-"""One step of DP-SGD beside the plain step and optax's aggregate, and its memory."""
+"""Time and memory of a DP-SGD step, compared with a plain step and with optax."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ WORKS = {
   "cnn 28x28": (mixdef.models.cnn(), (28, 28, 1)),
 }
 MICROBATCHES = "microbatches"
-_BATCHES = (128, 512)  # at which the memory of microbatches is told
+_BATCHES = (128, 512)  # batch size at which the memory of microbatches is reported
 
 
 def run(settings: BenchSettings) -> dict:
@@ -57,7 +57,7 @@ def _defenses():
 
 
 def step_of(model, shape: tuple[int, ...], defense: mixdef.Defense, batch: int):
-  """Return the jitted step of one model and what it takes."""
+  """Return the jitted step of one model and its arguments."""
   data = random_data(2 * batch, shape, CLASSES)
   device = Data(*map(jnp.asarray, (data.x, data.y, data.auxiliary)))
   learner = mixdef.classifier(model, optax.sgd(0.1), defense)
@@ -70,17 +70,17 @@ def step_of(model, shape: tuple[int, ...], defense: mixdef.Defense, batch: int):
 
 
 def temporary_megabytes(model, shape, defense, batch: int) -> float:
-  """Memory of one step beyond its arguments and results, as the compiler plans it."""
+  """Return the compiler's temporary memory of one step, in bytes."""
   step, arguments = step_of(model, shape, defense, batch)
   analysis: Any = step.lower(*arguments).compile().memory_analysis()
   return round(analysis.temp_size_in_bytes / 1e6, 2)
 
 
 def show(result: dict) -> None:
-  """Print a line a work and a column an estimator."""
+  """Print one line per work, with one column per estimator."""
   rows = result["rows"]
   cases = list(dict.fromkeys(row["case"] for row in rows))
-  print("ms a step: median (range), ratio to plain")
+  print("ms per step: median (range), ratio to plain")
   print(f"{'work':30}" + "".join(f"{case:32}" for case in cases))
   for work in dict.fromkeys(row["work"] for row in rows):
     own = [row for row in rows if row["work"] == work]
@@ -88,5 +88,5 @@ def show(result: dict) -> None:
     print(f"{work:30}" + "".join(f"{cell:32}" for cell in cells))
   for row in rows:
     if "temp_mb" in row:
-      told = (f"{mb} MB at batch {batch}" for batch, mb in row["temp_mb"].items())
-      print(f"{row['work']}, {row['case']}: temporary memory {', '.join(told)}")
+      sizes = (f"{mb} MB at batch {batch}" for batch, mb in row["temp_mb"].items())
+      print(f"{row['work']}, {row['case']}: temporary memory {', '.join(sizes)}")

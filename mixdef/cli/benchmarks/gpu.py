@@ -1,4 +1,4 @@
-"""Many models at once on a GPU: convolutions' lowerings, precisions, and a recipe."""
+"""Many models at once on a GPU: lowerings, precisions, and a recipe."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,8 +25,11 @@ from mixdef.cli.benchmarks.works import (
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 WIDER_RESNET = Work(
-  *("wider_resnet", "WRN-16-4, GroupNorm"),
-  *(mixdef.models.wide_resnet(16, 4, norm="group"), (32, 32, 3), 32),
+  "wider_resnet",
+  "WRN-16-4, GroupNorm",
+  mixdef.models.wide_resnet(16, 4, norm="group"),
+  (32, 32, 3),
+  32,
 )
 
 # Dense TFLOP/s of the vendor's data sheets; float32 products run in TF32 by default.
@@ -36,7 +39,7 @@ PEAKS = {
   "H100 PCIe": {"float32": 378.0, "bfloat16": 756.0},
   "A100": {"float32": 156.0, "bfloat16": 312.0},
 }
-_FEWEST_STEPS = 8  # of a round: what a call costs besides its steps must not show
+_FEWEST_STEPS = 8  # per round, so that the overhead of a call is negligible
 PRECISIONS: dict[str, Callable] = {
   "float32": lambda network: network,
   "bfloat16": recipe.InBfloat16,
@@ -50,10 +53,11 @@ WAYS = {
 
 def run(settings: BenchSettings) -> dict:
   """Time the recipe and the table of models at once."""
-  # First what a mistake in a flag would stop.
+  # The recipe first, because it fails early if a flag is wrong.
   trained = recipe.train_shadows(settings, recipe.records_for(settings))
   rows = models_at_once(
-    *((CNN._replace(steps=32), WIDER_RESNET), COUNTS),
+    (CNN._replace(steps=32), WIDER_RESNET),
+    COUNTS,
     batch=settings.batch_size,
     repeats=settings.repeats,
   )
@@ -69,16 +73,16 @@ def run(settings: BenchSettings) -> dict:
 def models_at_once(
   works: Sequence[Work], counts: Sequence[int], *, batch: int, repeats: int
 ) -> list[dict]:
-  """Time steps of that many models, for each work and precision.
+  """Time the steps of several numbers of models, for each work and precision.
 
   Args:
-    works: what is trained.
-    counts: numbers of models, rising.
-    batch: records a step.
-    repeats: rounds over the `WAYS` of one count, interleaved.
+    works: the trainings.
+    counts: numbers of models, increasing.
+    batch: number of records per step.
+    repeats: number of rounds over the `WAYS` of one count, interleaved.
 
   Returns:
-    A row a work, precision, count and way: `ms` of a step of all models as [min,
+    One row per work, precision, count and way: `ms` of a step of all models as [min,
     median, max], `steps_per_second` (models x steps), `peak_fraction` (None for a
     device that is not in `PEAKS`), `shadows_per_minute`; all None if the models do not
     fit into memory.
@@ -102,14 +106,14 @@ def models_at_once(
         for way in tuple(learners):
           case = _fitting(learners[way], data, way, count, batch, steps)
           if case is None:
-            del learners[way]  # nor will more models fit
+            del learners[way]  # more models would not fit either
           else:
             cases[way] = case
         seconds = interleave(cases, repeats)
         for way in WAYS:
           rows.append(
             {"work": work.title, "precision": precision, "models": count, "way": way}
-            | figures(
+            | throughput(
               seconds.get(way), count, steps, flops=flops, peak=peak, batch=batch
             )
           )
@@ -117,7 +121,7 @@ def models_at_once(
 
 
 def _fitting(learner, data, way, count, batch, steps):
-  """A function that trains `count` models, or None if memory does not suffice."""
+  """Return a function that trains `count` models, or None if memory is too small."""
   try:
     training = train_everyone(learner, data, models=count, batch=batch, epochs=EPOCHS)
     case = steps_of(training, WAYS[way][0], steps)
@@ -129,7 +133,7 @@ def _fitting(learner, data, way, count, batch, steps):
   return case
 
 
-def figures(
+def throughput(
   seconds: list[float] | None,
   count: int,
   steps: int,
@@ -138,15 +142,15 @@ def figures(
   peak: float | None,
   batch: int,
 ) -> dict:
-  """Return what a row says of the seconds that `count` models took for `steps` steps.
+  """Return the throughput of `count` models that train for `steps` steps.
 
   Args:
-    seconds: of each round, or None.
-    count: models.
-    steps: of each.
+    seconds: duration of each round, or None.
+    count: number of models.
+    steps: number of steps of each model.
     flops: floating-point operations of one step of one model.
-    peak: of the device, in flop/s, or None.
-    batch: records a step.
+    peak: peak of the device in flop/s, or None.
+    batch: number of records per step.
   """
   if seconds is None:
     names = ("ms", "steps_per_second", "peak_fraction", "shadows_per_minute")
@@ -178,9 +182,9 @@ def show(result: dict) -> None:
   """Print the table and the recipe."""
   about = result["about"]
   print(
-    f"{about['device']}, batch {about['batch_size']}; shadows a minute: "
+    f"{about['device']}, batch {about['batch_size']}; shadows per minute: "
     f"{about['epochs']} epochs of {about['records']:,} records\n"
-    f"{'work':24}{'precision':11}{'models':>6}  {'way':14}{'ms a step of all':26}"
+    f"{'work':24}{'precision':11}{'models':>6}  {'way':14}{'ms per step of all':26}"
     f"{'models x steps/s':>16}{'of peak':>9}{'shadows/min':>13}"
   )
   for row in result["rows"]:

@@ -1,4 +1,4 @@
-"""PyTorch doing the same work, in processes that wait between their turns."""
+"""PyTorch on the same work, in processes that wait for their turn."""
 
 import contextlib
 import functools
@@ -14,14 +14,14 @@ from mixdef.cli.benchmarks.works import Work
 
 RECIPES = ("default", "tuned", "bf16")
 MISSING = (
-  "PyTorch is not installed, so ours alone is timed: pip install 'mixdef[bench]'"
+  "PyTorch is not installed, so only mixdef is timed: pip install 'mixdef[bench]'"
 )
 
 _EXPERIMENTS = pathlib.Path(__file__).parents[1]
 
 
 def installed() -> bool:
-  """Whether there is a PyTorch to compare with."""
+  """Return whether PyTorch is installed."""
   return importlib.util.find_spec("torch") is not None
 
 
@@ -29,15 +29,15 @@ def installed() -> bool:
 def torch_cases(
   work: Work, *, models: int, batch: int
 ) -> Iterator[dict[tuple[str, str], Callable[[], None]]]:
-  """Start PyTorch's processes for one work and stop them at the end.
+  """Start the PyTorch processes of one work, and stop them at the end.
 
-  Each recipe comes with the models shared by a process per core, and, where there are
+  Each recipe runs with one process per core, which share the models, and, if there are
   several cores, in one process that uses all of them.
 
   Args:
-    work: what is trained.
-    models: how many, all together.
-    batch: records a step.
+    work: the training.
+    models: total number of models.
+    batch: number of records per step.
 
   Yields:
     {(recipe, layout): a function that trains all models for an epoch}.
@@ -65,7 +65,7 @@ def torch_cases(
 
 
 def channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
-  """Return the shape that PyTorch gives a record of this one.
+  """Return a record's shape in PyTorch's layout.
 
   >>> channels_first((32, 32, 3)), channels_first((784,))
   ((3, 32, 32), (784,))
@@ -90,18 +90,18 @@ def _worker(work, cores, *, models, batch):
     stdout=subprocess.PIPE,
     text=True,
   ) as process:
-    yield process  # leaving closes its input, which ends it
+    yield process  # exiting the context closes its input, which stops it
 
 
 def _epoch(workers, recipe):
-  """Let all workers start together; return when the last is done."""
+  """Start all workers at once; return when the last one is done."""
   for worker in workers:
-    with contextlib.suppress(BrokenPipeError):  # told below
+    with contextlib.suppress(BrokenPipeError):  # reported below
       worker.stdin.write(recipe + "\n")
       worker.stdin.flush()
   for worker in workers:
     if worker.stdout.readline() != "done\n":
       raise RuntimeError(
         f"a PyTorch process ended with status {worker.wait()} in recipe {recipe}: its "
-        "own message is above"
+        "error message is above"
       )

@@ -1,4 +1,4 @@
-"""A fast training of many shadows on pictures: the recipe of `--suite=gpu`."""
+"""A fast training of many shadow models on images: the recipe of `--suite=gpu`."""
 
 import math
 import time
@@ -18,14 +18,15 @@ BATCH = 512
 EXTRAPOLATED = 256
 
 _WARM_UP = 0.2  # of all steps
-_SEPARATION = 0.1  # of the synthetic classes: to be learned, and not at once
+# Separation of the synthetic classes, so that they are learned, but not immediately.
+_SEPARATION = 0.1
 
 
 class InBfloat16(nn.Module):
   """A network computed in bfloat16 whose parameters stay float32.
 
   Fields:
-    network: the module; it takes `train` and `weight` by keyword.
+    network: the module; it accepts `train` and `weight` by keyword.
   """
 
   network: nn.Module
@@ -50,18 +51,18 @@ def train_shadows(
 ) -> dict:
   """Train shadows on random halves of the records, in bfloat16.
 
-  SGD with Nesterov momentum 0.9, the rate rising linearly from 0 over the first fifth
-  of the steps and falling linearly to 0 over the rest; no label smoothing. Pictures are
-  augmented if `settings.defense` says so.
+  SGD with Nesterov momentum 0.9; the rate increases linearly from 0 over the first
+  fifth of the steps and decreases linearly to 0 over the rest. There is no label
+  smoothing. Images are augmented if `settings.defense` augments.
 
   Args:
-    settings: network, defense, highest rate, epochs, shadows, strategy.
-    data: the records; twice what a shadow trains on.
-    batch: records a step.
+    settings: network, defense, maximal rate, epochs, shadows, strategy.
+    data: the records; a shadow trains on half of them.
+    batch: number of records per step.
 
   Returns:
-    Seconds for the shadows, compilation included, and, extrapolated in proportion, for
-    256; accuracies of the first shadow on its members and on the other records.
+    Seconds for the shadows including compilation, and extrapolated linearly for 256;
+    accuracies of the first shadow on its members and on the other records.
   """
   network = parse_call(
     settings.model, mixdef.models.CATALOGUE, "model", num_classes=data.num_classes
@@ -78,7 +79,9 @@ def train_shadows(
   members = mixdef.subsets(data, settings.num_shadows, seed=settings.seed)
   start = time.perf_counter()
   shadows = mixdef.fit_many(
-    *(learner, data, members),
+    learner,
+    data,
+    members,
     epochs=settings.epochs,
     batch_size=batch,
     seed=settings.seed,
@@ -120,14 +123,14 @@ def _rise_and_fall(highest, *, steps):
 
 
 def records_for(settings: BenchSettings) -> mixdef.Dataset:
-  """Return the data set named, or synthetic pictures of CIFAR-10's size."""
+  """Return the named data set, or synthetic images of CIFAR-10's size."""
   if settings.dataset != "synthetic":
     return mixdef.load(settings.dataset, data_dir=settings.data_dir or None)
   return synthetic_pictures(50_000)
 
 
 def synthetic_pictures(size: int) -> mixdef.Dataset:
-  """Return 32x32x3 pictures: a pattern per class under noise that hides most of it."""
+  """Return 32x32x3 images: one pattern per class, mostly hidden by noise."""
   rng = np.random.default_rng(0)
   y = rng.integers(0, CLASSES, size)
   patterns = rng.normal(size=(CLASSES, 32, 32, 3)).astype(np.float32)
@@ -137,13 +140,14 @@ def synthetic_pictures(size: int) -> mixdef.Dataset:
 
 
 def show(recipe: dict) -> None:
-  """Print the figures of the recipe."""
+  """Print the times of the recipe."""
   more = recipe["extrapolated"]
   print(
     f"{recipe['num_shadows']} shadows of {recipe['model']} in bfloat16 on "
     f"{recipe['dataset']}, {recipe['epochs']} epochs at batch {recipe['batch_size']}: "
     f"{recipe['seconds']:.1f} s with compilation ({recipe['strategy']}, "
-    f"{recipe['models_at_once']} at once), {recipe['shadows_per_minute']:.3g} a minute;"
-    f" members {recipe['train_accuracy']:.1%}, others {recipe['test_accuracy']:.1%}\n"
+    f"{recipe['models_at_once']} at once), {recipe['shadows_per_minute']:.3g} per "
+    f"minute; members {recipe['train_accuracy']:.1%}, others "
+    f"{recipe['test_accuracy']:.1%}\n"
     f"{more['num_shadows']} shadows, extrapolated: {more['seconds']:.0f} s"
   )

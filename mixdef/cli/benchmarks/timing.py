@@ -1,4 +1,4 @@
-"""Cases timed in turn, round after round: a drift of the machine hits all alike."""
+"""Time cases in turn, round after round, so that drifts affect all of them equally."""
 
 import math
 import statistics
@@ -10,8 +10,8 @@ import jax
 
 Name = TypeVar("Name", bound=Hashable)
 
-# After so many rounds, a case so many times slower than the best of its group is timed
-# no more. One round may hold a stall, so that it takes more to be left out by it.
+# After this many rounds, a case this many times slower than the best of its group is
+# dropped. A single round may contain a stall, so its limit is higher.
 _GIVE_UP = {1: 4.0, 2: 2.0}
 
 
@@ -24,11 +24,11 @@ def interleave(
   """Time every case `repeats` times in turn.
 
   Args:
-    cases: name to a function that does the work; each is called once before, untimed.
-    repeats: rounds.
-    group: the group of a case. Cases far slower than the best of their group, four
-      times after one round or twice after two, are left out of the rounds that follow.
-      None: none is left out.
+    cases: {name: function that does the work}; each is called once before, untimed.
+    repeats: number of rounds.
+    group: function that returns the group of a case. Cases far slower than the best of
+      their group, four times after one round or twice after two, are excluded from
+      later rounds. None excludes no case.
 
   Returns:
     {name: seconds of each round}.
@@ -57,7 +57,7 @@ def _promising(seconds, group, limit):
 
 
 def milliseconds(times: list[float], per: float = 1) -> list[float]:
-  """Return [min, median, max] in milliseconds of a `per`-th of each time in seconds.
+  """Return [min, median, max] of the times in seconds / `per`, in milliseconds.
 
   >>> milliseconds([0.2, 0.1, 0.4], per=10)
   [10.0, 20.0, 40.0]
@@ -70,16 +70,16 @@ def rows_of(work: str, cases: dict, repeats: int, *, per: int = 1, **more) -> li
   """Time the cases of one work.
 
   Returns:
-    A row a case: `ms`, [min, median, max] of a `per`-th of a run, and `ratio`, of its
-    median to that of the first case.
+    One row per case: `ms`, [min, median, max] of a run divided by `per`, and `ratio`,
+    its median over that of the first case.
   """
   seconds = interleave(cases, repeats)
   first = statistics.median(next(iter(seconds.values())))
   rows = []
   for name, times in seconds.items():
     ratio = round(statistics.median(times) / first, 3)
-    figures = milliseconds(times, per)
-    rows.append({"work": work, "case": name, "ms": figures, "ratio": ratio, **more})
+    ms = milliseconds(times, per)
+    rows.append({"work": work, "case": name, "ms": ms, "ratio": ratio, **more})
   return rows
 
 
@@ -87,15 +87,15 @@ def show(result: dict) -> None:
   """Print the rows of `rows_of` as a table."""
   print(f"{'work':30} {'case':28} {'ms: median (range)':28} ratio")
   for row in result["rows"]:
-    figures = spread(row["ms"])
-    print(f"{row['work']:30} {row['case']:28} {figures:28} {row['ratio']:.3g}")
+    ms = spread(row["ms"])
+    print(f"{row['work']:30} {row['case']:28} {ms:28} {row['ratio']:.3g}")
 
 
-def spread(figures: list[float]) -> str:
+def spread(times: list[float]) -> str:
   """Write [min, median, max] as a median with its range.
 
   >>> spread([1.0, 2.0, 4.0])
   '2 (1 to 4)'
   """
-  low, middle, high = (f"{v:.3g}" if v < 1000 else f"{v:.0f}" for v in figures)
+  low, middle, high = (f"{v:.3g}" if v < 1000 else f"{v:.0f}" for v in times)
   return f"{middle} ({low} to {high})"

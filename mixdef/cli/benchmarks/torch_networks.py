@@ -1,4 +1,4 @@
-"""The networks of the works in PyTorch, trained as its users train them."""
+"""The networks of the works in PyTorch, trained in its usual way."""
 
 import math
 from collections.abc import Callable
@@ -14,8 +14,10 @@ CLASSES = 10
 def mlp() -> nn.Module:
   """Dense layers of 512 and 256 units."""
   return nn.Sequential(
-    *(nn.Linear(784, 512), nn.ReLU()),
-    *(nn.Linear(512, 256), nn.ReLU()),
+    nn.Linear(784, 512),
+    nn.ReLU(),
+    nn.Linear(512, 256),
+    nn.ReLU(),
     nn.Linear(256, CLASSES),
   )
 
@@ -23,9 +25,15 @@ def mlp() -> nn.Module:
 def cnn() -> nn.Module:
   """Two 3x3 convolutions of 32 and 64 channels, a dense layer of 128."""
   return nn.Sequential(
-    *(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-    *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-    *(nn.Flatten(), nn.Linear(64 * 8 * 8, 128), nn.ReLU()),
+    nn.Conv2d(3, 32, 3, padding=1),
+    nn.ReLU(),
+    nn.MaxPool2d(2),
+    nn.Conv2d(32, 64, 3, padding=1),
+    nn.ReLU(),
+    nn.MaxPool2d(2),
+    nn.Flatten(),
+    nn.Linear(64 * 8 * 8, 128),
+    nn.ReLU(),
     nn.Linear(128, CLASSES),
   )
 
@@ -73,11 +81,11 @@ def trainer(work: str, recipe: str, x, y, batch: int) -> Callable[[], None]:
 
   Args:
     work: a name in `NETWORKS`.
-    recipe: "default", what a tutorial shows; "tuned", channels last and fused Adam;
-      "bf16", tuned and autocast.
+    recipe: "default", as in a tutorial; "tuned", channels last and fused Adam; "bf16",
+      tuned and autocast.
     x: records.
     y: labels.
-    batch: records a step.
+    batch: number of records per step.
   """
   network: Any = NETWORKS[work]()
   tuned = recipe != "default"
@@ -99,7 +107,7 @@ def trainer(work: str, recipe: str, x, y, batch: int) -> Callable[[], None]:
 
 
 def _initialise(network: Any) -> None:
-  """Draw weights of the scale that linen's layers start from."""
+  """Draw weights on the scale of linen's initializers."""
   layers: Any = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
   *hidden, last = layers
   for layer in hidden:

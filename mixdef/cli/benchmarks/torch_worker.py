@@ -1,9 +1,9 @@
-"""Train PyTorch models on the cores named; an epoch of each for every line read.
+"""Train PyTorch models on the given cores, one epoch of each per line of input.
 
   python -m mixdef.cli.benchmarks.torch_worker '{"work": "mlp", "cores": [0], ...}'
 
-A line of standard input names the recipe; the answer, after the epoch, is a line, too.
-The models of a recipe are made when it is first named.
+A line of standard input names the recipe, and a line of output reports the end of the
+epoch. The models of a recipe are created when it is first named.
 """
 
 import json
@@ -12,11 +12,11 @@ import sys
 
 
 def main() -> None:
-  """Answer until standard input ends."""
+  """Train epochs until standard input ends."""
   asked = json.loads(sys.argv[1])
   if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, asked["cores"])
-  # Once pinned: PyTorch sizes its thread pools by the cores it finds.
+  # After pinning, because PyTorch sizes its thread pools by the available cores.
   import torch  # pyrefly: ignore[missing-import]
 
   from mixdef.cli.benchmarks.torch_networks import CLASSES, trainer

@@ -1,4 +1,4 @@
-"""The trainings that are timed: networks, their data and one step's operations."""
+"""The timed trainings: networks, data, and the operations of one step."""
 
 import functools
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from mixdef.training.sampling import make_plan
 
 CLASSES = 10
 
-# Half of CIFAR-10, as a shadow of LiRA trains on: what "shadows a minute" stands for.
+# Half of CIFAR-10, as for a shadow of LiRA; "shadows per minute" refers to these.
 RECORDS, EPOCHS = 25_000, 20
 
 
@@ -32,7 +32,7 @@ class SmallCNN(nn.Module):
   @nn.compact
   def __call__(self, x, *, train=False, weight=None):
     """Return logits [B,K] for x [B,H,W,C]."""
-    del train, weight  # nothing here depends on them
+    del train, weight  # these have no effect here
     conv = conv_layer(self.lowering, bias=True, standardize=False)
     for channels in (32, 64):
       x = mixdef.kernels.max_pool(nn.relu(conv(channels, 3)(x)))
@@ -41,10 +41,10 @@ class SmallCNN(nn.Module):
 
 
 class Work(NamedTuple):
-  """One training: `name` says which to PyTorch's side, `steps` are an epoch's.
+  """One training; `name` identifies it in PyTorch, `steps` is the number per epoch.
 
-  `microbatch` is what our step differentiates at once on a CPU, where its activations
-  then stay in cache; None: the whole batch.
+  `microbatch` is the number of records differentiated at once on a CPU, so that their
+  activations stay in cache; None means the whole batch.
   """
 
   name: str
@@ -58,8 +58,11 @@ class Work(NamedTuple):
 MLP = Work("mlp", "W1 mlp 784-512-256-10", mixdef.models.mlp(512, 256), (784,), 20)
 CNN = Work("cnn", "W2 cnn 3x3, 32x32x3", SmallCNN(), (32, 32, 3), 8, microbatch=32)
 WIDE_RESNET = Work(
-  *("wide_resnet", "W3 WRN-16-1, GroupNorm"),
-  *(mixdef.models.wide_resnet(16, 1, norm="group"), (32, 32, 3), 4),
+  "wide_resnet",
+  "W3 WRN-16-1, GroupNorm",
+  mixdef.models.wide_resnet(16, 1, norm="group"),
+  (32, 32, 3),
+  4,
   microbatch=16,
 )
 
@@ -73,9 +76,12 @@ def random_data(size: int, shape: tuple[int, ...], classes: int) -> mixdef.Datas
 
 
 def train_everyone(learner, data, *, models: int, batch: int, epochs: int) -> Training:
-  """Return the training of that many models on all audited records."""
+  """Return the training of `models` models on all audited records."""
   return prepare(
-    *(learner, {}, data, np.tile(data.audited, (models, 1))),
+    learner,
+    {},
+    data,
+    np.tile(data.audited, (models, 1)),
     jax.vmap(jax.random.key)(jnp.arange(models)),
     epochs=epochs,
     batch_size=batch,
@@ -86,12 +92,12 @@ def train_everyone(learner, data, *, models: int, batch: int, epochs: int) -> Tr
 def steps_of(
   training: Training, strategy: str, steps: int | None = None
 ) -> Callable[[], object]:
-  """Return a function that trains all models for that many steps, on from the last.
+  """Return a function that continues the training of all models for some steps.
 
   Args:
-    training: what is trained.
-    strategy: how the models share the machine.
-    steps: how many, at most an epoch's; None: an epoch's.
+    training: the training.
+    strategy: execution strategy.
+    steps: number of steps, at most one epoch; None means one epoch.
   """
   program = programs(training.source, training.plan, strategy)
   states = program.init(training.keys, None, {}, training.data)
@@ -100,7 +106,7 @@ def steps_of(
   def run():
     nonlocal states
     states, metrics = program.train(
-      *(states, {}, training.rows, training.data, jnp.int32(0), jnp.int32(0), last)
+      states, {}, training.rows, training.data, jnp.int32(0), jnp.int32(0), last
     )
     return states, metrics
 
@@ -111,8 +117,8 @@ def steps_of(
 def step_flops(model: nn.Module, shape: tuple[int, ...], batch: int) -> float:
   """Count the floating-point operations of one step of one model, with Adam.
 
-  XLA's own count for plain convolutions: other lowerings hide some in loops, or do
-  more of them for speed, and what counts is the work asked for.
+  This is XLA's count for plain convolutions, because other lowerings hide operations in
+  loops, or use more operations for speed.
   """
   if hasattr(model, "lowering"):
     model = model.clone(lowering="native")

@@ -2,8 +2,8 @@
 
   mixdef sweep --study=kaya --dataset=fashion_mnist --model=cnn --num_shadows=4
 
-The list and the grids are recalled from their follow-up of 2021, whose values these
-are, thinned out.
+The list and the grids are a subset, quoted from memory, of those in their follow-up of
+2021.
 
 Cost and result: 65 cells, each of --num_shadows models. docs/results/classifiers.md has
 19 cells on Fashion-MNIST: label smoothing helps the attacks, and most mechanisms that

@@ -1,4 +1,4 @@
-"""Pairs of mechanisms of Kaya, Hong and Dumitras, beside each mechanism alone.
+"""Pairs of mechanisms of Kaya, Hong and Dumitras, compared with each mechanism alone.
 
   mixdef sweep --study=kaya_pairs --dataset=fashion_mnist --model=cnn --num_shadows=4
 

@@ -2,11 +2,11 @@
 
   mixdef gan --protocol=mixup_gan_celeba --defense=mixup
 
-128 models, each trained on 5,000 of 10,000 faces, whose generator steps on the first
-batch of an epoch. The scripts take the test files; these settings take the training
+128 models, each trained on 5,000 of 10,000 faces, with a generator step on the
+first batch of an epoch. The scripts use the test files; these settings use the training
 files.
 
-Cost and result: 200 epochs of 64 x 64 pictures in each of 128 models, twice with a
+Cost and result: 200 epochs of 64 x 64 images in each of 128 models, twice with a
 defense, for a GPU. It has not been run; docs/results/generative.md has smaller runs.
 """
 

@@ -2,10 +2,10 @@
 
   mixdef gan --protocol=mixup_gan_cifar10 --defense=mixup
 
-128 models, each trained on 4,096 pictures for 100,000 steps. The scripts take the test
-files; these settings take the training files.
+128 models, each trained on 4,096 images for 100,000 steps. The scripts use the test
+files; these settings use the training files.
 
-Cost and result: 1,563 epochs of 32 x 32 pictures in each of 128 models, twice with a
+Cost and result: 1,563 epochs of 32 x 32 images in each of 128 models, twice with a
 defense, for a GPU. It has not been run; docs/results/generative.md has smaller runs.
 """
 

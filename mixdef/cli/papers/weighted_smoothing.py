@@ -1,4 +1,4 @@
-"""Weighted smoothing: its sigma, its variants one at a time, and DP-SGD beside them.
+"""Weighted smoothing: values of sigma, single variants, and DP-SGD for comparison.
 
   mixdef sweep --study=weighted_smoothing --dataset=location30 --auxiliary=500
 

@@ -1,8 +1,8 @@
 """How mixup shifts the likelihood ratios of a target's records (Proposition 1).
 
-Every record's Gaussians are fitted to natural reference models. The same ratio is then
-evaluated at the losses of a natural target and of one trained with mixup on the same
-records, so that only the loss differs.
+Every record's Gaussians are fitted to undefended reference models. The same ratio is
+then evaluated at the losses of an undefended target and of one trained with mixup on
+the same records, so that only the loss differs.
 """
 
 from typing import Any, NamedTuple
@@ -46,10 +46,10 @@ def fit_losses(
   `mixdef.attacks.lira_online`, or of `lira_online_fixed`.
 
   Deviation: the official code takes the spread over n models instead of n - 1, and its
-    natural targets are part of their own fits.
+    undefended targets are part of their own fits.
 
   Args:
-    losses: [S, N] of natural models, lower for members; finite.
+    losses: [S, N] of undefended models, lower for members; finite.
     members: bool [S, N] of records that may be in or out.
     num_targets: T, the number of targets: the first T of the S models.
     fixed: whether to use one variance per side for all records, for few reference
@@ -82,7 +82,7 @@ def fit_losses(
 
 
 def proposition_one(
-  natural: ArrayLike,
+  undefended: ArrayLike,
   mixup: ArrayLike,
   fits: LossFits,
   chosen: ArrayLike,
@@ -95,7 +95,7 @@ def proposition_one(
 
   The proof requires two properties of a record, which are also counted: its loss moves
   to the right, and it starts where Lambda decreases with the loss. Where both hold,
-  Lambda can still increase if the loss passes the vertex. If a second natural target
+  Lambda can still increase if the loss passes the vertex. If a second undefended target
   takes the place of the mixup one, the share is 1/2. With few references, it is mostly
   chance which of a record's standard deviations is the larger.
 
@@ -104,9 +104,9 @@ def proposition_one(
     and where the share is 0 or 1; else records are resampled with all their targets.
 
   Args:
-    natural: losses [T, N] of the targets trained without mixup.
+    undefended: losses [T, N] of the targets trained without mixup.
     mixup: losses [T, N] of the targets trained with mixup on the same records.
-    fits: fits of the natural references, [T, N]; pairs with a NaN are excluded.
+    fits: fits of the undefended references, [T, N]; pairs with a NaN are excluded.
     chosen: bool [T, N], the pairs to count: the members, or for contrast the others.
       Only a decrease beyond that of the non-members is protection.
     resamples: number of resamples, at least 1.
@@ -122,20 +122,20 @@ def proposition_one(
   Raises:
     ValueError: if shapes disagree, a loss is not finite, or resamples < 1.
   """
-  natural, mixup = _losses(natural, "natural"), _losses(mixup, "mixup")
-  if natural.shape != mixup.shape or natural.shape != fits.mean_in.shape:
+  undefended, mixup = _losses(undefended, "undefended"), _losses(mixup, "mixup")
+  if undefended.shape != mixup.shape or undefended.shape != fits.mean_in.shape:
     raise ValueError(
-      f"natural has shape {natural.shape}, mixup {mixup.shape}, the fits"
+      f"undefended has shape {undefended.shape}, mixup {mixup.shape}, the fits"
       f" {fits.mean_in.shape}; pass [T, N] for all"
     )
   if resamples < 1:
     raise ValueError(f"resamples={resamples}; pass at least 1")
-  change = log_likelihood_ratio(mixup, *fits) - log_likelihood_ratio(natural, *fits)
+  change = log_likelihood_ratio(mixup, *fits) - log_likelihood_ratio(undefended, *fits)
   chosen = validate.mask(chosen, change.shape, "chosen") & ~np.isnan(change)
   marks = {
     "share": change < 0,
-    "shifted_right": mixup > natural,
-    "falling_branch": falls_with_loss(natural, *fits),
+    "shifted_right": mixup > undefended,
+    "falling_branch": falls_with_loss(undefended, *fits),
   }
   cases = {
     "std_in < std_out": fits.std_in < fits.std_out,

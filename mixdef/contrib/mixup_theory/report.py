@@ -22,7 +22,7 @@ _BINS = 60
 
 
 def theory_report(
-  natural: ArrayLike,
+  undefended: ArrayLike,
   members: ArrayLike,
   mixup: ArrayLike,
   *,
@@ -47,7 +47,7 @@ def theory_report(
     it as far as their approximation holds.
 
   Args:
-    natural: losses [S, N] of models without mixup, lower for members. All are
+    undefended: losses [S, N] of models without mixup, lower for members. All are
       references, and the first T are also the targets before mixup. They need as many
       fakes as `mixup`.
     members: bool [S, N], True where the model trained on the record.
@@ -74,8 +74,8 @@ def theory_report(
     ValueError: if shapes disagree, a loss is not finite, or half of a class has one
       ratio.
   """
-  fits, losses, member = _targets(natural, members, mixup, fixed)
-  signals = Signals.from_phi(-np.asarray(natural, dtype=np.float64), members)
+  fits, losses, member = _targets(undefended, members, mixup, fixed)
+  signals = Signals.from_phi(-np.asarray(undefended, dtype=np.float64), members)
   coverage = [lira_coverage(signals, target=t) for t in range(len(member))]
   draws = {"resamples": resamples, "seed": seed, "confidence": confidence}
   sides = {"members": member, "nonmembers": ~member}
@@ -98,18 +98,18 @@ def theory_report(
 
 
 def _targets(
-  natural: ArrayLike, members: ArrayLike, mixup: ArrayLike, fixed: bool
+  undefended: ArrayLike, members: ArrayLike, mixup: ArrayLike, fixed: bool
 ) -> tuple[LossFits, dict[str, np.ndarray], np.ndarray]:
   """Return the fits, the losses of both kinds of target and the members, all [T, N]."""
-  natural = np.asarray(natural, dtype=np.float64)
+  undefended = np.asarray(undefended, dtype=np.float64)
   mixup = np.atleast_2d(np.asarray(mixup, dtype=np.float64))
-  if natural.ndim != 2 or mixup.shape[1:] != natural.shape[1:]:
+  if undefended.ndim != 2 or mixup.shape[1:] != undefended.shape[1:]:
     raise ValueError(
-      f"natural losses have shape {natural.shape}, mixup losses {mixup.shape}; pass"
+      f"undefended losses have shape {undefended.shape}, mixup {mixup.shape}; pass"
       " [S, N] and [T, N] of the same records"
     )
-  fits = fit_losses(natural, members, num_targets=len(mixup), fixed=fixed)
-  losses = {"natural": natural[: len(mixup)], "mixup": mixup}
+  fits = fit_losses(undefended, members, num_targets=len(mixup), fixed=fixed)
+  losses = {"natural": undefended[: len(mixup)], "mixup": mixup}
   return fits, losses, np.asarray(members)[: len(mixup)]
 
 

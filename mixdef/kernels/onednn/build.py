@@ -17,7 +17,7 @@ from mixdef.core import caches
 TARGETS = ("mixdef_convolution", "mixdef_input_gradient", "mixdef_kernel_gradient")
 
 _SOURCE = pathlib.Path(__file__).with_name("convolution.cc")
-_OTHERWISE = "or take lowering='auto'"
+_OTHERWISE = "or use lowering='auto'"
 
 
 @functools.cache
@@ -25,7 +25,7 @@ def library() -> pathlib.Path:
   """Return the compiled library from the user's cache folder, building it if needed.
 
   Raises:
-    ValueError: where oneDNN or a C++ compiler is missing, or the compiler fails.
+    ValueError: if oneDNN or a C++ compiler is missing, or the compiler fails.
   """
   dnnl = _installed("onednn-cpu-gomp", "libdnnl.so")
   include = _installed("onednn-devel-cpu-gomp", "oneapi/dnnl/dnnl.hpp").parents[2]
@@ -47,12 +47,12 @@ def register() -> None:
   """Register the library's functions with XLA as `TARGETS`.
 
   Raises:
-    ValueError: where jax does not run on a CPU, and as `library` does.
+    ValueError: if jax does not run on a CPU, and as in `library`.
   """
   if jax.default_backend() != "cpu":
     raise ValueError(
-      f"lowering='onednn' is for CPUs, and jax runs on {jax.default_backend()!r}: "
-      "take lowering='auto'"
+      f"lowering='onednn' is for CPUs, but jax runs on {jax.default_backend()!r}: use "
+      "lowering='auto'"
     )
   functions = ctypes.CDLL(str(library()))
   for name in TARGETS:
@@ -79,7 +79,7 @@ def _compile(options: list[str], built: pathlib.Path) -> None:
   compiler = shutil.which("c++")
   if compiler is None:
     raise ValueError(
-      f"lowering='onednn' needs a C++ compiler, and there is no c++ on the path: "
+      "lowering='onednn' needs a C++ compiler, but there is no c++ on the path: "
       f"install g++ or clang, {_OTHERWISE}"
     )
   built.parent.mkdir(parents=True, exist_ok=True)
@@ -92,8 +92,8 @@ def _compile(options: list[str], built: pathlib.Path) -> None:
       lines = [line for line in done.stderr.splitlines() if "error" in line]
       raise ValueError(
         f"{compiler} cannot build lowering='onednn' "
-        f"({lines[0] if lines else f'exit code {done.returncode}'}): "
-        f"take another compiler, {_OTHERWISE}"
+        f"({lines[0] if lines else f'exit code {done.returncode}'}): use another "
+        f"compiler, {_OTHERWISE}"
       )
     # Concurrent builds are safe: each atomically replaces the file by an equal one.
     os.replace(fresh, built)

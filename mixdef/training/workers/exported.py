@@ -28,14 +28,14 @@ def in_workers(function: Callable, *, shared: int, traced: Callable) -> Callable
     The function over S models.
 
   Raises:
-    ValueError: where jax does not run on a CPU.
+    ValueError: if jax does not run on a CPU.
     NotExportable: on the first call, for a function that calls back into Python.
     RuntimeError: from the function over S models, if a worker dies or fails.
   """
   if jax.default_backend() != "cpu":
     raise ValueError(
-      f"strategy='processes' is for CPUs, and jax runs on {jax.default_backend()!r}: "
-      f"take strategy='auto'"
+      f"strategy='processes' is for CPUs, but jax runs on {jax.default_backend()!r}: "
+      "use strategy='auto'"
     )
   exported = {}
 
@@ -64,12 +64,12 @@ def _export(function, tree, kinds, specs, own):
   """Lower a function to a program of plain arrays that other processes can run."""
   from jax import export
 
-  answer = []
+  structure_and_kinds = []
 
   def flat(*arrays):
     args = jax.tree.unflatten(tree, map(_with_keys, arrays, kinds))
     leaves, structure = jax.tree.flatten(function(*args))
-    answer[:] = structure, [_kind_of_key(leaf) for leaf in leaves]
+    structure_and_kinds[:] = structure, [_kind_of_key(leaf) for leaf in leaves]
     return [_bits(leaf) for leaf in leaves]
 
   compiled = jax.jit(flat)
@@ -82,7 +82,7 @@ def _export(function, tree, kinds, specs, own):
     reason = str(problem).splitlines()[0]
     raise NotExportable(
       f"strategy='processes' cannot send {function.__name__!r} to other processes "
-      f"({reason}): take --strategy=loop"
+      f"({reason}): use --strategy=loop"
     ) from problem
   return Program(
     next(_numbers),
@@ -91,7 +91,7 @@ def _export(function, tree, kinds, specs, own):
     specs[:own],
     specs[own:],
     exported.out_avals,
-    *answer,
+    *structure_and_kinds,
   )
 
 

@@ -52,7 +52,7 @@ class Program(NamedTuple):
 
 
 class _Worker:
-  """One worker process, with its pipes, its memory and the programs that it holds."""
+  """One worker process, with its pipes, its memory and its programs."""
 
   def __init__(self, name: str, core: int | None, shared: Memory):
     self._name, self._known = name, []
@@ -80,17 +80,17 @@ class _Worker:
     """Run the program on one model; the outputs are valid until the next call."""
     if program.number not in self._known:
       while len(self._known) >= _REMEMBERED:
-        self._ask("forget", self._known.pop(0))
+        self._send("forget", self._known.pop(0))
       blob = np.frombuffer(program.blob, np.uint8)
       self._memory.write([blob])
       if program.calls:
-        self._ask("register", str(onednn.library()), program.calls)
-      self._ask("load", program.number, len(blob), len(program.shared))
+        self._send("register", str(onednn.library()), program.calls)
+      self._send("load", program.number, len(blob), len(program.shared))
       self._known.append(program.number)
     _, behind = layout(program.own)
     self._memory.reserve(layout(program.outputs, behind)[1])
     self._memory.write(inputs)
-    self._ask("run", program.number)
+    self._send("run", program.number)
     return self._memory.views(program.outputs, behind)
 
   def kill(self) -> None:
@@ -104,16 +104,16 @@ class _Worker:
     os.close(self._stderr)
     os.close(self._memory.descriptor)
 
-  def _ask(self, *task):
+  def _send(self, *task):
     try:
       self._process.stdin.write(json.dumps(task) + "\n")
       self._process.stdin.flush()
-      answer = self._process.stdout.readline()
+      reply = self._process.stdout.readline()
     except BrokenPipeError:
-      answer = ""
-    if not answer:
+      reply = ""
+    if not reply:
       raise Stopped(self._end())
-    error = json.loads(answer)
+    error = json.loads(reply)
     if error:
       raise Stopped(f"{self._name} failed: {error}")
 
@@ -128,8 +128,8 @@ class _Worker:
     if code < 0:
       how = f"was killed by {signal.Signals(-code).name}"
       if code == -signal.SIGKILL:
-        how += ", perhaps for lack of memory"
-    return f"{self._name} {how}: run the same command again, it resumes"
+        how += ", perhaps because of a lack of memory"
+    return f"{self._name} {how}: run the same command again to resume"
 
 
 class Workers:

@@ -143,7 +143,7 @@ def main(core: int | None, own: int, shared: int, config: dict[str, Any]) -> Non
   """
   if core is not None:
     os.sched_setaffinity(0, [core])  # before JAX counts the cores
-  answers = os.fdopen(os.dup(1), "w")
+  replies = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)  # output of libraries must not be read as a reply
   lines = _lines()
   import jax
@@ -166,8 +166,8 @@ def main(core: int | None, own: int, shared: int, config: dict[str, Any]) -> Non
     except Exception as problem:
       first = (str(problem).splitlines() or [""])[0]
       error = f"{type(problem).__name__}: {first}"
-    answers.write(json.dumps(error) + "\n")
-    answers.flush()
+    replies.write(json.dumps(error) + "\n")
+    replies.flush()
 
 
 if __name__ == "__main__":

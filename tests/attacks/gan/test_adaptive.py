@@ -137,7 +137,7 @@ def test_a_mixed_query_needs_pairs():
 
 @pytest.fixture
 def three():
-  """Attacked, natural and mixup-trained GANs of one members matrix."""
+  """Attacked, undefended and mixup-trained GANs of one members matrix."""
   data = some_records(40)
   members = subsets(40, 20, seed=0)
   return [made_up(20, data=data, members=members, seed=seed) for seed in (1, 2, 3)]
@@ -151,10 +151,10 @@ def same(cell, other):
 
 
 def test_pitfall_115_the_attacked_network_is_asked_in_every_cell(three):
-  defended, natural, mixup = three
-  plain = gan.adaptive_grid(defended, natural, mixup, **HOW)
+  defended, undefended, mixup = three
+  plain = gan.adaptive_grid(defended, undefended, mixup, **HOW)
   other = with_model(defended, 4, lambda leaf: leaf + 0.5)
-  moved = gan.adaptive_grid(other, natural, mixup, **HOW)
+  moved = gan.adaptive_grid(other, undefended, mixup, **HOW)
   assert set(plain) == CELLS
   for name, cell in plain.items():
     finite = np.isfinite(cell.scores)
@@ -163,10 +163,10 @@ def test_pitfall_115_the_attacked_network_is_asked_in_every_cell(three):
 
 
 def test_pitfall_115_official_scripts_never_ask_it_with_mixed_queries(three):
-  defended, natural, mixup = three
+  defended, undefended, mixup = three
   other = with_model(defended, 4, lambda leaf: leaf + 0.5)
   first, second = (
-    gan.adaptive_grid(gans, natural, mixup, official=True, **HOW)
+    gan.adaptive_grid(gans, undefended, mixup, official=True, **HOW)
     for gans in (defended, other)
   )
   for name in CELLS:
@@ -174,9 +174,9 @@ def test_pitfall_115_official_scripts_never_ask_it_with_mixed_queries(three):
 
 
 def test_neither_the_target_nor_its_twins_are_references(three):
-  defended, natural, mixup = three
-  plain = gan.adaptive_grid(defended, natural, mixup, **HOW)
-  twins = [with_model(gans, 4, lambda leaf: leaf + 0.5) for gans in (natural, mixup)]
+  defended, undefended, mixup = three
+  plain = gan.adaptive_grid(defended, undefended, mixup, **HOW)
+  twins = [with_model(gans, 4, lambda leaf: leaf + 0.5) for gans in (undefended, mixup)]
   moved = gan.adaptive_grid(defended, *twins, **HOW)
   for name in CELLS:
     np.testing.assert_array_equal(plain[name].scores[0], moved[name].scores[0])
@@ -186,16 +186,16 @@ def test_neither_the_target_nor_its_twins_are_references(three):
 
 
 def test_without_mixup_references_the_attacked_models_judge_each_other(three):
-  defended, natural, _ = three
-  without = gan.adaptive_grid(defended, natural, **HOW)
-  with_them = gan.adaptive_grid(defended, natural, defended, **HOW)
+  defended, undefended, _ = three
+  without = gan.adaptive_grid(defended, undefended, **HOW)
+  with_them = gan.adaptive_grid(defended, undefended, defended, **HOW)
   for name in CELLS:
     assert same(without[name], with_them[name])
 
 
 def test_cells_say_who_was_a_member_and_what_had_no_fit_of_its_own(three):
-  defended, natural, mixup = three
-  cells = gan.adaptive_grid(defended, natural, mixup, **HOW)
+  defended, undefended, mixup = three
+  cells = gan.adaptive_grid(defended, undefended, mixup, **HOW)
   single, mixed = cells["single/natural"], cells["mixed/natural"]
   np.testing.assert_array_equal(single.members, defended.members[[4, 2]])
   assert mixed.scores.shape == mixed.members.shape == (2, 20)
@@ -206,10 +206,10 @@ def test_cells_say_who_was_a_member_and_what_had_no_fit_of_its_own(three):
 
 
 def test_other_subsets_are_refused(three):
-  defended, natural, _ = three
-  natural = dataclasses.replace(natural, members=~natural.members)
+  defended, undefended, _ = three
+  undefended = dataclasses.replace(undefended, members=~undefended.members)
   with pytest.raises(ValueError, match="members matrix"):
-    gan.adaptive_grid(defended, natural)
+    gan.adaptive_grid(defended, undefended)
 
 
 @pytest.mark.slow

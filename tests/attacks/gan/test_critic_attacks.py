@@ -96,34 +96,34 @@ def test_shapes_that_disagree_are_refused():
     dataclasses.replace(signals, critic=signals.critic[:2])
 
 
-def test_a_defended_model_takes_the_place_of_its_natural_twin():
-  natural, defended = (made_up(seed=s).signals() for s in (1, 2))
-  joined = gan.with_references(natural, defended, 3)
+def test_a_defended_model_takes_the_place_of_its_undefended_twin():
+  undefended, defended = (made_up(seed=s).signals() for s in (1, 2))
+  joined = gan.with_references(undefended, defended, 3)
   others = np.arange(6) != 3
   for name in ("phi", "critic"):
-    rows = [getattr(each, name) for each in (joined, natural, defended)]
+    rows = [getattr(each, name) for each in (joined, undefended, defended)]
     np.testing.assert_array_equal(rows[0][others], rows[1][others])
     np.testing.assert_array_equal(rows[0][3], rows[2][3])
 
 
 def test_references_of_fewer_critics_still_serve_but_give_logan_nothing():
-  natural = made_up(critics=1).signals()
+  undefended = made_up(critics=1).signals()
   defended = made_up(critics=2).signals()
-  joined = gan.with_references(natural, defended, 0)
+  joined = gan.with_references(undefended, defended, 0)
   np.testing.assert_array_equal(joined.phi[0], defended.phi[0])
   with pytest.raises(Unavailable, match=r"ensemble\.signals\(\)"):
     gan.logan(joined, target=0)
 
 
 def test_references_of_other_subsets_or_questions_are_refused():
-  natural = made_up().signals()
+  undefended = made_up().signals()
   with pytest.raises(ValueError, match="members matrix"):
     gan.with_references(
-      natural, dataclasses.replace(natural, members=~natural.members), 0
+      undefended, dataclasses.replace(undefended, members=~undefended.members), 0
     )
-  views = Signals.from_phi(np.zeros((6, 12, 2)), natural.members)
+  views = Signals.from_phi(np.zeros((6, 12, 2)), undefended.members)
   with pytest.raises(ValueError, match="same records and views"):
-    gan.with_references(natural, views, 0)
+    gan.with_references(undefended, views, 0)
 
 
 def test_logan_reads_the_critic_and_takes_the_best_or_the_mean_of_several():

@@ -111,13 +111,13 @@ def test_members_of_gans_that_know_them_by_heart_are_found():
     assert auc(scores, signals.members) > 0.7, name
 
 
-def test_natural_references_never_include_the_twin_of_the_target():
-  natural, defended = noise(seed=1), noise(seed=2)
-  defended = dataclasses.replace(defended, members=natural.members)
-  joined = gan.with_references(natural, defended, 4)
-  moved = natural.phi.copy()
+def test_undefended_references_never_include_the_twin_of_the_target():
+  undefended, defended = noise(seed=1), noise(seed=2)
+  defended = dataclasses.replace(defended, members=undefended.members)
+  joined = gan.with_references(undefended, defended, 4)
+  moved = undefended.phi.copy()
   moved[4] += 100
-  again = dataclasses.replace(natural, phi=moved)
+  again = dataclasses.replace(undefended, phi=moved)
   scores = [
     gan.lira_gan_discriminator(each, target=4)
     for each in (joined, gan.with_references(again, defended, 4))

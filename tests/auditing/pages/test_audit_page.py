@@ -12,10 +12,10 @@ import report_case
 from PIL import Image
 
 from mixdef.auditing.pages.audit_page import render
-from mixdef.auditing.pages.bands import roc_band
 from mixdef.auditing.pages.charts import class_chart, histogram_chart, roc_chart
 from mixdef.auditing.pages.compare_page import render_comparison
 from mixdef.auditing.pages.pictures import record_pictures
+from mixdef.auditing.pages.roc_bands import roc_band
 from mixdef.metrics import bootstrap_records
 
 SCHEMA = pathlib.Path(__file__).parents[3] / "docs" / "report.schema.json"
@@ -177,7 +177,7 @@ def test_sections_without_content_are_left_out(case):
   assert links == ["#main", "#attacks", "#setting"]
 
 
-def test_pitfall_10_missing_figures_are_dashes(case):
+def test_pitfall_10_missing_metrics_are_dashes(case):
   report, scores, members, audited, x = case
   report["attacks"]["loss"] |= {"auc": None, "auc_ci": None, "ppv": None}
   report["attacks"]["rmia"]["auc_ci"] = [None, None]
@@ -226,7 +226,7 @@ def test_pitfall_144_records_have_quantiles(page):
   assert "all records at most 100%" in records
 
 
-def test_figures_without_a_common_ppv_rate_say_theirs(case):
+def test_metrics_without_a_common_ppv_rate_say_theirs(case):
   report, *rest = case
   report["attacks"]["rmia"]["ppv_fpr"] = 0.05
   attacks = words(report, *rest).sections["attacks"]

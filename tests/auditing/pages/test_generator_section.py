@@ -15,8 +15,8 @@ from PIL import Image
 from mixdef.auditing import Mosaic
 from mixdef.auditing.pages.audit_page import render
 from mixdef.auditing.pages.compare_page import render_comparison
+from mixdef.auditing.pages.formatting import MISSING
 from mixdef.auditing.pages.generator_section import scatter_chart
-from mixdef.auditing.pages.words import MISSING
 from mixdef.auditing.side_by_side import accuracy_of
 from mixdef.contrib.mixup_theory.report import theory_report
 
@@ -28,9 +28,9 @@ def theory():
   """Compare made-up losses: members' are lower, and mixup raises them."""
   rng = np.random.default_rng(0)
   members = rng.random((8, 60)) < 0.5
-  natural = rng.normal(size=members.shape) - 2 * members
+  undefended = rng.normal(size=members.shape) - 2 * members
   few = {"fixed": True, "resamples": 20, "permutations": 5}
-  return theory_report(natural, members, natural + 1.5 * members, **few)
+  return theory_report(undefended, members, undefended + 1.5 * members, **few)
 
 
 def utility():
@@ -51,8 +51,8 @@ def columns():
   return found
 
 
-def cell(figures, query, references):
-  return figures | {"query": query, "references": references, "num_targets": 16}
+def cell(metrics, query, references):
+  return metrics | {"query": query, "references": references, "num_targets": 16}
 
 
 def a_mosaic():
@@ -229,7 +229,7 @@ def test_a_report_on_classifiers_has_no_part_on_generators(case):
   assert written(report, *rest) == without
 
 
-def test_missing_figures_are_dashes(case):
+def test_missing_metrics_are_dashes(case):
   report, *rest = case
   part = report["generator"]
   for row in part["utility"]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mixdef.auditing.pages import words
+from mixdef.auditing.pages import formatting
 from mixdef.metrics.summary import strongest_first
 from mixdef.training.ensemble import epsilon_remark
 
@@ -56,7 +56,7 @@ def attack_table(attacks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
   for family in families:
     names = [name for name in others if attacks[name]["family"] == family]
     if names:
-      title = FAMILIES.get(family, words.plain(family))
+      title = FAMILIES.get(family, formatting.plain(family))
       groups.append({"title": title, "rows": [rows[name] for name in names]})
   rates = {row["ppv_fpr"] for row in attacks.values() if row.get("ppv_fpr")}
   return {
@@ -64,7 +64,7 @@ def attack_table(attacks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     "groups": groups,
     "others": len(others),
     "every": list(rows.values()),
-    "ppv_fpr": words.percent(rates.pop()) if len(rates) == 1 else None,
+    "ppv_fpr": formatting.percent(rates.pop()) if len(rates) == 1 else None,
   }
 
 
@@ -73,24 +73,26 @@ def _attack(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
   calibrated = (row.get("calibrated") or {}).get("0.01")
   return {
     "name": name,
-    "auc": words.measured(row["auc"], row["auc_ci"]),
-    "balanced": words.measured(
-      row["balanced_accuracy"], row["balanced_accuracy_ci"], words.percent
+    "auc": formatting.measured(row["auc"], row["auc_ci"]),
+    "balanced": formatting.measured(
+      row["balanced_accuracy"], row["balanced_accuracy_ci"], formatting.percent
     ),
-    "tpr": [words.rate_at(row["tpr"], fpr) for fpr in ("0.001", "0.01")],
-    "ppv": [words.percent(ppv.get(prior)) for prior in ("0.01", "0.1", "0.5")],
-    "ppv_fpr": words.percent(row["ppv_fpr"]) if row.get("ppv_fpr") else None,
-    "targets": words.plain(row.get("num_targets")),
+    "tpr": [formatting.rate_at(row["tpr"], fpr) for fpr in ("0.001", "0.01")],
+    "ppv": [formatting.percent(ppv.get(prior)) for prior in ("0.01", "0.1", "0.5")],
+    "ppv_fpr": formatting.percent(row["ppv_fpr"]) if row.get("ppv_fpr") else None,
+    "targets": formatting.plain(row.get("num_targets")),
     "degenerate": bool(row.get("degenerate")),
     "about": row.get("about") or "",
     "note": row.get("note") or "",
     "reached": calibrated
-    and {key: words.percent(calibrated[key]) for key in ("tpr", "fpr", "fpr_spread")},
-    "hindsight": words.percent(row.get("balanced_accuracy_max")),
-    "positive_rate": words.percent(row.get("positive_rate")),
+    and {
+      key: formatting.percent(calibrated[key]) for key in ("tpr", "fpr", "fpr_spread")
+    },
+    "hindsight": formatting.percent(row.get("balanced_accuracy_max")),
+    "positive_rate": formatting.percent(row.get("positive_rate")),
     "pairs": f"{row['num_members']:,} / {row['num_nonmembers']:,}",
     "excluded": f"{row.get('excluded') or 0:,}",
-    "seconds": words.duration(row.get("seconds")),
+    "seconds": formatting.duration(row.get("seconds")),
   }
 
 
@@ -103,8 +105,8 @@ def quantile_rows(quantiles: Mapping[str, float | None]) -> list[tuple[str, str]
   rows = []
   for share, rate in sorted(quantiles.items(), key=lambda item: float(item[0])):
     part = float(share)
-    which = "all records" if part == 1 else f"{words.percent(part)} of the records"
-    rows.append((which, f"at most {words.percent(rate)}"))
+    which = "all records" if part == 1 else f"{formatting.percent(part)} of the records"
+    rows.append((which, f"at most {formatting.percent(rate)}"))
   return rows
 
 
@@ -121,11 +123,11 @@ def exposed_rows(
   return [
     {
       "rank": row["rank"],
-      "id": words.plain(row["index"] if row.get("id") is None else row["id"]),
-      "label": words.plain(row["label"]),
-      "rate": words.percent(row["rate"]),
-      "score": words.fixed(row["score"], 2),
-      "times": words.plain(row["times"]),
+      "id": formatting.plain(row["index"] if row.get("id") is None else row["id"]),
+      "label": formatting.plain(row["label"]),
+      "rate": formatting.percent(row["rate"]),
+      "score": formatting.fixed(row["score"], 2),
+      "times": formatting.plain(row["times"]),
       "picture": pictures[place] if pictures else None,
     }
     for place, row in enumerate(exposed)
@@ -136,9 +138,9 @@ def class_rows(classes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
   """Return label, number of records and AUC of every class."""
   return [
     {
-      "label": words.plain(row["label"]),
+      "label": formatting.plain(row["label"]),
       "records": f"{row['num_records']:,}",
-      "auc": words.measured(row["auc"], row["auc_ci"]),
+      "auc": formatting.measured(row["auc"], row["auc_ci"]),
     }
     for row in classes
   ]
@@ -153,57 +155,57 @@ def setting_rows(setting: Mapping[str, Any]) -> list[tuple[str, str]]:
   rows = []
   for key, value in setting.items():
     if key in _RATES:
-      text = words.percent(value)
+      text = formatting.percent(value)
     elif key.endswith("_seconds"):
-      text = words.duration(value)
+      text = formatting.duration(value)
     else:
-      text = words.plain(value)
+      text = formatting.plain(value)
     rows.append((_SETTING.get(key, key.replace("_", " ").capitalize()), text))
   return rows
 
 
-def key_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def key_metrics(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
   """Return the key metrics of a report: name, value, remarks."""
   strongest, setting = report.get("strongest"), report.get("setting") or {}
-  figures = []
+  metrics = []
   if strongest:
     name = strongest["attack"]
-    auc = words.measured(strongest["auc"], strongest["auc_ci"])
+    auc = formatting.measured(strongest["auc"], strongest["auc_ci"])
     widened = (
       auc["interval"] and f"{auc['interval']}, widened to account for the selection"
     )
     note = ", ".join(filter(None, (f"AUC of {name}, 0.5 is random guessing", widened)))
-    figures.append(("Strongest attack", auc["value"], note))
-    figures.append(_members_found(strongest))
+    metrics.append(("Strongest attack", auc["value"], note))
+    metrics.append(_members_found(strongest))
   if setting.get("test_accuracy") is not None:
     spread = setting.get("test_accuracy_std")
-    note = f"±{words.percent(spread)} between models" if spread is not None else ""
-    figures.append(("Test accuracy", words.percent(setting["test_accuracy"]), note))
+    note = f"±{formatting.percent(spread)} between models" if spread is not None else ""
+    metrics.append(
+      ("Test accuracy", formatting.percent(setting["test_accuracy"]), note)
+    )
   for row in (report.get("generator") or {}).get("utility", []):
     if row["name"] == "downstream_accuracy":
-      note = (
-        f"of a classifier trained on samples; {words.percent(row['real'])} if trained "
-        "on real records"
-      )
-      figures.append(("Accuracy from samples", words.percent(row["value"]), note))
+      real = formatting.percent(row["real"])
+      note = f"of a classifier trained on samples; {real} if trained on real records"
+      metrics.append(("Accuracy from samples", formatting.percent(row["value"]), note))
   if setting.get("epsilon") is not None:
-    note = f"δ = {words.plain(setting.get('delta'))}{epsilon_remark(setting)}"
-    value = f"ε = {words.fixed(setting['epsilon'], 2)}"
-    figures.append(("Privacy guarantee", value, note))
+    note = f"δ = {formatting.plain(setting.get('delta'))}{epsilon_remark(setting)}"
+    value = f"ε = {formatting.fixed(setting['epsilon'], 2)}"
+    metrics.append(("Privacy guarantee", value, note))
   if setting.get("num_models") is not None:
-    note = f"{words.plain(setting.get('num_audited'))} records audited"
-    figures.append(("Models", words.plain(setting["num_models"]), note))
-  return figures
+    note = f"{formatting.plain(setting.get('num_audited'))} records audited"
+    metrics.append(("Models", formatting.plain(setting["num_models"]), note))
+  return metrics
 
 
 def _members_found(strongest: Mapping[str, Any]) -> tuple[str, str, str]:
   if strongest.get("tpr") is None:
     return (
       "TPR at a low FPR",
-      words.NOT_RESOLVABLE,
+      formatting.NOT_RESOLVABLE,
       "too few non-members",
     )
-  found = words.measured(strongest["tpr"], strongest["tpr_ci"], words.percent)
+  found = formatting.measured(strongest["tpr"], strongest["tpr_ci"], formatting.percent)
   note = ", ".join(filter(None, (f"by {strongest['tpr_attack']}", found["interval"])))
-  title = f"TPR at {words.percent(strongest['fpr'])} FPR"
+  title = f"TPR at {formatting.percent(strongest['fpr'])} FPR"
   return title, found["value"], note

@@ -14,7 +14,9 @@ _FIT = 5000  # records of a shadow model that an attack is fitted on, at most
 _QUERIES = 2**13  # images per query batch: 100 MB at 32 x 32 x 3
 
 
-def records_to_ask(ensemble: Ensemble, target: int, records: Any = None) -> np.ndarray:
+def records_to_query(
+  ensemble: Ensemble, target: int, records: Any = None
+) -> np.ndarray:
   """Return the indices [R] of the records that an attack on the target scores.
 
   Args:
@@ -78,7 +80,7 @@ def hits(run: Run, rows: np.ndarray, views: Views) -> np.ndarray:
   """Query the labels of the records' views and compare them with the true labels.
 
   Args:
-    run: the model, queried as it is released.
+    run: the model, points as it is released.
     rows: int [R], indices into its data.
     views: x [B,...] -> [B,Q,...].
 
@@ -90,8 +92,8 @@ def hits(run: Run, rows: np.ndarray, views: Views) -> np.ndarray:
   right = np.zeros((len(rows), count), bool)
   size = max(1, _QUERIES // count)
   for block in (slice(i, i + size) for i in range(0, len(rows), size)):
-    asked = views(data.x[rows[block]])
-    labels = run.log_probs(asked.reshape(-1, *asked.shape[2:]), checked=False).argmax(
+    points = views(data.x[rows[block]])
+    labels = run.log_probs(points.reshape(-1, *points.shape[2:]), checked=False).argmax(
       -1
     )
     right[block] = labels.reshape(-1, count) == data.y[rows[block], None]

@@ -12,7 +12,7 @@ from mixdef.metrics.roc import Roc, highest_tpr, scored_pairs
 
 def roc_band(
   scores: ArrayLike,
-  member: ArrayLike,
+  members: ArrayLike,
   rates: Sequence[float] | np.ndarray,
   *,
   resamples: int = 200,
@@ -32,7 +32,7 @@ def roc_band(
 
   Args:
     scores: [N] or [S, N]; higher means member. NaN pairs are excluded.
-    member: bool of the same shape.
+    members: bool of the same shape.
     rates: FPRs [P], each in [0, 1].
     resamples: number of resamples R.
     seed: random seed of the bootstrap.
@@ -49,8 +49,8 @@ def roc_band(
   (array([0.15811388]), array([1.]))
   """
   scores = np.atleast_2d(np.asarray(scores, dtype=np.float64))
-  member = np.atleast_2d(member)
-  values, truth = scored_pairs(scores, member)
+  members = np.atleast_2d(members)
+  values, truth = scored_pairs(scores, members)
   levels = _thresholds(Roc.of(values, truth), thresholds)
   scored = ~np.isnan(scores)
   records = np.cumsum(scored.any(0)) - 1
@@ -75,7 +75,7 @@ def roc_band(
   ]
   whole = tp.sum(0), fp.sum(0)
   values = highest_tpr(*whole, rates)
-  pairs = independent_pairs(scores, member)
+  pairs = independent_pairs(scores, members)
   trials = effective_trials(values, np.var(curves, axis=0), pairs)
   low, high = np.array(rate_intervals(values, trials, confidence)).T
   return low, high
