@@ -52,8 +52,8 @@ class Learner(NamedTuple):
   `predict` returns the output of the released model. `raw=True` skips `release_output`
   and returns the output of the released weights, which white-box attacks see. `batch`,
   `stages`, `rows` and `traits` are the defense's; attacks may use `batch` to transform
-  records as training does. `text` describes the learner in messages. `model` is the
-  network that a classifier was made of.
+  records as training does. `text` describes the learner in messages. `model` is what a
+  classifier was made of: a linen module, or the `Network` of another library's.
 
   A GAN has `generate`, with z ~ N(0, I) of dimension `latent` and conditions y, rows of
   the simplex over `num_classes`. Its members are split into `num_shards` disjoint

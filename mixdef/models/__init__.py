@@ -14,6 +14,7 @@ product, so a mixed label is a valid condition.
 """
 
 from mixdef.core import registry
+from mixdef.models.adapters import adapt
 from mixdef.models.cnn import cnn
 from mixdef.models.densenet import densenet
 from mixdef.models.gan_dense import dense_networks, table_networks
@@ -29,6 +30,7 @@ __all__ = [
   "CATALOGUE",
   "MedganNetworks",
   "Networks",
+  "adapt",
   "cnn",
   "dense_networks",
   "densenet",

@@ -1,0 +1,197 @@
+"""Watch the layers of an NNX model, and give its BatchNorm the mask of padded rows.
+
+NNX has no interceptors. The module that `apply` merges is private to one call, so its
+layers may be turned into subclasses that pass their calls on.
+"""
+
+import contextlib
+import functools
+import threading
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mixdef.models.layer_calls import METHODS, Layer, several, watcher
+
+_calling = threading.local()
+
+
+class _Place(NamedTuple):
+  """What is known of the model that is called."""
+
+  train: bool
+  weight: Any
+  paths: dict[int, str]
+
+
+@contextlib.contextmanager
+def watched(model: nnx.Module, *, train: bool, weight: Any) -> Iterator[None]:
+  """Pass the calls of a private model's layers on, while the context is open.
+
+  Args:
+    model: a module that nothing else refers to; its layers change their types.
+    train: whether dropout and BatchNorm should act as in training.
+    weight: [B], 0 for padding, which BatchNorm leaves out; or None.
+
+  Raises:
+    ValueError: from a call of a layer that does not act as it should.
+  """
+  paths = {}
+  for path, node in nnx.iter_graph(model):
+    if not isinstance(node, nnx.Module):
+      continue
+    held = watcher() and (_params(node) or type(node) is nnx.RNN)
+    if held or type(node) in _CHECKS:
+      paths[id(node)] = "/".join(map(str, path)) or type(node).__name__
+      object.__setattr__(node, "__class__", _passing(type(node)))
+  before = getattr(_calling, "place", None)
+  _calling.place = _Place(train, weight, paths)
+  try:
+    yield
+  finally:
+    _calling.place = before
+
+
+@functools.cache
+def _passing(kind):
+  """Return the subclass of a type of modules that passes its calls on."""
+
+  def passing(method):
+    original = getattr(kind, method)
+
+    @functools.wraps(original)
+    def call(self, *args, **kwargs):
+      run = functools.partial(original, self)
+      place = getattr(_calling, "place", None)
+      if kind in _CHECKS and place:
+        kwargs = _CHECKS[kind](self, place, args, kwargs)
+      if watcher() and place:
+        return _handled(self, kind, method, run, place, args, kwargs)
+      return run(*args, **kwargs)
+
+    return call
+
+  methods = {name: passing(name) for name in METHODS if hasattr(kind, name)}
+  names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+  return type(kind)(kind.__name__, (kind,), {**methods, **names})
+
+
+def _batch_norm(module, place, args, kwargs):
+  """Check the mode of BatchNorm, and leave a batch's padding out of its statistics."""
+  where, weight = _where(module, place), place.weight
+  given = args[1] if len(args) > 1 else kwargs.get("use_running_average")
+  if bool(module.use_running_average if given is None else given) == place.train:
+    if place.train:
+      raise ValueError(
+        f"{where} uses its running average in training too, which then never changes: "
+        "leave use_running_average to train() and eval()"
+      )
+    raise ValueError(
+      f"{where} normalises by the batch when the model predicts: leave "
+      "use_running_average to train() and eval()"
+    )
+  if not place.train or weight is None or kwargs.get("mask") is not None:
+    return kwargs
+  if args[0].shape[:1] != weight.shape:
+    raise ValueError(
+      f"{where} normalises {list(args[0].shape)}, whose first axis is not that of the "
+      f"{weight.shape[0]} records, so padded rows would enter its statistics: let the "
+      "model's __call__ take weight [B] and pass mask= to it"
+    )
+  # A batch of padding alone has no statistics, and what is made of it here is dropped.
+  mask = (weight > 0) | ~(weight > 0).any()
+  return {**kwargs, "mask": mask.reshape(-1, *(1,) * (args[0].ndim - 1))}
+
+
+def _dropout(module, place, args, kwargs):
+  """Check that dropout acts in training alone."""
+  del args
+  rate = module.rate if hasattr(module, "rate") else module.dropout_rate
+  given = kwargs.get("deterministic")
+  off = bool(module.deterministic if given is None else given)
+  if rate and off == place.train:
+    where = _where(module, place)
+    how = "is deterministic in training too" if off else "draws when the model predicts"
+    raise ValueError(
+      f"{where} has dropout at rate {rate} and {how}: leave deterministic to train() "
+      "and eval(), or set the rate to 0"
+    )
+  return kwargs
+
+
+_CHECKS = {
+  nnx.BatchNorm: _batch_norm,
+  nnx.Dropout: _dropout,
+  nnx.MultiHeadAttention: _dropout,
+}
+
+
+def _where(module, place):
+  return place.paths.get(id(module), type(module).__name__)
+
+
+def _handled(module, kind, method, run, place, args, kwargs):
+  """Pass a call to the handler that watches."""
+  handler, where = watcher(), _where(module, place)
+  graphdef, own, rest = nnx.split(module, nnx.Param, ...)
+  own = nnx.to_pure_dict(own)
+  paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(own)]
+  names = [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]
+  leaves, structure = jax.tree.flatten(own)
+  arrays = dict(zip(names, leaves, strict=True))
+  if handler is None or not arrays:
+    return run(*args, **kwargs)
+  others, drawing = _without_streams(rest)
+
+  def alone(params, x):
+    params = structure.unflatten([params[name] for name in names])
+    again = nnx.merge(graphdef, params, others)
+    return getattr(again, method)(x, *args[1:], **kwargs)
+
+  fault = ""
+  if kind is not nnx.RNN and len(_params(module)) < len(arrays):
+    fault = f"{where} also has submodules"
+  elif others is None:
+    fault = f"{where} has variables other than parameters"
+  elif several(args, kwargs):
+    fault = f"{where} has more than one input array"
+  elif drawing and "random_bits" in str(jax.make_jaxpr(alone)(arrays, args[0])):
+    fault = f"{where} draws random numbers"
+  x = args[0] if args else None
+  layer = Layer(module, kind, method, where, arrays, x, alone, fault)
+  return handler(layer, lambda x: run(x, *args[1:], **kwargs))
+
+
+def _params(module):
+  """Return the parameters that a module holds itself, by name."""
+  held = vars(module).items()
+  return {name: value for name, value in held if isinstance(value, nnx.Param)}
+
+
+def _without_streams(rest):
+  """Return a layer's other arrays, with streams of constant keys, and if it has any.
+
+  The arrays are None if there are others than streams: those of one trace cannot be
+  used in another.
+  """
+  streams, others = rest.filter(nnx.RngState), rest.filter(nnx.Not(nnx.RngState))
+  if jax.tree.leaves(others):
+    return None, False
+  leaves = jax.tree.leaves(streams)
+  return jax.tree.map(fresh_stream, nnx.to_pure_dict(streams)), bool(leaves)
+
+
+def fresh_stream(leaf: Any, key: Any = None) -> Any:
+  """Return the start of a stream: keys made of `key`, or a count of zero.
+
+  Args:
+    leaf: an array of random keys, or of counts, or its shape.
+    key: a random key; None for a constant.
+  """
+  if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    return jnp.zeros(leaf.shape, leaf.dtype)
+  key = jax.random.key(0) if key is None else key
+  return jax.random.split(key, leaf.shape) if leaf.shape else key
