@@ -71,7 +71,7 @@ def watcher() -> Handler | None:
 
 def _of_linen(call, args, kwargs, context):
   module, method, handler = context.module, context.method_name, watcher()
-  if handler is None or module.scope is None or method == "setup":
+  if handler is None or module.scope is None or method == "setup" or not args:
     return call(*args, **kwargs)
   recurrent = type(module) is nn.RNN and method == "__call__"
   own = _held(module.cell if recurrent else module)
@@ -101,7 +101,7 @@ def _of_linen(call, args, kwargs, context):
     return apart.apply({"params": params}, x, *args[1:], method=method, **kwargs)
 
   layer = Layer(
-    *(module, type(module), method, where, arrays, args[0] if args else None),
+    *(module, type(module), method, where, arrays, args[0]),
     *(alone, fault),
   )
   return handler(layer, lambda x: call(x, *args[1:], **kwargs))

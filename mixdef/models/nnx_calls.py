@@ -68,7 +68,7 @@ def _passing(kind):
       place = getattr(_calling, "place", None)
       if kind in _CHECKS and place:
         kwargs = _CHECKS[kind](self, place, args, kwargs)
-      if watcher() and place:
+      if watcher() and place and args:
         return _handled(self, kind, method, run, place, args, kwargs)
       return run(*args, **kwargs)
 
@@ -144,24 +144,24 @@ def _handled(module, kind, method, run, place, args, kwargs):
   arrays = dict(zip(names, leaves, strict=True))
   if handler is None or not arrays:
     return run(*args, **kwargs)
-  others, drawing = _without_streams(rest)
+  streams = nnx.to_pure_dict(nnx.filter_state(rest, nnx.RngState))
+  streams = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), streams)
 
   def alone(params, x):
     params = structure.unflatten([params[name] for name in names])
-    again = nnx.merge(graphdef, params, others)
+    again = nnx.merge(graphdef, params, jax.tree.map(fresh_stream, streams))
     return getattr(again, method)(x, *args[1:], **kwargs)
 
   fault = ""
   if kind is not nnx.RNN and len(_params(module)) < len(arrays):
     fault = f"{where} also has submodules"
-  elif others is None:
+  elif jax.tree.structure(rest).num_leaves > jax.tree.structure(streams).num_leaves:
     fault = f"{where} has variables other than parameters"
   elif several(args, kwargs):
     fault = f"{where} has more than one input array"
-  elif drawing and "random_bits" in str(jax.make_jaxpr(alone)(arrays, args[0])):
+  elif streams and "random_bits" in str(jax.make_jaxpr(alone)(arrays, args[0])):
     fault = f"{where} draws random numbers"
-  x = args[0] if args else None
-  layer = Layer(module, kind, method, where, arrays, x, alone, fault)
+  layer = Layer(module, kind, method, where, arrays, args[0], alone, fault)
   return handler(layer, lambda x: run(x, *args[1:], **kwargs))
 
 
@@ -169,19 +169,6 @@ def _params(module):
   """Return the parameters that a module holds itself, by name."""
   held = vars(module).items()
   return {name: value for name, value in held if isinstance(value, nnx.Param)}
-
-
-def _without_streams(rest):
-  """Return a layer's other arrays, with streams of constant keys, and if it has any.
-
-  The arrays are None if there are others than streams: those of one trace cannot be
-  used in another.
-  """
-  streams, others = rest.filter(nnx.RngState), rest.filter(nnx.Not(nnx.RngState))
-  if jax.tree.leaves(others):
-    return None, False
-  leaves = jax.tree.leaves(streams)
-  return jax.tree.map(fresh_stream, nnx.to_pure_dict(streams)), bool(leaves)
 
 
 def fresh_stream(leaf: Any, key: Any = None) -> Any:

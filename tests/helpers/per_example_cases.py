@@ -269,13 +269,13 @@ GHOST = [
   Embed,
   Custom,
   FromSetup,
+  Shared,
+  Tied,
 ]
 FALLBACK = [
-  Shared,
   GainBesideLayers,
   Remat,
   RowsMerged,
-  Tied,
   TiedTable,
   BorrowedKernel,
   PlainAndRemat,
