@@ -62,7 +62,7 @@ def adapt(model: Any, inputs: int = 1) -> Network:
     from mixdef.models._equinox import adapt_equinox
 
     return _started(model, "key", adapt_equinox(model, inputs))
-  if _is_pair(model):
+  if is_pair(model):
     return adapt_pair(model, inputs)
   raise TypeError(f"model is {_what(model)}: {_WHAT_TO_PASS}")
 
@@ -105,10 +105,14 @@ def _takes(model, name):
     return False
 
 
-def _is_pair(model):
-  plain = isinstance(model, tuple | list) and len(model) == 2
-  known = hasattr(model, "update") or _home(model)
-  return plain and not known and all(map(callable, model))
+def is_pair(model: Any) -> bool:
+  """Return whether it is a pair of functions, and no optimizer or pair of modules."""
+  if not isinstance(model, tuple | list) or len(model) != 2 or _home(model):
+    return False
+  modules = (nn.Module, _module_of("flax.nnx"), _module_of("equinox"))
+  return not hasattr(model, "update") and all(
+    callable(one) and not isinstance(one, modules) for one in model
+  )
 
 
 def _home(thing):

@@ -49,11 +49,12 @@ Handler = Callable[[Layer, Callable], Any]
 
 
 @contextlib.contextmanager
-def watch(handler: Handler) -> Iterator[None]:
+def watch(handler: Handler | None) -> Iterator[None]:
   """Pass every call of a layer that holds parameters to a handler.
 
   Args:
-    handler: see `Handler`. It is called for layers inside others, too.
+    handler: see `Handler`. It is called for layers inside others, too. None stops an
+      outer one.
   """
   before = watcher()
   _watching.handler = handler

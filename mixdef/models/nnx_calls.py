@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mixdef.models.layer_calls import METHODS, Layer, several, watcher
+from mixdef.models.layer_calls import METHODS, Layer, several, watch, watcher
 
 _calling = threading.local()
 
@@ -43,8 +43,7 @@ def watched(model: nnx.Module, *, train: bool, weight: Any) -> Iterator[None]:
   for path, node in nnx.iter_graph(model):
     if not isinstance(node, nnx.Module):
       continue
-    held = watcher() and (_params(node) or type(node) is nnx.RNN)
-    if held or type(node) in _CHECKS:
+    if type(node) in _CHECKS or _is_watched(node, type(node)):
       paths[id(node)] = "/".join(map(str, path)) or type(node).__name__
       object.__setattr__(node, "__class__", _passing(type(node)))
   before = getattr(_calling, "place", None)
@@ -68,7 +67,7 @@ def _passing(kind):
       place = getattr(_calling, "place", None)
       if kind in _CHECKS and place:
         kwargs = _CHECKS[kind](self, place, args, kwargs)
-      if watcher() and place and args:
+      if place and args and _is_watched(self, kind):
         return _handled(self, kind, method, run, place, args, kwargs)
       return run(*args, **kwargs)
 
@@ -129,6 +128,14 @@ _CHECKS = {
 }
 
 
+def _is_watched(module, kind):
+  """Return whether calls of a module go to the handler: it holds parameters itself.
+
+  The steps of `nnx.RNN` are hidden in a scan, so that all of them are one layer.
+  """
+  return watcher() and (kind is nnx.RNN or bool(_params(module)))
+
+
 def _where(module, place):
   return place.paths.get(id(module), type(module).__name__)
 
@@ -142,15 +149,14 @@ def _handled(module, kind, method, run, place, args, kwargs):
   names = [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]
   leaves, structure = jax.tree.flatten(own)
   arrays = dict(zip(names, leaves, strict=True))
-  if handler is None or not arrays:
-    return run(*args, **kwargs)
   streams = nnx.to_pure_dict(nnx.filter_state(rest, nnx.RngState))
   streams = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), streams)
 
   def alone(params, x):
     params = structure.unflatten([params[name] for name in names])
     again = nnx.merge(graphdef, params, jax.tree.map(fresh_stream, streams))
-    return getattr(again, method)(x, *args[1:], **kwargs)
+    with watch(None):
+      return getattr(again, method)(x, *args[1:], **kwargs)
 
   fault = ""
   if kind is not nnx.RNN and len(_params(module)) < len(arrays):
