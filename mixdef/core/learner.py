@@ -146,10 +146,8 @@ def stage_learners(defense: Defense, learner: Callable) -> tuple:
 
 
 def _stage_defense(stage, defense):
-  """Return the stage's own defense, or the rest of the chain without its model fields.
-
-  The module already has those fields.
-  """
+  """Return the stage's own defense, or the rest of the chain, for its model."""
   if stage.defense is not None:
     return stage.defense
-  return chain(*(p._replace(model=None) for p in defense.parts if not p.stages))
+  rest = [part for part in defense.parts if not part.stages]
+  return chain(*(part._replace(model=None, network=None) for part in rest))

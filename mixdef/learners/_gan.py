@@ -22,6 +22,7 @@ UNSHARED = ", for a GAN has no one loss"
 
 # Hooks that do not apply to a GAN, and what they would read or change.
 _REFUSED = {
+  "network": "chooses what is trained of a classifier",
   "model": "sets fields of a classifier",
   "rows": "chooses other rows than the members",
   "log_probs": "changes a classifier's log-probabilities",

@@ -70,6 +70,8 @@ def classifier(
     model = adapt(model)  # which can be hashed, and is adapted once
   given, model = model, _with_fields(model, defense)
   network = adapt(model)
+  if defense.network:
+    given = model = network = defense.network(network)
   optimizer = check_optimizer(optimizer)
   if microbatch is not None:
     _check_microbatch(microbatch, defense)
@@ -262,7 +264,7 @@ def _check_microbatch(microbatch, defense):
 
 def _check_kept(variables, defense, microbatch):
   """Raise if a model has variables other than parameters that a step cannot update."""
-  kept = sorted(variables.keys() - {"params", "constants"})
+  kept = sorted(variables.keys() - {"params", "constants", "frozen"})
   if kept and "per_example" in defense.traits:
     raise ValueError(
       f"the model keeps {kept[0]}, as BatchNorm does, which per-example clipping does "

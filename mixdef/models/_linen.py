@@ -6,6 +6,7 @@ training flag, under one of many names, and the weights that mark padding.
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -28,7 +29,9 @@ from mixdef.models.network import (
 )
 
 
-def adapt_linen(module: nn.Module, inputs: int = 1) -> Network:
+def adapt_linen(
+  module: nn.Module, inputs: int = 1, still: Callable[[str], bool] | None = None
+) -> Network:
   """Create a `Network` from a linen module.
 
   The training flag is passed under the name that the module's `__call__` uses:
@@ -42,6 +45,7 @@ def adapt_linen(module: nn.Module, inputs: int = 1) -> Network:
     module: an unbound module. If its `__call__` takes `weight` [B], it receives the
       weights, which are 0 for padding.
     inputs: number of arrays that it is called with.
+    still: path of a submodule -> whether it behaves in training as in inference.
 
   Raises:
     ValueError: for a module that needs what a learner does not know; when applied, for
@@ -97,14 +101,16 @@ def adapt_linen(module: nn.Module, inputs: int = 1) -> Network:
     def seen(module, given):
       found.extend(_silent(module, given, padded=weight is not None))
 
-    completing = _completing(train=True, weight=weight, seen=seen)
+    completing = _completing(train=True, weight=weight, seen=seen, still=still)
     with nn.intercept_methods(completing):
       outputs = _training(lambda: run(rngs=rngs, mutable=list(kept), **how))
     if found:
       raise ValueError(found[0])
     return outputs
 
-  return Network(init, apply, text_of(module))
+  return Network(
+    init, apply, text_of(module), still=functools.partial(adapt_linen, module, inputs)
+  )
 
 
 def _predicting(run):
@@ -178,7 +184,7 @@ def _lets_through(module, xs, name, value):
   return True
 
 
-def _completing(*, train, weight, seen=None):
+def _completing(*, train, weight, seen=None, still=None):
   """Return an interceptor that passes the training flag where the caller cannot."""
 
   def intercept(call, args, kwargs, context):
@@ -188,6 +194,8 @@ def _completing(*, train, weight, seen=None):
     signature = inspect.signature(type(module).__call__)
     given = signature.bind_partial(module, *args, **kwargs).arguments
     given = {**given, **given.get("kwargs", {})}
+    if still and still("/".join(module.path)):
+      return _call_still(call, module, signature, args, kwargs)
     for name in flags(signature.parameters):
       if given.get(name) is None and _is_left_open(module, name):
         kwargs = {**kwargs, **phase([name], train)}
@@ -202,6 +210,22 @@ def _completing(*, train, weight, seen=None):
     return call(*args, **kwargs)
 
   return intercept
+
+
+def _call_still(call, module, signature, args, kwargs):
+  """Call a module as in inference, whatever its flags of training say."""
+  names = flags(signature.parameters)
+  fields = {n: vars(module)[n] for n in names if vars(module).get(n) is not None}
+  bound = signature.bind_partial(module, *args, **kwargs)
+  bound.arguments |= phase([n for n in names if n not in fields], False)
+  try:
+    for name, value in phase(fields, False).items():
+      object.__setattr__(module, name, value)  # a field and an argument exclude another
+      bound.arguments.pop(name, None)
+    return call(*bound.args[1:], **bound.kwargs)
+  finally:
+    for name, value in fields.items():
+      object.__setattr__(module, name, value)
 
 
 def _is_left_open(module, name):

@@ -5,6 +5,8 @@ Inside the step it is merged from them again, called and split, so that nothing 
 mutated outside of it.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -57,7 +59,9 @@ class _Parts(NamedTuple):
     return graphdef, cls(*map(nnx.to_pure_dict, states))
 
 
-def adapt_nnx(model: Any, inputs: int = 1) -> Network:
+def adapt_nnx(
+  model: Any, inputs: int = 1, still: Callable[[str], bool] | None = None
+) -> Network:
   """Create a `Network` from a module of NNX, its class, or a function `rngs -> module`.
 
   The module is in `train()` mode in training and in `eval()` mode otherwise. A flag of
@@ -71,6 +75,7 @@ def adapt_nnx(model: Any, inputs: int = 1) -> Network:
     model: a class or a function makes new parameters for every model that is trained;
       a module has the parameters that every model starts from.
     inputs: number of arrays that it is called with.
+    still: path of a submodule -> whether it behaves in training as in inference.
 
   Raises:
     TypeError: for a function that makes something else.
@@ -96,7 +101,7 @@ def adapt_nnx(model: Any, inputs: int = 1) -> Network:
       found["text"] = _structure(module)
       found["loose"] = _statistics_of_padding(module)
       for train in (True, False):
-        graphs[train] = _Parts.of(_in_phase(module, train))[0]
+        graphs[train] = _Parts.of(_in_phase(module, train, still))[0]
     return _Parts.of(module)[1]
 
   try:
@@ -115,13 +120,13 @@ def adapt_nnx(model: Any, inputs: int = 1) -> Network:
       f"{found['loose']} keeps statistics, which padded rows would enter: let {called} "
       "take weight [B], 0 for padding, and leave them out"
     )
-  structure = jax.tree.structure(shapes.params)
+  structure = jax.tree.structure(_named(shapes.params))
 
   def init(key, *xs):
     del xs
     parts = taken_apart(key)._asdict()
     kept = {n: parts[n] for n in (*_STATS, "constants") if jax.tree.leaves(parts[n])}
-    return {"params": parts["params"], **kept}
+    return {n: _named(tree) for n, tree in {"params": parts["params"], **kept}.items()}
 
   def call(variables, xs, *, train, key, weight):
     """Return the outputs, the module after the call, and the variables it changed."""
@@ -130,14 +135,17 @@ def adapt_nnx(model: Any, inputs: int = 1) -> Network:
     leaves, tree = jax.tree.flatten(shapes.keys)
     root = random_key(0) if key is None else key
     own = [fresh_stream(k, jax.random.fold_in(root, i)) for i, k in enumerate(leaves)]
-    given = {n: variables.get(n, {}) for n in ("params", *_STATS, "constants")}
+    given = {
+      n: _unnamed(variables.get(n, {}), getattr(shapes, n))
+      for n in ("params", *_STATS, "constants")
+    }
     counts = jax.tree.map(fresh_stream, shapes.counts)
     parts = _Parts(keys=tree.unflatten(own), counts=counts, **given)
     module, rngs = nnx.merge(graphs[train], *parts), nnx.Rngs(root)
     before = {**_values(module), **_values(rngs)}
     offered = {"weight": weight, "rngs": rngs, **phase(flags(takes), train)}
     options = {n: value for n, value in offered.items() if n in takes}
-    with watched(module, train=train, weight=weight):
+    with watched(module, train=train, weight=weight, still=still):
       outputs: Any = module(*map(to_float, xs), **options)
     after = {**_values(module), **_values(rngs)}
     changed = [at for at, value in before.items() if after.get(at) is not value]
@@ -164,13 +172,14 @@ def adapt_nnx(model: Any, inputs: int = 1) -> Network:
       )
     _, parts = _Parts.of(module)
     old = {n: kept[n] for n in _STATS if n in kept}
-    new = {n: _like(getattr(parts, n), old[n]) for n in old}
+    new = {n: _like(_named(getattr(parts, n)), old[n]) for n in old}
     if weight is not None:  # a batch of padding alone says nothing
       some = (weight > 0).any()
       new = jax.tree.map(lambda a, b: jnp.where(some, a, b), new, old)
     return outputs, new
 
-  return Network(init, apply, f"{name}{found['text']}")
+  text = f"{name}{found['text']}"
+  return Network(init, apply, text, still=functools.partial(adapt_nnx, model, inputs))
 
 
 _KNOWN = (nnx.Param, nnx.BatchStat, nnx.RngState)
@@ -192,12 +201,13 @@ def _bits(leaf):
   return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
 
 
-def _in_phase(module, train):
+def _in_phase(module, train, still):
   """Set the flags of all layers, and return the module."""
-  for _, node in nnx.iter_graph(module):
+  for path, node in nnx.iter_graph(module):
     if isinstance(node, nnx.Module):
       held = [name for name in flags(vars(node)) if is_flag(vars(node)[name])]
-      for name, value in phase(held, train).items():
+      own = train and not (still and still("/".join(map(str, path))))
+      for name, value in phase(held, own).items():
         setattr(node, name, value)
   return module
 
@@ -229,6 +239,20 @@ def _statistics_of_padding(module):
     if own and any(isinstance(value, nnx.BatchStat) for value in vars(node).values()):
       return "/".join(map(str, path)) or type(node).__name__
   return ""
+
+
+def _named(tree):
+  """Return a pure dictionary whose keys are names; places in a list are numbers."""
+  if not isinstance(tree, dict):
+    return tree
+  return {str(key): _named(value) for key, value in tree.items()}
+
+
+def _unnamed(tree, like):
+  """Return a dictionary of `_named` with the keys that it had."""
+  if not isinstance(like, dict):
+    return tree
+  return {key: _unnamed(tree[str(key)], value) for key, value in like.items()}
 
 
 def _values(module):

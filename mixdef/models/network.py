@@ -29,11 +29,16 @@ class Network(NamedTuple):
   of a GAN have two. uint8 inputs are scaled to [0, 1].
 
   `text` describes the model; models that differ in structure have different texts.
+  `still(frozen)` returns the network whose modules, chosen by their paths, behave in
+  training as in inference; None if that cannot be done. `given()` returns the leaves
+  that all models start from, by collection and path; None if all starts are random.
   """
 
   init: Callable
   apply: Callable
   text: str
+  still: Callable | None = None
+  given: Callable | None = None
 
 
 def flags(names: Iterable[str]) -> list[str]:

@@ -25,16 +25,24 @@ class _Place(NamedTuple):
   train: bool
   weight: Any
   paths: dict[int, str]
+  still: Any
+
+  def trains(self, module):
+    """Return whether a layer should act as in training."""
+    return self.train and not (self.still and self.still(_where(module, self)))
 
 
 @contextlib.contextmanager
-def watched(model: nnx.Module, *, train: bool, weight: Any) -> Iterator[None]:
+def watched(
+  model: nnx.Module, *, train: bool, weight: Any, still: Any = None
+) -> Iterator[None]:
   """Pass the calls of a private model's layers on, while the context is open.
 
   Args:
     model: a module that nothing else refers to; its layers change their types.
     train: whether dropout and BatchNorm should act as in training.
     weight: [B], 0 for padding, which BatchNorm leaves out; or None.
+    still: path of a layer -> whether it should act as in inference in any case.
 
   Raises:
     ValueError: from a call of a layer that does not act as it should.
@@ -47,7 +55,7 @@ def watched(model: nnx.Module, *, train: bool, weight: Any) -> Iterator[None]:
       paths[id(node)] = "/".join(map(str, path)) or type(node).__name__
       object.__setattr__(node, "__class__", _passing(type(node)))
   before = getattr(_calling, "place", None)
-  _calling.place = _Place(train, weight, paths)
+  _calling.place = _Place(train, weight, paths, still)
   try:
     yield
   finally:
@@ -81,9 +89,10 @@ def _passing(kind):
 def _batch_norm(module, place, args, kwargs):
   """Check the mode of BatchNorm, and leave a batch's padding out of its statistics."""
   where, weight = _where(module, place), place.weight
+  trains = place.trains(module)
   given = args[1] if len(args) > 1 else kwargs.get("use_running_average")
-  if bool(module.use_running_average if given is None else given) == place.train:
-    if place.train:
+  if bool(module.use_running_average if given is None else given) == trains:
+    if trains:
       raise ValueError(
         f"{where} uses its running average in training too, which then never changes: "
         "leave use_running_average to train() and eval()"
@@ -92,7 +101,7 @@ def _batch_norm(module, place, args, kwargs):
       f"{where} normalises by the batch when the model predicts: leave "
       "use_running_average to train() and eval()"
     )
-  if not place.train or weight is None or kwargs.get("mask") is not None:
+  if not trains or weight is None or kwargs.get("mask") is not None:
     return kwargs
   if args[0].shape[:1] != weight.shape:
     raise ValueError(
@@ -108,10 +117,11 @@ def _batch_norm(module, place, args, kwargs):
 def _dropout(module, place, args, kwargs):
   """Check that dropout acts in training alone."""
   del args
+  trains = place.trains(module)
   rate = module.rate if hasattr(module, "rate") else module.dropout_rate
   given = kwargs.get("deterministic")
   off = bool(module.deterministic if given is None else given)
-  if rate and off == place.train:
+  if rate and off == trains:
     where = _where(module, place)
     how = "is deterministic in training too" if off else "draws when the model predicts"
     raise ValueError(
