@@ -53,6 +53,9 @@ class _Parts(NamedTuple):
       return not isinstance(value, nnx.Variable)
 
     kinds = (nnx.Param, nnx.BatchStat, nnx.RngKey, nnx.RngCount, constant, ...)
+    for _, node in nnx.iter_graph(module):
+      for name, value in _arrays(node).items():  # inside a trace, NNX overlooks them
+        setattr(node, name, nnx.data(value))
     graphdef, *states = nnx.split(module, *kinds)
     return graphdef, cls(*map(nnx.to_pure_dict, states))
 
@@ -229,6 +232,12 @@ def _statistics_of_padding(module):
     if own and any(isinstance(value, nnx.BatchStat) for value in vars(node).values()):
       return "/".join(map(str, path)) or type(node).__name__
   return ""
+
+
+def _arrays(node):
+  """Return the arrays that a module holds and that are no variables, by name."""
+  held = vars(node).items() if isinstance(node, nnx.Module) else ()
+  return {name: value for name, value in held if isinstance(value, jax.Array)}
 
 
 def _values(module):
