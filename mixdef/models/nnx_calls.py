@@ -43,7 +43,7 @@ def watched(model: nnx.Module, *, train: bool, weight: Any) -> Iterator[None]:
   for path, node in nnx.iter_graph(model):
     if not isinstance(node, nnx.Module):
       continue
-    if type(node) in _CHECKS or _is_watched(node, type(node)):
+    if type(node) in _CHECKS or (watcher() and _holds(node, type(node))):
       paths[id(node)] = "/".join(map(str, path)) or type(node).__name__
       object.__setattr__(node, "__class__", _passing(type(node)))
   before = getattr(_calling, "place", None)
@@ -67,8 +67,10 @@ def _passing(kind):
       place = getattr(_calling, "place", None)
       if kind in _CHECKS and place:
         kwargs = _CHECKS[kind](self, place, args, kwargs)
-      if place and args and _is_watched(self, kind):
-        return _handled(self, kind, method, run, place, args, kwargs)
+      handler = watcher()
+      if handler and place and args and _holds(self, kind):
+        where = _where(self, place)
+        return _handled(handler, self, kind, method, where, run, args, kwargs)
       return run(*args, **kwargs)
 
     return call
@@ -128,21 +130,20 @@ _CHECKS = {
 }
 
 
-def _is_watched(module, kind):
-  """Return whether calls of a module go to the handler: it holds parameters itself.
+def _holds(module, kind):
+  """Return whether a module holds parameters itself.
 
   The steps of `nnx.RNN` are hidden in a scan, so that all of them are one layer.
   """
-  return watcher() and (kind is nnx.RNN or bool(_params(module)))
+  return kind is nnx.RNN or bool(_params(module))
 
 
 def _where(module, place):
   return place.paths.get(id(module), type(module).__name__)
 
 
-def _handled(module, kind, method, run, place, args, kwargs):
+def _handled(handler, module, kind, method, where, run, args, kwargs):
   """Pass a call to the handler that watches."""
-  handler, where = watcher(), _where(module, place)
   graphdef, own, rest = nnx.split(module, nnx.Param, ...)
   own = nnx.to_pure_dict(own)
   paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(own)]
