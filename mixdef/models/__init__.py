@@ -6,6 +6,8 @@ networks for images also have `spatial_dropout`, `lowering` and
 `weight_standardization`; residual and densely connected networks also have `norm`. A
 defense changes fields with `module.clone(dropout=0.5)`, which checks them again.
 
+Learners take models of other libraries, too: `adapt` lists them.
+
 Generators and critics come in matching pairs, as `Networks`. A generator is called as
 `module.apply(variables, z, y, train=False, weight=None)` and returns records [B,...] in
 [0,1]; a critic is called as `module.apply(variables, x, y)` and returns one number per

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.extend.core import get_opaque_trace_state
 
 from mixdef.models.layer_calls import METHODS, Layer, several, watch, watcher
 
@@ -25,6 +26,7 @@ class _Place(NamedTuple):
   train: bool
   weight: Any
   paths: dict[int, str]
+  trace: Any
 
 
 @contextlib.contextmanager
@@ -47,7 +49,9 @@ def watched(model: nnx.Module, *, train: bool, weight: Any) -> Iterator[None]:
       paths[id(node)] = "/".join(map(str, path)) or type(node).__name__
       object.__setattr__(node, "__class__", _passing(type(node)))
   before = getattr(_calling, "place", None)
-  _calling.place = _Place(train, weight, paths)
+  _calling.place = _Place(
+    train, weight, paths, get_opaque_trace_state(convention="nnx")
+  )
   try:
     yield
   finally:
@@ -96,6 +100,13 @@ def _batch_norm(module, place, args, kwargs):
     )
   if not place.train or weight is None or kwargs.get("mask") is not None:
     return kwargs
+  if get_opaque_trace_state(convention="nnx") != place.trace:
+    # A traced function may be used again, with the weights of the first call.
+    raise ValueError(
+      f"{where} is called inside another transformation, as nnx.jit or nnx.scan, where "
+      "the padded rows of a batch are not known: call it outside, or let the model's "
+      "__call__ take weight [B] and pass mask= to it"
+    )
   if args[0].shape[:1] != weight.shape:
     raise ValueError(
       f"{where} normalises {list(args[0].shape)}, whose first axis is not that of the "

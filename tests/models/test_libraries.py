@@ -351,6 +351,11 @@ REFUSED: dict[str, Any] = {
     ValueError,
     r"norm normalises \[2, 5\], whose first axis is not that of the 1 records",
   ),
+  "statistics inside nnx.jit": (
+    one(lambda self, x: self.out(nnx.jit(lambda norm, x: norm(x))(self.norm, x))),
+    ValueError,
+    "is called inside another transformation, as nnx.jit or nnx.scan",
+  ),
   "equinox with state": (Stateful, ValueError, "Stateful keeps state, .* GroupNorm"),
   "equinox without a key": (Keyless, ValueError, "Keyless has dropout: let its"),
   "equinox of two": (
@@ -372,6 +377,11 @@ REFUSED: dict[str, Any] = {
     (lambda key: {"w": jnp.ones((D, K), int)}, lambda p, x: x @ p["w"]),
     ValueError,
     "the parameter w is int32, which cannot be trained",
+  ),
+  "pair of linen methods": (
+    (nn.Dense(3).init, nn.Dense(3).apply),
+    TypeError,
+    "the methods of a linen module: pass the module itself",
   ),
   "pair of linen modules": ((nn.Dense(3), nn.Dense(3)), TypeError, "of type tuple"),
 }
