@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mixdef.core.randomness import random_key
+from mixdef.core.randomness import fold_in_name, random_key
 from mixdef.core.reading import digest
 from mixdef.core.text import text_of
 from mixdef.data import to_float
@@ -132,7 +132,8 @@ def adapt_nnx(model: Any, inputs: int = 1) -> Network:
       raise ValueError(f"the parameters are not those of {found['name']}")
     leaves, tree = jax.tree.flatten(shapes.keys)
     root = random_key(0) if key is None else key
-    own = [fresh_stream(k, jax.random.fold_in(root, i)) for i, k in enumerate(leaves)]
+    base = fold_in_name(root, "layers")
+    own = [fresh_stream(k, jax.random.fold_in(base, i)) for i, k in enumerate(leaves)]
     given = {n: variables.get(n, {}) for n in ("params", *_STATS, "constants")}
     counts = jax.tree.map(fresh_stream, shapes.counts)
     parts = _Parts(keys=tree.unflatten(own), counts=counts, **given)
