@@ -6,7 +6,7 @@ gradient (`ghost_rules`), so no second backward pass is needed.
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Literal
+from jax.extend.core import Literal, get_opaque_trace_state
 
 from mixdef.defenses.ghost_rules import Call, UnsupportedError, grouped, ungrouped
 from mixdef.models.layer_calls import watch
@@ -34,7 +34,8 @@ def record_calls(losses_fn, params, batch, ctx, views):
 
   Raises:
     UnsupportedError: if a parameter is used outside a leaf module that is applied to
-      one array and keeps the batch axis first.
+      one array, keeps the batch axis first, and is not inside another transformation,
+      as a critic under the gradient of its penalty is.
   """
   records = grouped(batch, views)
   outputs = _probe(losses_fn, params, records, ctx, views)
@@ -119,6 +120,7 @@ def _recorder(calls, params, rows, tap):
   `tap(run, x) -> (out, value that the model continues with)` runs each of them.
   """
   inside: list[str] = []
+  here = get_opaque_trace_state(convention="flax")
   leaves = jax.tree.leaves(params)
   places = {id(leaf): place for place, leaf in enumerate(leaves)}
   if len(places) < len(leaves):
@@ -131,6 +133,8 @@ def _recorder(calls, params, rows, tap):
       return run(layer.x)
     if layer.fault:
       raise UnsupportedError(layer.fault)
+    if get_opaque_trace_state(convention="flax") != here:
+      raise UnsupportedError(f"{layer.where} is called inside another transformation")
     if len(held) < len(own):
       raise UnsupportedError(f"{layer.where} also has frozen parameters")
     _check_rows(layer.where, layer.x, rows)

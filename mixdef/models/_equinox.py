@@ -139,7 +139,7 @@ def _fault(module, takes):
     leaves = jax.tree.leaves(module, is_leaf=lambda node: isinstance(node, kind))
     return [node for node in leaves if isinstance(node, kind)]
 
-  if nodes((eqx.nn.StatefulLayer, eqx.nn.StateIndex)):
+  if nodes(eqx.nn.StateIndex):
     return (
       f"{name} keeps state, as Equinox's BatchNorm does, which padded rows would "
       "enter: use GroupNorm or LayerNorm"

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mixdef.core.randomness import random_key
+from mixdef.core.randomness import fold_in_name, random_key
 from mixdef.core.reading import digest
 from mixdef.core.text import text_of
 from mixdef.data import to_float
@@ -55,6 +55,9 @@ class _Parts(NamedTuple):
       return not isinstance(value, nnx.Variable)
 
     kinds = (nnx.Param, nnx.BatchStat, nnx.RngKey, nnx.RngCount, constant, ...)
+    for _, node in nnx.iter_graph(module):
+      for name, value in _arrays(node).items():  # inside a trace, NNX overlooks them
+        setattr(node, name, nnx.data(value))
     graphdef, *states = nnx.split(module, *kinds)
     return graphdef, cls(*map(nnx.to_pure_dict, states))
 
@@ -134,7 +137,8 @@ def adapt_nnx(
       raise ValueError(f"the parameters are not those of {found['name']}")
     leaves, tree = jax.tree.flatten(shapes.keys)
     root = random_key(0) if key is None else key
-    own = [fresh_stream(k, jax.random.fold_in(root, i)) for i, k in enumerate(leaves)]
+    base = fold_in_name(root, "layers")
+    own = [fresh_stream(k, jax.random.fold_in(base, i)) for i, k in enumerate(leaves)]
     given = {
       n: _unnamed(variables.get(n, {}), getattr(shapes, n))
       for n in ("params", *_STATS, "constants")
@@ -253,6 +257,12 @@ def _unnamed(tree, like):
   if not isinstance(like, dict):
     return tree
   return {key: _unnamed(tree[str(key)], value) for key, value in like.items()}
+
+
+def _arrays(node):
+  """Return the arrays that a module holds and that are no variables, by name."""
+  held = vars(node).items() if isinstance(node, nnx.Module) else ()
+  return {name: value for name, value in held if isinstance(value, jax.Array)}
 
 
 def _values(module):

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from mixdef.core.text import text_of
 from mixdef.data import to_float
 from mixdef.models.network import (
@@ -50,7 +53,8 @@ def adapt_pair(pair: Any, inputs: int = 1) -> Network:
     )
 
   def init(key, *xs):
-    return {"params": make(key, *map(to_float, xs[: len(wanted) - 1]))}
+    params = make(key, *map(to_float, xs[: len(wanted) - 1]))
+    return {"params": jax.tree.map(jnp.asarray, params)}
 
   def apply(variables, *xs, train, key=None, weight=None):
     given = {"weight": weight, **dict.fromkeys(_KEYS, key if train else None)}

@@ -63,6 +63,8 @@ def adapt(model: Any, inputs: int = 1) -> Network:
 
     return _started(model, "key", adapt_equinox(model, inputs))
   if is_pair(model):
+    if any(isinstance(getattr(f, "__self__", None), nn.Module) for f in model):
+      raise TypeError("model is the methods of a linen module: pass the module itself")
     return adapt_pair(model, inputs)
   raise TypeError(f"model is {_what(model)}: {_WHAT_TO_PASS}")
 

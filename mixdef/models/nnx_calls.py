@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.extend.core import get_opaque_trace_state
 
 from mixdef.models.layer_calls import METHODS, Layer, several, watch, watcher
 
@@ -26,6 +27,7 @@ class _Place(NamedTuple):
   weight: Any
   paths: dict[int, str]
   still: Any
+  trace: Any
 
   def trains(self, module):
     """Return whether a layer should act as in training."""
@@ -51,11 +53,13 @@ def watched(
   for path, node in nnx.iter_graph(model):
     if not isinstance(node, nnx.Module):
       continue
-    if type(node) in _CHECKS or _is_watched(node, type(node)):
+    if type(node) in _CHECKS or (watcher() and _holds(node, type(node))):
       paths[id(node)] = "/".join(map(str, path)) or type(node).__name__
       object.__setattr__(node, "__class__", _passing(type(node)))
   before = getattr(_calling, "place", None)
-  _calling.place = _Place(train, weight, paths, still)
+  _calling.place = _Place(
+    train, weight, paths, still, get_opaque_trace_state(convention="nnx")
+  )
   try:
     yield
   finally:
@@ -75,8 +79,10 @@ def _passing(kind):
       place = getattr(_calling, "place", None)
       if kind in _CHECKS and place:
         kwargs = _CHECKS[kind](self, place, args, kwargs)
-      if place and args and _is_watched(self, kind):
-        return _handled(self, kind, method, run, place, args, kwargs)
+      handler = watcher()
+      if handler and place and args and _holds(self, kind):
+        where = _where(self, place)
+        return _handled(handler, self, kind, method, where, run, args, kwargs)
       return run(*args, **kwargs)
 
     return call
@@ -103,6 +109,13 @@ def _batch_norm(module, place, args, kwargs):
     )
   if not trains or weight is None or kwargs.get("mask") is not None:
     return kwargs
+  if get_opaque_trace_state(convention="nnx") != place.trace:
+    # A traced function may be used again, with the weights of the first call.
+    raise ValueError(
+      f"{where} is called inside another transformation, as nnx.jit or nnx.scan, where "
+      "the padded rows of a batch are not known: call it outside, or let the model's "
+      "__call__ take weight [B] and pass mask= to it"
+    )
   if args[0].shape[:1] != weight.shape:
     raise ValueError(
       f"{where} normalises {list(args[0].shape)}, whose first axis is not that of the "
@@ -138,21 +151,20 @@ _CHECKS = {
 }
 
 
-def _is_watched(module, kind):
-  """Return whether calls of a module go to the handler: it holds parameters itself.
+def _holds(module, kind):
+  """Return whether a module holds parameters itself.
 
   The steps of `nnx.RNN` are hidden in a scan, so that all of them are one layer.
   """
-  return watcher() and (kind is nnx.RNN or bool(_params(module)))
+  return kind is nnx.RNN or bool(_params(module))
 
 
 def _where(module, place):
   return place.paths.get(id(module), type(module).__name__)
 
 
-def _handled(module, kind, method, run, place, args, kwargs):
+def _handled(handler, module, kind, method, where, run, args, kwargs):
   """Pass a call to the handler that watches."""
-  handler, where = watcher(), _where(module, place)
   graphdef, own, rest = nnx.split(module, nnx.Param, ...)
   own = nnx.to_pure_dict(own)
   paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(own)]

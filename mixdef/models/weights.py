@@ -1,10 +1,13 @@
-"""Read parameters from a file: npz, safetensors, or an Orbax checkpoint."""
+"""Parameters in files: npz, safetensors, or an Orbax checkpoint."""
 
 import pathlib
 from typing import Any
 
+import jax
+import numpy as np
+
 from mixdef.core import extras
-from mixdef.core.files import local_path
+from mixdef.core.files import local_path, whole_file
 from mixdef.core.reading import read_npz
 
 _FIX = "pass an .npz, a .safetensors or the folder of an Orbax checkpoint"
@@ -59,3 +62,19 @@ def _orbax(place):
   except (ValueError, OSError, KeyError) as error:
     reason = str(error).splitlines()[0]
     raise ValueError(f"{place} is no Orbax checkpoint ({reason}): {_FIX}") from None
+
+
+def save_weights(path: str | pathlib.Path, params: Any) -> None:
+  """Write parameters as an `.npz` of arrays by path, which `start_from` reads.
+
+  Args:
+    path: a new or existing file; it is replaced atomically.
+    params: nested dictionaries of arrays, such as `run.state.params`.
+  """
+  named = jax.tree_util.tree_leaves_with_path(params)
+  arrays = {
+    jax.tree_util.keystr(place, simple=True, separator="/"): np.asarray(leaf)
+    for place, leaf in named
+  }
+  with whole_file(local_path(path)) as file:
+    np.savez(file, **arrays)
