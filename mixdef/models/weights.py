@@ -1,7 +1,7 @@
 """Parameters in files: npz, safetensors, or an Orbax checkpoint."""
 
 import pathlib
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -77,4 +77,4 @@ def save_weights(path: str | pathlib.Path, params: Any) -> None:
     for place, leaf in named
   }
   with whole_file(local_path(path)) as file:
-    np.savez(file, **arrays)
+    np.savez(file, **cast(Any, arrays))
