@@ -53,7 +53,7 @@ class MatchedDP(NamedTuple):
 
 
 def high_utility_dp(
-  model: nn.Module, *, noise_multiplier: Any, learning_rate: Any, delta: float = 1e-5
+  model: Any, *, noise_multiplier: Any, learning_rate: Any, delta: float = 1e-5
 ) -> Learner:
   """Make a DP-SGD learner with settings for high accuracy.
 
@@ -62,7 +62,7 @@ def high_utility_dp(
   (1+t)/(10+t)).
 
   Args:
-    model: linen module; a field `norm="batch"` is set to "group".
+    model: as for `classifier`; a linen module's field `norm="batch"` is set to "group".
     noise_multiplier: > 0; may be traced.
     learning_rate: > 0; may be traced.
     delta: in (0, 1), below one over the number of members.
@@ -82,14 +82,14 @@ def high_utility_dp(
     "Evaluations of Machine Learning Privacy Defenses are Misleading", 2024, arXiv
     2404.17399.
   """
-  if getattr(model, "norm", None) == "batch":
+  if isinstance(model, nn.Module) and getattr(model, "norm", None) == "batch":
     model = model.clone(norm="group")
   defense = chain(dp_sgd(noise_multiplier, clip=1.0, delta=delta), ema(0.9999))
   return classifier(model, optax.sgd(learning_rate), defense)
 
 
 def matched_dp(
-  model: nn.Module,
+  model: Any,
   data: Dataset,
   members: ArrayLike,
   *,
@@ -108,7 +108,7 @@ def matched_dp(
   accuracy 0.
 
   Args:
-    model: linen module, the one that was defended.
+    model: as for `classifier`, the one that was defended.
     data: the records.
     members: bool [R, N], training sets for the candidates, for example the first two of
       the audited ensemble; accuracies are means over them.

@@ -361,6 +361,12 @@ def _limits(
   lines += [f"{name}: {note}." for name, note in notes.items()]
   if ensemble is None:
     return lines
+  if "start_from(" in ensemble[0].learner.text:
+    lines.append(
+      "The models start from given parameters. The records that those were trained on "
+      "are outside of this audit: a model has seen such a record even where it counts "
+      "as a non-member here."
+    )
   parts = [ensemble.data] if population is None else [ensemble.data, population]
   pairs = duplicate_records(*parts)
   copies = sum(pair.copy[0] == 0 for pair in pairs)

@@ -121,11 +121,17 @@ def chain(*defenses: Defense | str) -> Defense:
     ((part, stated),) = with_hook("guarantee")
     return stated(state[part.name])
 
+  def network(value):
+    for _, change in with_hook("network"):
+      value = change(value)
+    return value
+
   fields = {key: value for part in parts for key, value in (part.model or {}).items()}
   return Defense(
     name="chain",
     text="|".join(map(str, parts)) or "none",
     model=fields or None,
+    network=network if with_hook("network") else None,
     stages=next((part.stages for part in parts if part.stages), ()),
     rows=next((part.rows for part in parts if part.rows), None),
     init=init,

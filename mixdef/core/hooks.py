@@ -13,7 +13,9 @@ from typing import Any, NamedTuple, Protocol
 import jax.numpy as jnp
 import numpy as np
 
-from mixdef.core.registry import DEFENSES
+from mixdef.core.reading import digest
+from mixdef.core.registry import DEFENSES, Registry
+from mixdef.core.text import text_of
 from mixdef.core.traits import Traits, check_traits
 
 
@@ -190,6 +192,7 @@ class Defense(NamedTuple):
 
   ```
   model           {field: value} set on the linen module
+  network         (network) -> network, what is trained of it; see `mixdef.models`
   stages          (Stage, ...)
   rows            (key, members [N], auxiliary [N]) -> bool [N], the rows trained on
   init            (key, spec) -> state
@@ -219,6 +222,7 @@ class Defense(NamedTuple):
   name: str
   text: str = ""
   model: Mapping[str, Any] | None = None
+  network: Callable | None = None
   stages: tuple[Stage, ...] = ()
   rows: Callable | None = None
   init: Init | None = None
@@ -241,6 +245,7 @@ class Defense(NamedTuple):
 
 
 _ARGUMENTS = {
+  "network": "network",
   "rows": "key, members, auxiliary",
   "init": "key, spec",
   "batch": "batch, state, ctx",
@@ -271,7 +276,19 @@ def check_hooks(part: Defense) -> None:
       ) from None
 
 
-_LITERALS = (bool, int, float, str, type(None), tuple, list, dict)
+_LONGEST = 200  # characters of an argument in a text
+
+
+def _word(value):
+  """Write an argument; only literals can be read back."""
+  plain = isinstance(value, _LITERALS)
+  word = repr(value) if plain else text_of(value)
+  if plain or len(word) <= _LONGEST:
+    return word
+  return f"<{type(value).__name__} {digest(np.frombuffer(word.encode(), np.uint8))}>"
+
+
+_LITERALS = (bool, int, float, str, type(None), tuple, list)
 
 
 def defense(
@@ -279,6 +296,7 @@ def defense(
   *,
   aliases: Mapping[str, str] | None = None,
   neutral: str | None = None,
+  registry: Registry = DEFENSES,
 ) -> Any:
   """Register a defense factory, record its calls as text and accept `name=`.
 
@@ -289,6 +307,7 @@ def defense(
     factory: `(...) -> Defense`; without it, `defense(aliases=...)` is the decorator.
     aliases: alternative names, each with the call that it stands for.
     neutral: a call that changes nothing, for the common tests, if there is one.
+    registry: where it is found; `PARTS` for parts that are no defenses.
 
   Returns:
     The factory, which `mixdef.parse` finds by its name.
@@ -298,7 +317,9 @@ def defense(
       that do not exist.
   """
   if factory is None:
-    return functools.partial(defense, aliases=aliases, neutral=neutral)
+    return functools.partial(
+      defense, aliases=aliases, neutral=neutral, registry=registry
+    )
   signature = inspect.signature(factory)
   named = inspect.Parameter(
     "name", inspect.Parameter.KEYWORD_ONLY, default=factory.__name__, annotation=str
@@ -318,7 +339,7 @@ def defense(
         opaque = True
       elif type(value) is type(parameter.default) and value == parameter.default:
         continue
-      words.append(f"{key}={value!r}")
+      words.append(f"{key}={_word(value)}")
     if name != factory.__name__:
       words.append(f"name={name!r}")
     text = factory.__name__ + (f"({', '.join(words)})" if words else "")
@@ -330,7 +351,7 @@ def defense(
   parameters = [*signature.parameters.values(), named]
   make.__dict__["__signature__"] = signature.replace(parameters=parameters)
   make.__dict__["neutral"] = neutral
-  return DEFENSES.register(make, aliases=aliases)
+  return registry.register(make, aliases=aliases)
 
 
 def weighted_mean(values, weight):

@@ -54,8 +54,8 @@ class Learner(NamedTuple):
   `predict` returns the output of the released model. `raw=True` skips `release_output`
   and returns the output of the released weights, as in white-box attacks. `batch`,
   `stages`, `rows` and `traits` are the defense's; attacks may use `batch` to transform
-  records as training does. `text` describes the learner in messages. `model` is the
-  network of a classifier.
+  records as training does. `text` describes the learner in messages. `model` is what a
+  classifier was made of: a linen module, or the `Network` of another library's.
 
   A GAN has `generate`, with z ~ N(0, I) of dimension `latent` and conditions y, rows of
   the simplex over `num_classes`. Its members are split into `num_shards` disjoint
@@ -148,10 +148,8 @@ def stage_learners(defense: Defense, learner: Callable) -> tuple:
 
 
 def _stage_defense(stage, defense):
-  """Return the stage's own defense, or the rest of the chain without its model fields.
-
-  The module already has those fields.
-  """
+  """Return the stage's own defense, or the rest of the chain, for its model."""
   if stage.defense is not None:
     return stage.defense
-  return chain(*(p._replace(model=None) for p in defense.parts if not p.stages))
+  rest = [part for part in defense.parts if not part.stages]
+  return chain(*(part._replace(model=None, network=None) for part in rest))

@@ -16,7 +16,7 @@ from typing import Any
 
 from mixdef.core.chaining import chain
 from mixdef.core.hooks import Defense
-from mixdef.core.registry import DEFENSES, RECIPES, Registry
+from mixdef.core.registry import DEFENSES, PARTS, RECIPES, Registry
 
 # A quoted string, which is left unchanged, or `my_module:` before a name.
 _QUALIFIED = re.compile(r"""('[^']*'|"[^"]*")|([A-Za-z_][\w.]*):(?=[A-Za-z_])""")
@@ -67,8 +67,10 @@ def parse(text: str, *, values: Mapping[str, Any] | None = None) -> Defense:
 def _part(node, names):
   """Build one defense, or the chain of a recipe."""
   name = _name(node)
-  registry = RECIPES if name in RECIPES else DEFENSES
-  made = _call(node, registry, registry.aliases, "defense", names, {}, also=RECIPES)
+  also = (RECIPES, PARTS)
+  registry = next((one for one in also if name in one), DEFENSES)
+  others = {**RECIPES, **PARTS}
+  made = _call(node, registry, registry.aliases, "defense", names, {}, also=others)
   if not isinstance(made, Defense):
     raise ValueError(
       f"{name} returns a {type(made).__name__}, not a defense: use a factory of a "

@@ -163,6 +163,7 @@ def load_plugins() -> None:
 
 DEFENSES = Registry("defense")
 RECIPES = Registry("recipe")
+PARTS = Registry("part")  # of a chain, about what is trained; no defenses
 ATTACKS = Registry("attack")
 GAN_ATTACKS = Registry("attack")
 LEARNERS = Registry("learner")
@@ -174,7 +175,7 @@ SIGNALS = Registry(
   "kind of model"
 )  # functions called by `Ensemble.signals`, by `Learner.kind`
 
-FLAT = (DEFENSES, RECIPES, LEARNERS, GAN_LEARNERS)
+FLAT = (DEFENSES, RECIPES, PARTS, LEARNERS, GAN_LEARNERS)
 """Registries whose factories are also public names of `mixdef`."""
 
 

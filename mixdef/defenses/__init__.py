@@ -1,7 +1,8 @@
-"""Defenses: one factory a defense, composed by `mixdef.chain`.
+"""Defenses: one factory per defense, composed by `mixdef.chain`.
 
-`CATALOGUE` maps canonical names to factories, and `RECIPES` those of published chains
-of them: what `mixdef.parse` reads. A new defense is a new file and an import line here.
+`mixdef.parse` reads the names of `CATALOGUE`, of `RECIPES` (published chains of
+defenses) and of `PARTS` (what is trained of a pretrained model). A new defense is a new
+file and an import line here.
 """
 
 from mixdef.core import registry
@@ -37,7 +38,15 @@ from mixdef.defenses.selena import selena
 from mixdef.defenses.smoothing import weighted_smoothing
 from mixdef.defenses.stopping import early_stopping
 from mixdef.defenses.teachers import distillation
+from mixdef.defenses.transfer import freeze, head_only, lora, start_from
 
-CATALOGUE, RECIPES = registry.DEFENSES, registry.RECIPES
+CATALOGUE, RECIPES, PARTS = registry.DEFENSES, registry.RECIPES, registry.PARTS
 
-__all__ = ["CATALOGUE", "RECIPES", *CATALOGUE.registered, *RECIPES.registered]
+__all__ = [
+  "CATALOGUE",
+  "PARTS",
+  "RECIPES",
+  *CATALOGUE.registered,
+  *PARTS.registered,
+  *RECIPES.registered,
+]

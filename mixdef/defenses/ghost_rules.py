@@ -7,15 +7,15 @@ is sum_t a_t b_t^T, for its inputs a [T,I] and the cotangents b [T,O] of its out
 """
 
 import functools
-import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.errors import FlaxError
-from flax.linen.linear import canonicalize_padding
 
-from mixdef.kernels.convolution import linen_conv
+from mixdef.defenses.ghost_layers import affine, is_lookup
+from mixdef.models.layer_calls import Layer
 
 # On a CPU, the patches of a few images stay in cache; those of a whole batch do not.
 _IMAGES_AT_ONCE = 4
@@ -25,47 +25,87 @@ class UnsupportedError(Exception):
   """Raised with the reason why a model cannot be clipped by `ghost`."""
 
 
-def name_of(module):
-  """Return a module's path, or its type if it is the whole model."""
-  return "/".join(module.path) or type(module).__name__
+class Call(NamedTuple):
+  """A call of a layer, as it was recorded.
+
+  Attributes:
+    layer: what is called.
+    places: name of a parameter -> its index among the leaves of all parameters.
+    x: its input [B,...].
+    out: its output [B,...], or the cotangent of the output.
+  """
+
+  layer: Layer
+  places: dict[str, int]
+  x: Any
+  out: Any
+
+  @property
+  def alone(self) -> Callable:
+    """The call as a function of the leaves, by place, and of its input."""
+
+    def run(leaves, x):
+      own = {name: leaves[place] for name, place in self.places.items()}
+      return self.layer.alone(own, x)
+
+    return run
 
 
-def measure(module, kwargs, params, x, cotangent, views):
-  """Measure the gradients of one leaf module, record by record.
+def sharing(calls: list[Call]) -> list[list[Call]]:
+  """Group the calls that share parameters, as those of one layer or a tied table."""
+  groups: list[tuple[set, list]] = []
+  for call in calls:
+    places, together = set(call.places.values()), [call]
+    apart = []
+    for known, others in groups:
+      if known & places:
+        places, together = known | places, [*others, *together]
+      else:
+        apart.append((known, others))
+    groups = [*apart, (places, together)]
+  return [together for _, together in groups]
+
+
+def measure(calls: list[Call], leaves: list, views: int):
+  """Measure the gradients of the parameters that some calls share, record by record.
 
   An affine layer keeps its per-record gradients if they are no larger than the arrays
   they are computed from, I O <= T (I + O). Computing them then costs no more than the T
   x T products of their ghost norm, and summing the kept gradients costs nearly nothing.
   For every other layer, the sum is obtained by a backward pass through that layer
-  alone.
+  alone. The positions of several calls of a layer are positions of one.
 
   Args:
-    module: `nn.Dense`, `nn.Conv` or any other leaf module, as it was applied.
-    kwargs: keyword arguments that it was called with, in addition to `x`.
-    params: its parameters, by name.
-    x: its input, [B,...].
-    cotangent: cotangent of its output, [B,...].
+    calls: one of the lists that `sharing` returns.
+    leaves: the leaves of all parameters.
     views: number of adjacent rows that belong to one record.
 
   Returns:
-    The squared gradient norms [R], and `factor [R] -> sum_i factor_i g_i`, with the
-    structure of `params`. A record of factor 0 adds exactly zero to it, whatever its
-    values.
+    The squared gradient norms [R], and `factor [R] -> {place: sum_i factor_i g_i}`. A
+    record of factor 0 adds exactly zero to it, whatever its values.
 
   Raises:
-    UnsupportedError: if the module cannot be applied separately.
+    UnsupportedError: if a layer cannot be applied separately.
   """
-  inputs = _inputs(module, x)
-  if inputs is not None:
-    positions = cotangent[0, ..., 0].size * views
-    wide = cotangent.shape[-1]
-    deep = params["kernel"].size // wide
-    if deep * wide <= positions * (deep + wide):
-      return _kept(module, inputs, params, x, cotangent, views)
-    squared = _ghost_squares(module, inputs, x, cotangent, views)
-    return squared, _pulled_sum(module, kwargs, params, x, cotangent, views)
-  squared = _pulled_squares(module, kwargs, params, x, cotangent, views)
-  return squared, _pulled_sum(module, kwargs, params, x, cotangent, views)
+  params = {place: leaves[place] for call in calls for place in call.places.values()}
+  rules = [affine(call.layer, call.x) for call in calls]
+  rule = rules[0]
+  alike = {None if one is None else (one.kernel, one.transposed) for one in rules}
+  if rule is not None and len(alike) == 1 and _same_places(calls):
+    positions = sum(call.out[0].size // rule.width for call in calls) * views
+    deep = calls[0].layer.params[rule.kernel].size // rule.width
+    if deep * rule.width <= positions * (deep + rule.width):
+      return _kept(calls, rules, params, views)
+    squared = _ghost_squares(calls, rules, views)
+  elif all(is_lookup(call.layer) for call in calls) and _is_short(calls, views):
+    squared = _lookup_squares(calls, views)
+  else:
+    squared = _pulled_squares(calls, params, views)
+  return squared, _pulled_sum(calls, params, views)
+
+
+def _same_places(calls):
+  return all(call.places == calls[0].places for call in calls)
 
 
 def square(tree):
@@ -88,170 +128,142 @@ def finite_or_zero(tree, finite):
   return jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), tree)
 
 
-def _kept(module, inputs, params, x, cotangent, views):
+def _kept(calls, rules, params, views):
   """Compute every record's gradient once, for its norm and for the sum."""
+  rule, places = rules[0], calls[0].places
 
-  def one(x, b):
-    a, b = _affine(inputs, x, b)
+  def one(xs, outs):
+    a, b = _affine(rules, xs, outs)
     grads = {"kernel": jnp.matmul(b.T, a, precision="highest")}
-    if module.use_bias:
+    if rule.bias:
       grads["bias"] = b.sum(0)
     squared = square(grads)
     return squared, finite_or_zero(grads, jnp.isfinite(squared))
 
-  squared, grads = _each_record(module, one, x, cotangent, views)
+  squared, grads = _each_record(calls, rules, one, views)
 
   def total(factor):
-    return {
-      name: jnp.tensordot(factor, leaf, 1, precision="highest").T.reshape(
-        params[name].shape
-      )
-      for name, leaf in grads.items()
-    }
+    sums = {}
+    for name, own in (("kernel", rule.kernel), ("bias", rule.bias)):
+      if name in grads:
+        place = places[own]
+        whole = jnp.tensordot(factor, grads[name], 1, precision="highest")
+        whole = whole if rule.transposed else whole.T
+        sums[place] = whole.reshape(params[place].shape)
+    return sums
 
   return squared, total
 
 
-def _ghost_squares(module, inputs, x, cotangent, views):
-  """Compute squared norms without gradients: <a a^T, b b^T>, never underestimated.
+def _ghost_squares(calls, rules, views):
+  """Compute squared norms without gradients: <a a^T, b b^T>, never underestimated."""
+
+  def one(xs, outs):
+    a, b = _affine(rules, xs, outs)
+    if a.shape[0] == 1:
+      squared = square(a) * square(b)
+    else:
+      of_inputs = jnp.matmul(a, a.T, precision="highest")
+      sizes = jnp.linalg.norm(a, axis=1) * jnp.linalg.norm(b, axis=1)
+      squared = _paired(of_inputs, b, sizes.sum() ** 2, sum(a.shape))
+    return squared + square(b.sum(0)) if rules[0].bias else squared
+
+  return _each_record(calls, rules, one, views)
+
+
+def _paired(of_inputs, b, size, terms):
+  """Return <a a^T, b b^T> for a record, with a bound of its rounding error.
 
   The terms may cancel, for example if features are large and alike at all positions.
   The possible rounding error is added, so that the result errs towards more clipping: a
   sum of n products is off by at most n units of rounding of their magnitudes.
   """
-
-  def one(x, b):
-    a, b = _affine(inputs, x, b)
-    if a.shape[0] == 1:
-      squared = square(a) * square(b)
-    else:
-      of_inputs, of_cotangents = (
-        jnp.matmul(v, v.T, precision="highest") for v in (a, b)
-      )
-      sizes = jnp.linalg.norm(a, axis=1) * jnp.linalg.norm(b, axis=1)
-      unit = jnp.finfo(jnp.float32).eps / 2
-      margin = (sum(a.shape) + b.shape[1]) * unit * sizes.sum() ** 2
-      squared = jnp.maximum((of_inputs * of_cotangents).sum(), 0.0) + margin
-    return squared + square(b.sum(0)) if module.use_bias else squared
-
-  return _each_record(module, one, x, cotangent, views)
+  of_cotangents = jnp.matmul(b, b.T, precision="highest")
+  unit = jnp.finfo(jnp.float32).eps / 2
+  margin = (terms + b.shape[1]) * unit * size
+  return jnp.maximum((of_inputs * of_cotangents).sum(), 0.0) + margin
 
 
-def _affine(inputs, x, cotangent):
+def _lookup_squares(calls, views):
+  """Compute squared norms of a table's gradients: sum <b_s, b_t> where id_s = id_t."""
+  count = calls[0].layer.module.num_embeddings
+
+  def one(xs, outs):
+    ids = jnp.concatenate([x.reshape(-1) for x in xs])
+    ids = jnp.where(ids < 0, ids + count, ids)
+    b = jnp.concatenate([b.reshape(-1, b.shape[-1]) for b in outs])
+    b = b.astype(jnp.float32)
+    same = (ids[:, None] == ids).astype(jnp.float32)
+    sizes = jnp.linalg.norm(b, axis=1)
+    return _paired(same, b, (same * sizes[:, None] * sizes).sum(), len(ids))
+
+  xs, outs = grouped(([c.x for c in calls], [c.out for c in calls]), views)
+  return jax.vmap(one)(xs, outs)
+
+
+def _is_short(calls, views):
+  """Return whether pairs of positions are fewer than the entries of a table."""
+  positions = sum(call.x[0].size for call in calls) * views
+  return positions**2 <= sum(leaf.size for leaf in calls[0].layer.params.values())
+
+
+def _affine(rules, xs, outs):
   """Return a record's inputs [T,I] and cotangents [T,O], in float32."""
-  a = inputs(x.astype(cotangent.dtype))
-  return tuple(v.reshape(-1, v.shape[-1]).astype(jnp.float32) for v in (a, cotangent))
+  a, b = [], []
+  for rule, x, out in zip(rules, xs, outs, strict=True):
+    inputs = rule.inputs(x.astype(out.dtype))
+    a.append(inputs.reshape(-1, inputs.shape[-1]).astype(jnp.float32))
+    b.append(out.reshape(-1, rule.width).astype(jnp.float32))
+  return tuple(each[0] if len(each) == 1 else jnp.concatenate(each) for each in (a, b))
 
 
-def _each_record(module, one, x, cotangent, views):
-  x, cotangent = grouped((x, cotangent), views)
-  if type(module) is nn.Dense or jax.default_backend() != "cpu":
-    return jax.vmap(one)(x, cotangent)
+def _each_record(calls, rules, one, views):
+  xs, outs = grouped(([c.x for c in calls], [c.out for c in calls]), views)
+  if not rules[0].patches or jax.default_backend() != "cpu":
+    return jax.vmap(one)(xs, outs)
   at_once = max(1, _IMAGES_AT_ONCE // views)
-  return jax.lax.map(lambda record: one(*record), (x, cotangent), batch_size=at_once)
+  return jax.lax.map(lambda record: one(*record), (xs, outs), batch_size=at_once)
 
 
-def _pulled_squares(module, kwargs, params, x, cotangent, views):
-  """Differentiate this one layer, record by record."""
-  apply = _alone(module, kwargs)
-  try:
-    jax.eval_shape(apply, params, x[:views])
-  except FlaxError as error:
-    text = f"{name_of(module)} cannot be applied separately: {error}"
-    raise UnsupportedError(text) from None
+def _pulled_squares(calls, params, views):
+  """Differentiate these calls alone, record by record."""
+  for call in calls:
+    try:
+      jax.eval_shape(call.alone, params, call.x[:views])
+    except FlaxError as error:
+      text = f"{call.layer.where} cannot be applied separately: {error}"
+      raise UnsupportedError(text) from None
 
-  def one(x, cotangent):
-    (grads,) = jax.vjp(lambda params: apply(params, x), params)[1](cotangent)
+  def one(xs, outs):
+    def run(params):
+      return [call.alone(params, x) for call, x in zip(calls, xs, strict=True)]
+
+    (grads,) = jax.vjp(run, params)[1](outs)
     return square(grads)
 
-  return jax.vmap(one)(*grouped((x, cotangent), views))
+  return jax.vmap(one)(*grouped(([c.x for c in calls], [c.out for c in calls]), views))
 
 
-def _pulled_sum(module, kwargs, params, x, cotangent, views):
-  apply = _alone(module, kwargs)
-
+def _pulled_sum(calls, params, views):
   def total(factor):
     used = jnp.repeat(factor > 0, views)
 
     def over_rows(value, rows):
       return jnp.expand_dims(value, range(1, rows.ndim))
 
-    # A zero cotangent does not remove an input of NaN; the input of a used record does.
-    clean = jnp.where(over_rows(used, x), x, x[used.argmax()])
-    weighted = cotangent * over_rows(jnp.repeat(factor, views), cotangent)
-    weighted = jnp.where(over_rows(used, weighted), weighted, 0)
-    # Record by record, because the layer may let the rows that it is given interact.
-    each = jax.vmap(apply, (None, 0))
-    _, pull = jax.vjp(lambda params: each(params, grouped(clean, views)), params)
-    (grads,) = pull(grouped(weighted.astype(cotangent.dtype), views))
-    return finite_or_zero(grads, used.any())
+    def of(call):
+      x, out = call.x, call.out
+      # A zero cotangent does not remove an input of NaN; the input of a used record
+      # does.
+      clean = jnp.where(over_rows(used, x), x, x[used.argmax()])
+      weighted = out * over_rows(jnp.repeat(factor, views), out)
+      weighted = jnp.where(over_rows(used, weighted), weighted, 0)
+      # Record by record, because the layer may let the rows that it is given interact.
+      each = jax.vmap(call.alone, (None, 0))
+      _, pull = jax.vjp(lambda params: each(params, grouped(clean, views)), params)
+      (grads,) = pull(grouped(weighted.astype(out.dtype), views))
+      return finite_or_zero(grads, used.any())
+
+    return functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), map(of, calls))
 
   return total
-
-
-def _alone(module, kwargs):
-  alone = module.clone(parent=None, name=None)
-  return lambda params, rows: alone.apply({"params": params}, rows, **kwargs)
-
-
-def _inputs(module, x):
-  """Return the function from rows to the inputs of their positions, or None.
-
-  None is returned for a layer that is not affine in patches of its input.
-  """
-  if type(module) is nn.Dense:
-    return (lambda rows: rows) if _has_linens_product(module) else None
-  if type(module) is not nn.Conv or not _has_linens_product(module):
-    return None
-  kernel = _tuple(module.kernel_size, 1)
-  rank = len(kernel)
-  strides, dilation = (
-    _tuple(value, rank) for value in (module.strides, module.kernel_dilation)
-  )
-  padding = canonicalize_padding(module.padding, rank)
-  plain = (
-    module.feature_group_count == 1
-    and module.mask is None
-    and _tuple(module.input_dilation, rank) == (1,) * rank
-    and x.ndim == rank + 2
-    and (not isinstance(padding, str) or padding in ("SAME", "VALID"))
-  )
-  if not plain:
-    return None
-  window = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
-  if isinstance(padding, str):
-    pads = jax.lax.padtype_to_pads(x.shape[1:-1], window, strides, padding)
-  else:
-    pads = padding
-
-  def patches(rows):
-    # Unlike `jnp.pad`, this crops where a padding is negative.
-    config = [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)]
-    rows = jax.lax.pad(rows, jnp.zeros((), rows.dtype), config)
-    taps = []
-    for offset in itertools.product(*map(range, kernel)):
-      steps = zip(offset, dilation, rows.shape[1:-1], window, strides, strict=True)
-      cut = [slice(o * d, n - w + o * d + 1, s) for o, d, n, w, s in steps]
-      taps.append(rows[:, *cut])
-    return jnp.concatenate(taps, -1)
-
-  return patches
-
-
-def _has_linens_product(module):
-  """Return whether a layer uses linen's own product; a replacement may do anything."""
-  if type(module) is nn.Dense:
-    names = ("promote_dtype", "dot_general", "dot_general_cls")
-  else:
-    names = ("promote_dtype", "conv_general_dilated")
-    ours = module.conv_general_dilated_cls
-    if not (isinstance(ours, functools.partial) and ours.func is linen_conv):
-      names += ("conv_general_dilated_cls",)
-  return all(getattr(module, name) is getattr(type(module), name) for name in names)
-
-
-def _tuple(value, rank):
-  """Expand a linen window argument to one value per axis."""
-  if value is None or isinstance(value, int):
-    return (1 if value is None else value,) * rank
-  return tuple(value)

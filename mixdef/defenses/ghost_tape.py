@@ -1,36 +1,18 @@
-"""Run a linen model forwards and backwards once and record what its layers saw.
+"""Run a model forwards and backwards once and record what its layers saw.
 
 The input of each layer and the cotangent of its output determine every record's
 gradient (`ghost_rules`), so no second backward pass is needed.
 """
 
-from typing import Any, NamedTuple
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Literal
+from jax.extend.core import Literal, get_opaque_trace_state
 
-from mixdef.defenses.ghost_rules import (
-  UnsupportedError,
-  grouped,
-  name_of,
-  ungrouped,
-)
+from mixdef.defenses.ghost_rules import Call, UnsupportedError, grouped, ungrouped
+from mixdef.models.layer_calls import watch
 
 
-class Layer(NamedTuple):
-  """A leaf module as it was applied; `leaves` locates its parameters."""
-
-  module: nn.Module
-  kwargs: dict
-  params: dict
-  leaves: dict  # name -> index among the leaves of all parameters
-  x: Any  # its input [B,...]
-  out: Any  # its output [B,...], or the cotangent of the output
-
-
-def record_layers(losses_fn, params, batch, ctx, views):
+def record_calls(losses_fn, params, batch, ctx, views):
   """Run a model and pull the mean loss of every record back to its layers' outputs.
 
   Each record passes through the model, and through every part of the chain that acts on
@@ -47,27 +29,28 @@ def record_layers(losses_fn, params, batch, ctx, views):
     views: number of adjacent rows that belong to one record.
 
   Returns:
-    The losses [B], aux, and a list of `Layer`, with cotangents in `out`. A parameter
-    that no layer holds does not affect the losses.
+    The losses [B], aux, and the calls of layers in their order, with cotangents in
+    `out`. A parameter that no layer holds does not affect the losses.
 
   Raises:
-    UnsupportedError: if a parameter is used outside a leaf module that is applied once,
-      to one array, and keeps the batch axis first.
+    UnsupportedError: if a parameter is used outside a leaf module that is applied to
+      one array, keeps the batch axis first, and is not inside another transformation,
+      as a critic under the gradient of its penalty is.
   """
   records = grouped(batch, views)
   outputs = _probe(losses_fn, params, records, ctx, views)
   count = len(records.weight)
   offsets = [jnp.zeros((count, views, *out.shape[1:]), out.dtype) for out in outputs]
-  layers: list[Layer] = []
+  calls: list[Call] = []
 
   def one(record, offsets):
-    def tap(call, x):
-      out = call(x) + offsets[len(layers)]
+    def tap(run, x):
+      out = run(x) + offsets[len(calls)]
       return out, out
 
-    with nn.intercept_methods(_recorder(layers, params, views, tap)):
+    with watch(_recorder(calls, params, views, tap)):
       losses, aux = losses_fn(params, record, ctx)
-    return losses, (aux, [layer.x for layer in layers])
+    return losses, (aux, [call.x for call in calls])
 
   def tapped(offsets):
     return jax.vmap(one)(records, offsets)
@@ -75,11 +58,11 @@ def record_layers(losses_fn, params, batch, ctx, views):
   losses, pull, kept = jax.vjp(tapped, offsets, has_aux=True)
   (cotangents,) = pull(jnp.full_like(losses, 1 / views))
   losses, (aux, inputs), cotangents = ungrouped((losses, kept, cotangents))
-  layers = [
-    layer._replace(x=x, out=cotangent)
-    for layer, x, cotangent in zip(layers, inputs, cotangents, strict=True)
+  calls = [
+    call._replace(x=x, out=cotangent)
+    for call, x, cotangent in zip(calls, inputs, cotangents, strict=True)
   ]
-  return losses, aux, layers
+  return losses, aux, calls
 
 
 def _probe(losses_fn, params, records, ctx, views):
@@ -89,16 +72,16 @@ def _probe(losses_fn, params, records, ctx, views):
   or another layer would be missing from the gradient. The model is traced with twice
   the rows of a record, so that no other axis of the same length is mistaken for theirs.
   """
-  layers: list[Layer] = []
+  calls: list[Call] = []
 
-  def cut(call, x):
-    out = call(jnp.zeros_like(x))
+  def cut(run, x):
+    out = run(jnp.zeros_like(x))
     return out, jnp.zeros_like(out)
 
   def run(params, record):
-    with nn.intercept_methods(_recorder(layers, params, 2 * views, cut)):
+    with watch(_recorder(calls, params, 2 * views, cut)):
       losses, _ = losses_fn(params, record, ctx)
-    return [layer.out for layer in layers], losses, [layer.x for layer in layers]
+    return [call.out for call in calls], losses, [call.x for call in calls]
 
   def twice(leaf):
     return jax.ShapeDtypeStruct((2 * views, *leaf.shape[2:]), leaf.dtype)
@@ -106,11 +89,11 @@ def _probe(losses_fn, params, records, ctx, views):
   trace = jax.make_jaxpr(run, return_shape=True)
   closed, (outputs, *_) = trace(params, jax.tree.map(twice, records))
   reached = _reached(closed.jaxpr)
-  for layer, sources in zip(layers, reached, strict=False):
-    if sources - set(layer.leaves.values()):
-      raise UnsupportedError(f"{name_of(layer.module)} uses more than its input")
+  for call, sources in zip(calls, reached, strict=False):
+    if sources - set(call.places.values()):
+      raise UnsupportedError(f"{call.layer.where} uses more than its input")
   paths = jax.tree_util.tree_leaves_with_path(params)
-  loose = set().union(*reached[len(layers) :]) & set(range(len(paths)))
+  loose = set().union(*reached[len(calls) :]) & set(range(len(paths)))
   if loose:
     path, _ = paths[min(loose)]
     where = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -131,48 +114,43 @@ def _reached(jaxpr):
   return [by([variable]) for variable in jaxpr.outvars]
 
 
-def _recorder(layers, params, rows, tap):
-  """Make the interceptor that appends to `layers`.
+def _recorder(calls, params, rows, tap):
+  """Make the handler that appends to `calls`.
 
-  `tap(call, x) -> (out, value that the model continues with)` calls each of them.
+  `tap(run, x) -> (out, value that the model continues with)` runs each of them.
   """
-  inside = set()
+  inside: list[str] = []
+  here = get_opaque_trace_state(convention="flax")
   leaves = jax.tree.leaves(params)
   places = {id(leaf): place for place, leaf in enumerate(leaves)}
   if len(places) < len(leaves):
     raise UnsupportedError("two parameters are the same array")
 
-  def intercept(call, args, kwargs, context):
-    module = context.module
-    own = {} if module.scope is None else module.variables.get("params", {})
+  def handle(layer, run):
+    own = layer.params
     held = {name: places[id(leaf)] for name, leaf in own.items() if id(leaf) in places}
-    if not held or module.path in inside or context.method_name == "setup":
-      return call(*args, **kwargs)
-    where = name_of(module)
-    if context.method_name != "__call__":
-      raise UnsupportedError(f"{where} is called by its method {context.method_name}")
+    if not held or inside:
+      return run(layer.x)
+    if layer.fault:
+      raise UnsupportedError(layer.fault)
+    if get_opaque_trace_state(convention="flax") != here:
+      raise UnsupportedError(f"{layer.where} is called inside another transformation")
     if len(held) < len(own):
-      raise UnsupportedError(f"{where} also has submodules or frozen parameters")
-    if any(set(held.values()) & set(layer.leaves.values()) for layer in layers):
-      raise UnsupportedError(f"{where} is applied twice")
-    if len(module.variables) > 1:
-      raise UnsupportedError(f"{where} has variables other than parameters")
-    if len(args) != 1 or any(hasattr(v, "shape") for v in kwargs.values()):
-      raise UnsupportedError(f"{where} has more than one input array")
-    _check_rows(where, args[0], rows)
-    inside.add(module.path)
+      raise UnsupportedError(f"{layer.where} also has frozen parameters")
+    _check_rows(layer.where, layer.x, rows)
 
     def checked(x):
-      out = call(x, **kwargs)
-      _check_rows(where, out, rows)
+      out = run(x)
+      _check_rows(layer.where, out, rows)
       return out
 
-    out, onward = tap(checked, args[0])
-    inside.remove(module.path)
-    layers.append(Layer(module, kwargs, dict(own), held, args[0], out))
+    inside.append(layer.where)
+    out, onward = tap(checked, layer.x)
+    inside.pop()
+    calls.append(Call(layer, held, layer.x, out))
     return onward
 
-  return intercept
+  return handle
 
 
 def _check_rows(where, array, rows):

@@ -21,10 +21,11 @@ from mixdef.defenses.ghost_rules import (
   finite_or_zero,
   grouped,
   measure,
+  sharing,
   square,
   ungrouped,
 )
-from mixdef.defenses.ghost_tape import record_layers
+from mixdef.defenses.ghost_tape import record_calls
 
 
 def ghost(losses_fn, *, clip, denominator, size=16, views=1):
@@ -35,14 +36,16 @@ def ghost(losses_fn, *, clip, denominator, size=16, views=1):
   layer, and, with b scaled by the records' clipping factors, the clipped sum: no second
   backward pass is needed.
 
-  `nn.Dense` and `nn.Conv` have closed forms, in which the views of a record are treated
-  as additional positions. Every other leaf module (norms, embeddings, grouped
-  convolutions, your own) computes its small per-record gradient. A model that this does
-  not cover is estimated by `microbatch`, and a message is logged. This happens if a
-  parameter acts anywhere except in one call of one leaf module (next to submodules, in
-  a layer that is applied twice, under a lifted transform such as `nn.remat`, in a tied
-  weight or a penalty), or if a layer has an input that does not lead with the batch
-  axis, or a second input or output.
+  Layers of linen and of NNX are found by their type. Dense layers, also over several
+  axes as in attention, convolutions and embeddings have closed forms, in which the
+  views of a record, and the calls of a layer that is applied more than once, are
+  treated as additional positions. Every other leaf module (norms, grouped convolutions,
+  your own) computes its small per-record gradient, and so do tied parameters, and a
+  recurrent layer (`RNN`) as a whole. A model that this does not cover is estimated by
+  `microbatch`, and a message is logged. This happens for models of other libraries, if
+  a parameter acts anywhere except in calls of leaf modules (next to submodules, under a
+  transform such as `nn.remat`, read as an array, in a penalty), or if a layer has an
+  input that does not lead with the batch axis, or a second input or output.
 
   Each record passes through the model and its losses in a batch of only its own views,
   so a layer or loss that would let rows interact sees one record.
@@ -76,10 +79,9 @@ def ghost(losses_fn, *, clip, denominator, size=16, views=1):
 
   def run(params, batch, state, ctx):
     try:
-      losses, aux, layers = record_layers(losses_fn, params, batch, ctx, views)
-      measured = [
-        measure(at.module, at.kwargs, at.params, at.x, at.out, views) for at in layers
-      ]
+      losses, aux, calls = record_calls(losses_fn, params, batch, ctx, views)
+      leaves, structure = jax.tree.flatten(params)
+      measured = [measure(calls, leaves, views) for calls in sharing(calls)]
     except UnsupportedError as reason:
       logging.warning(
         "ghost clipping is not available, microbatches of %d are used instead: %s",
@@ -90,10 +92,8 @@ def ghost(losses_fn, *, clip, denominator, size=16, views=1):
     squared = sum(squared for squared, _ in measured)
     finite, factor = _factors(losses, squared, batch.weight, clip, views)
     sums = {}
-    for layer, (_, clipped) in zip(layers, measured, strict=True):
-      grads = clipped(factor)
-      sums |= {place: grads[name] for name, place in layer.leaves.items()}
-    leaves, structure = jax.tree.flatten(params)
+    for _, clipped in measured:
+      sums |= clipped(factor)
     total = structure.unflatten(
       [sums.get(place, jnp.zeros_like(leaf)) for place, leaf in enumerate(leaves)]
     )

@@ -11,16 +11,18 @@ import optax
 from mixdef.core.hooks import Batch, weighted_mean
 from mixdef.core.learner import Learner, descend, guarantee_of
 from mixdef.core.optimizers import check_optimizer, start
-from mixdef.core.randomness import fold_in_name, row_keys
+from mixdef.core.randomness import fold_in_name, random_key, row_keys
 from mixdef.core.text import text_of
 from mixdef.data import to_float
 from mixdef.models import Networks
+from mixdef.models.network import Network
 
 UNSHARED = ", because a GAN has no single loss"
 """The reason why optimizers of a GAN receive only gradients and parameters."""
 
 # Hooks that do not apply to a GAN, and what they would read or change.
 _REFUSED = {
+  "network": "chooses what is trained of a classifier",
   "model": "sets fields of a classifier",
   "rows": "selects rows other than the members",
   "log_probs": "changes a classifier's log-probabilities",
@@ -69,7 +71,9 @@ def latents(key, ids, latent: int):
 def fakes_of(networks: Networks, g, stats, batch: Batch, key):
   """Return fakes with the conditions of a batch, and the generator's new statistics."""
   z = latents(key, batch.index, networks.latent)
-  return networks.fakes(g, stats, z, batch.y, batch.weight)
+  # The first row's id gives single rows different dropout masks.
+  own = jax.random.fold_in(key, batch.index[0])
+  return networks.fakes(g, stats, z, batch.y, batch.weight, own)
 
 
 def real_and_fake(networks: Networks, g, stats, data, rows, key):
@@ -207,6 +211,8 @@ def init_networks(networks: Networks, optimizer, key, spec, *, critics: int):
   made = dict(networks.generator.init(fold_in_name(key, "generator"), z, y))
   example = to_float(spec.example)
 
+  _refuse_random(networks.critic, example, y)
+
   def critic_of(key):
     variables = networks.critic.init(key, example, y)
     if variables.keys() != {"params"}:
@@ -254,8 +260,9 @@ def gan_learner(
   def generate(state, z, y):
     return networks.generate(state.params[released], state.stats, z, y)
 
-  modules = [field for field in networks if isinstance(field, nn.Module)]
-  parts = [name, *map(text_of, modules)]
+  texts = [text_of(field) for field in networks if isinstance(field, nn.Module)]
+  texts += [field.text for field in networks if isinstance(field, Network)]
+  parts = [name, *texts]
   if defense is not None:
     parts.append(str(defense))
     fields["batch"], fields["traits"] = defense.batch, defense.traits
@@ -299,18 +306,38 @@ def refuse_parts(name: str, defense) -> None:
       )
 
 
-def check_parts(networks: Any, optimizer: Any):
-  """Check that the arguments are networks and an optimizer; return the optimizer.
+def _refuse_random(critic, example, y):
+  """Raise if a critic draws random numbers in training, where it is given none."""
+
+  def run(key, x, y):
+    variables = critic.init(key, x, y)
+    return critic.apply(variables, x, y, train=True, key=key)[0], variables
+
+  drawn, initial = (
+    str(jax.make_jaxpr(program)(random_key(0), example, y)).count("random_bits")
+    for program in (run, critic.init)
+  )
+  if drawn > initial:
+    raise ValueError(
+      "the critic draws random numbers in training, as dropout does, which a GAN's "
+      "critic cannot: leave them out"
+    )
+
+
+def check_parts(networks: Any, optimizer: Any) -> tuple[Any, Any]:
+  """Check the arguments; return the networks, adapted, and the optimizer.
 
   Raises:
     TypeError: the message names the type.
+    ValueError: for a network that needs what a learner does not know.
   """
   if not isinstance(networks, Networks):
     raise TypeError(
       f"networks is {text_of(networks)[:60]} of type {type(networks).__name__}: pass "
-      "models.image_networks(...) or table_networks(...)"
+      "models.image_networks(...), table_networks(...) or Networks(generator, critic, "
+      "latent, num_classes, shape)"
     )
-  return check_optimizer(optimizer)
+  return networks.adapted(), check_optimizer(optimizer)
 
 
 def check_sizes(networks, spec) -> None:

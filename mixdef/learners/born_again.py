@@ -1,5 +1,6 @@
 """Born-again students, trained on disjoint parts of the members and averaged."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -9,10 +10,10 @@ from mixdef.core.hooks import Defense
 from mixdef.core.learner import Learner, TrainState
 from mixdef.core.randomness import row_keys
 from mixdef.core.registry import learner
-from mixdef.core.text import text_of
 from mixdef.defenses.losses import confidence_penalty
 from mixdef.learners._parts import check_phases, part_of, phase_of, step_on
 from mixdef.learners.classifier import classifier
+from mixdef.models.adapters import adapt, is_pair
 
 _TEACHER_SHARE = 0.5
 
@@ -36,7 +37,7 @@ def ban_mpr(
   student step and one teacher prediction, regardless of G.
 
   Args:
-    model: linen module, as for `classifier`; every student is freshly initialized.
+    model: as for `classifier`; every student is freshly initialized.
     optimizer: optax `GradientTransformation`; each student has its own state.
     students: G, at least 1; the default 3 is our choice.
     coefficient: weight of the entropy, at least 0; 0.1 is that of `confidence_penalty`.
@@ -75,12 +76,13 @@ def ban_mpr(
       "ban_mpr: the regularizer's published formula is unknown to us and ours is a "
       "placeholder: pass experimental=True to use it anyway"
     )
-  if isinstance(model, tuple | list):
+  if isinstance(model, tuple | list) and not is_pair(model):
     raise ValueError(f"ban_mpr accepts one model, not {len(model)}: pass one")
   check_count("ban_mpr: students", students)
   check_number("ban_mpr: coefficient", coefficient, 0)
   taught = Defense("teacher", batch=_taught)
   regularizer = confidence_penalty(coefficient, name="regularizer")
+  model = model if isinstance(model, nn.Module) else adapt(model)
   student = classifier(model, optimizer, chain(taught, regularizer))
 
   def init(key, spec):
@@ -110,9 +112,8 @@ def ban_mpr(
     )
     return jax.nn.logsumexp(log_probs, 0) - jnp.log(students)
 
-  text = (
-    f"ban_mpr(model={text_of(model)}, students={students}, coefficient={coefficient})"
-  )
+  name = adapt(model).text
+  text = f"ban_mpr(model={name}, students={students}, coefficient={coefficient})"
   return Learner(init, step, None, None, predict, text=text)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -18,9 +19,8 @@ from mixdef.core.learner import (
 )
 from mixdef.core.optimizers import check_optimizer, offered, start
 from mixdef.core.randomness import fold_in_name
-from mixdef.core.text import text_of
 from mixdef.data import to_float
-from mixdef.models.adapters import adapt, check_module
+from mixdef.models.adapters import adapt
 from mixdef.models.probing import check_network
 
 _BLOCK = 512  # records per forward pass of an epoch hook
@@ -29,12 +29,14 @@ _BLOCK = 512  # records per forward pass of an epoch hook
 def classifier(
   model, optimizer, defense: Defense | None = None, *, microbatch: int | None = None
 ) -> Learner:
-  """Create the learner of a linen classifier.
+  """Create the learner of a classifier.
 
   Args:
-    model: linen module whose `__call__(x [B,...])` returns logits [B,K]. It may take a
-      training flag, such as `train` or `deterministic` (see `models.adapters`), and
-      `weight` [B] (0 = padding).
+    model: a linen module; a function `rngs -> module` or class of NNX; a function `key
+      -> module` or class of Equinox, or a module of either; or a pair `(init, apply)`
+      (see `models.adapt`). Called with x [B,...] it returns logits [B,K]. It may take
+      a training flag, such as `train` or `deterministic`, and `weight` [B] (0 =
+      padding).
     optimizer: optax transform. If it reads the loss, as `reduce_on_plateau` does, it
       receives the loss of the batch, except under `dp_sgd`, whose noise does not cover
       it.
@@ -51,7 +53,7 @@ def classifier(
     the top class of a soft label.
 
   Raises:
-    TypeError: for anything but a linen module and an optax transform.
+    TypeError: for anything but such a model and an optax transform.
     ValueError: for a defense that the model or microbatches cannot carry; at `init`,
       for a model that returns anything but logits of the data's classes, that would
       train otherwise than it says (dropout that never acts), or that keeps what cannot
@@ -64,17 +66,20 @@ def classifier(
   """
   defense = chain() if defense is None else chain(defense)
   _refuse_critics_parts(defense)
-  check_module(model)
-  optimizer = check_optimizer(optimizer)
+  if not isinstance(model, nn.Module):
+    model = adapt(model)  # which can be hashed, and is adapted once
   given, model = model, _with_fields(model, defense)
+  network = adapt(model)
+  if defense.network:
+    given = model = network = defense.network(network)
+  optimizer = check_optimizer(optimizer)
   if microbatch is not None:
     _check_microbatch(microbatch, defense)
     estimator = functools.partial(mean_value_and_grad, microbatch=microbatch)
     defense = defense._replace(value_and_grad=estimator)
-  network = adapt(model)
 
   def infer(variables, x):
-    return jax.nn.log_softmax(network.apply(variables, x, train=False))
+    return jax.nn.log_softmax(network.apply(variables, x, train=False)[0])
 
   def init(key, spec):
     spec = isolation.public(spec) if defense.traits.per_example else spec
@@ -112,9 +117,8 @@ def classifier(
         variables,
         batch.x,
         train=True,
-        weight=batch.weight,
         key=key,
-        mutable=list(state.stats),
+        weight=batch.weight,
       )
       log_probs = jax.nn.log_softmax(logits)
       ctx = ctx._replace(batch=batch)
@@ -130,7 +134,7 @@ def classifier(
       *(defense, optimizer, losses_fn, _variables(state), state.opt, state.defense),
       *(batch, ctx),
     )
-    stats = stats if state.stats else {}
+    stats = {**state.stats, **stats}
     if defense.update:
       log_probs, losses = jax.lax.stop_gradient((log_probs, losses))
       known = ctx._replace(
@@ -190,7 +194,7 @@ def classifier(
     ),
     rows=defense.rows,
     traits=defense.traits,
-    text=f"{text_of(model)}|{defense}"
+    text=f"{network.text}|{defense}"
     + (f"|microbatch={microbatch}" if microbatch else ""),
     model=given,
     guarantee=guarantee_of(defense),
@@ -222,6 +226,12 @@ def _refuse_critics_parts(defense):
 def _with_fields(model, defense):
   if not defense.model:
     return model
+  if not isinstance(model, nn.Module):
+    part = next(part for part in defense.parts if part.model)
+    raise ValueError(
+      f"{part.name} sets a field of a linen module, and this model has none: build the "
+      "model so and leave the defense out"
+    )
   fields = set(model.__dataclass_fields__)
   for part in defense.parts:
     for name in part.model or {}:
@@ -254,7 +264,7 @@ def _check_microbatch(microbatch, defense):
 
 def _check_kept(variables, defense, microbatch):
   """Raise if a model has variables other than parameters that a step cannot update."""
-  kept = sorted(variables.keys() - {"params"})
+  kept = sorted(variables.keys() - {"params", "constants", "frozen"})
   if kept and defense.traits.per_example:
     raise ValueError(
       f"the model keeps {kept[0]}, as BatchNorm does, which per-example clipping does "

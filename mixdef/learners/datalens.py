@@ -124,7 +124,7 @@ def datalens(
   >>> datalens(table_networks(20, 2), teachers=50, top=5, noise=60.0).num_shards
   50
   """
-  optimizer = check_parts(networks, optimizer)
+  networks, optimizer = check_parts(networks, optimizer)
   _validate(teachers, top, noise, threshold, largest, step_size, delta)
   check_count("datalens: fakes", fakes)
   check_count("datalens: critic_steps", critic_steps)
@@ -178,7 +178,7 @@ def datalens(
     z, y = public_fakes(networks, key, fakes)
 
     def loss(g):
-      fake, stats = networks.fakes(g, state.stats, z, y)
+      fake, stats = networks.fakes(g, state.stats, z, y, key=key)
       agreed = directions(state.params["d"], jax.lax.stop_gradient(fake), y, key)
       # Of L_G, the part that has a gradient at its own fakes.
       return (-2 * step_size * agreed * fake).sum(), (stats, jnp.abs(agreed).mean())

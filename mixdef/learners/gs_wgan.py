@@ -134,7 +134,7 @@ def gs_wgan(
   >>> gs_wgan(table_networks(20, 2, latent=10), critics=50).num_shards
   50
   """
-  optimizer = check_parts(networks, optimizer)
+  networks, optimizer = check_parts(networks, optimizer)
   _validate(critics, noise_multiplier, clip, delta, fakes, queried, critic_steps)
   check_number("gs_wgan: penalty", penalty, 0)
   check_number("gs_wgan: average", average, 0, 1)
@@ -198,7 +198,7 @@ def gs_wgan(
       )
 
     def loss(g):
-      fake, new = networks.fakes(g, state.stats, z, y)
+      fake, new = networks.fakes(g, state.stats, z, y, key=key)
       return -score(sanitise(fake, noise, clip, noise_multiplier)).mean(), new
 
     g, opt, _, stats = minimize(loss, optimizer, state.params["g"], state.opt["g"])

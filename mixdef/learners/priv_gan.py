@@ -96,7 +96,7 @@ def priv_gan(
   >>> priv_gan(table_networks(20, 2), pairs=3).num_shards
   3
   """
-  optimizer = check_parts(networks, optimizer)
+  networks, optimizer = check_parts(networks, optimizer)
   _validate(pairs, ratio, pretrain_epochs, dp_delay, release)
 
   def place(p, x, y):
@@ -157,7 +157,7 @@ def priv_gan(
     other = (own + ahead) % pairs
 
     def loss(g):
-      fake, new = networks.fakes(g, stats, z, batch.y, batch.weight)
+      fake, new = networks.fakes(g, stats, z, batch.y, batch.weight, key)
       losses = jax.nn.softplus(-networks.score(d, fake, batch.y))
       if not (is_static(ratio) and ratio == 0):
         log_probs = place(p, fake, batch.y)
@@ -169,8 +169,9 @@ def priv_gan(
   def gan_step(state, batches, ctx, on_fakes):
     params, opt, stats = state.params, state.opt, state.stats
     z = latents(ctx.key, jnp.arange(batches.weight.shape[1]), networks.latent)
-    fake, _ = jax.vmap(networks.fakes, (0, 0, None, 0, 0))(
-      params["g"], stats, z, batches.y, batches.weight
+    keys = row_keys(fold_in_name(ctx.key, "fakes"), jnp.arange(pairs))
+    fake, _ = jax.vmap(networks.fakes, (0, 0, None, 0, 0, 0))(
+      params["g"], stats, z, batches.y, batches.weight, keys
     )
     fake = jax.lax.stop_gradient(fake)
     d, d_opt, d_losses = jax.vmap(critic_step)(params["d"], opt["d"], batches, fake)

@@ -8,9 +8,9 @@ from mixdef.core.hooks import Data
 from mixdef.core.learner import Learner, TrainState
 from mixdef.core.randomness import fold_in_name
 from mixdef.core.registry import learner
-from mixdef.core.text import text_of
 from mixdef.learners._parts import check_phases, part_of, phase_of, step_on
 from mixdef.learners.classifier import classifier
+from mixdef.models.adapters import adapt
 
 _FIRST_LEVEL = ("first", "second")
 _NETWORKS = (*_FIRST_LEVEL, "combiner")  # network i is trained on part i
@@ -33,7 +33,7 @@ def _equal_votes(key, shape, dtype=jnp.float32):
 
 
 @learner
-def model_stacking(models, optimizer, *, combiner: nn.Module | None = None) -> Learner:
+def model_stacking(models, optimizer, *, combiner=None) -> Learner:
   """Create the learner of ML-Leaks' model stacking.
 
   The members are split into three disjoint parts A, B and C:
@@ -49,10 +49,10 @@ def model_stacking(models, optimizer, *, combiner: nn.Module | None = None) -> L
   for two thirds of it.
 
   Args:
-    models: two different linen modules, as for `classifier`.
+    models: two different models, as for `classifier`.
     optimizer: optax `GradientTransformation`; each network has its own state, and its
       schedules count that network's steps.
-    combiner: linen module from probabilities [B,2K] to logits [B,K]; defaults to a
+    combiner: model from probabilities [B,2K] to logits [B,K]; defaults to a
       logistic layer.
 
   Returns:
@@ -82,7 +82,13 @@ def model_stacking(models, optimizer, *, combiner: nn.Module | None = None) -> L
   >>> model_stacking((mlp(64), mlp(32, 32)), optax.adam(1e-3)).text[:35]
   'model_stacking(models=(MLP(widths=('
   """
-  models = _two_different(models)
+  models = _two_models(models)
+  texts = [adapt(model).text for model in models]
+  if texts[0] == texts[1]:
+    raise ValueError(
+      f"model_stacking stacks two different models and got {texts[0]} twice: change "
+      "the kind or a width of one"
+    )
   combiner = LogisticCombiner() if combiner is None else combiner
   learners = {
     name: classifier(module, optimizer)
@@ -134,24 +140,19 @@ def model_stacking(models, optimizer, *, combiner: nn.Module | None = None) -> L
     networks = _networks(state)
     return learners["combiner"].predict(networks["combiner"], outputs(networks, x))
 
-  names = ", ".join(map(text_of, models))
-  text = f"model_stacking(models=({names}), combiner={text_of(combiner)})"
+  combined = adapt(combiner).text
+  text = f"model_stacking(models=({', '.join(texts)}), combiner={combined})"
   return Learner(init, step, None, None, predict, text=text)
 
 
-def _two_different(models):
+def _two_models(models):
   models = tuple(models) if isinstance(models, tuple | list) else (models,)
   if len(models) != 2:
     raise ValueError(
       f"model_stacking needs two first-level models, not {len(models)}: pass for "
       "example models=(mlp(64), mlp(32, 32))"
     )
-  if text_of(models[0]) == text_of(models[1]):
-    raise ValueError(
-      f"model_stacking needs two different models, but got {text_of(models[0])} twice: "
-      "change the type or a width of one"
-    )
-  return models
+  return tuple(m if isinstance(m, nn.Module) else adapt(m) for m in models)
 
 
 def _networks(state):

@@ -103,7 +103,7 @@ def wgan_gp(
   >>> wgan_gp(table_networks(20, 2), defense=mixup()).latent
   128
   """
-  optimizer = check_parts(networks, optimizer)
+  networks, optimizer = check_parts(networks, optimizer)
   defense = chain() if defense is None else chain(defense)
   check_number("wgan_gp: penalty", penalty, 0)
   check_count("wgan_gp: critic_steps", critic_steps)
@@ -355,5 +355,9 @@ def _public(batch, key, size):
 
 
 def _mean(tree):
-  """Average over the critics."""
-  return jax.tree.map(lambda leaf: leaf.mean(0), tree)
+  """Average over the critics; what is no quantity is the same for all."""
+
+  def mean(leaf):
+    return leaf.mean(0) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf[0]
+
+  return jax.tree.map(mean, tree)

@@ -6,6 +6,8 @@ networks for images also have `spatial_dropout`, `lowering` and
 `weight_standardization`; residual and densely connected networks also have `norm`. A
 defense changes fields with `module.clone(dropout=0.5)`, which checks them again.
 
+Learners take models of other libraries, too: `adapt` lists them.
+
 Generators and critics come in matching pairs, as `Networks`. A generator is called as
 `module.apply(variables, z, y, train=False, weight=None)` and returns records [B,...] in
 [0,1]; a critic is called as `module.apply(variables, x, y)` and returns one number per
@@ -14,6 +16,7 @@ product, so a mixed label is a valid condition.
 """
 
 from mixdef.core import registry
+from mixdef.models.adapters import adapt
 from mixdef.models.cnn import cnn
 from mixdef.models.densenet import densenet
 from mixdef.models.gan_dense import dense_networks, table_networks
@@ -22,6 +25,7 @@ from mixdef.models.gan_medgan import MedganNetworks, medgan_networks
 from mixdef.models.gan_pair import Networks
 from mixdef.models.mlp import mlp
 from mixdef.models.resnet import resnet, wide_resnet
+from mixdef.models.weights import read_weights, save_weights
 
 CATALOGUE = registry.MODELS
 
@@ -29,13 +33,16 @@ __all__ = [
   "CATALOGUE",
   "MedganNetworks",
   "Networks",
+  "adapt",
   "cnn",
   "dense_networks",
   "densenet",
   "image_networks",
   "medgan_networks",
   "mlp",
+  "read_weights",
   "resnet",
+  "save_weights",
   "table_networks",
   "wide_resnet",
 ]

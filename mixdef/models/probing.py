@@ -1,16 +1,15 @@
 """Checks of a network's behavior by abstract evaluation, before training starts."""
 
+import functools
 import re
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import errors
 
 from mixdef.core.randomness import random_key
-from mixdef.models.adapters import Network
+from mixdef.models.network import Network
 
 _SUM_TO_ONE = 1e-3  # tolerance for the sum of a row of probabilities
 
@@ -31,30 +30,24 @@ def check_network(network: Network, variables: Any, example, num_classes: int) -
   """
   if not variables.get("params"):
     raise ValueError("the model has no parameters: nothing can be trained")
+  for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+      where = jax.tree_util.keystr(path, simple=True, separator="/")
+      raise ValueError(
+        f"the parameter {where} is {leaf.dtype}, which cannot be trained: make it a "
+        "float, or keep it outside of the parameters"
+      )
   # A batch of one reveals squeezed axes; a batch of K + 1 reveals swapped axes.
   for rows in (1, num_classes + 1):
     x = jax.ShapeDtypeStruct((rows, *example.shape[1:]), example.dtype)
-    logits = _predicted(network, variables, x)
+    logits = jax.eval_shape(functools.partial(_predicted, network), variables, x)
     _check_logits(logits, rows, num_classes)
     _check_training(network, variables, x, num_classes)
   _refuse_probabilities(network, example)
 
 
 def _predicted(network, variables, x):
-  try:
-    return jax.eval_shape(
-      lambda variables, x: network.apply(variables, x, train=False), variables, x
-    )
-  except errors.InvalidRngError as error:
-    raise ValueError(
-      f"the model draws random numbers in prediction ({_first_line(error)}): add an "
-      "argument train to its __call__, which is False in prediction"
-    ) from error
-  except errors.FlaxError as error:
-    raise ValueError(
-      f"the model changes its state in prediction ({_first_line(error)}): add an "
-      "argument train to its __call__, which is False in prediction"
-    ) from error
+  return network.apply(variables, x, train=False)[0]
 
 
 def _check_logits(logits, rows, num_classes):
@@ -78,31 +71,16 @@ def _check_logits(logits, rows, num_classes):
 
 
 def _check_training(network, variables, x, num_classes):
-  kept = {name: value for name, value in variables.items() if name != "params"}
-  rows = x.shape[0]
-  found: list[str] = []
-
-  def seen(module, given):
-    found.extend(_silent(module, given))
-
   def train(variables, x, weight, key):
-    how = {"weight": weight, "key": key, "mutable": list(kept), "seen": seen}
-    return network.apply(variables, x, train=True, **how)
+    return network.apply(variables, x, train=True, key=key, weight=weight)
 
+  rows = x.shape[0]
   weight = jax.ShapeDtypeStruct((rows,), jnp.float32)
   key = jax.eval_shape(lambda: random_key(0))
-  try:
-    logits, updated = jax.eval_shape(train, variables, x, weight, key)
-  except errors.FlaxError as error:
-    raise ValueError(
-      f"the model cannot be applied in training ({_first_line(error)}): it may only "
-      "use parameters and collections that it creates with train=False"
-    ) from error
+  logits, updated = jax.eval_shape(train, variables, x, weight, key)
   _check_logits(logits, rows, num_classes)
-  if found:
-    raise ValueError(found[0])
-  for name, value in kept.items():
-    before, after = map(_shapes, (value, updated.get(name)))
+  for name, value in variables.items():
+    before, after = map(_shapes, (value, updated.get(name, value)))
     if before != after:
       raise ValueError(
         f"the model keeps {name!r}, which a step on {rows} records changes from "
@@ -111,36 +89,7 @@ def _check_training(network, variables, x, num_classes):
       )
 
 
-def _silent(module, given):
-  """Yield messages about settings of a layer that must be unintended in training."""
-  where = "/".join(module.path) or type(module).__name__
-  flag = given.get("deterministic")
-  if isinstance(module, nn.Dropout | nn.MultiHeadDotProductAttention):
-    rate = getattr(module, "rate", 0) or getattr(module, "dropout_rate", 0)
-    if rate and (module.deterministic if flag is None else flag):
-      yield (
-        f"{where} has dropout at rate {rate} and is also deterministic in training: "
-        "add an argument train to the model's __call__ and pass deterministic=not "
-        "train, or set the rate to 0"
-      )
-  if isinstance(module, nn.BatchNorm):
-    flag = given.get("use_running_average")
-    if module.use_running_average if flag is None else flag:
-      yield (
-        f"{where} also uses its running average in training, so it never changes: add "
-        "an argument train to the model's __call__ and pass use_running_average=not "
-        "train"
-      )
-    elif given.get("mask") is None:
-      yield (
-        "a model with BatchNorm needs an argument weight=None and must pass mask= to "
-        "it: otherwise padded rows would affect its statistics"
-      )
-
-
 def _shapes(tree):
-  if tree is None:
-    return "nothing"
   return str(jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree))
 
 
@@ -152,7 +101,7 @@ def _refuse_probabilities(network, example):
 
   def outputs(key):
     variables = network.init(key, records[:1])
-    return network.apply(variables, records, train=False)
+    return _predicted(network, variables, records)
 
   # Compilation takes seconds, and only outputs of an exponential can sum to 1.
   if not re.search(
@@ -166,7 +115,3 @@ def _refuse_probabilities(network, example):
       "the model returns probabilities (rows that sum to 1) instead of logits: remove "
       "its softmax"
     )
-
-
-def _first_line(error):
-  return str(error).split(" (http")[0].splitlines()[0]

@@ -96,6 +96,47 @@ class Embed(nn.Module):
     return nn.Dense(K)(nn.tanh(nn.Embed(7, 4)(tokens)).mean(1))
 
 
+class Attention(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    x = x.reshape(x.shape[0], 9, 8)
+    x = x + nn.MultiHeadDotProductAttention(2, normalize_qk=True)(x)
+    return nn.Dense(K)(nn.RMSNorm()(x).mean(1))
+
+
+class ManyWords(nn.Module):
+  """A table of more entries than pairs of positions, whose words repeat."""
+
+  @nn.compact
+  def __call__(self, x):
+    tokens = (jnp.abs(flat(x)[:, :9]) * 3).astype(jnp.int32) % 7 - 1
+    return nn.Dense(K)(nn.tanh(nn.Embed(50, 4)(tokens)).mean(1))
+
+
+class Recurrent(nn.Module):
+  """Sequences, whose steps are hidden in a scan."""
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.RNN(nn.OptimizedLSTMCell(4))(x.reshape(x.shape[0], 6, 12))
+    return nn.Dense(K)(nn.RNN(nn.GRUCell(4))(x)[:, -1])
+
+
+class Unrolled(nn.Module):
+  """Cells that are called once for each position."""
+
+  @nn.compact
+  def __call__(self, x):
+    x = x.reshape(x.shape[0], 6, 12)
+    lstm, gru = nn.LSTMCell(4), nn.GRUCell(4)
+    state = jnp.zeros((x.shape[0], 4))
+    memory = (state, state)
+    for t in range(3):
+      memory, y = lstm(memory, x[:, t])
+      state, y = gru(state, y)
+    return nn.Dense(K)(state)
+
+
 class Standardised(nn.Module):
   """A custom leaf module: weight-standardised convolution, with a helper method."""
 
@@ -195,6 +236,16 @@ class BorrowedKernel(nn.Module):
     return Rescaled(layer.variables["params"]["kernel"].sum(0))(x)
 
 
+class OwnGradient(nn.Module):
+  """A layer inside a gradient of the model's own."""
+
+  @nn.compact
+  def __call__(self, x):
+    layer = nn.Dense(K)
+    slope = jax.grad(lambda x: jnp.tanh(layer(x)).sum())(flat(x))
+    return layer(flat(x)) + slope[:, :K]
+
+
 class PlainAndRemat(nn.Module):
   @nn.compact
   def __call__(self, x):
@@ -269,15 +320,20 @@ GHOST = [
   Embed,
   Custom,
   FromSetup,
+  Shared,
+  Tied,
+  Attention,
+  ManyWords,
+  Recurrent,
+  Unrolled,
 ]
 FALLBACK = [
-  Shared,
   GainBesideLayers,
   Remat,
   RowsMerged,
-  Tied,
   TiedTable,
   BorrowedKernel,
+  OwnGradient,
   PlainAndRemat,
   Positional,
   TimeMajor,

@@ -1,0 +1,160 @@
+"""Parts for pretrained models: where training starts, and what is trained.
+
+They come before the defenses of a chain, `start_from` first. Optimizer, weight decay,
+clipping, noise and memory see the trained parameters only. The records that a model was
+pretrained on are outside of an audit: records that are in both are members to an
+attacker whatever the chain says.
+"""
+
+import functools
+import re
+from typing import Any
+
+from mixdef.core.check import check_count, check_number
+from mixdef.core.hooks import Defense, defense
+from mixdef.core.registry import PARTS
+from mixdef.models import partial
+from mixdef.models.weights import read_weights
+
+
+@defense(registry=PARTS)
+def start_from(params: Any, fresh: str = "") -> Defense:
+  """Let every model start from given parameters.
+
+  Args:
+    params: an `.npz`, a `.safetensors`, the folder of an Orbax checkpoint, or a nested
+      dictionary of arrays: the parameters by path, as "Dense_0/kernel", or all
+      variables of the model, with a collection "params". Pickled files are not read.
+    fresh: regular expression that matches the paths of leaves that start at random,
+      such as "Dense_1/.*" for a new head; what `params` holds of them is ignored.
+
+  Returns:
+    The part. A model whose leaves are not exactly those given is refused, naming them.
+
+  Guarantee: none. An epsilon stated for the training does not cover `params`.
+
+  >>> import numpy as np
+  >>> str(start_from({"w": np.ones(3)}, fresh="head/.*")).partition("{")[0]
+  'start_from(params='
+  """
+  given = read_weights(params) if _is_path(params) else _plain(params)
+  chosen = _matching("start_from: fresh", fresh)
+  return Defense("", network=lambda net: partial.start_from(net, given, chosen))
+
+
+@defense(registry=PARTS)
+def freeze(layers: str) -> Defense:
+  """Keep the leaves at their start; they leave the gradient and the optimizer.
+
+  Modules of which all leaves are frozen keep their statistics too, and behave in
+  training as in inference (BatchNorm by its moving statistics, no dropout).
+
+  Args:
+    layers: regular expression that matches the paths of the frozen leaves, such as
+      "backbone/.*".
+
+  Returns:
+    The part. An expression that matches nothing, or everything, is refused.
+
+  Guarantee: none. Frozen parameters learn nothing about the records.
+
+  >>> freeze("backbone/.*").text
+  "freeze(layers='backbone/.*')"
+  """
+  chosen = _matching("freeze: layers", layers)
+  return Defense("", network=lambda net: partial.freeze(net, chosen))
+
+
+@defense(registry=PARTS)
+def head_only(head: str) -> Defense:
+  """Train the head alone, and freeze everything else.
+
+  Args:
+    head: regular expression that matches the paths of the trained leaves, such as
+      "Dense_1/.*".
+
+  Returns:
+    The part.
+
+  Guarantee: none. Frozen parameters learn nothing about the records.
+
+  >>> head_only("head/.*").text
+  "head_only(head='head/.*')"
+  """
+  chosen = _matching("head_only: head", head)
+  return Defense(
+    "", network=lambda net: partial.freeze(net, lambda path: not chosen(path))
+  )
+
+
+@defense(registry=PARTS)
+def lora(
+  rank: int = 8, scale: float = 2.0, layers: str = ".*", train: str = ""
+) -> Defense:
+  """Freeze the model but for low-rank changes of its kernels.
+
+  ```
+  W' = W + scale A B,   A [inputs, rank] ~ U(-1, 1) / sqrt(inputs),   B = 0
+  ```
+
+  Args:
+    rank: rank of the change, >= 1.
+    scale: alpha / rank of the paper, > 0.
+    layers: regular expression that matches the paths of the kernels to change.
+    train: regular expression that matches the paths of leaves that are trained
+      themselves, such as "head/.*" for a new head.
+
+  Returns:
+    The part. The released model uses W'.
+
+  Guarantee: none.
+
+  Deviation: the paper changes the query and value projections of attention; here
+    `layers` chooses, by default every kernel. A kernel of a convolution is taken as the
+    matrix of all axes but the last by the last [ours].
+
+  Reference: Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, 2021, arXiv
+    2106.09685.
+
+  >>> lora(4, layers="attention/(query|value)/kernel").text
+  "lora(rank=4, layers='attention/(query|value)/kernel')"
+  """
+  check_count("lora: rank", rank, 1)
+  check_number("lora: scale", scale, above=0)
+  how = {
+    "rank": rank,
+    "scale": scale,
+    "layers": _matching("lora: layers", layers),
+    "train": _matching("lora: train", train),
+  }
+  return Defense("", network=functools.partial(partial.lora, **how))
+
+
+def _matching(what, expression):
+  """Return whether a path matches a regular expression."""
+  try:
+    compiled = re.compile(expression)
+  except (re.error, TypeError) as error:
+    raise ValueError(
+      f"{what}={expression!r} is not a regular expression ({error}): write one, as "
+      "'backbone/.*'"
+    ) from None
+  return lambda path: compiled.fullmatch(path) is not None
+
+
+def _is_path(params):
+  return isinstance(params, str) or hasattr(params, "__fspath__")
+
+
+def _plain(params):
+  """Return the arrays of a state of NNX, or what is a dictionary already."""
+  if hasattr(params, "flat_state"):
+    from flax import nnx
+
+    params = nnx.to_pure_dict(params)
+  if not hasattr(params, "items"):
+    raise ValueError(
+      f"start_from: params is a {type(params).__name__}: pass a path or a dictionary "
+      "of arrays"
+    )
+  return params

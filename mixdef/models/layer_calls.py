@@ -1,0 +1,133 @@
+"""Watch the layers that hold a model's parameters, as they are called.
+
+Per-example gradients are computed layer by layer (`mixdef.defenses.ghost_tape`), which
+needs the arrays that a layer holds, what it is given, and a way to call it apart from
+its model. `watch` offers this for layers of linen, and through `nnx_calls` for those of
+NNX; other libraries have no such place.
+"""
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+
+METHODS = ("__call__", "attend")
+"""The methods that can be taken apart; `attend` is that of a table of embeddings."""
+
+_watching = threading.local()
+
+
+class Layer(NamedTuple):
+  """One call of a layer that holds parameters.
+
+  Attributes:
+    module: the layer, with its settings.
+    kind: its type.
+    method: the method that is called.
+    where: its path in the model, or its type if it is the whole model.
+    params: the arrays that it holds, by name.
+    x: its input.
+    alone: `(params, x) -> output`, the same call apart from the model.
+    fault: why the call cannot be taken apart, or "".
+  """
+
+  module: Any
+  kind: type
+  method: str
+  where: str
+  params: dict[str, Any]
+  x: Any
+  alone: Callable
+  fault: str
+
+
+Handler = Callable[[Layer, Callable], Any]
+"""`(layer, call) -> output`, where `call(x)` runs the layer in its place."""
+
+
+@contextlib.contextmanager
+def watch(handler: Handler | None) -> Iterator[None]:
+  """Pass every call of a layer that holds parameters to a handler.
+
+  Args:
+    handler: see `Handler`. It is called for layers inside others, too. None stops an
+      outer one.
+  """
+  before = watcher()
+  _watching.handler = handler
+  try:
+    with nn.intercept_methods(_of_linen):
+      yield
+  finally:
+    _watching.handler = before
+
+
+def watcher() -> Handler | None:
+  """Return the handler that watches, if there is one."""
+  return getattr(_watching, "handler", None)
+
+
+def _of_linen(call, args, kwargs, context):
+  module, method, handler = context.module, context.method_name, watcher()
+  if handler is None or module.scope is None or method == "setup" or not args:
+    return call(*args, **kwargs)
+  recurrent = type(module) is nn.RNN and method == "__call__"
+  own = _held(module.cell if recurrent else module)
+  if recurrent:  # its steps are hidden in a scan, so all of them are one layer
+    own = _flat(own)
+  arrays = {name: leaf for name, leaf in own.items() if hasattr(leaf, "shape")}
+  if not arrays:
+    return call(*args, **kwargs)
+  where = "/".join(module.path) or type(module).__name__
+  fault = ""
+  if method not in METHODS:
+    fault = f"{where} is called by its method {method}"
+  elif len(arrays) < len(own):
+    fault = f"{where} also has submodules"
+  elif len(module.variables.keys() - {"params"}):
+    fault = f"{where} has variables other than parameters"
+  elif several(args, kwargs):
+    fault = f"{where} has more than one input array"
+
+  def alone(params, x):
+    if recurrent:
+      cell = module.cell.clone(parent=None, name=None)
+      apart = module.clone(parent=None, name=None, cell=cell)
+      params = {"cell": _nested(params)}
+    else:
+      apart = module.clone(parent=None, name=None)
+    return apart.apply({"params": params}, x, *args[1:], method=method, **kwargs)
+
+  layer = Layer(
+    *(module, type(module), method, where, arrays, args[0]),
+    *(alone, fault),
+  )
+  return handler(layer, lambda x: call(x, *args[1:], **kwargs))
+
+
+def _held(module):
+  return {} if module.scope is None else module.variables.get("params", {})
+
+
+def several(args, kwargs) -> bool:
+  """Return whether a call has other than one array."""
+  return len(args) != 1 or any(hasattr(value, "shape") for value in kwargs.values())
+
+
+def _flat(tree, path=()):
+  found = {}
+  for name, one in tree.items():
+    inner = isinstance(one, Mapping)
+    found |= _flat(one, (*path, name)) if inner else {"/".join((*path, name)): one}
+  return found
+
+
+def _nested(flat):
+  tree: dict[str, Any] = {}
+  for path, leaf in flat.items():
+    *outer, name = path.split("/")
+    functools.reduce(lambda at, key: at.setdefault(key, {}), outer, tree)[name] = leaf
+  return tree

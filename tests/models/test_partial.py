@@ -1,0 +1,267 @@
+"""Pretrained starts, frozen layers and low-rank changes, for models of each library."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx, traverse_util
+from training_cases import halves, records, same
+
+import mixdef
+from mixdef.core.chaining import chain
+from mixdef.core.hooks import Spec
+from mixdef.core.learner import TrainState
+
+RECORDS = records()
+CLASSES, COLUMNS = RECORDS.num_classes, RECORDS.x.shape[1]
+SIZES = {"epochs": 2, "batch_size": 6, "num_members": 20, "strategy": "vmap"}
+
+
+class Backbone(nn.Module):
+  """A layer with BatchNorm and dropout."""
+
+  @nn.compact
+  def __call__(self, x, train, weight):
+    mask = None if weight is None else weight[:, None] > 0
+    x = nn.BatchNorm(use_running_average=not train)(nn.Dense(6)(x), mask=mask)
+    return nn.Dropout(0.5)(nn.relu(x), deterministic=not train)
+
+
+class Linen(nn.Module):
+  """A backbone and a head."""
+
+  @nn.compact
+  def __call__(self, x, *, train=False, weight=None):
+    x = Backbone(name="backbone")(x, train, weight)
+    return nn.Dense(CLASSES, name="head")(x)
+
+
+class Nnx(nnx.Module):
+  """The same model."""
+
+  def __init__(self, rngs):
+    self.backbone = nnx.Sequential(
+      nnx.Linear(COLUMNS, 6, rngs=rngs),
+      nnx.BatchNorm(6, rngs=rngs),
+      nnx.relu,
+      nnx.Dropout(0.5, rngs=rngs),
+    )
+    self.head = nnx.Linear(6, CLASSES, rngs=rngs)
+
+  def __call__(self, x):
+    return self.head(self.backbone(x))
+
+
+def pair():
+  def init(key, x):
+    w, v = jax.random.normal(key, (2, 6, max(x.shape[1], CLASSES))) / 3
+    return {"backbone": {"w": w.T[: x.shape[1]]}, "head": {"w": v[:, :CLASSES]}}
+
+  def apply(params, x):
+    return jax.nn.relu(x @ params["backbone"]["w"]) @ params["head"]["w"]
+
+  return init, apply
+
+
+MODELS = {"linen": Linen(), "nnx": lambda rngs: Nnx(rngs), "pair": pair()}
+
+
+def fit_many(model, defense, optimizer=None, **options):
+  optimizer = optimizer or optax.sgd(0.5)
+  learner = mixdef.classifier(model, optimizer, defense)
+  return mixdef.fit_many(learner, RECORDS, halves(3), **{**SIZES, **options})
+
+
+SPEC = Spec(RECORDS.x[:1], None, None, 40, 20, CLASSES, 6, 3, 2)
+
+
+def variables_of(model, seed=5):
+  """The variables of one model, as they are before training."""
+  learner = mixdef.classifier(model, optax.sgd(0.1))
+  state: TrainState = learner.init(jax.random.key(seed), SPEC)
+  return {"params": state.params, **state.stats}
+
+
+def flat(tree):
+  return {"/".join(map(str, p)): v for p, v in traverse_util.flatten_dict(tree).items()}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_frozen_backbone_is_shared_and_still(kind):
+  """Oracle: training the head on the features of the backbone in inference mode."""
+  model, given = MODELS[kind], variables_of(MODELS[kind])
+  given = jax.tree.map(lambda leaf: leaf + 0.1, given)  # statistics that matter
+  parts = chain(mixdef.start_from(given), mixdef.freeze("backbone/.*"))
+  ensemble = fit_many(model, parts)
+  assert {path.partition("/")[0] for path in flat(ensemble.states.params)} == {"head"}
+  assert not ensemble.states.stats  # neither copies nor changed statistics
+
+  head = {name: np.asarray(v) for name, v in flat(given["params"]["head"]).items()}
+  network = mixdef.models.adapt(model)
+
+  def features(x):
+    zero = jax.tree.map(np.zeros_like, given["params"]["head"])
+    columns = []
+    for unit in range(6):  # read a feature through a head of one 1
+      one = {**zero}
+      name = "kernel" if "kernel" in zero else "w"
+      one[name] = np.zeros((6, CLASSES), np.float32)
+      one[name][unit, 0] = 1.0
+      params = {**given["params"], "head": one}
+      columns.append(
+        network.apply({**given, "params": params}, x, train=False)[0][:, 0]
+      )
+    return np.stack(columns, 1)
+
+  def head_init(key, x):
+    return {name: jax.numpy.asarray(value) for name, value in head.items()}
+
+  def head_apply(params, x):
+    weight = params.get("kernel", params.get("w"))
+    return x @ weight + params.get("bias", 0.0)
+
+  seen = dataclasses.replace(RECORDS, x=features(RECORDS.x))
+  alone = mixdef.classifier((head_init, head_apply), optax.sgd(0.5))
+  expected = mixdef.fit_many(alone, seen, halves(3), **SIZES)
+  for name, leaf in flat(expected.states.params).items():
+    found = flat(ensemble.states.params)[f"head/{name}"]
+    np.testing.assert_allclose(found, leaf, atol=1e-5)
+    assert np.abs(leaf - head[name]).max() > 1e-3  # it trained
+  logits = ensemble.log_probs(RECORDS.x)
+  np.testing.assert_allclose(logits, expected.log_probs(seen.x), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_starting_anywhere_is_starting_there(kind):
+  model = MODELS[kind]
+  given = variables_of(model)
+  ensemble = fit_many(model, mixdef.start_from(given), optax.sgd(0.0))
+  for path, leaf in flat(given["params"]).items():
+    for own in np.asarray(flat(ensemble.states.params)[path]):
+      np.testing.assert_array_equal(own, leaf)
+  fresh = fit_many(model, mixdef.start_from(given, fresh="backbone/.*"), optax.sgd(0.0))
+  found, expected = flat(fresh.states.params), flat(given["params"])
+  kernel = next(p for p in found if p.startswith("backbone") and found[p].ndim == 3)
+  assert (found[kernel] != expected[kernel]).any()
+  assert (found[kernel][0] != found[kernel][1]).any()  # each model its own
+
+
+def test_frozen_at_random_each_model_keeps_its_own():
+  ensemble = fit_many(MODELS["pair"], mixdef.freeze("backbone/.*"))
+  (own,) = flat(ensemble.states.stats).values()
+  assert (own[0] != own[1]).any()
+  still = fit_many(MODELS["pair"], mixdef.freeze("backbone/.*"), optax.sgd(0.0))
+  np.testing.assert_array_equal(own, flat(still.states.stats).popitem()[1])
+
+
+def test_optimizer_decay_and_clipping_see_trained_leaves_alone():
+  given = variables_of(MODELS["pair"])
+  parts = chain(
+    mixdef.start_from(given),
+    mixdef.head_only("head/.*"),
+    mixdef.weight_decay(0.1),
+    mixdef.dp_sgd(1.0, delta=1e-3),
+  )
+  ensemble = fit_many(MODELS["pair"], parts, optax.adam(0.1))
+  assert ensemble[0].guarantee["epsilon"] > 0
+  state = ensemble[0].learner.init(jax.random.key(0), SPEC)
+  assert {leaf.shape for leaf in jax.tree.leaves(state.opt)} == {(), (6, CLASSES)}
+
+
+def test_batch_norm_that_is_frozen_may_be_clipped():
+  parts = chain("freeze('backbone/.*')", "dp_sgd(1.0, delta=1e-3)")
+  assert fit_many(Linen(), parts)[0].guarantee["epsilon"] > 0
+  with pytest.raises(ValueError, match="keeps batch_stats, as BatchNorm does"):
+    fit_many(Linen(), "dp_sgd(1.0, delta=1e-3)")
+
+
+def test_lora_trains_the_factors_of_its_change():
+  given = variables_of(MODELS["pair"])
+  parts = chain(mixdef.start_from(given), mixdef.lora(2, layers="backbone/.*"))
+  before = fit_many(MODELS["pair"], parts, optax.sgd(0.0))
+  network = mixdef.models.adapt(MODELS["pair"])
+  plain = jax.nn.log_softmax(network.apply(given, RECORDS.x, train=False)[0])
+  np.testing.assert_allclose(before.log_probs(RECORDS.x)[0], plain, atol=1e-6)
+  after = fit_many(MODELS["pair"], parts)
+  factors = after.states.params["lora"]["backbone/w"]
+  assert factors["a"].shape == (3, COLUMNS, 2)
+  assert factors["b"].shape == (3, 2, 6)
+  bound = COLUMNS**-0.5
+  start = before.states.params["lora"]["backbone/w"]["a"]
+  assert 0.8 * bound < np.abs(start).max() <= bound
+  changed = given["params"]["backbone"]["w"] + 2.0 * factors["a"][1] @ factors["b"][1]
+  merged = {"params": {**given["params"], "backbone": {"w": changed}}}
+  expected = jax.nn.log_softmax(network.apply(merged, RECORDS.x, train=False)[0])
+  np.testing.assert_allclose(after.log_probs(RECORDS.x)[1], expected, atol=1e-5)
+  assert np.abs(expected - plain).max() > 1e-2
+
+
+def test_files_are_read_by_their_paths(tmp_path):
+  safetensors = pytest.importorskip("safetensors.numpy")
+  import orbax.checkpoint as ocp
+
+  given = variables_of(MODELS["pair"])["params"]
+  arrays = {path: np.asarray(leaf) for path, leaf in flat(given).items()}
+  np.savez(tmp_path / "w.npz", **arrays)
+  dotted = {path.replace("/", "."): leaf for path, leaf in arrays.items()}
+  safetensors.save_file(dotted, tmp_path / "w.safetensors")
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(tmp_path / "orbax", given)
+  expected = fit_many(MODELS["pair"], mixdef.start_from(given)).states.params
+  for name in ("w.npz", "w.safetensors", "orbax"):
+    text = f"start_from({str(tmp_path / name)!r})"
+    assert same(fit_many(MODELS["pair"], text).states.params, expected), name
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda w: {"backbone": w["backbone"]}, "parameters lack params/head/w: pass"),
+    (lambda w: {**w, "more": w["head"]}, "parameters also hold params/more/w: pass"),
+    (
+      lambda w: {**w, "head": {"w": np.ones((1, CLASSES))}},
+      r"hold params/head/w of shape \[1, 3\], and the model's is \[6, 3\]",
+    ),
+  ],
+)
+def test_parameters_of_another_model_are_one_line(change, message):
+  given = change(variables_of(MODELS["pair"])["params"])
+  with pytest.raises(ValueError, match=message):
+    fit_many(MODELS["pair"], mixdef.start_from(given))
+
+
+def test_what_cannot_be_frozen_or_read_is_one_line(tmp_path):
+  for layers, what in (("bone", "nothing"), (".*", "everything")):
+    with pytest.raises(ValueError, match=f"{what} is frozen of a model of backbone/w"):
+      fit_many(MODELS["pair"], mixdef.freeze(layers))
+  with pytest.raises(ValueError, match="no kernel is chosen by layers: the model has"):
+    fit_many(MODELS["pair"], mixdef.lora(layers="bone"))
+  with pytest.raises(ValueError, match=r"freeze: layers='\(' is not a regular"):
+    mixdef.freeze("(")
+  with pytest.raises(FileNotFoundError, match=r"w.npz is missing: pass an .npz"):
+    mixdef.start_from(str(tmp_path / "w.npz"))
+  (tmp_path / "w.pkl").write_bytes(b"\x80")
+  with pytest.raises(ValueError, match=r"w.pkl is of an unknown kind"):
+    mixdef.start_from(str(tmp_path / "w.pkl"))
+  (tmp_path / "w.safetensors").write_bytes(b"\xff" * 20)
+  with pytest.raises(ValueError, match=r"w.safetensors is damaged"):
+    mixdef.start_from(str(tmp_path / "w.safetensors"))
+
+
+def test_other_parameters_are_another_run(tmp_path):
+  given = variables_of(MODELS["pair"])["params"]
+  np.savez(tmp_path / "w.npz", **{p: np.asarray(v) for p, v in flat(given).items()})
+  text = f"start_from({str(tmp_path / 'w.npz')!r})"
+  fit_many(MODELS["pair"], text, out=tmp_path / "run")
+  np.savez(tmp_path / "w.npz", **{p: np.asarray(v) + 1 for p, v in flat(given).items()})
+  with pytest.raises(ValueError, match="is of another run: learner was"):
+    fit_many(MODELS["pair"], text, out=tmp_path / "run")
+
+
+def test_a_generator_has_no_such_parts():
+  networks = mixdef.models.dense_networks((COLUMNS,), CLASSES)
+  with pytest.raises(ValueError, match="freeze"):
+    mixdef.learners.wgan_gp(networks, defense=mixdef.freeze("a"))
