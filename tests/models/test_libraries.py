@@ -139,7 +139,7 @@ def test_training_draws_from_its_key_and_predictions_draw_nothing(name):
 def test_every_model_draws_its_own_parameters_side_by_side():
   keys = jax.random.split(random_key(0), 3)
   for name in ("nnx class", "equinox class", "pair"):
-    init = functools.partial(adapt(UNDERSTOOD[name]).init)
+    init = adapt(UNDERSTOOD[name]).init
     together = jax.jit(jax.vmap(lambda key: init(key, X[:1])))(keys)  # noqa: B023
     for i in range(3):
       alone = init(keys[i], X[:1])
