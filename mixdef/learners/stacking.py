@@ -86,8 +86,8 @@ def model_stacking(models, optimizer, *, combiner=None) -> Learner:
   texts = [adapt(model).text for model in models]
   if texts[0] == texts[1]:
     raise ValueError(
-      f"model_stacking stacks two different models and got {texts[0]} twice: change "
-      "the kind or a width of one"
+      f"model_stacking needs two different models, but got {texts[0]} twice: change "
+      "the type or a width of one"
     )
   combiner = LogisticCombiner() if combiner is None else combiner
   learners = {

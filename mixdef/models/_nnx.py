@@ -133,14 +133,14 @@ def adapt_nnx(
 
   def call(variables, xs, *, train, key, weight):
     """Return the outputs, the module after the call, and the variables it changed."""
-    if jax.tree.structure(variables["params"]) != structure:
+    if jax.tree.structure(_named(variables["params"])) != structure:
       raise ValueError(f"the parameters are not those of {found['name']}")
     leaves, tree = jax.tree.flatten(shapes.keys)
     root = random_key(0) if key is None else key
     base = fold_in_name(root, "layers")
     own = [fresh_stream(k, jax.random.fold_in(base, i)) for i, k in enumerate(leaves)]
     given = {
-      n: _unnamed(variables.get(n, {}), getattr(shapes, n))
+      n: _unnamed(_named(variables.get(n, {})), getattr(shapes, n))
       for n in ("params", *_STATS, "constants")
     }
     counts = jax.tree.map(fresh_stream, shapes.counts)

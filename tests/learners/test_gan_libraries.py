@@ -131,7 +131,7 @@ def test_a_critic_of_nnx_is_clipped_record_by_record(monkeypatch):
   ("critic", "message"),
   [
     (lambda rngs: Critic(rngs, 0.5), "the critic draws random numbers in training"),
-    (Normed, "the critic keeps more than parameters"),
+    (Normed, "the critic has state besides its parameters"),
     (3, "model is 3 of type int"),
   ],
 )

@@ -308,11 +308,11 @@ REFUSED: dict[str, Any] = {
   "nnx needs a width": (Needy, TypeError, r"needs 'width' beside rngs.*lambda rngs: "),
   "nnx needs a mode": (NeedyCall, ValueError, "NeedyCall.__call__ needs 'mode'"),
   "nnx made by floats": (Concrete, ValueError, "cannot be made inside a trace"),
-  "nnx probabilities": (Softmax, ValueError, "drop its softmax"),
+  "nnx probabilities": (Softmax, ValueError, "remove its softmax"),
   "nnx of 8 classes": (
     lambda rngs: nnx.Linear(D, 8, rngs=rngs),
     ValueError,
-    "returns 8 classes, the data have 3",
+    "returns 8 classes, but the data have 3",
   ),
   "no module": (lambda rngs: 3, TypeError, "makes a int: let it return a module"),
   "own statistics": (Counting, ValueError, "Counting keeps statistics, .* weight"),

@@ -257,7 +257,7 @@ def test_other_parameters_are_another_run(tmp_path):
   text = f"start_from({str(tmp_path / 'w.npz')!r})"
   fit_many(MODELS["pair"], text, out=tmp_path / "run")
   np.savez(tmp_path / "w.npz", **{p: np.asarray(v) + 1 for p, v in flat(given).items()})
-  with pytest.raises(ValueError, match="is of another run: learner was"):
+  with pytest.raises(ValueError, match="belongs to another run: learner was"):
     fit_many(MODELS["pair"], text, out=tmp_path / "run")
 
 
