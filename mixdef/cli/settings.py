@@ -13,7 +13,7 @@ import pathlib
 import re
 import types
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from etils import epy
 
@@ -34,10 +34,14 @@ PLACES = (
 )
 
 # Data sets that were read for their digests and are not used yet.
-_READ: dict[tuple[str, str], mixdef.Dataset] = {}
+_READ: dict[tuple[str, ...], mixdef.Dataset] = {}
 
 # These name a file or a folder.
-PATHS = ("out", "data_dir", "arrays", "natural", "inception")
+PATHS = ("out", "data_dir", "schema", "arrays", "natural", "inception")
+
+# These name columns of the user's table, and may hold any text.
+COLUMNS = ("label", "group", "id", "test")
+_DATA_SETS = ("dataset", "datasets", "canary_source", "transfer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +72,7 @@ class JobSettings:
     """Join the other processes of the job, if it has any."""
 
   @property
-  def label(self) -> str:
+  def subject(self) -> str:
     """Part of the name of the default run folder."""
     return ""
 
@@ -77,7 +81,9 @@ class JobSettings:
     found = {"mixdef": flags.version("mixdef")}
     for field in dataclasses.fields(self):
       text = getattr(self, field.name)
-      if isinstance(text, str) and field.name not in (*PATHS, *PLACES):
+      if isinstance(text, str) and field.name not in (*PATHS, *PLACES, *COLUMNS):
+        if field.name in _DATA_SETS:
+          text = ",".join(n for n in text.split(",") if not mixdef.data.is_own(n))
         for name in parsing.modules_named(text):
           file = registry.import_module(name).__file__
           found[f"content of {name}"] = reading.digest_file(file, fix="name a module")
@@ -96,7 +102,7 @@ class JobSettings:
     named = {k: v for k, v in dataclasses.asdict(self).items() if k not in apart}
     words = json.dumps({**named, **(inputs or {})}, sort_keys=True)
     mark = hashlib.sha256(words.encode()).hexdigest()[:8]
-    slug = re.sub(r"[^a-z0-9_.]+", "-", self.label.lower())[:60].strip("-")
+    slug = re.sub(r"[^a-z0-9_.]+", "-", self.subject.lower())[:60].strip("-")
     return pathlib.Path("runs") / f"{job}-{slug}-{mark}"
 
 
@@ -111,7 +117,7 @@ def about(flag: str, value: str) -> Iterator[None]:
 
 
 # Stands for the data when texts are checked before the data are read.
-_SOME_DATA: Any = types.SimpleNamespace(num_classes=2)
+_SOME_DATA: Any = types.SimpleNamespace(num_classes=2, num_tokens=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +126,11 @@ class Settings(JobSettings):
 
   dataset: str = "digits"
   data_dir: str = ""
+  label: str = ""
+  group: str = ""
+  id: str = ""
+  test: str = ""
+  schema: str = ""
   train_size: int = 0
   standardize: bool = False
   model: str = "mlp"
@@ -141,6 +152,8 @@ class Settings(JobSettings):
     super().__post_init__()
     with about("dataset", self.dataset):
       mixdef.data.check_name(self.dataset)
+    if self.test_fraction is not None and not 0 < self.test_fraction < 1:
+      raise ValueError(f"--test={self.test}: pass a fraction in (0, 1), or a path")
     self._refuse_private_moments(self.chain)
     if self.microbatch and self.learner != "classifier":
       raise ValueError(
@@ -168,9 +181,9 @@ class Settings(JobSettings):
       )
 
   @property
-  def label(self) -> str:
+  def subject(self) -> str:
     """Data set and defense."""
-    return f"{self.dataset}-{self.defended_by}"
+    return f"{pathlib.PurePath(self.dataset).name}-{self.defended_by}"
 
   @property
   def defended_by(self) -> str:
@@ -185,17 +198,42 @@ class Settings(JobSettings):
     noise = None if self.noise_seed < 0 else self.noise_seed
     return {"seed": self.seed, "noise_seed": noise}
 
+  @property
+  def test_fraction(self) -> float | None:
+    """The fraction of the records to hold out, if `test` is a number."""
+    try:
+      return float(self.test)
+    except ValueError:
+      return None
+
+  def for_data(self, dataset: str) -> Self:
+    """Return these settings for another data set, without the columns of this one."""
+    return dataclasses.replace(
+      self, dataset=dataset, schema="", **dict.fromkeys(COLUMNS, "")
+    )
+
   def load(self) -> mixdef.Dataset:
     """Return the data set, without reading it again if `inputs` has just read it."""
-    data = _READ.pop((self.dataset, self.data_dir), None)
-    return self._read() if data is None else data
+    data = _READ.pop(self._source, None)
+    data = self._read() if data is None else data
+    if self.test_fraction is not None:
+      data = data.hold_out(self.test_fraction, seed=self.seed)
+    return data
+
+  @property
+  def _source(self):
+    columns = (getattr(self, name) for name in COLUMNS)
+    return self.dataset, self.data_dir, self.schema, *columns
 
   def _read(self):
-    return mixdef.load(self.dataset, data_dir=self.data_dir or None)
+    given = {name: getattr(self, name) or None for name in ("schema", *COLUMNS)}
+    if self.test_fraction is not None:
+      given["test"] = None
+    return mixdef.load(self.dataset, data_dir=self.data_dir or None, **given)
 
   def inputs(self) -> dict[str, str]:
     """Return versions, and the digest of the records."""
-    data = _READ[self.dataset, self.data_dir] = self._read()
+    data = _READ[self._source] = self._read()
     return {
       **super().inputs(),
       "jax": flags.version("jax"),
@@ -231,7 +269,9 @@ class Settings(JobSettings):
   def networks(self, data: mixdef.Dataset) -> list[Any]:
     """Return the linen modules that `model` names; some learners take several."""
     with about("model", self.model):
-      return texts.networks(self.model, num_classes=data.num_classes)
+      return texts.networks(
+        self.model, num_classes=data.num_classes, num_tokens=data.num_tokens
+      )
 
   def make_optimizer(self) -> optax.GradientTransformation:
     """Return the optimizer that `optimizer` names, with the learning rate."""

@@ -2,7 +2,12 @@
 
 import importlib.util
 
-_EXTRAS = {"PIL": "images", "jinja2": "report", "matplotlib": "report"}
+_EXTRAS = {
+  "PIL": "images",
+  "datasets": "huggingface",
+  "jinja2": "report",
+  "matplotlib": "report",
+}
 
 
 def require(*packages: str) -> None:
