@@ -136,7 +136,7 @@ def _is_path(name: str | os.PathLike[str]) -> bool:
   """Return whether a name is a path; a name of the catalogue is none."""
   if isinstance(name, str) and name in CATALOGUE:
     return False
-  return readers.is_own(name) or pathlib.Path(name).exists()
+  return readers.is_own(name) or os.path.exists(name)
 
 
 def _folder(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:

@@ -75,6 +75,17 @@ class Schema:
         names += [name, f"{name} is missing"] if column.missing else [name]
     return tuple(names)
 
+  @property
+  def origin(self) -> str:
+    """Where means, spreads and lists of values are from, for reports.
+
+    >>> Schema({"age": Column("numeric", mean=50.0, spread=20.0)}).origin
+    'given'
+    """
+    if not self.fitted:
+      return "given"
+    return f"read from the records: {', '.join(self.fitted)}"
+
   def to_json(self) -> dict[str, dict[str, Any]]:
     """Return what `schema=` reads, to be edited and passed again.
 

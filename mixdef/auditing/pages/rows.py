@@ -21,6 +21,8 @@ FAMILIES = {
 _SETTING = {
   "dataset": "Data set",
   "num_records": "Records",
+  "num_groups": "Groups (persons)",
+  "encoding": "Encoding of the columns",
   "num_audited": "Audited records",
   "num_population": "Population records",
   "queries": "Queries per record",
