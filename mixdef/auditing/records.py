@@ -38,7 +38,7 @@ def record_limits(data: Dataset) -> list[str]:
       "Means, spreads, lists of values and marks of missing entries were read from all "
       f"records, for the columns {', '.join(data.schema.fitted)!s:.200}: they are part "
       "of what is released, are the same in every model, and leak what the attacks do "
-      "not measure and an epsilon does not cover; a schema from public knowledge avoids "
-      "this."
+      "not measure and an epsilon does not cover; a schema from public knowledge "
+      "avoids this."
     )
   return lines

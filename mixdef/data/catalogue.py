@@ -87,7 +87,7 @@ def load(
   else:
     name = str(name)
     given = {**roles._asdict(), "test": path, "schema": schema}
-    hub = name.startswith(readers.huggingface.PREFIX)
+    hub = _is_of_hub(name)
     for key in ("test",) if hub else given:
       if given[key] is not None:
         raise ValueError(
@@ -129,12 +129,16 @@ def check_name(name: str | os.PathLike[str]) -> None:
 
 def is_own(name: str | os.PathLike[str]) -> bool:
   """Return whether a name is a path or of Hugging Face, and not in the catalogue."""
-  return _is_path(name) or str(name).startswith(readers.huggingface.PREFIX)
+  return _is_path(name) or _is_of_hub(name)
+
+
+def _is_of_hub(name: str | os.PathLike[str]) -> bool:
+  return isinstance(name, str) and name.startswith(readers.huggingface.PREFIX)
 
 
 def _is_path(name: str | os.PathLike[str]) -> bool:
-  """Return whether a name is a path; a name of the catalogue is none."""
-  if isinstance(name, str) and name in CATALOGUE:
+  """Return whether a name is a path; one of the catalogue or of a hub is none."""
+  if isinstance(name, str) and (name in CATALOGUE or _is_of_hub(name)):
     return False
   return readers.is_own(name) or os.path.exists(name)
 

@@ -120,30 +120,28 @@ def dataset(
   own = content(columns, roles, place, schema=schema, names=names)
   with files.named(place):
     validate.inputs(own.x, "x")
+  classes = own.classes
+  if classes == tuple(map(str, range(len(classes or ())))):
+    classes = None  # the labels were positions
+  about = {"classes": classes, "schema": own.schema}
   held_out = None
   if test is not None:
     given, test_place = test
     other = content(given, roles, test_place, like=own, names=names)
     with files.named(test_place):
       x = validate.inputs(other.x, "x")
-    held_out = Dataset(
-      x, other.y, 1, name, ids=other.ids, groups=other.groups, schema=own.schema
-    )
-  num_classes = None if own.classes is None else len(own.classes)
+    held_out = Dataset(x, other.y, 1, name, ids=other.ids, groups=other.groups, **about)
   with files.named(place):
     data = Dataset.from_arrays(
       own.x,
       own.y,
       name=name,
       test=held_out,
-      num_classes=num_classes,
+      num_classes=None if own.classes is None else len(own.classes),
       ids=own.ids,
       groups=own.groups,
     )
-  classes = own.classes
-  if classes == tuple(map(str, range(len(classes or ())))):
-    classes = None  # the labels were positions
-  return dataclasses.replace(data, classes=classes, schema=own.schema)
+  return dataclasses.replace(data, **about)
 
 
 class _NoTable(Exception):

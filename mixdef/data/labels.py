@@ -1,5 +1,6 @@
 """Reading of labels in the forms that people keep them in."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from mixdef.core import validate
 
 _FEW = 20  # so many classes are plausible whatever the number of records
 
+_SIGNS = ("-1", "1")
 Classes = tuple[str, ...] | None
 
 
@@ -47,8 +49,8 @@ def read(y: ArrayLike, test_y: ArrayLike | None = None) -> tuple[Any, Any, Class
     count = len(parts["y"])
     found = [numbers[:count], numbers[count:]][: len(parts)]
     return _pair(found, tuple(map(str, names)))
-  if all(_are_signs(part) for part in every):
-    return _pair([(part > 0).astype(np.int32) for part in every], ("-1", "1"))
+  if _are_signs(every):
+    return _pair([(np.asarray(part) > 0).astype(np.int32) for part in every], _SIGNS)
   return _pair([validate.labels(part, what) for what, part in parts.items()], None)
 
 
@@ -88,11 +90,12 @@ def _is_text(array: Any) -> bool:
   return array.dtype.kind in "UT" and array.ndim == 1
 
 
-def _are_signs(array: Any) -> bool:
-  array = np.asarray(array)
-  return (
-    array.dtype.kind in "if" and array.ndim == 1 and set(np.unique(array)) == {-1, 1}
-  )
+def _are_signs(parts: Iterable[Any]) -> bool:
+  """Return whether labels are -1 and +1, which both occur."""
+  arrays = [np.asarray(part) for part in parts]
+  if any(array.ndim != 1 or array.dtype.kind not in "if" for array in arrays):
+    return False
+  return set(np.unique(np.concatenate(arrays))) == {-1, 1}
 
 
 def classes_of(values: np.ndarray, what: str) -> tuple[str, ...]:

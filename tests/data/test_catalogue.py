@@ -1,4 +1,3 @@
-import pathlib
 import re
 
 import pytest
