@@ -58,7 +58,8 @@ class Transformer(nn.Module):
     return nn.Dropout(self.dropout)(y, deterministic=not train)
 
   def _feed_forward(self, x, train):
-    y = nn.Dense(self.width)(nn.gelu(nn.Dense(4 * self.width)(x)))
+    y = nn.gelu(nn.Dense(4 * self.width)(x))
+    y = nn.Dense(self.width)(y)
     return nn.Dropout(self.dropout)(y, deterministic=not train)
 
 
