@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from pyarrow import compute
 
 from mixdef.core import validate
 from mixdef.data import encoding, files, labels
 from mixdef.data.dataset import Dataset
 from mixdef.data.schema import Column, Schema, read_schema
+
+pc: Any = compute  # most of its functions are made when it is imported
 
 _LABELS = ("label", "y")
 _INDEX = "__index_level_"  # pyarrow's name of an index of pandas

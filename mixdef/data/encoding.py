@@ -1,12 +1,15 @@
 """Encoding of the columns of a table as features, by a schema."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from pyarrow import compute
 
 from mixdef.data.schema import DAY, Column, Schema
+
+pc: Any = compute  # most of its functions are made when it is imported
 
 _MOST_VALUES = 100  # of a column of text that is taken for categories
 _FEW_VALUES = 10
@@ -75,8 +78,8 @@ def encode(table: Mapping[str, pa.Array], schema: Schema, place: str) -> np.ndar
     if column.kind in ("numeric", "date"):
       numbers = _numbers(table[name], column.kind, where)
       gone = np.isnan(numbers)
-      scaled = (numbers - column.mean) / column.spread
-      features.append(np.where(gone, 0, scaled))
+      mean, spread = column.mean or 0.0, column.spread or 1.0
+      features.append(np.where(gone, 0, (numbers - mean) / spread))
     else:
       listed = column.values or ()
       found = _positions(table[name], listed, where, lenient=lenient)

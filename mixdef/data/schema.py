@@ -144,7 +144,8 @@ def _column(name: Any, entry: Any, place: str) -> Column:
   if not isinstance(entry, Mapping) or entry.get("kind") not in KINDS:
     kind = entry.get("kind") if isinstance(entry, Mapping) else entry
     raise ValueError(f"{where} has kind {kind!r}; choose from {', '.join(KINDS)}")
-  kind, rest = entry["kind"], {k: v for k, v in entry.items() if k != "kind"}
+  kind = entry["kind"]
+  rest: dict[str, Any] = {k: v for k, v in entry.items() if k != "kind"}
   if unknown := sorted(set(rest) - set(_ENTRIES[kind])):
     known = ", ".join(_ENTRIES[kind]) or "nothing else"
     raise ValueError(f"{where} has {unknown[0]!r}; a {kind} column has {known}")

@@ -1,5 +1,7 @@
 """Recurrent network for token ids and series."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 
@@ -29,8 +31,8 @@ class GRU(nn.Module):
     """Return logits `[B,K]` for ids `[B,T]` or series `[B,T,C]`."""
     del weight
     x = embedded(x, num_tokens=self.num_tokens, width=self.width, model="gru")
-    x = nn.RNN(nn.GRUCell(self.width))(x)[:, -1]
-    x = nn.Dropout(self.dropout)(x, deterministic=not train)
+    states: Any = nn.RNN(nn.GRUCell(self.width))(x)
+    x = nn.Dropout(self.dropout)(states[:, -1], deterministic=not train)
     return nn.Dense(self.num_classes)(x)
 
 

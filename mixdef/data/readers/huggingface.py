@@ -24,7 +24,7 @@ def load(name: str, *, roles: Roles, schema: Any = None) -> Dataset:
     ValueError: naming the column, the row and the fix.
   """
   extras.require("datasets")
-  import datasets
+  import datasets  # pyrefly: ignore[missing-import]
 
   path, _, configuration = name.removeprefix(PREFIX).partition(":")
   try:

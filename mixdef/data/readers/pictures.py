@@ -68,7 +68,7 @@ def of_bytes(values: Any, where: str) -> np.ndarray:
     ValueError: naming the row and the fix.
   """
   extras.require("PIL")
-  entries = [
+  entries: list[Any] = [
     entry.get("bytes") if isinstance(entry, dict) else entry
     for entry in values.to_pylist()
   ]
