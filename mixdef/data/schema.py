@@ -126,7 +126,7 @@ def read_schema(schema: Any) -> dict[str, Column]:
   place = "schema"
   if isinstance(schema, str | os.PathLike):
     place = str(local_path(schema, "schema"))
-    fix = "write {column: {kind: ...}}, as json.dump(data.schema.to_json(), file) does"
+    fix = "write {column: {kind: ...}}, as json.dumps(data.schema.to_json()) is"
     schema = reading.read_json(place, fix=fix)
   if not isinstance(schema, Mapping):
     raise ValueError(

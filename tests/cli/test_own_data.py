@@ -80,8 +80,8 @@ def test_mistakes_are_one_line_and_status_2(table, tmp_path, capsys, monkeypatch
     ("age", "", "people.csv: column 'age' has "),
     ("sex", "none.json", "none.json is missing; write {column: {kind: ...}}"),
   ):
+    argv = [f"--dataset={table}", f"--label={label}", f"--schema={given}"]
     with pytest.raises(SystemExit) as ended:
-      argv = [f"--dataset={table}", f"--label={label}", f"--schema={given}"]
       job.main(train.JOB, argv)
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
