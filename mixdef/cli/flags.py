@@ -56,7 +56,8 @@ GROUPS: dict[str, dict[str, Flag]] = {
     "dataset": Flag(
       "digits, mnist, cifar10, ...: a name in mixdef.data.CATALOGUE (docs/data.md), or "
       "my_module:name; or your own .csv, .tsv, .parquet, .npz, or folder of pictures "
-      "with a subfolder for each class; or hf:name of Hugging Face (docs/your_data.md)"
+      "with a subfolder for each class; or hf:name of Hugging Face, tfds:name of "
+      "TensorFlow Datasets (docs/your_data.md)"
     ),
     "datasets": Flag("names separated by commas, instead of --dataset"),
     "data_dir": Flag("folder of the raw files. Default: $MIXDEF_DATA, or ./data"),

@@ -47,7 +47,7 @@ def load(
   test: str | os.PathLike[str] | float | None = None,
   schema: Any = None,
 ) -> Dataset:
-  """Load a data set of the catalogue, a file of your own, or one of Hugging Face.
+  """Load a data set of the catalogue, a file of your own, or one of a hub.
 
   For a name of the catalogue, looks for the official raw files under `data_dir`, then
   for a set prepared there by TensorFlow Datasets, then lets TensorFlow Datasets
@@ -56,7 +56,8 @@ def load(
   Args:
     name: a key of `CATALOGUE`, where sets with the prefix `synthetic_` are simulated;
       the path of a .csv, .tsv, .parquet or .npz file, or of a folder of pictures with a
-      subfolder for each class; or "hf:name" or "hf:name:configuration".
+      subfolder for each class; "hf:name" or "hf:name:configuration" of Hugging Face; or
+      "tfds:name" of TensorFlow Datasets.
     data_dir: folder of the raw files. None means the environment variable MIXDEF_DATA,
       or else the folder `data` in the current one.
     label: of your own table, the column of the class; None means "label" or "y".
@@ -87,15 +88,17 @@ def load(
   else:
     name = str(name)
     given = {**roles._asdict(), "test": path, "schema": schema}
-    hub = _is_of_hub(name)
-    for key in ("test",) if hub else given:
+    for key in ("test",) if _is_of_hub(name) else given:
       if given[key] is not None:
         raise ValueError(
           f"{name} is no file of your own: drop {key}={given[key]!r}, which is for "
           "files"
         )
-    if hub:
+    if name.startswith(readers.huggingface.PREFIX):
       data = readers.huggingface.load(name, roles=roles, schema=schema)
+    elif name.startswith(readers.tensorflow.PREFIX):
+      folder = _folder(data_dir)
+      data = readers.tensorflow.load(name, folder, roles=roles, schema=schema)
     else:
       data = CATALOGUE[name](_folder(data_dir))
   return data.hold_out(test) if isinstance(test, float) else data
@@ -133,7 +136,7 @@ def is_own(name: str | os.PathLike[str]) -> bool:
 
 
 def _is_of_hub(name: str | os.PathLike[str]) -> bool:
-  return isinstance(name, str) and name.startswith(readers.huggingface.PREFIX)
+  return isinstance(name, str) and name.startswith(readers.HUBS)
 
 
 def _is_path(name: str | os.PathLike[str]) -> bool:

@@ -99,10 +99,11 @@ class Dataset(Sources):
     always_member = (
       f" {int(self.always_member.sum()):,} always," if self.always_member.any() else ""
     )
+    groups = "" if self.groups is None else f" {int(self.units.max()) + 1:,} groups,"
     return (
       f"Dataset({self.name}: {len(self):,} x {self.x.shape[1:]} {self.x.dtype},"
       f" {self.num_classes} classes, {int(self.auxiliary.sum()):,} auxiliary,"
-      f"{always_member} test {test})"
+      f"{always_member}{groups} test {test})"
     )
 
   @property

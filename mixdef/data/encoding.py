@@ -41,6 +41,11 @@ def fit(
   columns, fitted = {}, []
   for name, values in table.items():
     where = f"{place}: column {name!r}"
+    if not name and name not in given:
+      raise ValueError(
+        f"{place} has a column without a name, as pandas writes row numbers: write it "
+        "with index=False, or give '' the kind 'drop' in the schema"
+      )
     known = given[name] if name in given else _inferred(values, where)
     columns[name] = _completed(known, values, where)
     if columns[name] != known:

@@ -56,6 +56,7 @@ def test_auxiliary_records_are_whole_persons():
 
 def test_groups_travel_with_their_records():
   data = people().select([29, 0, 4])
+  assert "7 groups, test none" in repr(people())
   assert data.groups.tolist() == GROUPS[[29, 0, 4]].tolist()
   assert data.units.tolist() == np.unique(data.groups, return_inverse=True)[1].tolist()
   with pytest.raises(ValueError, match="read-only"):

@@ -11,7 +11,7 @@ from mixdef.core.files import local_path
 from mixdef.data import files
 from mixdef.data.columns import Columns, Roles, dataset
 from mixdef.data.dataset import Dataset
-from mixdef.data.readers import arrays, huggingface, pictures, tables
+from mixdef.data.readers import arrays, huggingface, pictures, tables, tensorflow
 
 SUFFIXES: dict[str, Callable[[pathlib.Path], Columns]] = {
   ".csv": tables.read_csv,
@@ -93,4 +93,6 @@ def _refuse(path: pathlib.Path, why: str, roles: Roles, schema: Any) -> None:
       raise ValueError(f"{path}: {why}: drop {name}={value!r}")
 
 
-__all__ = ["Roles", "huggingface", "is_own", "read"]
+HUBS = (huggingface.PREFIX, tensorflow.PREFIX)
+
+__all__ = ["HUBS", "Roles", "huggingface", "is_own", "read", "tensorflow"]

@@ -24,9 +24,9 @@ def dataset(
   schema: Any = None,
 ) -> Dataset:
   """Return the `Dataset` of a source of examples; see `Dataset.from_grain`."""
-  held_out = None if test is None else (_columns(test, "test"), "test")
+  held_out = None if test is None else (columns_of(test, "test"), "test")
   return columns.dataset(
-    _columns(source, "the source"),
+    columns_of(source, "the source"),
     Roles(label, group, id),
     "the source",
     name=name,
@@ -35,7 +35,7 @@ def dataset(
   )
 
 
-def _columns(source: Any, place: str) -> Columns:
+def columns_of(source: Any, place: str) -> Columns:
   """Read all examples into columns."""
   if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
     raise TypeError(
