@@ -76,6 +76,11 @@ class JobSettings:
     """Part of the name of the default run folder."""
     return ""
 
+  @property
+  def needs(self) -> tuple[str, ...]:
+    """Optional packages that these settings need, besides those of the job."""
+    return ()
+
   def inputs(self) -> dict[str, str]:
     """Return what else the result depends on: versions, and digests of content."""
     found = {"mixdef": flags.version("mixdef")}
@@ -221,14 +226,22 @@ class Settings(JobSettings):
     return data
 
   @property
+  def needs(self) -> tuple[str, ...]:
+    """Optional packages that reading the data set needs."""
+    if self.dataset.startswith(mixdef.data.readers.huggingface.PREFIX):
+      return ("datasets",)
+    return ("PIL",) if pathlib.Path(self.dataset).is_dir() else ()
+
+  @property
   def _source(self):
     columns = (getattr(self, name) for name in COLUMNS)
     return self.dataset, self.data_dir, self.schema, *columns
 
   def _read(self):
-    given = {name: getattr(self, name) or None for name in ("schema", *COLUMNS)}
+    columns = {name: getattr(self, name) for name in ("schema", *COLUMNS)}
+    given = {name: value for name, value in columns.items() if value}
     if self.test_fraction is not None:
-      given["test"] = None
+      del given["test"]
     return mixdef.load(self.dataset, data_dir=self.data_dir or None, **given)
 
   def inputs(self) -> dict[str, str]:

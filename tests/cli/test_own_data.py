@@ -89,6 +89,15 @@ def test_mistakes_are_one_line_and_status_2(table, tmp_path, capsys, monkeypatch
   assert not (tmp_path / "runs").exists()
 
 
+def test_a_missing_package_is_one_line_and_status_2(capsys, monkeypatch):
+  monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+  with pytest.raises(SystemExit) as ended:
+    job.main(train.JOB, ["--dataset=hf:owner/name"])
+  assert ended.value.code == 2
+  line = "train: datasets is not installed: pip install 'mixdef[huggingface]'\n"
+  assert capsys.readouterr().err == line
+
+
 def test_a_table_trains(table, tmp_path):
   given = settings(table, epochs=2, batch_size=16, test="0.25", learning_rate=0.01)
   result = job.execute(given, tmp_path / "run", train.run)
