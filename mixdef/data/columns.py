@@ -63,19 +63,7 @@ def of_frame(frame: Any, place: str) -> Columns:
     TypeError: for what is no table.
   """
   try:
-    if isinstance(frame, Mapping):
-      columns = {str(name): _column(values) for name, values in frame.items()}
-    elif type(frame).__module__.partition(".")[0] == "pandas":
-      columns = _of_table(pa.Table.from_pandas(frame, preserve_index=False), place)
-    elif isinstance(frame, pa.Table) or hasattr(frame, "__arrow_c_stream__"):
-      columns = _of_table(pa.table(frame), place)
-    else:
-      raise _NoTable
-  except _NoTable:
-    raise TypeError(
-      f"{place} is a {type(frame).__name__}; pass a pandas or polars DataFrame, a "
-      "pyarrow Table or a dict of columns"
-    ) from None
+    columns = _read(frame, place)
   except (pa.ArrowException, ValueError, TypeError) as error:
     if str(error).startswith(place):
       raise
@@ -129,7 +117,7 @@ def dataset(
   held_out = None
   if test is not None:
     given, test_place = test
-    other = content(given, roles, test_place, like=own, names=names)
+    other = content(given, roles, test_place, schema=schema, like=own, names=names)
     with files.named(test_place):
       x = validate.inputs(other.x, "x")
     held_out = Dataset(x, other.y, 1, name, ids=other.ids, groups=other.groups, **about)
@@ -146,8 +134,17 @@ def dataset(
   return dataclasses.replace(data, **about)
 
 
-class _NoTable(Exception):
-  """Raised for an object that is no table."""
+def _read(frame: Any, place: str) -> Columns:
+  if isinstance(frame, Mapping):
+    return {str(name): _column(values) for name, values in frame.items()}
+  if type(frame).__module__.partition(".")[0] == "pandas":
+    return _of_table(pa.Table.from_pandas(frame, preserve_index=False), place)
+  if isinstance(frame, pa.Table) or hasattr(frame, "__arrow_c_stream__"):
+    return _of_table(pa.table(frame), place)
+  raise TypeError(
+    f"{place} is a {type(frame).__name__}; pass a pandas or polars DataFrame, a "
+    "pyarrow Table or a dict of columns"
+  )
 
 
 def _of_table(table: pa.Table, place: str) -> Columns:
@@ -160,6 +157,8 @@ def _of_table(table: pa.Table, place: str) -> Columns:
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:
+  if pa.types.is_string_view(column.type):
+    column = column.cast(pa.string())  # few functions read views
   return pa.concat_arrays(
     column.unify_dictionaries().chunks or [column.combine_chunks()]
   )
@@ -208,9 +207,14 @@ def content(
   if ids is not None:
     with files.named(f"{place}: column {roles.id!r}"):
       validate.ids(ids)
-  arrays = [name for name, values in features.items() if _is_array(values)]
-  given = read_schema(schema if like is None else None)
+  given = read_schema(schema)
+  if unknown := [name for name in given if name not in features]:
+    raise ValueError(
+      f"{place} has no column {unknown[0]!r} of features, which the schema names; it "
+      f"has {', '.join(features)!s:.200}"
+    )
   kept = {n: v for n, v in features.items() if given.get(n, _KEPT).kind != "drop"}
+  arrays = [name for name, values in kept.items() if _is_array(values)]
   if not arrays:
     tables: dict[str, pa.Array] = features
     known = like.schema if like is not None else encoding.fit(tables, given, place)
@@ -218,7 +222,7 @@ def content(
       raise ValueError(f"{place} has numbers and text where x is one array")
     x = encoding.encode(tables, known, place)
     return Content(x, y, groups, ids, classes, known)
-  if len(kept) > 1 or arrays[0] not in kept:
+  if len(kept) > 1:
     raise ValueError(
       f"{place} has features in {', '.join(kept)}, of which {arrays[0]!r} holds arrays;"
       " a record is one array, or numbers and text: give the others the kind 'drop' in "

@@ -24,7 +24,7 @@ def fit(
 
   Args:
     table: arrays [N] by name of the column.
-    given: what is known of some of the columns.
+    given: what is known of some of these columns.
     place: the table, for error messages.
 
   Returns:
@@ -33,11 +33,6 @@ def fit(
   Raises:
     ValueError: naming the column and the fix.
   """
-  if unknown := [name for name in given if name not in table]:
-    raise ValueError(
-      f"{place} has no column {unknown[0]!r} of features, which the schema names; it "
-      f"has {', '.join(table)}"
-    )
   columns, fitted = {}, []
   for name, values in table.items():
     where = f"{place}: column {name!r}"
@@ -247,8 +242,4 @@ def _text(values: pa.Array, where: str) -> pa.Array:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-  return (
-    pa.types.is_string(kind)
-    or pa.types.is_large_string(kind)
-    or pa.types.is_string_view(kind)
-  )
+  return pa.types.is_string(kind) or pa.types.is_large_string(kind)

@@ -49,6 +49,18 @@ def test_dataframes_of_pandas():
     Dataset.from_dataframe(mixed)
 
 
+def test_dataframes_of_polars():
+  polars = pytest.importorskip("polars")
+  data = Dataset.from_dataframe(polars.DataFrame(FRAME))
+  np.testing.assert_array_equal(data.x, Dataset.from_dataframe(FRAME).x)
+
+
+def test_views_of_text_are_text():
+  table = pa.table({**FRAME, "sex": pa.array(FRAME["sex"], pa.string_view())})
+  data = Dataset.from_dataframe(table)
+  np.testing.assert_array_equal(data.x, Dataset.from_dataframe(FRAME).x)
+
+
 @pytest.mark.parametrize("frame", [[[1, 2]], np.ones((2, 2)), None, "people"])
 def test_what_is_no_table_is_told(frame):
   with pytest.raises(TypeError, match=r"^the table is a .*; pass a pandas"):
@@ -63,6 +75,13 @@ def test_a_record_is_one_array_or_numbers_and_text():
     Dataset.from_dataframe({**tokens, "age": [1, 2]})
   both = Dataset.from_dataframe({**tokens, "age": [1, 2]}, schema={"age": "drop"})
   np.testing.assert_array_equal(both.x, data.x)
+  mixed = {**tokens, "age": [1, 2]}
+  held = Dataset.from_dataframe(mixed, schema={"age": "drop"}, test=mixed)
+  np.testing.assert_array_equal(held.test.x, data.x)
+  numbers = Dataset.from_dataframe(mixed, schema={"ids": "drop"}, test=mixed)
+  assert numbers.x.tolist() == numbers.test.x.tolist() == [[-1], [1]]
+  with pytest.raises(ValueError, match="no column 'z' of features, which the schema"):
+    Dataset.from_dataframe(tokens, schema={"z": "drop"})
   series = Dataset.from_dataframe({"s": [[[1.0, 2.0]] * 3] * 2, "y": [0, 1]})
   assert series.x.shape == (2, 3, 2)
   for ids, message in (
