@@ -170,9 +170,10 @@ class Dataset(Sources):
     """
     pair = isinstance(test, (tuple, list)) and len(test) == 2
     x = validate.inputs(x, "x")
-    if num_classes is None and np.ndim(y) == 2 and np.shape(y)[1] > 1:
-      num_classes = np.shape(y)[1]  # one-hot rows
-    y, test_y, classes = labels.read(y, test[1] if pair else None)
+    given = y
+    y, test_y, classes = labels.read(given, test[1] if pair else None)
+    if num_classes is None and np.ndim(given) == 2 and np.shape(given)[1] > 1:
+      num_classes = np.shape(given)[1]  # one-hot rows
     validate.lengths(x, y)
     if len(x) < 2:
       raise ValueError(f"x has {len(x)} record; membership needs at least 2")

@@ -1,6 +1,5 @@
 """Reading of labels in the forms that people keep them in."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -36,63 +35,58 @@ def read(y: ArrayLike, test_y: ArrayLike | None = None) -> tuple[Any, Any, Class
   >>> read(["cat", "ant"], ["cat"])
   (array([1, 0], dtype=int32), array([1], dtype=int32), ('ant', 'cat'))
   """
-  parts = {"y": _vector(y, "y")}
-  if test_y is not None:
-    parts["test y"] = _vector(test_y, "test y")
-  every = parts.values()
-  if all(_is_text(part) for part in every):
-    names, numbers = np.unique(np.concatenate([*every]), return_inverse=True)
+  parts = {"y": y} if test_y is None else {"y": y, "test y": test_y}
+  plain = {what: _vector(part, what) for what, part in parts.items()}
+  every = [part for part in plain.values() if part is not None]
+  if len(every) < len(parts):
+    plain, every = parts, []  # `validate.labels` says why they cannot be read
+  if every and all(map(_is_text, every)):
+    names, numbers = np.unique(np.concatenate(every), return_inverse=True)
     if "" in names:
-      at = int(np.argmax(np.asarray(parts["y"]) == ""))
+      at = int(np.argmax(every[0] == ""))
       raise ValueError(f"y[{at}] is empty; remove records without a label")
-    numbers = numbers.astype(np.int32)
-    count = len(parts["y"])
-    found = [numbers[:count], numbers[count:]][: len(parts)]
-    return _pair(found, tuple(map(str, names)))
-  if _are_signs(every):
-    return _pair([(np.asarray(part) > 0).astype(np.int32) for part in every], _SIGNS)
-  return _pair([validate.labels(part, what) for what, part in parts.items()], None)
+    found = np.split(numbers.astype(np.int32), [len(every[0])])
+    return _pair(found[: len(every)], tuple(map(str, names)))
+  if every and _are_signs(every):
+    return _pair([(part > 0).astype(np.int32) for part in every], _SIGNS)
+  return _pair([validate.labels(part, what) for what, part in plain.items()], None)
 
 
 def _pair(found: list, classes: Classes) -> tuple[Any, Any, Classes]:
   return found[0], found[1] if len(found) > 1 else None, classes
 
 
-def _vector(y: ArrayLike, what: str) -> Any:
-  """Return one label per record where the shape says which it is."""
+def _vector(y: ArrayLike, what: str) -> np.ndarray | None:
+  """Return labels as an array, one-hot rows and columns as vectors; None if ragged."""
   try:
     array = np.asarray(y)
   except (ValueError, TypeError, RuntimeError):
-    return y
-  if np.ma.isMaskedArray(y) or array.ndim != 2:
-    return y if not _is_text(array) else array
-  if array.shape[1] == 1:
+    return None
+  if np.ma.isMaskedArray(y):
+    return None
+  if array.ndim == 2 and array.shape[1] == 1:
     return array[:, 0]
-  if array.dtype.kind in "biuf" or array.dtype.name == "bfloat16":
-    binary = (array == 0) | (array == 1)
-    sums = array.astype(np.float64).sum(axis=1)
-    bad = np.flatnonzero(~(binary.all(axis=1) & (sums == 1)))
-    if not bad.size:
-      return array.argmax(axis=1)
-    at = int(bad[0])
-    raise ValueError(
-      f"{what} has shape {array.shape} and row {at} is not one-hot: "
-      f"{array[at].tolist()!s:.60}; labels are one class per record, for scores "
-      "y.argmax(1)"
-    )
-  return y
+  if array.ndim != 2 or array.dtype.kind not in "biuf":
+    return array
+  one_hot = ((array == 0) | (array == 1)).all(axis=1) & (array.sum(axis=1) == 1)
+  if one_hot.all():
+    return array.argmax(axis=1)
+  at = int(one_hot.argmin())
+  raise ValueError(
+    f"{what} has shape {array.shape} and row {at} is not one-hot: "
+    f"{array[at].tolist()!s:.60}; labels are one class per record, for scores "
+    "y.argmax(1)"
+  )
 
 
-def _is_text(array: Any) -> bool:
-  array = np.asarray(array)
+def _is_text(array: np.ndarray) -> bool:
   if array.dtype.kind == "O" and array.ndim == 1:
     return bool(len(array)) and all(isinstance(value, str) for value in array)
   return array.dtype.kind in "UT" and array.ndim == 1
 
 
-def _are_signs(parts: Iterable[Any]) -> bool:
+def _are_signs(arrays: list[np.ndarray]) -> bool:
   """Return whether labels are -1 and +1, which both occur."""
-  arrays = [np.asarray(part) for part in parts]
   if any(array.ndim != 1 or array.dtype.kind not in "if" for array in arrays):
     return False
   return set(np.unique(np.concatenate(arrays))) == {-1, 1}

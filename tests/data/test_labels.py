@@ -56,6 +56,9 @@ def test_held_out_text_has_the_same_classes():
     ([-1, 0, 1, 1], r"y\[0\] is -1; labels run from 0"),
     (["a", None, "b", "a"], "y has type object; convert"),
     ([0.0, np.nan, 1.0, 0.0], r"y\[1\] is nan; remove records without a label"),
+    ([[0], [1, 2], [0], [1]], "y is ragged; all records need the same shape"),
+    (np.ma.array([-1, 1, 1, -1], mask=[0, 1, 0, 0]), "y is a masked array"),
+    ([["a", "b"]] * 4, "y has type <U1; labels are integers"),
     (np.zeros((4, 2, 2)), r"y has shape \(4, 2, 2\)"),
   ],
 )
@@ -63,3 +66,8 @@ def test_the_rest_is_one_line(y, message):
   with pytest.raises(ValueError, match=message) as caught:
     Dataset.from_arrays(X, y)
   assert "\n" not in str(caught.value)
+
+
+def test_held_out_signs_need_not_hold_both():
+  data = Dataset.from_arrays(X, [-1, 1, 1, -1], test=(X[:2], [1, 1]))
+  assert data.test.y.tolist() == [1, 1]
