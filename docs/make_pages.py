@@ -218,7 +218,8 @@ _DATA = f"""# Data sets
 {_WRITTEN}
 
 Files are read from `--data_dir` (or `$MIXDEF_DATA`). If one is missing, the error says
-which one and where to get it. Your own records: `Dataset.from_arrays(x, y)`.
+which one and where to get it. Your own tables, arrays, pictures and hubs:
+[your_data.md](your_data.md).
 
 ```python
 import mixdef

@@ -75,7 +75,8 @@ def plant(
   x[rows], y[rows] = CANARIES[kind](data, rows, seed, source)
   always = ~data.auxiliary
   always[rows] = False
-  return dataclasses.replace(data, x=x, y=y, always_member=always)
+  # A canary varies by itself, whatever other records its group has.
+  return dataclasses.replace(data, x=x, y=y, always_member=always, groups=None)
 
 
 def parse_canaries(text: str) -> tuple[str, int]:

@@ -21,6 +21,7 @@ from mixdef.auditing.facts import plain_facts
 from mixdef.auditing.generators import Generated
 from mixdef.auditing.judged import judged
 from mixdef.auditing.levels import strongest
+from mixdef.auditing.records import record_facts, record_limits
 from mixdef.auditing.running import Budget, Findings, drawn_records, run_attacks
 from mixdef.auditing.saved import SCHEMA
 from mixdef.auditing.sections import added_sections
@@ -317,6 +318,7 @@ def _setting(
   if ensemble is not None:
     facts |= {
       "dataset": ensemble.data.name,
+      **record_facts(ensemble.data),
       "references": "trained with the target's own defense",
       "weights": (
         "as released, with weight averaging, rollback and output defenses, if any"
@@ -367,6 +369,7 @@ def _limits(
       "are outside of this audit: a model has seen such a record even where it counts "
       "as a non-member here."
     )
+  lines += record_limits(ensemble.data)
   parts = [ensemble.data] if population is None else [ensemble.data, population]
   pairs = duplicate_records(*parts)
   copies = sum(pair.copy[0] == 0 for pair in pairs)

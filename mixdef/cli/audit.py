@@ -85,9 +85,9 @@ class AuditSettings(HostSettings):
         )
 
   @property
-  def label(self) -> str:
+  def subject(self) -> str:
     """Data set and defense, or the file of outputs."""
-    return pathlib.Path(self.arrays).stem if self.arrays else super().label
+    return pathlib.Path(self.arrays).stem if self.arrays else super().subject
 
   def inputs(self) -> dict[str, str]:
     """Return versions, and digests of the outputs or of all records that are read."""
@@ -98,7 +98,7 @@ class AuditSettings(HostSettings):
     found = super().inputs()
     for flag in ("canary_source", "transfer"):
       if name := getattr(self, flag):
-        other = dataclasses.replace(self, dataset=name)
+        other = self.for_data(name)
         found[f"content of --{flag}"] = Settings.inputs(other)["content of --dataset"]
     return found
 
@@ -236,7 +236,7 @@ def _planted(settings, data):
     return None
   source = None
   if settings.canary_source:
-    source = dataclasses.replace(settings, dataset=settings.canary_source).load()
+    source = settings.for_data(settings.canary_source).load()
   return auditing.planted(data, settings.canaries, seed=settings.seed, source=source)
 
 
@@ -245,7 +245,7 @@ def _transferred(settings, folder, stages):
   if not settings.transfer:
     return {}
   stages.begin("transfer")
-  other = dataclasses.replace(settings, dataset=settings.transfer, auxiliary=0)
+  other = dataclasses.replace(settings.for_data(settings.transfer), auxiliary=0)
   data = other.subsample(other.load(), halves=2)
   members = mixdef.subsets(len(data), 2, seed=settings.seed)
   models = mixdef.fit_many(

@@ -60,7 +60,7 @@ class BenchSettings(JobSettings):
       )
 
   @property
-  def label(self) -> str:
+  def subject(self) -> str:
     """The suite."""
     return self.suite
 

@@ -41,7 +41,7 @@ class CompareSettings(JobSettings):
       )
 
   @property
-  def label(self) -> str:
+  def subject(self) -> str:
     """The names of the audits."""
     return "-".join(self.folders)
 

@@ -57,10 +57,20 @@ GROUPS: dict[str, dict[str, Flag]] = {
   "data": {
     "dataset": Flag(
       "digits, mnist, cifar10, ...: a name in mixdef.data.CATALOGUE (docs/data.md), or "
-      "my_module:name"
+      "my_module:name; or your own .csv, .tsv, .parquet, .npz, or folder of pictures "
+      "with a subfolder for each class; or hf:name of Hugging Face, tfds:name of "
+      "TensorFlow Datasets (docs/your_data.md)"
     ),
     "datasets": Flag("names separated by commas, instead of --dataset"),
     "data_dir": Flag("folder of the raw files. Default: $MIXDEF_DATA, or ./data"),
+    "label": Flag("column of the class, of your own table. Default: label, or y"),
+    "group": Flag("column of the person that a record of your own table belongs to"),
+    "id": Flag("column of the unique id of a record of your own table"),
+    "test": Flag("path of held-out records, or the fraction to hold out"),
+    "schema": Flag(
+      "JSON file that says how columns of your own table become features. Default: "
+      "read off the records, which an epsilon does not cover"
+    ),
     "train_size": Flag(
       "number of records to train a model on, drawn by the seed; 0: all records", 0
     ),

@@ -74,7 +74,7 @@ def main(job: Job, argv: Sequence[str] | None = None) -> None:
     _log_plainly()
     cache_programs()
     try:
-      extras.require(*job.needs)
+      extras.require(*job.needs, *settings.needs)
     except ModuleNotFoundError as error:
       flags.refuse(job.name, str(error))
     try:

@@ -13,7 +13,7 @@ import pathlib
 import re
 import types
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from etils import epy
 
@@ -40,10 +40,14 @@ NOT_HASHED = (
 )
 
 # Data sets that were read to compute digests and have not been used yet.
-_READ: dict[tuple[str, str], mixdef.Dataset] = {}
+_READ: dict[tuple[str, ...], mixdef.Dataset] = {}
 
-# The values of these are paths.
-PATHS = ("out", "data_dir", "arrays", "undefended", "inception")
+# These name a file or a folder.
+PATHS = ("out", "data_dir", "schema", "arrays", "undefended", "inception")
+
+# These name columns of the user's table, and may hold any text.
+COLUMNS = ("label", "group", "id", "test")
+_DATA_SETS = ("dataset", "datasets", "canary_source", "transfer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,16 +78,23 @@ class JobSettings:
     """Join the other processes of the job, if it has any."""
 
   @property
-  def label(self) -> str:
+  def subject(self) -> str:
     """Part of the name of the default run folder."""
     return ""
+
+  @property
+  def needs(self) -> tuple[str, ...]:
+    """Optional packages that these settings need, besides those of the job."""
+    return ()
 
   def inputs(self) -> dict[str, str]:
     """Return other inputs of the result: versions and digests of content."""
     found = {"mixdef": flags.version("mixdef")}
     for field in dataclasses.fields(self):
       text = getattr(self, field.name)
-      if isinstance(text, str) and field.name not in (*PATHS, *NOT_HASHED):
+      if isinstance(text, str) and field.name not in (*PATHS, *NOT_HASHED, *COLUMNS):
+        if field.name in _DATA_SETS:
+          text = ",".join(n for n in text.split(",") if not mixdef.data.is_own(n))
         for name in parsing.modules_named(text):
           file = registry.import_module(name).__file__
           found[f"content of {name}"] = reading.digest_file(file, fix="name a module")
@@ -102,7 +113,7 @@ class JobSettings:
     named = {k: v for k, v in dataclasses.asdict(self).items() if k not in apart}
     words = json.dumps({**named, **(inputs or {})}, sort_keys=True)
     mark = hashlib.sha256(words.encode()).hexdigest()[:8]
-    slug = re.sub(r"[^a-z0-9_.]+", "-", self.label.lower())[:60].strip("-")
+    slug = re.sub(r"[^a-z0-9_.]+", "-", self.subject.lower())[:60].strip("-")
     return pathlib.Path("runs") / f"{job}-{slug}-{mark}"
 
 
@@ -117,7 +128,7 @@ def about(flag: str, value: str) -> Iterator[None]:
 
 
 # Placeholder for the data, used to check texts before the data are read.
-_SOME_DATA: Any = types.SimpleNamespace(num_classes=2)
+_SOME_DATA: Any = types.SimpleNamespace(num_classes=2, num_tokens=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +137,11 @@ class Settings(JobSettings):
 
   dataset: str = "digits"
   data_dir: str = ""
+  label: str = ""
+  group: str = ""
+  id: str = ""
+  test: str = ""
+  schema: str = ""
   train_size: int = 0
   standardize: bool = False
   model: str = "mlp"
@@ -147,6 +163,8 @@ class Settings(JobSettings):
     super().__post_init__()
     with about("dataset", self.dataset):
       mixdef.data.check_name(self.dataset)
+    if self.test_fraction is not None and not 0 < self.test_fraction < 1:
+      raise ValueError(f"--test={self.test}: pass a fraction in (0, 1), or a path")
     self._refuse_private_moments(self.chain)
     if self.microbatch and self.learner != "classifier":
       raise ValueError(
@@ -174,9 +192,9 @@ class Settings(JobSettings):
       )
 
   @property
-  def label(self) -> str:
+  def subject(self) -> str:
     """Data set and defense."""
-    return f"{self.dataset}-{self.defended_by}"
+    return f"{pathlib.PurePath(self.dataset).name}-{self.defended_by}"
 
   @property
   def defended_by(self) -> str:
@@ -191,17 +209,50 @@ class Settings(JobSettings):
     noise = None if self.noise_seed < 0 else self.noise_seed
     return {"seed": self.seed, "noise_seed": noise}
 
+  @property
+  def test_fraction(self) -> float | None:
+    """The fraction of the records to hold out, if `test` is a number."""
+    try:
+      return float(self.test)
+    except ValueError:
+      return None
+
+  def for_data(self, dataset: str) -> Self:
+    """Return these settings for another data set, without the columns of this one."""
+    return dataclasses.replace(
+      self, dataset=dataset, schema="", **dict.fromkeys(COLUMNS, "")
+    )
+
   def load(self) -> mixdef.Dataset:
     """Return the data set, without reading it again if `inputs` has just read it."""
-    data = _READ.pop((self.dataset, self.data_dir), None)
-    return self._read() if data is None else data
+    data = _READ.pop(self._source, None)
+    data = self._read() if data is None else data
+    if self.test_fraction is not None:
+      data = data.hold_out(self.test_fraction, seed=self.seed)
+    return data
+
+  @property
+  def needs(self) -> tuple[str, ...]:
+    """Optional packages that reading the data set needs."""
+    if self.dataset.startswith(mixdef.data.readers.huggingface.PREFIX):
+      return ("datasets",)
+    return ("PIL",) if pathlib.Path(self.dataset).is_dir() else ()
+
+  @property
+  def _source(self):
+    columns = (getattr(self, name) for name in COLUMNS)
+    return self.dataset, self.data_dir, self.schema, *columns
 
   def _read(self):
-    return mixdef.load(self.dataset, data_dir=self.data_dir or None)
+    columns = {name: getattr(self, name) for name in ("schema", *COLUMNS)}
+    given = {name: value for name, value in columns.items() if value}
+    if self.test_fraction is not None:
+      del given["test"]
+    return mixdef.load(self.dataset, data_dir=self.data_dir or None, **given)
 
   def inputs(self) -> dict[str, str]:
     """Return versions, and the digest of the records."""
-    data = _READ[self.dataset, self.data_dir] = self._read()
+    data = _READ[self._source] = self._read()
     return {
       **super().inputs(),
       "jax": flags.version("jax"),
@@ -237,7 +288,9 @@ class Settings(JobSettings):
   def networks(self, data: mixdef.Dataset) -> list[Any]:
     """Return the linen modules named by `model`; some learners accept several."""
     with about("model", self.model):
-      return texts.networks(self.model, num_classes=data.num_classes)
+      return texts.networks(
+        self.model, num_classes=data.num_classes, num_tokens=data.num_tokens
+      )
 
   def make_optimizer(self) -> optax.GradientTransformation:
     """Return the optimizer named by `optimizer`, with the learning rate."""

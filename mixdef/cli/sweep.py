@@ -92,7 +92,7 @@ class SweepSettings(HostSettings):
     return {**{k: v for k, v in config.items() if k not in apart}, **self.inputs()}
 
   @property
-  def label(self) -> str:
+  def subject(self) -> str:
     """Data sets and the study, if it has a name."""
     return f"{self.datasets or self.dataset}-{self.study or 'defenses'}"
 

@@ -1,6 +1,7 @@
 """Parse networks, optimizers and learners from the texts of flags."""
 
 import functools
+import inspect
 from typing import Any
 
 import optax
@@ -39,11 +40,26 @@ OPTIMIZERS = {
 }
 
 
-def networks(text: str, *, num_classes: int) -> list[Any]:
-  """Return the linen modules named in a text, separated by commas."""
+def networks(
+  text: str, *, num_classes: int, num_tokens: int | None = None
+) -> list[Any]:
+  """Return the linen modules named in a text, separated by commas.
+
+  Args:
+    text: the calls.
+    num_classes: K of the data.
+    num_tokens: number of token ids of the data, for the networks that read them, unless
+      the text says it.
+  """
+
+  def sized(make):
+    if "num_tokens" in inspect.signature(make).parameters:
+      return functools.partial(make, num_tokens=num_tokens)
+    return make
+
   catalogue, fixed = mixdef.models.CATALOGUE, {"num_classes": num_classes}
   calls = split_calls(text) or [text]
-  return [parse_call(one, catalogue, "model", fixed=fixed) for one in calls]
+  return [parse_call(one, catalogue, "model", wrap=sized, fixed=fixed) for one in calls]
 
 
 def optimizer(text: str, learning_rate: float) -> optax.GradientTransformation:

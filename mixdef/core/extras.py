@@ -4,6 +4,7 @@ import importlib.util
 
 _EXTRAS = {
   "PIL": "images",
+  "datasets": "huggingface",
   "jinja2": "report",
   "matplotlib": "report",
   "safetensors": "weights",

@@ -137,7 +137,10 @@ def labels(y: Any, what: str) -> np.ndarray:
     _refuse_float_labels(y, what)
   if y.size and (y.min() < 0 or y.max() > np.iinfo(np.int32).max - 1):
     at = int(np.argmax((y < 0) | (y > np.iinfo(np.int32).max - 1)))
-    raise ValueError(f"{what}[{at}] is {y[at]}; labels run from 0 to num_classes - 1")
+    raise ValueError(
+      f"{what}[{at}] is {y[at]}; labels run from 0 to num_classes - 1: "
+      f"np.unique({what}, return_inverse=True)[1]"
+    )
   return y.astype(np.int32)
 
 
@@ -192,6 +195,24 @@ def ids(values: Any) -> np.ndarray:
       "id for every record"
     )
   return names
+
+
+def groups(values: Any) -> np.ndarray:
+  """Return the groups of records [N], integers or text."""
+  names = np.asarray(values)
+  if names.dtype.kind not in "iuUT" or names.ndim != 1:
+    raise ValueError(f"groups have type {names.dtype}; pass [N] integers or text")
+  return names
+
+
+def separate_groups(own: np.ndarray, test: np.ndarray) -> None:
+  """Raise if a group has training records and held-out ones."""
+  both = np.intersect1d(own, test)
+  if both.size:
+    raise ValueError(
+      f"group {both[0]!s} has training records and test records; keep all records of a "
+      f"group on one side ({both.size} are on both)"
+    )
 
 
 def same_records(x: np.ndarray, test_x: np.ndarray) -> None:

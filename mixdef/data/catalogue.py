@@ -6,6 +6,7 @@ import os
 import pathlib
 import stat
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mixdef.core import registry
 from mixdef.core.files import local_path
@@ -18,6 +19,7 @@ from mixdef.data import (
   idx,
   image_folder,
   mimic,
+  readers,
   sheets,
   stl,
   synthetic,
@@ -35,16 +37,36 @@ CATALOGUE = registry.DATASETS
 """Readers by name of the data set, `(data_dir) -> Dataset`."""
 
 
-def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-  """Load a data set of the catalogue.
+def load(
+  name: str | os.PathLike[str],
+  *,
+  data_dir: str | os.PathLike[str] | None = None,
+  label: str | None = None,
+  group: str | None = None,
+  id: str | None = None,
+  test: str | os.PathLike[str] | float | None = None,
+  schema: Any = None,
+) -> Dataset:
+  """Load a data set of the catalogue, a file of your own, or one of a hub.
 
-  Looks for the official raw files under `data_dir`, then for a set prepared there by
-  TensorFlow Datasets, then lets TensorFlow Datasets download and prepare it.
+  For a name of the catalogue, looks for the official raw files under `data_dir`, then
+  for a set prepared there by TensorFlow Datasets, then lets TensorFlow Datasets
+  download and prepare it.
 
   Args:
-    name: a key of `CATALOGUE`; sets with the prefix `synthetic_` are simulated.
+    name: a key of `CATALOGUE`, where sets with the prefix `synthetic_` are simulated;
+      the path of a .csv, .tsv, .parquet or .npz file, or of a folder of pictures with a
+      subfolder for each class; "hf:name" or "hf:name:configuration" of Hugging Face; or
+      "tfds:name" of TensorFlow Datasets.
     data_dir: folder of the raw files. None means the environment variable MIXDEF_DATA,
       or else the folder `data` in the current one.
+    label: of your own table, the column of the class; None means "label" or "y".
+    group: of your own table, the column of the person that a record belongs to.
+    id: of your own table, the column of the unique id of a record.
+    test: path of held-out records in the same format, or the fraction in (0, 1) to hold
+      out; see `Dataset.hold_out`.
+    schema: of your own table, how columns become features; see
+      `Dataset.from_dataframe`.
 
   Returns:
     A `Dataset`.
@@ -58,21 +80,45 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
   Dataset(digits: 1,797 x (8, 8, 1) float32, 10 classes, 0 auxiliary, test none)
   """
   check_name(name)
-  return CATALOGUE[name](_folder(data_dir))
+  roles = readers.Roles(label, group, id)
+  fraction = isinstance(test, float)
+  path = None if fraction else test
+  if _is_path(name):
+    data = readers.read(name, roles=roles, test=path, schema=schema)
+  else:
+    name = str(name)
+    given = {**roles._asdict(), "test": path, "schema": schema}
+    for key in ("test",) if _is_of_hub(name) else given:
+      if given[key] is not None:
+        raise ValueError(
+          f"{name} is no file of your own: drop {key}={given[key]!r}, which is for "
+          "files"
+        )
+    if name.startswith(readers.huggingface.PREFIX):
+      data = readers.huggingface.load(name, roles=roles, schema=schema)
+    elif name.startswith(readers.tensorflow.PREFIX):
+      folder = _folder(data_dir)
+      data = readers.tensorflow.load(name, folder, roles=roles, schema=schema)
+    else:
+      data = CATALOGUE[name](_folder(data_dir))
+  return data.hold_out(test) if isinstance(test, float) else data
 
 
-def check_name(name: str) -> None:
-  """Raise unless `name` is the name of a set of the catalogue.
+def check_name(name: str | os.PathLike[str]) -> None:
+  """Raise unless `name` is that of a set of the catalogue, or may be of another one.
 
   Raises:
     ValueError: with the nearest names.
     TypeError: for what is no text.
   """
-  if not isinstance(name, str):
+  if not isinstance(name, str | os.PathLike):
     raise TypeError(
-      f"name is {type(name).__name__}; pass the name of a data set, such as 'digits'; "
-      "for your own arrays use Dataset.from_arrays(x, y)"
+      f"name is {type(name).__name__}; pass the name of a data set, such as 'digits', "
+      "or a path; for your own arrays use Dataset.from_arrays(x, y)"
     )
+  if is_own(name):
+    return
+  name = str(name)
   if ":" in name:
     CATALOGUE[name]
   elif name not in CATALOGUE:
@@ -80,8 +126,24 @@ def check_name(name: str) -> None:
     close = difflib.get_close_matches(plain, CATALOGUE, n=3, cutoff=0.5)
     raise ValueError(
       f"unknown data set {name!r}; similar: {', '.join(close or sorted(CATALOGUE))}; "
-      "for your own arrays use Dataset.from_arrays(x, y)"
+      "for your own data pass the path of a file, or use Dataset.from_arrays(x, y)"
     )
+
+
+def is_own(name: str | os.PathLike[str]) -> bool:
+  """Return whether a name is a path or of Hugging Face, and not in the catalogue."""
+  return _is_path(name) or _is_of_hub(name)
+
+
+def _is_of_hub(name: str | os.PathLike[str]) -> bool:
+  return isinstance(name, str) and name.startswith(readers.HUBS)
+
+
+def _is_path(name: str | os.PathLike[str]) -> bool:
+  """Return whether a name is a path; one of the catalogue or of a hub is none."""
+  if isinstance(name, str) and (name in CATALOGUE or _is_of_hub(name)):
+    return False
+  return readers.is_own(name) or os.path.exists(name)
 
 
 def _folder(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:

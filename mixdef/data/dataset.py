@@ -10,14 +10,18 @@ from numpy.typing import ArrayLike
 
 from mixdef.core import validate
 from mixdef.core.randomness import stream
+from mixdef.data import labels
+from mixdef.data.schema import Schema
+from mixdef.data.sources import Sources
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Dataset:
+class Dataset(Sources):
   """The records that models are trained on, without any information on membership.
 
   Every method is pure and returns a new `Dataset`. The arrays are read-only.
-  Use `Dataset.from_arrays` to validate your own arrays and create a `Dataset`.
+  `from_arrays` validates your own arrays and creates a `Dataset`; `from_dataframe`,
+  `from_huggingface` and `from_grain` read other sources, and `mixdef.load` files.
 
   Attributes:
     x: [N, ...] inputs: uint8 images (0..255), float32, or categorical int32, such as
@@ -36,6 +40,12 @@ class Dataset:
     test: the official held-out file, if the set has one. Never part of N.
     standardized: whether `standardize` has transformed x by moments of its own records.
       No noise covers these moments, so training with an epsilon rejects such records.
+    groups: [N] int or text, the person (or household, hospital, ...) that each record
+      belongs to, or None. A person has all of its records on one side wherever records
+      are drawn: members and non-members, training and test, auxiliary or not.
+    classes: K names of the classes, if the labels were text or other numbers.
+    schema: how columns of a table became `x`, with the columns whose statistics were
+      read from the records, or None.
   """
 
   x: np.ndarray
@@ -47,6 +57,9 @@ class Dataset:
   ids: Any = None
   test: Dataset | None = None
   standardized: bool = False
+  groups: Any = None
+  classes: tuple[str, ...] | None = None
+  schema: Schema | None = None
 
   def __post_init__(self) -> None:
     for field in ("auxiliary", "always_member"):
@@ -54,7 +67,8 @@ class Dataset:
         object.__setattr__(self, field, np.zeros(len(self.x), bool))
     if self.ids is None:
       object.__setattr__(self, "ids", np.arange(len(self.x)))
-    for field in ("x", "y", "auxiliary", "always_member", "ids"):
+    fields = ["x", "y", "auxiliary", "always_member", "ids"]
+    for field in fields if self.groups is None else [*fields, "groups"]:
       frozen = np.asarray(getattr(self, field)).view()
       frozen.flags.writeable = False
       object.__setattr__(self, field, frozen)
@@ -63,8 +77,11 @@ class Dataset:
       auxiliary=self.auxiliary,
       always_member=self.always_member,
       ids=self.ids,
+      groups=self.x if self.groups is None else self.groups,
     )
     validate.ids(self.ids)
+    if self.groups is not None:
+      validate.groups(self.groups)
     for field in ("auxiliary", "always_member"):
       validate.mask(getattr(self, field), (len(self.x),), field)
     both = np.flatnonzero(self.auxiliary & self.always_member)
@@ -82,11 +99,31 @@ class Dataset:
     always_member = (
       f" {int(self.always_member.sum()):,} always," if self.always_member.any() else ""
     )
+    groups = "" if self.groups is None else f" {int(self.units.max()) + 1:,} groups,"
     return (
       f"Dataset({self.name}: {len(self):,} x {self.x.shape[1:]} {self.x.dtype},"
       f" {self.num_classes} classes, {int(self.auxiliary.sum()):,} auxiliary,"
-      f"{always_member} test {test})"
+      f"{always_member}{groups} test {test})"
     )
+
+  @property
+  def units(self) -> np.ndarray:
+    """The group of each record by number, [N] in [0, G); its position without groups.
+
+    >>> data = Dataset.from_arrays([[1.0], [2.0], [3.0]], [0, 1, 0], groups=[7, 5, 7])
+    >>> data.units.tolist()
+    [1, 0, 1]
+    """
+    if self.groups is None:
+      return np.arange(len(self))
+    return np.unique(self.groups, return_inverse=True)[1]
+
+  @property
+  def num_tokens(self) -> int | None:
+    """The largest integer of the records and `test`, plus one; None for quantities."""
+    if not validate.are_names(self.x):
+      return None
+    return int(max(part.x.max() for part in (self, self.test) if part is not None)) + 1
 
   @property
   def audited(self) -> np.ndarray:
@@ -103,6 +140,7 @@ class Dataset:
     test: Dataset | tuple[ArrayLike, ArrayLike] | None = None,
     num_classes: int | None = None,
     ids: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
   ) -> Self:
     """Create a `Dataset` from arrays after validating them.
 
@@ -112,11 +150,13 @@ class Dataset:
         as categorical, for example token ids for `nn.Embed`; functions that mix,
         perturb or crop records reject them. Pass quantities as floats, which become
         float32.
-      y: [N] integers in [0, num_classes).
+      y: [N] integers in [0, num_classes). One-hot rows [N, K], a column [N, 1], text,
+        and -1 and +1 are read as such integers; `classes` keeps the names.
       name: name printed in reports.
       test: None, a `Dataset`, or a pair (x, y) of held-out records.
       num_classes: number of classes K; None means the largest label plus one.
       ids: [N] integers or text, unique ids of the records, shown in reports.
+      groups: [N] integers or text, the person that each record belongs to.
 
     Returns:
       A `Dataset` whose `auxiliary` and `always_member` are all False.
@@ -128,24 +168,40 @@ class Dataset:
     >>> data
     Dataset(user: 3 x (2,) float32, 2 classes, 0 auxiliary, test none)
     """
-    x, y = validate.inputs(x, "x"), validate.labels(y, "y")
+    pair = isinstance(test, (tuple, list)) and len(test) == 2
+    x = validate.inputs(x, "x")
+    given = y
+    y, test_y, classes = labels.read(given, test[1] if pair else None)
+    if num_classes is None and np.ndim(given) == 2 and np.shape(given)[1] > 1:
+      num_classes = np.shape(given)[1]  # one-hot rows
     validate.lengths(x, y)
     if len(x) < 2:
       raise ValueError(f"x has {len(x)} record; membership needs at least 2")
+    if pair:
+      test = test[0], test_y
     held_out = test if isinstance(test, Dataset) else _held_out(test, name)
     every = y if held_out is None else np.concatenate([y, held_out.y])
     if num_classes is None:
-      num_classes = int(every.max()) + 1
+      num_classes = int(every.max()) + 1 if classes is None else len(classes)
     num_classes = validate.integer(num_classes, "num_classes", least=1)
     validate.label_range(y, num_classes, "y")
     if held_out is not None:
       validate.label_range(held_out.y, num_classes, "test y")
       validate.same_records(x, held_out.x)
-      held_out = dataclasses.replace(held_out, num_classes=num_classes)
+      held_out = dataclasses.replace(
+        held_out, num_classes=num_classes, classes=classes or held_out.classes
+      )
+      if groups is not None and held_out.groups is not None:
+        validate.separate_groups(np.asarray(groups), held_out.groups)
     # If the held-out records were standardized, the records were as well.
     standardized = held_out is not None and held_out.standardized
     return cls(
-      *(x, y, num_classes, name), ids=ids, test=held_out, standardized=standardized
+      *(x, y, num_classes, name),
+      ids=ids,
+      test=held_out,
+      standardized=standardized,
+      groups=groups,
+      classes=classes,
     )
 
   def select(self, rows: ArrayLike) -> Self:
@@ -168,24 +224,26 @@ class Dataset:
       auxiliary=self.auxiliary[rows],
       always_member=self.always_member[rows],
       ids=self.ids[rows],
+      groups=None if self.groups is None else self.groups[rows],
     )
 
   def with_auxiliary(self, count: int, *, seed: int = 0) -> Self:
     """Mark `count` random records as the defender's auxiliary records.
 
     Replaces any earlier marking. Auxiliary records are never members and never scored.
-    They are drawn from the records that are not in every model.
+    They are drawn from the records that are not in every model, and with groups in
+    whole groups as long as these fit into `count`.
 
     Args:
       count: number of auxiliary records, at least 0 and below the number of records
-        that are not in every model.
+        that are not in every model; with groups it may not be reached.
       seed: non-negative int.
 
     Returns:
       A `Dataset` with the same records in the same order.
 
     Raises:
-      ValueError: `count` is out of range.
+      ValueError: `count` is out of range, or below the size of the first group drawn.
     """
     count = validate.integer(count, "count")
     free = int((~self.always_member).sum())
@@ -196,19 +254,27 @@ class Dataset:
       raise ValueError(
         f"{count} auxiliary records of {free} {kind}; pass 0 to {free - 1}"
       )
-    order = stream(seed, "reference").permutation(len(self))
-    auxiliary = np.zeros(len(self), bool)
-    auxiliary[order[~self.always_member[order]][:count]] = True
-    return dataclasses.replace(self, auxiliary=auxiliary)
+    units, sizes = self.units, np.bincount(self.units)
+    order = stream(seed, "reference").permutation(len(sizes))
+    kept = np.bincount(units, weights=self.always_member) > 0
+    order = order[~kept[order]]
+    chosen = order[np.cumsum(sizes[order]) <= count]
+    if count and not chosen.size:
+      raise ValueError(
+        f"{count} auxiliary records are fewer than a group has; pass more"
+      )
+    return dataclasses.replace(self, auxiliary=np.isin(units, chosen))
 
   def hold_out(self, fraction: float = 0.2, *, seed: int = 0) -> Self:
     """Hold out a class-stratified random fraction as `test`.
 
     Use it for sets without an official test file. The number of held-out records per
     class is proportional to within one record, and the total is round(fraction * N).
+    With groups, whole groups are held out, and all of this holds for groups instead of
+    records, each of the class of its first record.
 
     Args:
-      fraction: fraction of the records to hold out, in (0, 1).
+      fraction: fraction of the records, or groups, to hold out, in (0, 1).
       seed: non-negative int.
 
     Returns:
@@ -226,18 +292,19 @@ class Dataset:
       raise ValueError("auxiliary records are already marked; call hold_out first")
     if self.always_member.any():
       raise ValueError("always-member records are already marked; call hold_out first")
-    count = round(validate.real(fraction, "fraction") * len(self))
-    if not 0 < count < len(self):
+    _, first, units = np.unique(self.units, return_index=True, return_inverse=True)
+    total, kind = len(first), "records" if self.groups is None else "groups"
+    count = round(validate.real(fraction, "fraction") * total)
+    if not 0 < count < total:
       raise ValueError(
-        f"fraction={fraction} holds out {count} of {len(self)} records;"
+        f"fraction={fraction} holds out {count} of {total} {kind};"
         " both sides need at least one"
       )
-    shuffled = stream(seed, "split").permutation(len(self))
-    by_class = shuffled[np.argsort(self.y[shuffled], kind="stable")]
+    shuffled = stream(seed, "split").permutation(total)
+    by_class = shuffled[np.argsort(self.y[first][shuffled], kind="stable")]
     # Equally spaced positions in the list sorted by class give a stratified sample.
-    evenly = (2 * np.arange(count) + 1) * len(self) // (2 * count)
-    held = np.zeros(len(self), bool)
-    held[by_class[evenly]] = True
+    evenly = (2 * np.arange(count) + 1) * total // (2 * count)
+    held = np.isin(units, by_class[evenly])
     return dataclasses.replace(self.select(~held), test=self.select(held))
 
   def standardize(self, moments_of: Dataset | None = None) -> Self:

@@ -14,6 +14,7 @@ import pathlib
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -218,18 +219,45 @@ def read_text(path: pathlib.Path) -> str:
 
 def read_picture(path: pathlib.Path, mode: str | None = None) -> np.ndarray:
   """Return the pixels of a picture: [H, W] for mode "L", [H, W, 3] for "RGB"."""
+  with decoding(path):
+    return decode_picture(path, path, mode)
+
+
+def decode_picture(
+  content: Any, place: str | os.PathLike[str], mode: str | None = None
+) -> np.ndarray:
+  """Return the pixels of an encoded picture, as `read_picture` does.
+
+  Args:
+    content: path, or file of bytes.
+    place: the file or row, for the error message.
+    mode: "L", "RGB", or None for the picture's own.
+
+  Raises:
+    ValueError: it has more than 8 bits per channel where a mode is given.
+  """
   extras.require("PIL")
   import PIL.Image
 
-  with decoding(path), warnings.catch_warnings():
+  with warnings.catch_warnings():
     # Damaged metadata causes only warnings. It can also turn a small picture into a
     # huge one.
     warnings.simplefilter("ignore")
     warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-    with PIL.Image.open(path) as picture:
+    with PIL.Image.open(content) as picture:
       picture.verify()  # checks PNG checksums; nothing can be read afterwards
-    with PIL.Image.open(path) as picture:
+    with PIL.Image.open(content) as picture:
+      if mode and picture.mode[0] in "IF":
+        raise Damaged(
+          f"{place} has more than 8 bits per channel; save it with 8, as RGB or gray"
+        )
       return np.asarray(picture.convert(mode) if mode else picture)
+
+
+def delimiter(text: str) -> str:
+  """Return the delimiter of a csv file: comma, semicolon or tab, by its first line."""
+  first = text.lstrip().partition("\n")[0]
+  return max(_DELIMITERS, key=first.count)
 
 
 def csv_rows(path: pathlib.Path) -> list[tuple[int, list[str]]]:
@@ -238,10 +266,8 @@ def csv_rows(path: pathlib.Path) -> list[tuple[int, list[str]]]:
   The fields are separated by commas, semicolons or tabs, and stripped of spaces.
   """
   text = read_text(path)
-  first = text.lstrip().partition("\n")[0]
-  delimiter = max(_DELIMITERS, key=first.count)
   lines = csv.reader(
-    io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True
+    io.StringIO(text, newline=""), delimiter=delimiter(text), skipinitialspace=True
   )
   with decoding(path):
     rows = [(lines.line_num, [field.strip() for field in row]) for row in lines]
@@ -270,7 +296,7 @@ def read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[tuple[str, ...]
 
 
 @contextlib.contextmanager
-def named(place: os.PathLike[str]) -> Iterator[None]:
+def named(place: str | os.PathLike[str]) -> Iterator[None]:
   """Add the file or folder that arrays were read from to any `ValueError`."""
   try:
     yield

@@ -23,6 +23,9 @@ def subsets(
   bernoulli: members[s, i] ~ Bernoulli(fraction), independently. Row s depends only on
   (seed, s), so adding models later does not change existing rows.
 
+  Where records belong to groups, groups are drawn in this way instead of records, and
+  all records of a group are members together.
+
   balanced: uniforms u [S, N] are ranked along the models, members[s, i] iff
   rank < fraction * S, so that each record is in the same number of models. Under
   leave-one-out, the number of other models that contain a record then reveals its
@@ -61,7 +64,9 @@ def subsets(
   [4, 2, 2]
   """
   num_models = validate.integer(num_models, "num_models", least=1)
+  units = None
   if isinstance(data, Dataset):
+    units = None if data.groups is None else data.units
     eligible = data.audited if eligible is None else eligible
     always_member = data.always_member if always_member is None else always_member
     data = len(data)
@@ -70,7 +75,10 @@ def subsets(
     raise ValueError(f"fraction={fraction}; pass a fraction in (0, 1]")
   if design not in tuple(_DESIGNS):
     raise ValueError(f"design={design!r}; choose from {', '.join(_DESIGNS)}")
-  members = _DESIGNS[design](num_models, num_records, seed, fraction)
+  drawn = num_records if units is None else int(units.max()) + 1
+  members = _DESIGNS[design](num_models, drawn, seed, fraction)
+  if units is not None:
+    members = members[:, units]
   if eligible is not None:
     members &= validate.mask(eligible, (num_records,), "eligible")
   if always_member is not None:
@@ -96,7 +104,8 @@ def disjoint_splits(
     [parts, size] int64 indices, all distinct.
 
   Raises:
-    ValueError: there are fewer than parts * size records, or a part is empty.
+    ValueError: there are fewer than parts * size records, a part is empty, or records
+      belong to groups, which several parts would split.
 
   Reference: Salem et al., ML-Leaks, 2019, arXiv 1806.01246.
 
@@ -106,6 +115,11 @@ def disjoint_splits(
   num_records = len(data) if isinstance(data, Dataset) else data
   num_records = validate.integer(num_records, "data", least=1)
   parts = validate.integer(parts, "parts", least=1)
+  if parts > 1 and isinstance(data, Dataset) and data.groups is not None:
+    raise ValueError(
+      f"{parts} parts would split groups of {data.name}; draw whole groups by subsets, "
+      "or pass len(data) if they do not matter"
+    )
   size = num_records // parts if size is None else validate.integer(size, "size")
   if size < 1 or parts * size > num_records:
     raise ValueError(

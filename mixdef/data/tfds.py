@@ -80,38 +80,8 @@ def read(
     ValueError: the prepared set has another format or is damaged.
   """
   source = SOURCES[name]
-  wanted = f"neither {official} nor a" if official else "no"
-  advice = (
-    f"{name}: {wanted} prepared set {data_dir / source.builder}/<version> found; set"
-    " data_dir or MIXDEF_DATA to their folder, or run"
-    f" python -m pip install -e '.[prepare]' && {_command(data_dir, name)}"
-    f" ({files.contents(data_dir / name)})"
-  )
-  try:
-    import tensorflow_datasets as tfds
-  except ImportError as error:
-    raise FileNotFoundError(f"{advice} ({files.first_line(error)})") from error
-
-  # An interrupted preparation leaves folders named "incomplete.*".
-  found = (data_dir / source.builder).glob("[0-9]*.*.*/dataset_info.json")
-  folders = [path.parent for path in found]
-  if not folders:
-    builder = _prepare(data_dir, source, advice)
-  else:
-    newest = max(folders, key=lambda folder: tfds.core.Version(folder.name))
-    with _prepared(newest, "its description cannot be read"):
-      builder = tfds.builder_from_directory(newest)
+  builder = open_builder(data_dir, source.builder, name=name, official=official)
   place = pathlib.Path(builder.data_path)
-  if builder.name != source.builder:
-    raise ValueError(
-      f"{place} holds {builder.name}, not {source.builder}; keep each data set in a "
-      "folder of its name"
-    )
-  if builder.info.file_format.value != "array_record":
-    raise ValueError(
-      f"{place} holds {builder.info.file_format.value} files, which need"
-      f" TensorFlow; prepare it again: {_command(data_dir, name)} --overwrite"
-    )
   x, y = _read_split(builder, "train", source)
   test = _read_split(builder, "test", source)
   return counts.dataset(
@@ -123,8 +93,58 @@ def read(
   )
 
 
+def open_builder(
+  data_dir: pathlib.Path, builder_name: str, *, name: str, official: str = ""
+) -> Any:
+  """Return the builder of a prepared set, or let it be downloaded and prepared.
+
+  Args:
+    data_dir: folder that contains the builders' folders.
+    builder_name: its name in TensorFlow Datasets.
+    name: name of the set, for error messages.
+    official: files that may be provided instead, for the error message.
+
+  Raises:
+    FileNotFoundError: nothing is prepared and it cannot be prepared here.
+    ValueError: the prepared set has another format or is damaged.
+  """
+  wanted = f"neither {official} nor a" if official else "no"
+  advice = (
+    f"{name}: {wanted} prepared set {data_dir / builder_name}/<version> found; set"
+    " data_dir or MIXDEF_DATA to their folder, or run"
+    f" python -m pip install -e '.[prepare]' && {_command(data_dir, builder_name)}"
+    f" ({files.contents(data_dir / name)})"
+  )
+  try:
+    import tensorflow_datasets as tfds
+  except ImportError as error:
+    raise FileNotFoundError(f"{advice} ({files.first_line(error)})") from error
+
+  # An interrupted preparation leaves folders named "incomplete.*".
+  found = (data_dir / builder_name).glob("[0-9]*.*.*/dataset_info.json")
+  folders = [path.parent for path in found]
+  if not folders:
+    builder = _prepare(data_dir, builder_name, advice)
+  else:
+    newest = max(folders, key=lambda folder: tfds.core.Version(folder.name))
+    with prepared(newest, "its description cannot be read"):
+      builder = tfds.builder_from_directory(newest)
+  place = pathlib.Path(builder.data_path)
+  if builder.name != builder_name:
+    raise ValueError(
+      f"{place} holds {builder.name}, not {builder_name}; keep each data set in a "
+      "folder of its name"
+    )
+  if builder.info.file_format.value != "array_record":
+    raise ValueError(
+      f"{place} holds {builder.info.file_format.value} files, which need"
+      f" TensorFlow; prepare it again: {_command(data_dir, builder_name)} --overwrite"
+    )
+  return builder
+
+
 @contextlib.contextmanager
-def _prepared(place: pathlib.Path, what: str) -> Iterator[None]:
+def prepared(place: pathlib.Path, what: str) -> Iterator[None]:
   """Convert any error while reading a prepared set into a one-line error."""
   try:
     yield
@@ -138,15 +158,13 @@ def _prepared(place: pathlib.Path, what: str) -> Iterator[None]:
     ) from error
 
 
-def _prepare(data_dir: pathlib.Path, source: Source, advice: str) -> Any:
+def _prepare(data_dir: pathlib.Path, builder_name: str, advice: str) -> Any:
   import tensorflow_datasets as tfds
 
   if importlib.util.find_spec("tensorflow") is None:
     raise FileNotFoundError(advice)
   try:
-    builder = tfds.builder(
-      source.builder, data_dir=data_dir, file_format="array_record"
-    )
+    builder = tfds.builder(builder_name, data_dir=data_dir, file_format="array_record")
     builder.download_and_prepare()
   # Builders raise any error of their sources: network, quota, checksum, parser errors.
   except Exception as error:
@@ -156,11 +174,8 @@ def _prepare(data_dir: pathlib.Path, source: Source, advice: str) -> Any:
   return builder
 
 
-def _command(data_dir: pathlib.Path, name: str) -> str:
-  return (
-    f"tfds build {SOURCES[name].builder} --data_dir={data_dir}"
-    " --file_format=array_record"
-  )
+def _command(data_dir: pathlib.Path, builder_name: str) -> str:
+  return f"tfds build {builder_name} --data_dir={data_dir} --file_format=array_record"
 
 
 def _read_split(
@@ -173,7 +188,7 @@ def _read_split(
   # Decode here, because TensorFlow Datasets' decoder depends on installed packages.
   decoders = {"image": tfds.decode.SkipDecoding()}
   place = pathlib.Path(builder.data_path)
-  with _prepared(place, f"split {split!r} cannot be read"):
+  with prepared(place, f"split {split!r} cannot be read"):
     examples = builder.as_data_source(split, decoders=decoders)
     x, y = np.empty(0, np.uint8), np.empty(len(examples), np.int32)
     for i, example in enumerate(examples):

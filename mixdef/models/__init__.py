@@ -2,7 +2,8 @@
 
 Every network is called as `module.apply(variables, x, train=False, weight=None)` and
 returns logits `[B,K]`. All networks have the fields `num_classes` and `dropout`;
-networks for images also have `spatial_dropout`, `lowering` and
+networks for sequences, `transformer` and `gru`, also have `num_tokens`; networks for
+images also have `spatial_dropout`, `lowering` and
 `weight_standardization`; residual and densely connected networks also have `norm`. A
 defense changes fields with `module.clone(dropout=0.5)`, which checks them again.
 
@@ -23,8 +24,10 @@ from mixdef.models.gan_dense import dense_networks, table_networks
 from mixdef.models.gan_images import image_networks
 from mixdef.models.gan_medgan import MedganNetworks, medgan_networks
 from mixdef.models.gan_pair import Networks
+from mixdef.models.gru import gru
 from mixdef.models.mlp import mlp
 from mixdef.models.resnet import resnet, wide_resnet
+from mixdef.models.transformer import transformer
 from mixdef.models.weights import read_weights, save_weights
 
 CATALOGUE = registry.MODELS
@@ -37,6 +40,7 @@ __all__ = [
   "cnn",
   "dense_networks",
   "densenet",
+  "gru",
   "image_networks",
   "medgan_networks",
   "mlp",
@@ -44,5 +48,6 @@ __all__ = [
   "resnet",
   "save_weights",
   "table_networks",
+  "transformer",
   "wide_resnet",
 ]

@@ -112,11 +112,25 @@ def as_images(x: jax.Array) -> jax.Array:
   """Return images as `[B,H,W,C]`, adding a channel axis if it is missing.
 
   Raises:
-    ValueError: if `x` is neither `[B,H,W]` nor `[B,H,W,C]`.
+    ValueError: if `x` is neither `[B,H,W]` nor `[B,H,W,C]`, or holds token ids.
   """
+  check_quantities(x, "a network for images")
   if x.ndim not in (3, 4):
     raise ValueError(f"images must be [B,H,W] or [B,H,W,C], not {x.shape}; use mlp")
   return x if x.ndim == 4 else x[..., None]
+
+
+def check_quantities(x: jax.Array, model: str) -> None:
+  """Raise if `x` holds integers, which are names such as token ids.
+
+  Raises:
+    ValueError: with the networks that read them.
+  """
+  if jnp.issubdtype(x.dtype, jnp.integer):
+    raise ValueError(
+      f"{model} computes with numbers, and these are {x.dtype}, categories such as "
+      "token ids: use transformer or gru, or pass quantities as float32"
+    )
 
 
 def check_fields(model: nn.Module) -> None:

@@ -5,7 +5,7 @@ import jax
 
 from mixdef.core.check import check_count
 from mixdef.core.registry import model
-from mixdef.models.layers import check_fields
+from mixdef.models.layers import check_fields, check_quantities
 
 
 class MLP(nn.Module):
@@ -27,6 +27,7 @@ class MLP(nn.Module):
   ) -> jax.Array:
     """Return logits `[B,K]` for `x [B,...]`; `weight` has no effect."""
     del weight
+    check_quantities(x, "mlp")
     x = x.reshape(x.shape[0], -1)
     for width in self.widths:
       x = nn.relu(nn.Dense(width, kernel_init=nn.initializers.he_normal())(x))
@@ -36,7 +37,7 @@ class MLP(nn.Module):
 
 @model
 def mlp(*widths: int, num_classes: int = 10, dropout: float = 0.0) -> MLP:
-  """Create a multi-layer perceptron for records of any shape.
+  """Create a multi-layer perceptron for records of numbers, of any shape.
 
   Args:
     *widths: units of each hidden layer; defaults to 256 and 128.

@@ -84,6 +84,8 @@ def epsilon_remark(stated: Mapping[str, Any]) -> str:
   found = {
     "number of members read off the membership": stated.get("num_members") == READ_OFF,
     "seed of the noise given": stated.get("noise_seed") == "given",
+    "without the encoding of the columns": "excludes" in stated,
+    "of a record, not of a group": stated.get("unit") == "record",
   }
   said = ", ".join(words for words, holds in found.items() if holds)
   return f" ({said})" if said else ""
@@ -180,8 +182,11 @@ class Run:
     If an epsilon is stated, `num_members` says whether the size of the training set was
     given or computed from the membership matrix, and `noise_seed` says whether the
     noise seed was drawn or given; knowledge of the seed allows subtracting the noise.
+    `unit` says that it is that of a record where records belong to groups, and
+    `excludes` that the columns of a table were encoded by statistics of the records.
     """
     states = self.learner.guarantee
+    fitted = self.data.schema is not None and self.data.schema.fitted
     if states:
       stated = states(self.state)
       # States are float32, so round to seven digits.
@@ -192,6 +197,8 @@ class Run:
           "delta": delta,
           "num_members": "given" if self.plan.size_given else READ_OFF,
           "noise_seed": self.noise,
+          **({} if self.data.groups is None else {"unit": "record"}),
+          **({"excludes": "encoding of columns"} if fitted else {}),
         }
     return {"epsilon": None, "delta": None}
 

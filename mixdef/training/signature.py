@@ -17,6 +17,8 @@ class AnotherRun(ValueError):
 def digest_data(data: Dataset) -> str:
   """Hash the content of a data set, including its held-out records."""
   parts = data.x, data.y, data.auxiliary, data.always_member, data.ids
+  if data.groups is not None:
+    parts += (data.groups,)
   rest = "" if data.test is None else digest_data(data.test)
   return digest(*parts, data.num_classes, data.name, rest)
 

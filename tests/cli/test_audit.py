@@ -219,7 +219,7 @@ def test_outputs_of_models_trained_elsewhere_are_audited(tmp_path):
   assert "rmia" in result["attacks"]  # it reads the population
   assert result["strongest"]["auc_ci"][0] > 0.7
   assert report["setting"]["num_population"] == 60
-  assert settings.label == "outputs"
+  assert settings.subject == "outputs"
   random = write_outputs(tmp_path / "random.npz", gain=0.0)
   few = AuditSettings(arrays=str(random), attacks="loss_threshold, lira_online, rmia")
   job.execute(few, tmp_path / "control", audit.run)

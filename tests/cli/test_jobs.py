@@ -236,7 +236,7 @@ def test_mistakes_in_the_settings_are_one_line(wrong, message):
 def test_a_learner_of_its_own_is_named_on_the_command_line():
   stacked = Settings(learner="model_stacking", model="mlp(8), mlp(4)")
   assert stacked.defended_by == "model_stacking"
-  assert "model_stacking" in stacked.label
+  assert "model_stacking" in stacked.subject
   assert "model_stacking" in stacked.make_learner(stacked.load()).text
   chained = Settings(learner="ban_mpr(students=2, experimental=True)")
   assert "ban_mpr" in chained.make_learner(chained.load()).text

@@ -1,4 +1,3 @@
-import pathlib
 import re
 
 import pytest
@@ -34,7 +33,7 @@ def test_a_misspelled_name_gets_the_close_ones(name, close):
     load(name)
 
 
-@pytest.mark.parametrize("name", [None, 3, ["mnist"], b"mnist", pathlib.Path("mnist")])
+@pytest.mark.parametrize("name", [None, 3, ["mnist"], b"mnist"])
 def test_a_name_is_text(name):
   with pytest.raises(TypeError, match=f"^name is {type(name).__name__}; pass the name"):
     load(name)

@@ -257,3 +257,36 @@ def test_without_tensorflow_datasets_the_advice_is_the_same(tmp_path, monkeypatc
     FileNotFoundError, match=r"^mnist: neither train-.*pip install .*tensorflow_data"
   ):
     load("mnist", data_dir=tmp_path)
+
+
+def test_any_set_by_its_name(tmp_path):
+  _prepare("street", (6, 5, 3), 4, tmp_path)
+  data = load("tfds:street", data_dir=tmp_path)
+  assert (data.x.shape, data.x.dtype, data.name) == ((12, 6, 5, 3), np.uint8, "street")
+  for part, ids in ((data, range(12)), (data.test, range(100, 105))):
+    known = {_pixels(i, (6, 5, 3)).tobytes(): i % 4 for i in ids}
+    assert {x.tobytes(): y for x, y in zip(part.x, part.y, strict=True)} == known
+  with pytest.raises(ValueError, match="tfds:street, split train has no column 'z'"):
+    load("tfds:street", data_dir=tmp_path, label="z")
+  with pytest.raises(FileNotFoundError, match=r"^lane: no prepared .*lane/<ver"):
+    load("tfds:lane", data_dir=tmp_path)
+
+
+def test_tables_and_text_by_name(tmp_path):
+  features = {"age": np.float32, "sex": tfds.features.Text(), "ill": np.int64}
+  rows = [{"age": 20.0 + i, "sex": "fm"[i % 2], "ill": i % 2} for i in range(8)]
+  members = {
+    "VERSION": tfds.core.Version("1.0.0"),
+    "name": "people",
+    "_info": lambda self: tfds.core.DatasetInfo(
+      builder=self, features=tfds.features.FeaturesDict(features)
+    ),
+    "_split_generators": lambda self, _: {"train": enumerate(rows)},
+    "_generate_examples": lambda self: None,
+  }
+  with tfds.core.registered.skip_registration():
+    small = type("People", (tfds.core.GeneratorBasedBuilder,), members)
+  small(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+  data = load("tfds:people", data_dir=tmp_path, label="ill")
+  assert data.schema.features == ("age", "sex=f", "sex=m")
+  assert (len(data), data.test) == (8, None)

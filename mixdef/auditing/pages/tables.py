@@ -21,6 +21,8 @@ FAMILIES = {
 _SETTING = {
   "dataset": "Data set",
   "num_records": "Records",
+  "num_groups": "Groups (persons)",
+  "encoding": "Encoding of the columns",
   "num_audited": "Audited records",
   "num_population": "Population records",
   "queries": "Queries per record",
@@ -29,6 +31,8 @@ _SETTING = {
   "test_accuracy_std": "Standard deviation of the test accuracy",
   "num_members": "Size of a training set, for ε",
   "noise_seed": "Seed of the noise",
+  "unit": "Unit of ε",
+  "excludes": "Not covered by ε",
   "training_seconds": "Training time",
   "attack_seconds": "Attack time",
 }

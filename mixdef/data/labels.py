@@ -1,0 +1,139 @@
+"""Reading of labels in the forms that people keep them in."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mixdef.core import validate
+
+_FEW = 20  # so many classes are plausible whatever the number of records
+
+_SIGNS = ("-1", "1")
+Classes = tuple[str, ...] | None
+
+
+def read(y: ArrayLike, test_y: ArrayLike | None = None) -> tuple[Any, Any, Classes]:
+  """Return labels as integers, with the names of the classes if they have any.
+
+  Integers in [0, K) are kept. One-hot rows [N, K] become the position of the one, a
+  column [N, 1] a vector, -1 and +1 become 0 and 1, and text becomes the position among
+  the sorted names of both arguments.
+
+  Args:
+    y: [N], [N, 1] or one-hot [N, K] labels.
+    test_y: labels of held-out records in the same form, or None.
+
+  Returns:
+    y int32 [N], the same of `test_y` or None, and the names or None.
+
+  Raises:
+    ValueError: naming the first bad label and the fix.
+
+  >>> read([[0, 1], [1, 0]])[0].tolist()
+  [1, 0]
+  >>> read(["cat", "ant"], ["cat"])
+  (array([1, 0], dtype=int32), array([1], dtype=int32), ('ant', 'cat'))
+  """
+  parts = {"y": y} if test_y is None else {"y": y, "test y": test_y}
+  plain = {what: _vector(part, what) for what, part in parts.items()}
+  every = [part for part in plain.values() if part is not None]
+  if len(every) < len(parts):
+    plain, every = parts, []  # `validate.labels` says why they cannot be read
+  if every and all(map(_is_text, every)):
+    names, numbers = np.unique(np.concatenate(every), return_inverse=True)
+    if "" in names:
+      at = int(np.argmax(every[0] == ""))
+      raise ValueError(f"y[{at}] is empty; remove records without a label")
+    found = np.split(numbers.astype(np.int32), [len(every[0])])
+    return _pair(found[: len(every)], tuple(map(str, names)))
+  if every and _are_signs(every):
+    return _pair([(part > 0).astype(np.int32) for part in every], _SIGNS)
+  return _pair([validate.labels(part, what) for what, part in plain.items()], None)
+
+
+def _pair(found: list, classes: Classes) -> tuple[Any, Any, Classes]:
+  return found[0], found[1] if len(found) > 1 else None, classes
+
+
+def _vector(y: ArrayLike, what: str) -> np.ndarray | None:
+  """Return labels as an array, one-hot rows and columns as vectors; None if ragged."""
+  try:
+    array = np.asarray(y)
+  except (ValueError, TypeError, RuntimeError):
+    return None
+  if np.ma.isMaskedArray(y):
+    return None
+  if array.ndim == 2 and array.shape[1] == 1:
+    return array[:, 0]
+  if array.ndim != 2 or array.dtype.kind not in "biuf":
+    return array
+  one_hot = ((array == 0) | (array == 1)).all(axis=1) & (array.sum(axis=1) == 1)
+  if one_hot.all():
+    return array.argmax(axis=1)
+  at = int(one_hot.argmin())
+  raise ValueError(
+    f"{what} has shape {array.shape} and row {at} is not one-hot: "
+    f"{array[at].tolist()!s:.60}; labels are one class per record, for scores "
+    "y.argmax(1)"
+  )
+
+
+def _is_text(array: np.ndarray) -> bool:
+  if array.dtype.kind == "O" and array.ndim == 1:
+    return bool(len(array)) and all(isinstance(value, str) for value in array)
+  return array.dtype.kind in "UT" and array.ndim == 1
+
+
+def _are_signs(arrays: list[np.ndarray]) -> bool:
+  """Return whether labels are -1 and +1, which both occur."""
+  if any(array.ndim != 1 or array.dtype.kind not in "if" for array in arrays):
+    return False
+  return set(np.unique(np.concatenate(arrays))) == {-1, 1}
+
+
+def classes_of(values: np.ndarray, what: str) -> tuple[str, ...]:
+  """Return the classes of a column of a table, its distinct values in order.
+
+  Args:
+    values: [N] integers, finite whole floats, bools or text.
+    what: the column, for error messages.
+
+  Raises:
+    ValueError: there is a single class, or nearly as many as records.
+  """
+  names = np.unique(values)
+  if len(names) < 2:
+    raise ValueError(
+      f"{what} is {_name(names[0])} in every record; a classifier needs two classes"
+    )
+  if len(names) > max(_FEW, len(values) / 2):
+    raise ValueError(
+      f"{what} has {len(names):,} distinct values in {len(values):,} records, and only "
+      "classification is supported: name another column, or bin it into classes"
+    )
+  return tuple(map(_name, names))
+
+
+def positions(values: np.ndarray, classes: tuple[str, ...], what: str) -> np.ndarray:
+  """Return the position of each value among the classes, int32 [N].
+
+  Raises:
+    ValueError: for a value that is no class.
+  """
+  place = {name: i for i, name in enumerate(classes)}
+  found = [place.get(_name(value), -1) for value in values]
+  if -1 in found:
+    at = found.index(-1)
+    raise ValueError(
+      f"{what} is {_name(values[at])!r} in row {at}, which is no class of the training "
+      f"records ({', '.join(classes)!s:.60}); drop such rows"
+    )
+  return np.array(found, np.int32)
+
+
+def _name(value: Any) -> str:
+  """Return the text of a class; 1, 1.0 and True are each written as numbers."""
+  if isinstance(value, (bool, np.bool_, int, float, np.number)):
+    return str(int(value))
+  return str(value)

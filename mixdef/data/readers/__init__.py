@@ -1,0 +1,98 @@
+"""Readers of the user's own data, one format a file."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from mixdef.core.files import local_path
+from mixdef.data import files
+from mixdef.data.columns import Columns, Roles, dataset
+from mixdef.data.dataset import Dataset
+from mixdef.data.readers import arrays, huggingface, pictures, tables, tensorflow
+
+SUFFIXES: dict[str, Callable[[pathlib.Path], Columns]] = {
+  ".csv": tables.read_csv,
+  ".csv.gz": tables.read_csv,
+  ".tsv": tables.read_csv,
+  ".parquet": tables.read_parquet,
+}
+
+
+def read(
+  path: str | os.PathLike[str], *, roles: Roles, test: Any = None, schema: Any = None
+) -> Dataset:
+  """Read a file or a folder of the user.
+
+  Args:
+    path: a table (.csv, .tsv, .parquet), arrays (.npz), or a folder of pictures with a
+      subfolder for each class.
+    roles: which columns hold no features.
+    test: path of held-out records of the same format, or None.
+    schema: what is known of the columns of a table.
+
+  Returns:
+    A `Dataset` of the file's name.
+
+  Raises:
+    ValueError: naming the file, the column or row, and the fix.
+    FileNotFoundError: there is no such file.
+  """
+  path = _existing(path, "dataset")
+  test = None if test is None else _existing(test, "test")
+  name = path.name if path.is_dir() else path.name.split(".")[0]
+  if path.is_dir():
+    _refuse(path, "a folder of pictures has no columns", roles, schema)
+    return pictures.dataset(path, name=name, test=test)
+  if path.suffix == ".npz":
+    _refuse(path, "an npz holds arrays", Roles(), schema)
+    return arrays.dataset(path, roles, name=name, test=test)
+  read = _reader(path)
+  held_out = None if test is None else (_reader(test)(test), str(test))
+  return dataset(read(path), roles, str(path), name=name, schema=schema, test=held_out)
+
+
+def is_own(name: Any) -> bool:
+  """Return whether a name is that of a file or a folder, by its form.
+
+  >>> [is_own(name) for name in ("digits", "my.csv", "runs/x.npz", "mod:make")]
+  [False, True, True, False]
+  """
+  if isinstance(name, os.PathLike):
+    return True
+  suffixes = (*SUFFIXES, ".npz")
+  return "/" in name or os.sep in name or name.lower().endswith(suffixes)
+
+
+def _existing(path: str | os.PathLike[str], what: str) -> pathlib.Path:
+  path = local_path(path, what)
+  if not path.exists():
+    raise FileNotFoundError(
+      f"{path} is missing; pass a file or a folder ({files.contents(path.parent)})"
+    )
+  return path
+
+
+def _reader(path: pathlib.Path) -> Callable[[pathlib.Path], Columns]:
+  for suffix, reader in SUFFIXES.items():
+    if path.name.lower().endswith(suffix):
+      return reader
+  raise ValueError(
+    f"{path} is of no known format: pass .csv, .tsv, .parquet, .npz or a folder of "
+    "pictures with a subfolder for each class, or read it by pandas and pass it to "
+    "Dataset.from_dataframe"
+  )
+
+
+def _refuse(path: pathlib.Path, why: str, roles: Roles, schema: Any) -> None:
+  given = {**roles._asdict(), "schema": schema}
+  for name, value in given.items():
+    if value is not None:
+      raise ValueError(f"{path}: {why}: drop {name}={value!r}")
+
+
+HUBS = (huggingface.PREFIX, tensorflow.PREFIX)
+
+__all__ = ["HUBS", "Roles", "huggingface", "is_own", "read", "tensorflow"]

@@ -1,0 +1,60 @@
+"""Reader of arrays in an npz file."""
+
+import pathlib
+
+from absl import logging
+
+from mixdef.core import reading
+from mixdef.data import columns
+from mixdef.data.columns import Columns, Roles
+from mixdef.data.dataset import Dataset
+
+_FIX = "write it by numpy.savez(path, x=x, y=y)"
+
+
+def dataset(
+  path: pathlib.Path, roles: Roles, *, name: str, test: pathlib.Path | None
+) -> Dataset:
+  """Return the `Dataset` of the arrays x [N, ...] and y of an npz file.
+
+  Arrays called x_train and y_train are read in the same way. x_test and y_test are
+  held-out records, unless `test` names another file.
+
+  Args:
+    path: the file; `roles` may name another array of labels, and arrays of groups and
+      ids.
+    roles: names of the arrays besides x.
+    name: name of the data set.
+    test: another file with held-out records, or None.
+
+  Raises:
+    ValueError: naming the file, the array and the fix.
+  """
+  roles = roles._replace(label=roles.label or "y")
+  arrays = reading.read_npz(path, fix=_FIX)
+  held_out = None
+  if test is not None:
+    held_out = _chosen(reading.read_npz(test, fix=_FIX), roles, str(test)), str(test)
+  elif "x_test" in arrays:
+    own = {key.removesuffix("_test"): arrays[key] for key in arrays if "_test" in key}
+    held_out = _chosen(own, Roles(roles.label), str(path)), f"{path}, held-out records"
+  own = {key.removesuffix("_train"): value for key, value in arrays.items()}
+  return columns.dataset(
+    _chosen(own, roles, str(path)), roles, str(path), name=name, test=held_out
+  )
+
+
+def _chosen(arrays: dict, roles: Roles, place: str) -> Columns:
+  wanted = ["x", *filter(None, roles)]
+  for key in wanted:
+    if key not in arrays:
+      raise ValueError(
+        f"{place} has no array {key!r}; it holds {', '.join(arrays) or 'none'}: {_FIX}"
+      )
+  if unread := sorted(set(arrays) - set(wanted)):
+    logging.info("%s: %s are not read", place, ", ".join(unread))
+  if arrays["x"].ndim < 2:
+    raise ValueError(
+      f"{place}: x has shape {arrays['x'].shape}; reshape it to [records, features]"
+    )
+  return columns.of_frame({key: arrays[key] for key in wanted}, place)

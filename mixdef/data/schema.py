@@ -1,0 +1,188 @@
+"""Schemas: how the columns of a table become features."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mixdef.core import reading
+from mixdef.core.files import local_path
+
+KINDS = ("numeric", "date", "ordinal", "categorical", "drop")
+DAY = 86_400  # seconds
+_ENTRIES = {
+  "numeric": ("mean", "spread", "missing"),
+  "date": ("mean", "spread", "missing"),
+  "ordinal": ("values", "missing"),
+  "categorical": ("values",),
+  "drop": (),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+  """How a column becomes features.
+
+  Attributes:
+    kind: "numeric" or "date", which become (x - mean) / spread; "ordinal", which
+      becomes the position among `values` scaled to [0, 1]; "categorical", which becomes
+      a feature per value, 1 for the value of the record; "drop", which is left out.
+    mean: subtracted from a number; of a date, in days since 1970.
+    spread: positive divisor of a number; of a date, in days.
+    values: text of each value, of an ordinal column in its order.
+    missing: whether a further feature marks missing entries. A missing entry becomes
+      the mean, or the middle of an ordinal column; of a categorical column, zeros.
+  """
+
+  kind: str
+  mean: float | None = None
+  spread: float | None = None
+  values: tuple[str, ...] | None = None
+  missing: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+  """How the columns of a table become the features of records.
+
+  Attributes:
+    columns: `Column` by name, in the order of the features.
+    fitted: the columns with a mean, spread, list of values or mark of missing entries
+      that was read from the records. The others are as given, which is taken for
+      public knowledge.
+  """
+
+  columns: Mapping[str, Column]
+  fitted: tuple[str, ...] = ()
+
+  @property
+  def features(self) -> tuple[str, ...]:
+    """Names of the features, F of them.
+
+    >>> Schema({"sex": Column("categorical", values=("f", "m"))}).features
+    ('sex=f', 'sex=m')
+    """
+    names: list[str] = []
+    for name, column in self.columns.items():
+      if column.kind == "categorical":
+        names += [f"{name}={value}" for value in column.values or ()]
+      elif column.kind != "drop":
+        names += [name, f"{name} is missing"] if column.missing else [name]
+    return tuple(names)
+
+  @property
+  def origin(self) -> str:
+    """Where means, spreads and lists of values are from, for reports.
+
+    >>> Schema({"age": Column("numeric", mean=50.0, spread=20.0)}).origin
+    'given'
+    """
+    if not self.fitted:
+      return "given"
+    return f"read from the records: {', '.join(self.fitted)}"
+
+  def to_json(self) -> dict[str, dict[str, Any]]:
+    """Return what `schema=` reads, to be edited and passed again.
+
+    >>> Schema({"age": Column("numeric", mean=50.0, spread=20.0)}).to_json()
+    {'age': {'kind': 'numeric', 'mean': 50.0, 'spread': 20.0}}
+    """
+    written = {}
+    for name, column in self.columns.items():
+      entry: dict[str, Any] = {"kind": column.kind}
+      for key in _ENTRIES[column.kind]:
+        value = getattr(column, key)
+        if value is not None and value is not False:
+          entry[key] = list(value) if isinstance(value, tuple) else value
+      if column.kind == "date" and column.mean is not None:
+        entry["mean"] = str(np.datetime64(round(column.mean * DAY), "s"))
+      written[name] = entry
+    return written
+
+
+def read_schema(schema: Any) -> dict[str, Column]:
+  """Return the columns of a schema, which may leave entries to be read from records.
+
+  Args:
+    schema: None, a `Schema`, the path of a JSON file, or a mapping from column to a
+      kind or to an object as `Schema.to_json` writes it.
+
+  Raises:
+    ValueError: naming the column and the fix.
+    FileNotFoundError: there is no such file.
+
+  >>> read_schema({"grade": {"kind": "ordinal", "values": ["low", "high"]}})["grade"]
+  Column(kind='ordinal', mean=None, spread=None, values=('low', 'high'), missing=False)
+  """
+  if schema is None:
+    return {}
+  if isinstance(schema, Schema):
+    return dict(schema.columns)
+  place = "schema"
+  if isinstance(schema, str | os.PathLike):
+    place = str(local_path(schema, "schema"))
+    fix = "write {column: {kind: ...}}, as json.dumps(data.schema.to_json()) is"
+    schema = reading.read_json(place, fix=fix)
+  if not isinstance(schema, Mapping):
+    raise ValueError(
+      f"schema is a {type(schema).__name__}; pass a dict such as {{'age': 'numeric'}}, "
+      "or the path of a JSON file"
+    )
+  return {str(name): _column(name, entry, place) for name, entry in schema.items()}
+
+
+def _column(name: Any, entry: Any, place: str) -> Column:
+  where = f"{place}: {name!r}"
+  entry = {"kind": entry} if isinstance(entry, str) else entry
+  if isinstance(entry, Column):
+    return entry
+  if not isinstance(entry, Mapping) or entry.get("kind") not in KINDS:
+    kind = entry.get("kind") if isinstance(entry, Mapping) else entry
+    raise ValueError(f"{where} has kind {kind!r}; choose from {', '.join(KINDS)}")
+  kind = entry["kind"]
+  rest: dict[str, Any] = {k: v for k, v in entry.items() if k != "kind"}
+  if unknown := sorted(set(rest) - set(_ENTRIES[kind])):
+    known = ", ".join(_ENTRIES[kind]) or "nothing else"
+    raise ValueError(f"{where} has {unknown[0]!r}; a {kind} column has {known}")
+  if "values" in rest:
+    rest["values"] = _values(rest["values"], where)
+  if kind == "date" and "mean" in rest:
+    rest["mean"] = _days(rest["mean"], where)
+  if ("mean" in rest) != ("spread" in rest):
+    raise ValueError(f"{where} has one of mean and spread; give both, or neither")
+  for key in {"mean", "spread"} & set(rest):
+    number = rest[key]
+    good = isinstance(number, int | float) and not isinstance(number, bool)
+    if not good or not math.isfinite(number) or (key == "spread" and number <= 0):
+      raise ValueError(
+        f"{where} has {key} {number!r}; pass a finite number, spread > 0"
+      )
+  if not isinstance(rest.get("missing", False), bool):
+    raise ValueError(f"{where} has missing {rest['missing']!r}; pass true or false")
+  return Column(kind, **rest)
+
+
+def _values(values: Any, where: str) -> tuple[str, ...]:
+  listed = isinstance(values, list | tuple) and all(
+    isinstance(value, str | int) and not isinstance(value, bool) for value in values
+  )
+  found = tuple(map(str, values)) if listed else ()
+  if not found or len(set(found)) < len(found):
+    raise ValueError(
+      f"{where} has values {values!r}; list each text or integer that occurs, once"
+    )
+  return found
+
+
+def _days(mean: Any, where: str) -> float:
+  try:
+    return float(np.datetime64(mean, "s").astype(np.int64) / DAY)
+  except (ValueError, TypeError):
+    raise ValueError(
+      f"{where} has mean {mean!r}; write a date such as '2020-01-31'"
+    ) from None
