@@ -50,6 +50,7 @@ def leave_one_out(
 
   Raises:
     Unavailable: if no target can be attacked.
+    ValueError: for scores of another shape.
 
   >>> from mixdef.attacks import Signals, lira_global
   >>> signals = Signals.from_phi([[0., 1.], [2., 3.]], [[False, True]] * 2)
@@ -62,9 +63,17 @@ def leave_one_out(
   missing: list[Unavailable] = []
   for target in targets:
     try:
-      scores[target] = attack(source, target=target, **options)
+      found = np.asarray(attack(source, target=target, **options))
     except Unavailable as error:
       missing.append(error)
+      continue
+    if found.shape != scores.shape[1:]:
+      name = getattr(attack, "__name__", "the attack")
+      raise ValueError(
+        f"{name} returned scores of shape {list(found.shape)}: return one score per "
+        f"record, {list(scores.shape[1:])}"
+      )
+    scores[target] = found
   if missing and len(missing) == len(targets):
     raise missing[0]
   return scores

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp, softmax
 
-from mixdef.attacks import Signals, _per_record
+from mixdef.attacks import Signals, _per_record, leave_one_out
 
 PROBABILITIES = np.array([0.7, 0.2, 0.1])
 
@@ -191,3 +191,13 @@ def test_nan_logits_are_refused_with_count_and_place():
 def test_labels_of_another_length_are_refused():
   with pytest.raises(ValueError, match=r"labels have shape \(1,\); pass \[3\]"):
     Signals.from_logits(np.zeros((2, 3, 4)), [0], np.ones((2, 3), dtype=bool))
+
+
+def test_scores_of_another_shape_name_the_attack():
+  signals = Signals.from_phi(np.zeros((2, 5)), np.array([[True] * 5, [False] * 5]))
+
+  def short(signals, *, target):
+    return np.zeros(3)
+
+  with pytest.raises(ValueError, match=r"short returned scores of shape \[3\].*\[5\]"):
+    leave_one_out(short, signals)

@@ -80,8 +80,10 @@ def legal(name, argument, default, value):
   if value is None:
     return default is None
   # An argument whose default is negative accepts negative numbers.
-  if isinstance(default, (int, float)) and default < 0 and repr(value).startswith("-"):
-    return True
+  if isinstance(default, (int, float)) and default < 0:
+    negative = isinstance(value, (int, float, np.floating)) and value < 0
+    if negative and not isinstance(value, bool):
+      return True
   return any(repr(value) == repr(one) for one in LEGAL.get((name, argument), ()))
 
 
