@@ -93,7 +93,7 @@ def sweep_defenses(
   """
   budget, members = budget or Budget(), np.asarray(members)
   names = ATTACKS.names(attacks)
-  out, grids = files.local_path(out), read_grids(defenses)
+  out, grids = files.path_of(out), read_grids(defenses)
   sweep = _Sweep(make_learner, data, members, names, budget, training, seed)
   if made_from is None:
     made_from = {

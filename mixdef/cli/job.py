@@ -315,8 +315,7 @@ def _log_plainly() -> None:
 
 
 def _worth_showing(record) -> bool:
-  ours = record.name == "absl" and "orbax" not in record.pathname
-  return ours or record.levelno >= std_logging.WARNING
+  return record.name == "absl" or record.levelno >= std_logging.WARNING
 
 
 def cache_programs() -> None:

@@ -56,7 +56,7 @@ class JobSettings:
       value = getattr(self, field.name)
       flags.check(field.name, value, type(field.default))
       if field.name in PATHS and value:
-        path = str(files.local_path(value, f"--{field.name}"))
+        path = str(files.path_of(value, f"--{field.name}"))
         object.__setattr__(self, field.name, path)
 
   def finished(self, result: dict) -> bool:

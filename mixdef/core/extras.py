@@ -2,7 +2,13 @@
 
 import importlib.util
 
-_EXTRAS = {"PIL": "images", "jinja2": "report", "matplotlib": "report"}
+_EXTRAS = {
+  "PIL": "images",
+  "jinja2": "report",
+  "matplotlib": "report",
+  "s3fs": "s3",
+  "gcsfs": "gcs",
+}
 
 
 def require(*packages: str) -> None:

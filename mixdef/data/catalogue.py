@@ -8,7 +8,7 @@ import stat
 from collections.abc import Mapping, Sequence
 
 from mixdef.core import registry
-from mixdef.core.files import local_path
+from mixdef.core.files import path_of
 from mixdef.data import (
   adult,
   bundled,
@@ -89,7 +89,7 @@ def _folder(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
   if data_dir is None:
     given = "MIXDEF_DATA" if os.environ.get("MIXDEF_DATA") else "data_dir"
     data_dir = os.environ.get("MIXDEF_DATA") or "data"
-  folder = local_path(data_dir, given)
+  folder = path_of(data_dir, given)
   try:
     is_folder = stat.S_ISDIR(folder.stat().st_mode)
   except FileNotFoundError:

@@ -22,7 +22,6 @@ if __name__ == "__main__":
 import jax
 import numpy as np
 import optax
-import orbax.checkpoint  # noqa: F401 - takes long, and is else imported while training
 from training_cases import Dropped, halves, records
 
 import mixdef
