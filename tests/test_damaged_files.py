@@ -1,6 +1,7 @@
 """Thousands of damaged files: each is one line, or is told and made again."""
 
 import copy
+import io
 import json
 import pathlib
 import shutil

@@ -101,7 +101,6 @@ class Audit:
     folder = self.out if folder is None else path_of(folder, "folder")
     if folder is None:
       raise ValueError("the audit was given no out: name a folder, save('runs/mine')")
-    folder.mkdir(parents=True, exist_ok=True)
     signals = self.signals
     arrays: dict[str, Any] = {
       "ids": _ids(signals),

@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from mixdef.core import files
 from mixdef.core.files import path_of
 from mixdef.core.reading import Damaged, check_form, read_json
 
@@ -29,7 +30,7 @@ def read_report(path: str | pathlib.Path) -> dict[str, Any]:
   """
   path = path_of(path)
   path = path / "report.json" if path.is_dir() else path
-  if not path.exists():
+  if not files.exists(path):
     raise FileNotFoundError(f"{path} is missing; run mixdef audit there first")
   report = read_json(path, what=_WHAT, fix=_FIX)
   if report.get("schema") != SCHEMA:

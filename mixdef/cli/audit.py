@@ -24,7 +24,7 @@ with epy.lazy_imports():
 
   import mixdef
   from mixdef import auditing
-  from mixdef.core import reading
+  from mixdef.core import files, reading
 
 _ATTACKING = ("attacks", "attack_targets", "attack_records", "target")
 _OF_ARRAYS = ("arrays", "out", "seed", "quick", *_ATTACKING)  # the others train
@@ -83,7 +83,7 @@ class AuditSettings(HostSettings):
   @property
   def label(self) -> str:
     """Data set and defense, or the file of outputs."""
-    return pathlib.Path(self.arrays).stem if self.arrays else super().label
+    return pathlib.PurePath(self.arrays).stem if self.arrays else super().label
 
   def inputs(self) -> dict[str, str]:
     """Return versions, and digests of the outputs or of all records that are read."""
@@ -147,7 +147,7 @@ def run(settings: AuditSettings, folder: pathlib.Path) -> dict:
 
 
 def _of_arrays(settings, folder):
-  path = pathlib.Path(settings.arrays)
+  path = files.path_of(settings.arrays, "--arrays")
   return mixdef.audit(
     mixdef.Signals.from_npz(path),
     target=settings.released,

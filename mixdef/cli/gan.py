@@ -31,6 +31,7 @@ with epy.lazy_imports():
   from mixdef import auditing, metrics, utility
   from mixdef.attacks import gan
   from mixdef.contrib.mixup_theory import report as likelihood_ratios
+  from mixdef.core import files
   from mixdef.metrics import roc
 
 _MODELS = "models"
@@ -51,7 +52,7 @@ def run(settings: GanSettings, folder: pathlib.Path) -> dict:
   stages = job.Stages(*trained, "samples and their utility", "attacks")
   train = functools.partial(_train, stages, data)
   if settings.natural:  # first, so that a folder of other GANs is refused at once
-    place = pathlib.Path(settings.natural) / _MODELS
+    place = files.path_of(settings.natural, "--natural") / _MODELS
     natural = train("natural references", settings.natural_run, place)
   models = train("GANs", settings, folder / _MODELS)
   if settings.is_defended and not settings.natural:

@@ -94,6 +94,11 @@ def main(job: Job, argv: Sequence[str] | None = None) -> None:
         raise
       logging.debug("raised at", exc_info=True)
       flags.refuse(job.name, f"out of memory, {str(error).splitlines()[0]}")
+    except Exception as error:
+      if not files.of_a_bucket(error):
+        raise
+      logging.debug("raised at", exc_info=True)
+      flags.refuse(job.name, f"{type(error).__name__}: {error}")
     except KeyboardInterrupt as stopped:
       print(f"{job.name}: stopped; the same command resumes", file=sys.stderr)
       sys.exit(128 + (stopped.args or (signal.SIGINT,))[0])
@@ -163,7 +168,7 @@ def execute(
     ValueError: the folder holds a run of other settings or inputs, or its name cannot
       be read in this locale.
   """
-  folder = pathlib.Path(folder)
+  folder = files.path_of(folder, "folder")
   try:
     str(folder.absolute()).encode()
   except UnicodeEncodeError:
@@ -192,9 +197,9 @@ def execute(
     with devices.together("reported"):
       result = run(settings, folder)
   except Exception:
-    made = {path.name for path in folder.iterdir() if not files.is_clutter(path)}
+    made = {path.name for path in files.listed(folder, "*")}
     if fresh and made <= {path.name, "lock"}:
-      path.unlink()  # nothing was computed: a corrected command may use the folder
+      files.remove(path)  # nothing was computed: a corrected command may use the folder
     raise
   if jax.process_index() == 0:  # the others helped
     files.write_json(folder / _RESULT, result)
@@ -222,13 +227,12 @@ def _earlier(folder: pathlib.Path) -> dict | None:
 
 def _digests(folder: pathlib.Path) -> dict[str, str]:
   """Return the files that a job wrote, with digests of those that jobs read."""
-  paths = (path for path in folder.iterdir() if path.suffix in _LEFT)
   return {
     path.name: reading.digest_file(path, fix="")
     if path.suffix in (".json", ".npz")
     else ""
-    for path in sorted(paths)
-    if path.name not in _WORKING and path.is_file() and not files.is_clutter(path)
+    for path in files.listed(folder, "*")
+    if path.suffix in _LEFT and path.name not in _WORKING and path.is_file()
   }
 
 

@@ -91,7 +91,7 @@ class JobSettings:
       inputs: result of `inputs()`; other content has another folder.
     """
     if self.out:
-      return pathlib.Path(self.out)
+      return files.path_of(self.out, "--out")
     apart = (*PLACES, *self.grows)
     named = {k: v for k, v in dataclasses.asdict(self).items() if k not in apart}
     words = json.dumps({**named, **(inputs or {})}, sort_keys=True)

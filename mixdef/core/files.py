@@ -24,6 +24,7 @@ Result = TypeVar("Result")
 _CLUTTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "icon\r")
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 _DRIVERS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
+_RAISING = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "google")
 _BUFFER = 2**16  # bytes fetched at once from a bucket, if only parts are read
 
 
@@ -87,6 +88,11 @@ def _bucket(text: str, name: str, options: Mapping[str, Any] | None = None) -> A
 def on_bucket(path: Any) -> bool:
   """Return whether a path is a `UPath`, which leads to a bucket."""
   return hasattr(path, "storage_options") and not isinstance(path, pathlib.Path)
+
+
+def of_a_bucket(error: Exception) -> bool:
+  """Return whether the driver of a bucket raised an error, for example no network."""
+  return type(error).__module__.partition(".")[0] in _RAISING
 
 
 def reached(path: Any, request: Callable[..., Result], *args: Any, **options: Any):

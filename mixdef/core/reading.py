@@ -68,7 +68,7 @@ def read_npz(
       return {name: _read(archive, found[name]) for name in names or found}
 
 
-def _to_read(path, names=None):
+def _to_read(path, names=None) -> Any:
   whole = files.on_bucket(path) and names is None  # one request fetches all
   return io.BytesIO(files.read_bytes(path)) if whole else files.opened(path)
 

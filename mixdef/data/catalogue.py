@@ -8,7 +8,7 @@ import stat
 from collections.abc import Mapping, Sequence
 
 from mixdef.core import registry
-from mixdef.core.files import path_of
+from mixdef.core.files import on_bucket, path_of
 from mixdef.data import (
   adult,
   bundled,
@@ -90,6 +90,8 @@ def _folder(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
     given = "MIXDEF_DATA" if os.environ.get("MIXDEF_DATA") else "data_dir"
     data_dir = os.environ.get("MIXDEF_DATA") or "data"
   folder = path_of(data_dir, given)
+  if on_bucket(folder):
+    return folder  # there are only files there
   try:
     is_folder = stat.S_ISDIR(folder.stat().st_mode)
   except FileNotFoundError:

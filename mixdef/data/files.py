@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from mixdef.core import extras, reading
+from mixdef.core import files as core_files
 from mixdef.core.files import is_clutter
 from mixdef.core.reading import Damaged
 
@@ -64,8 +65,9 @@ def find(
 
 def child(folder: pathlib.Path, name: str) -> pathlib.Path | None:
   """Return folder/name if it exists, ignoring case."""
-  # `lexists`, so that a broken link is found and can be reported.
-  if os.path.lexists(exact := folder / name):
+  exact = folder / name
+  # A broken link is found as well, so that it can be reported.
+  if core_files.exists(exact) or exact.is_symlink():
     return exact
   alike = (path for path in entries(folder) if _plain(path.name) == _plain(name))
   return next(alike, None)
@@ -169,7 +171,7 @@ def unreadable(path: pathlib.Path, error: OSError) -> OSError:
 def instead(path: pathlib.Path) -> str:
   """Describe what often takes the place of a file, for the error message."""
   try:
-    with path.open("rb") as file:
+    with core_files.opened(path) as file:
       head = file.read(200).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
   except OSError:
     return ""
@@ -185,7 +187,7 @@ def instead(path: pathlib.Path) -> str:
 def read_bytes(path: pathlib.Path) -> bytes:
   """Return the bytes of a file."""
   with decoding(path):
-    return path.read_bytes()
+    return core_files.read_bytes(path)
 
 
 def decompressed(path: pathlib.Path) -> bytes:
@@ -221,14 +223,15 @@ def read_picture(path: pathlib.Path, mode: str | None = None) -> np.ndarray:
   extras.require("PIL")
   import PIL.Image
 
+  raw = read_bytes(path)
   with decoding(path), warnings.catch_warnings():
     # Damaged metadata causes only warnings. It can also turn a small picture into a
     # huge one.
     warnings.simplefilter("ignore")
     warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-    with PIL.Image.open(path) as picture:
+    with PIL.Image.open(io.BytesIO(raw)) as picture:
       picture.verify()  # checks PNG checksums; nothing can be read afterwards
-    with PIL.Image.open(path) as picture:
+    with PIL.Image.open(io.BytesIO(raw)) as picture:
       return np.asarray(picture.convert(mode) if mode else picture)
 
 

@@ -1,5 +1,6 @@
 """Reader of Texas-100 and Purchase-100, binary tables with 100 classes."""
 
+import io
 import pathlib
 import tarfile
 import warnings
@@ -7,6 +8,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from mixdef.core import files as core_files
 from mixdef.core import validate
 from mixdef.core.files import is_clutter
 from mixdef.core.reading import Damaged
@@ -80,7 +82,7 @@ def read(
     x, y = arrays["features"], arrays["labels"]
   elif found := files.find(data_dir, (name, source.folder), source.texts):
     place = found[0].parent
-    x, y = _join(place, [_parse(path, path) for path in found])
+    x, y = _join(place, [_parse(path, core_files.opened(path)) for path in found])
   elif found := files.find(data_dir, (name, ""), (source.archive,)):
     place = found[0]
     x, y = _join(place, _unpack(place, source))
@@ -99,7 +101,8 @@ def read(
 
 
 def _unpack(archive: pathlib.Path, source: Source) -> list[np.ndarray]:
-  with files.decoding(archive), tarfile.open(archive) as tar:
+  raw = io.BytesIO(files.read_bytes(archive))
+  with files.decoding(archive), tarfile.open(fileobj=raw) as tar:
     held = {
       pathlib.PurePosixPath(member.name): member
       for member in tar.getmembers()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mixdef.core import extras
+from mixdef.core.files import on_bucket
 from mixdef.data import counts, faces, files
 from mixdef.data.dataset import Dataset
 
@@ -87,6 +88,8 @@ def read(
     f" python -m pip install -e '.[prepare]' && {_command(data_dir, name)}"
     f" ({files.contents(data_dir / name)})"
   )
+  if on_bucket(data_dir):
+    raise FileNotFoundError(f"{advice}; prepared sets are read on this machine only")
   try:
     import tensorflow_datasets as tfds
   except ImportError as error:

@@ -36,10 +36,10 @@ def write(path: pathlib.Path, tree, notes: dict) -> None:
     tree: pytree of arrays; random keys are written as their bits.
     notes: anything JSON can represent.
   """
-  arrays = {name: _bits(leaf) for name, leaf in _named(tree).items()}
+  arrays: dict[str, Any] = {name: _bits(leaf) for name, leaf in _named(tree).items()}
   text = json.dumps(seal({**notes, _DIGEST: _digest(arrays)}))
   with whole_file(path) as file:
-    np.savez(file, **arrays, **{_NOTES: np.frombuffer(text.encode(), np.uint8)})
+    np.savez(file, **arrays | {_NOTES: np.frombuffer(text.encode(), np.uint8)})
 
 
 def read(path: pathlib.Path, template):

@@ -136,7 +136,7 @@ def test_an_interrupt_writes_a_checkpoint(
     if len(trained) == stopped_in:
       raise KeyboardInterrupt
 
-  caplog.set_level("INFO")
+  caplog.set_level("INFO", logger="absl")
   with monkeypatch.context() as patch:
     patch.setattr(Progress, "advance", advance)
     with pytest.raises(KeyboardInterrupt):
