@@ -54,7 +54,9 @@ def path_of(path: Any, name: str = "path") -> pathlib.Path:
   text = os.fspath(path)
   if not text:
     raise ValueError(f"{name} is empty: pass the path of a file or folder, or omit it")
-  if isinstance(text, str) and _URL.match(text):
+  if isinstance(text, str) and text.startswith("file://"):
+    path = text.removeprefix("file://")
+  elif isinstance(text, str) and _URL.match(text):
     return _bucket(text, name)
   try:
     return pathlib.Path(path).expanduser()
