@@ -15,7 +15,13 @@ from mixdef.core import files, reading
 from mixdef.core.files import path_of
 
 SMALL = ["--model=mlp(8)", "--epochs=2", "--quick", "--learning_rate=0.01"]
-SHADOWS = [*SMALL, "--batch_size=32", "--num_shadows=4", "--strategy=loop", "--train_size=60"]
+SHADOWS = [
+  *SMALL,
+  "--batch_size=32",
+  "--num_shadows=4",
+  "--strategy=loop",
+  "--train_size=60",
+]
 ATTACKS = "--attacks=loss_threshold,lira_online_fixed"
 
 

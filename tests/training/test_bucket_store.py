@@ -12,7 +12,8 @@ import uuid
 import apart
 import numpy as np
 import pytest
-from test_devices import finish, pair
+import upath
+from test_devices import finish, free_port, pair
 from training_cases import halves, same, train
 
 from mixdef.core import files
@@ -131,6 +132,36 @@ def test_s3_keeps_entries_and_creates_once(bucket):
   assert store.names("models/*") == []
   assert files.created(bucket / "lock", b"1")
   assert not files.created(bucket / "lock", b"2")
+
+
+@pytest.fixture
+def gcs_folder(monkeypatch):
+  """Return a folder of an emulator of GCS, which ignores conditions of requests."""
+  reason = "no {0}: pip install {0}"
+  monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+  pytest.importorskip("gcsfs", reason=reason.format("gcsfs"))
+  server = pytest.importorskip(
+    "gcp_storage_emulator.server", reason=reason.format("gcp-storage-emulator")
+  )
+  port = free_port()
+  monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+  running = server.create_server("127.0.0.1", port, in_memory=True)
+  running.start()
+  folder = path_of(upath.UPath("gs://bucket/run", token="anon"))
+  folder.fs.mkdir("bucket")
+  yield folder
+  running.stop()
+
+
+@pytest.mark.slow
+def test_a_run_on_gcs_resumes(gcs_folder):
+  expected = train(members=KEEP)
+  train(members=KEEP[:2], out=gcs_folder)
+  assert Store(gcs_folder).names("models/*") == ["models/00000", "models/00001"]
+  assert same(train(members=KEEP, out=gcs_folder).states, expected.states)
+  assert {"lock", "models", "metrics.jsonl"} < {
+    path.name for path in files.listed(gcs_folder, "*")
+  }
 
 
 _WRITE = """
