@@ -221,11 +221,16 @@ def opened(path: Any) -> IO[bytes]:
 
 
 class _Parts(io.RawIOBase):
-  """A file on a bucket, of which only what is read is fetched."""
+  """A file on a bucket, of which only what is read is fetched.
+
+  The end is fetched at once, because archives hold their table of contents there.
+  """
 
   def __init__(self, path: Any):
     self._path, self._at = path, 0
     self._size = reached(path, path.fs.size, path.path)
+    self._last = max(0, self._size - _BUFFER)
+    self._end = self._fetched(self._last, self._size) if self._size else b""
 
   def readable(self) -> bool:
     return True
@@ -247,11 +252,17 @@ class _Parts(io.RawIOBase):
     end = min(self._at + len(buffer), self._size)
     if end <= self._at:
       return 0
-    fetch = self._path.fs.cat_file
-    part = reached(self._path, fetch, self._path.path, start=self._at, end=end)
+    if self._at >= self._last:
+      part = self._end[self._at - self._last : end - self._last]
+    else:
+      part = self._fetched(self._at, end)
     buffer[: len(part)] = part
     self._at += len(part)
     return len(part)
+
+  def _fetched(self, start: int, end: int) -> bytes:
+    fetch = self._path.fs.cat_file
+    return reached(self._path, fetch, self._path.path, start=start, end=end)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

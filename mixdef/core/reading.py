@@ -59,13 +59,21 @@ def read_npz(
   """
   path = path_of(path)
   with _one_line(path, what, fix), _to_read(path, names) as file:
-    if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
-      raise ValueError("it is a single array, written by numpy.save")
-    with zipfile.ZipFile(file) as archive:
+    with _archive(file) as archive:
       members = archive.infolist()
       _refuse_claims(members, file.seek(0, io.SEEK_END))
       found = {info.filename.removesuffix(".npy"): info for info in members}
       return {name: _read(archive, found[name]) for name in names or found}
+
+
+def _archive(file):
+  try:
+    return zipfile.ZipFile(file)
+  except zipfile.BadZipFile:
+    file.seek(0)
+    if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
+      raise ValueError("it is a single array, written by numpy.save") from None
+    raise
 
 
 def _to_read(path, names=None) -> Any:
@@ -247,24 +255,18 @@ def _refuse_claims(members, size) -> None:
 
 
 def _read(archive, info) -> np.ndarray:
-  """Read one member of the archive.
-
-  The member is opened twice, because `zipfile` does not verify the checksum after a
-  reader has seeked back. It is read to its end, where `zipfile` verifies the checksum.
-  """
+  """Read one member of the archive, to its end, where `zipfile` verifies a checksum."""
   with archive.open(info) as file:
     version = npy.read_magic(file)
     if version not in _HEADERS:
       raise ValueError(f"{info.filename!r} has the unknown version {version}")
-    shape, _, dtype = _HEADERS[version](file)
+    shape, columns_first, dtype = _HEADERS[version](file)
     if dtype.hasobject:
       raise ValueError(f"{info.filename!r} holds Python objects, not numbers")
     if math.prod(shape) * dtype.itemsize != info.file_size - file.tell():
       raise ValueError(f"{info.filename!r} is not as long as its header says")
-  with archive.open(info) as file:
-    array = npy.read_array(file, allow_pickle=False)
-    file.read()
-  return array
+    content = bytearray(file.read())  # numpy may write to it, as to any array
+  return np.ndarray(shape, dtype, content, order="F" if columns_first else "C")
 
 
 def _finite(text: str) -> float:
