@@ -58,12 +58,15 @@ def read_npz(
     OSError: if the system does not let it be read.
   """
   path = path_of(path)
-  with _one_line(path, what, fix), _to_read(path, names) as file:
-    with _archive(file) as archive:
-      members = archive.infolist()
-      _refuse_claims(members, file.seek(0, io.SEEK_END))
-      found = {info.filename.removesuffix(".npy"): info for info in members}
-      return {name: _read(archive, found[name]) for name in names or found}
+  with (
+    _one_line(path, what, fix),
+    _to_read(path, names) as file,
+    _archive(file) as archive,
+  ):
+    members = archive.infolist()
+    _refuse_claims(members, file.seek(0, io.SEEK_END))
+    found = {info.filename.removesuffix(".npy"): info for info in members}
+    return {name: _read(archive, found[name]) for name in names or found}
 
 
 def _archive(file):

@@ -96,7 +96,10 @@ class Store:
     ]
 
   def read_metrics(self) -> list[dict]:
-    """Return the rows of all processes; damaged rows are skipped with a warning."""
+    """Return the rows of all processes, those of teachers first.
+
+    Damaged rows are skipped with a warning.
+    """
     rows = {}
     for path in [self.folder / METRICS, *files.listed(self.folder, _PARTS)]:
       damaged = 0
@@ -113,7 +116,7 @@ class Store:
           damaged += 1
       if damaged:
         logging.warning("%s: %d rows are damaged and left out", path, damaged)
-    return list(rows.values())
+    return [rows[key] for key in sorted(rows, key=_place)]
 
   def write_metrics(self, rows: Iterable[dict]) -> None:
     """Replace all rows by these."""
@@ -139,6 +142,11 @@ class Store:
 
   def _path(self, name):
     return self.folder / f"{name}.npz"
+
+
+def _place(key):
+  name, count, epoch = key
+  return not name.startswith("teachers"), name, count, epoch
 
 
 def _write_rows(path, rows):
