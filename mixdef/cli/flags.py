@@ -39,7 +39,8 @@ STRATEGIES = ("auto", "vmap", "scan", "loop", "processes")
 GROUPS: dict[str, dict[str, Flag]] = {
   "run": {
     "out": Flag(
-      "run folder; the same folder resumes a run. Default: a new name in runs/"
+      "run folder, here or on a bucket (gs://, s3://); the same folder resumes a run. "
+      "Default: a new name in runs/"
     ),
     "seed": Flag("seed of everything random", 0, 2**63 - 1),
     "noise_seed": Flag(
@@ -58,7 +59,9 @@ GROUPS: dict[str, dict[str, Flag]] = {
       "my_module:name"
     ),
     "datasets": Flag("names separated by commas, instead of --dataset"),
-    "data_dir": Flag("folder of the raw files. Default: $MIXDEF_DATA, or ./data"),
+    "data_dir": Flag(
+      "folder of the raw files, here or on a bucket. Default: $MIXDEF_DATA, or ./data"
+    ),
     "train_size": Flag(
       "number of records to train a model on, drawn by the seed; 0: all records", 0
     ),

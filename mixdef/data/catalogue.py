@@ -43,8 +43,9 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
 
   Args:
     name: a key of `CATALOGUE`; sets with the prefix `synthetic_` are simulated.
-    data_dir: folder of the raw files. None means the environment variable MIXDEF_DATA,
-      or else the folder `data` in the current one.
+    data_dir: folder of the raw files, here or on a bucket (`gs://`, `s3://`). None
+      means the environment variable MIXDEF_DATA, or else the folder `data` in the
+      current one.
 
   Returns:
     A `Dataset`.

@@ -66,8 +66,9 @@ def find(
 def child(folder: pathlib.Path, name: str) -> pathlib.Path | None:
   """Return folder/name if it exists, ignoring case."""
   exact = folder / name
-  # A broken link is found as well, so that it can be reported.
-  if core_files.exists(exact) or exact.is_symlink():
+  # `lexists`, so that a broken link is found and can be reported.
+  there = core_files.exists if core_files.on_bucket(exact) else os.path.lexists
+  if there(exact):
     return exact
   alike = (path for path in entries(folder) if _plain(path.name) == _plain(name))
   return next(alike, None)

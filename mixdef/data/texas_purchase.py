@@ -82,7 +82,7 @@ def read(
     x, y = arrays["features"], arrays["labels"]
   elif found := files.find(data_dir, (name, source.folder), source.texts):
     place = found[0].parent
-    x, y = _join(place, [_parse(path, core_files.opened(path)) for path in found])
+    x, y = _join(place, [_read_text(path) for path in found])
   elif found := files.find(data_dir, (name, ""), (source.archive,)):
     place = found[0]
     x, y = _join(place, _unpack(place, source))
@@ -121,7 +121,12 @@ def _unpack(archive: pathlib.Path, source: Source) -> list[np.ndarray]:
     return tables
 
 
-def _parse(path: pathlib.Path, text: pathlib.Path | IO[bytes] | None) -> np.ndarray:
+def _read_text(path: pathlib.Path) -> np.ndarray:
+  with files.decoding(path), core_files.opened(path) as text:
+    return _parse(path, text)
+
+
+def _parse(path: pathlib.Path, text: IO[bytes] | None) -> np.ndarray:
   if text is None:
     raise Damaged(f"{path} is a folder, not a text file; put the file there")
   with files.decoding(path), warnings.catch_warnings():
