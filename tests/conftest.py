@@ -3,8 +3,10 @@
 import collections
 import functools
 import gc
+import logging as std_logging
 import os
 import pathlib
+import uuid
 
 import jax
 import numpy as np
@@ -15,6 +17,7 @@ from absl import flags, logging
 
 from mixdef import models
 from mixdef.core import registry
+from mixdef.core.files import path_of
 from mixdef.data import CATALOGUE, subsets
 from mixdef.data.synthetic import synthetic_memorize
 from mixdef.learners.classifier import classifier
@@ -87,6 +90,33 @@ def real_data():
     return folder
 
   return locate
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+  """Start a server of S3, for the tests and the processes that they start."""
+  reason = "no {}: pip install 'mixdef[test]'"
+  pytest.importorskip("s3fs", reason=reason.format("s3fs"))
+  server = pytest.importorskip("moto.server", reason=reason.format("moto"))
+  std_logging.getLogger("werkzeug").setLevel(std_logging.ERROR)
+  running = server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+  running.start()
+  host, port = running.get_host_and_port()
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+      patch.setenv(name, "testing")
+    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    yield running
+  running.stop()
+
+
+@pytest.fixture
+def bucket(s3_server):
+  """Return an empty bucket."""
+  path = path_of(f"s3://bucket-{uuid.uuid4().hex}")
+  path.fs.mkdir(path.path)
+  return path
 
 
 @pytest.fixture

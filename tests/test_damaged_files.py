@@ -1,6 +1,7 @@
 """Thousands of damaged files: each is one line, or is told and made again."""
 
 import copy
+import io
 import json
 import pathlib
 import shutil
@@ -168,23 +169,30 @@ def test_damaged_reports(tmp_path):
 TREE = {"a/b": np.arange(6.0).reshape(2, 3), "c": np.array([True, False])}
 
 
-@pytest.mark.parametrize("name", ["arrays.npz", "_CHECKPOINT_METADATA"])
-def test_damaged_entries_of_a_store(tmp_path, name, caplog):
+def broken_notes(path):
+  """Return entries whose notes alone are altered."""
+  with np.load(path) as found:
+    arrays = dict(found)
+  notes = json.loads(arrays["notes.json"].tobytes())
+  for text in texts(notes, 60):
+    file = io.BytesIO()
+    np.savez(file, **arrays | {"notes.json": np.frombuffer(text, np.uint8)})
+    yield file.getvalue()
+
+
+@pytest.mark.parametrize("part", ["file", "notes"])
+def test_damaged_entries_of_a_store(tmp_path, part, caplog):
   store = Store(tmp_path)
   store.save("one", TREE, made_from={"learner": "Linear()"}, models=[0, 1])
-  folder = tmp_path / "one"
-  files = {path.name: path.read_bytes() for path in folder.iterdir()}
-  whole = files[name]
-  every = broken(whole, 60) if name == "arrays.npz" else texts(json.loads(whole), 60)
+  path = tmp_path / "one.npz"
+  every = broken(path.read_bytes(), 60) if part == "file" else broken_notes(path)
   for content in every:
-    folder.mkdir(exist_ok=True)
-    for other, kept in {**files, name: content}.items():
-      (folder / other).write_bytes(kept)
+    path.write_bytes(content)
     caplog.clear()
     found = store.load_arrays("one")
     assert found is None or all((found[n] == TREE[n]).all() for n in TREE)
     assert len(caplog.messages) == (found is None)
-    assert folder.exists() == (found is not None)
+    assert path.exists() == (found is not None)
     notes = store.notes("one", {"made_from": dict}) if found else None
     assert notes is None or notes["made_from"] == {"learner": "Linear()"}
 
@@ -307,14 +315,14 @@ def test_files_that_vanish_while_a_job_runs(tmp_path, monkeypatch, act, name):
 def test_entries_that_vanish_while_they_are_read(tmp_path, monkeypatch, caplog):
   store = Store(tmp_path)
   store.save("one", TREE)
-  whole = store_entry.read_notes
+  whole = store_entry.read_npz
 
-  def read_notes(path, form=dict):
-    notes = whole(path, form)
-    shutil.rmtree(path)
-    return notes
+  def read_npz(path, **options):
+    path.unlink()
+    return whole(path, **options)
 
-  monkeypatch.setattr(store_entry, "read_notes", read_notes)
+  monkeypatch.setattr(store_entry, "read_npz", read_npz)
+  assert store.has("one")
   assert store.load_arrays("one") is None
   (told,) = [line for line in caplog.messages if line.endswith("is made anew")]
-  assert "arrays.npz is missing" in told
+  assert "one.npz cannot be read: it is missing" in told

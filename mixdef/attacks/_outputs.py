@@ -8,7 +8,7 @@ import numpy as np
 
 from mixdef.attacks import _per_record
 from mixdef.core import validate
-from mixdef.core.files import local_path
+from mixdef.core.files import path_of
 from mixdef.core.reading import read_npz
 
 _FIRST = 256  # records that usually suffice to reject a wrong scale
@@ -38,7 +38,7 @@ def read_file(path: str | pathlib.Path) -> dict[str, Any]:
     FileNotFoundError: if there is no such file.
     ValueError: naming the file and what is wrong with it.
   """
-  path = local_path(path)
+  path = path_of(path)
   arrays: dict[str, Any] = read_npz(path, fix="write it with numpy.savez")
   missing = [name for name in ("logits", "keep", "labels") if name not in arrays]
   if missing:

@@ -26,7 +26,7 @@ from mixdef.auditing.running import Budget, Findings, drawn_records, run_attacks
 from mixdef.auditing.saved import SCHEMA
 from mixdef.auditing.sections import added_sections
 from mixdef.auditing.verdict import verdict
-from mixdef.core.files import local_path, whole_file, write_json, write_text
+from mixdef.core.files import path_of, whole_file, write_json, write_text
 from mixdef.core.randomness import check_seed
 from mixdef.data import Dataset, duplicate_records
 from mixdef.training import Ensemble
@@ -99,10 +99,9 @@ class Audit:
     """
     from mixdef.auditing.pages.pictures import mosaic_png
 
-    folder = self.out if folder is None else local_path(folder, "folder")
+    folder = self.out if folder is None else path_of(folder, "folder")
     if folder is None:
       raise ValueError("the audit was given no out: name a folder, save('runs/mine')")
-    folder.mkdir(parents=True, exist_ok=True)
     signals = self.signals
     arrays: dict[str, Any] = {
       "ids": _ids(signals),
@@ -195,7 +194,7 @@ def audit(
   seed = check_seed(seed)
   names, given = catalogue.names(attacks), plain_facts(setting)
   ensemble, data = None, None
-  out = None if out is None else local_path(out, "out")
+  out = None if out is None else path_of(out, "out")
   how = {"views": views, "seed": seed, "out": out, "progress": progress}
   on_canaries, baseline = added(source, canaries, dp_baseline, names, **how)
   target = _chosen_target(source, target)

@@ -4,7 +4,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from mixdef.core.files import local_path
+from mixdef.core import files
+from mixdef.core.files import path_of
 from mixdef.core.reading import Damaged, check_form, read_json
 
 SCHEMA = 1
@@ -27,9 +28,9 @@ def read_report(path: str | pathlib.Path) -> dict[str, Any]:
     ValueError: if it is not a report, or has a newer layout.
     FileNotFoundError: if there is none.
   """
-  path = local_path(path)
+  path = path_of(path)
   path = path / "report.json" if path.is_dir() else path
-  if not path.exists():
+  if not files.exists(path):
     raise FileNotFoundError(f"{path} is missing; run mixdef audit there first")
   report = read_json(path, what=_WHAT, fix=_FIX)
   if report.get("schema") != SCHEMA:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mixdef.auditing.saved import read_report
-from mixdef.core.files import local_path
+from mixdef.core.files import path_of
 from mixdef.core.reading import read_npz
 from mixdef.metrics.intervals import paired_bootstrap
 
@@ -84,7 +84,7 @@ def read_audit_scores(folder: str | pathlib.Path) -> dict[str, np.ndarray]:
     FileNotFoundError: the file is missing.
     ValueError: the file is damaged.
   """
-  path, fix = local_path(folder) / "scores.npz", "run mixdef audit there again"
+  path, fix = path_of(folder) / "scores.npz", "run mixdef audit there again"
   arrays = read_npz(path, fix=fix)
   members = arrays.get("keep")
   if members is None or members.dtype != bool or members.ndim != 2:

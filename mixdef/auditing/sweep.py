@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import pathlib
-import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -93,7 +92,7 @@ def sweep_defenses(
   """
   budget, members = budget or Budget(), np.asarray(members)
   names = ATTACKS.names(attacks)
-  out, grids = files.local_path(out), read_grids(defenses)
+  out, grids = files.path_of(out), read_grids(defenses)
   sweep = _Sweep(make_learner, data, members, names, budget, training, seed)
   if made_from is None:
     made_from = {
@@ -123,10 +122,9 @@ def _programs(grid: Grid) -> list[Grid]:
 def _complete(sweep, family, grid, out, made_from, noted) -> None:
   """Compute the missing cells among those that one program trains."""
   place = out / "cells" / sweep.data.name / f"seed-{sweep.seed}"
-  place.mkdir(parents=True, exist_ok=True)
   shadows = len(sweep.members)
   paths = [place / f"{_mark(shadows, text)}.json" for text in grid.texts]
-  for path in _paths(place, "*.json"):
+  for path in files.listed(place, "*.json"):
     if cell := _read_cell(path):
       fix = "Choose another --out."
       equal_or_refuse(path, cell["made_from"], made_from, fix=fix)
@@ -145,15 +143,11 @@ def _complete(sweep, family, grid, out, made_from, noted) -> None:
   common |= {**noted, "made_from": made_from}
   for i, text, result in zip(missing, grid.texts, found, strict=True):
     files.write_json(paths[i], reading.seal({**common, "defense": text, **result}))
-  shutil.rmtree(scratch, ignore_errors=True)
+  files.remove(scratch)
 
 
 def _mark(*words) -> str:
   return hashlib.sha256(repr(words).encode()).hexdigest()[:16]
-
-
-def _paths(folder, pattern) -> list[pathlib.Path]:
-  return [path for path in folder.glob(pattern) if not files.is_clutter(path)]
 
 
 def _read_cell(path) -> dict[str, Any] | None:
@@ -164,13 +158,13 @@ def _read_cell(path) -> dict[str, Any] | None:
     return reading.read_json(path, form=form, sealed=True, fix=fix)
   except reading.Damaged as error:
     logging.warning("%s", error)
-    path.unlink()
+    files.remove(path)
     return None
 
 
 def _finished(path, text) -> bool:
   """Return whether a cell has its results; one that was refused is tried again."""
-  cell = _read_cell(path) if path.exists() else None
+  cell = _read_cell(path) if files.exists(path) else None
   return cell is not None and cell["defense"] == text and "not_run" not in cell
 
 
@@ -186,7 +180,7 @@ def _read_cells(out, grids) -> list[dict[str, Any]]:
     return cell["dataset"], place.get(cell["defense"], len(place))
 
   paths = sorted(
-    _paths(out, "cells/*/*/*.json"), key=lambda path: path.stat().st_mtime_ns
+    files.listed(out, "cells/*/*/*.json"), key=lambda path: path.stat().st_mtime
   )
   cells = sorted(filter(None, map(_read_cell, paths)), key=order)
   for cell in cells:
@@ -243,7 +237,7 @@ def _trained(sweep, grid, scratch) -> Ensemble:
     return train()
   except AnotherRun as error:  # the code or the strategy changed since it was stopped
     logging.info("the partly trained models are trained again: %s", error)
-    shutil.rmtree(scratch)
+    files.remove(scratch)
     if jax.process_count() > 1:
       raise devices.Stopped(f"{scratch} was outdated: run the command again") from None
     return train()

@@ -25,7 +25,7 @@ with epy.lazy_imports():
 
   import mixdef
   from mixdef import auditing
-  from mixdef.core import reading
+  from mixdef.core import files, reading
 
 _ATTACKING = ("attacks", "attack_targets", "attack_records", "target")
 # Flags that apply to --arrays; all others are for training.
@@ -87,7 +87,7 @@ class AuditSettings(HostSettings):
   @property
   def subject(self) -> str:
     """Data set and defense, or the file of outputs."""
-    return pathlib.Path(self.arrays).stem if self.arrays else super().subject
+    return pathlib.PurePath(self.arrays).stem if self.arrays else super().subject
 
   def inputs(self) -> dict[str, str]:
     """Return versions, and digests of the outputs or of all records that are read."""
@@ -142,7 +142,7 @@ def run(settings: AuditSettings, folder: pathlib.Path) -> dict:
 
 
 def _of_arrays(settings, folder):
-  path = pathlib.Path(settings.arrays)
+  path = files.path_of(settings.arrays, "--arrays")
   return mixdef.audit(
     mixdef.Signals.from_npz(path),
     target=settings.released,

@@ -49,7 +49,7 @@ class CompareSettings(JobSettings):
   def paths(self) -> list[pathlib.Path]:
     """The run folders as given."""
     parts = (part.strip() for part in self.audits.split(","))
-    return [files.local_path(part, "--audits") for part in parts if part]
+    return [files.path_of(part, "--audits") for part in parts if part]
 
   @property
   def folders(self) -> dict[str, pathlib.Path]:

@@ -39,7 +39,8 @@ STRATEGIES = ("auto", "vmap", "scan", "loop", "processes")
 GROUPS: dict[str, dict[str, Flag]] = {
   "run": {
     "out": Flag(
-      "run folder; the same folder resumes a run. Default: a new name in runs/"
+      "run folder, here or on a bucket (gs://, s3://); the same folder resumes a run. "
+      "Default: a new name in runs/"
     ),
     "seed": Flag("random seed", 0, 2**63 - 1),
     "noise_seed": Flag(
@@ -62,7 +63,9 @@ GROUPS: dict[str, dict[str, Flag]] = {
       "TensorFlow Datasets (docs/your_data.md)"
     ),
     "datasets": Flag("names separated by commas, instead of --dataset"),
-    "data_dir": Flag("folder of the raw files. Default: $MIXDEF_DATA, or ./data"),
+    "data_dir": Flag(
+      "folder of the raw files, here or on a bucket. Default: $MIXDEF_DATA, or ./data"
+    ),
     "label": Flag("column of the class, of your own table. Default: label, or y"),
     "group": Flag("column of the person that a record of your own table belongs to"),
     "id": Flag("column of the unique id of a record of your own table"),

@@ -31,6 +31,7 @@ with epy.lazy_imports():
   from mixdef import auditing, metrics, utility
   from mixdef.attacks import gan
   from mixdef.contrib.mixup_theory import report as likelihood_ratios
+  from mixdef.core import files
   from mixdef.metrics import roc
 
 _MODELS = "models"
@@ -52,7 +53,7 @@ def run(settings: GanSettings, folder: pathlib.Path) -> dict:
   train = functools.partial(_train, stages, data)
   # Load these first, so that a folder of different GANs is rejected at once.
   if settings.undefended:
-    place = pathlib.Path(settings.undefended) / _MODELS
+    place = files.path_of(settings.undefended, "--undefended") / _MODELS
     undefended = train("undefended references", settings.undefended_run, place)
   models = train("GANs", settings, folder / _MODELS)
   if settings.is_defended and not settings.undefended:

@@ -7,7 +7,6 @@ import functools
 import inspect
 import json
 import math
-import pathlib
 import types
 from typing import Any, ClassVar
 
@@ -23,7 +22,7 @@ with epy.lazy_imports():
   from mixdef import auditing, learners, models
   from mixdef.attacks import gan
   from mixdef.cli import texts
-  from mixdef.core import reading
+  from mixdef.core import files, reading
 
 _UNDEFENDED = ("wgan_gp", "mlp_wgan_gp", "medgan")
 _FOR_TABLES = ("medgan", "mlp_wgan_gp")
@@ -120,8 +119,8 @@ class GanSettings(HostSettings):
   @property
   def undefended_run(self) -> GanSettings:
     """These settings with the recipe of the undefended run that `undefended` names."""
-    path = pathlib.Path(self.undefended) / "config.json"
-    if not path.exists():
+    path = files.path_of(self.undefended, "--undefended") / "config.json"
+    if not files.exists(path):
       raise FileNotFoundError(
         f"--undefended={self.undefended}: {path} is missing; pass the run folder of "
         "undefended GANs"

@@ -98,6 +98,11 @@ def main(job: Job, argv: Sequence[str] | None = None) -> None:
         raise
       logging.debug("raised at", exc_info=True)
       flags.refuse(job.name, f"out of memory, {str(error).splitlines()[0]}")
+    except Exception as error:
+      if not files.of_a_bucket(error):
+        raise
+      logging.debug("raised at", exc_info=True)
+      flags.refuse(job.name, f"{type(error).__name__}: {error}")
     except KeyboardInterrupt as stopped:
       print(f"{job.name}: stopped; the same command resumes", file=sys.stderr)
       sys.exit(128 + (stopped.args or (signal.SIGINT,))[0])
@@ -167,7 +172,7 @@ def execute(
     ValueError: if the folder holds a run with other settings or inputs, or its name
       cannot be read in this locale.
   """
-  folder = pathlib.Path(folder)
+  folder = files.path_of(folder, "folder")
   try:
     str(folder.absolute()).encode()
   except UnicodeEncodeError:
@@ -196,9 +201,9 @@ def execute(
     with devices.barrier("reported"):
       result = run(settings, folder)
   except Exception:
-    made = {path.name for path in folder.iterdir() if not files.is_clutter(path)}
+    made = {path.name for path in files.listed(folder, "*")}
     if fresh and made <= {path.name, "lock"}:
-      path.unlink()  # nothing was computed, so a corrected command may use the folder
+      files.remove(path)  # nothing was computed: a corrected command may use the folder
     raise
   if jax.process_index() == 0:  # only the first process writes
     files.write_json(folder / _RESULT, result)
@@ -226,13 +231,12 @@ def _earlier(folder: pathlib.Path) -> dict | None:
 
 def _digests(folder: pathlib.Path) -> dict[str, str]:
   """Return the files that a job wrote, with digests of those that jobs read."""
-  paths = (path for path in folder.iterdir() if path.suffix in _LEFT)
   return {
     path.name: reading.digest_file(path, fix="")
     if path.suffix in (".json", ".npz")
     else ""
-    for path in sorted(paths)
-    if path.name not in _WORKING and path.is_file() and not files.is_clutter(path)
+    for path in files.listed(folder, "*")
+    if path.suffix in _LEFT and path.name not in _WORKING and path.is_file()
   }
 
 
@@ -332,8 +336,7 @@ def _log_plainly() -> None:
 
 
 def _worth_showing(record) -> bool:
-  ours = record.name == "absl" and "orbax" not in record.pathname
-  return ours or record.levelno >= std_logging.WARNING
+  return record.name == "absl" or record.levelno >= std_logging.WARNING
 
 
 def cache_programs() -> None:

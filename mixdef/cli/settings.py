@@ -66,7 +66,7 @@ class JobSettings:
       value = getattr(self, field.name)
       flags.check(field.name, value, type(field.default))
       if field.name in PATHS and value:
-        path = str(files.local_path(value, f"--{field.name}"))
+        path = str(files.path_of(value, f"--{field.name}"))
         object.__setattr__(self, field.name, path)
 
   def finished(self, result: dict) -> bool:
@@ -108,7 +108,7 @@ class JobSettings:
       inputs: result of `inputs()`; different content leads to a different folder.
     """
     if self.out:
-      return pathlib.Path(self.out)
+      return files.path_of(self.out, "--out")
     apart = (*NOT_HASHED, *self.extendable)
     named = {k: v for k, v in dataclasses.asdict(self).items() if k not in apart}
     words = json.dumps({**named, **(inputs or {})}, sort_keys=True)

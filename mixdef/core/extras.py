@@ -5,8 +5,10 @@ import importlib.util
 _EXTRAS = {
   "PIL": "images",
   "datasets": "huggingface",
+  "gcsfs": "gcs",
   "jinja2": "report",
   "matplotlib": "report",
+  "s3fs": "s3",
   "safetensors": "weights",
 }
 

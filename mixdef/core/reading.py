@@ -9,18 +9,20 @@ that is larger than the file could hold.
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import math
 import pathlib
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
 
-from mixdef.core.files import local_path
+from mixdef.core import files
+from mixdef.core.files import path_of
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _DEFLATES = 1032  # maximal expansion of deflate, bytes per byte
@@ -33,14 +35,19 @@ class Damaged(ValueError):
 
 
 def read_npz(
-  path: str | pathlib.Path, *, fix: str, what: str = "is not an npz of plain arrays"
+  path: Any,
+  *,
+  fix: str,
+  what: str = "is not an npz of plain arrays",
+  names: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
-  """Read all arrays of an npz file.
+  """Read the arrays of an npz file.
 
   Args:
     path: path of the file.
     fix: what to do if the file is missing or damaged, for the error message.
     what: description of a damaged file, for the error message.
+    names: the arrays to read, without fetching the others from a bucket; default all.
 
   Returns:
     The arrays by name.
@@ -50,20 +57,35 @@ def read_npz(
     FileNotFoundError: if the file does not exist.
     OSError: if the system prevents reading it.
   """
-  path = local_path(path)
-  with _one_line(path, what, fix), path.open("rb") as file:
+  path = path_of(path)
+  with (
+    _one_line(path, what, fix),
+    _to_read(path, names) as file,
+    _archive(file) as archive,
+  ):
+    members = archive.infolist()
+    _refuse_claims(members, file.seek(0, io.SEEK_END))
+    found = {info.filename.removesuffix(".npy"): info for info in members}
+    return {name: _read(archive, found[name]) for name in names or found}
+
+
+def _archive(file):
+  try:
+    return zipfile.ZipFile(file)
+  except zipfile.BadZipFile:
+    file.seek(0)
     if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
-      raise ValueError("it is a single array, written by numpy.save")
-    with zipfile.ZipFile(file) as archive:
-      members = archive.infolist()
-      _refuse_claims(members, path.stat().st_size)
-      return {
-        info.filename.removesuffix(".npy"): _read(archive, info) for info in members
-      }
+      raise ValueError("it is a single array, written by numpy.save") from None
+    raise
+
+
+def _to_read(path, names=None) -> Any:
+  whole = files.on_bucket(path) and names is None  # one request fetches all
+  return io.BytesIO(files.read_bytes(path)) if whole else files.opened(path)
 
 
 def read_json(
-  path: str | pathlib.Path,
+  path: Any,
   *,
   fix: str,
   form: Any = dict,
@@ -87,9 +109,9 @@ def read_json(
     FileNotFoundError: if the file does not exist.
     OSError: if the system prevents reading it.
   """
-  path = local_path(path)
+  path = path_of(path)
   with _one_line(path, what, fix):
-    value = parse_json(path.read_bytes(), form)
+    value = parse_json(files.read_bytes(path), form)
     return unsealed(value) if sealed else value
 
 
@@ -103,7 +125,7 @@ def digest(*arrays) -> str:
   return state.hexdigest()[:16]
 
 
-def digest_file(path: str | pathlib.Path, *, fix: str) -> str:
+def digest_file(path: Any, *, fix: str) -> str:
   """Hash the content of a file to 16 hexadecimal digits.
 
   Args:
@@ -115,8 +137,8 @@ def digest_file(path: str | pathlib.Path, *, fix: str) -> str:
     Damaged: if it is not a regular file.
     OSError: if the system prevents reading it.
   """
-  path = local_path(path)
-  with _one_line(path, "cannot be read", fix), path.open("rb") as file:
+  path = path_of(path)
+  with _one_line(path, "cannot be read", fix), _to_read(path) as file:
     return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
@@ -205,7 +227,7 @@ def _is_of(value, kinds) -> bool:
 def _one_line(path: pathlib.Path, what: str, fix: str) -> Iterator[None]:
   """Convert any error while reading into a one-line error about the file."""
   try:
-    if path.exists() and not path.is_file():
+    if not files.on_bucket(path) and path.exists() and not path.is_file():
       raise ValueError("it is not a regular file")
     with warnings.catch_warnings():
       warnings.simplefilter(
@@ -238,24 +260,18 @@ def _refuse_claims(members, size) -> None:
 
 
 def _read(archive, info) -> np.ndarray:
-  """Read one member of the archive.
-
-  The member is opened twice, because `zipfile` does not verify the checksum after a
-  reader has seeked back. It is read to its end, where `zipfile` verifies the checksum.
-  """
+  """Read one member of the archive, to its end, where `zipfile` verifies a checksum."""
   with archive.open(info) as file:
     version = npy.read_magic(file)
     if version not in _HEADERS:
       raise ValueError(f"{info.filename!r} has the unknown version {version}")
-    shape, _, dtype = _HEADERS[version](file)
+    shape, columns_first, dtype = _HEADERS[version](file)
     if dtype.hasobject:
       raise ValueError(f"{info.filename!r} holds Python objects, not numbers")
     if math.prod(shape) * dtype.itemsize != info.file_size - file.tell():
       raise ValueError(f"{info.filename!r} is not as long as its header says")
-  with archive.open(info) as file:
-    array = npy.read_array(file, allow_pickle=False)
-    file.read()
-  return array
+    content = bytearray(file.read())  # numpy may write to it, as to any array
+  return np.ndarray(shape, dtype, content, order="F" if columns_first else "C")
 
 
 def _finite(text: str) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mixdef.core import registry
-from mixdef.core.files import local_path
+from mixdef.core.files import on_bucket, path_of
 from mixdef.data import (
   adult,
   bundled,
@@ -58,8 +58,9 @@ def load(
       the path of a .csv, .tsv, .parquet or .npz file, or of a folder of pictures with a
       subfolder for each class; "hf:name" or "hf:name:configuration" of Hugging Face; or
       "tfds:name" of TensorFlow Datasets.
-    data_dir: folder of the raw files. None means the environment variable MIXDEF_DATA,
-      or else the folder `data` in the current one.
+    data_dir: folder of the raw files, here or on a bucket (`gs://`, `s3://`). None
+      means the environment variable MIXDEF_DATA, or else the folder `data` in the
+      current one.
     label: of your own table, the column of the class; None means "label" or "y".
     group: of your own table, the column of the person that a record belongs to.
     id: of your own table, the column of the unique id of a record.
@@ -151,7 +152,9 @@ def _folder(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
   if data_dir is None:
     given = "MIXDEF_DATA" if os.environ.get("MIXDEF_DATA") else "data_dir"
     data_dir = os.environ.get("MIXDEF_DATA") or "data"
-  folder = local_path(data_dir, given)
+  folder = path_of(data_dir, given)
+  if on_bucket(folder):
+    return folder  # there are only files there
   try:
     is_folder = stat.S_ISDIR(folder.stat().st_mode)
   except FileNotFoundError:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from mixdef.core import extras, reading
+from mixdef.core import files as core_files
 from mixdef.core.files import is_clutter
 from mixdef.core.reading import Damaged
 
@@ -65,8 +66,10 @@ def find(
 
 def child(folder: pathlib.Path, name: str) -> pathlib.Path | None:
   """Return folder/name if it exists, ignoring case."""
+  exact = folder / name
   # `lexists`, so that a broken link is found and can be reported.
-  if os.path.lexists(exact := folder / name):
+  there = core_files.exists if core_files.on_bucket(exact) else os.path.lexists
+  if there(exact):
     return exact
   alike = (path for path in entries(folder) if _plain(path.name) == _plain(name))
   return next(alike, None)
@@ -170,7 +173,7 @@ def unreadable(path: pathlib.Path, error: OSError) -> OSError:
 def instead(path: pathlib.Path) -> str:
   """Describe what often takes the place of a file, for the error message."""
   try:
-    with path.open("rb") as file:
+    with core_files.opened(path) as file:
       head = file.read(200).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
   except OSError:
     return ""
@@ -186,7 +189,7 @@ def instead(path: pathlib.Path) -> str:
 def read_bytes(path: pathlib.Path) -> bytes:
   """Return the bytes of a file."""
   with decoding(path):
-    return path.read_bytes()
+    return core_files.read_bytes(path)
 
 
 def decompressed(path: pathlib.Path) -> bytes:
@@ -219,8 +222,9 @@ def read_text(path: pathlib.Path) -> str:
 
 def read_picture(path: pathlib.Path, mode: str | None = None) -> np.ndarray:
   """Return the pixels of a picture: [H, W] for mode "L", [H, W, 3] for "RGB"."""
+  content = io.BytesIO(read_bytes(path))
   with decoding(path):
-    return decode_picture(path, path, mode)
+    return decode_picture(content, path, mode)
 
 
 def decode_picture(

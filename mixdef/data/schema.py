@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mixdef.core import reading
-from mixdef.core.files import local_path
+from mixdef.core.files import path_of
 
 KINDS = ("numeric", "date", "ordinal", "categorical", "drop")
 DAY = 86_400  # seconds
@@ -125,7 +125,7 @@ def read_schema(schema: Any) -> dict[str, Column]:
     return dict(schema.columns)
   place = "schema"
   if isinstance(schema, str | os.PathLike):
-    place = str(local_path(schema, "schema"))
+    place = str(path_of(schema, "schema"))
     fix = "write {column: {kind: ...}}, as json.dumps(data.schema.to_json()) is"
     schema = reading.read_json(place, fix=fix)
   if not isinstance(schema, Mapping):

@@ -1,5 +1,6 @@
 """Reader of Texas-100 and Purchase-100, binary tables with 100 classes."""
 
+import io
 import pathlib
 import tarfile
 import warnings
@@ -7,6 +8,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from mixdef.core import files as core_files
 from mixdef.core import validate
 from mixdef.core.files import is_clutter
 from mixdef.core.reading import Damaged
@@ -80,7 +82,7 @@ def read(
     x, y = arrays["features"], arrays["labels"]
   elif found := files.find(data_dir, (name, source.folder), source.texts):
     place = found[0].parent
-    x, y = _join(place, [_parse(path, path) for path in found])
+    x, y = _join(place, [_read_text(path) for path in found])
   elif found := files.find(data_dir, (name, ""), (source.archive,)):
     place = found[0]
     x, y = _join(place, _unpack(place, source))
@@ -99,7 +101,8 @@ def read(
 
 
 def _unpack(archive: pathlib.Path, source: Source) -> list[np.ndarray]:
-  with files.decoding(archive), tarfile.open(archive) as tar:
+  raw = io.BytesIO(files.read_bytes(archive))
+  with files.decoding(archive), tarfile.open(fileobj=raw) as tar:
     held = {
       pathlib.PurePosixPath(member.name): member
       for member in tar.getmembers()
@@ -118,7 +121,12 @@ def _unpack(archive: pathlib.Path, source: Source) -> list[np.ndarray]:
     return tables
 
 
-def _parse(path: pathlib.Path, text: pathlib.Path | IO[bytes] | None) -> np.ndarray:
+def _read_text(path: pathlib.Path) -> np.ndarray:
+  with files.decoding(path), core_files.opened(path) as text:
+    return _parse(path, text)
+
+
+def _parse(path: pathlib.Path, text: IO[bytes] | None) -> np.ndarray:
   if text is None:
     raise Damaged(f"{path} is a folder, not a text file; put the file there")
   with files.decoding(path), warnings.catch_warnings():

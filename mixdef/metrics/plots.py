@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.core import extras
-from mixdef.core.files import local_path, save_figure
+from mixdef.core.files import path_of, save_figure
 from mixdef.metrics import drawing
 from mixdef.metrics.roc import Roc
 
@@ -34,7 +34,7 @@ def roc_plot(
   Raises:
     ValueError: for no curve, another suffix, or a curve with one class only.
   """
-  path = local_path(path)
+  path = path_of(path)
   if path.suffix not in (".png", ".svg"):
     raise ValueError(f"cannot write {path.name}; end the path in .png or .svg")
   if not curves:

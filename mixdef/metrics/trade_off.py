@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mixdef.core import extras
-from mixdef.core.files import local_path, save_figure
+from mixdef.core.files import path_of, save_figure
 from mixdef.metrics import drawing
 
 _MARKERS = "osD^vP*X<>ph"
@@ -24,7 +24,7 @@ def trade_off_plot(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
   Raises:
     ValueError: for no row, or another suffix.
   """
-  path = local_path(path)
+  path = path_of(path)
   if path.suffix not in (".png", ".svg"):
     raise ValueError(f"cannot write {path.name}; end the path in .png or .svg")
   if not rows:

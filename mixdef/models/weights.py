@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from mixdef.core import extras
-from mixdef.core.files import local_path, whole_file
+from mixdef.core.files import exists, on_bucket, path_of, read_bytes, whole_file
 from mixdef.core.reading import read_npz
 
 _FIX = "pass an .npz, a .safetensors or the folder of an Orbax checkpoint"
@@ -27,8 +27,8 @@ def read_weights(path: str | pathlib.Path) -> dict[str, Any]:
     ValueError: for another kind of file, or a damaged one.
     ModuleNotFoundError: naming the package that reads this kind.
   """
-  place = local_path(path)
-  if not place.exists():
+  place = path_of(path)
+  if not exists(place):
     raise FileNotFoundError(f"{place} is missing: {_FIX}")
   if place.is_dir():
     return _orbax(place)
@@ -45,10 +45,10 @@ def read_weights(path: str | pathlib.Path) -> dict[str, Any]:
 def _safetensors(place):
   extras.require("safetensors")
   import safetensors
-  from safetensors.numpy import load_file
+  from safetensors.numpy import load
 
   try:
-    return load_file(place)
+    return load(read_bytes(place))
   except safetensors.SafetensorError as error:
     raise ValueError(f"{place} is damaged ({error}): {_FIX}") from None
 
@@ -58,7 +58,7 @@ def _orbax(place):
 
   try:
     with ocp.StandardCheckpointer() as checkpointer:
-      return checkpointer.restore(place.resolve())
+      return checkpointer.restore(str(place) if on_bucket(place) else place.resolve())
   except (ValueError, OSError, KeyError) as error:
     reason = str(error).splitlines()[0]
     raise ValueError(f"{place} is no Orbax checkpoint ({reason}): {_FIX}") from None
@@ -76,5 +76,5 @@ def save_weights(path: str | pathlib.Path, params: Any) -> None:
     jax.tree_util.keystr(place, simple=True, separator="/"): np.asarray(leaf)
     for place, leaf in named
   }
-  with whole_file(local_path(path)) as file:
+  with whole_file(path_of(path)) as file:
     np.savez(file, **cast(Any, arrays))

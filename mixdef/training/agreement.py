@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from mixdef.core.files import write_json
+from mixdef.core import files
 from mixdef.core.randomness import KEY_IMPLEMENTATION
 from mixdef.core.reading import Damaged, digest, read_json, seal
 from mixdef.training.options import Options
@@ -81,9 +81,11 @@ def agree(
   fresh = same_or_refuse(store.folder / "signature.json", made_from, fix=FIX)
   if fresh and not store.names("*/*"):
     store.write_metrics([])  # remove rows that a different run may have left
-  if noise == DRAWN and not (store.folder / _NOISE).exists():
-    write_json(store.folder / _NOISE, seal({"seed": secret}))
-    (store.folder / _NOISE).chmod(0o600)  # the seed allows subtracting the noise
+  kept = store.folder / _NOISE
+  if noise == DRAWN and not files.exists(kept):
+    files.write_json(kept, seal({"seed": secret}))
+    if not files.on_bucket(kept):
+      kept.chmod(0o600)  # the seed allows subtracting the noise
   path = store.folder / "strategy.json"
   earlier = None if fresh else _earlier(path)
   requested = {"memory_gb": memory_gb, "models": num_models}
@@ -102,13 +104,13 @@ def agree(
     "capacities": training.capacities,
     "requested": requested,
   }
-  write_json(path, seal(decided))
+  files.write_json(path, seal(decided))
   return Agreement(made_from, training, strategy, size, noise)
 
 
 def _drawn_before(store):
   """Return the noise seed stored in the folder, or draw a new one."""
-  if store is None or not (store.folder / _NOISE).exists():
+  if store is None or not files.exists(store.folder / _NOISE):
     return secrets.randbits(63)
   fix = "the noise seed of its models is lost: use another out folder"
   return read_json(store.folder / _NOISE, fix=fix, sealed=True)["seed"]

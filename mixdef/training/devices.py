@@ -17,7 +17,6 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 Result = TypeVar("Result")
-_WEEK = 7 * 24 * 3600
 
 
 class Stopped(RuntimeError):
@@ -61,14 +60,13 @@ def barrier(what: str) -> Iterator[None]:
     yield
     return
   from jax.experimental import multihost_utils
-  from orbax.checkpoint import multihost
 
   error = None
   try:
     yield
   except Exception as raised:
     error = raised
-  multihost.sync_global_processes(what, timeout=_WEEK)
+  multihost_utils.sync_global_devices(what)
   failed = multihost_utils.process_allgather(np.array(error is not None))
   if error is not None:
     raise error

@@ -1,30 +1,29 @@
-"""An entry of a store: a pytree of arrays and a few notes, written atomically.
+"""An entry of a store: one npz file that holds a pytree of arrays and a few notes.
 
-Orbax makes an entry atomic: it is written to a temporary folder and renamed. Orbax's
-array handlers reject arrays held by only one of several processes, so the arrays of an
-entry are stored in one npz file. Checksums detect later damage to the file or notes.
+The file is written in one piece, so an entry is there whole or not at all. Checksums
+detect later damage to the arrays or the notes.
 """
 
-import functools
+import json
 import pathlib
 from typing import Any
 
 import jax
 import numpy as np
 
+from mixdef.core.files import whole_file
 from mixdef.core.randomness import KEY_IMPLEMENTATION
 from mixdef.core.reading import (
   Damaged,
   check_form,
   digest,
-  read_json,
+  parse_json,
   read_npz,
   seal,
   unsealed,
 )
 
-_ARRAYS = "arrays.npz"
-_NOTES = "_CHECKPOINT_METADATA"  # the file in which Orbax stores them
+_NOTES = "notes.json"  # the last array of the file: the bytes of the notes
 _DIGEST = "arrays"  # the note that detects replaced arrays
 _WHAT, _FIX = "cannot be read", "it is made anew"
 
@@ -33,21 +32,21 @@ def write(path: pathlib.Path, tree, notes: dict) -> None:
   """Write a pytree, replacing any existing entry at the path.
 
   Args:
-    path: path of the entry, a folder.
+    path: path of the entry, an npz file.
     tree: pytree of arrays; random keys are written as their bits.
     notes: anything JSON can represent.
   """
-  checkpointer, arguments = _orbax()
-  arrays = {name: _bits(leaf) for name, leaf in _named(tree).items()}
-  notes = seal({**notes, _DIGEST: _digest(arrays)})
-  checkpointer.save(path, args=arguments(arrays), force=True, custom_metadata=notes)
+  arrays: dict[str, Any] = {name: _bits(leaf) for name, leaf in _named(tree).items()}
+  text = json.dumps(seal({**notes, _DIGEST: _digest(arrays)}))
+  with whole_file(path) as file:
+    np.savez(file, **arrays | {_NOTES: np.frombuffer(text.encode(), np.uint8)})
 
 
 def read(path: pathlib.Path, template):
   """Read a pytree; `template` gives its structure, shapes and types.
 
   Raises:
-    Damaged: if a file is missing, cut short or altered, or holds another tree.
+    Damaged: if the file is missing, cut short or altered, or holds another tree.
   """
   arrays = read_arrays(path)
   try:
@@ -65,14 +64,10 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
   """Read an entry whose tree was a flat dict.
 
   Raises:
-    Damaged: if a file is missing, cut short or altered.
+    Damaged: if the file is missing, cut short or altered.
   """
-  written = read_notes(path)[_DIGEST]
-  try:
-    arrays = read_npz(path / _ARRAYS, what=_WHAT, fix=_FIX)
-  except FileNotFoundError:
-    raise _damaged(path, f"{_ARRAYS} is missing") from None
-  if _digest(arrays) != written:
+  arrays, notes = _read(path)
+  if _digest(arrays) != notes[_DIGEST]:
     raise _damaged(path, "its arrays are not those that were written")
   return arrays
 
@@ -85,20 +80,30 @@ def read_notes(path: pathlib.Path, form: Any = dict) -> dict:
     form: required form of the notes, as in `check_form`.
 
   Raises:
-    Damaged: if they are missing, altered or of another form.
+    Damaged: if the file is missing, its notes are altered or of another form.
   """
-  outer = {"custom_metadata": {_DIGEST: str}}
+  _, notes = _read(path, [_NOTES])
   try:
-    written = read_json(path / _NOTES, form=outer, what=_WHAT, fix=_FIX)
-    notes = unsealed(written["custom_metadata"])
     check_form(notes, form)
-    return notes
+  except ValueError as error:
+    raise _damaged(path, error) from None
+  return notes
+
+
+def _read(path, names=None):
+  """Return the arrays and the notes of an entry."""
+  try:
+    arrays = read_npz(path, what=_WHAT, fix=_FIX, names=names)
+    text = arrays.pop(_NOTES).tobytes()
+    return arrays, unsealed(parse_json(text, {_DIGEST: str}))
   except FileNotFoundError:
+    raise _damaged(path, "it is missing") from None
+  except KeyError:
     raise _damaged(path, "no notes say what it was made from") from None
   except Damaged:
     raise
   except ValueError as error:
-    raise _damaged(path / _NOTES, error) from None
+    raise _damaged(path, error) from None
 
 
 def _damaged(path, reason) -> Damaged:
@@ -112,38 +117,6 @@ def _digest(arrays) -> str:
     small = array.dtype.kind == "V"
     parts += [name, array.view(f"u{array.dtype.itemsize}") if small else array]
   return digest(*parts)
-
-
-@functools.cache
-def _orbax():
-  """Return the checkpointer of this process, and the class of its arguments."""
-  import orbax.checkpoint as ocp
-
-  class Handler(ocp.CheckpointHandler):
-    def save(self, directory, args):
-      with (directory / _ARRAYS).open("wb") as file:
-        np.savez(file, **args.arrays)
-
-    def restore(self, directory, args=None):
-      """Do nothing: `read_arrays` reads the file."""
-
-    def finalize(self, directory):
-      """Do nothing: the file is complete when `save` returns."""
-
-    def close(self):
-      """Do nothing: no resources are held."""
-
-  @ocp.args.register_with_handler(Handler, for_save=True, for_restore=True)
-  class Arguments(ocp.args.CheckpointArgs):
-    def __init__(self, arrays=None):
-      self.arrays = arrays
-
-  # Each process writes its own entries, so no process waits for another.
-  own = jax.process_index()
-  alone = ocp.options.MultiprocessingOptions(
-    primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
-  )
-  return ocp.Checkpointer(Handler(), multiprocessing_options=alone), Arguments
 
 
 def _named(tree):

@@ -42,7 +42,8 @@ def fit(
     seed: random seed.
     noise_seed: seed of the noise, if an epsilon is stated; see `fit_many`.
     num_members: public size of the training set; see `fit_many`.
-    out: folder for checkpoints and metrics.jsonl; an interrupted call resumes from it.
+    out: folder for checkpoints and metrics.jsonl, here or on a bucket (`gs://`,
+      `s3://`); an interrupted call resumes from it.
     progress: show a progress bar (on a terminal) or progress lines.
 
   Returns:
@@ -115,10 +116,11 @@ def fit_many(
     model_ids: int [S], selects the random stream (seed, id) of each model; defaults to
       0..S-1. Models with the same id and different hyper-parameters are paired.
     sweep: hyper-parameters that differ between models, {name: [S]}.
-    out: folder for models, checkpoints and metrics.jsonl. An interrupted call resumes
-      from it, and a call with more models adds them. Models are loaded from there when
-      they are used, so that memory holds one chunk of them. Several processes share one
-      folder and the work; without it, each process trains all models by itself.
+    out: folder for models, checkpoints and metrics.jsonl, here or on a bucket
+      (`gs://`, `s3://`). An interrupted call resumes from it, and a call with more
+      models adds them. Models are loaded from there when they are used, so that memory
+      holds one chunk of them. Several processes share one folder and the work; without
+      it, each process trains all models by itself.
     signals: arguments of `Ensemble.signals`, such as `population` and `views` (may be
       empty). Each chunk of models is queried as soon as it is trained, and the outputs
       are kept in `out`, where `Ensemble.signals` with the same arguments finds them.

@@ -21,6 +21,7 @@ from mixdef.training.store import Store
 
 _CHECKPOINT_SECONDS = 60.0
 _NOT_METRICS = ("epoch", "diverged", "seconds")  # entries of a row, not metrics
+_ROWS_SECONDS = 5.0  # between two writes of the metrics of a chunk
 
 
 class Loop:
@@ -57,7 +58,7 @@ class Loop:
       table = self._table(training, strategy, models)
     states = program.init(training.keys, table, training.values, training.data)
     states, done = self._resumed(kind, training, models, states)
-    self._forget_rows(name, len(models), done)
+    rows = self._earlier_rows(name, len(models), done)
     self.progress.resume(done * len(models))
     if done:
       logging.info(
@@ -68,15 +69,36 @@ class Loop:
         done,
         training.plan.epochs,
       )
-    saved = time.monotonic()
-    for epoch in range(done, training.plan.epochs):
-      states, row = _one_epoch(program, training, states, epoch, models)
-      self._append({"models": name, "count": len(models), **row})
-      metrics = {k: v for k, v in row.items() if k not in _NOT_METRICS}
-      self.progress.advance(len(models), **metrics)
-      if self.store and time.monotonic() - saved > _CHECKPOINT_SECONDS:
-        self._checkpoint(kind, training, models, states, epoch + 1)
-        saved = time.monotonic()
+    saved = written = time.monotonic()
+    reached = done, states  # replaced as one, so that an interrupt leaves them a pair
+    try:
+      for epoch in range(done, training.plan.epochs):
+        states, row = _one_epoch(program, training, states, epoch, models)
+        rows.append({"models": name, "count": len(models), **row, **_process()})
+        reached = epoch + 1, states
+        metrics = {k: v for k, v in row.items() if k not in _NOT_METRICS}
+        self.progress.advance(len(models), **metrics)
+        now = time.monotonic()
+        if now - saved > _CHECKPOINT_SECONDS:
+          self._checkpoint(kind, training, models, rows, *reached)
+          saved = written = time.monotonic()
+        elif now - written > _ROWS_SECONDS:
+          self._write(rows)
+          written = time.monotonic()
+    except KeyboardInterrupt:
+      if self.store and reached[0] > done:
+        self._checkpoint(kind, training, models, rows, *reached)
+        logging.info(
+          "wrote a checkpoint of %s %d to %d after epoch %d of %d",
+          kind,
+          models[0],
+          models[-1],
+          reached[0],
+          training.plan.epochs,
+        )
+      raise
+    self._write(rows)
+    self.history += rows
     return program.finish(states, training.values, training.rows, training.data)
 
   def forget(self, models: Sequence[int]) -> None:
@@ -139,8 +161,12 @@ class Loop:
         self.store.forget(name)
     return table
 
-  def _checkpoint(self, kind, training, models, states, epoch):
+  def _checkpoint(self, kind, training, models, rows, epoch, states):
+    """Write the metrics and states of a chunk after so many epochs."""
+    if not self.store:
+      return
     chunk = f"{kind}-{models[0]:05d}-{models[-1]:05d}"
+    self._write(rows)
     self._keep(f"{chunk}-epoch-{epoch}", training, models, states, epoch=epoch)
     for name, notes in self._begun(kind, []):
       if notes["models"] == models and notes["epoch"] < epoch:
@@ -184,24 +210,23 @@ class Loop:
     rows = np.array(wanted + wanted[-1:] * fill)
     return jax.tree.map(lambda leaf: leaf[rows], kept)
 
-  def _append(self, row):
-    if jax.process_count() > 1:
-      row["process"] = jax.process_index()
-    self.history.append(row)
-    if self.store:
-      self.store.append_metrics(row)
+  def _write(self, rows):
+    if self.store and rows:
+      self.store.write_chunk(rows)
 
-  def _forget_rows(self, name, count, done):
-    """Remove the rows of epochs that are trained again."""
+  def _earlier_rows(self, name, count, done):
+    """Take the rows of a chunk out of the history; those of its first epochs are kept.
 
-    def stays(row):
-      same = (row["models"], row["count"]) == (name, count)
-      return not same or row["epoch"] < done
+    The rows of epochs that are trained again are dropped.
+    """
+    own = [r for r in self.history if (r["models"], r["count"]) == (name, count)]
+    self.history = [row for row in self.history if row not in own]
+    return [row for row in own if row["epoch"] < done]
 
-    kept = list(filter(stays, self.history))
-    if self.store and len(kept) < len(self.history):
-      self.store.write_metrics(kept)
-    self.history = kept
+
+def _process():
+  """Return which process trains, if there are several."""
+  return {"process": jax.process_index()} if jax.process_count() > 1 else {}
 
 
 def _each_made_from(training, models):

@@ -11,19 +11,20 @@ import numpy as np
 from absl import logging
 
 from mixdef.core import registry
-from mixdef.core.files import local_path
+from mixdef.core.files import path_of
 from mixdef.core.learner import Learner, TrainState
 from mixdef.data import Dataset
 from mixdef.training import devices
 from mixdef.training.agreement import Agreement, agree, made_from_alone
 from mixdef.training.ensemble import Ensemble
 from mixdef.training.entry import is_key
+from mixdef.training.lock import locked
 from mixdef.training.loop import Loop
 from mixdef.training.options import Options
 from mixdef.training.prepare import Training
 from mixdef.training.programs import programs
 from mixdef.training.progress import Progress
-from mixdef.training.store import Store, locked
+from mixdef.training.store import Store
 from mixdef.training.stored import NOTES, Stored, joined, name_of, rows_of
 
 
@@ -199,14 +200,16 @@ def open_shadows(
     AnotherRun: if the folder holds models made from other things.
     BlockingIOError: if another run is writing there.
   """
-  store = None if options.out is None else Store(local_path(options.out, "out"))
+  store = None if options.out is None else Store(path_of(options.out, "out"))
   processes = jax.process_count() if store else 1  # alone without a shared folder
   first = jax.process_index() == 0
   with contextlib.ExitStack() as held:
 
     def begin():
+      nonlocal store
       if store and first:
-        held.enter_context(locked(store.folder))
+        lock = held.enter_context(locked(store.folder))
+        store = dataclasses.replace(store, lock=lock)
         store.gather_metrics()
       agreed = agree(
         store,

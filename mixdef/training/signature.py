@@ -51,7 +51,6 @@ def same_or_refuse(
     logging.warning("%s", error)
     earlier = None
   if earlier is None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {**found, **(noted or {})})
     return True
   for name in noted or {}:

@@ -1,56 +1,61 @@
 """A run folder that survives a kill: finished models, work in progress, metrics.
 
 ```
-<folder>/lock               the process that is writing
-<folder>/metrics.jsonl      one row per epoch and chunk
-<folder>/signature.json     fingerprint of the inputs of all models
-<folder>/noise.json         the secret noise seed, if an epsilon is stated
-<folder>/strategy.json      execution strategy
-<folder>/models/00042/      a finished model, with digests of its own inputs
-<folder>/signals-.../00042/  its outputs for the queries with this digest
-<folder>/unfinished/...     checkpoints of models in training
+<folder>/lock                   the process that is writing; see `lock`
+<folder>/metrics.jsonl          one row per epoch and chunk
+<folder>/metrics/...            rows of the chunks of the current run
+<folder>/signature.json         fingerprint of the inputs of all models
+<folder>/noise.json             the secret noise seed, if an epsilon is stated
+<folder>/strategy.json          execution strategy
+<folder>/models/00042.npz       a finished model, with digests of its own inputs
+<folder>/signals-.../00042.npz  its outputs for the queries with this digest
+<folder>/unfinished/...         checkpoints of models in training
 ```
+
+The folder may lie on a bucket. Every file is written in one piece, so whatever is
+listed is whole, and nothing is renamed or appended to.
 """
 
-import contextlib
 import dataclasses
 import json
-import os
 import pathlib
-import shutil
-import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import jax
 from absl import logging
 
-from mixdef.core.files import is_clutter, write_text
+from mixdef.core import files
 from mixdef.core.reading import Damaged, check_form, parse_json
 from mixdef.training import entry
+from mixdef.training.lock import Lock
 
 METRICS = "metrics.jsonl"
+_PARTS = "metrics/*.jsonl"
 _ROW = {"models": str, "count": int, "epoch": int}
 
 
 @dataclasses.dataclass(frozen=True)
 class Store:
-  """Entries named by paths inside one folder, and the rows of its metrics."""
+  """Entries named by paths inside one folder, and the rows of its metrics.
+
+  Attributes:
+    folder: the run folder.
+    lock: the lock of the folder, if this process holds it.
+  """
 
   folder: pathlib.Path
+  lock: Lock | None = None
 
   def save(self, name: str, tree, **notes) -> None:
     """Write a pytree and notes about it, replacing an entry of the same name.
 
     Raises:
-      OSError: if the folder cannot be written or the disk is full.
+      OSError: if the folder cannot be written, the disk is full, or another process
+        has taken the lock.
     """
-    path = self._path(name)
-    try:
-      entry.write(path, tree, {"entry": name, **notes})
-    except OSError as error:
-      reason = f"{error.strerror}: what is there is whole, so mend that and resume"
-      raise OSError(error.errno, reason, str(path)) from None
+    if self.lock:
+      self.lock.check()
+    entry.write(self._path(name), tree, {"entry": name, **notes})
 
   def load(self, name: str, template):
     """Load a pytree; a damaged entry is removed with a warning and gives None.
@@ -76,35 +81,33 @@ class Store:
 
   def has(self, name: str) -> bool:
     """Return whether an entry of that name exists."""
-    return self._path(name).exists()
+    return files.exists(self._path(name))
 
   def forget(self, name: str) -> None:
-    """Remove an entry, if it exists."""
-    path = self._path(name)
-    if path.is_dir():
-      shutil.rmtree(path, ignore_errors=True)
-    else:
-      path.unlink(missing_ok=True)
+    """Remove an entry, or a folder of entries, if it exists."""
+    files.remove(self._path(name))
+    files.remove(self.folder / name)
 
   def names(self, pattern: str) -> list[str]:
     """Return the names of the entries that match a pattern."""
-    found = sorted(self.folder.glob(pattern))
-    # Entries still being written have a dot in their name.
     return [
-      str(path.relative_to(self.folder))
-      for path in found
-      if "." not in path.name and not is_clutter(path)
+      f"{path.parent.name}/{path.stem}"
+      for path in files.listed(self.folder, f"{pattern}.npz")
     ]
 
   def read_metrics(self) -> list[dict]:
-    """Return the rows of all processes; damaged rows are skipped with a warning.
+    """Return the rows of all processes, those of teachers first.
 
-    A last line truncated by a kill is skipped without a warning.
+    Damaged rows are skipped with a warning.
     """
     rows = {}
-    for path in sorted(self.folder.glob(f"{METRICS}*")):
+    for path in [self.folder / METRICS, *files.listed(self.folder, _PARTS)]:
       damaged = 0
-      for line in path.read_bytes().split(b"\n")[:-1]:
+      try:
+        lines = files.read_bytes(path).splitlines()
+      except FileNotFoundError:
+        continue
+      for line in lines:
         try:
           row = parse_json(line, _ROW, finite=False)
           check_form(row.get("seconds", 0.0), float, "seconds")
@@ -113,33 +116,22 @@ class Store:
           damaged += 1
       if damaged:
         logging.warning("%s: %d rows are damaged and left out", path, damaged)
-    return list(rows.values())
+    return [rows[key] for key in sorted(rows, key=_place)]
 
   def write_metrics(self, rows: Iterable[dict]) -> None:
-    """Replace the rows by these; process 0 writes for all processes.
-
-    Rows that other processes have added since are read after these and are kept.
-    """
-    if jax.process_index() == 0:
-      lines = "".join(json.dumps(row) + "\n" for row in rows)
-      write_text(self.folder / METRICS, lines)
+    """Replace all rows by these."""
+    _write_rows(self.folder / METRICS, rows)
+    files.remove(self.folder / "metrics")
 
   def gather_metrics(self) -> None:
-    """Merge the rows of all processes into one file."""
-    others = list(self.folder.glob(f"{METRICS}.*"))
-    if others:
+    """Merge the rows of all chunks into one file."""
+    if files.listed(self.folder, _PARTS):
       self.write_metrics(self.read_metrics())
-      for path in others:
-        path.unlink(missing_ok=True)
 
-  def append_metrics(self, row: dict) -> None:
-    """Append a row to the metrics of this process."""
-    own = f".{jax.process_index()}" if jax.process_index() else ""
-    with (self.folder / (METRICS + own)).open("ab+") as file:
-      file.seek(0)
-      whole = file.read()
-      file.truncate(whole.rfind(b"\n") + 1)  # a kill may have truncated a line
-      file.write(json.dumps(row).encode() + b"\n")
+  def write_chunk(self, rows: Sequence[dict]) -> None:
+    """Write the rows of a chunk in training, replacing those of its earlier epochs."""
+    name = f"{rows[0]['models']}-{rows[0]['count']}"
+    _write_rows(self.folder / "metrics" / f"{name}.jsonl", rows)
 
   def _or_drop(self, name, read):
     try:
@@ -149,37 +141,13 @@ class Store:
       self.forget(name)
 
   def _path(self, name):
-    return (self.folder / name).resolve()
+    return self.folder / f"{name}.npz"
 
 
-@contextlib.contextmanager
-def locked(folder: pathlib.Path) -> Iterator[None]:
-  """Lock a folder for exclusive use by this process.
+def _place(key):
+  name, count, epoch = key
+  return not name.startswith("teachers"), name, count, epoch
 
-  The system releases the lock of a killed process. Without `fcntl` (on Windows) nothing
-  is locked.
 
-  Raises:
-    BlockingIOError: if another process holds it, naming that one.
-  """
-  try:
-    import fcntl
-  except ImportError:
-    yield
-    return
-  folder.mkdir(parents=True, exist_ok=True)
-  path = folder / "lock"
-  with path.open("a+", encoding="utf-8") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      file.seek(0)
-      holder = file.read().strip() or "another process"
-      raise BlockingIOError(
-        f"{folder} is being written by {holder}: wait for it, stop it, or choose "
-        f"another out folder"
-      ) from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
-    yield
+def _write_rows(path, rows):
+  files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixdef.core.files import local_path
+from mixdef.core.files import path_of
 from mixdef.core.reading import read_npz
 from mixdef.utility.extractors import OFFICIAL, Extractor, fingerprint
 from mixdef.utility.inception import Inception
@@ -68,7 +68,7 @@ def inception_features(path: str | pathlib.Path) -> Extractor:
   Reference: Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a
     Local Nash Equilibrium", 2017, arXiv 1706.08500.
   """
-  path = local_path(path)
+  path = path_of(path)
   entries = read_npz(path, fix="inception_features describes how to create it")
   source = str(entries.pop("source", ""))
   variables = _variables(entries, path)

@@ -320,7 +320,7 @@ def test_long_texts_of_attacks_are_kept_too(outputs, runs, tmp_path):
 def test_a_file_that_a_kill_cut_short_is_ignored(outputs, runs, tmp_path):
   first = run_attacks(["lira_global"], outputs, out=tmp_path)
   whole = tmp_path / "lira_global.npz"
-  partial = tmp_path / "new-lira_global.npz"
+  partial = tmp_path / "lira_global.npz.new"
   partial.write_bytes(whole.read_bytes()[:100])
   whole.unlink()
   again = run_attacks(["lira_global"], outputs, out=tmp_path)

@@ -353,14 +353,25 @@ def test_stages_are_counted(caplog):
 def test_a_signal_ends_a_job_with_one_line(tmp_path, number, status):
   command = [sys.executable, "-m", "mixdef.cli", "train"]
   command += ["--epochs=1000000", f"--out={tmp_path}"]
-  with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
-    while not (tmp_path / "metrics.jsonl").exists():
-      time.sleep(0.1)
-    running.send_signal(getattr(signal, number))
-    _, errors = running.communicate(timeout=60)
-  assert running.returncode == status
-  assert errors.splitlines()[-1] == "train: stopped; the same command resumes"
-  assert "Traceback" not in errors
+  started = 0
+  for _ in range(2):  # the second run resumes from the checkpoint of the first
+    (tmp_path / "metrics" / "models-00000-1.jsonl").unlink(missing_ok=True)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+      while not (tmp_path / "metrics" / "models-00000-1.jsonl").exists():
+        time.sleep(0.1)
+      running.send_signal(getattr(signal, number))
+      _, errors = running.communicate(timeout=60)
+    assert running.returncode == status
+    *lines, told, last = errors.splitlines()
+    assert last == "train: stopped; the same command resumes"
+    assert "Traceback" not in errors
+    (epoch,) = re.findall(
+      r"^wrote a checkpoint of models 0 to 0 after epoch (\d+) of 1000000$", told
+    )
+    if started:
+      assert f"resuming models 0 to 0 after epoch {started} of 1000000" in lines
+    assert int(epoch) > started
+    started = int(epoch)
 
 
 @pytest.mark.slow

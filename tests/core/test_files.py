@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from mixdef.auditing import read_report
 from mixdef.core.files import (
-  local_path,
+  path_of,
   save_figure,
   whole_file,
   write_json,
@@ -35,8 +35,8 @@ def home(tmp_path, monkeypatch):
 
 
 def test_a_tilde_is_the_home_folder(home):
-  assert local_path("~/runs") == home / "runs"
-  assert local_path(pathlib.Path("~")) == home
+  assert path_of("~/runs") == home / "runs"
+  assert path_of(pathlib.Path("~")) == home
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_tilde_is_the_home_folder(home):
 )
 def test_what_is_no_path_is_refused(path, error, says):
   with pytest.raises(error, match=says):
-    local_path(path, "out")
+    path_of(path, "out")
 
 
 def test_doors_of_the_library_expand_the_home_folder(home):

@@ -10,11 +10,13 @@ import shutil
 import struct
 import tarfile
 import tempfile
+import uuid
 
 import numpy as np
 import PIL.Image
 import pytest
 
+from mixdef.core.files import path_of, remove, whole_file
 from mixdef.data import CATALOGUE, ham10000, image_folder, sheets
 from mixdef.data.cifar import CIFAR10_NAMES
 from mixdef.data.idx import NAMES
@@ -358,3 +360,22 @@ def test_one_folder_deeper_is_found(small):
     place.mkdir()
     shutil.move(kept, place / "unpacked")
     assert refused(folder, read) is None
+
+
+def test_every_small_set_is_read_from_a_bucket(small):
+  local, read = small
+  bucket = path_of(f"memory://{uuid.uuid4().hex}/data")
+  for path in files_of(local):
+    write_bytes(bucket / path.relative_to(local).as_posix(), path.read_bytes())
+  expected, found = read(local), read(bucket)
+  for name in ("x", "y", "always_member"):
+    np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+  # What is missing there is told as on this machine.
+  first = next(iter(files_of(local)))
+  remove(bucket / first.relative_to(local).as_posix())
+  outcome(bucket, read)
+
+
+def write_bytes(path, content):
+  with whole_file(path) as file:
+    file.write(content)

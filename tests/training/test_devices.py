@@ -68,7 +68,7 @@ def test_two_hosts_give_the_models_of_one(tmp_path, expected):
   with np.load(answer) as given:
     np.testing.assert_array_equal(given["phi"], expected)
   assert len(list((out / "models").iterdir())) == MODELS
-  assert not list(out.glob("metrics.jsonl.*"))
+  assert not (out / "metrics").exists()
   lines = (out / "metrics.jsonl").read_text().splitlines()
   chunks = {json.loads(line)["models"] for line in lines}
   assert chunks == {"models-00000", "models-00002", "models-00004"}
@@ -78,14 +78,14 @@ def test_two_hosts_give_the_models_of_one(tmp_path, expected):
 def test_what_a_lost_host_leaves_is_finished_by_one(tmp_path, expected):
   out, long = tmp_path / "run", 40
   first, second = processes = pair(**{**TASK, "epochs": long}, out=out)
-  wait_for(out / "metrics.jsonl.1", processes)
+  wait_for(out / "metrics" / "models-00002-2.jsonl", processes)
   second.send_signal(signal.SIGKILL)
-  wait_for(out / "models" / "00004", [first])
+  wait_for(out / "models" / "00004.npz", [first])
   done = {path.name: path.stat().st_mtime_ns for path in (out / "models").iterdir()}
   first.kill()
   for process in processes:
     process.communicate()
-  assert set(done) == {"00000", "00001", "00004"}
+  assert set(done) == {"00000.npz", "00001.npz", "00004.npz"}
   alone = apart.train(models=MODELS, epochs=long, strategy="loop", out=out)
   for name, written in done.items():
     assert (out / "models" / name).stat().st_mtime_ns == written

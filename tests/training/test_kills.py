@@ -38,15 +38,19 @@ def finished(folder):
   return {
     path: path.stat().st_mtime_ns
     for path in entries
-    if path.name.isdigit()  # another name is being written
+    if path.stem.isdigit()  # another name is being written
   }
 
 
 def events(folder):
   """Count what work leaves behind: a row an epoch, and entries."""
-  metrics = folder / "metrics.jsonl"
-  rows = metrics.read_text().count("\n") if metrics.exists() else 0
-  return rows + len(finished(folder))
+  rows = set()
+  for path in [*folder.glob("metrics.jsonl"), *folder.glob("metrics/*.jsonl")]:
+    try:
+      rows.update(path.read_text().splitlines())
+    except FileNotFoundError:
+      continue  # merged meanwhile
+  return len(rows) + len(finished(folder))
 
 
 def kill_after(folder, count, moment):

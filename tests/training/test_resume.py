@@ -49,6 +49,10 @@ def keyed():
 STAGED = classifier(Linear(), optax.adam(0.1), keyed())
 
 
+class Killed(BaseException):
+  """Ends a run as a kill does, without a chance to save anything."""
+
+
 def run(learner=LEARNER, **options):
   options = {"members": KEEP, "epochs": EPOCHS, **options}
   return train(learner, options.pop("data", None), options.pop("members"), **options)
@@ -61,7 +65,7 @@ def unbroken():
 
 @pytest.fixture
 def interrupt(monkeypatch):
-  """Return a function that trains and stops in the n-th epoch, checkpoints on."""
+  """Return a function that trains and is killed in the n-th epoch, checkpoints on."""
   monkeypatch.setattr(loop_module, "_CHECKPOINT_SECONDS", -1.0)
 
   def stop(n, learner=LEARNER, **options):
@@ -70,11 +74,11 @@ def interrupt(monkeypatch):
     def advance(self, units, **metrics):
       epochs.append(units)
       if len(epochs) == n:
-        raise KeyboardInterrupt
+        raise Killed
 
     with monkeypatch.context() as patch:
       patch.setattr(Progress, "advance", advance)
-      with pytest.raises(KeyboardInterrupt):
+      with pytest.raises(Killed):
         run(learner, **options)
 
   return stop
@@ -114,13 +118,35 @@ def test_an_interrupted_run_ends_like_an_unbroken_one(
 
 def test_a_kill_without_a_checkpoint_starts_over(tmp_path, monkeypatch, unbroken):
   def advance(self, units, **metrics):
-    raise KeyboardInterrupt
+    raise Killed
 
+  with monkeypatch.context() as patch:
+    patch.setattr(Progress, "advance", advance)
+    with pytest.raises(Killed):
+      run(out=tmp_path)
+  assert same(run(out=tmp_path).states, unbroken[LEARNER].states)
+  assert epochs_in(tmp_path) == [("models-00000", epoch) for epoch in range(EPOCHS)]
+
+
+@pytest.mark.parametrize("stopped_in", [1, 3])
+def test_an_interrupt_writes_a_checkpoint(
+  tmp_path, monkeypatch, trained, unbroken, caplog, stopped_in
+):
+  def advance(self, units, **figures):
+    if len(trained) == stopped_in:
+      raise KeyboardInterrupt
+
+  caplog.set_level("INFO", logger="absl")
   with monkeypatch.context() as patch:
     patch.setattr(Progress, "advance", advance)
     with pytest.raises(KeyboardInterrupt):
       run(out=tmp_path)
-  assert same(run(out=tmp_path).states, unbroken[LEARNER].states)
+  told = [line for line in caplog.messages if "wrote a checkpoint" in line]
+  assert told == [f"wrote a checkpoint of models 0 to 2 after epoch {stopped_in} of 4"]
+  trained.clear()
+  resumed = run(out=tmp_path)
+  assert trained == list(range(stopped_in, EPOCHS))
+  assert same(resumed.states, unbroken[LEARNER].states)
   assert epochs_in(tmp_path) == [("models-00000", epoch) for epoch in range(EPOCHS)]
 
 
@@ -245,9 +271,8 @@ def test_pitfall_86_work_in_progress_of_another_run_is_refused(
 
 
 def test_rows_that_a_killed_run_of_something_else_left_do_not_count(tmp_path):
-  Store(tmp_path).append_metrics(
-    {"models": "models-00007", "count": 1, "epoch": 0, "seconds": 1e6}
-  )
+  row = {"models": "models-00007", "count": 1, "epoch": 0, "seconds": 1e6}
+  Store(tmp_path).write_chunk([row])
   assert run(out=tmp_path, members=KEEP[:1]).seconds < 1e5
 
 
@@ -304,15 +329,21 @@ def test_pitfall_86_swept_names_are_part_of_a_run(tmp_path):
     run(make, members=KEEP[:1], sweep={"momentum": [0.1]}, out=tmp_path)
 
 
-def test_a_metrics_line_cut_short_is_dropped(tmp_path):
+def test_rows_of_chunks_replace_earlier_ones_and_are_merged(tmp_path):
   store = Store(tmp_path)
-  row, other = ({"models": "models-00000", "count": 1, "epoch": e} for e in (0, 1))
-  store.append_metrics(row)
-  with (tmp_path / "metrics.jsonl").open("a") as file:
-    file.write('{"epo')
-  assert store.read_metrics() == [row]
-  store.append_metrics(other)
-  assert store.read_metrics() == [row, other]
+  rows = [
+    {"models": f"models-{chunk:05d}", "count": 2, "epoch": epoch, "loss": loss}
+    for chunk, epoch, loss in ((0, 0, 3.0), (0, 1, 2.0), (2, 0, 1.0))
+  ]
+  store.write_metrics([{**rows[0], "loss": 9.0}])
+  store.write_chunk(rows[:1])
+  store.write_chunk(rows[:2])
+  store.write_chunk(rows[2:])
+  assert len(list((tmp_path / "metrics").iterdir())) == 2
+  assert store.read_metrics() == rows
+  store.gather_metrics()
+  assert not (tmp_path / "metrics").exists()
+  assert store.read_metrics() == rows
 
 
 @pytest.mark.slow

@@ -20,7 +20,8 @@ from mixdef.training import ensemble as ensemble_module
 from mixdef.training import entry, strategy
 from mixdef.training import loop as loop_module
 from mixdef.training.devices import Stopped
-from mixdef.training.store import Store, locked
+from mixdef.training.lock import locked
+from mixdef.training.store import Store
 
 KEEP = halves(5)
 
@@ -90,34 +91,52 @@ def test_larger_subsets_may_join_a_store(tmp_path, trained):
 
 
 def cut_short(path):
-  os.truncate(path / "arrays.npz", 300)
+  os.truncate(path, 300)
 
 
 def alter(path):
-  file = path / "arrays.npz"
-  content = bytearray(file.read_bytes())
+  content = bytearray(path.read_bytes())
   place = content.index(b"NUMPY") + 128  # beyond the header of the first array
   content[place] ^= 255
-  file.write_bytes(content)
+  path.write_bytes(content)
 
 
-def lose_the_arrays(path):
-  (path / "arrays.npz").unlink()
+def rewrite(path, change):
+  with np.load(path) as arrays:
+    np.savez(path, **change(dict(arrays)))
+
+
+def replace_an_array(path):
+  def change(arrays):
+    first = next(iter(arrays))
+    return arrays | {first: arrays[first] + 1}
+
+  rewrite(path, change)
 
 
 def lose_the_notes(path):
-  for file in path.glob("_CHECKPOINT_METADATA"):
-    file.write_text("{")
+  rewrite(path, lambda arrays: {n: a for n, a in arrays.items() if n != "notes.json"})
+
+
+def alter_the_notes(path):
+  def change(arrays):
+    text = arrays["notes.json"].tobytes().replace(b"false", b"true ")
+    return arrays | {"notes.json": np.frombuffer(text, np.uint8)}
+
+  rewrite(path, change)
+
+
+DAMAGES = [cut_short, alter, replace_an_array, lose_the_notes, alter_the_notes]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", [cut_short, alter, lose_the_arrays, lose_the_notes])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_model_alone_is_trained_again(
   tmp_path, trained, unbroken, caplog, damage
 ):
   run(out=tmp_path)
   trained.clear()
-  damage(tmp_path / "models" / "00003")
+  damage(tmp_path / "models" / "00003.npz")
   again = run(out=tmp_path)
   assert trained == [[3]]
   assert same(again.states, unbroken.states)
@@ -145,7 +164,7 @@ def test_a_version_is_part_of_a_run(tmp_path, monkeypatch):
 
 _HOLD = """
 import pathlib, sys
-from mixdef.training.store import locked
+from mixdef.training.lock import locked
 with locked(pathlib.Path(sys.argv[1])):
   print("held", flush=True)
   sys.stdin.read()
@@ -185,7 +204,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, trained, unbroken):
   with monkeypatch.context() as patch:
     patch.setattr(entry.np, "savez", full)
     with pytest.raises(
-      OSError, match="No space left on device: what is there is whole"
+      OSError, match="No space left on device: nothing was changed there"
     ):
       run(out=tmp_path)
   trained.clear()
@@ -195,7 +214,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, trained, unbroken):
   # From the checkpoint of all five, not from the start.
   assert {row["models"] for row in resumed.history} == {"models-00000"}
   assert sorted(path.name for path in (tmp_path / "models").iterdir()) == [
-    f"{model:05d}" for model in range(5)
+    f"{model:05d}.npz" for model in range(5)
   ]
 
 
@@ -256,7 +275,7 @@ def test_an_ensemble_in_a_folder_holds_one_chunk(tmp_path, monkeypatch, unbroken
 
 def test_models_that_vanish_are_one_line(tmp_path):
   ensemble = run(2, out=tmp_path)
-  shutil.rmtree(tmp_path / "models" / "00001")
+  (tmp_path / "models" / "00001.npz").unlink()
   with pytest.raises(Stopped, match="lacks the parameters of model 1: train again"):
     ensemble[1]
   with pytest.raises(Stopped, match="lacks model 1: train again"):
@@ -281,7 +300,7 @@ def test_other_queries_are_made_of_stored_models(tmp_path, trained):
 def test_damaged_outputs_are_queried_again(tmp_path, trained):
   _, first = query(out=tmp_path)
   (outputs,) = tmp_path.glob("signals-*")
-  cut_short(outputs / "00001")
+  cut_short(outputs / "00001.npz")
   trained.clear()
   _, again = query(out=tmp_path)
   assert not trained
@@ -302,15 +321,16 @@ def test_arrays_under_exchanged_names_are_damage(tmp_path, caplog):
   tree = {"scale": np.ones(3), "shift": np.zeros(3)}
   store = Store(tmp_path)
   store.save("one", tree)
-  np.savez(tmp_path / "one/arrays.npz", scale=tree["shift"], shift=tree["scale"])
+  exchanged = {"scale": "shift", "shift": "scale", "notes.json": "notes.json"}
+  rewrite(tmp_path / "one.npz", lambda a: {exchanged[n]: a[n] for n in a})
   assert store.load("one", tree) is None
   (told,) = caplog.messages
   assert "its arrays are not those that were written; it is made anew" in told
 
 
-def test_a_file_in_the_place_of_an_entry_is_damage(tmp_path):
+def test_a_folder_in_the_place_of_an_entry_is_damage(tmp_path):
   store = Store(tmp_path)
-  (tmp_path / "one").touch()
+  (tmp_path / "one.npz").mkdir()
   assert store.notes("one") is None
   store.save("one", {"a": np.ones(3)})
   assert same(store.load_arrays("one"), {"a": np.ones(3)})
@@ -326,7 +346,7 @@ def test_damaged_rows_of_metrics_are_left_out(tmp_path, lines, caplog):
   store.write_metrics(rows[:1])
   with (tmp_path / "metrics.jsonl").open("ab") as file:
     file.write(lines + b"\n")
-  store.append_metrics(rows[1])
+  store.write_chunk(rows[1:])
   assert store.read_metrics() == rows
   (told,) = caplog.messages
   assert told.endswith("metrics.jsonl: 1 rows are damaged and left out")
@@ -396,7 +416,7 @@ def test_models_a_minute_are_those_that_were_trained(tmp_path):
   first = run(out=tmp_path)
   trained = 5 / (first.seconds / 60)
   assert first.per_minute == pytest.approx(trained)
-  cut_short(tmp_path / "models" / "00000")
+  cut_short(tmp_path / "models" / "00000.npz")
   again = run(out=tmp_path)
   assert again.per_minute == pytest.approx(6 / (again.seconds / 60))
 
@@ -404,8 +424,8 @@ def test_models_a_minute_are_those_that_were_trained(tmp_path):
 def test_clutter_of_desktops_is_no_entry(tmp_path):
   store = Store(tmp_path)
   store.save("models/00001", {"a": np.arange(3)})
-  for folder in (tmp_path, tmp_path / "models", tmp_path / "models" / "00001"):
-    for name in (".DS_Store", "._00001", "Thumbs.db", "desktop.ini", "Icon\r"):
+  for folder in (tmp_path, tmp_path / "models"):
+    for name in (".DS_Store", "._00001.npz", "Thumbs.db", "desktop.ini", "Icon\r"):
       (folder / name).write_bytes(b"\0\5\x16\7")
     (folder / "__MACOSX").mkdir()
   assert store.names("models/*") == ["models/00001"]

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from mixdef.core.files import local_path
+from mixdef.core.files import exists, path_of
 from mixdef.data import files
 from mixdef.data.columns import Columns, Roles, dataset
 from mixdef.data.dataset import Dataset
@@ -67,12 +67,12 @@ def is_own(name: Any) -> bool:
 
 
 def _existing(path: str | os.PathLike[str], what: str) -> pathlib.Path:
-  path = local_path(path, what)
-  if not path.exists():
+  place = path_of(path, what)
+  if not exists(place):
     raise FileNotFoundError(
-      f"{path} is missing; pass a file or a folder ({files.contents(path.parent)})"
+      f"{place} is missing; pass a file or a folder ({files.contents(place.parent)})"
     )
-  return path
+  return place
 
 
 def _reader(path: pathlib.Path) -> Callable[[pathlib.Path], Columns]:

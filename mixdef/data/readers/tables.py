@@ -3,6 +3,7 @@
 import io
 import pathlib
 
+from mixdef.core.files import opened
 from mixdef.data import files
 from mixdef.data.columns import Columns, of_frame
 
@@ -45,6 +46,6 @@ def read_parquet(path: pathlib.Path) -> Columns:
   """
   from pyarrow import parquet
 
-  with files.decoding(path, _FIX):
-    table = parquet.read_table(path, partitioning=None)
+  with files.decoding(path, _FIX), opened(path) as file:
+    table = parquet.read_table(file)
   return of_frame(table, str(path))

@@ -1,0 +1,183 @@
+"""The lock of a run folder: one job at a time writes there.
+
+On this machine the system holds the lock, and releases that of a killed process at
+once. On a bucket it is an object that its holder rewrites every few seconds. Who finds
+one waits for a change, by a clock of its own that only measures how long it waits:
+clocks of different hosts are never compared. The objects are numbered, and each is
+created by a request that fails if it exists, so that of several processes that find
+the holder dead one succeeds it.
+"""
+
+import contextlib
+import os
+import pathlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from absl import logging
+
+from mixdef.core import files
+
+_BEAT = 10.0  # seconds between two signs of life of a holder
+_SILENCE = 60.0  # seconds without one, after which a holder is taken for dead
+_LOOK = 1.0  # seconds between two looks for one
+
+
+class Lock:
+  """A lock of a folder on a bucket, renewed by a thread until it is released.
+
+  Args:
+    folder: the run folder.
+
+  Raises:
+    BlockingIOError: if another process holds it, naming that one.
+  """
+
+  def __init__(self, folder: Any):
+    self._folder = folder
+    self._own = _taken(folder)
+    self._lost = ""
+    self._ended = threading.Event()
+    self._thread = threading.Thread(target=self._renew, daemon=True)
+    self._thread.start()
+
+  def check(self) -> None:
+    """Raise if another process has taken the lock, after this one was silent.
+
+    Raises:
+      BlockingIOError: naming that process.
+    """
+    if self._lost:
+      raise _held(self._folder, self._lost)
+
+  def release(self) -> None:
+    """Let other processes take the lock."""
+    self._ended.set()
+    self._thread.join()
+    if not self._lost:
+      files.write_text(self._own, "")
+
+  def _renew(self) -> None:
+    beat = 0
+    while not self._ended.wait(_BEAT):
+      beat += 1
+      try:
+        newest = _newest(self._folder)
+        if newest is not None and newest.name > self._own.name:
+          self._lost = _holder(_read(newest) or "")
+          return
+        files.write_text(self._own, f"{_this()}\n{beat}")
+      except OSError as error:
+        logging.warning("the lock of %s was not renewed: %s", self._folder, error)
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[Lock | None]:
+  """Lock a folder for exclusive use by this process.
+
+  Without `fcntl` (on Windows) nothing is locked, besides folders on buckets.
+
+  Yields:
+    The lock of a folder on a bucket; None on this machine, where it cannot be lost.
+
+  Raises:
+    BlockingIOError: if another process holds it, naming that one.
+  """
+  if files.on_bucket(folder):
+    lock = Lock(folder)
+    try:
+      yield lock
+    finally:
+      lock.release()
+    return
+  folder.mkdir(parents=True, exist_ok=True)
+  with (folder / "lock").open("a+", encoding="utf-8") as file:
+    _lock_file(folder, file)
+    yield None
+
+
+def _lock_file(folder, file):
+  try:
+    import fcntl
+  except ImportError:
+    return
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    file.seek(0)
+    raise _held(folder, file.read().strip() or "another process") from None
+  file.truncate(0)
+  file.write(_this())
+  file.flush()
+
+
+def _taken(folder) -> Any:
+  """Take the lock of a folder on a bucket, and return its object."""
+  while True:
+    newest = _newest(folder)
+    if newest is not None and not _free(folder, newest):
+      continue  # it is gone, because another process has succeeded it
+    number = 1 if newest is None else int(newest.name) + 1
+    own = folder / "lock" / f"{number:09d}"
+    if not files.created(own, f"{_this()}\n0".encode()):
+      continue
+    others = _all(folder)
+    if others[-1].name == own.name:
+      for path in others[:-1]:
+        files.remove(path)
+      return own
+    files.remove(own)  # this process was slow, and others have been here since
+
+
+def _free(folder, path) -> bool:
+  """Return whether a lock is released, or its holder silent; False if it is gone.
+
+  Raises:
+    BlockingIOError: if its holder is alive.
+  """
+  first = text = _read(path)
+  if first:
+    logging.info(
+      "%s is locked by %s: waiting up to %.0f s for a sign that it is alive",
+      *(folder, _holder(first), _SILENCE),
+    )
+  started = time.monotonic()
+  while text and time.monotonic() - started < _SILENCE:
+    time.sleep(_LOOK)
+    text = _read(path)
+    if text and text != first:
+      raise _held(folder, _holder(text))
+  return text is not None
+
+
+def _all(folder) -> list[Any]:
+  return files.listed(folder, "lock/*")
+
+
+def _newest(folder) -> Any:
+  return max(_all(folder), key=str, default=None)
+
+
+def _read(path) -> str | None:
+  try:
+    return files.read_bytes(path).decode(errors="replace")
+  except FileNotFoundError:
+    return None
+
+
+def _holder(text) -> str:
+  return text.partition("\n")[0] or "another process"
+
+
+def _held(folder, holder) -> BlockingIOError:
+  return BlockingIOError(
+    f"{folder} is being written by {holder}: wait for it, stop it, or choose another "
+    "out folder"
+  )
+
+
+def _this() -> str:
+  return f"process {os.getpid()} on {socket.gethostname()}"
