@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import re
 import shutil
@@ -356,11 +357,20 @@ def test_a_signal_ends_a_job_with_one_line(tmp_path, number, status):
   started = 0
   for _ in range(2):  # the second run resumes from the checkpoint of the first
     (tmp_path / "metrics" / "models-00000-1.jsonl").unlink(missing_ok=True)
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+    running = subprocess.Popen(
+      command,
+      stderr=subprocess.PIPE,
+      text=True,
+      # A shell ignores the signal for what it runs in the background.
+      preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
       while not (tmp_path / "metrics" / "models-00000-1.jsonl").exists():
         time.sleep(0.1)
       running.send_signal(getattr(signal, number))
       _, errors = running.communicate(timeout=60)
+    finally:
+      running.kill()
     assert running.returncode == status
     *lines, told, last = errors.splitlines()
     assert last == "train: stopped; the same command resumes"
