@@ -69,7 +69,9 @@ def _bucket(text: str, name: str, options: Mapping[str, Any] | None = None) -> A
   import fsspec
   import upath
 
-  protocol = text.partition("://")[0].lower()
+  protocol, _, place = text.partition("://")
+  protocol = protocol.lower()
+  text = f"{protocol}://{re.sub('/{2,}', '/', place)}"  # an object may be called "/"
   options, given = dict(options or {}), f"{name}={text!r}"
   try:
     if driver := _DRIVERS.get(protocol):

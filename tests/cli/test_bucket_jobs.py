@@ -1,6 +1,8 @@
 """Jobs whose run folder and data lie on a bucket."""
 
 import json
+import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -175,3 +177,20 @@ def test_sigterm_writes_a_checkpoint_on_a_bucket(bucket):
   # The lock was released.
   (lock,) = files.listed(out, "lock/*")
   assert files.read_bytes(lock) == b""
+
+
+@pytest.mark.slow
+def test_the_document_goes_from_a_network_and_a_table_to_a_report_on_a_bucket(bucket):
+  document = pathlib.Path(__file__).parents[2] / "docs" / "bring_your_own.md"
+  setting, example, *_ = re.findall(r"```python\n(.*?)```", document.read_text(), re.S)
+  space = {"__name__": "__main__"}
+  own = example.replace('out = "runs/patients"', f'out = "{bucket}/patients"')
+  assert own != example
+  exec(compile(setting + own, str(document), "exec"), space)
+  page = path_of(str(space["page"]))
+  assert str(page).endswith("/patients/report.html")
+  assert files.read_bytes(page).startswith(b"<!DOCTYPE html>")
+  report = reading.read_json(bucket / "patients" / "report.json", fix="")
+  assert report["setting"]["num_models"] == 8
+  assert set(report["attacks"]) == {"loss_threshold", "lira_online_fixed", "rmia"}
+  assert len(files.listed(bucket / "patients" / "shadows", "models/*")) == 8

@@ -25,7 +25,13 @@ class Like(os.PathLike):
 
 
 @pytest.mark.parametrize(
-  "given", ["memory://bucket/run", upath.UPath("memory://bucket/run"), Like()]
+  "given",
+  [
+    "memory://bucket/run",
+    "memory://bucket//run",
+    upath.UPath("memory://bucket/run"),
+    Like(),
+  ],
 )
 def test_a_path_of_a_bucket_keeps_its_text(given, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
