@@ -61,7 +61,7 @@ def test_train_on_a_bucket_gives_the_result_of_a_local_folder(
   with pytest.raises(SystemExit) as ended:
     job.main(train.JOB, [*SMALL, "--seed=1", f"--out={memory / 'run'}"])
   assert ended.value.code == 2
-  assert "is of another run: seed was 0, now 1" in capsys.readouterr().err
+  assert "belongs to another run: seed was 0, now 1" in capsys.readouterr().err
   config = reading.read_json(memory / "run" / "config.json", fix="")
   assert config["environment"]["out"] == "run"
 
