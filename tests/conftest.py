@@ -95,7 +95,7 @@ def real_data():
 @pytest.fixture(scope="session")
 def s3_server():
   """Start a server of S3, for the tests and the processes that they start."""
-  reason = "no {}: pip install 'mixdef[test]'"
+  reason = "no {}: pip install 'mixdef[moto]'"
   pytest.importorskip("s3fs", reason=reason.format("s3fs"))
   server = pytest.importorskip("moto.server", reason=reason.format("moto"))
   std_logging.getLogger("werkzeug").setLevel(std_logging.ERROR)
