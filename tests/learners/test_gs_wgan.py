@@ -200,7 +200,7 @@ def test_each_fake_asks_a_critic_drawn_for_it_alone(rounds):
   seen = set()
   for i in (3, 5, 7):
     key = fold_in_name(at(i).key, "generator")
-    drawn = jax.random.randint(fold_in_name(key, "queried"), (FAKES,), 0, CRITICS)
+    drawn = jax.random.randint(fold_in_name(key, "asked"), (FAKES,), 0, CRITICS)
     seen.add(len(set(drawn.tolist())))
     expected = generator_by_formula(
       states[i], states[i + 1], at(i), lambda j, drawn=drawn: int(drawn[j]), 1e6

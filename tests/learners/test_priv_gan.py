@@ -269,5 +269,5 @@ def test_options_out_of_range_are_refused(options, message):
 
 @pytest.mark.slow
 def test_epochs_that_p_uses_up_are_refused():
-  with pytest.raises(ValueError, match="there are 2: raise epochs"):
+  with pytest.raises(ValueError, match="there are 2: increase epochs"):
     start(gan(), epochs=2)

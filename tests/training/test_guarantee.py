@@ -1,7 +1,6 @@
 """What a stated epsilon rests on: the seed of its noise, public sizes and moments."""
 
 import json
-import shutil
 
 import jax
 import numpy as np
@@ -72,7 +71,7 @@ def test_a_resumed_run_has_the_noise_it_began_with(tmp_path):
   whole = train(out=tmp_path)
   secret = tmp_path / "noise.json"
   assert secret.stat().st_mode & 0o077 == 0, "its owner alone may read it"
-  shutil.rmtree(tmp_path / "models" / "00001")
+  (tmp_path / "models" / "00001.npz").unlink()
   np.testing.assert_array_equal(weights(train(out=tmp_path)), weights(whole))
   with pytest.raises(AnotherRun, match="noise_seed was 'drawn from the operating sys"):
     train(out=tmp_path, noise_seed=5)
