@@ -189,7 +189,7 @@ def test_the_document_goes_from_a_network_and_a_table_to_a_report_on_a_bucket(bu
   exec(compile(setting + own, str(document), "exec"), space)
   page = path_of(str(space["page"]))
   assert str(page).endswith("/patients/report.html")
-  assert files.read_bytes(page).startswith(b"<!DOCTYPE html>")
+  assert files.read_bytes(page).startswith(b"<!doctype html>")
   report = reading.read_json(bucket / "patients" / "report.json", fix="")
   assert report["setting"]["num_models"] == 8
   assert set(report["attacks"]) == {"loss_threshold", "lira_online_fixed", "rmia"}
