@@ -111,7 +111,7 @@ class NamedQuery:
 
   def __call__(self, ensemble: Ensemble, *, save: bool = True) -> Any:
     """Return the signals of models in a run folder, and keep those not yet there."""
-    asked, stored = self._query, cast(Stored, ensemble.stored)
+    query, stored = self._query, cast(Stored, ensemble.stored)
     places = [self._place(model) for model in stored.models]
     origins = [stored.made_from(model) for model in stored.models.tolist()]
     found: list[Any] = [None] * len(places)
@@ -121,13 +121,13 @@ class NamedQuery:
         found[i] = stored.store.load_arrays(place)
     missing = [i for i, arrays in enumerate(found) if not arrays]
     if missing:
-      part = asked.query(ensemble.select(np.array(missing)), **self._arguments)
+      part = query.query(ensemble.select(np.array(missing)), **self._arguments)
       for row, i in enumerate(missing):
-        found[i] = of_model(part, row, asked.names)
+        found[i] = of_model(part, row, query.names)
         if save:
           stored.store.save(places[i], found[i], made_from=origins[i])
     population = self._arguments.get("population")
-    return joined(asked.kind, found, ensemble.members, ensemble.data, population)
+    return joined(query.kind, found, ensemble.members, ensemble.data, population)
 
   def _place(self, model):
     return f"{self._name}/{model:05d}"

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from mixdef.core.hooks import Defense
+from mixdef.training.ensemble import READ_OFF
 
 _NUMBERS = {
   "epsilon": math.inf,
@@ -112,3 +113,22 @@ def _of_array(value: Any, where: str, depth: int) -> Any:
 def _readable(text: str) -> str:
   """Escape characters that UTF-8 cannot encode, which file names may contain."""
   return text.encode("utf-8", "backslashreplace").decode()
+
+
+def epsilon_remark(stated: Mapping[str, Any]) -> str:
+  """Return the caveats of an epsilon, to print after it; empty if it has none.
+
+  Args:
+    stated: a `Run.guarantee`, or a mapping with its entries.
+
+  >>> epsilon_remark({"num_members": "read off the membership", "noise_seed": "given"})
+  ' (number of members read off the membership, seed of the noise given)'
+  """
+  found = {
+    "number of members read off the membership": stated.get("num_members") == READ_OFF,
+    "seed of the noise given": stated.get("noise_seed") == "given",
+    "without the encoding of the columns": "excludes" in stated,
+    "of a record, not of a group": stated.get("unit") == "record",
+  }
+  said = ", ".join(words for words, holds in found.items() if holds)
+  return f" ({said})" if said else ""

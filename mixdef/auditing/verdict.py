@@ -5,6 +5,7 @@ from typing import Any
 from scipy.special import bdtrc
 
 from mixdef.auditing.comparison import sentence
+from mixdef.auditing.facts import epsilon_remark
 from mixdef.auditing.levels import (
   LEVELS,
   level_of,
@@ -12,7 +13,6 @@ from mixdef.auditing.levels import (
   strongest,
   widened,
 )
-from mixdef.training.ensemble import epsilon_remark
 
 _HEADLINES = {
   "high": "Members can be distinguished from non-members. Treat membership as public.",

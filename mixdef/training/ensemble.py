@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -61,6 +61,11 @@ def predict_in_blocks(
   return np.concatenate(blocks, 1)
 
 
+def _learner(source, values) -> Learner:
+  """Return a learner, made of its hyper-parameters if the source is a function."""
+  return source if isinstance(source, Learner) else source(**values)
+
+
 def _training_seconds(history: list[dict]) -> float:
   """Return the seconds spent in the epochs of a history, including earlier runs.
 
@@ -70,25 +75,6 @@ def _training_seconds(history: list[dict]) -> float:
   for row in history:
     spent[row.get("process", 0)] += row.get("seconds", 0.0)
   return max(spent.values(), default=0.0)
-
-
-def epsilon_remark(stated: Mapping[str, Any]) -> str:
-  """Return the caveats of an epsilon, to print after it; empty if it has none.
-
-  Args:
-    stated: a `Run.guarantee`, or a mapping with its entries.
-
-  >>> epsilon_remark({"num_members": "read off the membership", "noise_seed": "given"})
-  ' (number of members read off the membership, seed of the noise given)'
-  """
-  found = {
-    "number of members read off the membership": stated.get("num_members") == READ_OFF,
-    "seed of the noise given": stated.get("noise_seed") == "given",
-    "without the encoding of the columns": "excludes" in stated,
-    "of a record, not of a group": stated.get("unit") == "record",
-  }
-  said = ", ".join(words for words, holds in found.items() if holds)
-  return f" ({said})" if said else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,9 +97,7 @@ class Run:
   @property
   def learner(self) -> Learner:
     """The learner that was trained; `learner.predict(state, x)` can be traced."""
-    if isinstance(self.source, Learner):
-      return self.source
-    return self.source(**self.values)
+    return _learner(self.source, self.values)
 
   def log_probs(self, x, *, raw: bool = False, checked: bool = True) -> np.ndarray:
     """Return the released model's log-probabilities [B,K] for records x [B,...].
@@ -230,9 +214,7 @@ class Ensemble:
   @property
   def learner(self) -> Learner:
     """The learner of the first model."""
-    if isinstance(self.source, Learner):
-      return self.source
-    return self.source(**rows_of(self.values, 0))
+    return _learner(self.source, rows_of(self.values, 0))
 
   @property
   def states(self) -> TrainState:

@@ -168,7 +168,8 @@ def _opened(learner, data, members, options):
     raise ValueError("members selects auxiliary records: they cannot be members")
   if (data.always_member & ~members).any():
     raise ValueError(
-      "members leaves out records marked always: draw it with subsets(data, num_models)"
+      "members omits records marked always_member: draw it with subsets(data, "
+      "num_models)"
     )
   values = {name: jnp.asarray(value) for name, value in (options.sweep or {}).items()}
   for name, value in values.items():
@@ -184,7 +185,11 @@ def _opened(learner, data, members, options):
   stream = random_key(options.seed)
   keys = jax.vmap(lambda i: jax.random.fold_in(stream, i))(model_ids)
   training = prepare(
-    *(learner, values, data, members, keys),
+    learner,
+    values,
+    data,
+    members,
+    keys,
     epochs=options.epochs,
     batch_size=options.batch_size,
     num_members=options.num_members,

@@ -55,16 +55,13 @@ class Stored:
     Raises:
       Stopped: if a model is not in the folder, or its parameters were not kept.
     """
-    missing = [model for model in self.models if model not in self.recent]
-    found = {int(model): self._one(int(model)) for model in set(missing)}
-    states = [
-      found[model] if model in found else self.recent[model]
-      for model in self.models.tolist()
-    ]
+    wanted = self.models.tolist()
+    found = {model: self._one(model) for model in set(wanted) - self.recent.keys()}
+    known = {**self.recent, **found}
     if len(found) > 1:
       self.recent.clear()
       self.recent.update(found)
-    return stack(states)
+    return joined([rows_of(known[model], None) for model in wanted])
 
   def _one(self, model):
     state = self.load(model)
@@ -95,11 +92,6 @@ class Stored:
 def rows_of(tree: Any, models: Any) -> Any:
   """Return the rows of some models, given as an index, a slice or an array."""
   return jax.tree.map(lambda leaf: leaf[models], tree)
-
-
-def stack(states: Sequence[TrainState]) -> TrainState:
-  """Stack the states of single models, on the host."""
-  return joined([rows_of(state, None) for state in states])
 
 
 def joined(states: Sequence[TrainState]) -> TrainState:

@@ -208,7 +208,7 @@ def test_training_keeps_always_members_in():
   run = fit(learner(), data, epochs=1, batch_size=100)
   assert run.members.all()
   forgotten = subsets(len(data), 2, eligible=data.audited)
-  with pytest.raises(ValueError, match=r"leaves out records marked always: draw it"):
+  with pytest.raises(ValueError, match=r"omits records marked always_member: draw it"):
     fit_many(learner(), data, forgotten, epochs=1)
 
 

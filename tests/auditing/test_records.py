@@ -5,9 +5,9 @@ import optax
 import pytest
 
 import mixdef
+from mixdef.auditing.facts import epsilon_remark
 from mixdef.auditing.records import record_facts, record_limits
 from mixdef.data import Dataset
-from mixdef.training.ensemble import epsilon_remark
 
 AGE = {"age": {"kind": "numeric", "mean": 50, "spread": 20}}
 

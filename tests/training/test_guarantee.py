@@ -9,12 +9,12 @@ import pytest
 
 from mixdef import models
 from mixdef.auditing import plant
+from mixdef.auditing.facts import epsilon_remark
 from mixdef.core import Defense, chain
 from mixdef.data import Dataset
 from mixdef.defenses import dp_sgd
 from mixdef.learners import classifier
 from mixdef.training import fit, fit_many
-from mixdef.training.ensemble import epsilon_remark
 from mixdef.training.signature import AnotherRun
 
 RNG = np.random.default_rng(0)

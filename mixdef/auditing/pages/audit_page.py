@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mixdef.auditing.facts import epsilon_remark
 from mixdef.auditing.levels import lowest_resolvable
 from mixdef.auditing.pages import charts, formatting, svg, tables
 from mixdef.auditing.pages.generator_section import generator_section
 from mixdef.auditing.pages.pictures import record_pictures
 from mixdef.core import extras, validate
 from mixdef.metrics.summary import strongest_first
-from mixdef.training.ensemble import epsilon_remark
 
 _LEVELS = {
   "high": ("High", 3),

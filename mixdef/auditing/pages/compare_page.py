@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from mixdef.auditing.facts import epsilon_remark
 from mixdef.auditing.pages import formatting, svg
 from mixdef.auditing.pages.audit_page import environment
 from mixdef.auditing.pages.charts import shorten
 from mixdef.auditing.side_by_side import comparison_row
-from mixdef.training.ensemble import epsilon_remark
 
 _HEADLINES = ("lira_online", "lira_gan_discriminator")
 

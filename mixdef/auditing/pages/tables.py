@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mixdef.auditing.facts import epsilon_remark
 from mixdef.auditing.pages import formatting
 from mixdef.metrics.summary import strongest_first
-from mixdef.training.ensemble import epsilon_remark
 
 FAMILIES = {
   "reference": "Compare with reference models",
