@@ -45,8 +45,8 @@ def fit_losses(
   The fits, their floors and their choice of references are those of
   `mixdef.attacks.lira_online`, or of `lira_online_fixed`.
 
-  Deviation: the official code takes the spread over n models instead of n - 1, and its
-    undefended targets are part of their own fits.
+  Deviation: the official code divides the spread by n models instead of n - 1, and
+    fits the Gaussians of an undefended target to the target's own losses as well.
 
   Args:
     losses: [S, N] of undefended models, lower for members; finite.
