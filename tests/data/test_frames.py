@@ -45,7 +45,7 @@ def test_dataframes_of_pandas():
   assert data.x[:, 3].tolist() == [0, 0.5, 0, 1]
   assert data.x[:, 5].tolist() == [0, 1, 0, 0]
   mixed = pandas.DataFrame({"a": [1, "b", 2.5], "y": [0, 1, 1]})
-  with pytest.raises(ValueError, match=r"^the table is no table: .*column a"):
+  with pytest.raises(ValueError, match=r"^the table is not a table: .*column a"):
     Dataset.from_dataframe(mixed)
 
 
