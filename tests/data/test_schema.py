@@ -110,7 +110,11 @@ def test_dropped_columns_change_nothing():
     ({"age": [None] * 4}, {}, "column 'age' is empty; give it the kind 'drop'"),
     ({"age": ["1", "2", "?", "3"]}, {}, r"'age' holds numbers, and '\?' in row 2"),
     ({"age": [1, 2, 3]}, {}, "'age' has 3 entries and 'sex' has 4; pass one per"),
-    ({"age": [1, "two", 3, 4]}, {}, "the table is not a table: .*one type and one name"),
+    (
+      {"age": [1, "two", 3, 4]},
+      {},
+      "the table is not a table: .*one type and one name",
+    ),
     (
       {"age": [1e300, 2e300, 1, 1]},
       {"schema": {"age": {"kind": "numeric", "mean": 0, "spread": 1}}},
