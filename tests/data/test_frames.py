@@ -135,7 +135,7 @@ def test_hugging_face_pictures_with_names_of_classes():
   hidden = Split({"image": [png(7)], "label": [-1]}, ["cat", "dog"])
   assert Dataset.from_huggingface({"train": train, "test": hidden}).test is None
   broken = Split({"image": [png(5), {"bytes": b"x", "path": None}], "label": [1, 0]})
-  with pytest.raises(ValueError, match="column 'image': row 1 is no picture"):
+  with pytest.raises(ValueError, match="column 'image': row 1 is not a picture"):
     Dataset.from_huggingface(broken)
   with pytest.raises(TypeError, match=r"user is a generator; pass a dat"):
     Dataset.from_huggingface(train for _ in range(3))
@@ -163,7 +163,7 @@ def test_a_name_of_hugging_face(monkeypatch):
     2,
   )
   with pytest.raises(
-    FileNotFoundError, match=r"^hf:nobody/nothing is neither in the cache.*\(offline\)"
+    FileNotFoundError, match=r"^hf:nobody/nothing is not in the cache.*\(offline\)"
   ) as caught:
     load("hf:nobody/nothing")
   assert "\n" not in str(caught.value)

@@ -35,8 +35,12 @@ def dataset(
   if test is not None:
     held_out = _chosen(reading.read_npz(test, fix=_FIX), roles, str(test)), str(test)
   elif "x_test" in arrays:
-    given = {k.removesuffix("_test"): arrays[k] for k in arrays if k.endswith("_test")}
-    held_out = _chosen(given, Roles(roles.label), str(path)), f"{path}, held-out records"
+    names = [key for key in ("x", roles.label) if f"{key}_test" in arrays]
+    given = {key: arrays.pop(f"{key}_test") for key in names}
+    held_out = (
+      _chosen(given, Roles(roles.label), str(path)),
+      f"{path}, held-out records",
+    )
   train = {key.removesuffix("_train"): value for key, value in arrays.items()}
   return columns.dataset(
     _chosen(train, roles, str(path)), roles, str(path), name=name, test=held_out

@@ -17,7 +17,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 
 def dataset(folder: pathlib.Path, *, name: str, test: pathlib.Path | None) -> Dataset:
-  """Return the pictures of a folder, whose subfolders are the classes.
+  """Return the pictures of a folder, whose sorted subfolders are the classes.
 
   Args:
     folder: folder with one subfolder per class; all pictures have one size.
