@@ -1,4 +1,4 @@
-"""DataFrames, Arrow tables, Hugging Face and grain give the same records as arrays."""
+"""DataFrames, Arrow tables, Hugging Face and grain give the records of arrays."""
 
 import io
 import sys
@@ -62,7 +62,7 @@ def test_views_of_text_are_text():
 
 
 @pytest.mark.parametrize("frame", [[[1, 2]], np.ones((2, 2)), None, "people"])
-def test_what_is_no_table_is_told(frame):
+def test_an_error_for_other_objects_than_tables(frame):
   with pytest.raises(TypeError, match=r"^the table is a .*; pass a pandas"):
     Dataset.from_dataframe(frame)
 
@@ -144,10 +144,10 @@ def test_hugging_face_pictures_with_names_of_classes():
 
 
 def test_a_name_of_hugging_face(monkeypatch):
-  asked = []
+  requests = []
 
   def load_dataset(path, name):
-    asked.append((path, name))
+    requests.append((path, name))
     if path == "nobody/nothing":
       raise ConnectionError("offline\nand more")
     return {"train": Split({"a": [1.0, 2.0], "label": [0, 1]})}
@@ -157,7 +157,7 @@ def test_a_name_of_hugging_face(monkeypatch):
   module.load_dataset = load_dataset
   monkeypatch.setitem(sys.modules, "datasets", module)
   data = load("hf:owner/set:small")
-  assert (asked, data.name, len(data)) == (
+  assert (requests, data.name, len(data)) == (
     [("owner/set", "small")],
     "owner/set:small",
     2,

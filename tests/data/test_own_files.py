@@ -117,13 +117,17 @@ def test_arrays_of_an_npz(tmp_path, caplog):
   np.savez(path, x=x, y=y, who=y, notes=np.arange(2))
   with caplog.at_level(logging.INFO, logger="absl"):
     data = load(path, group="who")
+  assert "mine.npz: notes are not read" in caplog.text
   np.testing.assert_array_equal(data.x, x)
   assert (data.y.tolist(), data.classes) == ([0, 1, 1, 0, 0, 1], ("1", "2"))
   assert data.groups.tolist() == y.tolist()
   np.savez(
     path, x_train=x, y_train=np.eye(3)[y - 1], x_test=x[:2], y_test=np.eye(3)[:2]
   )
-  data = load(path)
+  caplog.clear()
+  with caplog.at_level(logging.INFO, logger="absl"):
+    data = load(path.rename(tmp_path / "mine.NPZ"))
+  assert "not read" not in caplog.text
   assert (data.y.tolist(), data.test.y.tolist()) == ([0, 1, 1, 0, 0, 1], [0, 1])
   assert data.name == data.test.name == "mine"
 
