@@ -100,10 +100,10 @@ def dataset(
 
   Args:
     columns: result of `of_frame`.
-    roles: which columns hold no features.
+    roles: the columns that are not features.
     place: the table, for error messages.
     name: name of the data set.
-    schema: what is known of the columns of features; see `read_schema`.
+    schema: how columns become features; see `read_schema`.
     test: columns and place of held-out records.
     names: names of the classes, if labels are positions among them.
 
@@ -190,10 +190,10 @@ def content(
 
   Args:
     columns: result of `of_frame`.
-    roles: which columns hold no features.
+    roles: the columns that are not features.
     place: the table, for error messages.
-    schema: what is known of the columns of features; see `read_schema`.
-    like: the training records, whose schema and classes held-out records take over.
+    schema: how columns become features; see `read_schema`.
+    like: the training records, whose schema and classes apply to held-out records.
     names: names of the classes, if labels are positions among them.
 
   Raises:
@@ -223,14 +223,14 @@ def content(
     tables: dict[str, pa.Array] = features
     known = like.schema if like is not None else encoding.fit(tables, given, place)
     if known is None:
-      raise ValueError(f"{place} has numbers and text where x is one array")
+      raise ValueError(f"{place} has numbers and text, but training x is one array")
     x = encoding.encode(tables, known, place)
     return Content(x, y, groups, ids, classes, known)
   if len(kept) > 1:
     raise ValueError(
       f"{place} has features in {', '.join(kept)}, of which {arrays[0]!r} holds arrays;"
-      " a record is one array, or numbers and text: give the others the kind 'drop' in "
-      "the schema"
+      " a record is either one array, or numbers and text: give the other columns the "
+      "kind 'drop' in the schema"
     )
   x = as_array(features[arrays[0]], f"{place}: column {arrays[0]!r}")
   return Content(x, y, groups, ids, classes, None)

@@ -142,7 +142,7 @@ def _inferred(values: pa.Array, where: str) -> Column:
 
 
 def _refuse_mixed(values: pa.Array, where: str) -> None:
-  """Raise if most of the entries of a column of text are numbers, but not all."""
+  """Raise if most, but not all, entries of a column of text are numbers."""
   entries = values.to_pylist()
   text = [
     i for i, entry in enumerate(entries) if entry is not None and not _is_number(entry)
