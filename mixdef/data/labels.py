@@ -43,8 +43,8 @@ def read(y: ArrayLike, test_y: ArrayLike | None = None) -> tuple[Any, Any, Class
   if every and all(map(_is_text, every)):
     names, numbers = np.unique(np.concatenate(every), return_inverse=True)
     for what, part in zip(parts, every, strict=True):
-      for at in np.flatnonzero(part == "")[:1]:
-        raise ValueError(f"{what}[{at}] is empty; remove records without a label")
+      if (empty := np.flatnonzero(part == "")).size:
+        raise ValueError(f"{what}[{empty[0]}] is empty; remove records without a label")
     found = np.split(numbers.astype(np.int32), [len(every[0])])
     return _pair(found[: len(every)], tuple(map(str, names)))
   if every and _are_signs(every):
