@@ -218,8 +218,8 @@ _DATA = f"""# Data sets
 {_WRITTEN}
 
 Files are read from `--data_dir` (or `$MIXDEF_DATA`). If one is missing, the error says
-which one and where to get it. Your own tables, arrays, pictures and hubs:
-[your_data.md](your_data.md).
+which one and where to get it. For your tables, arrays and pictures, and for data sets
+of hubs, see [your_data.md](your_data.md).
 
 ```python
 import mixdef

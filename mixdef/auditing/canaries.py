@@ -75,7 +75,7 @@ def plant(
   x[rows], y[rows] = CANARIES[kind](data, rows, seed, source)
   always = ~data.auxiliary
   always[rows] = False
-  # A canary varies by itself, whatever other records its group has.
+  # The membership of a canary varies independently of its group.
   return dataclasses.replace(data, x=x, y=y, always_member=always, groups=None)
 
 

@@ -182,8 +182,8 @@ def _mosaics(run: Run, seed: int) -> list[Mosaic]:
     for label in range(data.num_classes)
   ]
   real = np.ones_like(made)
-  for row, own in zip(real, rows, strict=True):
-    row[: len(own)] = own
+  for row, records in zip(real, rows, strict=True):
+    row[: len(records)] = records
   ways = interpolations(run, _COLUMNS, seed=seed)
   return [
     _mosaic("samples", "Samples", "One row per class, one column per latent.", made),

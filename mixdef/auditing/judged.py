@@ -74,8 +74,8 @@ def judged(signals: Signals) -> tuple[Signals, list[str]]:
 
 def _refuse_two_subsets_of_one_model(signals: Signals) -> None:
   """Reject arrays that list one model under two different subsets."""
-  answers = signals.phi.reshape(len(signals.members), -1)
-  for one, other in np.argwhere(same_rows(answers)):
+  outputs = signals.phi.reshape(len(signals.members), -1)
+  for one, other in np.argwhere(same_rows(outputs)):
     if (signals.members[one] != signals.members[other]).any():
       raise ValueError(
         f"models {one} and {other} have the same outputs, but different training "

@@ -1,14 +1,14 @@
-"""What a report says about the records: their groups and the encoding of a table."""
+"""Facts and limits of a report that concern the records: groups and encoding."""
 
 from typing import Any
 
 from mixdef.data import Dataset
 
-_MOST_CLASSES = 20  # that are named
+_MOST_CLASSES = 20  # of which the names are listed
 
 
 def record_facts(data: Dataset) -> dict[str, Any]:
-  """Return what is known of the records, for the setting of a report.
+  """Return facts about the records, for the setting of a report.
 
   >>> data = Dataset.from_arrays([[0.5], [1.0]], ["no", "yes"], groups=[3, 3])
   >>> record_facts(data)
@@ -25,20 +25,20 @@ def record_facts(data: Dataset) -> dict[str, Any]:
 
 
 def record_limits(data: Dataset) -> list[str]:
-  """Return what the audit cannot say because of groups or the encoding."""
+  """Return what the audit does not cover because of groups or the encoding."""
   lines = []
   if data.groups is not None:
     lines.append(
-      "Records of a group are members together, but each is attacked by itself and "
-      "counted as independent: an attacker who combines the records of a person finds "
-      "more, the intervals are too narrow, and an epsilon is that of a record."
+      "The records of a group are members together, but each is attacked separately "
+      "and treated as independent: an attacker who combines the records of a person "
+      "finds more, the intervals are too narrow, and epsilon protects a single record."
     )
   if data.schema is not None and data.schema.fitted:
     lines.append(
-      "Means, spreads, lists of values and marks of missing entries were read from all "
-      f"records, for the columns {', '.join(data.schema.fitted)!s:.200}: they are part "
-      "of what is released, are the same in every model, and leak what the attacks do "
-      "not measure and an epsilon does not cover; a schema from public knowledge "
-      "avoids this."
+      "Means, spreads, lists of values and marks of missing entries were computed from "
+      f"all records, for the columns {', '.join(data.schema.fitted)!s:.200}: they are "
+      "released with the model and are the same in every model, so the attacks do not "
+      "measure what they leak, and epsilon does not cover it; a schema from public "
+      "knowledge avoids this."
     )
   return lines

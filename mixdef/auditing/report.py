@@ -21,14 +21,15 @@ from mixdef.auditing.facts import plain_facts
 from mixdef.auditing.generators import Generated
 from mixdef.auditing.judged import judged
 from mixdef.auditing.levels import strongest
-from mixdef.auditing.records import record_facts, record_limits
+from mixdef.auditing.limits import audit_limits
+from mixdef.auditing.records import record_facts
 from mixdef.auditing.running import Budget, Findings, drawn_records, run_attacks
 from mixdef.auditing.saved import SCHEMA
 from mixdef.auditing.sections import added_sections
 from mixdef.auditing.verdict import verdict
 from mixdef.core.files import path_of, whole_file, write_json, write_text
 from mixdef.core.randomness import check_seed
-from mixdef.data import Dataset, duplicate_records
+from mixdef.data import Dataset
 from mixdef.training import Ensemble
 
 _BUDGET_ATTACKS = (
@@ -40,17 +41,6 @@ _BUDGET_ATTACKS = (
   "bavaria",
   "lira_gan_discriminator",
 )
-_HINDSIGHT = {
-  True: (
-    "TPR is read off the ROC curve, at the best threshold in hindsight; report.json "
-    "also has the rates achieved with thresholds calibrated on shadow models."
-  ),
-  False: (
-    "TPR is read off the ROC curve, at the best threshold in hindsight. The rates "
-    "achieved with thresholds calibrated on other models, and the balanced accuracy "
-    "at those, are omitted because only one model was attacked."
-  ),
-}
 _ON_RECONSTRUCTIONS = ("lira_gan_reconstruction",)
 
 
@@ -240,7 +230,7 @@ def audit(
     "dp_baseline": without_scores(baseline),
     "generator": None if generated is None else generated.metrics,
     "sections": added_sections(findings, signals),
-    "limits": [*remarks, *_limits(findings, signals, ensemble, population)],
+    "limits": [*remarks, *audit_limits(findings, signals, ensemble, population)],
   }
   facts = report["setting"]
   if baseline:
@@ -340,50 +330,6 @@ def _budget(
     for name in findings.metrics
     if name in _BUDGET_ATTACKS and len(signals.members) > 4
   }
-
-
-def _limits(
-  findings: Findings,
-  signals: Signals,
-  ensemble: Ensemble | None,
-  population: Dataset | None,
-) -> list[str]:
-  lines = [
-    "Intervals resample the records with the trained models fixed; they do not cover "
-    "the randomness of training.",
-    _HINDSIGHT[len(signals.members) > 1 and signals.target is None],
-  ]
-  if signals.target is None:
-    lines.append(
-      "Attacks differ in their access to the model; white-box and trained attacks "
-      "were run on the first models only where the table says so."
-    )
-  notes = {name: f["note"] for name, f in findings.metrics.items() if f["note"]}
-  lines += [f"{name}: {note}." for name, note in notes.items()]
-  if ensemble is None:
-    return lines
-  if "start_from(" in ensemble[0].learner.text:
-    lines.append(
-      "The models start from given parameters. The records that those were trained on "
-      "are outside of this audit: a model has seen such a record even where it counts "
-      "as a non-member here."
-    )
-  lines += record_limits(ensemble.data)
-  parts = [ensemble.data] if population is None else [ensemble.data, population]
-  pairs = duplicate_records(*parts)
-  copies = sum(pair.copy[0] == 0 for pair in pairs)
-  if copies:
-    lines.append(
-      f"{copies} of the {len(ensemble.data)} records are equal to an earlier one: a "
-      "model can be trained on the content of such a record without the record itself."
-    )
-  shared = sum(pair.first[0] != pair.copy[0] for pair in pairs)
-  if shared and population is not None:
-    lines.append(
-      f"{shared} of the {len(population)} population records are equal to a training "
-      f"record."
-    )
-  return lines
 
 
 def _ids(signals: Signals) -> np.ndarray:

@@ -204,7 +204,7 @@ def _results(sweep, grid, scratch) -> list[dict[str, Any]]:
   seconds = round(ensemble.seconds / len(grid.cells), 2)
   slices = (slice(i, i + shadows) for i in range(0, len(ensemble), shadows))
   return [
-    {**_attacked(sweep, ensemble.select(own)), "seconds": seconds} for own in slices
+    {**_attacked(sweep, ensemble.select(cell)), "seconds": seconds} for cell in slices
   ]
 
 

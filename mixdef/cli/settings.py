@@ -94,7 +94,8 @@ class JobSettings:
       text = getattr(self, field.name)
       if isinstance(text, str) and field.name not in (*PATHS, *NOT_HASHED, *COLUMNS):
         if field.name in _DATA_SETS:
-          text = ",".join(n for n in text.split(",") if not mixdef.data.is_own(n))
+          names = text.split(",")
+          text = ",".join(n for n in names if not mixdef.data.is_path_or_hub(n))
         for name in parsing.modules_named(text):
           file = registry.import_module(name).__file__
           found[f"content of {name}"] = reading.digest_file(file, fix="name a module")

@@ -1,6 +1,6 @@
 """Data sets, their readers, and the subsets on which models are trained."""
 
-from mixdef.data.catalogue import CATALOGUE, check_name, is_own, load
+from mixdef.data.catalogue import CATALOGUE, check_name, is_path_or_hub, load
 from mixdef.data.dataset import Dataset, to_float
 from mixdef.data.duplicates import duplicate_records
 from mixdef.data.schema import Column, Schema
@@ -14,7 +14,7 @@ __all__ = [
   "check_name",
   "disjoint_splits",
   "duplicate_records",
-  "is_own",
+  "is_path_or_hub",
   "load",
   "subsets",
   "to_float",

@@ -47,26 +47,25 @@ def load(
   test: str | os.PathLike[str] | float | None = None,
   schema: Any = None,
 ) -> Dataset:
-  """Load a data set of the catalogue, a file of your own, or one of a hub.
+  """Load a data set of the catalogue, a file, or a data set of a hub.
 
-  For a name of the catalogue, looks for the official raw files under `data_dir`, then
-  for a set prepared there by TensorFlow Datasets, then lets TensorFlow Datasets
-  download and prepare it.
+  A name of the catalogue is searched for as official raw files under `data_dir`, then
+  as a set that TensorFlow Datasets prepared there; otherwise, TensorFlow Datasets
+  downloads and prepares it.
 
   Args:
     name: a key of `CATALOGUE`, where sets with the prefix `synthetic_` are simulated;
       the path of a .csv, .tsv, .parquet or .npz file, or of a folder of pictures with a
-      subfolder for each class; "hf:name" or "hf:name:configuration" of Hugging Face; or
-      "tfds:name" of TensorFlow Datasets.
-    data_dir: folder of the raw files, here or on a bucket (`gs://`, `s3://`). None
-      means the environment variable MIXDEF_DATA, or else the folder `data` in the
-      current one.
-    label: of your own table, the column of the class; None means "label" or "y".
-    group: of your own table, the column of the person that a record belongs to.
-    id: of your own table, the column of the unique id of a record.
+      subfolder for each class; "hf:name" or "hf:name:configuration" for Hugging Face;
+      or "tfds:name" for TensorFlow Datasets.
+    data_dir: folder of the raw files, local or on a bucket (`gs://`, `s3://`). None
+      means the environment variable MIXDEF_DATA, or else `data` in the current folder.
+    label: column of the class of a custom table; None means "label" or "y".
+    group: column of the person that a record of a custom table belongs to.
+    id: column of the unique id of a record of a custom table.
     test: path of held-out records in the same format, or the fraction in (0, 1) to hold
       out; see `Dataset.hold_out`.
-    schema: of your own table, how columns become features; see
+    schema: how the columns of a custom table become features; see
       `Dataset.from_dataframe`.
 
   Returns:
@@ -82,8 +81,7 @@ def load(
   """
   check_name(name)
   roles = readers.Roles(label, group, id)
-  fraction = isinstance(test, float)
-  path = None if fraction else test
+  path = None if isinstance(test, float) else test
   if _is_path(name):
     data = readers.read(name, roles=roles, test=path, schema=schema)
   else:
@@ -92,8 +90,7 @@ def load(
     for key in ("test",) if _is_of_hub(name) else given:
       if given[key] is not None:
         raise ValueError(
-          f"{name} is no file of your own: drop {key}={given[key]!r}, which is for "
-          "files"
+          f"{name} is not a file: drop {key}={given[key]!r}, which applies to files"
         )
     if name.startswith(readers.huggingface.PREFIX):
       data = readers.huggingface.load(name, roles=roles, schema=schema)
@@ -106,18 +103,18 @@ def load(
 
 
 def check_name(name: str | os.PathLike[str]) -> None:
-  """Raise unless `name` is that of a set of the catalogue, or may be of another one.
+  """Raise unless `name` is in the catalogue, or has the form of a path or hub name.
 
   Raises:
     ValueError: with the nearest names.
-    TypeError: for what is no text.
+    TypeError: `name` is neither text nor a path.
   """
   if not isinstance(name, str | os.PathLike):
     raise TypeError(
       f"name is {type(name).__name__}; pass the name of a data set, such as 'digits', "
       "or a path; for your own arrays use Dataset.from_arrays(x, y)"
     )
-  if is_own(name):
+  if is_path_or_hub(name):
     return
   name = str(name)
   if ":" in name:
@@ -131,8 +128,8 @@ def check_name(name: str | os.PathLike[str]) -> None:
     )
 
 
-def is_own(name: str | os.PathLike[str]) -> bool:
-  """Return whether a name is a path or of Hugging Face, and not in the catalogue."""
+def is_path_or_hub(name: str | os.PathLike[str]) -> bool:
+  """Return whether a name is a path or that of a hub, and not in the catalogue."""
   return _is_path(name) or _is_of_hub(name)
 
 
@@ -141,10 +138,10 @@ def _is_of_hub(name: str | os.PathLike[str]) -> bool:
 
 
 def _is_path(name: str | os.PathLike[str]) -> bool:
-  """Return whether a name is a path; one of the catalogue or of a hub is none."""
+  """Return whether a name is a path, and neither in the catalogue nor of a hub."""
   if isinstance(name, str) and (name in CATALOGUE or _is_of_hub(name)):
     return False
-  return readers.is_own(name) or os.path.exists(name)
+  return readers.is_path(name) or os.path.exists(name)
 
 
 def _folder(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
@@ -154,7 +151,7 @@ def _folder(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
     data_dir = os.environ.get("MIXDEF_DATA") or "data"
   folder = path_of(data_dir, given)
   if on_bucket(folder):
-    return folder  # there are only files there
+    return folder  # a bucket has no folders to check
   try:
     is_folder = stat.S_ISDIR(folder.stat().st_mode)
   except FileNotFoundError:

@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-from pyarrow import compute
+from etils import epy
 
 from mixdef.core import validate
 from mixdef.data import encoding, files, labels
 from mixdef.data.dataset import Dataset
-from mixdef.data.schema import Column, Schema, read_schema
+from mixdef.data.schema import Schema, read_schema
+
+with epy.lazy_imports():
+  import pyarrow as pa
+  from pyarrow import compute
 
 pc: Any = compute  # most of its functions are made when it is imported
 
@@ -23,12 +26,12 @@ Columns = dict[str, Any]
 
 
 class Roles(NamedTuple):
-  """Which columns hold no features.
+  """The columns that are not features.
 
   Attributes:
-    label: the class of a record; None means the column "label" or "y".
-    group: the person, or whatever else, that a record belongs to; None without groups.
-    id: the unique id of a record; None numbers them.
+    label: column of the class; None means "label" or "y".
+    group: column of the person that a record belongs to; None without groups.
+    id: column of the unique id of a record; None numbers the records.
   """
 
   label: str | None = None
@@ -37,7 +40,7 @@ class Roles(NamedTuple):
 
 
 class Content(NamedTuple):
-  """What a `Dataset` is made of, from one table."""
+  """The arrays and names of one table, from which a `Dataset` is made."""
 
   x: np.ndarray
   y: np.ndarray
@@ -51,16 +54,16 @@ def of_frame(frame: Any, place: str) -> Columns:
   """Return the columns of a table by name.
 
   Args:
-    frame: a pandas or polars DataFrame, a pyarrow Table, whatever else exports the
-      Arrow stream interface, or a mapping from names to arrays or lists.
+    frame: a pandas or polars DataFrame, a pyarrow Table or another object that exports
+      the Arrow stream interface, or a mapping from names to arrays or lists.
     place: the table, for error messages.
 
   Returns:
-    pyarrow arrays [N], or numpy arrays [N, ...] for what has further axes.
+    pyarrow arrays [N], or numpy arrays [N, ...] for columns with further axes.
 
   Raises:
     ValueError: for an empty or ragged table, and for columns of mixed types.
-    TypeError: for what is no table.
+    TypeError: `frame` is not a table.
   """
   try:
     columns = _read(frame, place)
@@ -69,7 +72,7 @@ def of_frame(frame: Any, place: str) -> Columns:
       raise
     reason = " ".join(str(error).split())
     raise ValueError(
-      f"{place} is no table: {reason:.200}; give every column one type and one name"
+      f"{place} is not a table: {reason:.200}; give every column one type and one name"
     ) from error
   sizes = {name: len(values) for name, values in columns.items()}
   if len(set(sizes.values())) > 1:
@@ -97,39 +100,39 @@ def dataset(
 
   Args:
     columns: result of `of_frame`.
-    roles: which columns hold no features.
+    roles: the columns that are not features.
     place: the table, for error messages.
     name: name of the data set.
-    schema: what is known of the columns of features; see `read_schema`.
+    schema: how columns become features; see `read_schema`.
     test: columns and place of held-out records.
     names: names of the classes, if labels are positions among them.
 
   Raises:
     ValueError: naming the table, the column, the row and the fix.
   """
-  own = content(columns, roles, place, schema=schema, names=names)
+  train = content(columns, roles, place, schema=schema, names=names)
   with files.named(place):
-    validate.inputs(own.x, "x")
-  classes = own.classes
+    validate.inputs(train.x, "x")
+  classes = train.classes
   if classes == tuple(map(str, range(len(classes or ())))):
     classes = None  # the labels were positions
-  about = {"classes": classes, "schema": own.schema}
+  about = {"classes": classes, "schema": train.schema}
   held_out = None
   if test is not None:
     given, test_place = test
-    other = content(given, roles, test_place, schema=schema, like=own, names=names)
+    other = content(given, roles, test_place, schema=schema, like=train, names=names)
     with files.named(test_place):
       x = validate.inputs(other.x, "x")
     held_out = Dataset(x, other.y, 1, name, ids=other.ids, groups=other.groups, **about)
   with files.named(place):
     data = Dataset.from_arrays(
-      own.x,
-      own.y,
+      train.x,
+      train.y,
       name=name,
       test=held_out,
-      num_classes=None if own.classes is None else len(own.classes),
-      ids=own.ids,
-      groups=own.groups,
+      num_classes=None if train.classes is None else len(train.classes),
+      ids=train.ids,
+      groups=train.groups,
     )
   return dataclasses.replace(data, **about)
 
@@ -139,7 +142,7 @@ def _read(frame: Any, place: str) -> Columns:
     return {str(name): _column(values) for name, values in frame.items()}
   if type(frame).__module__.partition(".")[0] == "pandas":
     return _of_table(pa.Table.from_pandas(frame, preserve_index=False), place)
-  if isinstance(frame, pa.Table) or hasattr(frame, "__arrow_c_stream__"):
+  if hasattr(frame, "__arrow_c_stream__"):
     return _of_table(pa.table(frame), place)
   raise TypeError(
     f"{place} is a {type(frame).__name__}; pass a pandas or polars DataFrame, a "
@@ -187,21 +190,21 @@ def content(
 
   Args:
     columns: result of `of_frame`.
-    roles: which columns hold no features.
+    roles: the columns that are not features.
     place: the table, for error messages.
-    schema: what is known of the columns of features; see `read_schema`.
-    like: the training records, whose schema and classes held-out records take over.
+    schema: how columns become features; see `read_schema`.
+    like: the training records, whose schema and classes apply to held-out records.
     names: names of the classes, if labels are positions among them.
 
   Raises:
     ValueError: naming the column, the row and the fix.
   """
   label = label_of(columns, roles, place)
-  for role in (label, roles.group, roles.id):
-    _require(columns, role, place)
+  others = (label, roles.group, roles.id)
+  for name in others:
+    _require(columns, name, place)
   y, classes = _labels(columns[label], f"{place}: column {label!r}", like, names)
-  apart = {label, roles.group, roles.id}
-  features = {name: values for name, values in columns.items() if name not in apart}
+  features = {name: values for name, values in columns.items() if name not in others}
   groups = _identities(columns, roles.group, place)
   ids = _identities(columns, roles.id, place)
   if ids is not None:
@@ -213,26 +216,24 @@ def content(
       f"{place} has no column {unknown[0]!r} of features, which the schema names; it "
       f"has {', '.join(features)!s:.200}"
     )
-  kept = {n: v for n, v in features.items() if given.get(n, _KEPT).kind != "drop"}
+  dropped = {name for name, column in given.items() if column.kind == "drop"}
+  kept = {name: values for name, values in features.items() if name not in dropped}
   arrays = [name for name, values in kept.items() if _is_array(values)]
   if not arrays:
     tables: dict[str, pa.Array] = features
     known = like.schema if like is not None else encoding.fit(tables, given, place)
     if known is None:
-      raise ValueError(f"{place} has numbers and text where x is one array")
+      raise ValueError(f"{place} has numbers and text, but training x is one array")
     x = encoding.encode(tables, known, place)
     return Content(x, y, groups, ids, classes, known)
   if len(kept) > 1:
     raise ValueError(
       f"{place} has features in {', '.join(kept)}, of which {arrays[0]!r} holds arrays;"
-      " a record is one array, or numbers and text: give the others the kind 'drop' in "
-      "the schema"
+      " a record is either one array, or numbers and text: give the other columns the "
+      "kind 'drop' in the schema"
     )
   x = as_array(features[arrays[0]], f"{place}: column {arrays[0]!r}")
   return Content(x, y, groups, ids, classes, None)
-
-
-_KEPT = Column("numeric")
 
 
 def as_array(values: Any, where: str) -> np.ndarray:
@@ -251,9 +252,7 @@ def as_array(values: Any, where: str) -> np.ndarray:
   while isinstance(values, pa.ExtensionArray):
     values = values.storage
   while _is_list(values.type):
-    if values.null_count:
-      at = pc.index(pc.is_null(values), True).as_py()
-      raise ValueError(f"{where} is missing in row {at}; remove such rows")
+    _refuse_missing(values, where, "remove such rows")
     sizes = pc.unique(pc.list_value_length(values)).to_pylist()
     if len(sizes) > 1:
       raise ValueError(
@@ -265,6 +264,12 @@ def as_array(values: Any, where: str) -> np.ndarray:
   if values.null_count:
     raise ValueError(f"{where} has missing entries; fill them, or remove such rows")
   return values.to_numpy(zero_copy_only=False).reshape(shape)
+
+
+def _refuse_missing(values: pa.Array, where: str, fix: str) -> None:
+  if values.null_count:
+    at = pc.index(pc.is_null(values), True).as_py()
+    raise ValueError(f"{where} is missing in row {at}; {fix}")
 
 
 def label_of(columns: Columns, roles: Roles, place: str) -> str:
@@ -297,13 +302,8 @@ def _labels(values: Any, where: str, like: Content | None, names: Any) -> Any:
     array = as_array(values, where)
     with files.named(where):
       return labels.read(array)[0], None if like is None else like.classes
-  if pa.types.is_dictionary(values.type):
-    values = values.dictionary_decode()
-  if pa.types.is_floating(values.type):
-    values = pc.if_else(pc.is_nan(values), None, values)
-  if values.null_count:
-    at = pc.index(pc.is_null(values), True).as_py()
-    raise ValueError(f"{where} is missing in row {at}; remove rows without a label")
+  values = encoding.decoded(values)
+  _refuse_missing(values, where, "remove rows without a label")
   array = values.to_numpy(zero_copy_only=False)
   if array.dtype.kind == "f":
     broken = array != np.floor(array)
@@ -339,13 +339,8 @@ def _identities(columns: Columns, name: str | None, place: str) -> Any:
   where, values = f"{place}: column {name!r}", columns[name]
   if isinstance(values, np.ndarray) or _is_array(values):
     raise ValueError(f"{where} holds arrays; ids are integers or text")
-  if pa.types.is_dictionary(values.type):
-    values = values.dictionary_decode()
-  if pa.types.is_floating(values.type):
-    values = pc.if_else(pc.is_nan(values), None, values)
-  if values.null_count:
-    at = pc.index(pc.is_null(values), True).as_py()
-    raise ValueError(f"{where} is missing in row {at}; every record needs an entry")
+  values = encoding.decoded(values)
+  _refuse_missing(values, where, "every record needs an entry")
   if pa.types.is_integer(values.type):
     return values.to_numpy(zero_copy_only=False)
   return np.array(values.cast(pa.string()).to_pylist())

@@ -41,11 +41,11 @@ class Dataset(Sources):
     standardized: whether `standardize` has transformed x by moments of its own records.
       No noise covers these moments, so training with an epsilon rejects such records.
     groups: [N] int or text, the person (or household, hospital, ...) that each record
-      belongs to, or None. A person has all of its records on one side wherever records
-      are drawn: members and non-members, training and test, auxiliary or not.
+      belongs to, or None. The records of a group are never split: all are members or
+      non-members, training or test records, auxiliary or not.
     classes: K names of the classes, if the labels were text or other numbers.
-    schema: how columns of a table became `x`, with the columns whose statistics were
-      read from the records, or None.
+    schema: how columns of a table became `x`, and which of them were fitted on the
+      records, or None.
   """
 
   x: np.ndarray
@@ -108,7 +108,7 @@ class Dataset(Sources):
 
   @property
   def units(self) -> np.ndarray:
-    """The group of each record by number, [N] in [0, G); its position without groups.
+    """Number of each record's group, [N] in [0, G); its position without groups.
 
     >>> data = Dataset.from_arrays([[1.0], [2.0], [3.0]], [0, 1, 0], groups=[7, 5, 7])
     >>> data.units.tolist()
@@ -231,12 +231,12 @@ class Dataset(Sources):
     """Mark `count` random records as the defender's auxiliary records.
 
     Replaces any earlier marking. Auxiliary records are never members and never scored.
-    They are drawn from the records that are not in every model, and with groups in
-    whole groups as long as these fit into `count`.
+    They are drawn from the records that are not in every model. With groups, whole
+    groups are drawn until the next one would exceed `count`.
 
     Args:
       count: number of auxiliary records, at least 0 and below the number of records
-        that are not in every model; with groups it may not be reached.
+        that are not in every model; with groups, the number can be smaller.
       seed: non-negative int.
 
     Returns:
@@ -254,7 +254,8 @@ class Dataset(Sources):
       raise ValueError(
         f"{count} auxiliary records of {free} {kind}; pass 0 to {free - 1}"
       )
-    units, sizes = self.units, np.bincount(self.units)
+    units = self.units
+    sizes = np.bincount(units)
     order = stream(seed, "reference").permutation(len(sizes))
     kept = np.bincount(units, weights=self.always_member) > 0
     order = order[~kept[order]]
@@ -270,11 +271,11 @@ class Dataset(Sources):
 
     Use it for sets without an official test file. The number of held-out records per
     class is proportional to within one record, and the total is round(fraction * N).
-    With groups, whole groups are held out, and all of this holds for groups instead of
-    records, each of the class of its first record.
+    With groups, whole groups are held out: the fraction and the classes are those of
+    groups, and the class of a group is that of its first record.
 
     Args:
-      fraction: fraction of the records, or groups, to hold out, in (0, 1).
+      fraction: fraction of the records, or of the groups, in (0, 1).
       seed: non-negative int.
 
     Returns:
@@ -292,7 +293,8 @@ class Dataset(Sources):
       raise ValueError("auxiliary records are already marked; call hold_out first")
     if self.always_member.any():
       raise ValueError("always-member records are already marked; call hold_out first")
-    _, first, units = np.unique(self.units, return_index=True, return_inverse=True)
+    units = self.units
+    first = np.unique(units, return_index=True)[1]
     total, kind = len(first), "records" if self.groups is None else "groups"
     count = round(validate.real(fraction, "fraction") * total)
     if not 0 < count < total:

@@ -1,30 +1,35 @@
 """Encoding of the columns of a table as features, by a schema."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from pyarrow import compute
+from etils import epy
 
 from mixdef.data.schema import DAY, Column, Schema
 
+with epy.lazy_imports():
+  import pyarrow as pa
+  from pyarrow import compute
+
 pc: Any = compute  # most of its functions are made when it is imported
 
-_MOST_VALUES = 100  # of a column of text that is taken for categories
+_MOST_VALUES = 100  # of a column of text that is read as categories
 _FEW_VALUES = 10
-_LEAVE_OUT = "give it the kind 'drop' in the schema, which leaves it out"
+_DROP = "give it the kind 'drop' in the schema to omit it"
 _TRUTH = Column("numeric", mean=0.0, spread=1.0)
 
 
 def fit(
   table: Mapping[str, pa.Array], given: Mapping[str, Column], place: str
 ) -> Schema:
-  """Complete a schema from the records of a table.
+  """Return a complete schema, with missing entries computed from the records.
 
   Args:
     table: arrays [N] by name of the column.
-    given: what is known of some of these columns.
+    given: the known entries of some of these columns.
     place: the table, for error messages.
 
   Returns:
@@ -53,8 +58,8 @@ def fit(
 def encode(table: Mapping[str, pa.Array], schema: Schema, place: str) -> np.ndarray:
   """Return the features of the records of a table.
 
-  A value that `schema` does not list is refused in a column that was given, where it
-  may be a slip; in one that was fitted, on other records, it counts as missing.
+  A value that `schema` does not list raises an error in a column that was given, where
+  it may be a typing error; in a column fitted on other records, it counts as missing.
 
   Args:
     table: arrays [N] by name of the column.
@@ -111,7 +116,7 @@ def _inferred(values: pa.Array, where: str) -> Column:
   """Return the kind of a column by its type."""
   kind = values.type
   if pa.types.is_null(kind) or values.null_count == len(values):
-    raise ValueError(f"{where} is empty; {_LEAVE_OUT}")
+    raise ValueError(f"{where} is empty; {_DROP}")
   if pa.types.is_boolean(kind):
     return _TRUTH
   if pa.types.is_integer(kind) or pa.types.is_floating(kind):
@@ -124,21 +129,20 @@ def _inferred(values: pa.Array, where: str) -> Column:
     return Column("ordinal" if kind.ordered else "categorical")
   if not _is_text(kind):
     raise ValueError(
-      f"{where} has type {kind}; convert it to numbers, text or dates, or {_LEAVE_OUT}"
+      f"{where} has type {kind}; convert it to numbers, text or dates, or {_DROP}"
     )
   _refuse_mixed(values, where)
   count = pc.count_distinct(values).as_py()
   if count > max(_FEW_VALUES, min(_MOST_VALUES, len(values) // 4)):
     raise ValueError(
       f"{where} holds text with {count:,} distinct values in {len(values):,} rows: "
-      "give it the kind 'categorical' or 'date' in the schema, or 'drop', which leaves "
-      "it out"
+      "give it the kind 'categorical' or 'date' in the schema, or 'drop' to omit it"
     )
   return Column("categorical")
 
 
 def _refuse_mixed(values: pa.Array, where: str) -> None:
-  """Raise if most of the entries of a column of text are numbers, but not all."""
+  """Raise if most, but not all, entries of a column of text are numbers."""
   entries = values.to_pylist()
   text = [
     i for i, entry in enumerate(entries) if entry is not None and not _is_number(entry)
@@ -159,12 +163,12 @@ def _is_number(text: str) -> bool:
 
 
 def _completed(column: Column, values: pa.Array, where: str) -> Column:
-  """Return a column with the entries that it lacks, read from the records."""
+  """Return a column with its missing entries computed from the records."""
   if column.kind in ("numeric", "date") and column.mean is None:
     numbers = _numbers(values, column.kind, where)
     gone = np.isnan(numbers)
     if gone.all():
-      raise ValueError(f"{where} is empty; {_LEAVE_OUT}")
+      raise ValueError(f"{where} is empty; {_DROP}")
     spread = float(numbers[~gone].std()) or 1.0
     mean = float(numbers[~gone].mean())
     return Column(column.kind, mean, spread, None, bool(gone.any()))
@@ -225,12 +229,19 @@ def _positions(
   return pc.fill_null(found, -1).to_numpy(zero_copy_only=False)
 
 
-def _text(values: pa.Array, where: str) -> pa.Array:
-  """Return values as text; whole floats, to which gaps turn integers, as integers."""
+def decoded(values: pa.Array) -> pa.Array:
+  """Return a column without a dictionary, in which NaN counts as missing."""
   if pa.types.is_dictionary(values.type):
     values = values.dictionary_decode()
   if pa.types.is_floating(values.type):
     values = pc.if_else(pc.is_nan(values), None, values)
+  return values
+
+
+def _text(values: pa.Array, where: str) -> pa.Array:
+  """Return values as text; whole floats, as of integers with gaps, as integers."""
+  values = decoded(values)
+  if pa.types.is_floating(values.type):
     whole = pc.all(pc.equal(pc.floor(values), values)).as_py()
     values = values.cast(pa.int64()) if whole else values
   try:

@@ -233,9 +233,9 @@ def decode_picture(
   """Return the pixels of an encoded picture, as `read_picture` does.
 
   Args:
-    content: path, or file of bytes.
+    content: the encoded picture, a file opened for reading bytes.
     place: the file or row, for the error message.
-    mode: "L", "RGB", or None for the picture's own.
+    mode: "L", "RGB", or None to keep that of the picture.
 
   Raises:
     ValueError: it has more than 8 bits per channel where a mode is given.

@@ -1,4 +1,4 @@
-"""Reading of labels in the forms that people keep them in."""
+"""Conversion of labels from their common forms to integers."""
 
 from typing import Any
 
@@ -7,25 +7,25 @@ from numpy.typing import ArrayLike
 
 from mixdef.core import validate
 
-_FEW = 20  # so many classes are plausible whatever the number of records
-
+_FEW = 20  # number of classes that is plausible for any number of records
 _SIGNS = ("-1", "1")
 Classes = tuple[str, ...] | None
 
 
 def read(y: ArrayLike, test_y: ArrayLike | None = None) -> tuple[Any, Any, Classes]:
-  """Return labels as integers, with the names of the classes if they have any.
+  """Return labels as integers, and the names of the classes.
 
   Integers in [0, K) are kept. One-hot rows [N, K] become the position of the one, a
-  column [N, 1] a vector, -1 and +1 become 0 and 1, and text becomes the position among
-  the sorted names of both arguments.
+  column [N, 1] becomes a vector, -1 and +1 become 0 and 1, and text becomes its
+  position among the sorted names of both arguments.
 
   Args:
     y: [N], [N, 1] or one-hot [N, K] labels.
     test_y: labels of held-out records in the same form, or None.
 
   Returns:
-    y int32 [N], the same of `test_y` or None, and the names or None.
+    y int32 [N], `test_y` in the same form or None, and the names, which only text and
+    signs have.
 
   Raises:
     ValueError: naming the first bad label and the fix.
@@ -39,12 +39,12 @@ def read(y: ArrayLike, test_y: ArrayLike | None = None) -> tuple[Any, Any, Class
   plain = {what: _vector(part, what) for what, part in parts.items()}
   every = [part for part in plain.values() if part is not None]
   if len(every) < len(parts):
-    plain, every = parts, []  # `validate.labels` says why they cannot be read
+    plain, every = parts, []  # `validate.labels` raises the error
   if every and all(map(_is_text, every)):
     names, numbers = np.unique(np.concatenate(every), return_inverse=True)
-    if "" in names:
-      at = int(np.argmax(every[0] == ""))
-      raise ValueError(f"y[{at}] is empty; remove records without a label")
+    for what, part in zip(parts, every, strict=True):
+      if (empty := np.flatnonzero(part == "")).size:
+        raise ValueError(f"{what}[{empty[0]}] is empty; remove records without a label")
     found = np.split(numbers.astype(np.int32), [len(every[0])])
     return _pair(found[: len(every)], tuple(map(str, names)))
   if every and _are_signs(every):
@@ -119,21 +119,22 @@ def positions(values: np.ndarray, classes: tuple[str, ...], what: str) -> np.nda
   """Return the position of each value among the classes, int32 [N].
 
   Raises:
-    ValueError: for a value that is no class.
+    ValueError: for a value that is not a class.
   """
   place = {name: i for i, name in enumerate(classes)}
-  found = [place.get(_name(value), -1) for value in values]
-  if -1 in found:
-    at = found.index(-1)
+  names, inverse = np.unique(values, return_inverse=True)
+  found = np.array([place.get(_name(name), -1) for name in names], np.int32)[inverse]
+  if (found < 0).any():
+    at = int((found < 0).argmax())
     raise ValueError(
-      f"{what} is {_name(values[at])!r} in row {at}, which is no class of the training "
-      f"records ({', '.join(classes)!s:.60}); drop such rows"
+      f"{what} is {_name(values[at])!r} in row {at}, which is not a class of the "
+      f"training records ({', '.join(classes)!s:.60}); drop such rows"
     )
-  return np.array(found, np.int32)
+  return found
 
 
 def _name(value: Any) -> str:
-  """Return the text of a class; 1, 1.0 and True are each written as numbers."""
+  """Return the text of a class; 1, 1.0 and True all become "1"."""
   if isinstance(value, (bool, np.bool_, int, float, np.number)):
     return str(int(value))
   return str(value)

@@ -52,7 +52,7 @@ def read(
     ValueError: a file is damaged or of another set; the line names it.
 
   Deviation: medGAN has no labels; death in hospital (HOSPITAL_EXPIRE_FLAG) is our
-    choice. Diagnoses without a code are left out, where medGAN gives them a column;
+    choice. Diagnoses without a code are omitted, while medGAN gives them a column;
     an admission without diagnoses adds nothing, where medGAN stops.
   Reference: Choi et al., "Generating Multi-label Discrete Patient Records using
     Generative Adversarial Networks", 2017, arXiv 1703.06490; Johnson et al.,

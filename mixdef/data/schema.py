@@ -31,12 +31,12 @@ class Column:
   Attributes:
     kind: "numeric" or "date", which become (x - mean) / spread; "ordinal", which
       becomes the position among `values` scaled to [0, 1]; "categorical", which becomes
-      a feature per value, 1 for the value of the record; "drop", which is left out.
-    mean: subtracted from a number; of a date, in days since 1970.
-    spread: positive divisor of a number; of a date, in days.
-    values: text of each value, of an ordinal column in its order.
-    missing: whether a further feature marks missing entries. A missing entry becomes
-      the mean, or the middle of an ordinal column; of a categorical column, zeros.
+      a feature per value, 1 for the value of the record; "drop", which is omitted.
+    mean: subtracted from a number, or from a date in days since 1970.
+    spread: positive divisor of a number, or of a date in days.
+    values: text of each value, in order if the column is ordinal.
+    missing: whether a further feature marks missing entries. A missing number or date
+      becomes the mean, a missing ordinal value 0.5, and a missing category zeros.
   """
 
   kind: str
@@ -53,7 +53,7 @@ class Schema:
   Attributes:
     columns: `Column` by name, in the order of the features.
     fitted: the columns with a mean, spread, list of values or mark of missing entries
-      that was read from the records. The others are as given, which is taken for
+      that was computed from the records. The others were given, and are assumed to be
       public knowledge.
   """
 
@@ -77,7 +77,7 @@ class Schema:
 
   @property
   def origin(self) -> str:
-    """Where means, spreads and lists of values are from, for reports.
+    """Origin of means, spreads and lists of values, for reports.
 
     >>> Schema({"age": Column("numeric", mean=50.0, spread=20.0)}).origin
     'given'
@@ -87,7 +87,7 @@ class Schema:
     return f"read from the records: {', '.join(self.fitted)}"
 
   def to_json(self) -> dict[str, dict[str, Any]]:
-    """Return what `schema=` reads, to be edited and passed again.
+    """Return a dictionary that `schema=` accepts, to be edited and passed again.
 
     >>> Schema({"age": Column("numeric", mean=50.0, spread=20.0)}).to_json()
     {'age': {'kind': 'numeric', 'mean': 50.0, 'spread': 20.0}}
@@ -106,7 +106,7 @@ class Schema:
 
 
 def read_schema(schema: Any) -> dict[str, Column]:
-  """Return the columns of a schema, which may leave entries to be read from records.
+  """Return the columns of a schema, which may lack entries.
 
   Args:
     schema: None, a `Schema`, the path of a JSON file, or a mapping from column to a
@@ -126,7 +126,7 @@ def read_schema(schema: Any) -> dict[str, Column]:
   place = "schema"
   if isinstance(schema, str | os.PathLike):
     place = str(path_of(schema, "schema"))
-    fix = "write {column: {kind: ...}}, as json.dumps(data.schema.to_json()) is"
+    fix = "write {column: {kind: ...}}, as in json.dumps(data.schema.to_json())"
     schema = reading.read_json(place, fix=fix)
   if not isinstance(schema, Mapping):
     raise ValueError(
@@ -155,8 +155,8 @@ def _column(name: Any, entry: Any, place: str) -> Column:
     rest["mean"] = _days(rest["mean"], where)
   if ("mean" in rest) != ("spread" in rest):
     raise ValueError(f"{where} has one of mean and spread; give both, or neither")
-  for key in {"mean", "spread"} & set(rest):
-    number = rest[key]
+  for key in ("mean", "spread"):
+    number = rest.get(key, 1)
     good = isinstance(number, int | float) and not isinstance(number, bool)
     if not good or not math.isfinite(number) or (key == "spread" and number <= 0):
       raise ValueError(

@@ -23,10 +23,10 @@ class Sources:
     """Create a `Dataset` from a table.
 
     Numbers and dates become (x - mean) / spread, ordered values their position in
-    [0, 1], and other values one feature each; see `mixdef.data.Schema`. What the schema
-    does not say is read from the records of `frame`, and listed in
-    `data.schema.fitted`. A single column of lists of equal length, such as token ids,
-    becomes `x` as it is.
+    [0, 1], and other values one feature each; see `mixdef.data.Schema`. Entries that
+    the schema lacks are computed from the records of `frame`, and their columns are
+    listed in `data.schema.fitted`. A single column of lists of equal length, such as
+    token ids, becomes `x` unchanged.
 
     Args:
       frame: a pandas or polars DataFrame, a pyarrow Table, or a dict of columns.
@@ -44,11 +44,12 @@ class Sources:
 
     Raises:
       ValueError: naming the column, the row and the fix.
-      TypeError: `frame` is no table.
+      TypeError: `frame` is not a table.
 
-    Guarantee: means, spreads and lists of values in `schema.fitted` are read without
-      noise from all records, also those outside a model's training set. An epsilon does
-      not cover them; those given in `schema` are taken for public knowledge.
+    Guarantee: means, spreads and lists of values of the columns in `schema.fitted` are
+      computed without noise from all records, including those outside a model's
+      training set. Epsilon does not cover them. Those given in `schema` are assumed to
+      be public knowledge.
 
     >>> frame = {"age": [30, 50], "sex": ["f", "m"], "ill": ["no", "yes"]}
     >>> from mixdef.data import Dataset
@@ -69,36 +70,67 @@ class Sources:
     )
 
   @classmethod
-  def from_huggingface(cls, source: Any, *, name: str = "user", **roles: Any) -> Any:
-    """Create a `Dataset` from one of Hugging Face `datasets`.
+  def from_huggingface(
+    cls,
+    source: Any,
+    *,
+    label: str | None = None,
+    group: str | None = None,
+    id: str | None = None,
+    schema: Any = None,
+    name: str = "user",
+  ) -> Any:
+    """Create a `Dataset` from a Hugging Face data set.
 
     Args:
-      source: a `datasets.Dataset`, or a `DatasetDict`, of which `train` and, where it
-        has labels, `test` are read. Pictures and lists of equal length become `x`,
-        other columns features as in `from_dataframe`.
+      source: a `datasets.Dataset`; or a `DatasetDict`, whose splits `train` and, if it
+        has labels, `test` are read. A column of pictures or of lists of equal length
+        becomes `x`; other columns become features as in `from_dataframe`.
+      label: as in `from_dataframe`, like `group`, `id` and `schema`.
+      group: column of the person that a record belongs to.
+      id: column of the unique id of a record.
+      schema: how columns become features.
       name: name printed in reports.
-      **roles: `label`, `group`, `id` and `schema`, as in `from_dataframe`.
+
+    Returns:
+      A `Dataset`.
 
     Raises:
       ValueError: naming the column, the row and the fix.
-      TypeError: `source` is none of the two.
+      TypeError: `source` is neither of the two.
     """
+    from mixdef.data.columns import Roles
     from mixdef.data.readers import huggingface
 
-    return huggingface.dataset(source, name=name, **roles)
+    roles = Roles(label, group, id)
+    return huggingface.dataset(source, name=name, roles=roles, schema=schema)
 
   @classmethod
   def from_grain(
-    cls, source: Any, *, test: Any = None, name: str = "user", **roles: Any
+    cls,
+    source: Any,
+    *,
+    label: str | None = None,
+    group: str | None = None,
+    id: str | None = None,
+    test: Any = None,
+    schema: Any = None,
+    name: str = "user",
   ) -> Any:
     """Create a `Dataset` from a grain data source or `MapDataset`.
 
     Args:
-      source: anything with a length whose items are dicts of arrays and numbers, or
+      source: an object with a length whose items are dicts of arrays and numbers, or
         pairs (x, y).
-      test: held-out records, of the same kind.
+      label: as in `from_dataframe`, like `group`, `id` and `schema`.
+      group: key of the person that a record belongs to.
+      id: key of the unique id of a record.
+      test: held-out records of the same kind.
+      schema: how keys become features.
       name: name printed in reports.
-      **roles: `label`, `group`, `id` and `schema`, as in `from_dataframe`.
+
+    Returns:
+      A `Dataset`.
 
     Raises:
       ValueError: naming the record and the fix.
@@ -108,6 +140,15 @@ class Sources:
     >>> Dataset.from_grain([([0.5, 1.0], 0), ([2.0, 3.0], 1)])
     Dataset(user: 2 x (2,) float32, 2 classes, 0 auxiliary, test none)
     """
+    from mixdef.data import columns
     from mixdef.data.readers import examples
 
-    return examples.dataset(source, test=test, name=name, **roles)
+    held_out = None if test is None else (examples.columns_of(test, "test"), "test")
+    return columns.dataset(
+      examples.columns_of(source, "the source"),
+      columns.Roles(label, group, id),
+      "the source",
+      name=name,
+      schema=schema,
+      test=held_out,
+    )

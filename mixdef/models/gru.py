@@ -52,8 +52,8 @@ def gru(
 
   Args:
     width: size of the state and of the embedding.
-    num_tokens: V, needed for token ids, as in `data.num_tokens`; an id outside [0,V) is
-      read as the nearest in it.
+    num_tokens: V, required for token ids, such as `data.num_tokens`; an id outside
+      [0,V) is clipped to it.
     num_classes: K.
     dropout: rate in [0,1) before the last layer, in training only.
 

@@ -1,4 +1,4 @@
-"""What networks for sequences share: the reading of tokens and of series."""
+"""Embedding of token ids and series, shared by the networks for sequences."""
 
 import flax.linen as nn
 import jax
@@ -16,12 +16,12 @@ def embedded(
 
   Args:
     x: token ids, integers [B,T], or series of quantities, floats [B,T,C].
-    num_tokens: V of the token ids; an id outside [0,V) is read as the nearest in it.
+    num_tokens: V of the token ids; an id outside [0,V) is clipped to it.
     width: size of a vector.
     model: name of the network, for the error message.
 
   Returns:
-    `[B,T,width]`, of an `nn.Embed` or an `nn.Dense`.
+    `[B,T,width]`, from an `nn.Embed` or an `nn.Dense`.
 
   Raises:
     ValueError: for other records, and for token ids without `num_tokens`.

@@ -75,17 +75,17 @@ def transformer(
 ) -> Transformer:
   """Create a transformer encoder for token ids [N,T] or series [N,T,C].
 
-  Token ids are embedded, series are projected, and sinusoids mark the positions. Each
-  block is x + attention(norm(x)), then x + dense(gelu(dense(norm(x)))) with 4 `width`
-  units between. The logits are a dense layer of the mean over all positions, padding
-  included.
+  Token ids are embedded, series are projected to `width`, and sinusoids encode the
+  positions. Each block is x + attention(norm(x)), then x + dense(gelu(dense(norm(x))))
+  with 4 * width hidden units. The logits are a dense layer of the mean over all
+  positions, including padding.
 
   Args:
     layers: number of blocks.
     width: size of the vector of a position, a multiple of `heads`.
     heads: number of attention heads.
-    num_tokens: V, needed for token ids, as in `data.num_tokens`; an id outside [0,V) is
-      read as the nearest in it.
+    num_tokens: V, required for token ids, such as `data.num_tokens`; an id outside
+      [0,V) is clipped to it.
     num_classes: K.
     dropout: rate in [0,1) after the embedding and each half of a block, in training
       only.
@@ -96,8 +96,8 @@ def transformer(
   Raises:
     ValueError: if a field is out of range.
 
-  Deviation: layers are normalised before, not after them (Xiong et al., 2020), which
-    trains without a warm-up of the learning rate.
+  Deviation: layer normalization precedes each half of a block instead of following it
+    (Xiong et al., 2020), so training needs no warm-up of the learning rate.
 
   Reference: Vaswani et al., Attention Is All You Need, NeurIPS 2017, arXiv 1706.03762.
 

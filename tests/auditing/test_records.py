@@ -1,4 +1,4 @@
-"""A report says how a table was encoded, and that records belong to groups."""
+"""A report states how a table was encoded, and that records belong to groups."""
 
 import numpy as np
 import optax
@@ -33,7 +33,7 @@ def test_facts_and_limits_of_what_was_read_from_the_records():
     "encoding": "read from the records: age",
   }
   of_groups, of_encoding = record_limits(data)
-  assert "an epsilon is that of a record" in of_groups
+  assert "epsilon protects a single record" in of_groups
   assert "for the columns age: " in of_encoding
 
 
@@ -52,7 +52,7 @@ def test_an_epsilon_is_printed_with_what_it_does_not_cover():
 
 
 @pytest.mark.slow
-def test_a_guarantee_says_what_it_does_not_cover():
+def test_a_guarantee_states_what_it_does_not_cover():
   defense = mixdef.parse("dp_sgd(1.0)")
   learner = mixdef.classifier(
     mixdef.models.mlp(4, num_classes=2), optax.sgd(0.1), defense

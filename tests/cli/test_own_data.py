@@ -62,7 +62,7 @@ def test_other_data_sets_do_not_take_the_columns_over(table):
   audit = settings(table, AuditSettings, canary_source="digits", canaries="ood:5")
   assert audit.for_data("digits").load().name == "digits"
   assert "content of --canary_source" in audit.inputs()
-  with pytest.raises(ValueError, match="digits is no file of your own: drop label="):
+  with pytest.raises(ValueError, match="digits is not a file: drop label="):
     dataclasses.replace(audit, dataset="digits").load()
 
 

@@ -1,4 +1,4 @@
-"""DataFrames, Arrow tables, Hugging Face and grain give the same records as arrays."""
+"""DataFrames, Arrow tables, Hugging Face and grain give the records of arrays."""
 
 import io
 import sys
@@ -45,7 +45,7 @@ def test_dataframes_of_pandas():
   assert data.x[:, 3].tolist() == [0, 0.5, 0, 1]
   assert data.x[:, 5].tolist() == [0, 1, 0, 0]
   mixed = pandas.DataFrame({"a": [1, "b", 2.5], "y": [0, 1, 1]})
-  with pytest.raises(ValueError, match=r"^the table is no table: .*column a"):
+  with pytest.raises(ValueError, match=r"^the table is not a table: .*column a"):
     Dataset.from_dataframe(mixed)
 
 
@@ -62,7 +62,7 @@ def test_views_of_text_are_text():
 
 
 @pytest.mark.parametrize("frame", [[[1, 2]], np.ones((2, 2)), None, "people"])
-def test_what_is_no_table_is_told(frame):
+def test_an_error_for_other_objects_than_tables(frame):
   with pytest.raises(TypeError, match=r"^the table is a .*; pass a pandas"):
     Dataset.from_dataframe(frame)
 
@@ -135,7 +135,7 @@ def test_hugging_face_pictures_with_names_of_classes():
   hidden = Split({"image": [png(7)], "label": [-1]}, ["cat", "dog"])
   assert Dataset.from_huggingface({"train": train, "test": hidden}).test is None
   broken = Split({"image": [png(5), {"bytes": b"x", "path": None}], "label": [1, 0]})
-  with pytest.raises(ValueError, match="column 'image': row 1 is no picture"):
+  with pytest.raises(ValueError, match="column 'image': row 1 is not a picture"):
     Dataset.from_huggingface(broken)
   with pytest.raises(TypeError, match=r"user is a generator; pass a dat"):
     Dataset.from_huggingface(train for _ in range(3))
@@ -144,10 +144,10 @@ def test_hugging_face_pictures_with_names_of_classes():
 
 
 def test_a_name_of_hugging_face(monkeypatch):
-  asked = []
+  requests = []
 
   def load_dataset(path, name):
-    asked.append((path, name))
+    requests.append((path, name))
     if path == "nobody/nothing":
       raise ConnectionError("offline\nand more")
     return {"train": Split({"a": [1.0, 2.0], "label": [0, 1]})}
@@ -157,13 +157,13 @@ def test_a_name_of_hugging_face(monkeypatch):
   module.load_dataset = load_dataset
   monkeypatch.setitem(sys.modules, "datasets", module)
   data = load("hf:owner/set:small")
-  assert (asked, data.name, len(data)) == (
+  assert (requests, data.name, len(data)) == (
     [("owner/set", "small")],
     "owner/set:small",
     2,
   )
   with pytest.raises(
-    FileNotFoundError, match=r"^hf:nobody/nothing is neither in the cache.*\(offline\)"
+    FileNotFoundError, match=r"^hf:nobody/nothing is not in the cache.*\(offline\)"
   ) as caught:
     load("hf:nobody/nothing")
   assert "\n" not in str(caught.value)

@@ -117,13 +117,17 @@ def test_arrays_of_an_npz(tmp_path, caplog):
   np.savez(path, x=x, y=y, who=y, notes=np.arange(2))
   with caplog.at_level(logging.INFO, logger="absl"):
     data = load(path, group="who")
+  assert "mine.npz: notes are not read" in caplog.text
   np.testing.assert_array_equal(data.x, x)
   assert (data.y.tolist(), data.classes) == ([0, 1, 1, 0, 0, 1], ("1", "2"))
   assert data.groups.tolist() == y.tolist()
   np.savez(
     path, x_train=x, y_train=np.eye(3)[y - 1], x_test=x[:2], y_test=np.eye(3)[:2]
   )
-  data = load(path)
+  caplog.clear()
+  with caplog.at_level(logging.INFO, logger="absl"):
+    data = load(path.rename(tmp_path / "mine.NPZ"))
+  assert "not read" not in caplog.text
   assert (data.y.tolist(), data.test.y.tolist()) == ([0, 1, 1, 0, 0, 1], [0, 1])
   assert data.name == data.test.name == "mine"
 
@@ -144,7 +148,7 @@ def test_token_ids_and_series_are_records(tmp_path):
 @pytest.mark.parametrize(
   ("arrays", "options", "message"),
   [
-    ({"a": [[1.0]]}, {}, "no array 'x'; it holds a: write it by numpy.savez"),
+    ({"a": [[1.0]]}, {}, "no array 'x'; it holds a: write it with numpy.savez"),
     ({"x": [[1.0], [2]], "y": [0, 1]}, {"group": "w"}, "no array 'w'; it holds x, y"),
     ({"x": [1.0, 2], "y": [0, 1]}, {}, r"x has shape \(2,\); reshape"),
     ({"x": [[1.0], [np.nan]], "y": [0, 1]}, {}, r"x\[1, 0\] is nan"),
@@ -219,19 +223,19 @@ def test_mistakes_in_a_folder_are_one_line(tmp_path, spoil, options, message):
 def test_classes_of_held_out_pictures_are_those_of_training(tmp_path):
   for name in ("train/cat", "train/ant", "test/cat", "test/dog"):
     draw(tmp_path, name)
-  with pytest.raises(ValueError, match="subfolder 'dog', which is no class of the"):
+  with pytest.raises(ValueError, match="subfolder 'dog', which is not a class of"):
     load(tmp_path / "train", test=tmp_path / "test")
   with pytest.raises(ValueError, match=r"train/cat has 0 subfolders; pass a folder"):
     load(tmp_path / "train" / "cat")
 
 
-def test_other_names_are_told(tmp_path, monkeypatch):
+def test_errors_for_other_names(tmp_path, monkeypatch):
   with pytest.raises(FileNotFoundError, match=r"no.csv is missing; .*it is empty"):
     load(tmp_path / "no.csv")
   (tmp_path / "a.xlsx").write_text("")
-  with pytest.raises(ValueError, match=r"a.xlsx is of no known format: .*from_data"):
+  with pytest.raises(ValueError, match=r"a.xlsx has an unknown format: .*from_data"):
     load(tmp_path / "a.xlsx")
-  with pytest.raises(ValueError, match="digits is no file of your own: drop label='y'"):
+  with pytest.raises(ValueError, match="digits is not a file: drop label='y'"):
     load("digits", label="y")
   assert len(load("digits", test=0.1).test) == 180
   monkeypatch.chdir(tmp_path)

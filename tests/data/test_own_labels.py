@@ -1,4 +1,4 @@
-"""Labels are read in the forms that people keep them in, or refused in one line."""
+"""Labels are read in their common forms; errors are one line."""
 
 import jax
 import numpy as np
@@ -24,7 +24,7 @@ X = np.arange(4.0)[:, None]
     ([0, 1, 1, 3], [0, 1, 1, 3], None),
   ],
 )
-def test_the_right_reading(y, read, classes):
+def test_common_forms_become_integers(y, read, classes):
   data = Dataset.from_arrays(X, y)
   assert data.y.tolist() == read
   assert data.y.dtype == np.int32
@@ -62,10 +62,15 @@ def test_held_out_text_has_the_same_classes():
     (np.zeros((4, 2, 2)), r"y has shape \(4, 2, 2\)"),
   ],
 )
-def test_the_rest_is_one_line(y, message):
+def test_errors_are_one_line(y, message):
   with pytest.raises(ValueError, match=message) as caught:
     Dataset.from_arrays(X, y)
   assert "\n" not in str(caught.value)
+
+
+def test_an_empty_held_out_label_is_named():
+  with pytest.raises(ValueError, match=r"^test y\[1\] is empty; remove"):
+    Dataset.from_arrays(X, ["a", "b", "a", "b"], test=(X[:2], ["a", ""]))
 
 
 def test_held_out_signs_need_not_hold_both():

@@ -1,4 +1,4 @@
-"""Columns become features by a schema, which is read off the records where it lacks."""
+"""Columns become features by a schema, completed from the records."""
 
 import json
 
@@ -42,7 +42,7 @@ def test_each_kind_of_column_by_hand():
   assert (data.y.tolist(), data.classes) == ([0, 1, 0, 1], ("no", "yes"))
 
 
-def test_what_was_read_from_the_records_is_listed():
+def test_columns_fitted_on_the_records_are_listed():
   data = made(schema={"size": SIZES})
   assert data.schema.fitted == ("age", "sex", "seen")
   assert data.schema.origin == "read from the records: age, sex, seen"
@@ -83,7 +83,7 @@ def test_held_out_records_take_the_training_schema_and_classes():
   assert data.test.x.tolist() == [[3, 0, 0], [0, 0, 1]]
   assert "age" in data.schema.fitted
   with pytest.raises(
-    ValueError, match=r"^test: column 'y' is '4' in row 0, which is no"
+    ValueError, match=r"^test: column 'y' is '4' in row 0, which is not"
   ):
     made(train, test={**test, "y": [4, 5]})
 
@@ -110,7 +110,11 @@ def test_dropped_columns_change_nothing():
     ({"age": [None] * 4}, {}, "column 'age' is empty; give it the kind 'drop'"),
     ({"age": ["1", "2", "?", "3"]}, {}, r"'age' holds numbers, and '\?' in row 2"),
     ({"age": [1, 2, 3]}, {}, "'age' has 3 entries and 'sex' has 4; pass one per"),
-    ({"age": [1, "two", 3, 4]}, {}, "the table is no table: .*one type and one name"),
+    (
+      {"age": [1, "two", 3, 4]},
+      {},
+      "the table is not a table: .*one type and one name",
+    ),
     (
       {"age": [1e300, 2e300, 1, 1]},
       {"schema": {"age": {"kind": "numeric", "mean": 0, "spread": 1}}},
@@ -148,21 +152,21 @@ def test_dropped_columns_change_nothing():
     ({"id": ["a", None, "b", "c"]}, {"id": "id"}, "column 'id' is missing in row 1"),
   ],
 )
-def test_what_is_wrong_is_one_line_with_the_column(change, options, message):
+def test_errors_are_one_line_and_name_the_column(change, options, message):
   frame = {k: v for k, v in {**FRAME, **change}.items() if v is not None}
   with pytest.raises(ValueError, match=message) as caught:
     made(frame, **{"schema": None, **options})
   assert "\n" not in str(caught.value)
 
 
-def test_text_that_is_no_category_needs_a_kind():
+def test_free_text_needs_a_kind():
   frame = {"note": [f"text {i}" for i in range(50)], "y": np.arange(50) % 2}
   with pytest.raises(ValueError, match="'note' holds text with 50 distinct values"):
     made(frame)
   assert made(frame, schema={"note": "categorical"}).x.shape == (50, 50)
 
 
-def test_real_labels_are_no_classes():
+def test_labels_that_are_quantities_are_refused():
   frame = {"a": np.arange(60.0), "y": np.arange(60)}
   with pytest.raises(ValueError, match="'y' has 60 distinct values in 60 records"):
     made(frame)

@@ -123,7 +123,7 @@ def number_series(
   """Assign every attack a colour and dash pattern, as in `taken` where possible.
 
   Args:
-    names: attacks of one chart; those beyond the six series are left out.
+    names: attacks of one chart; those beyond six series are omitted.
     taken: attack to the index of its series in another chart.
 
   Returns:
@@ -168,9 +168,9 @@ def _budget(budget, styles) -> dict[str, Any] | None:
   budget = {name: points for name, points in budget.items() if points}
   if not budget:
     return None
-  own = number_series(list(budget), taken=styles)
-  legend = [{"name": name, "number": own[name], "value": ""} for name in own]
-  chart = charts.budget_chart({name: budget[name] for name in own}, own)
+  numbers = number_series(list(budget), taken=styles)
+  legend = [{"name": name, "number": numbers[name], "value": ""} for name in numbers]
+  chart = charts.budget_chart({name: budget[name] for name in numbers}, numbers)
   table = [
     {
       "attack": name,

@@ -1,4 +1,4 @@
-"""Readers of the user's own data, one format a file."""
+"""Readers of custom data, one module per format."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ from mixdef.data.columns import Columns, Roles, dataset
 from mixdef.data.dataset import Dataset
 from mixdef.data.readers import arrays, huggingface, pictures, tables, tensorflow
 
-SUFFIXES: dict[str, Callable[[pathlib.Path], Columns]] = {
+TABLES: dict[str, Callable[[pathlib.Path], Columns]] = {
   ".csv": tables.read_csv,
   ".csv.gz": tables.read_csv,
   ".tsv": tables.read_csv,
   ".parquet": tables.read_parquet,
 }
+ARRAYS = ".npz"
+HUBS = (huggingface.PREFIX, tensorflow.PREFIX)
 
 
 def read(
   path: str | os.PathLike[str], *, roles: Roles, test: Any = None, schema: Any = None
 ) -> Dataset:
-  """Read a file or a folder of the user.
+  """Read a file, or a folder of pictures.
 
   Args:
     path: a table (.csv, .tsv, .parquet), arrays (.npz), or a folder of pictures with a
       subfolder for each class.
-    roles: which columns hold no features.
+    roles: the columns that are not features.
     test: path of held-out records of the same format, or None.
-    schema: what is known of the columns of a table.
+    schema: how the columns of a table become features; see `read_schema`.
 
   Returns:
-    A `Dataset` of the file's name.
+    A `Dataset` with the name of the file, without its suffix.
 
   Raises:
     ValueError: naming the file, the column or row, and the fix.
@@ -42,11 +44,11 @@ def read(
   """
   path = _existing(path, "dataset")
   test = None if test is None else _existing(test, "test")
-  name = path.name if path.is_dir() else path.name.split(".")[0]
   if path.is_dir():
     _refuse(path, "a folder of pictures has no columns", roles, schema)
-    return pictures.dataset(path, name=name, test=test)
-  if path.suffix == ".npz":
+    return pictures.dataset(path, name=path.name, test=test)
+  name = path.name.split(".")[0]
+  if path.name.lower().endswith(ARRAYS):
     _refuse(path, "an npz holds arrays", Roles(), schema)
     return arrays.dataset(path, roles, name=name, test=test)
   read = _reader(path)
@@ -54,16 +56,15 @@ def read(
   return dataset(read(path), roles, str(path), name=name, schema=schema, test=held_out)
 
 
-def is_own(name: Any) -> bool:
-  """Return whether a name is that of a file or a folder, by its form.
+def is_path(name: Any) -> bool:
+  """Return whether a name has the form of a path.
 
-  >>> [is_own(name) for name in ("digits", "my.csv", "runs/x.npz", "mod:make")]
+  >>> [is_path(name) for name in ("digits", "my.csv", "runs/x.npz", "mod:make")]
   [False, True, True, False]
   """
   if isinstance(name, os.PathLike):
     return True
-  suffixes = (*SUFFIXES, ".npz")
-  return "/" in name or os.sep in name or name.lower().endswith(suffixes)
+  return "/" in name or os.sep in name or name.lower().endswith((*TABLES, ARRAYS))
 
 
 def _existing(path: str | os.PathLike[str], what: str) -> pathlib.Path:
@@ -76,12 +77,12 @@ def _existing(path: str | os.PathLike[str], what: str) -> pathlib.Path:
 
 
 def _reader(path: pathlib.Path) -> Callable[[pathlib.Path], Columns]:
-  for suffix, reader in SUFFIXES.items():
+  for suffix, reader in TABLES.items():
     if path.name.lower().endswith(suffix):
       return reader
   raise ValueError(
-    f"{path} is of no known format: pass .csv, .tsv, .parquet, .npz or a folder of "
-    "pictures with a subfolder for each class, or read it by pandas and pass it to "
+    f"{path} has an unknown format: pass .csv, .tsv, .parquet, .npz or a folder of "
+    "pictures with a subfolder for each class, or read it with pandas and pass it to "
     "Dataset.from_dataframe"
   )
 
@@ -93,6 +94,4 @@ def _refuse(path: pathlib.Path, why: str, roles: Roles, schema: Any) -> None:
       raise ValueError(f"{path}: {why}: drop {name}={value!r}")
 
 
-HUBS = (huggingface.PREFIX, tensorflow.PREFIX)
-
-__all__ = ["HUBS", "Roles", "huggingface", "is_own", "read", "tensorflow"]
+__all__ = ["HUBS", "Roles", "huggingface", "is_path", "read", "tensorflow"]

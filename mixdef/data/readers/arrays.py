@@ -9,7 +9,7 @@ from mixdef.data import columns
 from mixdef.data.columns import Columns, Roles
 from mixdef.data.dataset import Dataset
 
-_FIX = "write it by numpy.savez(path, x=x, y=y)"
+_FIX = "write it with numpy.savez(path, x=x, y=y)"
 
 
 def dataset(
@@ -17,13 +17,12 @@ def dataset(
 ) -> Dataset:
   """Return the `Dataset` of the arrays x [N, ...] and y of an npz file.
 
-  Arrays called x_train and y_train are read in the same way. x_test and y_test are
-  held-out records, unless `test` names another file.
+  Arrays named x_train and y_train are read in the same way. x_test and y_test are
+  held-out records, unless `test` is another file.
 
   Args:
-    path: the file; `roles` may name another array of labels, and arrays of groups and
-      ids.
-    roles: names of the arrays besides x.
+    path: the file.
+    roles: names of the arrays of labels, groups and ids; labels default to "y".
     name: name of the data set.
     test: another file with held-out records, or None.
 
@@ -36,11 +35,15 @@ def dataset(
   if test is not None:
     held_out = _chosen(reading.read_npz(test, fix=_FIX), roles, str(test)), str(test)
   elif "x_test" in arrays:
-    own = {key.removesuffix("_test"): arrays[key] for key in arrays if "_test" in key}
-    held_out = _chosen(own, Roles(roles.label), str(path)), f"{path}, held-out records"
-  own = {key.removesuffix("_train"): value for key, value in arrays.items()}
+    names = [key for key in ("x", roles.label) if f"{key}_test" in arrays]
+    given = {key: arrays.pop(f"{key}_test") for key in names}
+    held_out = (
+      _chosen(given, Roles(roles.label), str(path)),
+      f"{path}, held-out records",
+    )
+  train = {key.removesuffix("_train"): value for key, value in arrays.items()}
   return columns.dataset(
-    _chosen(own, roles, str(path)), roles, str(path), name=name, test=held_out
+    _chosen(train, roles, str(path)), roles, str(path), name=name, test=held_out
   )
 
 

@@ -1,4 +1,4 @@
-"""Reader of examples one by one, as grain and other random-access sources give them."""
+"""Reader of random-access sources of examples, such as those of grain."""
 
 import os
 from collections.abc import Mapping
@@ -7,36 +7,18 @@ from typing import Any
 import numpy as np
 
 from mixdef.data import columns
-from mixdef.data.columns import Columns, Roles
-from mixdef.data.dataset import Dataset
+from mixdef.data.columns import Columns
 
 _MOST = 2**31  # records; a source that repeats itself has a larger length
 
 
-def dataset(
-  source: Any,
-  *,
-  name: str,
-  test: Any = None,
-  label: str | None = None,
-  group: str | None = None,
-  id: str | None = None,
-  schema: Any = None,
-) -> Dataset:
-  """Return the `Dataset` of a source of examples; see `Dataset.from_grain`."""
-  held_out = None if test is None else (columns_of(test, "test"), "test")
-  return columns.dataset(
-    columns_of(source, "the source"),
-    Roles(label, group, id),
-    "the source",
-    name=name,
-    schema=schema,
-    test=held_out,
-  )
-
-
 def columns_of(source: Any, place: str) -> Columns:
-  """Read all examples into columns."""
+  """Read all examples into columns; see `Dataset.from_grain`.
+
+  Raises:
+    ValueError: naming the example and the fix.
+    TypeError: the source has no length or no items.
+  """
   if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
     raise TypeError(
       f"{place} is a {type(source).__name__}; pass a grain data source or MapDataset, "

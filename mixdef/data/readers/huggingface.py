@@ -1,4 +1,4 @@
-"""Reader of data sets of Hugging Face."""
+"""Reader of Hugging Face data sets."""
 
 from typing import Any
 
@@ -15,12 +15,12 @@ def load(name: str, *, roles: Roles, schema: Any = None) -> Dataset:
 
   Args:
     name: "hf:name", or "hf:name:configuration".
-    roles: which columns hold no features.
-    schema: what is known of the columns of features.
+    roles: the columns that are not features.
+    schema: how columns become features; see `read_schema`.
 
   Raises:
     ModuleNotFoundError: the package `datasets` is not installed.
-    FileNotFoundError: it is neither in the cache nor can it be downloaded.
+    FileNotFoundError: it is not in the cache and cannot be downloaded.
     ValueError: naming the column, the row and the fix.
   """
   extras.require("datasets")
@@ -29,25 +29,17 @@ def load(name: str, *, roles: Roles, schema: Any = None) -> Dataset:
   path, _, configuration = name.removeprefix(PREFIX).partition(":")
   try:
     found = datasets.load_dataset(path, configuration or None)
-  # It raises any error of the hub, the network, the cache and the builders.
+  # The hub, the network, the cache and the builders raise errors of many types.
   except Exception as error:
     raise FileNotFoundError(
-      f"{name} is neither in the cache of Hugging Face nor can it be downloaded "
+      f"{name} is not in the cache of Hugging Face and cannot be downloaded "
       f"({files.first_line(error)}); check the name and the network, or set HF_HOME to "
       "the folder of a cache"
     ) from error
-  return dataset(found, name=name, schema=schema, **roles._asdict())
+  return dataset(found, name=name, roles=roles, schema=schema)
 
 
-def dataset(
-  source: Any,
-  *,
-  name: str,
-  label: str | None = None,
-  group: str | None = None,
-  id: str | None = None,
-  schema: Any = None,
-) -> Dataset:
+def dataset(source: Any, *, name: str, roles: Roles, schema: Any = None) -> Dataset:
   """Return the `Dataset` of a `datasets.Dataset` or `DatasetDict`."""
   splits = source if isinstance(source, dict) else {"train": source}
   if "train" not in splits:
@@ -60,18 +52,19 @@ def dataset(
         f"{name} is a {type(split).__name__}; pass a datasets.Dataset, loaded without "
         "streaming"
       )
-  roles = Roles(label, group, id)
   place = f"{name}, split train"
-  own = _columns(splits["train"], place)
-  label = columns.label_of(own, roles, place)
+  train = _columns(splits["train"], place)
+  label = columns.label_of(train, roles, place)
   features = getattr(splits["train"], "features", None) or {}
   names = getattr(features.get(label), "names", None)
   held_out = None
-  if "test" in splits and _is_labelled(splits["test"], label):
+  if "test" in splits and label in splits["test"].column_names:
     test_place = f"{name}, split test"
-    held_out = _columns(splits["test"], test_place), test_place
+    test = _columns(splits["test"], test_place)
+    if -1 not in test[label].to_pylist():  # which marks hidden labels of benchmarks
+      held_out = test, test_place
   return columns.dataset(
-    own,
+    train,
     roles,
     place,
     name=name.removeprefix(PREFIX),
@@ -83,10 +76,3 @@ def dataset(
 
 def _columns(split: Any, place: str) -> Columns:
   return columns.of_frame(split.with_format("arrow")[:], place)
-
-
-def _is_labelled(split: Any, label: str) -> bool:
-  """Return whether a split has labels; benchmarks write -1 where they keep them."""
-  if label not in split.column_names:
-    return False
-  return -1 not in split.with_format("arrow")[:].column(label).to_pylist()

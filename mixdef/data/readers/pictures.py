@@ -17,16 +17,16 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 
 def dataset(folder: pathlib.Path, *, name: str, test: pathlib.Path | None) -> Dataset:
-  """Return the pictures of a folder, whose subfolders are the classes.
+  """Return the pictures of a folder, whose sorted subfolders are the classes.
 
   Args:
-    folder: folder of subfolders with pictures of one size, in alphabetical order.
+    folder: folder with one subfolder per class; all pictures have one size.
     name: name of the data set.
     test: a folder of held-out pictures with the same subfolders, or None.
 
   Returns:
     A `Dataset` of uint8 [N, H, W, C], C = 1 if all pictures are gray, else 3. The ids
-    are the files' names in the folder.
+    are the paths of the files in the folder.
 
   Raises:
     ValueError: naming the file or folder and the fix.
@@ -36,7 +36,7 @@ def dataset(folder: pathlib.Path, *, name: str, test: pathlib.Path | None) -> Da
   if len(classes) < 2:
     raise ValueError(
       f"{folder} has {len(classes)} subfolders; pass a folder of pictures with a "
-      f"subfolder for each class, two at least ({files.contents(folder)})"
+      f"subfolder for each of at least two classes ({files.contents(folder)})"
     )
   parts = [_read(folder, classes), *([_read(test, classes)] if test else [])]
   gray = all(_is_gray(x) for x, _, _ in parts)
@@ -90,7 +90,7 @@ def _decoded(content: bytes, place: str) -> np.ndarray:
     raise
   except Exception as error:  # decoders raise many types of errors
     reason = files.first_line(error)
-    raise ValueError(f"{place} is no picture: {reason}; remove such rows") from error
+    raise ValueError(f"{place} is not a picture: {reason}; remove such rows") from error
 
 
 def _read(
@@ -99,21 +99,21 @@ def _read(
   found = {path.name for path in files.subfolders(folder)}
   if unknown := sorted(found - set(classes)):
     raise ValueError(
-      f"{folder} has a subfolder {unknown[0]!r}, which is no class of the training "
+      f"{folder} has a subfolder {unknown[0]!r}, which is not a class of the training "
       f"pictures, {', '.join(classes)!s:.80}"
     )
   paths, y = [], []
   for number, name in enumerate(classes):
-    own = [
+    pictures = [
       path for path in files.entries(folder / name) if path.suffix.lower() in SUFFIXES
     ]
-    if not own and name in found:
+    if not pictures and name in found:
       raise ValueError(
         f"{folder / name} holds no pictures; put {', '.join(SUFFIXES[:3])} files there "
         f"or remove the folder ({files.contents(folder / name)})"
       )
-    paths += own
-    y += [number] * len(own)
+    paths += pictures
+    y += [number] * len(pictures)
   x = _stacked((str(path), files.read_picture(path, "RGB")) for path in paths)
   ids = np.array([path.relative_to(folder).as_posix() for path in paths])
   return x, np.array(y, np.int32), ids

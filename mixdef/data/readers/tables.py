@@ -13,9 +13,9 @@ _FIX = "export it again"
 def read_csv(path: pathlib.Path) -> Columns:
   """Return the columns of a table with a header, as `columns.of_frame` does.
 
-  Fields are separated by commas, semicolons or tabs, whichever the header has most.
-  Empty fields and the usual names of missing entries, such as NA and NaN, are missing.
-  Numbers, truth values and dates in the form 2020-01-31 are recognized.
+  Fields are separated by the most frequent of comma, semicolon and tab in the header.
+  Empty fields and the usual markers, such as NA and NaN, are missing entries. Numbers,
+  truth values and dates in the form 2020-01-31 are recognized.
 
   Args:
     path: path of the file, compressed by gzip or not.

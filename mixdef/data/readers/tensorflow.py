@@ -1,4 +1,4 @@
-"""Reader of any set of TensorFlow Datasets; it does not need TensorFlow."""
+"""Reader of any set of TensorFlow Datasets, without TensorFlow."""
 
 import pathlib
 from typing import Any
@@ -16,13 +16,13 @@ def load(
 ) -> Dataset:
   """Return a prepared set, or let TensorFlow Datasets download and prepare it.
 
-  The split `train` holds the records, and `test`, if there is one, held-out ones.
+  The records are the split `train`, and the held-out records `test`, if it exists.
 
   Args:
     name: "tfds:" and the name of a builder.
     data_dir: folder that contains the builders' folders.
-    roles: which features of the builder hold no features of records.
-    schema: what is known of the columns of a table.
+    roles: the columns that are not features.
+    schema: how columns become features; see `read_schema`.
 
   Raises:
     FileNotFoundError: nothing is prepared and it cannot be prepared here.
@@ -34,16 +34,16 @@ def load(
     raise ValueError(
       f"{name} has no split 'train'; it has {', '.join(builder.info.splits)}"
     )
-  own = _columns(builder, "train")
+  train = _columns(builder, "train")
   place = f"{name}, split train"
-  label = columns.label_of(own, roles, place)
+  label = columns.label_of(train, roles, place)
   held_out = None
   if "test" in builder.info.splits:
     held_out = _columns(builder, "test"), f"{name}, split test"
-  kind = builder.info.features[label] if label in own else None
+  kind = builder.info.features[label] if label in train else None
   names = getattr(kind, "names", None)
   return columns.dataset(
-    own,
+    train,
     roles,
     place,
     name=plain,
