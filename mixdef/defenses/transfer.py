@@ -38,7 +38,7 @@ def start_from(params: Any, fresh: str = "") -> Defense:
   'start_from(params='
   """
   given = read_weights(params) if _is_path(params) else _plain(params)
-  chosen = _matching("start_from: fresh", fresh)
+  chosen = _matching("start_from: fresh", fresh) if fresh else None
   return Defense("", network=lambda net: partial.start_from(net, given, chosen))
 
 
@@ -125,7 +125,7 @@ def lora(
     "rank": rank,
     "scale": scale,
     "layers": _matching("lora: layers", layers),
-    "train": _matching("lora: train", train),
+    "train": _matching("lora: train", train) if train else None,
   }
   return Defense("", network=functools.partial(partial.lora, **how))
 

@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from flax import traverse_util
+
 from mixdef.core.text import text_of
 
 ON = ("train", "training", "is_training", "is_train", "train_mode")
@@ -39,6 +41,27 @@ class Network(NamedTuple):
   text: str
   still: Callable | None = None
   given: Callable | None = None
+
+
+def by_path(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """Return the leaves of nested dictionaries by path; empty dictionaries vanish.
+
+  >>> by_path({"a": {"b": 1, "c": {}}})
+  {'a/b': 1}
+  """
+  flat: dict[Any, Any] = traverse_util.flatten_dict(dict(tree))
+  return {"/".join(map(str, path)): leaf for path, leaf in flat.items()}
+
+
+def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+  """Return nested dictionaries of leaves by path, the inverse of `by_path`.
+
+  >>> nested({"a/b": 1})
+  {'a': {'b': 1}}
+  """
+  return traverse_util.unflatten_dict(
+    {tuple(p.split("/")): v for p, v in leaves.items()}
+  )
 
 
 def flags(names: Iterable[str]) -> list[str]:
