@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from mixdef.core.randomness import random_key, row_keys
+from mixdef.core.randomness import row_keys
 from mixdef.core.reading import digest
 from mixdef.core.text import text_of
 from mixdef.data import to_float
@@ -18,12 +18,12 @@ from mixdef.models.network import (
   Network,
   by_path,
   check_factory,
-  first_line,
   flags,
   nested,
   parameters_of,
   phase,
   refuse_unknown,
+  shapes_of,
 )
 
 
@@ -33,8 +33,8 @@ def adapt_equinox(
   """Create a `Network` from a module of Equinox, its class, or `key -> module`.
 
   The module takes one record, as those of Equinox do, and is mapped over the batch. If
-  its `__call__` takes `key`, every row of a training step gets its own; outside of
-  training `key` is None and the module is in `inference_mode`. A flag of training is
+  its `__call__` takes `key`, every row of a training step receives a different key; in
+  inference `key` is None and the module is in `inference_mode`. A training flag is
   passed too, under the names that linen modules may use. Floating arrays are
   parameters, by their path, and other arrays are constants.
 
@@ -45,10 +45,10 @@ def adapt_equinox(
     still: path of a layer -> whether it behaves in training as in inference.
 
   Raises:
-    TypeError: for a function that makes something else.
-    ValueError: for a module that keeps state, as BatchNorm does, whose statistics have
-      no place for padded rows; that has dropout and takes no key; that needs what a
-      learner does not know; or that cannot be made inside a trace.
+    TypeError: for a function that returns another object.
+    ValueError: for a module that keeps state, such as BatchNorm's statistics, which
+      cannot exclude padded rows; that has dropout and takes no key; that needs an
+      argument that learners do not pass; or that cannot be made inside a trace.
   """
   if isinstance(model, eqx.Module):
     arrays = filter(eqx.is_array, jax.tree.leaves(model))
@@ -86,13 +86,7 @@ def adapt_equinox(
     constants = {n: leaf for n, leaf in arrays.items() if n not in params}
     return nested(params), nested(constants)
 
-  try:
-    jax.eval_shape(taken_apart, random_key(0))
-  except jax.errors.JAXTypeError as error:
-    raise ValueError(
-      f"{name} cannot be made inside a trace ({first_line(error)}): draw its "
-      "parameters from key with jax.numpy, or pass a module"
-    ) from None
+  shapes_of(taken_apart, name, "key")
   called, takes = f"{found['name']}.__call__", found["call"]
   if found["fault"]:
     raise ValueError(found["fault"])

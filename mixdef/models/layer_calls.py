@@ -3,7 +3,7 @@
 Per-example gradients are computed layer by layer (`mixdef.defenses.ghost_tape`), which
 needs the arrays that a layer holds, what it is given, and a way to call it apart from
 its model. `watch` offers this for layers of linen, and through `nnx_calls` for those of
-NNX; other libraries have no such place.
+NNX; other libraries have no interceptors.
 """
 
 import contextlib
@@ -114,5 +114,5 @@ def _held(module):
 
 
 def several(args, kwargs) -> bool:
-  """Return whether a call has other than one array."""
+  """Return whether a call has several arrays, or none."""
   return len(args) != 1 or any(hasattr(value, "shape") for value in kwargs.values())
