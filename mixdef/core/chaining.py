@@ -24,8 +24,8 @@ def chain(*defenses: Defense | str) -> Defense:
     One `Defense`, with the parts in `parts`.
 
   Raises:
-    ValueError: for what is no defense, and for parts that cannot be combined, with the
-      reason.
+    ValueError: for an argument that is not a defense, and for parts that cannot be
+      combined, with the reason.
 
   >>> str(chain("mixup", "ema|l1"))
   'mixup|ema|l1'

@@ -192,7 +192,7 @@ class Defense(NamedTuple):
 
   ```
   model           {field: value} set on the linen module
-  network         (network) -> network, what is trained of it; see `mixdef.models`
+  network         (network) -> network with other trained parameters, before `init`
   stages          (Stage, ...)
   rows            (key, members [N], auxiliary [N]) -> bool [N], the rows trained on
   init            (key, spec) -> state
@@ -280,7 +280,7 @@ _LONGEST = 200  # characters of an argument in a text
 
 
 def _word(value):
-  """Write an argument; only literals can be read back."""
+  """Return the text of an argument; only literals can be read back."""
   plain = isinstance(value, _LITERALS)
   word = repr(value) if plain else text_of(value)
   if plain or len(word) <= _LONGEST:
@@ -307,7 +307,7 @@ def defense(
     factory: `(...) -> Defense`; without it, `defense(aliases=...)` is the decorator.
     aliases: alternative names, each with the call that it stands for.
     neutral: a call that changes nothing, for the common tests, if there is one.
-    registry: where it is found; `PARTS` for parts that are no defenses.
+    registry: where it is found; `PARTS` for parts that are not defenses.
 
   Returns:
     The factory, which `mixdef.parse` finds by its name.

@@ -55,7 +55,7 @@ class Learner(NamedTuple):
   and returns the output of the released weights, as in white-box attacks. `batch`,
   `stages`, `rows` and `traits` are the defense's; attacks may use `batch` to transform
   records as training does. `text` describes the learner in messages. `model` is what a
-  classifier was made of: a linen module, or the `Network` of another library's.
+  classifier was made of: a linen module, or the `Network` of any other model.
 
   A GAN has `generate`, with z ~ N(0, I) of dimension `latent` and conditions y, rows of
   the simplex over `num_classes`. Its members are split into `num_shards` disjoint

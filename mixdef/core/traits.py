@@ -1,4 +1,4 @@
-"""What a part of a chain needs, forbids or promises; its functions do not show it."""
+"""Traits: facts about a part of a chain that its functions do not show."""
 
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, get_args

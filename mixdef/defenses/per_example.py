@@ -39,10 +39,11 @@ def ghost(losses_fn, *, clip, denominator, size=16, views=1):
   Layers of linen and of NNX are found by their type. Dense layers, also over several
   axes as in attention, convolutions and embeddings have closed forms, in which the
   views of a record, and the calls of a layer that is applied more than once, are
-  treated as additional positions. Every other leaf module (norms, grouped convolutions,
-  your own) computes its small per-record gradient, and so do tied parameters, and a
-  recurrent layer (`RNN`) as a whole. A model that this does not cover is estimated by
-  `microbatch`, and a message is logged. This happens for models of other libraries, if
+  treated as additional positions. For every other leaf module (norms, grouped
+  convolutions, custom layers), for tied parameters, and for a recurrent layer (`RNN`)
+  as a whole, small per-record gradients are computed. A model that this does not cover
+  is estimated by `microbatch`, and a message is logged. This happens for models of
+  other libraries, if
   a parameter acts anywhere except in calls of leaf modules (next to submodules, under a
   transform such as `nn.remat`, read as an array, in a penalty), or if a layer has an
   input that does not lead with the batch axis, or a second input or output.

@@ -1,9 +1,9 @@
 """Parts for pretrained models: where training starts, and what is trained.
 
 They come before the defenses of a chain, `start_from` first. Optimizer, weight decay,
-clipping, noise and memory see the trained parameters only. The records that a model was
-pretrained on are outside of an audit: records that are in both are members to an
-attacker whatever the chain says.
+clipping, noise and memory see the trained parameters only. An audit does not cover the
+records of the pretraining: such a record has influenced the model even if it is not a
+member of the training set.
 """
 
 import functools
@@ -26,10 +26,11 @@ def start_from(params: Any, fresh: str = "") -> Defense:
       dictionary of arrays: the parameters by path, as "Dense_0/kernel", or all
       variables of the model, with a collection "params". Pickled files are not read.
     fresh: regular expression that matches the paths of leaves that start at random,
-      such as "Dense_1/.*" for a new head; what `params` holds of them is ignored.
+      such as "Dense_1/.*" for a new head; their entries in `params` are ignored.
 
   Returns:
-    The part. A model whose leaves are not exactly those given is refused, naming them.
+    The part. A model with other leaves than those given raises an error that names
+    them, and so does a `fresh` that matches no leaf.
 
   Guarantee: none. An epsilon stated for the training does not cover `params`.
 
@@ -38,7 +39,7 @@ def start_from(params: Any, fresh: str = "") -> Defense:
   'start_from(params='
   """
   given = read_weights(params) if _is_path(params) else _plain(params)
-  chosen = _matching("start_from: fresh", fresh)
+  chosen = _matching("start_from: fresh", fresh) if fresh else None
   return Defense("", network=lambda net: partial.start_from(net, given, chosen))
 
 
@@ -46,15 +47,15 @@ def start_from(params: Any, fresh: str = "") -> Defense:
 def freeze(layers: str) -> Defense:
   """Keep the leaves at their start; they leave the gradient and the optimizer.
 
-  Modules of which all leaves are frozen keep their statistics too, and behave in
-  training as in inference (BatchNorm by its moving statistics, no dropout).
+  Modules whose leaves are all frozen keep their statistics too, and behave in training
+  as in inference: BatchNorm uses its moving statistics and dropout is off.
 
   Args:
     layers: regular expression that matches the paths of the frozen leaves, such as
       "backbone/.*".
 
   Returns:
-    The part. An expression that matches nothing, or everything, is refused.
+    The part. An expression that matches no leaf, or every leaf, raises an error.
 
   Guarantee: none. Frozen parameters learn nothing about the records.
 
@@ -91,11 +92,13 @@ def head_only(head: str) -> Defense:
 def lora(
   rank: int = 8, scale: float = 2.0, layers: str = ".*", train: str = ""
 ) -> Defense:
-  """Freeze the model but for low-rank changes of its kernels.
+  """Freeze the model except for low-rank changes of its kernels.
 
   ```
   W' = W + scale A B,   A [inputs, rank] ~ U(-1, 1) / sqrt(inputs),   B = 0
   ```
+
+  A table of embeddings has A = 0 and B ~ N(0, 1) instead. Biases are frozen.
 
   Args:
     rank: rank of the change, >= 1.
@@ -110,8 +113,10 @@ def lora(
   Guarantee: none.
 
   Deviation: the paper changes the query and value projections of attention; here
-    `layers` chooses, by default every kernel. A kernel of a convolution is taken as the
-    matrix of all axes but the last by the last [ours].
+    `layers` chooses, by default every kernel and table. [ours] A kernel of more than
+    two axes is used as a matrix: its output axes are those of the layer's bias, as in
+    attention, or the last axis if there is no bias. Equinox stores kernels as [outputs,
+    inputs]; they are changed in this form.
 
   Reference: Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, 2021, arXiv
     2106.09685.
@@ -125,7 +130,7 @@ def lora(
     "rank": rank,
     "scale": scale,
     "layers": _matching("lora: layers", layers),
-    "train": _matching("lora: train", train),
+    "train": _matching("lora: train", train) if train else None,
   }
   return Defense("", network=functools.partial(partial.lora, **how))
 

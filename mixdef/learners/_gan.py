@@ -22,7 +22,7 @@ UNSHARED = ", because a GAN has no single loss"
 
 # Hooks that do not apply to a GAN, and what they would read or change.
 _REFUSED = {
-  "network": "chooses what is trained of a classifier",
+  "network": "selects the trained parameters of a classifier",
   "model": "sets fields of a classifier",
   "rows": "selects rows other than the members",
   "log_probs": "changes a classifier's log-probabilities",
@@ -307,7 +307,7 @@ def refuse_parts(name: str, defense) -> None:
 
 
 def _refuse_random(critic, example, y):
-  """Raise if a critic draws random numbers in training, where it is given none."""
+  """Raise if a critic draws random numbers in training, where it receives no key."""
 
   def run(key, x, y):
     variables = critic.init(key, x, y)
@@ -319,8 +319,8 @@ def _refuse_random(critic, example, y):
   )
   if drawn > initial:
     raise ValueError(
-      "the critic draws random numbers in training, as dropout does, which a GAN's "
-      "critic cannot: leave them out"
+      "the critic draws random numbers in training, as dropout does, which is not "
+      "supported: remove them"
     )
 
 

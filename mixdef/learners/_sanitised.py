@@ -147,7 +147,7 @@ def noisy_steps(
   """
   if delta >= 1 / spec.num_members:
     raise ValueError(
-      f"{name}: delta is {delta}, which is no guarantee for {spec.num_members} "
+      f"{name}: delta is {delta}, which is not a guarantee for {spec.num_members} "
       f"members: pass a value below {1 / spec.num_members:.2g}"
     )
   steps = (spec.epochs - warm_epochs) * spec.steps_per_epoch // critic_steps

@@ -55,10 +55,10 @@ def classifier(
   Raises:
     TypeError: for anything but such a model and an optax transform.
     ValueError: for a defense that the model or microbatches cannot carry; at `init`,
-      for a model that returns anything but logits of the data's classes, that would
-      train otherwise than it says (dropout that never acts), or that keeps what cannot
-      be updated, as BatchNorm does (with `dp_sgd` or microbatches, nothing can), and
-      for an optimizer that needs what it cannot be given.
+      for a model that returns anything but logits of the data's classes, whose dropout
+      or statistics never act, or whose variables cannot be updated (with `dp_sgd` or
+      microbatches, none can, such as BatchNorm's statistics), and for an optimizer that
+      needs an argument that is not available.
 
   >>> import optax
   >>> from mixdef import models
@@ -229,8 +229,8 @@ def _with_fields(model, defense):
   if not isinstance(model, nn.Module):
     part = next(part for part in defense.parts if part.model)
     raise ValueError(
-      f"{part.name} sets a field of a linen module, and this model has none: build the "
-      "model so and leave the defense out"
+      f"{part.name} sets a field of a linen module, and this model is not one: set it "
+      "in the model and remove the defense"
     )
   fields = set(model.__dataclass_fields__)
   for part in defense.parts:

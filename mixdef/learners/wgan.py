@@ -355,7 +355,7 @@ def _public(batch, key, size):
 
 
 def _mean(tree):
-  """Average over the critics; what is no quantity is the same for all."""
+  """Average over the critics; integers and keys are the same for all."""
 
   def mean(leaf):
     return leaf.mean(0) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf[0]

@@ -1,12 +1,14 @@
 """Modules of Equinox as a `Network`."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
 
-from mixdef.core.randomness import random_key, row_keys
+from mixdef.core.randomness import row_keys
 from mixdef.core.reading import digest
 from mixdef.core.text import text_of
 from mixdef.data import to_float
@@ -14,21 +16,25 @@ from mixdef.models.network import (
   OFF,
   ON,
   Network,
+  by_path,
   check_factory,
-  first_line,
   flags,
+  nested,
   parameters_of,
   phase,
   refuse_unknown,
+  shapes_of,
 )
 
 
-def adapt_equinox(model: Any, inputs: int = 1) -> Network:
+def adapt_equinox(
+  model: Any, inputs: int = 1, still: Callable[[str], bool] | None = None
+) -> Network:
   """Create a `Network` from a module of Equinox, its class, or `key -> module`.
 
   The module takes one record, as those of Equinox do, and is mapped over the batch. If
-  its `__call__` takes `key`, every row of a training step gets its own; outside of
-  training `key` is None and the module is in `inference_mode`. A flag of training is
+  its `__call__` takes `key`, every row of a training step receives a different key; in
+  inference `key` is None and the module is in `inference_mode`. A training flag is
   passed too, under the names that linen modules may use. Floating arrays are
   parameters, by their path, and other arrays are constants.
 
@@ -36,12 +42,13 @@ def adapt_equinox(model: Any, inputs: int = 1) -> Network:
     model: a class or a function makes new parameters for every model that is trained;
       a module has the parameters that every model starts from.
     inputs: number of arrays that it is called with.
+    still: path of a layer -> whether it behaves in training as in inference.
 
   Raises:
-    TypeError: for a function that makes something else.
-    ValueError: for a module that keeps state, as BatchNorm does, whose statistics have
-      no place for padded rows; that has dropout and takes no key; that needs what a
-      learner does not know; or that cannot be made inside a trace.
+    TypeError: for a function that returns another object.
+    ValueError: for a module that keeps state, such as BatchNorm's statistics, which
+      cannot exclude padded rows; that has dropout and takes no key; that needs an
+      argument that learners do not pass; or that cannot be made inside a trace.
   """
   if isinstance(model, eqx.Module):
     arrays = filter(eqx.is_array, jax.tree.leaves(model))
@@ -76,15 +83,10 @@ def adapt_equinox(model: Any, inputs: int = 1) -> Network:
       n: leaf for n, (_, leaf) in zip(names, paths, strict=True) if eqx.is_array(leaf)
     }
     params = {n: leaf for n, leaf in arrays.items() if eqx.is_inexact_array(leaf)}
-    return params, {n: leaf for n, leaf in arrays.items() if n not in params}
+    constants = {n: leaf for n, leaf in arrays.items() if n not in params}
+    return nested(params), nested(constants)
 
-  try:
-    jax.eval_shape(taken_apart, random_key(0))
-  except jax.errors.JAXTypeError as error:
-    raise ValueError(
-      f"{name} cannot be made inside a trace ({first_line(error)}): draw its "
-      "parameters from key with jax.numpy, or pass a module"
-    ) from None
+  shapes_of(taken_apart, name, "key")
   called, takes = f"{found['name']}.__call__", found["call"]
   if found["fault"]:
     raise ValueError(found["fault"])
@@ -99,11 +101,17 @@ def adapt_equinox(model: Any, inputs: int = 1) -> Network:
 
   def apply(variables, *xs, train, key=None, weight=None):
     del weight  # rows do not see each other
-    leaves = {**found["rest"], **variables["params"], **variables.get("constants", {})}
+    leaves = {
+      **found["rest"],
+      **by_path(variables["params"]),
+      **by_path(variables.get("constants", {})),
+    }
     if leaves.keys() != set(found["names"]):
       raise ValueError(f"the parameters are not those of {found['name']}")
     module = found["structure"].unflatten([leaves[name] for name in found["names"]])
     module = eqx.nn.inference_mode(module, value=not train)
+    if still:
+      module = _held_still(module, still)
     options = phase(flags(takes), train)
     xs = tuple(map(to_float, xs))
     draws = train and key is not None and "key" in takes
@@ -117,7 +125,22 @@ def adapt_equinox(model: Any, inputs: int = 1) -> Network:
     kept = {name: variables[name] for name in variables if name != "params"}
     return outputs, {} if train else kept
 
-  return Network(init, apply, f"{name}{found['text']}")
+  text = f"{name}{found['text']}"
+  return Network(
+    init, apply, text, still=functools.partial(adapt_equinox, model, inputs)
+  )
+
+
+def _held_still(module, still):
+  """Set some layers to inference; `eqx.nn.inference_mode` sets all of them."""
+
+  def held(path, leaf):
+    layer, _, name = jax.tree_util.keystr(path, simple=True, separator="/").rpartition(
+      "/"
+    )
+    return True if name == "inference" and still(layer) else leaf
+
+  return jax.tree_util.tree_map_with_path(held, module)
 
 
 def _structure(module):

@@ -49,7 +49,7 @@ def adapt_linen(
 
   Raises:
     ValueError: for a module that needs what a learner does not know; when applied, for
-      one that draws random numbers or changes what it keeps outside of training, or
+      one that draws random numbers or changes its variables in inference, or
       whose dropout or statistics never act.
   """
   anything = _takes_anything(module)
@@ -214,7 +214,7 @@ def _completing(*, train, weight, seen=None, still=None):
 
 
 def _call_still(call, module, signature, args, kwargs):
-  """Call a module as in inference, whatever its flags of training say."""
+  """Call a module as in inference, regardless of its training flags."""
   names = flags(signature.parameters)
   fields = {n: vars(module)[n] for n in names if vars(module).get(n) is not None}
   bound = signature.bind_partial(module, *args, **kwargs)

@@ -1,8 +1,8 @@
 """Modules of flax.nnx as a `Network`.
 
 A module is split once, on the host, into its structure and the kinds of its variables.
-Inside the step it is merged from them again, called and split, so that nothing is
-mutated outside of it.
+Inside the step it is merged from them again, called and split, so that no
+object outside the step is mutated.
 """
 
 import functools
@@ -23,12 +23,12 @@ from mixdef.models.network import (
   ON,
   Network,
   check_factory,
-  first_line,
   flags,
   is_flag,
   parameters_of,
   phase,
   refuse_unknown,
+  shapes_of,
 )
 from mixdef.models.nnx_calls import fresh_stream, watched
 
@@ -43,7 +43,7 @@ class _Parts(NamedTuple):
   batch_stats: Any
   keys: Any
   counts: Any
-  constants: Any  # arrays that are no variables
+  constants: Any  # arrays that are not variables
   variables: Any  # every other kind
 
   @classmethod
@@ -70,9 +70,10 @@ def adapt_nnx(
   The module is in `train()` mode in training and in `eval()` mode otherwise. A flag of
   training is also passed to its `__call__`, under the names that linen modules may
   use, and so are `weight` [B] and `rngs`. In training, random streams of any name start
-  from the step's key, each layer's from a key of its own. `nnx.BatchNorm` leaves padded
-  rows out of its statistics. What else a module keeps is named by its kind: parameters,
-  `batch_stats`, other `variables`, and `constants`, arrays that are no variables.
+  from the step's key, each layer's from a separate key. `nnx.BatchNorm` excludes
+  padded rows from its statistics. The collections are named by the kind of variable:
+  `params`, `batch_stats`, other `variables`, and `constants`, arrays that are not
+  variables.
 
   Args:
     model: a class or a function makes new parameters for every model that is trained;
@@ -81,10 +82,10 @@ def adapt_nnx(
     still: path of a submodule -> whether it behaves in training as in inference.
 
   Raises:
-    TypeError: for a function that makes something else.
+    TypeError: for a function that returns another object.
     ValueError: for a module that needs what a learner does not know, cannot be made
       inside a trace, or would let padded rows enter what it keeps; when applied, for
-      one that draws random numbers outside of training, or whose dropout or statistics
+      one that draws random numbers in inference, or whose dropout or statistics
       never act.
   """
   make, name = _maker(model)
@@ -107,13 +108,7 @@ def adapt_nnx(
         graphs[train] = _Parts.of(_in_phase(module, train, still))[0]
     return _Parts.of(module)[1]
 
-  try:
-    shapes = jax.eval_shape(taken_apart, random_key(0))
-  except jax.errors.JAXTypeError as error:
-    raise ValueError(
-      f"{name} cannot be made inside a trace ({first_line(error)}): draw its "
-      "parameters from rngs with jax.numpy, or pass a module"
-    ) from None
+  shapes = shapes_of(taken_apart, name, "rngs")
   called, takes = f"{found['name']}.__call__", found["call"]
   names = list(takes.items())
   known = {*ON, *OFF, "weight", "rngs"}
@@ -121,7 +116,7 @@ def adapt_nnx(
   if found["loose"] and "weight" not in takes:
     raise ValueError(
       f"{found['loose']} keeps statistics, which padded rows would enter: let {called} "
-      "take weight [B], 0 for padding, and leave them out"
+      "take weight [B], 0 for padding, and exclude them"
     )
   structure = jax.tree.structure(_named(shapes.params))
 
@@ -164,20 +159,20 @@ def adapt_nnx(
       drew = any(issubclass(kind, nnx.RngCount) for _, kind in changed)
       if drew and _draws(lambda *xs: call(variables, xs, **how)[0], xs):
         raise ValueError(
-          f"{found['name']} draws random numbers when it predicts: draw where the flag "
-          "of train() and eval() says so, as nnx.Dropout does"
+          f"{found['name']} draws random numbers when it predicts: draw only if the "
+          "flag set by train() and eval() allows it, as nnx.Dropout does"
         )
       return outputs, kept
     loose = [at for at, kind in changed if not issubclass(kind, _KNOWN)]
     if loose and weight is not None and "weight" not in takes:
       raise ValueError(
         f"{loose[0]} changes in training, and padded rows would enter it: let {called} "
-        "take weight [B], 0 for padding, and leave them out"
+        "take weight [B], 0 for padding, and exclude them"
       )
     _, parts = _Parts.of(module)
     old = {n: kept[n] for n in _STATS if n in kept}
     new = {n: _like(_named(getattr(parts, n)), old[n]) for n in old}
-    if weight is not None:  # a batch of padding alone says nothing
+    if weight is not None:  # a batch of only padding has no statistics
       some = (weight > 0).any()
       new = jax.tree.map(lambda a, b: jnp.where(some, a, b), new, old)
     return outputs, new
@@ -193,9 +188,8 @@ def _maker(model):
   """Return the function from `rngs` to a module, and the name of the model."""
   if isinstance(model, nnx.Module):
     leaves = map(_bits, jax.tree.leaves(nnx.state(model)))
-    return lambda rngs: nnx.clone(
-      model
-    ), f"{type(model).__qualname__}@{digest(*leaves)}"
+    name = f"{type(model).__qualname__}@{digest(*leaves)}"
+    return lambda rngs: nnx.clone(model), name
   check_factory(model, "rngs")
   return lambda rngs: model(rngs=rngs), text_of(model)
 
@@ -237,10 +231,12 @@ def _structure(module):
 
 
 def _statistics_of_padding(module):
-  """Return the path of a module that keeps statistics in its own way, or ""."""
+  """Return the path of a custom module that keeps statistics, or ""."""
   for path, node in nnx.iter_graph(module):
-    own = isinstance(node, nnx.Module) and type(node) not in _OF_ANY_ROWS
-    if own and any(isinstance(value, nnx.BatchStat) for value in vars(node).values()):
+    custom = isinstance(node, nnx.Module) and type(node) not in _OF_ANY_ROWS
+    if custom and any(
+      isinstance(value, nnx.BatchStat) for value in vars(node).values()
+    ):
       return "/".join(map(str, path)) or type(node).__name__
   return ""
 
@@ -260,7 +256,7 @@ def _unnamed(tree, like):
 
 
 def _arrays(node):
-  """Return the arrays that a module holds and that are no variables, by name."""
+  """Return the arrays of a module that are not variables, by name."""
   held = vars(node).items() if isinstance(node, nnx.Module) else ()
   return {name: value for name, value in held if isinstance(value, jax.Array)}
 
@@ -279,7 +275,7 @@ def _draws(run, xs):
 
 
 def _like(new, old):
-  """Leave out what a call added, as `sow` does."""
+  """Drop entries that a call added, as `sow` does."""
   if not isinstance(old, dict):
     return new
   return {name: _like(new[name], old[name]) for name in old}

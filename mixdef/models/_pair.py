@@ -23,9 +23,9 @@ _KEYS = ("key", "rng")
 def adapt_pair(pair: Any, inputs: int = 1) -> Network:
   """Create a `Network` from `init(key, x) -> params` and `apply(params, x) -> outputs`.
 
-  `init` may leave out the records. `apply` may also take a flag of training, under the
+  `init` may omit the argument `x`. `apply` may also take a training flag, under the
   names that linen modules may use, `weight` [B], and `key` or `rng`, the random key of
-  a step, which is None outside of training. A pair keeps nothing but parameters.
+  a step, which is None in inference. A pair has no variables other than parameters.
 
   Args:
     pair: the two functions.

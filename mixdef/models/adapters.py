@@ -1,4 +1,4 @@
-"""What learners take for a model: linen, NNX, Equinox, or a pair `(init, apply)`."""
+"""The models that learners accept: linen, NNX, Equinox, or a pair `(init, apply)`."""
 
 import inspect
 import sys
@@ -87,7 +87,7 @@ def _is_of(model, library):
 
 
 def _started(model, name, network):
-  """Return the network, and tell where its models start if it has parameters."""
+  """Return the network, and log where its models start if it has parameters."""
   if isinstance(model, (_module_of("flax.nnx"), _module_of("equinox"))):
     kind = type(model).__name__
     logging.warning(
@@ -108,7 +108,7 @@ def _takes(model, name):
 
 
 def is_pair(model: Any) -> bool:
-  """Return whether it is a pair of functions, and no optimizer or pair of modules."""
+  """Return whether it is a pair of functions, not of modules or an optimizer."""
   if not isinstance(model, tuple | list) or len(model) != 2 or _home(model):
     return False
   modules = (nn.Module, _module_of("flax.nnx"), _module_of("equinox"))
@@ -133,7 +133,7 @@ def _what(thing):
   if home := _home(thing):
     return home
   if hasattr(thing, "init") and hasattr(thing, "step"):
-    return "a Learner, which is given to fit"
+    return "a Learner, which is passed to fit"
   if callable(thing):
     return f"the function {text_of(thing)}"
   return f"{text_of(thing)[:60]} of type {type(thing).__name__}"

@@ -105,8 +105,8 @@ def densenet(
     ValueError: if the depth is not 6n+4 or a field is out of range.
 
   Deviation: the default is GroupNorm instead of the paper's BatchNorm; see `resnet`.
-  The position of spatial dropout, after each 3x3 convolution, is our choice; the paper
-  drops single values.
+    The position of spatial dropout is our choice: that of the paper's dropout of
+    values.
 
   Reference: Huang, Liu, van der Maaten, Weinberger, Densely Connected Convolutional
   Networks, CVPR 2017, arXiv 1608.06993.

@@ -13,7 +13,7 @@ class Networks(NamedTuple):
 
   Attributes:
     generator: `(z [B,latent], y [B,K]) -> [B, *shape]` in [0,1], a model of any kind
-      that `adapt` takes. It may take a flag of training and `weight` [B].
+      that `adapt` takes. It may take a training flag and `weight` [B].
     critic: `(x [B, *shape], y [B,K]) -> [B]`, likewise. It must score each record
       independently: use layer, instance or group normalization, never batch
       normalization.
@@ -32,7 +32,7 @@ class Networks(NamedTuple):
     """Return the pair with a `Network` for each of the two.
 
     Raises:
-      TypeError: for what is no model.
+      TypeError: for an object that is not a model.
       ValueError: for a model that needs what a learner does not know.
     """
     generator, critic = (adapt(one, inputs=2) for one in (self.generator, self.critic))

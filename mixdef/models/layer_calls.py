@@ -3,16 +3,17 @@
 Per-example gradients are computed layer by layer (`mixdef.defenses.ghost_tape`), which
 needs the arrays that a layer holds, what it is given, and a way to call it apart from
 its model. `watch` offers this for layers of linen, and through `nnx_calls` for those of
-NNX; other libraries have no such place.
+NNX; other libraries have no interceptors.
 """
 
 import contextlib
-import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+
+from mixdef.models.network import by_path, nested
 
 METHODS = ("__call__", "attend")
 """The methods that can be taken apart; `attend` is that of a table of embeddings."""
@@ -77,7 +78,7 @@ def _of_linen(call, args, kwargs, context):
   recurrent = type(module) is nn.RNN and method == "__call__"
   own = _held(module.cell if recurrent else module)
   if recurrent:  # its steps are hidden in a scan, so all of them are one layer
-    own = _flat(own)
+    own = by_path(own)
   arrays = {name: leaf for name, leaf in own.items() if hasattr(leaf, "shape")}
   if not arrays:
     return call(*args, **kwargs)
@@ -96,7 +97,7 @@ def _of_linen(call, args, kwargs, context):
     if recurrent:
       cell = module.cell.clone(parent=None, name=None)
       apart = module.clone(parent=None, name=None, cell=cell)
-      params = {"cell": _nested(params)}
+      params = {"cell": nested(params)}
     else:
       apart = module.clone(parent=None, name=None)
     return apart.apply({"params": params}, x, *args[1:], method=method, **kwargs)
@@ -113,21 +114,5 @@ def _held(module):
 
 
 def several(args, kwargs) -> bool:
-  """Return whether a call has other than one array."""
+  """Return whether a call has several arrays, or none."""
   return len(args) != 1 or any(hasattr(value, "shape") for value in kwargs.values())
-
-
-def _flat(tree, path=()):
-  found = {}
-  for name, one in tree.items():
-    inner = isinstance(one, Mapping)
-    found |= _flat(one, (*path, name)) if inner else {"/".join((*path, name)): one}
-  return found
-
-
-def _nested(flat):
-  tree: dict[str, Any] = {}
-  for path, leaf in flat.items():
-    *outer, name = path.split("/")
-    functools.reduce(lambda at, key: at.setdefault(key, {}), outer, tree)[name] = leaf
-  return tree

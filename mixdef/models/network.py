@@ -5,6 +5,10 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+from flax import traverse_util
+
+from mixdef.core.randomness import random_key
 from mixdef.core.text import text_of
 
 ON = ("train", "training", "is_training", "is_train", "train_mode")
@@ -22,11 +26,11 @@ class Network(NamedTuple):
   apply (variables, *inputs [B,...], train, key=None, weight=None) -> (outputs, stats)
   ```
 
-  `variables` is {"params": ...}, what is trained, and what else the model keeps, by
-  name. `stats` is what a step changes of the latter; outside of training it is what
-  was given. `key` is the step's random key, without which training draws nothing, and
-  `weight` [B] is 0 for padding. Most models have one input, the records; the networks
-  of a GAN have two. uint8 inputs are scaled to [0, 1].
+  `variables` is {"params": ...}, the trained parameters, and the model's other
+  collections, such as statistics. `stats` holds the collections that a step changes;
+  in inference, all of them unchanged. `key` is the step's random key, without which
+  training draws nothing, and `weight` [B] is 0 for padding. Most models have one input,
+  the records; the networks of a GAN have two. uint8 inputs are scaled to [0, 1].
 
   `text` describes the model; models that differ in structure have different texts.
   `still(frozen)` returns the network whose modules, chosen by their paths, behave in
@@ -41,8 +45,29 @@ class Network(NamedTuple):
   given: Callable | None = None
 
 
+def by_path(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """Return the leaves of nested dictionaries by path; empty dictionaries vanish.
+
+  >>> by_path({"a": {"b": 1, "c": {}}})
+  {'a/b': 1}
+  """
+  flat: dict[Any, Any] = traverse_util.flatten_dict(dict(tree))
+  return {"/".join(map(str, path)): leaf for path, leaf in flat.items()}
+
+
+def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+  """Return nested dictionaries of leaves by path, the inverse of `by_path`.
+
+  >>> nested({"a/b": 1})
+  {'a': {'b': 1}}
+  """
+  return traverse_util.unflatten_dict(
+    {tuple(p.split("/")): v for p, v in leaves.items()}
+  )
+
+
 def flags(names: Iterable[str]) -> list[str]:
-  """Return those of the names that are flags of training, or of its opposite.
+  """Return those of the names that are training flags, or their opposites.
 
   >>> flags(["x", "deterministic", "train"])
   ['train', 'deterministic']
@@ -92,7 +117,7 @@ def refuse_unknown(
     if needed and (other.name not in known or other.kind is other.POSITIONAL_ONLY):
       raise ValueError(
         f"{name} needs {other.name!r}, which a learner does not know: give it "
-        "a default (it knows the flag of training, by the name train, and weight)"
+        "a default (it knows the training flag, by the name train, and weight)"
       )
 
 
@@ -126,6 +151,27 @@ def check_factory(make: Callable, name: str) -> None:
       raise TypeError(
         f"model is {what}, which needs {other.name!r} beside {name}: {how}"
       )
+
+
+def shapes_of(make: Callable, name: str, source: str) -> Any:
+  """Return the shapes of what `make(key)` returns.
+
+  Args:
+    make: makes a model's parameters.
+    name: the model, for the message.
+    source: the argument from which it draws them, for the message.
+
+  Raises:
+    ValueError: if it cannot be called inside a trace.
+  """
+  try:
+    return jax.eval_shape(make, random_key(0))
+  except jax.errors.JAXTypeError as error:
+    reason = first_line(error)
+  raise ValueError(
+    f"{name} cannot be made inside a trace ({reason}): draw its parameters from "
+    f"{source} with jax.numpy, or pass a module"
+  )
 
 
 def first_line(error: Exception) -> str:

@@ -43,7 +43,7 @@ def watched(
   Args:
     model: a module that nothing else refers to; its layers change their types.
     train: whether dropout and BatchNorm should act as in training.
-    weight: [B], 0 for padding, which BatchNorm leaves out; or None.
+    weight: [B], 0 for padding, which BatchNorm excludes; or None.
     still: path of a layer -> whether it should act as in inference in any case.
 
   Raises:
@@ -93,7 +93,7 @@ def _passing(kind):
 
 
 def _batch_norm(module, place, args, kwargs):
-  """Check the mode of BatchNorm, and leave a batch's padding out of its statistics."""
+  """Check the mode of BatchNorm, and exclude padding from its statistics."""
   where, weight = _where(module, place), place.weight
   trains = place.trains(module)
   given = args[1] if len(args) > 1 else kwargs.get("use_running_average")
@@ -122,7 +122,7 @@ def _batch_norm(module, place, args, kwargs):
       f"{weight.shape[0]} records, so padded rows would enter its statistics: let the "
       "model's __call__ take weight [B] and pass mask= to it"
     )
-  # A batch of padding alone has no statistics, and what is made of it here is dropped.
+  # A batch of only padding has no statistics, and `apply` drops those computed here.
   mask = (weight > 0) | ~(weight > 0).any()
   return {**kwargs, "mask": mask.reshape(-1, *(1,) * (args[0].ndim - 1))}
 

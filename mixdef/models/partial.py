@@ -3,17 +3,17 @@
 A leaf is named by its path without the collection, such as "Dense_0/kernel".
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from mixdef.core.randomness import fold_in_name
 from mixdef.core.reading import digest
-from mixdef.models.network import Network
+from mixdef.models.network import Network, by_path, nested
 
 Chosen = Callable[[str], bool]  # the path of a leaf -> whether it is chosen
 
@@ -21,27 +21,41 @@ _FROZEN, _LORA = "frozen", "lora"
 _SHOWN = 3  # paths in a message
 
 
-def start_from(network: Network, given: Mapping[str, Any], fresh: Chosen) -> Network:
+class _Partial(Network):
+  """A network of which `freeze` or `lora` has chosen what is trained."""
+
+  __slots__ = ()
+
+
+def start_from(
+  network: Network, given: Mapping[str, Any], fresh: Chosen | None = None
+) -> Network:
   """Let every model start from given parameters.
 
   Args:
     network: the model.
     given: its parameters, nested or by path; or its variables, with a collection
       "params".
-    fresh: chooses the leaves that keep their random start, such as a new head.
+    fresh: chooses the leaves that keep their random start, such as a new head; None
+      chooses none.
 
   Raises:
-    ValueError: when a model is made, for leaves that are missing, left over or of
-      another shape.
+    ValueError: if `freeze` or `lora` came first; when a model is made, for leaves that
+      are missing, unexpected or of another shape, and if `fresh` chooses none.
   """
-  flat = _flat(given)
+  if isinstance(network, _Partial):
+    raise ValueError("start_from comes after freeze, head_only or lora: put it first")
+  is_fresh = fresh or _none
+  flat = by_path(given)
   if not any(_head(path) == "params" for path in flat):
     flat = {f"params/{path}": leaf for path, leaf in flat.items()}
-  flat = {p: _floats(leaf) for p, leaf in flat.items() if not fresh(_leaf(p))}
+  flat = {p: _floats(leaf) for p, leaf in flat.items() if not is_fresh(_leaf(p))}
 
   def init(key, *xs):
-    found = _flat(network.init(key, *xs))
-    wanted = {path for path in found if not fresh(_leaf(path))}
+    found = by_path(network.init(key, *xs))
+    if fresh:
+      _check_matched("fresh", fresh, map(_leaf, found))
+    wanted = {path for path in found if not is_fresh(_leaf(path))}
     _refuse_paths("lack", [path for path in found if path in wanted - flat.keys()])
     _refuse_paths("also hold", [path for path in flat if path not in wanted])
     for path in sorted(wanted):
@@ -51,7 +65,7 @@ def start_from(network: Network, given: Mapping[str, Any], fresh: Chosen) -> Net
           f"the model's is {list(found[path].shape)}: pass those of this model, or "
           f"fresh={_leaf(path)!r} to train it from a random start"
         )
-    return _nested({path: flat.get(path, leaf) for path, leaf in found.items()})
+    return nested({path: flat.get(path, leaf) for path, leaf in found.items()})
 
   words = [digest(np.frombuffer(p.encode(), np.uint8), flat[p]) for p in sorted(flat)]
   text = f"{network.text}@{digest(np.array(words))}"
@@ -61,133 +75,160 @@ def start_from(network: Network, given: Mapping[str, Any], fresh: Chosen) -> Net
 def freeze(network: Network, chosen: Chosen) -> Network:
   """Keep some leaves at their start: they leave the gradient and the optimizer.
 
-  Modules of which all leaves are frozen also keep their statistics and behave in
-  training as in inference: BatchNorm uses its moving statistics and dropout is off. If
-  all frozen leaves were given by `start_from`, all models share one copy of them;
-  otherwise each keeps its own.
+  Modules whose leaves are all frozen also keep their statistics and behave in training
+  as in inference: BatchNorm uses its moving statistics and dropout is off. (A pair of
+  functions has no modules.) All models share one copy of the frozen leaves that were
+  given by `start_from`; each model keeps the others.
 
   Args:
     network: the model.
     chosen: chooses the frozen leaves.
 
   Raises:
-    ValueError: when a model is made, if nothing or everything is frozen.
+    ValueError: if `freeze` or `lora` came first; when a model is made, if nothing or
+      everything is frozen.
   """
   return _partly(network, chosen)
 
 
 def lora(
-  network: Network, *, rank: int, scale: float, layers: Chosen, train: Chosen
+  network: Network,
+  *,
+  rank: int,
+  scale: float,
+  layers: Chosen,
+  train: Chosen | None = None,
 ) -> Network:
-  """Freeze a model but for a low-rank change of some kernels.
+  """Freeze a model except for a low-rank change of some kernels.
 
   ```
   W' = W + scale * A B,   A [inputs, rank] ~ U(-1, 1) / sqrt(inputs),   B = 0
   ```
 
-  A kernel of more than two axes is taken as a matrix: all axes but the last, by the
-  last. The released model uses W'.
+  A table of embeddings has A = 0 and B ~ N(0, 1) instead. A kernel of more than two
+  axes is used as a matrix: its output axes are those of the layer's bias, or the last
+  axis if there is no bias. Biases are frozen. The released model uses W'.
 
   Args:
     network: the model.
     rank: of the change, at least 1.
     scale: alpha / rank of the paper.
     layers: chooses the kernels that are changed.
-    train: chooses leaves that are trained themselves, such as a new head.
+    train: chooses leaves that are trained themselves, such as a new head; None chooses
+      none.
 
   Raises:
-    ValueError: when a model is made, if no kernel is chosen.
+    ValueError: if `freeze` or `lora` came first; when a model is made, if no kernel is
+      chosen, or if `train` chooses no leaf.
   """
+  is_trained = train or _none
 
   def make(key, params):
+    if train:
+      _check_matched("train", train, params)
     factors = {}
     for path, leaf in params.items():
-      if leaf.ndim < 2 or not layers(path) or train(path):
+      name = path.rpartition("/")[2]
+      if leaf.ndim < 2 or name == "bias" or not layers(path) or is_trained(path):
         continue
-      inputs, outputs = leaf[..., 0].size, leaf.shape[-1]
-      bound = inputs**-0.5
-      own = fold_in_name(key, path)
-      a = jax.random.uniform(own, (inputs, rank), minval=-bound, maxval=bound)
-      factors[path] = {"a": a, "b": jnp.zeros((rank, outputs))}
+      bias = params.get(f"{path.removesuffix(name)}bias")
+      inputs, outputs = _matrix(leaf.shape, () if bias is None else bias.shape)
+      path_key = fold_in_name(key, path)
+      if name == "embedding":
+        a, b = jnp.zeros((inputs, rank)), jax.random.normal(path_key, (rank, outputs))
+      else:
+        bound = inputs**-0.5
+        a = jax.random.uniform(path_key, (inputs, rank), minval=-bound, maxval=bound)
+        b = jnp.zeros((rank, outputs))
+      factors[path] = {"a": a, "b": b}
     if not factors:
       raise ValueError(f"no kernel is chosen by layers: the model has {_some(params)}")
     return factors
 
   def use(params, factors):
     changed = {
-      path: params[path] + scale * (own["a"] @ own["b"]).reshape(params[path].shape)
-      for path, own in factors.items()
+      path: params[path] + scale * (one["a"] @ one["b"]).reshape(params[path].shape)
+      for path, one in factors.items()
     }
     return {**params, **changed}
 
-  return _partly(network, lambda path: not train(path), _Added(make, use))
+  return _partly(network, lambda path: not is_trained(path), _Added(make, use))
+
+
+def _matrix(kernel, bias):
+  """Return the number of inputs and of outputs of a kernel, from the two shapes."""
+  known = 0 < len(bias) < len(kernel) and kernel[-len(bias) :] == bias
+  axes = len(bias) if known else 1
+  return math.prod(kernel[:-axes]), math.prod(kernel[-axes:])
+
+
+def _none(path):
+  del path
+  return False
 
 
 class _Added(NamedTuple):
   """Parameters that are trained in place of frozen ones."""
 
-  make: Callable  # (key, frozen leaves by path) -> parameters
+  make: Callable  # (key, all leaves by path) -> parameters
   use: Callable  # (all leaves by path, parameters) -> leaves
 
 
 def _partly(network, chosen, added=None):
   """Return a network that trains what is not chosen, and what is added."""
-
-  def frozen_of(found):
-    """Return the paths, with their collections, of all that is frozen."""
-    params = [_leaf(path) for path in found if _head(path) == "params"]
-    still = _still(params, {path for path in params if chosen(path)})
-    return {
-      path
-      for path in found
-      if (chosen(_leaf(path)) if _head(path) == "params" else still(_module(path)))
-    }
+  if isinstance(network, _Partial):
+    raise ValueError(
+      "two of freeze, head_only and lora choose what is trained: keep one of them"
+    )
 
   def init(key, *xs):
-    found = _flat(network.init(key, *xs))
+    found = by_path(network.init(key, *xs))
     params = {_leaf(p): leaf for p, leaf in found.items() if _head(p) == "params"}
-    chosen_ones = {path: leaf for path, leaf in params.items() if chosen(path)}
-    if not chosen_ones or (len(chosen_ones) == len(params) and added is None):
-      what = "nothing" if not chosen_ones else "everything"
+    names = {path for path in params if chosen(path)}
+    if not names or (len(names) == len(params) and added is None):
+      what = "everything" if names else "nothing"
       raise ValueError(f"{what} is frozen of a model of {_some(params)}: choose others")
-    frozen = frozen_of(found)
-    variables = _nested({p: leaf for p, leaf in found.items() if p not in frozen})
+    still = _still(params, names)
+    frozen = {
+      path
+      for path in found
+      if (_leaf(path) in names if _head(path) == "params" else still(_module(path)))
+    }
+    variables = nested({p: leaf for p, leaf in found.items() if p not in frozen})
     variables.setdefault("params", {})
     if added:
-      variables["params"][_LORA] = added.make(fold_in_name(key, _LORA), chosen_ones)
-    if not frozen <= _given(network).keys():
-      variables[_FROZEN] = {path: found[path] for path in frozen}
+      variables["params"][_LORA] = added.make(fold_in_name(key, _LORA), params)
+    if kept := frozen - _given(network).keys():
+      variables[_FROZEN] = {path: found[path] for path in kept}
     return variables
 
   def apply(variables, *xs, train, key=None, weight=None):
-    own, params = dict(variables), dict(variables["params"])
-    more = params.pop(_LORA, None)
-    held = own.pop(_FROZEN, None)
-    trained = _flat({**own, "params": params})
-    if held is None:
-      given = _given(network)
-      held = {path: given[path] for path in frozen_of({**given, **trained})}
-    whole = {**trained, **held}
+    variables, params = dict(variables), dict(variables["params"])
+    factors = params.pop(_LORA, None)
+    kept = variables.pop(_FROZEN, {})
+    trained = by_path({**variables, "params": params})
+    whole = {**_given(network), **trained, **kept}
     leaves = {_leaf(p): leaf for p, leaf in whole.items() if _head(p) == "params"}
-    names = {_leaf(path) for path in held if _head(path) == "params"}
     if added:
-      leaves = added.use(leaves, more)
+      leaves = added.use(leaves, factors)
     running = network
+    frozen = whole.keys() - trained.keys()
     if train and network.still:
+      names = {_leaf(path) for path in frozen if _head(path) == "params"}
       running = network.still(_still(leaves, names))
-    elif train and any(_head(path) != "params" for path in held):
+    elif train and any(_head(path) != "params" for path in frozen):
       raise ValueError(
-        "frozen layers of this model keep statistics, which only models of linen and "
-        "NNX can hold still: freeze layers without BatchNorm"
+        "this model has no `still`, so its frozen layers would update their "
+        "statistics: freeze layers without BatchNorm"
       )
     whole |= {f"params/{path}": leaf for path, leaf in leaves.items()}
     outputs, stats = running.apply(
-      _nested(whole), *xs, train=train, key=key, weight=weight
+      nested(whole), *xs, train=train, key=key, weight=weight
     )
-    moved = {path: leaf for path, leaf in _flat(stats).items() if path in trained}
-    return outputs, _nested(moved)
+    moved = {path: leaf for path, leaf in by_path(stats).items() if path in trained}
+    return outputs, nested(moved)
 
-  return Network(init, apply, network.text)
+  return _Partial(init, apply, network.text)
 
 
 def _still(leaves: Iterable[str], frozen: set[str]) -> Chosen:
@@ -215,16 +256,6 @@ def _given(network):
   return network.given() if network.given else {}
 
 
-def _flat(tree):
-  """Return the leaves of nested dictionaries by path; empty dictionaries vanish."""
-  flat: dict[Any, Any] = traverse_util.flatten_dict(dict(tree))
-  return {"/".join(map(str, path)): leaf for path, leaf in flat.items()}
-
-
-def _nested(flat):
-  return traverse_util.unflatten_dict({tuple(p.split("/")): v for p, v in flat.items()})
-
-
 def _head(path):
   return path.partition("/")[0]
 
@@ -245,6 +276,14 @@ def _floats(leaf):
 def _some(paths):
   more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
   return f"{', '.join(list(paths)[:_SHOWN])}{more}"
+
+
+def _check_matched(what, chosen, paths):
+  paths = list(paths)
+  if not any(map(chosen, paths)):
+    raise ValueError(
+      f"{what} matches no leaf of a model of {_some(paths)}: choose others"
+    )
 
 
 def _refuse_paths(what, paths):

@@ -35,7 +35,7 @@ def check_network(network: Network, variables: Any, example, num_classes: int) -
       where = jax.tree_util.keystr(path, simple=True, separator="/")
       raise ValueError(
         f"the parameter {where} is {leaf.dtype}, which cannot be trained: make it a "
-        "float, or keep it outside of the parameters"
+        "float, or keep it out of the parameters"
       )
   # A batch of one reveals squeezed axes; a batch of K + 1 reveals swapped axes.
   for rows in (1, num_classes + 1):

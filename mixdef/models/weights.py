@@ -61,7 +61,7 @@ def _orbax(place):
       return checkpointer.restore(str(place) if on_bucket(place) else place.resolve())
   except (ValueError, OSError, KeyError) as error:
     reason = str(error).splitlines()[0]
-    raise ValueError(f"{place} is no Orbax checkpoint ({reason}): {_FIX}") from None
+    raise ValueError(f"{place} is not an Orbax checkpoint ({reason}): {_FIX}") from None
 
 
 def save_weights(path: str | pathlib.Path, params: Any) -> None:

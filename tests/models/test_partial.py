@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import equinox as eqx
 import flax.linen as nn
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ import mixdef
 from mixdef.core.chaining import chain
 from mixdef.core.hooks import Spec
 from mixdef.core.learner import TrainState
+from mixdef.models import adapt, partial
 
 RECORDS = records()
 CLASSES, COLUMNS = RECORDS.num_classes, RECORDS.x.shape[1]
@@ -100,7 +102,7 @@ def test_a_frozen_backbone_is_shared_and_still(kind):
   assert not ensemble.states.stats  # neither copies nor changed statistics
 
   head = {name: np.asarray(v) for name, v in flat(given["params"]["head"]).items()}
-  network = mixdef.models.adapt(model)
+  network = adapt(model)
 
   def features(x):
     zero = jax.tree.map(np.zeros_like, given["params"]["head"])
@@ -150,10 +152,12 @@ def test_starting_anywhere_is_starting_there(kind):
 
 
 def test_frozen_at_random_each_model_keeps_its_own():
-  ensemble = fit_many(MODELS["pair"], mixdef.freeze("backbone/.*"))
+  chosen = "freeze('backbone/.*')"
+  moved = f"{chosen}|weight_decay(0.1)|dp_sgd(1.0, delta=1e-3)"
+  ensemble = fit_many(MODELS["pair"], moved, optax.adam(0.1))
   (own,) = flat(ensemble.states.stats).values()
   assert (own[0] != own[1]).any()
-  still = fit_many(MODELS["pair"], mixdef.freeze("backbone/.*"), optax.sgd(0.0))
+  still = fit_many(MODELS["pair"], chosen, optax.sgd(0.0))
   np.testing.assert_array_equal(own, flat(still.states.stats).popitem()[1])
 
 
@@ -182,7 +186,7 @@ def test_lora_trains_the_factors_of_its_change():
   given = variables_of(MODELS["pair"])
   parts = chain(mixdef.start_from(given), mixdef.lora(2, layers="backbone/.*"))
   before = fit_many(MODELS["pair"], parts, optax.sgd(0.0))
-  network = mixdef.models.adapt(MODELS["pair"])
+  network = adapt(MODELS["pair"])
   plain = jax.nn.log_softmax(network.apply(given, RECORDS.x, train=False)[0])
   np.testing.assert_allclose(before.log_probs(RECORDS.x)[0], plain, atol=1e-6)
   after = fit_many(MODELS["pair"], parts)
@@ -197,6 +201,98 @@ def test_lora_trains_the_factors_of_its_change():
   expected = jax.nn.log_softmax(network.apply(merged, RECORDS.x, train=False)[0])
   np.testing.assert_allclose(after.log_probs(RECORDS.x)[1], expected, atol=1e-5)
   assert np.abs(expected - plain).max() > 1e-2
+
+
+def test_lora_has_the_worked_output_and_gradients():
+  pair = (lambda key: {"w": np.zeros((2, 2))}, lambda params, x: x @ params["w"])
+  network = partial.lora(adapt(pair), rank=1, scale=2.0, layers=lambda path: True)
+  x = np.float32([[1, 2]])
+  variables = network.init(jax.random.key(0), x)
+
+  def output(a, b):
+    params = {"lora": {"w": {"a": jax.numpy.asarray(a), "b": jax.numpy.asarray(b)}}}
+    return network.apply({**variables, "params": params}, x, train=False)[0]
+
+  np.testing.assert_allclose(output([[1], [1]], [[3, 0]]), [[18, 0]])
+  _, pull = jax.vjp(output, np.float32([[1], [2]]), np.float32([[3, 0]]))
+  a, b = pull(np.float32([[1, 1]]))
+  np.testing.assert_allclose(a, [[6], [12]])
+  np.testing.assert_allclose(b, [[10, 10]])
+
+
+class Attentive(nn.Module):
+  """Layers whose kernels have one and two axes of outputs, and a table."""
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.Embed(10, 8, name="table")(x)
+    x = nn.MultiHeadDotProductAttention(num_heads=2, name="attention")(x)
+    return nn.Conv(CLASSES, (3,), name="conv")(x).mean(1)
+
+
+def test_lora_takes_each_kernel_as_the_matrix_of_its_layer():
+  network = partial.lora(
+    adapt(Attentive()), rank=2, scale=1.0, layers=lambda path: True
+  )
+  ids = np.zeros((1, 5), np.int32)
+  factors = network.init(jax.random.key(0), ids)["params"]["lora"]
+  shapes = {
+    path: (one["a"].shape[0], one["b"].shape[1]) for path, one in factors.items()
+  }
+  assert shapes == {
+    "table/embedding": (10, 8),
+    **{f"attention/{name}/kernel": (8, 8) for name in ("query", "key", "value", "out")},
+    "conv/kernel": (3 * 8, CLASSES),
+  }
+  for path, one in factors.items():  # A B = 0 at the start, with one factor random
+    zero, drawn = ("a", "b") if path == "table/embedding" else ("b", "a")
+    assert not one[zero].any()
+    assert one[drawn].all()
+
+
+def test_only_frozen_leaves_that_were_not_given_are_kept_by_each_model():
+  given = variables_of(MODELS["pair"])
+  start = partial.start_from(
+    adapt(MODELS["pair"]), given, lambda path: path.startswith("head")
+  )
+  network = partial.lora(start, rank=1, scale=1.0, layers=lambda path: True)
+  variables = network.init(jax.random.key(1), RECORDS.x[:1])
+  assert set(variables["frozen"]) == {"params/head/w"}
+  expected, _ = start.apply(
+    start.init(jax.random.key(1), RECORDS.x[:1]), RECORDS.x, train=False
+  )
+  found, _ = network.apply(variables, RECORDS.x, train=False)
+  np.testing.assert_array_equal(found, expected)
+
+
+class Dropping(eqx.Module):
+  """A backbone with dropout and a head."""
+
+  backbone: eqx.nn.Sequential
+  head: eqx.nn.Linear
+
+  def __init__(self, key):
+    first, last = jax.random.split(key)
+    layers = [eqx.nn.Linear(COLUMNS, 6, key=first), eqx.nn.Dropout(0.5)]
+    self.backbone = eqx.nn.Sequential(layers)
+    self.head = eqx.nn.Linear(6, CLASSES, key=last)
+
+  def __call__(self, x, *, key=None):
+    return self.head(self.backbone(x, key=key))
+
+
+@pytest.mark.parametrize(("frozen", "quiet"), [("backbone", True), ("head", False)])
+def test_a_frozen_backbone_of_equinox_has_no_dropout(frozen, quiet):
+  whole = adapt(Dropping)
+  given = whole.init(jax.random.key(3), RECORDS.x[:1])
+  start = partial.start_from(whole, given["params"])
+  network = partial.freeze(start, lambda path: path.startswith(frozen))
+  variables = network.init(jax.random.key(0), RECORDS.x[:1])
+  trained, _ = network.apply(variables, RECORDS.x, train=True, key=jax.random.key(1))
+  predicted, _ = network.apply(variables, RECORDS.x, train=False)
+  assert np.array_equal(trained, predicted) == quiet
+  expected, _ = whole.apply(given, RECORDS.x, train=False)
+  np.testing.assert_array_equal(predicted, expected)
 
 
 def test_files_are_read_by_their_paths(tmp_path):
@@ -239,6 +335,25 @@ def test_what_cannot_be_frozen_or_read_is_one_line(tmp_path):
       fit_many(MODELS["pair"], mixdef.freeze(layers))
   with pytest.raises(ValueError, match="no kernel is chosen by layers: the model has"):
     fit_many(MODELS["pair"], mixdef.lora(layers="bone"))
+  given = variables_of(MODELS["pair"])
+  with pytest.raises(
+    ValueError, match="fresh matches no leaf of a model of backbone/w"
+  ):
+    fit_many(MODELS["pair"], mixdef.start_from(given, fresh="top/.*"))
+  with pytest.raises(
+    ValueError, match="train matches no leaf of a model of backbone/w"
+  ):
+    fit_many(MODELS["pair"], mixdef.lora(train="top/.*"))
+  with pytest.raises(ValueError, match="two of freeze, head_only and lora choose"):
+    fit_many(MODELS["pair"], "freeze('backbone/.*')|lora(2)")
+  with pytest.raises(ValueError, match="start_from comes after freeze"):
+    fit_many(MODELS["pair"], chain("freeze('head/.*')", mixdef.start_from(given)))
+  network = partial.freeze(
+    adapt(Linen())._replace(still=None), lambda path: path.startswith("backbone")
+  )
+  variables = network.init(jax.random.key(0), RECORDS.x[:1])
+  with pytest.raises(ValueError, match="no `still`, so its frozen layers would update"):
+    network.apply(variables, RECORDS.x, train=True)
   with pytest.raises(ValueError, match=r"freeze: layers='\(' is not a regular"):
     mixdef.freeze("(")
   with pytest.raises(FileNotFoundError, match=r"w.npz is missing: pass an .npz"):
