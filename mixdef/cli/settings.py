@@ -82,11 +82,6 @@ class JobSettings:
     """Part of the name of the default run folder."""
     return ""
 
-  @property
-  def needs(self) -> tuple[str, ...]:
-    """Optional packages that these settings need, besides those of the job."""
-    return ()
-
   def inputs(self) -> dict[str, str]:
     """Return other inputs of the result: versions and digests of content."""
     found = {"mixdef": flags.version("mixdef")}
@@ -230,13 +225,6 @@ class Settings(JobSettings):
     if self.test_fraction is not None:
       data = data.hold_out(self.test_fraction, seed=self.seed)
     return data
-
-  @property
-  def needs(self) -> tuple[str, ...]:
-    """Optional packages that reading the data set needs."""
-    if self.dataset.startswith(mixdef.data.readers.huggingface.PREFIX):
-      return ("datasets",)
-    return ("PIL",) if pathlib.Path(self.dataset).is_dir() else ()
 
   @property
   def _source(self):
