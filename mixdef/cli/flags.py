@@ -1,6 +1,6 @@
 """The flags of all jobs: their meanings and ranges, how they are read, and --help.
 
-Only absl is imported, so that --help is fast.
+Large packages are only imported when they are used, so that --help is fast.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ from absl import (
   flags,
   logging,  # noqa: F401  it defines --verbosity
 )
+from etils import epy
+
+with epy.lazy_imports():
+  from mixdef.core import extras
 
 _INT32 = 2**31 - 1
 _FLOAT32 = 3.4028234663852886e38
@@ -255,7 +259,7 @@ def read(job: str, kind: Any, text: str, argv: Sequence[str]) -> Any:
     refuse(job, f"{rest[0]!r} is not a flag: write --name=value")
   try:
     return _settings(kind, values)
-  except ValueError as error:
+  except (ValueError, OSError, extras.MissingPackage) as error:
     refuse(job, str(error))
 
 

@@ -117,6 +117,27 @@ def test_a_missing_package_is_one_line_and_status_2(
   assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_weights_that_cannot_be_read_are_one_line(
+  capsys, monkeypatch, tmp_path, installed
+):
+  find, path = importlib.util.find_spec, tmp_path / "weights.safetensors"
+  says = f"train: {path} is missing: "
+  if not installed:
+    says = "train: safetensors is not installed: pip install 'mixdef[weights]'\n"
+    path.touch()
+  monkeypatch.setattr(
+    "importlib.util.find_spec",
+    lambda name: find(name) if installed or name != "safetensors" else None,
+  )
+  with pytest.raises(SystemExit) as ended:
+    job.main(train.JOB, [f"--defense=start_from({str(path)!r})"])
+  assert ended.value.code == 2
+  told = capsys.readouterr().err
+  assert told.startswith(says)
+  assert told.count("\n") == 1
+
+
 def test_a_folder_with_the_name_of_a_data_set_needs_no_package(tmp_path, monkeypatch):
   find = importlib.util.find_spec
   monkeypatch.setattr(
