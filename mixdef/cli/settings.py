@@ -118,8 +118,8 @@ def about(flag: str, value: str) -> Iterator[None]:
   try:
     yield
   except ValueError as error:
-    told = str(error).startswith("--")
-    raise ValueError(f"{'' if told else f'--{flag}={value}: '}{error}") from None
+    named = str(error).startswith("--")
+    raise ValueError(f"{'' if named else f'--{flag}={value}: '}{error}") from None
 
 
 # Placeholder for the data, used to check texts before the data are read.
