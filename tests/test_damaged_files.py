@@ -324,5 +324,5 @@ def test_entries_that_vanish_while_they_are_read(tmp_path, monkeypatch, caplog):
   monkeypatch.setattr(store_entry, "read_npz", read_npz)
   assert store.has("one")
   assert store.load_arrays("one") is None
-  (told,) = [line for line in caplog.messages if line.endswith("is made anew")]
+  (told,) = [line for line in caplog.messages if line.endswith("is created again")]
   assert "one.npz cannot be read: it is missing" in told

@@ -1,6 +1,6 @@
 """The flags of all jobs: their meanings and ranges, how they are read, and --help.
 
-Only absl is imported, so that --help is fast.
+Large packages are only imported when they are used, so that --help is fast.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ from absl import (
   flags,
   logging,  # noqa: F401  it defines --verbosity
 )
+from etils import epy
+
+with epy.lazy_imports():
+  from mixdef.core import extras
 
 _INT32 = 2**31 - 1
 _FLOAT32 = 3.4028234663852886e38
@@ -39,8 +43,8 @@ STRATEGIES = ("auto", "vmap", "scan", "loop", "processes")
 GROUPS: dict[str, dict[str, Flag]] = {
   "run": {
     "out": Flag(
-      "run folder, here or on a bucket (gs://, s3://); the same folder resumes a run. "
-      "Default: a new name in runs/"
+      "run folder, on this machine or a bucket (gs://, s3://); the same folder resumes "
+      "a run. Default: a new name in runs/"
     ),
     "seed": Flag("random seed", 0, 2**63 - 1),
     "noise_seed": Flag(
@@ -58,21 +62,22 @@ GROUPS: dict[str, dict[str, Flag]] = {
   "data": {
     "dataset": Flag(
       "digits, mnist, cifar10, ...: a name in mixdef.data.CATALOGUE (docs/data.md), or "
-      "my_module:name; or your own .csv, .tsv, .parquet, .npz, or folder of pictures "
-      "with a subfolder for each class; or hf:name of Hugging Face, tfds:name of "
-      "TensorFlow Datasets (docs/your_data.md)"
+      "my_module:name; or the path of a .csv, .tsv, .parquet or .npz file, or of a "
+      "folder of images with a subfolder for each class; or hf:name for Hugging Face, "
+      "tfds:name for TensorFlow Datasets (docs/your_data.md)"
     ),
     "datasets": Flag("names separated by commas, instead of --dataset"),
     "data_dir": Flag(
-      "folder of the raw files, here or on a bucket. Default: $MIXDEF_DATA, or ./data"
+      "folder of the raw files, on this machine or a bucket. Default: $MIXDEF_DATA, or "
+      "./data"
     ),
-    "label": Flag("column of the class, of your own table. Default: label, or y"),
-    "group": Flag("column of the person that a record of your own table belongs to"),
-    "id": Flag("column of the unique id of a record of your own table"),
+    "label": Flag("column of a table that holds the class. Default: label, or y"),
+    "group": Flag("column of a table that holds the person a record belongs to"),
+    "id": Flag("column of a table that holds the unique id of a record"),
     "test": Flag("path of held-out records, or the fraction to hold out"),
     "schema": Flag(
-      "JSON file that says how columns of your own table become features. Default: "
-      "read off the records, which an epsilon does not cover"
+      "JSON file that defines how the columns of a table become features. Default: "
+      "inferred from the records, which an epsilon does not cover"
     ),
     "train_size": Flag(
       "number of records to train a model on, drawn by the seed; 0: all records", 0
@@ -255,7 +260,7 @@ def read(job: str, kind: Any, text: str, argv: Sequence[str]) -> Any:
     refuse(job, f"{rest[0]!r} is not a flag: write --name=value")
   try:
     return _settings(kind, values)
-  except ValueError as error:
+  except (ValueError, OSError, extras.MissingPackage) as error:
     refuse(job, str(error))
 
 

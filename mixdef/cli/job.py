@@ -74,10 +74,7 @@ def main(job: Job, argv: Sequence[str] | None = None) -> None:
     _log_plainly()
     cache_programs()
     try:
-      extras.require(*job.needs, *settings.needs)
-    except ModuleNotFoundError as error:
-      flags.refuse(job.name, str(error))
-    try:
+      extras.require(*job.needs)
       settings.connect()
       inputs = settings.inputs()
       folder = settings.folder(job.name, inputs)
@@ -90,7 +87,13 @@ def main(job: Job, argv: Sequence[str] | None = None) -> None:
         flags.refuse(job.name, "the model diverged: reduce --learning_rate")
     except BrokenPipeError:
       raise
-    except (ValueError, OSError, MemoryError, devices.Stopped) as error:
+    except (
+      ValueError,
+      OSError,
+      MemoryError,
+      extras.MissingPackage,
+      devices.Stopped,
+    ) as error:
       logging.debug("raised at", exc_info=True)
       flags.refuse(job.name, str(error) or "out of memory")
     except jax.errors.JaxRuntimeError as error:

@@ -82,11 +82,6 @@ class JobSettings:
     """Part of the name of the default run folder."""
     return ""
 
-  @property
-  def needs(self) -> tuple[str, ...]:
-    """Optional packages that these settings need, besides those of the job."""
-    return ()
-
   def inputs(self) -> dict[str, str]:
     """Return other inputs of the result: versions and digests of content."""
     found = {"mixdef": flags.version("mixdef")}
@@ -124,8 +119,8 @@ def about(flag: str, value: str) -> Iterator[None]:
   try:
     yield
   except ValueError as error:
-    told = str(error).startswith("--")
-    raise ValueError(f"{'' if told else f'--{flag}={value}: '}{error}") from None
+    named = str(error).startswith("--")
+    raise ValueError(f"{'' if named else f'--{flag}={value}: '}{error}") from None
 
 
 # Placeholder for the data, used to check texts before the data are read.
@@ -231,13 +226,6 @@ class Settings(JobSettings):
     if self.test_fraction is not None:
       data = data.hold_out(self.test_fraction, seed=self.seed)
     return data
-
-  @property
-  def needs(self) -> tuple[str, ...]:
-    """Optional packages that reading the data set needs."""
-    if self.dataset.startswith(mixdef.data.readers.huggingface.PREFIX):
-      return ("datasets",)
-    return ("PIL",) if pathlib.Path(self.dataset).is_dir() else ()
 
   @property
   def _source(self):

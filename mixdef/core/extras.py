@@ -13,17 +13,21 @@ _EXTRAS = {
 }
 
 
+class MissingPackage(ModuleNotFoundError):
+  """An optional package is not installed; the message says how to install it."""
+
+
 def require(*packages: str) -> None:
   """Raise unless these optional packages are installed.
 
   Raises:
-    ModuleNotFoundError: the message names a missing package and how to install it.
+    MissingPackage: the message names the package and how to install it.
 
   >>> require("jinja2", "matplotlib")
   """
   for package in packages:
     if importlib.util.find_spec(package) is None:
       extra = _EXTRAS[package]
-      raise ModuleNotFoundError(
+      raise MissingPackage(
         f"{package} is not installed: pip install 'mixdef[{extra}]'", name=package
       )

@@ -1,8 +1,8 @@
-"""User-supplied paths, of this machine and of buckets, and atomic file writes.
+"""User-supplied paths, on this machine and on buckets, and atomic file writes.
 
-A path of a bucket is a `UPath` of universal_pathlib, which has the methods of
-`pathlib.Path` and reaches every protocol of fsspec. Folders do not exist there, and a
-file is one object: written by one request, it is there whole or not at all.
+A path on a bucket is a `UPath` of universal_pathlib, which has the methods of
+`pathlib.Path` and supports every protocol of fsspec. A bucket has no folders. A file is
+one object, written by one request, so that it either exists completely or not at all.
 """
 
 import contextlib
@@ -25,11 +25,11 @@ _CLUTTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "icon\r")
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 _DRIVERS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 _RAISING = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "google")
-_BUFFER = 2**16  # bytes fetched at once from a bucket, if only parts are read
+_BUFFER = 2**16  # bytes fetched by one request, if only parts of a file are read
 
 
 def path_of(path: Any, name: str = "path") -> pathlib.Path:
-  """Return a user-supplied path, of this machine or of a bucket.
+  """Return a user-supplied path, on this machine or on a bucket.
 
   Args:
     path: path of a file or folder, as text or an object. `~` is expanded; `s3://`,
@@ -65,18 +65,19 @@ def path_of(path: Any, name: str = "path") -> pathlib.Path:
 
 
 def _bucket(text: str, name: str, options: Mapping[str, Any] | None = None) -> Any:
-  """Return the path of a bucket, or raise one line that names the missing package."""
+  """Return a path on a bucket; errors are one line, which names a missing package."""
   import fsspec
   import upath
 
   protocol, _, place = text.partition("://")
   protocol = protocol.lower()
-  text = f"{protocol}://{re.sub('/{2,}', '/', place)}"  # an object may be called "/"
+  # A bucket keeps empty parts in the names of its objects; file systems ignore them.
+  text = f"{protocol}://{re.sub('/{2,}', '/', place)}"
   options, given = dict(options or {}), f"{name}={text!r}"
   try:
     if driver := _DRIVERS.get(protocol):
       extras.require(driver)
-      # Other hosts write into the same folder, so no list of its files is kept.
+      # Other hosts write into the same folder, so listings must not be cached.
       options["use_listings_cache"] = False
     fsspec.get_filesystem_class(protocol)
   except ImportError as error:
@@ -90,23 +91,25 @@ def _bucket(text: str, name: str, options: Mapping[str, Any] | None = None) -> A
 
 
 def on_bucket(path: Any) -> bool:
-  """Return whether a path is a `UPath`, which leads to a bucket."""
+  """Return whether a path is a `UPath`, which is a path on a bucket."""
   return hasattr(path, "storage_options") and not isinstance(path, pathlib.Path)
 
 
 def of_a_bucket(error: Exception) -> bool:
-  """Return whether the driver of a bucket raised an error, for example no network."""
+  """Return whether an error comes from the driver of a bucket."""
   return type(error).__module__.partition(".")[0] in _RAISING
 
 
-def reached(path: Any, request: Callable[..., Result], *args: Any, **options: Any):
-  """Return the answer to a request to a bucket; every failure is an `OSError`.
+def _request(
+  path: Any, call: Callable[..., Result], *args: Any, **options: Any
+) -> Result:
+  """Make a request to a bucket; every failure is an `OSError`.
 
-  Drivers raise errors of their own if they find no network or no credentials. These say
-  nothing about the file, so they must not pass for damage.
+  Drivers raise their own exceptions if there is no network or no credentials. These do
+  not mean that the file is damaged.
   """
   try:
-    return request(*args, **options)
+    return call(*args, **options)
   except (FileNotFoundError, FileExistsError):
     raise
   except Exception as error:
@@ -120,8 +123,8 @@ def reached(path: Any, request: Callable[..., Result], *args: Any, **options: An
 def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
   """Open a file that takes the place of `path` once it is fully written.
 
-  On this machine it is a temporary file that is renamed; for a bucket it is in memory
-  and becomes one object by one request. Missing folders are made.
+  On this machine it is a temporary file that is renamed; for a bucket it is a buffer in
+  memory that one request writes. Missing folders are created.
 
   Args:
     path: destination; an existing file is kept until the new one is complete.
@@ -154,7 +157,7 @@ def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
 
 def _put(path: Any, content: bytes, **options: Any) -> None:
   try:
-    reached(path, path.fs.pipe_file, path.path, content, **options)
+    _request(path, path.fs.pipe_file, path.path, content, **options)
   except FileExistsError:
     raise
   except OSError as error:
@@ -167,9 +170,9 @@ def _unwritten(path: Any, error: OSError) -> OSError:
 
 
 def created(path: Any, content: bytes) -> bool:
-  """Write a new file on a bucket; return False if there is one of that name.
+  """Create a file on a bucket; return False if it already exists.
 
-  Of several processes that do so at once, one succeeds, as S3 and GCS guarantee.
+  If several processes try at once, exactly one succeeds, as S3 and GCS guarantee.
   """
   try:
     _put(path, content, mode="create")
@@ -179,10 +182,10 @@ def created(path: Any, content: bytes) -> bool:
 
 
 def remove(path: Any) -> None:
-  """Remove a file, or a folder with all it holds, if it exists."""
+  """Remove a file, or a folder with its content, if it exists."""
   if on_bucket(path):
     with contextlib.suppress(FileNotFoundError):
-      reached(path, path.fs.rm, path.path, recursive=True)
+      _request(path, path.fs.rm, path.path, recursive=True)
   elif path.is_dir():
     shutil.rmtree(path, ignore_errors=True)
   else:
@@ -192,25 +195,25 @@ def remove(path: Any) -> None:
 def listed(folder: Any, pattern: str) -> list[Any]:
   """Return the sorted paths in a folder that match a pattern, without clutter."""
   if on_bucket(folder):
-    found = reached(folder, lambda: list(folder.glob(pattern)))
+    found = _request(folder, lambda: list(folder.glob(pattern)))
   else:
     found = folder.glob(pattern)
   return sorted((path for path in found if not is_clutter(path)), key=str)
 
 
 def exists(path: Any) -> bool:
-  """Return whether there is a file or a folder."""
-  return reached(path, path.exists) if on_bucket(path) else path.exists()
+  """Return whether a file or folder exists."""
+  return _request(path, path.exists) if on_bucket(path) else path.exists()
 
 
 def read_bytes(path: Any) -> bytes:
   """Return the bytes of a file.
 
   Raises:
-    OSError: if it cannot be read, for example because there is none.
+    OSError: if it cannot be read, for example because it does not exist.
   """
   if on_bucket(path):
-    return reached(path, path.fs.cat_file, path.path)
+    return _request(path, path.fs.cat_file, path.path)
   return path.read_bytes()
 
 
@@ -222,14 +225,14 @@ def opened(path: Any) -> IO[bytes]:
 
 
 class _Parts(io.RawIOBase):
-  """A file on a bucket, of which only what is read is fetched.
+  """A file on a bucket; only the parts that are read are fetched.
 
-  The end is fetched at once, because archives hold their table of contents there.
+  The end is fetched first, because archives store their table of contents there.
   """
 
   def __init__(self, path: Any):
     self._path, self._at = path, 0
-    self._size = reached(path, path.fs.size, path.path)
+    self._size = _request(path, path.fs.size, path.path)
     self._last = max(0, self._size - _BUFFER)
     self._end = self._fetched(self._last, self._size) if self._size else b""
 
@@ -263,7 +266,7 @@ class _Parts(io.RawIOBase):
 
   def _fetched(self, start: int, end: int) -> bytes:
     fetch = self._path.fs.cat_file
-    return reached(self._path, fetch, self._path.path, start=start, end=end)
+    return _request(self._path, fetch, self._path.path, start=start, end=end)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

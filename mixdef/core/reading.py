@@ -26,6 +26,7 @@ from mixdef.core.files import path_of
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _DEFLATES = 1032  # maximal expansion of deflate, bytes per byte
+_BLOCK = 2**20  # bytes that are decompressed at once
 _SEAL = "checksum"
 _LONGEST = 200  # maximal length of another library's message, in characters
 
@@ -66,6 +67,9 @@ def read_npz(
     members = archive.infolist()
     _refuse_claims(members, file.seek(0, io.SEEK_END))
     found = {info.filename.removesuffix(".npy"): info for info in members}
+    for name in names or ():
+      if name not in found:
+        raise ValueError(f"it has no array {name!r}")
     return {name: _read(archive, found[name]) for name in names or found}
 
 
@@ -230,9 +234,8 @@ def _one_line(path: pathlib.Path, what: str, fix: str) -> Iterator[None]:
     if not files.on_bucket(path) and path.exists() and not path.is_file():
       raise ValueError("it is not a regular file")
     with warnings.catch_warnings():
-      warnings.simplefilter(
-        "ignore"
-      )  # warnings about headers that look like Python 2's
+      # Ignore warnings about headers that look like those of Python 2.
+      warnings.simplefilter("ignore")
       yield
   except (FileNotFoundError, NotADirectoryError):
     raise FileNotFoundError(f"{path} is missing; {fix}") from None
@@ -270,7 +273,12 @@ def _read(archive, info) -> np.ndarray:
       raise ValueError(f"{info.filename!r} holds Python objects, not numbers")
     if math.prod(shape) * dtype.itemsize != info.file_size - file.tell():
       raise ValueError(f"{info.filename!r} is not as long as its header says")
-    content = bytearray(file.read())  # numpy may write to it, as to any array
+    content = bytearray(info.file_size - file.tell())  # the array can be written to
+    view, start = memoryview(content), 0
+    while count := file.readinto(view[start : start + _BLOCK]):
+      start += count
+    if start < len(content):
+      raise ValueError(f"{info.filename!r} is cut short")
   return np.ndarray(shape, dtype, content, order="F" if columns_first else "C")
 
 

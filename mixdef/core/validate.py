@@ -138,7 +138,7 @@ def labels(y: Any, what: str) -> np.ndarray:
   if y.size and (y.min() < 0 or y.max() > np.iinfo(np.int32).max - 1):
     at = int(np.argmax((y < 0) | (y > np.iinfo(np.int32).max - 1)))
     raise ValueError(
-      f"{what}[{at}] is {y[at]}; labels run from 0 to num_classes - 1: "
+      f"{what}[{at}] is {y[at]}; labels run from 0 to num_classes - 1: pass "
       f"np.unique({what}, return_inverse=True)[1]"
     )
   return y.astype(np.int32)
@@ -205,9 +205,9 @@ def groups(values: Any) -> np.ndarray:
   return names
 
 
-def separate_groups(own: np.ndarray, test: np.ndarray) -> None:
-  """Raise if a group has training records and held-out ones."""
-  both = np.intersect1d(own, test)
+def separate_groups(train: np.ndarray, test: np.ndarray) -> None:
+  """Raise if a group has both training records and held-out records."""
+  both = np.intersect1d(train, test)
   if both.size:
     raise ValueError(
       f"group {both[0]!s} has training records and test records; keep all records of a "

@@ -1,7 +1,7 @@
 """An entry of a store: one npz file that holds a pytree of arrays and a few notes.
 
-The file is written in one piece, so an entry is there whole or not at all. Checksums
-detect later damage to the arrays or the notes.
+An entry is written completely or not at all. Checksums detect later damage to the
+arrays or the notes.
 """
 
 import json
@@ -25,7 +25,7 @@ from mixdef.core.reading import (
 
 _NOTES = "notes.json"  # the last array of the file: the bytes of the notes
 _DIGEST = "arrays"  # the note that detects replaced arrays
-_WHAT, _FIX = "cannot be read", "it is made anew"
+_WHAT, _FIX = "cannot be read", "it is created again"
 
 
 def write(path: pathlib.Path, tree, notes: dict) -> None:

@@ -1,11 +1,11 @@
 """The lock of a run folder: one job at a time writes there.
 
-On this machine the system holds the lock, and releases that of a killed process at
-once. On a bucket it is an object that its holder rewrites every few seconds. Who finds
-one waits for a change, by a clock of its own that only measures how long it waits:
-clocks of different hosts are never compared. The objects are numbered, and each is
-created by a request that fails if it exists, so that of several processes that find
-the holder dead one succeeds it.
+On this machine it is a lock of the operating system, which releases that of a killed
+process at once. On a bucket it is an object that its holder rewrites every few seconds,
+as a heartbeat. A process that finds such an object waits for it to change, and measures
+the time by its own clock, so that clocks of different hosts are never compared. The
+objects are numbered, and each is created by a request that fails if it already exists.
+If several processes find the holder dead, only one of them therefore takes the lock.
 """
 
 import contextlib
@@ -21,9 +21,9 @@ from absl import logging
 
 from mixdef.core import files
 
-_BEAT = 10.0  # seconds between two signs of life of a holder
-_SILENCE = 60.0  # seconds without one, after which a holder is taken for dead
-_LOOK = 1.0  # seconds between two looks for one
+_HEARTBEAT = 10.0  # seconds between two heartbeats of a holder
+_TIMEOUT = 60.0  # seconds without a heartbeat after which a holder counts as dead
+_POLL = 1.0  # seconds between two reads of the lock of another process
 
 
 class Lock:
@@ -33,7 +33,7 @@ class Lock:
     folder: the run folder.
 
   Raises:
-    BlockingIOError: if another process holds it, naming that one.
+    BlockingIOError: if another process holds it; the message names that process.
   """
 
   def __init__(self, folder: Any):
@@ -45,31 +45,31 @@ class Lock:
     self._thread.start()
 
   def check(self) -> None:
-    """Raise if another process has taken the lock, after this one was silent.
+    """Raise if another process has taken the lock, after heartbeats were missing.
 
     Raises:
-      BlockingIOError: naming that process.
+      BlockingIOError: if it has; the message names that process.
     """
     if self._lost:
       raise _held(self._folder, self._lost)
 
   def release(self) -> None:
-    """Let other processes take the lock."""
+    """Release the lock."""
     self._ended.set()
     self._thread.join()
     if not self._lost:
       files.write_text(self._own, "")
 
   def _renew(self) -> None:
-    beat = 0
-    while not self._ended.wait(_BEAT):
-      beat += 1
+    count = 0
+    while not self._ended.wait(_HEARTBEAT):
+      count += 1
       try:
         newest = _newest(self._folder)
         if newest is not None and newest.name > self._own.name:
           self._lost = _holder(_read(newest) or "")
           return
-        files.write_text(self._own, f"{_this()}\n{beat}")
+        files.write_text(self._own, f"{_this()}\n{count}")
       except OSError as error:
         logging.warning("the lock of %s was not renewed: %s", self._folder, error)
 
@@ -78,13 +78,13 @@ class Lock:
 def locked(folder: pathlib.Path) -> Iterator[Lock | None]:
   """Lock a folder for exclusive use by this process.
 
-  Without `fcntl` (on Windows) nothing is locked, besides folders on buckets.
+  Without `fcntl` (on Windows) only folders on buckets are locked.
 
   Yields:
     The lock of a folder on a bucket; None on this machine, where it cannot be lost.
 
   Raises:
-    BlockingIOError: if another process holds it, naming that one.
+    BlockingIOError: if another process holds it; the message names that process.
   """
   if files.on_bucket(folder):
     lock = Lock(folder)
@@ -119,7 +119,7 @@ def _taken(folder) -> Any:
   while True:
     newest = _newest(folder)
     if newest is not None and not _free(folder, newest):
-      continue  # it is gone, because another process has succeeded it
+      continue  # it was removed, because another process has taken the lock
     number = 1 if newest is None else int(newest.name) + 1
     own = folder / "lock" / f"{number:09d}"
     if not files.created(own, f"{_this()}\n0".encode()):
@@ -129,11 +129,11 @@ def _taken(folder) -> Any:
       for path in others[:-1]:
         files.remove(path)
       return own
-    files.remove(own)  # this process was slow, and others have been here since
+    files.remove(own)  # other processes have taken the lock in the meantime
 
 
 def _free(folder, path) -> bool:
-  """Return whether a lock is released, or its holder silent; False if it is gone.
+  """Return whether a lock is released or its holder dead; False if it was removed.
 
   Raises:
     BlockingIOError: if its holder is alive.
@@ -141,12 +141,12 @@ def _free(folder, path) -> bool:
   first = text = _read(path)
   if first:
     logging.info(
-      "%s is locked by %s: waiting up to %.0f s for a sign that it is alive",
-      *(folder, _holder(first), _SILENCE),
+      "%s is locked by %s: waiting up to %.0f s for a heartbeat",
+      *(folder, _holder(first), _TIMEOUT),
     )
   started = time.monotonic()
-  while text and time.monotonic() - started < _SILENCE:
-    time.sleep(_LOOK)
+  while text and time.monotonic() - started < _TIMEOUT:
+    time.sleep(_POLL)
     text = _read(path)
     if text and text != first:
       raise _held(folder, _holder(text))

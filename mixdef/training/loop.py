@@ -21,7 +21,7 @@ from mixdef.training.store import Store
 
 _CHECKPOINT_SECONDS = 60.0
 _NOT_METRICS = ("epoch", "diverged", "seconds")  # entries of a row, not metrics
-_ROWS_SECONDS = 5.0  # between two writes of the metrics of a chunk
+_ROWS_SECONDS = 5.0  # at least, between two writes of the metrics of a chunk
 
 
 class Loop:
@@ -70,7 +70,7 @@ class Loop:
         training.plan.epochs,
       )
     saved = written = time.monotonic()
-    reached = done, states  # replaced as one, so that an interrupt leaves them a pair
+    reached = done, states  # one assignment, so that an interrupt cannot split the pair
     try:
       for epoch in range(done, training.plan.epochs):
         states, row = _one_epoch(program, training, states, epoch, models)
@@ -162,7 +162,7 @@ class Loop:
     return table
 
   def _checkpoint(self, kind, training, models, rows, epoch, states):
-    """Write the metrics and states of a chunk after so many epochs."""
+    """Write the metrics and states of a chunk after `epoch` epochs."""
     if not self.store:
       return
     chunk = f"{kind}-{models[0]:05d}-{models[-1]:05d}"
@@ -215,17 +215,19 @@ class Loop:
       self.store.write_chunk(rows)
 
   def _earlier_rows(self, name, count, done):
-    """Take the rows of a chunk out of the history; those of its first epochs are kept.
-
-    The rows of epochs that are trained again are dropped.
-    """
-    own = [r for r in self.history if (r["models"], r["count"]) == (name, count)]
-    self.history = [row for row in self.history if row not in own]
-    return [row for row in own if row["epoch"] < done]
+    """Remove the rows of a chunk from the history; return those of its first epochs."""
+    earlier, others = [], []
+    for row in self.history:
+      if (row["models"], row["count"]) != (name, count):
+        others.append(row)
+      elif row["epoch"] < done:
+        earlier.append(row)
+    self.history = others
+    return earlier
 
 
 def _process():
-  """Return which process trains, if there are several."""
+  """Return the entry of a row for the process that trains, if there are several."""
   return {"process": jax.process_index()} if jax.process_count() > 1 else {}
 
 

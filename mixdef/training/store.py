@@ -12,8 +12,8 @@
 <folder>/unfinished/...         checkpoints of models in training
 ```
 
-The folder may lie on a bucket. Every file is written in one piece, so whatever is
-listed is whole, and nothing is renamed or appended to.
+The folder may be on a bucket. Every file is written completely or not at all, and no
+file of a bucket is renamed or appended to.
 """
 
 import dataclasses
@@ -115,7 +115,7 @@ class Store:
         except ValueError:
           damaged += 1
       if damaged:
-        logging.warning("%s: %d rows are damaged and left out", path, damaged)
+        logging.warning("%s: %d rows are damaged and ignored", path, damaged)
     return [rows[key] for key in sorted(rows, key=_place)]
 
   def write_metrics(self, rows: Iterable[dict]) -> None:

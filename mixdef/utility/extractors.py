@@ -111,13 +111,13 @@ def classifier_features(run: Run, *, name: str = "classifier") -> Extractor:
       return out
 
     with nn.intercept_methods(watch):
-      answer = learner.predict(state, x, raw=True)
+      output = learner.predict(state, x, raw=True)
     if len(networks) != 1:
       raise ValueError(
         f"this is an ensemble of {len(networks)} networks; pass the run of a single "
         "classifier"
       )
-    if not seen or seen[-1][1] != answer.shape:
+    if not seen or seen[-1][1] != output.shape:
       raise ValueError(
         f"{type(networks[0]).__name__} does not end in nn.Dense; write a custom "
         "Extractor"

@@ -1,6 +1,7 @@
 """Flags of the user's own data: what they read, where they are refused, one job."""
 
 import dataclasses
+import importlib.util
 import json
 import pathlib
 
@@ -10,6 +11,7 @@ import pytest
 from mixdef.cli import flags, job, train
 from mixdef.cli.audit import AuditSettings
 from mixdef.cli.settings import Settings
+from mixdef.core import files
 
 
 @pytest.fixture
@@ -89,13 +91,62 @@ def test_mistakes_are_one_line_and_status_2(table, tmp_path, capsys, monkeypatch
   assert not (tmp_path / "runs").exists()
 
 
-def test_a_missing_package_is_one_line_and_status_2(capsys, monkeypatch):
-  monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+@pytest.mark.parametrize("place", ["hub", "folder", "bucket"])
+def test_a_missing_package_is_one_line_and_status_2(
+  capsys, monkeypatch, tmp_path, place
+):
+  dataset, package, extra = "hf:owner/name", "datasets", "huggingface"
+  if place != "hub":
+    package, extra = "PIL", "images"
+    folder = files.path_of(
+      f"memory://{tmp_path.name}" if place == "bucket" else tmp_path
+    )
+    dataset = str(folder / "pictures")
+    for name in ("cat/1.png", "dog/2.png"):
+      files.write_text(folder / "pictures" / name, "")
+  find = importlib.util.find_spec
+  monkeypatch.setattr(
+    "importlib.util.find_spec", lambda name: None if name == package else find(name)
+  )
+  monkeypatch.chdir(tmp_path)
   with pytest.raises(SystemExit) as ended:
-    job.main(train.JOB, ["--dataset=hf:owner/name"])
+    job.main(train.JOB, [f"--dataset={dataset}"])
   assert ended.value.code == 2
-  line = "train: datasets is not installed: pip install 'mixdef[huggingface]'\n"
+  line = f"train: {package} is not installed: pip install 'mixdef[{extra}]'\n"
   assert capsys.readouterr().err == line
+  assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_weights_that_cannot_be_read_are_one_line(
+  capsys, monkeypatch, tmp_path, installed
+):
+  find, path = importlib.util.find_spec, tmp_path / "weights.safetensors"
+  says = f"train: {path} is missing: "
+  if not installed:
+    says = "train: safetensors is not installed: pip install 'mixdef[weights]'\n"
+    path.touch()
+  monkeypatch.setattr(
+    "importlib.util.find_spec",
+    lambda name: find(name) if installed or name != "safetensors" else None,
+  )
+  with pytest.raises(SystemExit) as ended:
+    job.main(train.JOB, [f"--defense=start_from({str(path)!r})"])
+  assert ended.value.code == 2
+  told = capsys.readouterr().err
+  assert told.startswith(says)
+  assert told.count("\n") == 1
+
+
+def test_a_folder_with_the_name_of_a_data_set_needs_no_package(tmp_path, monkeypatch):
+  find = importlib.util.find_spec
+  monkeypatch.setattr(
+    "importlib.util.find_spec", lambda name: None if name == "PIL" else find(name)
+  )
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "digits").mkdir()
+  job.main(train.JOB, ["--model=mlp(8)", "--epochs=1", "--train_size=40"])
+  assert list((tmp_path / "runs").glob("*/result.json"))
 
 
 def test_a_table_trains(table, tmp_path):

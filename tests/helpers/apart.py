@@ -4,8 +4,8 @@ Keys of the JSON: `models`, `epochs` and `strategy`; and if wanted `out`, a fold
 `answer`, an npz for the signals; `at_once`, models in a chunk; `devices`, CPU devices
 to force; `coordinator`, [address, processes, number]; `full`, the process that finds
 the disk full; `slow`, the process that waits before it reads a file; `beat`, seconds
-between two signs of life of the lock of a bucket, and how much this host's clock is
-off, in seconds.
+between two heartbeats of the lock on a bucket, and how much this host's clock is off,
+in seconds.
 """
 
 import errno
@@ -89,8 +89,8 @@ def main(
   assert jax.local_device_count() == devices
   loop._CHECKPOINT_SECONDS = 0.0
   if beat:
-    lock._BEAT, off = beat
-    lock._SILENCE, now = 10 * lock._BEAT, time.time
+    lock._HEARTBEAT, off = beat
+    lock._TIMEOUT, now = 10 * lock._HEARTBEAT, time.time
     time.time = lambda: now() + off
   if full == jax.process_index():
     np.savez = _full

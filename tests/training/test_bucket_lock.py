@@ -17,9 +17,9 @@ from mixdef.training.store import Store
 @pytest.fixture
 def folder(monkeypatch):
   """Return a folder of a bucket in memory; locks there beat fast."""
-  monkeypatch.setattr(lock_module, "_BEAT", 0.05)
-  monkeypatch.setattr(lock_module, "_SILENCE", 0.5)
-  monkeypatch.setattr(lock_module, "_LOOK", 0.01)
+  monkeypatch.setattr(lock_module, "_HEARTBEAT", 0.05)
+  monkeypatch.setattr(lock_module, "_TIMEOUT", 0.5)
+  monkeypatch.setattr(lock_module, "_POLL", 0.01)
   return path_of(f"memory://{uuid.uuid4().hex}/run")
 
 

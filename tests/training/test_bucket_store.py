@@ -35,8 +35,8 @@ def folder():
 
 @pytest.fixture
 def quick_lock(monkeypatch):
-  monkeypatch.setattr(lock_module, "_SILENCE", 2.0)
-  monkeypatch.setattr(lock_module, "_LOOK", 0.1)
+  monkeypatch.setattr(lock_module, "_TIMEOUT", 2.0)
+  monkeypatch.setattr(lock_module, "_POLL", 0.1)
 
 
 def names(folder):
@@ -102,7 +102,7 @@ def test_damaged_entries_on_a_bucket_are_trained_again(folder, caplog):
   assert same(train(members=KEEP, out=folder).states, whole.states)
   (told,) = {line for line in caplog.messages if "cannot be read" in line}
   assert "models/00001.npz" in told
-  assert "made anew" in told
+  assert "created again" in told
 
 
 def test_a_bucket_out_of_reach_costs_no_entry(folder, monkeypatch):

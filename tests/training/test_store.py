@@ -142,7 +142,7 @@ def test_a_damaged_model_alone_is_trained_again(
   assert same(again.states, unbroken.states)
   (told,) = {m for m in caplog.messages if "cannot be read" in m}
   assert "models/00003" in told
-  assert "made anew" in told
+  assert "created again" in told
 
 
 def test_pitfall_86_the_model_and_the_field_that_differ_are_named(tmp_path):
@@ -325,7 +325,7 @@ def test_arrays_under_exchanged_names_are_damage(tmp_path, caplog):
   rewrite(tmp_path / "one.npz", lambda a: {exchanged[n]: a[n] for n in a})
   assert store.load("one", tree) is None
   (told,) = caplog.messages
-  assert "its arrays are not those that were written; it is made anew" in told
+  assert "its arrays are not those that were written; it is created again" in told
 
 
 def test_a_folder_in_the_place_of_an_entry_is_damage(tmp_path):
@@ -349,7 +349,7 @@ def test_damaged_rows_of_metrics_are_left_out(tmp_path, lines, caplog):
   store.write_chunk(rows[1:])
   assert store.read_metrics() == rows
   (told,) = caplog.messages
-  assert told.endswith("metrics.jsonl: 1 rows are damaged and left out")
+  assert told.endswith("metrics.jsonl: 1 rows are damaged and ignored")
 
 
 def make(rate):

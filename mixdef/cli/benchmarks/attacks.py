@@ -15,13 +15,13 @@ def run(settings: BenchSettings) -> dict:
   """Time queries, attacks and intervals."""
   rows, models, records = [], 4, 256
   pictures = random_data(records, (32, 32, 3), 10)
-  asked = _trained(mixdef.models.cnn(), pictures, models)
+  trained = _trained(mixdef.models.cnn(), pictures, models)
   for name in ("none", "mirror", "shifts"):
     views = mixdef.attacks.VIEWS[name]()
     count = views(pictures.x[:1]).shape[1]
     rows += rows_of(
       f"signals, cnn 32x32, {count} views",
-      {"per model, record and view": lambda v=views: asked.signals(views=v)},
+      {"per model, record and view": lambda v=views: trained.signals(views=v)},
       settings.repeats,
       per=models * records * count,
     )

@@ -19,7 +19,7 @@ WORKS = {
   "cnn 28x28": (mixdef.models.cnn(), (28, 28, 1)),
 }
 MICROBATCHES = "microbatches"
-_BATCHES = (128, 512)  # batch size at which the memory of microbatches is reported
+_BATCHES = (128, 512)  # batch sizes at which the memory of microbatches is reported
 
 
 def run(settings: BenchSettings) -> dict:
@@ -70,7 +70,7 @@ def step_of(model, shape: tuple[int, ...], defense: mixdef.Defense, batch: int):
 
 
 def temporary_megabytes(model, shape, defense, batch: int) -> float:
-  """Return the compiler's temporary memory of one step, in bytes."""
+  """Return the compiler's temporary memory of one step, in megabytes."""
   step, arguments = step_of(model, shape, defense, batch)
   analysis: Any = step.lower(*arguments).compile().memory_analysis()
   return round(analysis.temp_size_in_bytes / 1e6, 2)

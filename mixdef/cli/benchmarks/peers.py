@@ -81,10 +81,10 @@ def _cores():
 
 @contextlib.contextmanager
 def _worker(work, cores, *, models, batch):
-  asked = {"work": work.name, "shape": channels_first(work.shape), "steps": work.steps}
-  asked |= {"cores": cores, "models": models, "batch": batch}
+  task = {"work": work.name, "shape": channels_first(work.shape), "steps": work.steps}
+  task |= {"cores": cores, "models": models, "batch": batch}
   with subprocess.Popen(
-    [sys.executable, "-m", "mixdef.cli.benchmarks.torch_worker", json.dumps(asked)],
+    [sys.executable, "-m", "mixdef.cli.benchmarks.torch_worker", json.dumps(task)],
     cwd=_EXPERIMENTS,
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,

@@ -13,24 +13,24 @@ import sys
 
 def main() -> None:
   """Train epochs until standard input ends."""
-  asked = json.loads(sys.argv[1])
+  task = json.loads(sys.argv[1])
   if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, asked["cores"])
+    os.sched_setaffinity(0, task["cores"])
   # After pinning, because PyTorch sizes its thread pools by the available cores.
   import torch  # pyrefly: ignore[missing-import]
 
   from mixdef.cli.benchmarks.torch_networks import CLASSES, trainer
 
-  torch.set_num_threads(len(asked["cores"]))
+  torch.set_num_threads(len(task["cores"]))
   torch.manual_seed(0)
-  size, batch = asked["steps"] * asked["batch"], asked["batch"]
-  x, y = torch.randn(size, *asked["shape"]), torch.randint(CLASSES, (size,))
+  size, batch = task["steps"] * task["batch"], task["batch"]
+  x, y = torch.randn(size, *task["shape"]), torch.randint(CLASSES, (size,))
   recipes = {}
   for line in sys.stdin:
     recipe = line.strip()
     if recipe not in recipes:
       recipes[recipe] = [
-        trainer(asked["work"], recipe, x, y, batch) for _ in range(asked["models"])
+        trainer(task["work"], recipe, x, y, batch) for _ in range(task["models"])
       ]
     for epoch in recipes[recipe]:
       epoch()
