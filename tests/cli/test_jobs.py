@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 import json
 import re
 import shutil
@@ -357,13 +356,10 @@ def test_a_signal_ends_a_job_with_one_line(tmp_path, number, status):
   started = 0
   for _ in range(2):  # the second run resumes from the checkpoint of the first
     (tmp_path / "metrics" / "models-00000-1.jsonl").unlink(missing_ok=True)
-    running = subprocess.Popen(
-      command,
-      stderr=subprocess.PIPE,
-      text=True,
-      # A shell ignores the signal for what it runs in the background.
-      preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    )
+    # A process started in the background ignores SIGINT, and so would its children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     try:
       while not (tmp_path / "metrics" / "models-00000-1.jsonl").exists():
         time.sleep(0.1)
