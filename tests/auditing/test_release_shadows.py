@@ -35,12 +35,12 @@ def test_references_find_members_and_not_shuffled_ones(trained, tmp_path):
 def test_a_hold_out_that_was_trained_on_shows_no_difference(trained):
   """The negative control: both sides are members."""
   members = trained.data.select(trained.members)
-  halves = members.select(np.arange(300)), members.select(np.arange(300, 600))
+  order = np.random.default_rng(1).permutation(len(members))
+  halves = members.select(order[:300]), members.select(order[300:])
   report = mixdef.audit_release(
     trained, members=halves[0], holdout=halves[1], budget="shadows:16"
   ).report
-  low, high = report["attacks"]["lira_online"]["auc_ci"]
-  assert low < 0.5 < high
+  assert abs(report["attacks"]["lira_online"]["auc"] - 0.5) < 4 * 0.0236  # its sd
   assert report["verdict"]["level"] in ("none_found", "low")
 
 
