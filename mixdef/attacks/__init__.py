@@ -23,6 +23,8 @@ from mixdef.attacks.lira import (
   lira_online,
   lira_online_fixed,
 )
+from mixdef.attacks.lira_calibrated import lira_calibrated
+from mixdef.attacks.pmia import pmia, pmia_coverage
 from mixdef.attacks.quantile import quantile
 from mixdef.attacks.query import classifier_signals
 from mixdef.attacks.relative_confidence import base, rmia, tune_offline_a
@@ -64,6 +66,7 @@ __all__ = [
   "lira_coverage",
   "mirror",
   "mixed",
+  "pmia_coverage",
   "statistics",
   "tune_offline_a",
   *sorted(CATALOGUE.registered),

@@ -48,6 +48,7 @@ def fit_references(
   ddof: int,
   fixed: bool,
   spare: np.ndarray | None = None,
+  averaged: bool = False,
 ) -> Gaussians:
   """Fit every record on the reference models that did, or did not, train on it.
 
@@ -66,6 +67,7 @@ def fit_references(
     fixed: whether to use the pooled variance for every record.
     spare: [Q] variance used for every record where the pooled variance is 0, because
       all references agree or no record has two of them; default 1.
+    averaged: whether to fit the mean over views of each model, as one query.
 
   Returns:
     The `Gaussians`.
@@ -74,6 +76,8 @@ def fit_references(
   chosen = usable & (signals.members == member)
   count = chosen.sum(0)
   values = signals.statistic(score)
+  if averaged:
+    values = values.mean(2, keepdims=True)
   middle, own = _moments(values, chosen, median=centre == "median", ddof=ddof)
   varied = signals.audited & (count > 1)
   pooled = own[varied].mean(0) if varied.any() else np.zeros(values.shape[2])
