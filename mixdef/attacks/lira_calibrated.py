@@ -77,8 +77,8 @@ def surprise(statistic: np.ndarray, freedom: np.ndarray) -> np.ndarray:
     statistic: [N]; NaN stays NaN.
     freedom: degrees of freedom [N]; only read where the statistic is not NaN.
 
-  >>> surprise(np.array([2.5, 1e30]), np.array([3, 100])).round(3)
-  array([   3.127, 6680.721])
+  >>> surprise(np.array([2.5, 1e30]), np.array([3, 100])).round(3).tolist()
+  [3.127, 6680.721]
   """
   from scipy.special import betaln, hyp2f1, stdtr
 
