@@ -58,8 +58,8 @@ def imitation(teacher: Any, *, warm_up: float = 0.8) -> Defense:
     2509.06796.
 
   >>> import numpy as np
-  >>> imitation(np.zeros((100, 10), np.float32), warm_up=0.5).text[-13:]
-  'warm_up=0.5)'
+  >>> str(imitation(np.zeros((100, 10), np.float32), warm_up=0.5)).partition("#")[0]
+  'imitation(teacher=float32[100, 10]'
   """
   check_number("imitation: warm_up", warm_up, 0, 1)
   function, table = _asked(teacher)

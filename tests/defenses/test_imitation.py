@@ -1,5 +1,7 @@
 """Imitators: what they are trained on, and when the teacher is asked."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +54,16 @@ def test_a_function_is_asked_about_the_rows_and_logits_count_as_log_probs():
   np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+def test_a_run_is_asked_as_it_predicts():
+  learner = types.SimpleNamespace(predict=lambda state, x: state * x[:, :3])
+  run, batch = types.SimpleNamespace(learner=learner, state=3.0), make_batch()
+  by_run, by_function = (
+    losses_of(imitation(teacher, warm_up=0.0), 0, batch)[1]
+    for teacher in (run, lambda x: 3 * x[:, :3])
+  )
+  np.testing.assert_array_equal(by_run, by_function)
+
+
 def test_probabilities_of_zero_stay_finite():
   table = jnp.where(TABLE.max(1, keepdims=True) == TABLE, 0.0, -jnp.inf)
   part = imitation(table, warm_up=0.0)
@@ -92,6 +104,7 @@ def release(data):
   return fit(learner_of(), data, np.arange(200) < 100, **OPTIONS)
 
 
+@pytest.mark.slow
 def test_a_run_and_its_answers_on_file_make_the_same_imitators(data, release):
   members = subsets(data, 3, seed=1)
   answers = release.log_probs(data.x)
