@@ -30,6 +30,7 @@ from mixdef.attacks.lira_calibrated import lira_calibrated
 from mixdef.attacks.loss_traces import lt_iqr
 from mixdef.attacks.pmia import pmia, pmia_coverage
 from mixdef.attacks.quantile import quantile
+from mixdef.attacks.quantile_network import quantile_network
 from mixdef.attacks.query import classifier_signals
 from mixdef.attacks.ramia import ramia
 from mixdef.attacks.relative_confidence import base, rmia, tune_offline_a
@@ -82,6 +83,7 @@ __all__ = [
   "mirror",
   "mixed",
   "pmia_coverage",
+  "quantile_network",
   "ramia",
   "statistics",
   "strata",
