@@ -27,7 +27,7 @@ from mixdef.attacks.lira import (
   lira_online_fixed,
 )
 from mixdef.attacks.lira_calibrated import lira_calibrated
-from mixdef.attacks.loss_traces import lt_iqr
+from mixdef.attacks.loss_traces import lt_iqr, trace_losses
 from mixdef.attacks.pmia import pmia, pmia_coverage
 from mixdef.attacks.quantile import quantile
 from mixdef.attacks.quantile_network import quantile_network
@@ -88,6 +88,7 @@ __all__ = [
   "statistics",
   "strata",
   "tail_tnr",
+  "trace_losses",
   "tune_offline_a",
   *sorted(CATALOGUE.registered),
 ]

@@ -1,9 +1,13 @@
 """Rankings of members by the losses that they had during training."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mixdef.attacks import _per_record
 from mixdef.core import validate
+from mixdef.core.check import checked, count
 
 
 def lt_iqr(trace: ArrayLike) -> np.ndarray:
@@ -18,7 +22,8 @@ def lt_iqr(trace: ArrayLike) -> np.ndarray:
 
   Args:
     trace: [E + 1, N] cross-entropies in nats against the true labels, at initialization
-      and after epochs, in evaluation mode without augmentation. Epochs may be skipped.
+      and after epochs, in evaluation mode without augmentation: `Run.trace.losses` of
+      `fit(..., trace="loss")`, or rows of `trace_losses`. Epochs may be skipped.
 
   Returns:
     [N], at least 0; NaN where the trace has a NaN.
@@ -44,3 +49,45 @@ def lt_iqr(trace: ArrayLike) -> np.ndarray:
     )
   low, high = np.quantile(losses, [0.25, 0.75], axis=0)
   return high - low
+
+
+@checked(block=count())
+def trace_losses(
+  predict: Callable, x: ArrayLike, y: ArrayLike, *, block: int = 256
+) -> np.ndarray:
+  """Return the losses of records at one point of a training, a row of a trace.
+
+  Call it before the first epoch and after epochs of your own training loop, and stack
+  the rows. The model must be in evaluation mode: in training mode, BatchNorm would
+  absorb records that are not members.
+
+  Args:
+    predict: `x [B, ...] -> logits or log-probabilities [B, K]`, of any framework.
+    x: records [N, ...], without augmentation.
+    y: true labels int [N], also if the training uses others.
+    block: records per call.
+
+  Returns:
+    Cross-entropies float64 [N], in nats.
+
+  Raises:
+    ValueError: for answers or labels that are not of such a model.
+
+  >>> logits = np.array([[0., 0.], [2., 0.]])
+  >>> trace_losses(lambda x: logits, [[1.], [2.]], [0, 0]).round(3)
+  array([0.693, 0.127])
+  """
+  labels = validate.labels(y, "y")
+  validate.lengths(x, labels)
+  losses = []
+  for first in range(0, len(labels), block):
+    rows = slice(first, first + block)
+    answers = np.asarray(predict(x[rows]))
+    if answers.ndim != 2 or len(answers) != len(labels[rows]):
+      raise ValueError(
+        f"predict returns an array of shape {answers.shape} for {len(labels[rows])} "
+        "records; return logits [B, K]"
+      )
+    phi = _per_record.statistics(answers, labels[rows])["phi"]
+    losses.append(_per_record.loss_of_phi(phi))
+  return np.concatenate(losses)
