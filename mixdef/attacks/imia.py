@@ -182,7 +182,10 @@ def _gaps(phi: np.ndarray, inside: Side, out: Side) -> Gaps:
       "imia needs records with a model in and a model out: train more models"
     )
   gap = np.where(known[:, None], sides[0].mean - sides[1].mean, np.nan)
-  noise = sum(_pooled(side, known) / np.maximum(side.count, 1) for side in sides)
+  inside_noise, out_noise = (
+    _pooled(side, known) / np.maximum(side.count, 1) for side in sides
+  )
+  noise = inside_noise + out_noise
   mean = gap[known].mean(0)
   if (mean <= 0).any():
     raise Unavailable(

@@ -1,6 +1,7 @@
 """Rankings of members by the losses that they had during training."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -53,7 +54,7 @@ def lt_iqr(trace: ArrayLike) -> np.ndarray:
 
 @checked(block=count())
 def trace_losses(
-  predict: Callable, x: ArrayLike, y: ArrayLike, *, block: int = 256
+  predict: Callable, x: Any, y: ArrayLike, *, block: int = 256
 ) -> np.ndarray:
   """Return the losses of records at one point of a training, a row of a trace.
 

@@ -1,5 +1,7 @@
 """Quantile regression of the target's outputs on the records themselves."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -116,7 +118,7 @@ def quantile_network(
     raise ValueError(
       f"the population has {len(known[0])} records; pass at least {_LEAST}"
     )
-  _population.refuse_copies(*map(_marks, (asked, known)), "the same values as")
+  _population.refuse_copies(_marks(asked), _marks(known), "the same values as")
   shape, classes = known[0].shape[1:], int(max(known[1].max(), asked[1].max())) + 1
   known_x, asked_x = _scaled(known[0], asked[0])
   centre, spread = known[2].mean(), known[2].std() or 1.0
@@ -161,7 +163,7 @@ def _learner(network: RecordNetwork, scores: np.ndarray) -> Learner:
     del ctx
 
     def loss(params):
-      output = network.apply(params, data.x[rows.index])
+      output: Any = network.apply(params, data.x[rows.index])
       return weighted_mean(gaussian_loss(output, targets[rows.index]), rows.weight)
 
     value, grads = jax.value_and_grad(loss)(state.params)

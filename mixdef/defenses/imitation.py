@@ -1,6 +1,7 @@
 """Imitation of a released model, which attacks with few models train; no defense."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -62,7 +63,8 @@ def imitation(teacher: Any, *, warm_up: float = 0.8) -> Defense:
   'imitation(teacher=float32[100, 10]'
   """
   check_number("imitation: warm_up", warm_up, 0, 1)
-  function, table = _asked(teacher)
+  table = _answers(teacher)
+  function = _function(teacher)
 
   def init(key, spec):
     del key
@@ -99,16 +101,25 @@ def imitation(teacher: Any, *, warm_up: float = 0.8) -> Defense:
   return Defense("", init=init, loss=loss)
 
 
-def _asked(teacher):
-  """Return the teacher as a function and None, or None and its answers."""
-  if hasattr(teacher, "learner") and hasattr(teacher, "state"):
+def _function(teacher: Any) -> Callable:
+  """Return the function that answers for a teacher."""
+  if _is_run(teacher):
     learner, state = teacher.learner, teacher.state
-    return lambda x: learner.predict(state, x), None
-  if callable(teacher):
-    return teacher, None
+    return lambda x: learner.predict(state, x)
+  return teacher
+
+
+def _answers(teacher: Any) -> jax.Array | None:
+  """Return a teacher's answers on file, or None for a teacher that can be asked."""
+  if _is_run(teacher) or callable(teacher):
+    return None
   if getattr(teacher, "ndim", None) != 2:
     raise TypeError(
       f"imitation: teacher is of type {type(teacher).__name__}; pass a Run, a function "
       "x -> log-probabilities, or an array [N,K] of answers"
     )
-  return None, jax.nn.log_softmax(jnp.asarray(teacher, jnp.float32))
+  return jax.nn.log_softmax(jnp.asarray(teacher, jnp.float32))
+
+
+def _is_run(teacher):
+  return hasattr(teacher, "learner") and hasattr(teacher, "state")

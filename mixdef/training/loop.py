@@ -71,7 +71,7 @@ class Loop:
     if trace and trace.missing(done, self._notes(training, models)):
       states, done = first, 0  # the losses of the first epochs were not kept
     if trace and not done:
-      self._log(0, program, training, states, models)
+      self._log(trace, 0, program, training, states, models)
     rows = self._earlier_rows(name, len(models), done)
     self.progress.resume(done * len(models))
     if done:
@@ -91,7 +91,7 @@ class Loop:
         rows.append({"models": name, "count": len(models), **row, **_process()})
         reached = epoch + 1, states
         if trace and reached[0] in trace.epochs:
-          self._log(reached[0], program, training, states, models)
+          self._log(trace, reached[0], program, training, states, models)
         metrics = {k: v for k, v in row.items() if k not in _NOT_METRICS}
         self.progress.advance(len(models), **metrics)
         now = time.monotonic()
@@ -132,7 +132,9 @@ class Loop:
 
   def read_trace(self, training: Training) -> Trace | None:
     """Return the losses of the only model of a training, if they were kept."""
-    return self.trace and self.trace.read(self._notes(training, [0]))
+    if self.trace is None:
+      return None
+    return self.trace.read(self._notes(training, [0]))
 
   def _begun(self, kind, models):
     """Return checkpoints that contain these models, latest first, with their notes.
@@ -230,12 +232,12 @@ class Loop:
     rows = np.array(wanted + wanted[-1:] * fill)
     return jax.tree.map(lambda leaf: leaf[rows], kept)
 
-  def _log(self, epoch, program, training, states, models):
+  def _log(self, trace, epoch, program, training, states, models):
     """Keep the losses of all records after `epoch` epochs; nothing else changes."""
     own = states, training.values
     log_probs = predict_in_blocks(program.raw, *own, training.data.x)[0]
     notes = self._notes(training, models)
-    self.trace.keep(epoch, log_probs, training.data, **notes)
+    trace.keep(epoch, log_probs, training.data, **notes)
 
   def _notes(self, training, models):
     return {"made_from": self.made_from, "each": _each_made_from(training, models)}

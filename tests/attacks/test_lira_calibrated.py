@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mixdef.attacks import Signals, leave_one_out, lira_calibrated, lira_offline
+from mixdef.attacks import (
+  ATTACKS,
+  Signals,
+  leave_one_out,
+  lira_calibrated,
+  lira_offline,
+)
 from mixdef.attacks.lira_calibrated import surprise
 from mixdef.metrics import auc
 
@@ -117,3 +123,22 @@ def test_leave_one_out_skips_nothing():
   rng = np.random.default_rng(0)
   signals = Signals.from_phi(rng.normal(size=(16, 40)), rng.random((16, 40)) < 0.5)
   assert np.isfinite(leave_one_out(lira_calibrated, signals)).all()
+
+
+@pytest.mark.parametrize(
+  "attack",
+  ["lira_calibrated(form='online')", "pmia(level='shift')", "bavaria(form='n')"],
+)
+def test_permuting_the_targets_memberships_leaves_every_score_unchanged(attack):
+  rng = np.random.default_rng(0)
+  phi, members = rng.normal(size=(12, 80)), rng.random((12, 80)) < 0.5
+  other = members.copy()
+  other[3] = rng.permutation(other[3])
+  first, second = (
+    ATTACKS.resolve(attack)(
+      Signals.from_phi(phi, known, labels=np.arange(80) % 4, design="bernoulli"),
+      target=3,
+    )
+    for known in (members, other)
+  )
+  np.testing.assert_array_equal(first, second)

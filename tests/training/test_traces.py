@@ -125,12 +125,12 @@ def plan(epochs, records, members):
 
 
 def test_the_default_step_costs_five_percent_or_has_four_points():
-  for epochs, records in ((50, 1000), (100, 2000), (400, 1000), (1000, 3000)):
+  for epochs, records in ((100, 1000), (200, 2000), (400, 1000), (1000, 3000)):
     every = default_every(plan(epochs, records, 1000))
     points = len({*range(0, epochs, every), epochs})
-    assert points / 3 * records / 1000 <= 0.05 * epochs
+    assert points * 0.7 * records / 1000 <= 0.05 * epochs
     assert points >= 4
-  assert default_every(plan(9, 1000, 1000)) == 3
+  assert default_every(plan(50, 1000, 1000)) == 17
   assert default_every(plan(1, 1000, 1000)) == 1
 
 
