@@ -7,32 +7,26 @@ from typing import Any
 
 import numpy as np
 
-from mixdef.attacks import ATTACKS, Signals
+from mixdef.attacks import ATTACKS, Signals, quantile_network
 from mixdef.auditing import released
-from mixdef.auditing.accuracy import accuracies
 from mixdef.auditing.confounding import blind_test
 from mixdef.auditing.facts import plain_facts
-from mixdef.auditing.prices import Price, with_references
+from mixdef.auditing.prices import Price, buy
+from mixdef.auditing.release_counts import counted, facts_of, ids_of, rank_by_trace
 from mixdef.auditing.release_verdict import release_verdict
-from mixdef.auditing.running import Findings, run_attacks
+from mixdef.auditing.running import run_attacks
 from mixdef.core import validate
 from mixdef.core.files import path_of, whole_file, write_json, write_text
 from mixdef.core.learner import Learner
 from mixdef.core.randomness import check_seed
-from mixdef.metrics.false_discoveries import conformal_p, fdr_list
-from mixdef.metrics.holdout import Rules
+from mixdef.metrics.summary import summarize
 
-SCHEMA = 1
-PRIORS = (0.5, 0.1, 0.01)
-"""Priors at which a report counts, besides the one that was asked for."""
-
-PRECISIONS = (0.95, 0.5)
-"""Precisions of the lists whose lengths set the level."""
-
-FDR = 0.05
-_EXPOSED = 20  # members in the table
-_PRIMARY = ("lira_online", "lira_offline_fixed", "attack_p", "loss_threshold")
 _FAMILIES = ("threshold", "reference")
+_ABOUT = {
+  "imia": "Models that imitate the released one, against ordinary models",
+  "glira": "A one-sided test against models that imitate the released one",
+  "quantile_network": "Excess over what a network expects of a non-member",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +130,8 @@ def audit_release(
     learner: recipe of the reference models; default that of the `Run`.
     training: `epochs` and `batch_size` of the released model, as in `fit`; default
       those of the `Run`.
-    budget: what may be trained, see `Price`: "free" or "shadows:64".
+    budget: what may be trained, see `Price`: "free", "imitate" (20 reference models and
+      10 imitators) or "shadows:64".
     prior: fraction of members among the candidates of an attacker, in (0, 1).
     attacks: names of attacks, as in `audit`; default all that threshold the model's own
       confidence or compare it with references.
@@ -177,7 +172,7 @@ def audit_release(
   if model.x is not None:
     labels = model.signals.labels
     blind = blind_test(model.x, labels, model.members, groups=model.groups, seed=seed)
-  signals, references = with_references(
+  bought = buy(
     price,
     model,
     learner=learner,
@@ -187,30 +182,60 @@ def audit_release(
     out=out,
     progress=progress,
   )
-  if model.groups is not None:
-    signals = signals.by_group(model.groups)
+  signals, names = bought.signals, _names(attacks)
   findings = run_attacks(
-    _names(attacks),
-    signals,
-    seed=seed,
-    out=None if out is None else out / "attacks",
+    names, signals, seed=seed, out=None if out is None else out / "attacks"
   )
-  if not findings.metrics:
-    reasons = [f"{name}: {why}" for name, why in findings.not_run.items()]
+  scores = {name: rows[0] for name, rows in findings.scores.items()}
+  metrics, not_run = dict(findings.metrics), {**findings.not_run, **bought.missing}
+  more = dict(bought.scores)
+  if attacks is None and model.population is not None and model.groups is None:
+    more["quantile_network"] = _expected(model, seed)
+  for name, values in more.items():
+    scores[name] = values
+    metrics[name] = _summary(name, values, signals, seed)
+  if not scores:
+    reasons = [f"{name}: {why}" for name, why in not_run.items()]
     raise ValueError(f"no attack could be run; {'; '.join(reasons)}")
-  return _reported(
-    findings,
-    signals,
-    price=price,
-    prior=prior,
-    unit="record" if model.groups is None else "person",
-    confounding=blind,
-    references=references,
-    setting=given,
-    run=model.run,
+  report = counted(scores, metrics, signals, prior=prior, seed=seed)
+  report |= {
+    "title": str(given.get("model", "released model")),
+    "unit": "record" if model.groups is None else "person",
+    "price": {"name": str(price), **bought.facts},
+    "confounding": blind,
+    "setting": facts_of(signals, model.run) | given,
+    "not_run": not_run,
+  }
+  rank_by_trace(report["exposed"], model)
+  report["verdict"] = release_verdict(report)
+  return ReleaseAudit(report, scores, signals.members[0], ids_of(signals), out)
+
+
+def _expected(model, seed):
+  """Return the scores of a network that predicts the outputs of non-members."""
+  signals, others = model.signals, model.population
+  unseen = signals.population.hinge[0, :, 0]
+  return quantile_network(
+    model.data.x,
+    model.data.y,
+    signals.hinge[0, :, 0],
+    population=(others.x, others.y, unseen),
     seed=seed,
-    out=out,
   )
+
+
+def _summary(name, values, signals, seed):
+  """Return the metrics of scores as `run_attacks` does."""
+  found = summarize(values[None], signals.members[:1], seed=seed)
+  return {
+    "family": "reference",
+    "about": _ABOUT[name],
+    **found.to_json(),
+    "degenerate": bool(found.degenerate),
+    "num_targets": 1,
+    "seconds": None,
+    "note": "",
+  }
 
 
 def _names(attacks):
@@ -219,153 +244,3 @@ def _names(attacks):
   return [
     attack.__name__ for family in _FAMILIES for attack in ATTACKS.families[family]
   ]
-
-
-def _reported(
-  findings: Findings,
-  signals,
-  *,
-  price,
-  prior,
-  unit,
-  confounding,
-  references,
-  setting,
-  run,
-  seed,
-  out,
-) -> ReleaseAudit:
-  """Count, bound and explain what the attacks found."""
-  member = signals.members[0]
-  scores = {name: rows[0] for name, rows in findings.scores.items()}
-  rules = {
-    name: Rules.of(values[member], values[~member], num_attacks=len(scores))
-    for name, values in scores.items()
-  }
-  priors = sorted({prior, *PRIORS}, reverse=True)
-  primary = next((name for name in _PRIMARY if name in scores), next(iter(scores)))
-  ids = np.arange(len(member)) if signals.ids is None else signals.ids
-  listed = fdr_list(
-    scores[primary][member], scores[primary][~member], prior=prior, q=FDR, seed=seed
-  )
-  report: dict[str, Any] = {
-    "schema": SCHEMA,
-    "kind": "release",
-    "title": str(setting.get("model", "released model")),
-    "unit": unit,
-    "price": {"name": str(price), **references},
-    "prior": prior,
-    "attacks": {
-      name: {**findings.metrics[name], "rules": _rows(rules[name])} for name in scores
-    },
-    "primary": primary,
-    "priors": [_counts(rules, value) for value in priors],
-    "list": {"attack": primary, "q": FDR, **listed.to_json()},
-    "exposed": _exposed(scores, rules, primary, member, ids, signals.labels),
-    "agreement": _agreement(scores, rules, member),
-    "confounding": confounding,
-    "setting": {
-      "num_members": int(member.sum()),
-      "num_holdout": int((~member).sum()),
-      "num_population": 0
-      if signals.population is None
-      else signals.population.phi.shape[1],
-      "queries": f"{signals.phi.shape[2]} views per record",
-      **({} if signals.correct is None else _accuracies(signals)),
-      **({} if run is None else run.guarantee),
-      **setting,
-    },
-    "not_run": findings.not_run,
-    "redacted": False,
-  }
-  report["verdict"] = release_verdict(report)
-  return ReleaseAudit(report, scores, member, np.asarray(ids), out)
-
-
-def _accuracies(signals):
-  found = accuracies(signals.only_models([0]))
-  return {name: value for name, value in found.items() if value is not None}
-
-
-def _rows(rules):
-  """Return the rules of an attack as JSON values."""
-  columns = {
-    "rank": rules.rank,
-    "fpr_low": rules.low,
-    "fpr_high": rules.high,
-    "named": rules.named,
-    "tpr": rules.tpr,
-  }
-  return [
-    dict(zip(columns, row, strict=True))
-    for row in zip(*(column.tolist() for column in columns.values()), strict=True)
-  ]
-
-
-def _counts(rules, prior):
-  """Return the members on lists of each precision, by the best attack."""
-  first = next(iter(rules.values()))
-  return {
-    "prior": prior,
-    **{
-      kind: {
-        f"{precision:g}": max(
-          getattr(rule, kind)(precision, prior) for rule in rules.values()
-        )
-        for precision in PRECISIONS
-      }
-      for kind in ("shown", "possible")
-    },
-    "certifiable": {
-      f"{precision:g}": first.certifiable(precision, prior) for precision in PRECISIONS
-    },
-    "beats_guessing": any(rule.beats_guessing for rule in rules.values()),
-  }
-
-
-def _exposed(scores, rules, primary, member, ids, labels):
-  """Return the members with the smallest p-values of the primary attack."""
-  values = scores[primary]
-  p = conformal_p(values, values[~member])
-  places = np.flatnonzero(member & ~np.isnan(values))
-  best = places[np.argsort(-values[places], kind="stable")][:_EXPOSED]
-  named = _named(scores, rules, member)
-  return [
-    {
-      "id": np.asarray(ids)[place].item(),
-      "label": None if labels is None else int(labels[place]),
-      "p": float(p[place]),
-      "score": float(values[place]),
-      "attacks": int(sum(mask[place] for mask in named.values())),
-    }
-    for place in best
-  ]
-
-
-def _named(scores, rules, member):
-  """Return which members each attack names by one rule, the same for all attacks."""
-  place = _common_rule(rules)
-  return {
-    name: member & (values > rules[name].threshold[place])
-    for name, values in scores.items()
-  }
-
-
-def _common_rule(rules):
-  """Return the rule at an FPR of about one percent, the last one if there is none."""
-  shortest = min(rules.values(), key=lambda rule: len(rule.rank))
-  wanted = max(1, round(0.01 * shortest.num_holdout))
-  return int(np.flatnonzero(shortest.rank <= wanted)[-1])
-
-
-def _agreement(scores, rules, member):
-  """Return how far the lists of the attacks overlap."""
-  place, named = _common_rule(rules), _named(scores, rules, member)
-  counts = np.sum(list(named.values()), 0)[member]
-  return {
-    "rank": int(next(iter(rules.values())).rank[place]),
-    "named": {name: int(mask.sum()) for name, mask in named.items()},
-    "by_any": int((counts > 0).sum()),
-    "by_half": int((counts >= max(1, len(named) / 2)).sum()),
-    "by_all": int((counts == len(named)).sum()),
-  }

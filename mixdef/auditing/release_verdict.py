@@ -151,6 +151,13 @@ def _compared(report):
     "With other shares of members among the candidates, lists with 19 of 20 (half) "
     f"right show {counted}."
   ]
+  forecast = report["forecast"]
+  if forecast["tnr"] is not None:
+    lines.append(
+      f"The loss of {forecast['tnr']:.1%} of the hold-out exceeds that of "
+      f"{1 - forecast['fnr']:.0%} of the members. The larger this share, the more "
+      "reference models usually find."
+    )
   epsilon = report["setting"].get("epsilon")
   if epsilon is not None:
     lines.append(

@@ -151,7 +151,7 @@ GROUPS: dict[str, dict[str, Flag]] = {
       "number of records for attacks that query the models themselves", 1
     ),
     "budget": Flag(
-      "what an audit may train: free, or shadows:64 for 64 reference models"
+      "what an audit may train: free, imitate, or shadows:64 for 64 reference models"
     ),
     "prior": Flag(
       "fraction of members among the candidates of an attacker", above=0, high=1

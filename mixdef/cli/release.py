@@ -5,8 +5,9 @@
 
 queries the model on its training records and on the held-out ones, and writes
 report.html, report.json, scores.npz and result.json. --budget=shadows:64 also trains 64
-reference models. --arrays=FILE.npz audits the outputs of a model trained elsewhere
-(docs/sign_off.md). A second run with the same --out resumes.
+reference models, and --budget=imitate trains 20 of them and 10 imitators.
+--arrays=FILE.npz audits the outputs of a model trained elsewhere (docs/sign_off.md). A
+second run with the same --out resumes.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class ReleaseSettings(JobSettings):
       )
     with about("budget", self.budget):
       if prices.Price.parse(self.budget).models and self.arrays:
-        raise ValueError("reference models need the records: use --run, or 'free'")
+        raise ValueError("training needs the records: use --run, or 'free'")
     self.chosen_attacks()
     if self.run:
       self.trained  # noqa: B018  it raises if the folder holds no such run

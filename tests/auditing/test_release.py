@@ -175,7 +175,7 @@ def test_arguments_that_are_wrong_are_one_line():
     audit(outputs(), prior=10.0)
   with pytest.raises(ValueError, match=r"budget='shadows:2'; pass 'free'"):
     audit(outputs(), budget="shadows:2")
-  with pytest.raises(ValueError, match="trains reference models on the records"):
+  with pytest.raises(ValueError, match="trains models on the records"):
     audit(outputs(), budget="shadows:8")
   with pytest.raises(ValueError, match="members= and holdout= are needed"):
     mixdef.audit_release(lambda x: x)

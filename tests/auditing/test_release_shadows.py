@@ -32,6 +32,50 @@ def test_references_find_members_and_not_shuffled_ones(trained, tmp_path):
   assert again["attacks"]["lira_online"]["auc"] == online["auc"]
 
 
+def test_imitators_find_members(trained):
+  report = mixdef.audit_release(trained, budget="imitate").report
+  assert (report["price"]["models"], report["price"]["imitators"]) == (20, 10)
+  assert report["attacks"]["imia"]["auc_ci"][0] > 0.55
+  assert report["attacks"]["glira"]["auc_ci"][0] > 0.5
+
+
+def test_persons_are_scored_where_records_have_groups(trained):
+  """Persons of two records each; the attack on persons is at least as strong."""
+  data, half = trained.data, np.arange(600) // 2
+  groups = np.concatenate([half, 300 + half])
+  found = mixdef.audit_release(
+    trained,
+    members=data.select(trained.members),
+    holdout=data.test,
+    groups=groups,
+    budget="shadows:8",
+    attacks="lira_online, loss_threshold",
+  )
+  assert found.report["unit"] == "person"
+  assert found.scores["lira_online"].shape == (600,)
+  assert found.report["setting"]["num_members"] == 300
+  assert found.report["attacks"]["lira_online"]["auc_ci"][0] > 0.55
+
+
+def test_a_trace_ranks_the_members(tmp_path):
+  data = mixdef.load("digits").select(np.arange(400)).hold_out(0.5, seed=0)
+  learner = mixdef.classifier(mixdef.models.mlp(32), optax.adam(5e-3))
+  run = mixdef.fit(learner, data, epochs=8, batch_size=64, trace="loss", every=1)
+  report = mixdef.audit_release(run, attacks="loss_threshold").report
+  ranks = [row["trace_rank"] for row in report["exposed"]]
+  assert len(set(ranks)) == len(ranks)
+  assert min(ranks) >= 1
+  assert max(ranks) <= 200
+
+
+def test_a_population_gives_a_network_of_non_members(trained):
+  rest = trained.data.test
+  halves = rest.select(np.arange(300)), rest.select(np.arange(300, 600))
+  report = mixdef.audit_release(trained, holdout=halves[0], population=halves[1]).report
+  assert "quantile_network" in report["attacks"]
+  assert "attack_p" in report["attacks"]
+
+
 def test_a_hold_out_that_was_trained_on_shows_no_difference(trained):
   """The negative control: both sides are members."""
   members = trained.data.select(trained.members)

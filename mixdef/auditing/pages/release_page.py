@@ -66,6 +66,7 @@ def render_release(
       strongest=ranked[0],
       attacks=[_attack(report, name) for name in ranked],
       exposed=[_exposed(row) for row in report["exposed"]],
+      traced=any("trace_rank" in row for row in report["exposed"]),
       setting=tables.setting_rows(report["setting"]),
     )
   )
@@ -92,7 +93,7 @@ def _metrics(report):
     ),
     (
       "Price",
-      "no training" if not price["models"] else f"{price['models']} models",
+      "no training" if not price["models"] else _models(price),
       _times(price),
     ),
   ]
@@ -105,6 +106,11 @@ def _metrics(report):
       )
     )
   return found
+
+
+def _models(price):
+  imitators = price.get("imitators")
+  return f"{price['models']} models" + (f", {imitators} imitators" if imitators else "")
 
 
 def _times(price):
