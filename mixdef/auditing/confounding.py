@@ -11,6 +11,7 @@ from mixdef.metrics.roc import auc
 
 _FOLDS = 5
 _MOST = 4000  # records of each side that are used
+_LEVEL = 0.01  # probability that two equal sides are called confounded
 _WIDTH = 1024  # features above this number are projected on principal components
 _COMPONENTS = 64
 
@@ -38,8 +39,8 @@ def blind_test(
 
   Returns:
     {"auc", "auc_ci", "classifier", "confounded", "num_records"} of the better of the
-    two; its interval is widened for the choice. They are confounded if the interval
-    lies above 0.5.
+    two, with a 99 % interval that is widened for the choice. They are confounded if the
+    interval lies above 0.5.
 
   Reference: the idea is that of "blind" attacks; the two classifiers are our choice
     [ours].
@@ -83,7 +84,7 @@ def blind_test(
     found[name] = answers[:, 1]
   best = max(found, key=lambda name: auc(found[name], truth))
   interval = bootstrap_records(
-    found[best], truth, resamples=200, seed=seed, confidence=1 - 0.05 / len(found)
+    found[best], truth, resamples=200, seed=seed, confidence=1 - _LEVEL / len(found)
   )["auc"]
   return {
     "auc": auc(found[best], truth),

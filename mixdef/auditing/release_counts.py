@@ -120,12 +120,11 @@ def _jaccard(pairs):
 
 def rank_by_trace(exposed: list[dict[str, Any]], model: Released) -> None:
   """Add each member's rank by the loss trace of the run, the most exposed first."""
-  trace = None if model.run is None else model.run.trace
-  if trace is None or model.groups is not None:
-    return
   run = model.run
+  if run is None or run.trace is None or model.groups is not None:
+    return
   rows = np.flatnonzero(run.members & ~run.data.auxiliary)
-  order = np.argsort(-lt_iqr(trace.losses[:, rows]), kind="stable")
+  order = np.argsort(-lt_iqr(run.trace.losses[:, rows]), kind="stable")
   ranks = {
     run.data.ids[row].item(): rank for rank, row in enumerate(rows[order].tolist(), 1)
   }
