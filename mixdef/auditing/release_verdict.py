@@ -84,9 +84,9 @@ def _who(report, counts, level):
   if level == "confounded":
     found = report["confounding"]
     return [
-      f"A {found['classifier']} distinguishes members from hold-out without the model, "
-      f"with AUC {found['auc']:.3f} [{found['auc_ci'][0]:.3f}, "
-      f"{found['auc_ci'][1]:.3f}]. An attack may find the same difference."
+      f"Without the model, {found['classifier']} distinguishes members from hold-out "
+      f"with AUC {found['auc']:.3f}; equal sides give {found['chance'][0]:.3f} to "
+      f"{found['chance'][1]:.3f}. An attack may find the same difference."
     ]
   lines = []
   for precision, words in ((_SURE, "19 of 20"), (_LIKELY, "half")):
@@ -136,7 +136,8 @@ def _how_sure(report, counts):
   elif not blind["confounded"]:
     lines.append(
       "Without the model, members and hold-out could not be distinguished (AUC "
-      f"{blind['auc']:.3f} [{blind['auc_ci'][0]:.3f}, {blind['auc_ci'][1]:.3f}])."
+      f"{blind['auc']:.3f}; equal sides give {blind['chance'][0]:.3f} to "
+      f"{blind['chance'][1]:.3f})."
     )
   return lines
 

@@ -93,25 +93,26 @@ def test_a_shuffled_membership_gives_chance():
 
 def test_a_hold_out_from_another_site_gets_no_level():
   rng = np.random.default_rng(1)
-  arrays = outputs(12.0, exposed=200)
-  x = {"member_x": rng.normal(size=(800, 4)), "holdout_x": rng.normal(size=(600, 4))}
+  arrays = outputs(12.0, members=200, holdout=150, exposed=50)
+  x = {"member_x": rng.normal(size=(200, 2)), "holdout_x": rng.normal(size=(150, 2))}
   fair = audit({**arrays, **x}, attacks=["loss_threshold"]).report
   assert not fair["confounding"]["confounded"]
   assert fair["verdict"]["level"] != "confounded"
-  x["holdout_x"] = x["holdout_x"] + 0.5
+  x["holdout_x"] = x["holdout_x"] + 1
   report = audit({**arrays, **x}, attacks=["loss_threshold"]).report
   assert report["verdict"]["level"] == "confounded"
   assert "cannot be graded" in report["verdict"]["headline"]
-  assert "distinguishes members from hold-out" in report["verdict"]["who"][0]
+  assert "distinguishes members from hold-out with AUC" in report["verdict"]["who"][0]
 
 
+@pytest.mark.slow
 def test_the_blind_test_rarely_fires_without_a_difference():
   rng = np.random.default_rng(2)
   fired = 0
-  for seed in range(10):
-    x, members = rng.normal(size=(300, 3)), rng.random(300) < 0.5
-    fired += blind_test(x, rng.integers(2, size=300), members, seed=seed)["confounded"]
-  assert fired <= 2
+  for seed in range(6):
+    x, members = rng.normal(size=(200, 3)), rng.random(200) < 0.5
+    fired += blind_test(x, rng.integers(2, size=200), members, seed=seed)["confounded"]
+  assert fired <= 1
 
 
 def test_a_function_is_queried_on_both_sides():
