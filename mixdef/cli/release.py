@@ -1,9 +1,9 @@
 """Audit one trained model before its release: who can be found, and how sure that is.
 
-  mixdef train --defense=relaxloss --out=runs/mine
   mixdef release --run=runs/mine
 
-queries the model on its training records and on the held-out ones, and writes
+queries the model of `mixdef train --out=runs/mine` on its training records and on the
+held-out ones, and writes
 report.html, report.json, scores.npz and result.json. --budget=shadows:64 also trains 64
 reference models, and --budget=imitate trains 20 of them and 10 imitators.
 --arrays=FILE.npz audits the outputs of a model trained elsewhere (docs/sign_off.md). A
