@@ -5,6 +5,7 @@ from scipy import stats
 from mixdef.attacks import (
   ATTACKS,
   Signals,
+  Unavailable,
   leave_one_out,
   lira_calibrated,
   lira_offline,
@@ -62,6 +63,12 @@ def test_one_model_out_is_no_test():
   assert np.isnan(scores[15:20]).all()
   assert np.isfinite(scores[20:25]).all()
   assert np.isnan(scores[25:]).all()
+
+
+def test_without_two_models_out_there_is_no_test_at_all():
+  signals = Signals.from_phi(np.zeros((2, 4)), np.eye(2, 4, dtype=bool))
+  with pytest.raises(Unavailable, match="two reference models"):
+    lira_calibrated(signals, target=0)
 
 
 def test_surprise_is_accurate_in_both_tails():
