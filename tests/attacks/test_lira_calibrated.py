@@ -105,7 +105,7 @@ def test_p_values_are_uniform_on_non_members_and_small_on_members(form):
 )
 def test_true_tail_at_the_normal_quantile_of_z(models, at_1_percent, at_01_percent):
   rng = np.random.default_rng(models)
-  size = 400_000
+  size = 200_000
   out = rng.normal(size=(models, size))
   z = (rng.normal(size=size) - out.mean(0)) / out.std(0, ddof=1)
   for rate, expected in ((0.01, at_1_percent), (0.001, at_01_percent)):
