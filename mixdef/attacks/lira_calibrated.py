@@ -8,6 +8,7 @@ did not train on it, so one threshold means the same rate for all.
 import numpy as np
 
 from mixdef.attacks._gaussians import Gaussians, fit_references
+from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.signals import Signals
 from mixdef.core.check import checked, one_of
 from mixdef.core.registry import attack
@@ -39,6 +40,9 @@ def lira_calibrated(
     Scores [N] in nats, p = exp(-score); NaN where fewer than two models are out, or not
     audited.
 
+  Raises:
+    Unavailable: if no record has two models out.
+
   Deviation: only the abstract was available; it reports that false-positive rates
     differ between records at a pooled threshold. The formulas are ours [ours]. s_out
     has the floor of `lira_online`. A record without models in is tested as offline.
@@ -53,6 +57,10 @@ def lira_calibrated(
   """
   options = {"score": score, "centre": "mean", "ddof": 1, "fixed": False}
   out = fit_references(signals, target, member=False, averaged=True, **options)
+  if not (out.count[signals.audited] > 1).any():
+    raise Unavailable(
+      "lira_calibrated needs two reference models without a record: train more models"
+    )
   statistic = t_statistic(out, signals.statistic(score)[target].mean(1))
   if form == "online":
     inside = fit_references(signals, target, member=True, averaged=True, **options)

@@ -88,10 +88,11 @@ def pmia(
 
   Deviation: formula, median and ddof 0 of `absolute` are those of the official code
     [verified]; its proxies by CLIP features are left out, and variances have the floor
-    of `lira_online` in place of its 1e-30. Its views are random crops drawn anew for
-    each model; here they are aligned. `shift`, the fallback below 5 outputs and the
-    exclusion of the record itself are our choices [ours]. The paper's text was not
-    available.
+    of `lira_online` in place of its 1e-30. There, proxies come from a pool that the
+    target was not trained on; here, such records must be audited to be proxies. Its
+    views are random crops drawn anew for each model; here they are aligned. `shift`,
+    the fallback below 5 outputs and the exclusion of the record itself are our choices
+    [ours]. The paper's text was not available.
 
   Reference: Proxy membership inference (PMIA), NDSS 2026, arXiv 2507.21412.
 

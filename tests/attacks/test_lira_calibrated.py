@@ -5,6 +5,7 @@ from scipy import stats
 from mixdef.attacks import (
   ATTACKS,
   Signals,
+  Unavailable,
   leave_one_out,
   lira_calibrated,
   lira_offline,
@@ -64,6 +65,12 @@ def test_one_model_out_is_no_test():
   assert np.isnan(scores[25:]).all()
 
 
+def test_without_two_models_out_there_is_no_test_at_all():
+  signals = Signals.from_phi(np.zeros((2, 4)), np.eye(2, 4, dtype=bool))
+  with pytest.raises(Unavailable, match="two reference models"):
+    lira_calibrated(signals, target=0)
+
+
 def test_surprise_is_accurate_in_both_tails():
   values = np.concatenate([-np.logspace(-3, 2, 40), [0], np.logspace(-3, 1.5, 40)])
   for freedom in (1, 2, 15, 127):
@@ -98,7 +105,7 @@ def test_p_values_are_uniform_on_non_members_and_small_on_members(form):
 )
 def test_true_tail_at_the_normal_quantile_of_z(models, at_1_percent, at_01_percent):
   rng = np.random.default_rng(models)
-  size = 400_000
+  size = 200_000
   out = rng.normal(size=(models, size))
   z = (rng.normal(size=size) - out.mean(0)) / out.std(0, ddof=1)
   for rate, expected in ((0.01, at_1_percent), (0.001, at_01_percent)):
