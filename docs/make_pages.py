@@ -12,7 +12,7 @@ import pathlib
 import re
 import sys
 
-from mixdef import data, learners, models
+from mixdef import attacks, data, learners, models
 from mixdef.attacks import ATTACKS, Catalogue
 from mixdef.attacks.gan import ATTACKS as GAN_ATTACKS
 from mixdef.core.hooks import Defense
@@ -48,6 +48,22 @@ BATCHES = {
   "table": "batch",
 }
 
+# Functions of mixdef.attacks that are no attacks on signals.
+FUNCTIONS = (
+  attacks.imia,
+  attacks.glira,
+  attacks.quantile_network,
+  attacks.lt_iqr,
+  attacks.trace_losses,
+  attacks.tail_tnr,
+  attacks.log_loss_ratio,
+  attacks.mean_rank,
+  attacks.agreement,
+  attacks.ramia,
+  attacks.by_group,
+  attacks.auc_within,
+)
+
 
 def pages(costs: dict) -> dict[str, str]:
   """Return the pages by file name.
@@ -71,10 +87,14 @@ def _attacks() -> str:
   ):
     lines += ["", f"## {title}", "", "| family | attack | reads | what a score is |"]
     lines.append("|---|---|---|---|")
-    for family, attacks in catalogue.families.items():
-      for name in (attack.__name__ for attack in attacks):
+    for family, members in catalogue.families.items():
+      for name in (attack.__name__ for attack in members):
         lines.append(f"| {family} | {_attack_cells(catalogue, name)} |")
     lines += ["", *_aliases(catalogue.attacks.aliases)]
+  lines += ["", _FUNCTIONS, "", "| function | what it returns |", "|---|---|"]
+  for function in FUNCTIONS:
+    about = (inspect.getdoc(function) or "").partition("\n")[0]
+    lines.append(f"| `{function.__name__}` | {about} |")
   lines += ["", "## Arguments and sources"]
   for name, attack in sorted({**ATTACKS.attacks, **GAN_ATTACKS.attacks}.items()):
     lines += ["", *_entry(name, attack)]
@@ -212,6 +232,13 @@ import mixdef
 
 print(mixdef.attacks.ATTACKS.resolve("rmia(gamma=1.0)"))
 ```"""
+
+_FUNCTIONS = """## With one released model
+
+These functions of `mixdef.attacks` read arrays. `imia` and `glira` compare the release
+with imitators, which the part `imitation` of a chain trains; `quantile_network` reads
+the records; `lt_iqr` reads the losses that `fit(..., trace="loss")` keeps. The others
+combine scores, or records of a person, and say what losses tell alone."""
 
 _DATA = f"""# Data sets
 

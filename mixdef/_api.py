@@ -13,7 +13,7 @@ from mixdef import (
   utility,
 )
 from mixdef.attacks import Signals, leave_one_out
-from mixdef.auditing import audit
+from mixdef.auditing import audit, audit_release
 from mixdef.core import (
   Defense,
   Learner,
@@ -48,6 +48,7 @@ __all__ = [
   "attack",
   "attacks",
   "audit",
+  "audit_release",
   "auditing",
   "chain",
   "classifier",

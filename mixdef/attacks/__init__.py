@@ -6,6 +6,9 @@ from mixdef.attacks._targets import Unavailable, leave_one_out
 from mixdef.attacks.augmentation_aware import augmentation_aware
 from mixdef.attacks.bavaria import bavaria
 from mixdef.attacks.boundary import label_only_boundary
+from mixdef.attacks.consensus import agreement, mean_rank
+from mixdef.attacks.groups import auc_within, by_group, strata
+from mixdef.attacks.imia import glira, imia, imia_coverage
 from mixdef.attacks.known_records import threshold_known
 from mixdef.attacks.label_only import (
   label_only_logreg,
@@ -23,12 +26,18 @@ from mixdef.attacks.lira import (
   lira_online,
   lira_online_fixed,
 )
+from mixdef.attacks.lira_calibrated import lira_calibrated
+from mixdef.attacks.loss_traces import lt_iqr, trace_losses
+from mixdef.attacks.pmia import pmia, pmia_coverage
 from mixdef.attacks.quantile import quantile
+from mixdef.attacks.quantile_network import quantile_network
 from mixdef.attacks.query import classifier_signals
+from mixdef.attacks.ramia import ramia
 from mixdef.attacks.relative_confidence import base, rmia, tune_offline_a
 from mixdef.attacks.relative_loss import attack_p, attack_r, calibrated_loss
 from mixdef.attacks.risk_score import privacy_risk_score
 from mixdef.attacks.signals import Signals
+from mixdef.attacks.tail import log_loss_ratio, tail_tnr
 from mixdef.attacks.thresholds import (
   confidence,
   entropy,
@@ -58,13 +67,28 @@ __all__ = [
   "Catalogue",
   "Signals",
   "Unavailable",
+  "agreement",
+  "auc_within",
+  "by_group",
   "classifier_signals",
   "flips_and_shifts",
+  "glira",
+  "imia",
+  "imia_coverage",
   "leave_one_out",
   "lira_coverage",
+  "log_loss_ratio",
+  "lt_iqr",
+  "mean_rank",
   "mirror",
   "mixed",
+  "pmia_coverage",
+  "quantile_network",
+  "ramia",
   "statistics",
+  "strata",
+  "tail_tnr",
+  "trace_losses",
   "tune_offline_a",
   *sorted(CATALOGUE.registered),
 ]

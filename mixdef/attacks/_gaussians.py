@@ -48,6 +48,7 @@ def fit_references(
   ddof: int,
   fixed: bool,
   spare: np.ndarray | None = None,
+  averaged: bool = False,
 ) -> Gaussians:
   """Fit every record on the reference models that did, or did not, train on it.
 
@@ -66,16 +67,44 @@ def fit_references(
     fixed: whether to use the pooled variance for every record.
     spare: [Q] variance used for every record where the pooled variance is 0, because
       all references agree or no record has two of them; default 1.
+    averaged: whether to fit the mean over views of each model, as one query.
 
   Returns:
     The `Gaussians`.
   """
-  usable = signals.references(target)
-  chosen = usable & (signals.members == member)
-  count = chosen.sum(0)
+  chosen = signals.references(target) & (signals.members == member)
   values = signals.statistic(score)
+  if averaged:
+    values = values.mean(2, keepdims=True)
+  return fit(
+    values, chosen, signals.audited, centre=centre, ddof=ddof, fixed=fixed, spare=spare
+  )
+
+
+def fit(
+  values: np.ndarray,
+  chosen: np.ndarray,
+  audited: np.ndarray,
+  *,
+  centre: str = "mean",
+  ddof: int = 1,
+  fixed: bool = False,
+  spare: np.ndarray | None = None,
+) -> Gaussians:
+  """Fit every record on the chosen models; see `fit_references`.
+
+  Args:
+    values: [S, N, Q].
+    chosen: bool [S, N].
+    audited: bool [N], the records that enter the pooled variance.
+    centre: "mean" or "median".
+    ddof: 0 or 1.
+    fixed: whether to use the pooled variance for every record.
+    spare: [Q], replaces a pooled variance of 0.
+  """
+  count = chosen.sum(0)
   middle, own = _moments(values, chosen, median=centre == "median", ddof=ddof)
-  varied = signals.audited & (count > 1)
+  varied = audited & (count > 1)
   pooled = own[varied].mean(0) if varied.any() else np.zeros(values.shape[2])
   borrow = fixed | (count < 2)[:, None] | (pooled == 0)
   pooled = np.where(pooled > 0, pooled, 1.0 if spare is None else spare)

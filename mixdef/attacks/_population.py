@@ -28,6 +28,20 @@ def check(own: Any, others: Any) -> None:
     )
   known = own.audited | own.members.any(0)
   records, theirs = _marks(own.phi[:, known]), _marks(others.phi)
+  refuse_copies(records, theirs, "the same outputs in every model as")
+
+
+def refuse_copies(records: np.ndarray, theirs: np.ndarray, same: str) -> None:
+  """Reject a population whose marks are those of records more often than by chance.
+
+  Args:
+    records: marks [N] of the records.
+    theirs: marks [Z] of the population.
+    same: what equal marks mean, for the message.
+
+  Raises:
+    ValueError: with the number and the first of the copies.
+  """
   copies, count = np.isin(theirs, records), len(theirs)
   # Tables hold equal rows, and small models give different rows the same outputs.
   alike = max(0.02, 2 * (1 - len(np.unique(records)) / max(1, len(records))))
@@ -37,8 +51,8 @@ def check(own: Any, others: Any) -> None:
   if too_many or (copies.all() and alike < 0.5):
     raise ValueError(
       f"{copies.sum()} of the {count} records of the population, the first at "
-      f"{copies.argmax()}, have the same outputs as audited records in every model; "
-      "pass records that are not among the N"
+      f"{copies.argmax()}, have {same} audited records; pass records that are not "
+      "among the N"
     )
 
 

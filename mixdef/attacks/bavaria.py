@@ -80,11 +80,26 @@ class NormalInverseGamma(NamedTuple):
     tail = (a + 0.5) * np.log1p((values - self.mean) ** 2 / spread)
     return gammaln(a + 0.5) - gammaln(a) - 0.5 * np.log(np.pi * spread) - tail
 
+  def log_normal(self, values: np.ndarray, *, widened: bool = False) -> np.ndarray:
+    """Return the log density of N(mu, b/(a - 1)), for a > 1.
+
+    Args:
+      values: broadcasts with the fields.
+      widened: whether to multiply the variance by (k + 1)/k, which makes it that of the
+        next value.
+    """
+    variance = self.rate / (self.shape - 1)
+    if widened:
+      variance = variance * (self.count + 1) / self.count
+    return -0.5 * (np.log(2 * np.pi * variance) + (values - self.mean) ** 2 / variance)
+
 
 @attack(family="reference", reads="signals")
-@checked(score=one_of("phi", "hinge"))
-def bavaria(signals: Signals, *, target: int, score: str = "phi") -> np.ndarray:
-  """Score by the log ratio of two Student-t predictive densities.
+@checked(score=one_of("phi", "hinge"), form=one_of("t", "n", "n_widened"))
+def bavaria(
+  signals: Signals, *, target: int, score: str = "phi", form: str = "t"
+) -> np.ndarray:
+  """Score by the log ratio of two predictive densities.
 
       log t(phi; after the in references) - log t(phi; after the out references)
 
@@ -96,17 +111,21 @@ def bavaria(signals: Signals, *, target: int, score: str = "phi") -> np.ndarray:
     signals: signals of S >= 2 models.
     target: index of the attacked model.
     score: "phi" or "hinge".
+    form: "t", Student's t, the predictive distribution; "n", a Gaussian with the
+      posterior means of mean and variance; or "n_widened", the same with the variance
+      of the next value, (k + 1)/k as large.
 
   Returns:
     Scores [N] in nats, mean over views; NaN where no reference is left, or not audited.
 
   Raises:
     Unavailable: if no model can be a reference.
-    ValueError: for an unknown score.
+    ValueError: for an unknown score or form.
 
-  Deviation: the formulas are the textbook conjugate posterior and the prior is fitted
-    by moments (`fit_prior`); neither is taken from the paper, so its results may
-    differ.
+  Deviation: the paper's abstract names a form with Student's t and one with a Gaussian
+    of stabilized variance. The formulas here are the textbook conjugate posterior and
+    the prior is fitted by moments (`fit_prior`); neither is taken from the paper, so
+    its results may differ [ours].
 
   Reference: Brännvall, "Exponential-Family Membership Inference: From LiRA and RMIA to
     BaVarIA", 2026, arXiv 2603.11799.
@@ -128,10 +147,18 @@ def bavaria(signals: Signals, *, target: int, score: str = "phi") -> np.ndarray:
   prior_out = prior_out or prior_in
   if prior_in is None or prior_out is None:
     raise Unavailable("needs reference models: train more models")
-  ratio = prior_in.observe(inside).log_predictive(values[target])
-  ratio -= prior_out.observe(out).log_predictive(values[target])
+  ratio = _log_density(prior_in.observe(inside), values[target], form)
+  ratio -= _log_density(prior_out.observe(out), values[target], form)
   ratio[~usable.any(0)] = np.nan
   return signals.only_audited(ratio.mean(1))
+
+
+def _log_density(
+  posterior: NormalInverseGamma, values: np.ndarray, form: str
+) -> np.ndarray:
+  if form == "t":
+    return posterior.log_predictive(values)
+  return posterior.log_normal(values, widened=form == "n_widened")
 
 
 def moments(values: np.ndarray, chosen: np.ndarray) -> Moments:

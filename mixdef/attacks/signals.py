@@ -33,6 +33,7 @@ class Signals:
     audited: bool [N]; False marks auxiliary and other records that are never scored and
       never enter a fit over records. All True by default.
     ids: integers or text [N], unique names of the records, or None.
+    sizes: int [N], records behind each row if rows are persons (`by_group`), or None.
     log_probs: float32 [S, N, K] of the record itself, or None.
     population: signals of the same models on Z records that no model trained on and
       that are not among the N, or None.
@@ -50,6 +51,7 @@ class Signals:
   labels: Any = None
   audited: Any = None
   ids: Any = None
+  sizes: Any = None
   log_probs: np.ndarray | None = None
   population: Signals | None = None
   design: Any = None
@@ -84,7 +86,7 @@ class Signals:
         "values that are NaN or infinite",
         "build the signals from logits, or drop the models that diverged",
       )
-    for name in ("labels", "ids"):
+    for name in ("labels", "ids", "sizes"):
       values = getattr(self, name)
       if values is not None and values.shape != (records,):
         raise ValueError(f"{name} have shape {values.shape}; pass [{records}]")
@@ -367,6 +369,7 @@ _CHECKS = {
   "correct": lambda values: validate.bools(values, "correct"),
   "labels": lambda values: validate.labels(values, "labels"),
   "ids": validate.ids,
+  "sizes": lambda values: validate.labels(values, "sizes"),
 }
 """Conversions of the optional arrays of `Signals`."""
 

@@ -10,10 +10,13 @@ from mixdef.auditing.additions import (
 )
 from mixdef.auditing.budget import budget_curve
 from mixdef.auditing.canaries import CANARIES, parse_canaries, plant
+from mixdef.auditing.confounding import blind_test
 from mixdef.auditing.dp_baseline import MatchedDP, high_utility_dp, matched_dp
 from mixdef.auditing.generators import Generated, Mosaic, describe_generators
 from mixdef.auditing.pages.audit_page import render
 from mixdef.auditing.pages.compare_page import render_comparison
+from mixdef.auditing.pages.release_page import render_release
+from mixdef.auditing.release import ReleaseAudit, audit_release
 from mixdef.auditing.report import Audit, audit
 from mixdef.auditing.running import Budget, Findings, run_attacks
 from mixdef.auditing.saved import read_report
@@ -31,12 +34,15 @@ __all__ = [
   "MatchedDP",
   "Mosaic",
   "Recipe",
+  "ReleaseAudit",
   "accuracies",
   "add_canaries",
   "add_dp_baseline",
   "attack_canaries",
   "attack_dp_baseline",
   "audit",
+  "audit_release",
+  "blind_test",
   "budget_curve",
   "compare_audits",
   "describe_generators",
@@ -49,6 +55,7 @@ __all__ = [
   "read_report",
   "render",
   "render_comparison",
+  "render_release",
   "run_attacks",
   "sweep_defenses",
 ]

@@ -4,10 +4,13 @@ import difflib
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from mixdef.cli import flags, job
 
-JOBS = ("train", "lira", "audit", "gan", "sweep", "compare", "bench")
+JOBS = ("train", "lira", "audit", "release", "gan", "sweep", "compare", "bench")
+CHECKS = ("gate",)
+"""Commands without a run folder."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -19,24 +22,33 @@ def main(argv: Sequence[str] | None = None) -> None:
   name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
   if name in JOBS:
     job.main(_job(name), rest)
+  elif name in CHECKS:
+    _module(name).main(rest)
   elif name.lstrip("-") in flags.HELP_FLAGS:
     with job.closed_pipe_is_no_error():
       print(_overview())
   elif name == "--version":
     print(f"mixdef {flags.version('mixdef')}")
   else:
-    near = difflib.get_close_matches(name, JOBS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(JOBS)}"
+    every = (*JOBS, *CHECKS)
+    near = difflib.get_close_matches(name, every, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(every)}"
     flags.refuse("mixdef", f"{name!r} is not a job; {hint}")
 
 
+def _module(name: str) -> Any:
+  return importlib.import_module(f"mixdef.cli.{name}")
+
+
 def _job(name: str) -> job.Job:
-  return importlib.import_module(f"mixdef.cli.{name}").JOB
+  return _module(name).JOB
 
 
 def _overview() -> str:
   lines = ["usage: mixdef JOB --flag=value ...", ""]
-  lines += [f"  {name:9}{_job(name).text.splitlines()[0]}" for name in JOBS]
+  texts = {name: _job(name).text for name in JOBS}
+  texts |= {name: _module(name).TEXT for name in CHECKS}
+  lines += [f"  {name:9}{text.splitlines()[0]}" for name, text in texts.items()]
   return "\n".join([*lines, "", "mixdef JOB --help lists the flags of a job."])
 
 

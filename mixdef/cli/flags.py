@@ -92,6 +92,7 @@ GROUPS: dict[str, dict[str, Flag]] = {
       "the only model to audit, 0 to the number of models - 1; the others are "
       "references only. Default: all models, pooled, which describes the recipe"
     ),
+    "run": Flag("run folder of mixdef train, whose model is audited"),
     "arrays": Flag(
       "npz file with outputs of models trained elsewhere, instead of training"
     ),
@@ -149,6 +150,12 @@ GROUPS: dict[str, dict[str, Flag]] = {
     "attack_records": Flag(
       "number of records for attacks that query the models themselves", 1
     ),
+    "budget": Flag(
+      "what an audit may train: free, imitate, or shadows:64 for 64 reference models"
+    ),
+    "prior": Flag(
+      "fraction of members among the candidates of an attacker", above=0, high=1
+    ),
     "undefended": Flag("run folder of undefended GANs to use as reference models"),
   },
   "report": {
@@ -163,6 +170,13 @@ GROUPS: dict[str, dict[str, Flag]] = {
     "inception": Flag(
       "npz file with the weights of FID's network; see docs/generative.md"
     ),
+    "report": Flag("report.json of an audit"),
+    "max_tpr": Flag("largest TPR of any attack at an FPR, for example 0.01@0.001"),
+    "max_named": Flag(
+      "largest number of members on a list of which 19 of 20 are members", -1
+    ),
+    "strict": Flag("also fail if the audit cannot exclude more than a limit"),
+    "redact": Flag("leave out everything about single records"),
     "suite": Flag(
       "cpu: ensembles; gpu; dp: steps of DP-SGD; attacks: an audit; defenses",
       choices=("cpu", "gpu", "dp", "attacks", "defenses"),
@@ -236,7 +250,8 @@ def read(job: str, kind: Any, text: str, argv: Sequence[str]) -> Any:
 
   Args:
     job: name of the job, for messages.
-    kind: the settings class, whose fields are the flags.
+    kind: the settings class, whose fields are the flags. If it has `positional`, the
+      first argument may be the value of the flag of that name.
     text: what --help prints before the flags.
     argv: the flags, without the program and the job.
   """
@@ -248,6 +263,9 @@ def read(job: str, kind: Any, text: str, argv: Sequence[str]) -> Any:
     print(f"mixdef {version('mixdef')}")
     sys.exit(0)
   values = _define(kind)
+  name = getattr(kind, "positional", None)
+  if name and argv and not argv[0].startswith("-"):
+    argv = [f"--{name}={argv[0]}", *argv[1:]]
   try:
     rest = values([job, *argv])[1:]
   except flags.UnrecognizedFlagError as error:

@@ -1,8 +1,8 @@
 """Defenses: one factory per defense, composed by `mixdef.chain`.
 
 `mixdef.parse` reads the names of `CATALOGUE`, of `RECIPES` (published chains of
-defenses) and of `PARTS` (what is trained of a pretrained model). A new defense is a new
-file and an import line here.
+defenses) and of `PARTS` (parts of a chain that are no defenses: what is trained of a
+pretrained model, and imitation). A new defense is a new file and an import line here.
 """
 
 from mixdef.core import registry
@@ -19,6 +19,7 @@ from mixdef.defenses.averaging import ema
 from mixdef.defenses.concave import ccl
 from mixdef.defenses.critic import relaxloss_gan
 from mixdef.defenses.dmp import dmp
+from mixdef.defenses.imitation import imitation
 from mixdef.defenses.labels import disturb_label, hamp_label, label_smoothing
 from mixdef.defenses.losses import (
   confidence_penalty,

@@ -16,7 +16,14 @@ from mixdef.metrics.epsilon import (
   epsilon_multisplit,
   epsilon_split,
 )
+from mixdef.metrics.false_discoveries import (
+  Listed,
+  conformal_p,
+  discoveries,
+  fdr_list,
+)
 from mixdef.metrics.gdp import gdp_epsilon, gdp_mu
+from mixdef.metrics.holdout import Rules, fpr_bounds, odds
 from mixdef.metrics.intervals import (
   bootstrap_records,
   clopper_pearson,
@@ -36,7 +43,9 @@ from mixdef.metrics.trade_off import trade_off_plot
 
 __all__ = [
   "FPR_GRID",
+  "Listed",
   "Roc",
+  "Rules",
   "Summary",
   "auc",
   "balanced_accuracy",
@@ -44,6 +53,8 @@ __all__ = [
   "calibrated_rates",
   "class_risk",
   "clopper_pearson",
+  "conformal_p",
+  "discoveries",
   "epsilon_at_threshold",
   "epsilon_bonferroni",
   "epsilon_ceiling",
@@ -51,10 +62,13 @@ __all__ = [
   "epsilon_one_run",
   "epsilon_one_run_gdp",
   "epsilon_split",
+  "fdr_list",
+  "fpr_bounds",
   "gap_attack_accuracy",
   "gdp_epsilon",
   "gdp_mu",
   "max_balanced_accuracy",
+  "odds",
   "one_run_bound",
   "one_run_mu",
   "paired_bootstrap",

@@ -20,6 +20,7 @@ from mixdef.training.devices import evenly, on_one_device, spread
 from mixdef.training.programs import programs, query_program
 from mixdef.training.sampling import Plan
 from mixdef.training.stored import Stored, rows_of
+from mixdef.training.traces import Trace
 
 _AT_ONCE = 4  # concurrent blocks on a CPU; each holds its own activations
 READ_OFF = "read off the membership"
@@ -82,7 +83,8 @@ class Run:
   """One trained model: its `state` and its `members` bool [N].
 
   `history` and `seconds` are those of the training it was part of. `noise` is the
-  origin of the noise seed, if the defense states an epsilon.
+  origin of the noise seed, if the defense states an epsilon. `trace` holds the losses
+  of all records during the training, if `fit` was asked for them.
   """
 
   source: Learner | Callable[..., Learner]
@@ -93,6 +95,7 @@ class Run:
   plan: Plan
   history: list[dict]
   noise: str | None = None
+  trace: Trace | None = None
 
   @property
   def learner(self) -> Learner:

@@ -18,6 +18,7 @@ from mixdef.training.programs import programs, query_program
 from mixdef.training.progress import Progress
 from mixdef.training.signature import equal_or_refuse
 from mixdef.training.store import Store
+from mixdef.training.traces import Trace, TraceLog
 
 _CHECKPOINT_SECONDS = 60.0
 _NOT_METRICS = ("epoch", "diverged", "seconds")  # entries of a row, not metrics
@@ -32,8 +33,15 @@ class Loop:
   and a digest of the inputs of each model.
   """
 
-  def __init__(self, store: Store | None, progress: Progress, made_from: dict):
+  def __init__(
+    self,
+    store: Store | None,
+    progress: Progress,
+    made_from: dict,
+    trace: TraceLog | None = None,
+  ):
     self.store: Any = store  # used only if there is one
+    self.trace = trace
     self.progress = progress
     self.made_from = made_from
     self.history = store.read_metrics() if store else []
@@ -57,7 +65,13 @@ class Loop:
     if training.teachers:
       table = self._table(training, strategy, models)
     states = program.init(training.keys, table, training.values, training.data)
+    first = states
     states, done = self._resumed(kind, training, models, states)
+    trace = self.trace if kind == "models" else None
+    if trace and trace.missing(done, self._notes(training, models)):
+      states, done = first, 0  # the losses of the first epochs were not kept
+    if trace and not done:
+      self._log(trace, 0, program, training, states, models)
     rows = self._earlier_rows(name, len(models), done)
     self.progress.resume(done * len(models))
     if done:
@@ -76,6 +90,8 @@ class Loop:
         states, row = _one_epoch(program, training, states, epoch, models)
         rows.append({"models": name, "count": len(models), **row, **_process()})
         reached = epoch + 1, states
+        if trace and reached[0] in trace.epochs:
+          self._log(trace, reached[0], program, training, states, models)
         metrics = {k: v for k, v in row.items() if k not in _NOT_METRICS}
         self.progress.advance(len(models), **metrics)
         now = time.monotonic()
@@ -113,6 +129,12 @@ class Loop:
         for name, notes in self._begun(kind, []):
           if self._safe.issuperset(notes["models"]):
             self.store.forget(name)
+
+  def read_trace(self, training: Training) -> Trace | None:
+    """Return the losses of the only model of a training, if they were kept."""
+    if self.trace is None:
+      return None
+    return self.trace.read(self._notes(training, [0]))
 
   def _begun(self, kind, models):
     """Return checkpoints that contain these models, latest first, with their notes.
@@ -209,6 +231,16 @@ class Loop:
     fill = jax.tree.leaves(template)[0].shape[0] - len(wanted)
     rows = np.array(wanted + wanted[-1:] * fill)
     return jax.tree.map(lambda leaf: leaf[rows], kept)
+
+  def _log(self, trace, epoch, program, training, states, models):
+    """Keep the losses of all records after `epoch` epochs; nothing else changes."""
+    own = states, training.values
+    log_probs = predict_in_blocks(program.raw, *own, training.data.x)[0]
+    notes = self._notes(training, models)
+    trace.keep(epoch, log_probs, training.data, **notes)
+
+  def _notes(self, training, models):
+    return {"made_from": self.made_from, "each": _each_made_from(training, models)}
 
   def _write(self, rows):
     if self.store and rows:

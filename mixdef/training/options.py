@@ -13,6 +13,8 @@ from mixdef.training.programs import STRATEGIES
 class Options:
   """The arguments of `fit_many` after the first three, with their defaults.
 
+  `trace` and `every` are arguments of `fit` alone.
+
   Raises:
     ValueError: for seeds and strategies that do not exist, and for outputs to keep
       without a folder or a query.
@@ -31,6 +33,8 @@ class Options:
   signals: Mapping[str, Any] | None = None
   keep_params: bool = True
   progress: bool = False
+  trace: str | None = None
+  every: int | None = None
 
   def __post_init__(self) -> None:
     """Check the options that do not depend on the data; `prepare` checks the others."""

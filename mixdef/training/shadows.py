@@ -26,6 +26,7 @@ from mixdef.training.programs import programs
 from mixdef.training.progress import Progress
 from mixdef.training.store import Store
 from mixdef.training.stored import NOTES, Stored, joined, name_of, rows_of
+from mixdef.training.traces import Trace, TraceLog, default_every
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +77,11 @@ class Shadows:
     """Return the models as an ensemble, in the run folder if `states` is None."""
     models = range(len(self.members))
     return self._ensemble(models, states or self._stored(models, {}))
+
+  @property
+  def trace(self) -> Trace | None:
+    """The losses during the training of the only model, if they were kept."""
+    return self.loop.read_trace(self.agreed.training)
 
   def _ensemble(self, models: Sequence[int], held: TrainState | Stored) -> Ensemble:
     chosen = np.array(models)
@@ -220,7 +226,7 @@ def open_shadows(
       own = sum(map(len, _chunks(training.count, agreed.models_at_once, store)))
       work = training.work // training.count * own
       shown = Progress(work, unit="epoch", shown=options.progress)
-      loop = Loop(store, shown, agreed.made_from)
+      loop = Loop(store, shown, agreed.made_from, _trace(store, training, options))
       members = np.asarray(training.members)
       return Shadows(source, data, members, options, agreed, store, loop)
 
@@ -232,6 +238,14 @@ def open_shadows(
       shadows.loop.progress.close()
     if store:
       shadows.loop.history = devices.process0_first(lambda: _gathered(store))
+
+
+def _trace(store, training, options):
+  """Return the log of the losses that `fit` was asked for, or None."""
+  if options.trace is None:
+    return None
+  epochs = training.plan.epochs
+  return TraceLog(epochs, options.every or default_every(training.plan), store)
 
 
 def _gathered(store):

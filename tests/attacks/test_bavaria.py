@@ -47,6 +47,24 @@ def test_golden_predictive():
   assert score == pytest.approx(2.414973, abs=5e-7)
 
 
+@pytest.mark.parametrize(("widened", "score"), [(False, 2.728499), (True, 2.208044)])
+def test_golden_gaussian_form(widened, score):
+  inside = PRIOR.observe(side_of([2, 3, 4, 3]))
+  out = PRIOR.observe(side_of([0, 1, -1, 0]))
+  found = [side.log_normal(np.array(2.5), widened=widened) for side in (inside, out)]
+  assert found[0] - found[1] == pytest.approx(score, abs=5e-7)
+
+
+def test_the_gaussian_form_approaches_t_with_many_models():
+  apart = []
+  for models in (6, 200):
+    phi, members = draw(models=models)
+    signals = Signals.from_phi(phi, members)
+    apart.append(bavaria(signals, target=0, form="n") - bavaria(signals, target=0))
+  assert np.isfinite(apart).all()
+  assert np.abs(apart[0]).max() > 2 * np.abs(apart[1]).max() > 0
+
+
 def test_pitfall_38_nothing_observed_leaves_the_prior():
   nothing = Moments(np.array([[0]]), np.zeros((1, 1)), np.zeros((1, 1)))
   for before, after in zip(PRIOR, PRIOR.observe(nothing), strict=True):

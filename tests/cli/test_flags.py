@@ -11,14 +11,26 @@ import pytest
 
 import mixdef
 from mixdef.cli import __main__ as cli
-from mixdef.cli import audit, bench, compare, flags, gan, lira, settings, sweep, train
+from mixdef.cli import (
+  audit,
+  bench,
+  compare,
+  flags,
+  gan,
+  lira,
+  release,
+  settings,
+  sweep,
+  train,
+)
 from mixdef.cli import job as jobs
 from mixdef.training.programs import STRATEGIES
 
 ROOT = pathlib.Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
 JOBS = {
-  one.JOB.name: one.JOB for one in (train, lira, audit, sweep, compare, gan, bench)
+  one.JOB.name: one.JOB
+  for one in (train, lira, audit, release, sweep, compare, gan, bench)
 }
 TEXT = 'it is "é" | \u202e'  # what a terminal of ASCII cannot show
 GOOD = (

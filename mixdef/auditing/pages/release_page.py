@@ -1,0 +1,180 @@
+"""The report on one released model as a self-contained HTML page."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mixdef.auditing.pages import charts, formatting, tables
+from mixdef.auditing.pages.audit_page import environment, number_series
+from mixdef.metrics.summary import strongest_first
+
+_LEVELS = {
+  "confounded": ("Not graded, hold-out differs", 0),
+  "high": ("High", 3),
+  "moderate": ("Moderate", 2),
+  "low": ("Low", 1),
+  "none_found": ("None found", 0),
+}
+_CURVES = 5
+_TITLES = {
+  "who": "Who can be found",
+  "how_sure": "How certain this is",
+  "compared": "Compared with what",
+  "what_to_do": "What to do",
+  "not_tried": "What was not tried",
+}
+
+
+def render_release(
+  report: Mapping[str, Any], *, scores: Mapping[str, ArrayLike], members: ArrayLike
+) -> str:
+  """Write the report of `audit_release` as one self-contained HTML page.
+
+  Args:
+    report: the report.
+    scores: by attack, [N], members and hold-out; drawn as curves.
+    members: bool [N], True = member.
+
+  Returns:
+    The text of an HTML document.
+
+  Raises:
+    ValueError: if the level of the verdict is unknown.
+  """
+  level = report["verdict"]["level"]
+  if level not in _LEVELS:
+    raise ValueError(f"verdict.level={level!r}; use one of {', '.join(_LEVELS)}")
+  drawn = {name: np.asarray(rows, np.float64)[None] for name, rows in scores.items()}
+  ranked = strongest_first({name: report["attacks"][name] for name in drawn})
+  styles = number_series(ranked[:_CURVES])
+  return (
+    environment()
+    .get_template("release.html.jinja")
+    .render(
+      report=report,
+      level=_LEVELS[level],
+      titles=_TITLES,
+      metrics=_metrics(report),
+      priors=[_prior(row) for row in report["priors"]],
+      roc={
+        "chart": charts.roc_chart(drawn, np.asarray(members)[None], styles),
+        "legend": [_entry(name, styles, report["attacks"]) for name in styles],
+      },
+      rules=[_rule(report, row) for row in report["attacks"][ranked[0]]["rules"]],
+      strongest=ranked[0],
+      attacks=[_attack(report, name) for name in ranked],
+      exposed=[_exposed(row) for row in report["exposed"]],
+      traced=any("trace_rank" in row for row in report["exposed"]),
+      setting=tables.setting_rows(report["setting"]),
+    )
+  )
+
+
+def _metrics(report):
+  counts = next(row for row in report["priors"] if row["prior"] == report["prior"])
+  facts, price = report["setting"], report["price"]
+  found = [
+    (
+      "Named, 19 of 20 right",
+      f"{counts['shown']['0.95']:,}",
+      f"up to {counts['possible']['0.95']:,} not excluded",
+    ),
+    (
+      "Named, half right",
+      f"{counts['shown']['0.5']:,}",
+      f"up to {counts['possible']['0.5']:,} not excluded",
+    ),
+    (
+      f"Training {report['unit']}s",
+      f"{facts['num_members']:,}",
+      f"{facts['num_holdout']:,} held out",
+    ),
+    (
+      "Price",
+      "no training" if not price["models"] else _models(price),
+      _times(price),
+    ),
+  ]
+  if "test_accuracy" in facts:
+    found.append(
+      (
+        "Test accuracy",
+        formatting.percent(facts["test_accuracy"]),
+        f"{formatting.percent(facts['train_accuracy'])} on members",
+      )
+    )
+  return found
+
+
+def _models(price):
+  imitators = price.get("imitators")
+  return f"{price['models']} models" + (f", {imitators} imitators" if imitators else "")
+
+
+def _times(price):
+  if not price["models"]:
+    return "the model's outputs alone"
+  took = formatting.duration(price["seconds"])
+  times = price.get("times")
+  return took if times is None else f"{took}, {times:.3g} times the model's training"
+
+
+def _entry(name, styles, attacks):
+  auc = formatting.measured(attacks[name]["auc"], attacks[name]["auc_ci"])
+  return {"name": name, "number": styles[name], "value": f"AUC {auc['value']}"}
+
+
+def _prior(row):
+  return {
+    "prior": formatting.percent(row["prior"]),
+    "cells": [
+      {
+        "value": f"{row['shown'][key]:,}",
+        "interval": f"up to {row['possible'][key]:,}",
+        "least": _share(row["certifiable"][key]),
+      }
+      for key in ("0.95", "0.5")
+    ],
+  }
+
+
+def _share(value):
+  return "none" if value > 1 else formatting.percent(value)
+
+
+def _rule(report, row):
+  return {
+    "rank": row["rank"],
+    "fpr": {
+      "value": formatting.percent(row["rank"] / report["setting"]["num_holdout"]),
+      "interval": (
+        f"{formatting.percent(row['fpr_low'])} to {formatting.percent(row['fpr_high'])}"
+      ),
+    },
+    "named": f"{row['named']:,}",
+    "tpr": formatting.percent(row["tpr"]),
+  }
+
+
+def _attack(report, name):
+  row = report["attacks"][name]
+  return {
+    "name": name,
+    "about": row["about"],
+    "note": row["note"],
+    "auc": formatting.measured(row["auc"], row["auc_ci"]),
+    "tpr": [formatting.rate_at(row["tpr"], fpr) for fpr in ("0.001", "0.01")],
+    "named": f"{report['agreement']['named'][name]:,}",
+    "seconds": formatting.duration(row["seconds"]),
+  }
+
+
+def _exposed(row):
+  return {
+    **row,
+    "p": f"{row['p']:.2g}",
+    "score": f"{row['score']:.3g}",
+    "label": formatting.MISSING if row["label"] is None else row["label"],
+  }

@@ -1,0 +1,248 @@
+"""What an audit of one model may train: nothing, imitators, or reference models."""
+
+import dataclasses
+import re
+from typing import Any, NamedTuple, cast
+
+import jax
+import numpy as np
+import optax
+
+from mixdef.attacks import Signals, Unavailable, by_group, glira, imia
+from mixdef.auditing.released import Released
+from mixdef.data import Dataset, subsets
+from mixdef.defenses import imitation
+from mixdef.learners import classifier
+from mixdef.training import fit_many
+
+_LEAST = 4  # reference models
+_IMITATORS, _ORDINARY = 10, 20
+_UNEVEN = 0.1  # relative difference of reference counts between the two sides
+
+
+class Price(NamedTuple):
+  """What an audit may train.
+
+  Attributes:
+    kind: "free" trains nothing; "shadows" trains reference models by the recipe of the
+      released model, each on a random half of members and hold-out; "imitate" trains 20
+      of them, and 10 imitators.
+    models: number of reference models.
+    imitators: number of imitators.
+  """
+
+  kind: str
+  models: int = 0
+  imitators: int = 0
+
+  def __str__(self) -> str:
+    return f"{self.kind}:{self.models}" if self.kind == "shadows" else self.kind
+
+  @classmethod
+  def parse(cls, text: str) -> "Price":
+    """Read "free", "imitate" or "shadows:64".
+
+    Raises:
+      ValueError: for any other text, or fewer than four models.
+
+    >>> Price.parse("shadows:16")
+    Price(kind='shadows', models=16, imitators=0)
+    """
+    if text == "free":
+      return cls("free")
+    if text == "imitate":
+      return cls("imitate", _ORDINARY, _IMITATORS)
+    found = re.fullmatch(r"shadows:(\d+)", str(text))
+    if not found or int(found[1]) < _LEAST:
+      raise ValueError(
+        f"budget={text!r}; pass 'free', 'imitate', or 'shadows:64' for 64 reference "
+        f"models, {_LEAST} at least"
+      )
+    return cls("shadows", int(found[1]))
+
+
+class Bought(NamedTuple):
+  """What an audit has at its price.
+
+  Attributes:
+    signals: [1 + S, N, Q], of the released model and the reference models; with groups,
+      of persons.
+    scores: [N] by attack, of attacks that need more than these signals.
+    missing: reason by attack, for those that could not be run.
+    facts: facts about what was trained, for the report.
+  """
+
+  signals: Signals
+  scores: dict[str, np.ndarray]
+  missing: dict[str, str]
+  facts: dict[str, Any]
+
+
+def buy(
+  price: Price,
+  model: Released,
+  *,
+  learner: Any,
+  training: Any,
+  views: Any,
+  seed: int,
+  out: Any,
+  progress: bool,
+) -> Bought:
+  """Train what the price allows, and query it as the released model was.
+
+  Args:
+    price: what to train.
+    model: the released model.
+    learner: recipe of the reference models, or None for that of the `Run`.
+    training: `epochs` and `batch_size` of the released model, or None.
+    views: as in `audit_release`, like the others.
+    seed: random seed.
+    out: folder of the models, or None.
+    progress: whether to show the progress.
+
+  Raises:
+    ValueError: if records or a recipe are needed and missing.
+  """
+  if price.kind == "free":
+    facts = {"models": 0, "seconds": 0.0, "times": None}
+    return Bought(_by_person(model.signals, model), {}, {}, facts)
+  learner, training = _recipe(price, model, learner, training)
+  data, run = cast("Dataset", model.data), model.run
+  how, keep = dict(training), subsets(data, price.models, seed=seed)
+  epochs, how["epochs"] = how["epochs"], _same_steps(how, model.members, len(data))
+  asked = {"population": model.population, "views": views}
+
+  def trained(what, members, name):
+    return fit_many(
+      what,
+      data,
+      members,
+      seed=seed,
+      num_members=round(len(data) / 2),
+      out=None if out is None else out / name,
+      signals=None if out is None else asked,
+      progress=progress,
+      **how,
+    ).converged()
+
+  ensemble = trained(learner, keep, "references")
+  others = ensemble.signals(**asked, progress=progress)
+  signals = _by_person(_stacked(model.signals, others), model)
+  _refuse_uneven(signals)
+  seconds, scores, missing = ensemble.seconds, {}, {}
+  if price.imitators:
+    imitator = _imitator(learner, model.signals)
+    keep = subsets(data, price.models + price.imitators, seed=seed)[price.models :]
+    imitators = trained(imitator, keep, "imitators")
+    seconds += imitators.seconds
+    answers = _by_person(imitators.signals(**asked, progress=progress), model)
+    scores, missing = _imitated(signals, answers)
+  return Bought(
+    signals,
+    scores,
+    missing,
+    {
+      "models": len(ensemble),
+      "imitators": price.imitators,
+      "seconds": round(seconds, 1),
+      "times": None if run is None or not run.seconds else seconds / run.seconds,
+      "size": round(len(data) / 2),
+      "epochs": how["epochs"],
+      "released_epochs": epochs,
+    },
+  )
+
+
+def _recipe(price, model, learner, training):
+  """Return the learner and the training of the reference models."""
+  if model.data is None:
+    raise ValueError(
+      f"budget={str(price)!r} trains models on the records: pass the model with "
+      "members= and holdout=, not only its outputs"
+    )
+  run = model.run
+  if run is not None:
+    own = {"epochs": run.plan.epochs, "batch_size": run.plan.batch_size}
+    learner, training = learner or run.learner, {**own, **(training or {})}
+  if learner is None or "epochs" not in (training or {}):
+    raise ValueError(
+      f"budget={str(price)!r} needs the recipe: pass learner=classifier(...) and "
+      "training={'epochs': ..., 'batch_size': ...} as the model was trained"
+    )
+  return learner, training
+
+
+def _imitator(learner, signals):
+  """Return a learner of the same network that imitates the released model's answers.
+
+  Deviation: it is trained by Adam, because an imitator needs the architecture and not
+    the recipe [ours].
+  """
+  answers = jax.nn.log_softmax(np.asarray(signals.log_probs[0], np.float32))
+  part = imitation(np.asarray(answers))
+  return classifier(learner.model, optax.adam(1e-3), part)
+
+
+def _imitated(signals, imitators):
+  """Return the scores of the attacks with imitators, and why others have none."""
+  own, ordinary = signals.phi[0], signals.only_models(range(1, len(signals.phi)))
+  scores, missing = {"glira": glira(own, imitators)}, {}
+  try:
+    scores["imia"] = imia(own, ordinary, imitators)
+  except Unavailable as error:
+    missing["imia"] = str(error)
+  return scores, missing
+
+
+def _by_person(signals: Signals, model: Released) -> Signals:
+  """Combine the records of each person, if the records have persons."""
+  if model.groups is None:
+    return signals
+  persons = by_group(signals, model.groups)
+  return dataclasses.replace(persons, design="bernoulli")
+
+
+def _same_steps(training, members, count):
+  """Return the epochs in which half of the records take the released model's steps."""
+  batch = training.get("batch_size", 128)
+  steps = training["epochs"] * -(-int(members.sum()) // batch)
+  return max(1, round(steps / -(-round(count / 2) // batch)))
+
+
+def _stacked(own: Signals, others: Signals) -> Signals:
+  """Return the signals of the released model, followed by those of the references."""
+
+  def both(name) -> Any:
+    first, second = getattr(own, name), getattr(others, name)
+    return None if first is None or second is None else np.concatenate([first, second])
+
+  population = None
+  if own.population is not None and others.population is not None:
+    population = _stacked(own.population, others.population)
+  return dataclasses.replace(
+    own,
+    phi=both("phi"),
+    hinge=both("hinge"),
+    correct=both("correct"),
+    members=both("members"),
+    log_probs=both("log_probs"),
+    population=population,
+    design="bernoulli",
+    target=own.target,
+  )
+
+
+def _refuse_uneven(signals: Signals) -> None:
+  """Require that members and hold-out have equally many references without them."""
+  out, member = (~signals.members[1:]).sum(0), signals.members[0]
+  sides = out[member], out[~member]
+  means = [float(side.mean()) for side in sides]
+  error = np.sqrt(sum(side.var() / len(side) for side in sides))
+  gap = abs(means[0] - means[1])
+  if gap > 5 * error and gap > _UNEVEN * max(means):
+    raise ValueError(
+      f"members have {means[0]:.1f} references without them on average and the "
+      f"hold-out {means[1]:.1f}, so their scores are not comparable: train the "
+      "references on random subsets of both"
+    )

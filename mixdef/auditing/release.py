@@ -1,0 +1,246 @@
+"""Audit one trained model before its release."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from mixdef.attacks import ATTACKS, Signals, quantile_network
+from mixdef.auditing import released
+from mixdef.auditing.confounding import blind_test
+from mixdef.auditing.facts import plain_facts
+from mixdef.auditing.prices import Price, buy
+from mixdef.auditing.release_counts import counted, facts_of, ids_of, rank_by_trace
+from mixdef.auditing.release_verdict import release_verdict
+from mixdef.auditing.running import run_attacks
+from mixdef.core import validate
+from mixdef.core.files import path_of, whole_file, write_json, write_text
+from mixdef.core.learner import Learner
+from mixdef.core.randomness import check_seed
+from mixdef.metrics.summary import summarize
+
+_FAMILIES = ("threshold", "reference")
+_ABOUT = {
+  "imia": "Models that imitate the released one, against ordinary models",
+  "glira": "A one-sided test against models that imitate the released one",
+  "quantile_network": "Excess over what a network expects of a non-member",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ReleaseAudit:
+  """The result of `audit_release`.
+
+  Attributes:
+    report: content of report.json.
+    scores: [N1 + n0] by attack, members first; NaN where a record was not scored. With
+      groups, one score per person.
+    members: bool [N1 + n0].
+    ids: names of the records, or of the persons.
+    out: the folder that the audit was given, if any; `save` writes there by default.
+  """
+
+  report: dict[str, Any]
+  scores: dict[str, np.ndarray]
+  members: np.ndarray
+  ids: np.ndarray
+  out: pathlib.Path | None = None
+
+  def to_json(self) -> dict[str, Any]:
+    """Return the content of report.json."""
+    return self.report
+
+  def html(self) -> str:
+    """Return the report as one self-contained page."""
+    from mixdef.auditing.pages.release_page import render_release
+
+    return render_release(self.report, scores=self.scores, members=self.members)
+
+  def save(
+    self, folder: str | pathlib.Path | None = None, *, redact: bool = False
+  ) -> pathlib.Path:
+    """Write report.html, report.json and scores.npz; return the page's path.
+
+    Args:
+      folder: where; by default the `out` of the audit.
+      redact: leave out everything about single records: the table of exposed members,
+        and scores.npz.
+
+    Raises:
+      ValueError: if no folder is given, and the audit was given none.
+    """
+    folder = self.out if folder is None else path_of(folder, "folder")
+    if folder is None:
+      raise ValueError("the audit was given no out: name a folder, save('runs/mine')")
+    shown = self.redacted() if redact else self
+    if not redact:
+      with whole_file(folder / "scores.npz") as file:
+        np.savez_compressed(
+          file, ids=self.ids, member=self.members, allow_pickle=False, **self.scores
+        )
+    write_json(folder / "report.json", shown.report)
+    page = folder / "report.html"
+    write_text(page, shown.html())
+    return page
+
+  def redacted(self) -> "ReleaseAudit":
+    """Return the audit without anything about single records."""
+    report = {**self.report, "exposed": [], "redacted": True}
+    return dataclasses.replace(self, report=report)
+
+
+def audit_release(
+  source: Any,
+  *,
+  members: Any = None,
+  holdout: Any = None,
+  population: Any = None,
+  groups: Any = None,
+  learner: Learner | None = None,
+  training: Mapping[str, Any] | None = None,
+  budget: str = "free",
+  prior: float = 0.1,
+  attacks: Any = None,
+  views: Callable[[np.ndarray], np.ndarray] | None = None,
+  setting: Mapping[str, Any] | None = None,
+  seed: int = 0,
+  out: str | pathlib.Path | None = None,
+  progress: bool = False,
+) -> ReleaseAudit:
+  """Attack one trained model, and report which of its training records can be found.
+
+  All members are scored, so how many an attack names is a count. How many non-members
+  it would name is bounded by the hold-out, which must come from the same source and
+  must not have been used for training, tuning or early stopping.
+
+  Args:
+    source: the model: a `Run`; a function x [B,...] -> logits or log-probabilities
+      [B,K]; or only its outputs, as an npz file or a mapping with the arrays
+      `member_logits` [N1,K] (or [N1,Q,K] of Q views), `member_labels` [N1],
+      `holdout_logits`, `holdout_labels`, and optionally those of a population, groups,
+      ids, and the records x for the test of the hold-out.
+    members: the training records, a `Dataset` or (x, y); default those of the `Run`.
+    holdout: the hold-out, likewise; default the test records of the `Run`.
+    population: further non-members, disjoint from the hold-out, on which attacks are
+      fitted.
+    groups: [N1 + n0] the person that each record belongs to, members first; default
+      those of the data sets. Persons are then scored, instead of records.
+    learner: recipe of the reference models; default that of the `Run`.
+    training: `epochs` and `batch_size` of the released model, as in `fit`; default
+      those of the `Run`.
+    budget: what may be trained, see `Price`: "free", "imitate" (20 reference models and
+      10 imitators) or "shadows:64".
+    prior: fraction of members among the candidates of an attacker, in (0, 1).
+    attacks: names of attacks, as in `audit`; default all that threshold the model's own
+      confidence or compare it with references.
+    views: views of each record, see `attacks.VIEWS`.
+    setting: facts for the report; see `plain_facts`.
+    seed: random seed.
+    out: folder of the reference models and of finished attacks, from which a killed
+      audit resumes.
+    progress: whether to show the progress of trainings and queries.
+
+  Returns:
+    The `ReleaseAudit`; `audit_release(...).save(folder)` writes the report.
+
+  Raises:
+    ValueError: for a missing input, records of the two sides that differ in shape or
+      were scored with different numbers of references, or no attack that could be run.
+
+  Guarantee: a lower bound on what an attacker with these means finds, at 95 %
+    confidence over the choice of the hold-out. It is not a proof of safety; only
+    differentially private training bounds attacks that were not tried.
+  """
+  seed, price = check_seed(seed), Price.parse(budget)
+  if not 0 < validate.real(prior, "prior") < 1:
+    raise ValueError(f"prior={prior}; pass a fraction in (0, 1), not a percentage")
+  given = plain_facts(setting)
+  out = None if out is None else path_of(out, "out")
+  if isinstance(source, Signals):
+    raise ValueError("audit outputs of several models with mixdef.audit(target=)")
+  model = released.read(
+    source,
+    members=members,
+    holdout=holdout,
+    population=population,
+    groups=groups,
+    views=views,
+  )
+  blind = None
+  if model.x is not None:
+    labels = model.signals.labels
+    blind = blind_test(model.x, labels, model.members, groups=model.groups, seed=seed)
+  bought = buy(
+    price,
+    model,
+    learner=learner,
+    training=training,
+    views=views,
+    seed=seed,
+    out=out,
+    progress=progress,
+  )
+  signals, names = bought.signals, _names(attacks)
+  findings = run_attacks(
+    names, signals, seed=seed, out=None if out is None else out / "attacks"
+  )
+  scores = {name: rows[0] for name, rows in findings.scores.items()}
+  metrics, not_run = dict(findings.metrics), {**findings.not_run, **bought.missing}
+  more = dict(bought.scores)
+  if attacks is None and model.population is not None and model.groups is None:
+    more["quantile_network"] = _expected(model, seed)
+  for name, values in more.items():
+    scores[name] = values
+    metrics[name] = _summary(name, values, signals, seed)
+  if not scores:
+    reasons = [f"{name}: {why}" for name, why in not_run.items()]
+    raise ValueError(f"no attack could be run; {'; '.join(reasons)}")
+  report = counted(scores, metrics, signals, prior=prior, seed=seed)
+  report |= {
+    "title": str(given.get("model", "released model")),
+    "unit": "record" if model.groups is None else "person",
+    "price": {"name": str(price), **bought.facts},
+    "confounding": blind,
+    "setting": facts_of(signals, model.run) | given,
+    "not_run": not_run,
+  }
+  rank_by_trace(report["exposed"], model)
+  report["verdict"] = release_verdict(report)
+  return ReleaseAudit(report, scores, signals.members[0], ids_of(signals), out)
+
+
+def _expected(model, seed):
+  """Return the scores of a network that predicts the outputs of non-members."""
+  signals, others = model.signals, model.population
+  unseen = signals.population.hinge[0, :, 0]
+  return quantile_network(
+    model.data.x,
+    model.data.y,
+    signals.hinge[0, :, 0],
+    population=(others.x, others.y, unseen),
+    seed=seed,
+  )
+
+
+def _summary(name, values, signals, seed):
+  """Return the metrics of scores as `run_attacks` does."""
+  found = summarize(values[None], signals.members[:1], seed=seed)
+  return {
+    "family": "reference",
+    "about": _ABOUT[name],
+    **found.to_json(),
+    "degenerate": bool(found.degenerate),
+    "num_targets": 1,
+    "seconds": None,
+    "note": "",
+  }
+
+
+def _names(attacks):
+  if attacks is not None:
+    return ATTACKS.names(attacks)
+  return [
+    attack.__name__ for family in _FAMILIES for attack in ATTACKS.families[family]
+  ]

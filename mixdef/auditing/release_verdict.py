@@ -1,0 +1,215 @@
+"""The verdict on one released model: who can be named, how sure, and what to do."""
+
+from typing import Any
+
+LEVELS = ("confounded", "high", "moderate", "low", "none_found")
+"""From the worst to the best; "confounded" is no grade."""
+
+_SURE, _LIKELY = "0.95", "0.5"
+_SHORT = 0.05  # a certifiable share above it is remarked on
+
+_HEADLINES = {
+  "confounded": (
+    "Members and hold-out differ by more than membership: leakage cannot be graded."
+  ),
+  "high": "At least {n} of the {people} can be named as training members.",
+  "moderate": (
+    "At least {n} {people} are on a list that is right more often than wrong."
+  ),
+  "low": "The attacks beat guessing, but they name nobody at this prior.",
+  "none_found": "No attack at this price beat guessing. This does not prove safety.",
+}
+
+
+def release_verdict(report: dict[str, Any]) -> dict[str, Any]:
+  """Explain what was measured to the person who decides about the release.
+
+  Args:
+    report: the report of `audit_release`, without its verdict.
+
+  Returns:
+    {"level", "headline", "who", "how_sure", "compared", "what_to_do", "not_tried"}; the
+    last five are lists of sentences that answer one question each.
+
+  Deviation: the levels follow from the number of members on lists of a stated precision
+    at a stated prior. No regulation fixes such numbers; they are a convention [ours].
+  """
+  counts = _at_prior(report)
+  level = level_of(
+    counts, confounded=bool((report["confounding"] or {}).get("confounded"))
+  )
+  shown = counts["shown"][_SURE if level == "high" else _LIKELY]
+  people = _plural(report["unit"])
+  return {
+    "level": level,
+    "headline": _HEADLINES[level].format(n=f"{shown:,}", people=people),
+    "who": _who(report, counts, level),
+    "how_sure": _how_sure(report, counts),
+    "compared": _compared(report),
+    "what_to_do": _what_to_do(report, level),
+    "not_tried": _not_tried(report),
+  }
+
+
+def level_of(counts: dict[str, Any], *, confounded: bool = False) -> str:
+  """Grade the members on lists at one prior.
+
+  high: a list of at least one member is right in 19 of 20 cases. moderate: a list is
+  right in half of the cases. low: some rule names a larger share of the members than
+  the bound on its FPR. none_found: otherwise.
+
+  Args:
+    counts: an entry of the report's `priors`.
+    confounded: whether the hold-out differs from the members by itself.
+
+  >>> counts = {"shown": {"0.95": 0, "0.5": 3}, "beats_guessing": True}
+  >>> level_of(counts), level_of(counts, confounded=True)
+  ('moderate', 'confounded')
+  """
+  if confounded:
+    return "confounded"
+  if counts["shown"][_SURE]:
+    return "high"
+  if counts["shown"][_LIKELY]:
+    return "moderate"
+  return "low" if counts["beats_guessing"] else "none_found"
+
+
+def _at_prior(report):
+  return next(row for row in report["priors"] if row["prior"] == report["prior"])
+
+
+def _who(report, counts, level):
+  people, facts = _plural(report["unit"]), report["setting"]
+  if level == "confounded":
+    found = report["confounding"]
+    return [
+      f"Without the model, {found['classifier']} distinguishes members from hold-out "
+      f"with AUC {found['auc']:.3f}; equal sides give {found['chance'][0]:.3f} to "
+      f"{found['chance'][1]:.3f}. An attack may find the same difference."
+    ]
+  lines = []
+  for precision, words in ((_SURE, "19 of 20"), (_LIKELY, "half")):
+    lines.append(
+      f"On a list of which at least {words} are members: "
+      f"{counts['shown'][precision]:,} of the {facts['num_members']:,} {people} for "
+      f"certain, and up to {counts['possible'][precision]:,} cannot be excluded."
+    )
+  best = report["list"]
+  lines.append(
+    f"With at most {best['q']:.0%} wrong names on average, {best['attack']} names "
+    f"{best['share']:.1%} of the {people}, about {best['named']:,.0f}; "
+    f"{best['rate']:.1%} of the names were wrong in {best['pool']:,} simulated "
+    "candidates."
+  )
+  agreed = report["agreement"]
+  lines.append(
+    f"With one rule for all {len(report['attacks'])} attacks, {agreed['by_any']:,} "
+    f"{people} are named by at least one, {agreed['by_half']:,} by half of them and "
+    f"{agreed['by_all']:,} by all."
+  )
+  return lines
+
+
+def _how_sure(report, counts):
+  facts, people = report["setting"], _plural(report["unit"])
+  lines = [
+    f"All {facts['num_members']:,} members were scored. The share of non-members that "
+    f"an attack names is bounded by {facts['num_holdout']:,} held-out {people}, at "
+    f"95 % confidence for all of the {len(report['attacks'])} attacks together.",
+    f"The attacker's candidates are assumed to contain {report['prior']:.0%} members.",
+  ]
+  share = counts["certifiable"][_SURE]
+  if share > _SHORT:
+    fewer = (
+      "any list of them" if share > 1 else f"fewer than {share:.0%} of the members"
+    )
+    lines.append(
+      f"This hold-out is too short to show {fewer}: a longer one can show more."
+    )
+  blind = report["confounding"]
+  if blind is None:
+    lines.append(
+      "Whether members and hold-out differ by more than membership was not tested, "
+      "because the records were not passed."
+    )
+  elif not blind["confounded"]:
+    lines.append(
+      "Without the model, members and hold-out could not be distinguished (AUC "
+      f"{blind['auc']:.3f}; equal sides give {blind['chance'][0]:.3f} to "
+      f"{blind['chance'][1]:.3f})."
+    )
+  return lines
+
+
+def _compared(report):
+  rows = [row for row in report["priors"] if row["prior"] != report["prior"]]
+  counted = "; ".join(
+    f"{row['shown'][_SURE]:,} ({row['shown'][_LIKELY]:,}) at {row['prior']:.0%}"
+    for row in rows
+  )
+  lines = [
+    "With other shares of members among the candidates, lists with 19 of 20 (half) "
+    f"right show {counted}."
+  ]
+  forecast = report["forecast"]
+  if forecast["tnr"] is not None:
+    lines.append(
+      f"The loss of {forecast['tnr']:.1%} of the hold-out exceeds that of "
+      f"{1 - forecast['fnr']:.0%} of the members. The larger this share, the more "
+      "reference models usually find."
+    )
+  epsilon = report["setting"].get("epsilon")
+  if epsilon is not None:
+    lines.append(
+      f"Training was differentially private with epsilon {epsilon:.3g}, which bounds "
+      "every attack, including those that were not tried."
+    )
+  return lines
+
+
+def _what_to_do(report, level):
+  train = (
+    "Train with a defense, and audit again; dp_sgd is the only one with a formal "
+    "guarantee."
+  )
+  lines = {
+    "confounded": [
+      "Draw the hold-out at random from the records before the next training.",
+      "Do not read the numbers below as leakage.",
+    ],
+    "high": [
+      "Do not release this model if membership in its training set is confidential.",
+      train,
+      "Consider excluding the most exposed members below and training again.",
+    ],
+    "moderate": [
+      "Decide with the data owners whether such a list is acceptable.",
+      train,
+    ],
+    "low": ["Release is defensible if a small average leakage is acceptable."],
+    "none_found": ["The audit found no reason against release at this price."],
+  }[level]
+  if report["price"]["models"] == 0 and level != "confounded":
+    lines.append(
+      "Audit again with reference models, budget='shadows:64': without them, the "
+      "attacks find easy records, not the exposed ones."
+    )
+  return lines
+
+
+def _not_tried(report):
+  lines = []
+  if report["price"]["models"] == 0:
+    lines.append("No reference models were trained.")
+  if report["not_run"]:
+    lines.append(f"Not run for lack of input: {', '.join(report['not_run'])}.")
+  lines.append(
+    "White-box attacks, several releases of one data set, and attackers with partial "
+    "knowledge of a record were not tried."
+  )
+  return lines
+
+
+def _plural(unit):
+  return {"record": "records", "person": "persons"}[unit]

@@ -1,0 +1,158 @@
+"""Audit one trained model before its release: who can be found, and how sure that is.
+
+  mixdef release --run=runs/mine
+
+queries the model of `mixdef train --out=runs/mine` on its training records and on the
+held-out ones, and writes
+report.html, report.json, scores.npz and result.json. --budget=shadows:64 also trains 64
+reference models, and --budget=imitate trains 20 of them and 10 imitators.
+--arrays=FILE.npz audits the outputs of a model trained elsewhere (docs/sign_off.md). A
+second run with the same --out resumes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from etils import epy
+
+from mixdef.cli import job
+from mixdef.cli.settings import JobSettings, Settings, about
+
+with epy.lazy_imports():
+  import mixdef
+  from mixdef.auditing import prices
+  from mixdef.core import files, reading
+
+_FIX = "pass the run folder of mixdef train"
+
+
+@dataclasses.dataclass(frozen=True)
+class ReleaseSettings(JobSettings):
+  """The model to audit, and the price of the audit."""
+
+  run: str = ""
+  arrays: str = ""
+  dataset: str = ""
+  data_dir: str = ""
+  budget: str = "free"
+  prior: float = 0.1
+  attacks: str = ""
+  views: str = "none"
+  redact: bool = False
+  strategy: str = "auto"
+  memory_gb: float = 0.0
+
+  def __post_init__(self):
+    """Check the settings before anything is written."""
+    super().__post_init__()
+    if bool(self.run) == bool(self.arrays):
+      raise ValueError(
+        "pass --run=FOLDER, the run folder of mixdef train, or --arrays=FILE.npz, "
+        "outputs of a model trained elsewhere"
+      )
+    with about("budget", self.budget):
+      if prices.Price.parse(self.budget).models and self.arrays:
+        raise ValueError("training needs the records: use --run, or 'free'")
+    self.chosen_attacks()
+    if self.run:
+      self.trained  # noqa: B018  it raises if the folder holds no such run
+
+  @property
+  def subject(self) -> str:
+    """The run folder, or the file of outputs."""
+    return pathlib.PurePath(self.run or self.arrays).stem
+
+  def inputs(self) -> dict[str, str]:
+    """Return versions, and the digest of the model's settings or outputs."""
+    path, fix = self.arrays, "write it with numpy.savez"
+    if self.run:
+      path, fix = files.path_of(self.run, "--run") / "result.json", _FIX
+    digest = reading.digest_file(path, fix=fix)
+    return {**super().inputs(), "content of the model": digest}
+
+  @property
+  def trained(self) -> Settings:
+    """The settings with which the model was trained."""
+    folder = files.path_of(self.run, "--run")
+    found = reading.read_json(folder / "config.json", fix=_FIX)
+    names = {field.name for field in dataclasses.fields(Settings)}
+    if not files.exists(folder / "result.json") or "num_shadows" in found:
+      raise ValueError(f"--run={self.run} holds no finished run of mixdef train")
+    kept: dict[str, Any] = {name: found[name] for name in names & found.keys()}
+    kept["out"] = str(folder)
+    for name in ("dataset", "data_dir"):
+      kept[name] = getattr(self, name) or kept.get(name, "")
+    return Settings(**kept)
+
+  def chosen_attacks(self) -> list[str] | None:
+    """Return the attacks named, or None for those of the price."""
+    with about("attacks", self.attacks):
+      return mixdef.attacks.ATTACKS.names(self.attacks) if self.attacks else None
+
+
+def run(settings: ReleaseSettings, folder: pathlib.Path) -> dict:
+  """Audit the model and write the report; returns the content of result.json."""
+  how = {
+    "budget": settings.budget,
+    "prior": settings.prior,
+    "attacks": settings.chosen_attacks(),
+    "seed": settings.seed,
+    "out": folder,
+    "progress": True,
+  }
+  if settings.arrays:
+    path = files.path_of(settings.arrays, "--arrays")
+    facts = {"model": path.stem, **job.provenance(settings.seed)}
+    found = mixdef.audit_release(path, setting=facts, **how)
+  else:
+    found = _of_run(settings, how)
+  page = found.save(folder, redact=settings.redact)
+  report = found.report
+  names = ("verdict", "price", "priors", "list", "not_run")
+  return {"report": page.name, **{name: report[name] for name in names}}
+
+
+def _of_run(settings, how):
+  """Audit the model in a run folder, which is loaded and not trained again."""
+  trained = settings.trained
+  data = trained.load()
+  if data.test is None:
+    data = data.hold_out(0.2, seed=trained.seed)
+  data = trained.subsample(data, halves=1)
+  model = mixdef.fit(
+    trained.make_learner(data),
+    data,
+    epochs=trained.num_epochs,
+    batch_size=trained.batch_size,
+    **trained.seeds_of_training,
+    out=trained.out,
+  )
+  views = None
+  if settings.views != "none":
+    views = mixdef.attacks.VIEWS[settings.views](data.test.x)
+  machine = {"strategy": settings.strategy}
+  if settings.memory_gb:
+    machine["memory_gb"] = settings.memory_gb
+  facts = {
+    "model": f"{trained.model}, {trained.defended_by}",
+    "dataset": data.name,
+    **job.provenance(settings.seed),
+  }
+  return mixdef.audit_release(
+    model, views=views, training=machine, setting=facts, **how
+  )
+
+
+def show(result: dict) -> None:
+  """Print the verdict."""
+  verdict = result["verdict"]
+  print(f"{verdict['level'].replace('_', ' ')}: {verdict['headline']}")
+  for part in ("who", "how_sure", "compared", "what_to_do", "not_tried"):
+    for line in verdict[part]:
+      print(f"  {line}")
+
+
+JOB = job.Job("release", __doc__, ReleaseSettings, run, show, needs=job.REPORT_NEEDS)

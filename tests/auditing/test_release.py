@@ -1,0 +1,206 @@
+"""Audits of one model from its outputs: counts, controls, refusals, the page."""
+
+import json
+
+import numpy as np
+import pytest
+
+import mixdef
+from mixdef.auditing.confounding import blind_test
+from mixdef.auditing.prices import Price
+from mixdef.auditing.release_verdict import LEVELS, level_of
+
+CLASSES = 5
+
+
+def outputs(shift=0.0, *, members=800, holdout=600, seed=0, exposed=None):
+  """Return outputs of a model with larger logits for all members, or the first."""
+  rng = np.random.default_rng(seed)
+  made = {}
+  for side, count in (("member", members), ("holdout", holdout)):
+    labels = rng.integers(CLASSES, size=count)
+    logits = rng.normal(size=(count, CLASSES))
+    more = np.full(count, shift if side == "member" else 0.0)
+    if side == "member" and exposed is not None:
+      more[exposed:] = 0
+    logits[np.arange(count), labels] += 1 + more
+    made |= {f"{side}_logits": logits, f"{side}_labels": labels}
+  return made
+
+
+def audit(arrays, **options):
+  return mixdef.audit_release(
+    arrays, attacks=options.pop("attacks", THRESHOLDS), **options
+  )
+
+
+THRESHOLDS = ["loss_threshold", "lira_global"]
+
+
+def test_members_that_stand_out_are_counted():
+  found = audit(outputs(12.0, exposed=200))
+  counts = next(row for row in found.report["priors"] if row["prior"] == 0.1)
+  assert 200 <= counts["shown"]["0.5"] <= 210
+  assert found.report["verdict"]["level"] == "moderate"  # 600 cannot show 19 of 20
+  assert counts["certifiable"]["0.95"] > 1
+  long = audit(outputs(12.0, exposed=200, holdout=20_000)).report
+  assert long["verdict"]["level"] == "high"
+  assert long["verdict"]["headline"].startswith("At least 20")
+  assert long["list"]["share"] == pytest.approx(0.25, abs=0.02)
+  assert {row["id"] for row in long["exposed"]} <= set(range(200))
+  assert all(row["attacks"] == 2 for row in long["exposed"])
+
+
+def test_counts_equal_a_loop_over_the_scores():
+  found = audit(outputs(2.0))
+  row = found.report["attacks"]["loss_threshold"]["rules"][3]
+  scores, member = found.scores["loss_threshold"], found.members
+  limit = sorted(scores[~member])[-row["rank"]]
+  assert row["named"] == sum(scores[member] > limit)
+  assert row["tpr"] == row["named"] / member.sum()
+
+
+def test_without_leakage_nobody_is_named():
+  levels = [
+    audit(
+      outputs(members=300, holdout=300, seed=seed), attacks=["loss_threshold"]
+    ).report["verdict"]["level"]
+    for seed in range(20)
+  ]
+  assert levels.count("none_found") >= 18
+
+
+def test_a_shuffled_membership_gives_chance():
+  """The negative control of a leaking model: its outputs in random order."""
+  arrays, rng = outputs(3.0), np.random.default_rng(9)
+  logits = np.concatenate([arrays["member_logits"], arrays["holdout_logits"]])
+  labels = np.concatenate([arrays["member_labels"], arrays["holdout_labels"]])
+  order = rng.permutation(len(labels))
+  logits, labels = logits[order], labels[order]
+  mixed = {
+    "member_logits": logits[:800],
+    "member_labels": labels[:800],
+    "holdout_logits": logits[800:],
+    "holdout_labels": labels[800:],
+  }
+  report = audit(mixed, attacks=["loss_threshold"]).report
+  low, high = report["attacks"]["loss_threshold"]["auc_ci"]
+  assert low < 0.5 < high
+  assert report["list"]["named"] < 5
+  leaking = audit(arrays, attacks=["loss_threshold"]).report
+  assert leaking["attacks"]["loss_threshold"]["auc_ci"][0] > 0.8
+
+
+def test_a_hold_out_from_another_site_gets_no_level():
+  rng = np.random.default_rng(1)
+  arrays = outputs(12.0, members=200, holdout=150, exposed=50)
+  x = {"member_x": rng.normal(size=(200, 2)), "holdout_x": rng.normal(size=(150, 2))}
+  fair = audit({**arrays, **x}, attacks=["loss_threshold"]).report
+  assert not fair["confounding"]["confounded"]
+  assert fair["verdict"]["level"] != "confounded"
+  x["holdout_x"] = x["holdout_x"] + 1
+  report = audit({**arrays, **x}, attacks=["loss_threshold"]).report
+  assert report["verdict"]["level"] == "confounded"
+  assert "cannot be graded" in report["verdict"]["headline"]
+  assert "distinguishes members from hold-out with AUC" in report["verdict"]["who"][0]
+
+
+@pytest.mark.slow
+def test_the_blind_test_rarely_fires_without_a_difference():
+  rng = np.random.default_rng(2)
+  fired = 0
+  for seed in range(6):
+    x, members = rng.normal(size=(200, 3)), rng.random(200) < 0.5
+    fired += blind_test(x, rng.integers(2, size=200), members, seed=seed)["confounded"]
+  assert fired <= 1
+
+
+def test_a_function_is_queried_on_both_sides():
+  rng = np.random.default_rng(3)
+  weights = rng.normal(size=(4, CLASSES))
+  members = rng.normal(size=(50, 4)), rng.integers(CLASSES, size=50)
+  holdout = rng.normal(size=(40, 4)), rng.integers(CLASSES, size=40)
+  found = mixdef.audit_release(
+    lambda x: x @ weights, members=members, holdout=holdout, attacks="loss_threshold"
+  )
+  logits = members[0].astype(np.float32) @ weights
+  expected = logits[np.arange(50), members[1]] - np.log(np.exp(logits).sum(1))
+  np.testing.assert_allclose(found.scores["loss_threshold"][:50], expected, rtol=1e-4)
+  assert found.ids[0] == "member 0"
+  assert found.ids[50] == "hold-out 0"
+
+
+def test_the_files_hold_the_report_and_redaction_drops_records(tmp_path):
+  np.savez(tmp_path / "outputs.npz", **outputs(12.0, exposed=200))
+  found = audit(tmp_path / "outputs.npz", setting={"model": "theirs"})
+  found.save(tmp_path / "whole")
+  report = json.loads((tmp_path / "whole" / "report.json").read_text())
+  assert report["title"] == "theirs"
+  assert len(report["exposed"]) == 20
+  with np.load(tmp_path / "whole" / "scores.npz") as arrays:
+    np.testing.assert_array_equal(arrays["lira_global"], found.scores["lira_global"])
+    assert arrays["member"].sum() == 800
+  page = (tmp_path / "whole" / "report.html").read_text()
+  assert report["verdict"]["headline"] in page
+  for title in ("Who can be found", "How certain this is", "Compared with what",
+                "What to do", "What was not tried"):  # fmt: skip
+    assert title in page
+  found.save(tmp_path / "redacted", redact=True)
+  assert not (tmp_path / "redacted" / "scores.npz").exists()
+  kept = json.loads((tmp_path / "redacted" / "report.json").read_text())
+  assert kept["exposed"] == []
+  assert kept["verdict"] == report["verdict"]
+  assert (
+    "most exposed records" not in (tmp_path / "redacted" / "report.html").read_text()
+  )
+
+
+@pytest.mark.parametrize(
+  ("change", "says"),
+  [
+    ({"member_labels": None}, "lack 'member_labels': pass member_logits"),
+    ({"logits": np.zeros((3, 2))}, "hold 'logits', which is not read"),
+    ({"member_groups": np.zeros(800)}, "hold 'member_groups' alone"),
+    ({"holdout_logits": np.zeros((600, 3))}, "query both in the same way"),
+  ],
+)
+def test_arrays_that_are_wrong_are_one_line(change, says):
+  arrays = {**outputs(), **change}
+  arrays = {name: value for name, value in arrays.items() if value is not None}
+  with pytest.raises(ValueError, match=says):
+    audit(arrays)
+
+
+def test_arguments_that_are_wrong_are_one_line():
+  with pytest.raises(ValueError, match="prior=10"):
+    audit(outputs(), prior=10.0)
+  with pytest.raises(ValueError, match=r"budget='shadows:2'; pass 'free'"):
+    audit(outputs(), budget="shadows:2")
+  with pytest.raises(ValueError, match="trains models on the records"):
+    audit(outputs(), budget="shadows:8")
+  with pytest.raises(ValueError, match="members= and holdout= are needed"):
+    mixdef.audit_release(lambda x: x)
+  with pytest.raises(ValueError, match="pass a Run, a function"):
+    mixdef.audit_release(3)
+  x = np.zeros((4, 2)), np.zeros(4, int)
+  with pytest.raises(ValueError, match="needs the recipe"):
+    mixdef.audit_release(lambda x: x, members=x, holdout=x, budget="shadows:8")
+
+
+def test_levels_come_from_the_lists():
+  def counts(sure, likely, beats):
+    return {"shown": {"0.95": sure, "0.5": likely}, "beats_guessing": beats}
+
+  rows = [
+    counts(1, 1, True),
+    counts(0, 1, True),
+    counts(0, 0, True),
+    counts(0, 0, False),
+  ]
+  assert [level_of(row) for row in rows] == list(LEVELS[1:])
+  assert level_of(rows[0], confounded=True) == "confounded"
+
+
+def test_prices_are_read_and_written():
+  assert str(Price.parse("shadows:64")) == "shadows:64"
+  assert str(Price.parse("free")) == "free"

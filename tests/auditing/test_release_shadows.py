@@ -1,0 +1,104 @@
+"""Audits of one trained model with reference models, from a run and from a folder."""
+
+import json
+
+import numpy as np
+import optax
+import pytest
+
+import mixdef
+from mixdef.cli import job, release, train
+from mixdef.cli.settings import Settings
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def trained():
+  data = mixdef.load("digits").select(np.arange(1200)).hold_out(0.5, seed=0)
+  learner = mixdef.classifier(mixdef.models.mlp(64), optax.adam(5e-3))
+  return mixdef.fit(learner, data, epochs=60, batch_size=64)
+
+
+def test_references_find_members_and_not_shuffled_ones(trained, tmp_path):
+  found = mixdef.audit_release(trained, budget="shadows:16", out=tmp_path)
+  report = found.report
+  assert report["price"]["models"] == 16
+  assert report["price"]["size"] == 600
+  online = report["attacks"]["lira_online"]
+  assert online["auc_ci"][0] > 0.55
+  assert not report["confounding"]["confounded"]
+  again = mixdef.audit_release(trained, budget="shadows:16", out=tmp_path).report
+  assert again["attacks"]["lira_online"]["auc"] == online["auc"]
+
+
+def test_imitators_find_members(trained):
+  report = mixdef.audit_release(trained, budget="imitate").report
+  assert (report["price"]["models"], report["price"]["imitators"]) == (20, 10)
+  assert report["attacks"]["imia"]["auc_ci"][0] > 0.55
+  assert report["attacks"]["glira"]["auc_ci"][0] > 0.5
+
+
+def test_persons_are_scored_where_records_have_groups(trained):
+  """Persons of two records each; the attack on persons is at least as strong."""
+  data, half = trained.data, np.arange(600) // 2
+  groups = np.concatenate([half, 300 + half])
+  found = mixdef.audit_release(
+    trained,
+    members=data.select(trained.members),
+    holdout=data.test,
+    groups=groups,
+    budget="shadows:8",
+    attacks="lira_online, loss_threshold",
+  )
+  assert found.report["unit"] == "person"
+  assert found.scores["lira_online"].shape == (600,)
+  assert found.report["setting"]["num_members"] == 300
+  assert found.report["attacks"]["lira_online"]["auc_ci"][0] > 0.55
+
+
+def test_a_trace_ranks_the_members(tmp_path):
+  data = mixdef.load("digits").select(np.arange(400)).hold_out(0.5, seed=0)
+  learner = mixdef.classifier(mixdef.models.mlp(32), optax.adam(5e-3))
+  run = mixdef.fit(learner, data, epochs=8, batch_size=64, trace="loss", every=1)
+  report = mixdef.audit_release(run, attacks="loss_threshold").report
+  ranks = [row["trace_rank"] for row in report["exposed"]]
+  assert len(set(ranks)) == len(ranks)
+  assert min(ranks) >= 1
+  assert max(ranks) <= 200
+
+
+def test_a_population_gives_a_network_of_non_members(trained):
+  rest = trained.data.test
+  halves = rest.select(np.arange(300)), rest.select(np.arange(300, 600))
+  report = mixdef.audit_release(trained, holdout=halves[0], population=halves[1]).report
+  assert "quantile_network" in report["attacks"]
+  assert "attack_p" in report["attacks"]
+
+
+def test_a_hold_out_that_was_trained_on_shows_no_difference(trained):
+  """The negative control: both sides are members."""
+  members = trained.data.select(trained.members)
+  order = np.random.default_rng(1).permutation(len(members))
+  halves = members.select(order[:300]), members.select(order[300:])
+  report = mixdef.audit_release(
+    trained, members=halves[0], holdout=halves[1], budget="shadows:16"
+  ).report
+  assert abs(report["attacks"]["lira_online"]["auc"] - 0.5) < 4 * 0.0236  # its sd
+  assert report["verdict"]["level"] in ("none_found", "low")
+
+
+def test_the_job_audits_the_run_folder_of_train(tmp_path):
+  settings = Settings(
+    model="mlp(64)", epochs=40, train_size=600, out=str(tmp_path / "run")
+  )
+  job.execute(settings, tmp_path / "run", train.run)
+  argv = [f"--run={tmp_path / 'run'}", f"--out={tmp_path / 'audit'}"]
+  before = sorted((tmp_path / "run" / "models").iterdir())
+  job.main(release.JOB, argv)
+  result = json.loads((tmp_path / "audit" / "result.json").read_text())
+  assert result["price"]["name"] == "free"
+  assert (tmp_path / "audit" / "report.html").exists()
+  assert sorted((tmp_path / "run" / "models").iterdir()) == before
+  with pytest.raises(SystemExit):
+    job.main(release.JOB, [f"--run={tmp_path / 'audit'}"])
