@@ -12,6 +12,7 @@ from mixdef.auditing import released
 from mixdef.auditing.confounding import blind_test
 from mixdef.auditing.facts import plain_facts
 from mixdef.auditing.prices import Price, buy
+from mixdef.auditing.provenance import made_from
 from mixdef.auditing.release_counts import counted, facts_of, ids_of, rank_by_trace
 from mixdef.auditing.release_verdict import release_verdict
 from mixdef.auditing.running import run_attacks
@@ -19,6 +20,7 @@ from mixdef.core import validate
 from mixdef.core.files import path_of, whole_file, write_json, write_text
 from mixdef.core.learner import Learner
 from mixdef.core.randomness import check_seed
+from mixdef.core.reading import digest_file
 from mixdef.metrics.summary import summarize
 
 _FAMILIES = ("threshold", "reference")
@@ -75,12 +77,16 @@ class ReleaseAudit:
     if folder is None:
       raise ValueError("the audit was given no out: name a folder, save('runs/mine')")
     shown = self.redacted() if redact else self
+    report = shown.report
     if not redact:
-      with whole_file(folder / "scores.npz") as file:
+      path = folder / "scores.npz"
+      with whole_file(path) as file:
         np.savez_compressed(
           file, ids=self.ids, member=self.members, allow_pickle=False, **self.scores
         )
-    write_json(folder / "report.json", shown.report)
+      kept = {**report["made_from"], "scores": digest_file(path, fix="save it again")}
+      report = {**report, "made_from": kept}
+    write_json(folder / "report.json", report)
     page = folder / "report.html"
     write_text(page, shown.html())
     return page
@@ -205,6 +211,7 @@ def audit_release(
     "confounding": blind,
     "setting": facts_of(signals, model.run) | given,
     "not_run": not_run,
+    "made_from": made_from(model),
   }
   rank_by_trace(report["exposed"], model)
   report["verdict"] = release_verdict(report)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, cast
 
 from etils import epy
 
@@ -115,8 +115,8 @@ def run(settings: ReleaseSettings, folder: pathlib.Path) -> dict:
   return {"report": page.name, **{name: report[name] for name in names}}
 
 
-def _of_run(settings, how):
-  """Audit the model in a run folder, which is loaded and not trained again."""
+def model_of(settings: ReleaseSettings) -> tuple[mixdef.Run, Settings]:
+  """Return the model in a run folder, which is not trained again, and its settings."""
   trained = settings.trained
   data = trained.load()
   if data.test is None:
@@ -130,9 +130,16 @@ def _of_run(settings, how):
     **trained.seeds_of_training,
     out=trained.out,
   )
+  return model, trained
+
+
+def _of_run(settings, how):
+  """Audit the model in a run folder."""
+  model, trained = model_of(settings)
+  data = model.data
   views = None
   if settings.views != "none":
-    views = mixdef.attacks.VIEWS[settings.views](data.test.x)
+    views = mixdef.attacks.VIEWS[settings.views](cast("mixdef.Dataset", data.test).x)
   machine = {"strategy": settings.strategy}
   if settings.memory_gb:
     machine["memory_gb"] = settings.memory_gb

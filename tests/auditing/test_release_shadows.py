@@ -8,6 +8,7 @@ import pytest
 
 import mixdef
 from mixdef.cli import job, release, train
+from mixdef.cli.__main__ import main
 from mixdef.cli.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -88,7 +89,7 @@ def test_a_hold_out_that_was_trained_on_shows_no_difference(trained):
   assert report["verdict"]["level"] in ("none_found", "low")
 
 
-def test_the_job_audits_the_run_folder_of_train(tmp_path):
+def test_the_job_audits_the_run_folder_of_train(tmp_path, capsys):
   settings = Settings(
     model="mlp(64)", epochs=40, train_size=600, out=str(tmp_path / "run")
   )
@@ -102,3 +103,6 @@ def test_the_job_audits_the_run_folder_of_train(tmp_path):
   assert sorted((tmp_path / "run" / "models").iterdir()) == before
   with pytest.raises(SystemExit):
     job.main(release.JOB, [f"--run={tmp_path / 'audit'}"])
+  report = str(tmp_path / "audit" / "report.json")
+  main(["verify", report, f"--run={tmp_path / 'run'}"])
+  assert "verify: outputs agree" in capsys.readouterr().out
