@@ -86,6 +86,8 @@ class Batch(NamedTuple):
   A row is `lam * record[index] + (1 - lam) * record[partner]`; unmixed rows have
   partner = index and lam = 1. `view` int [B] is the index of the row among the views of
   its record, if records have several views in the batch; None if each has one.
+  `features` [B,...] are what the frozen layers of a model make of the records; None if
+  they are computed from x.
   """
 
   x: Any
@@ -96,18 +98,21 @@ class Batch(NamedTuple):
   partner: Any
   lam: Any
   view: Any = None
+  features: Any = None
 
 
 class Data(NamedTuple):
   """Records on the device, shared by all models: x [N,...], y int [N].
 
   `auxiliary` bool [N] marks the defender's auxiliary records, which are never members
-  and never audited.
+  and never audited. `features` [N,...] are what the frozen layers of all models make of
+  the records, if a step uses them in place of x.
   """
 
   x: Any
   y: Any
   auxiliary: Any
+  features: Any = None
 
 
 class Spec(NamedTuple):
