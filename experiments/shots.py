@@ -73,7 +73,9 @@ def cell(data, weights, shots, part, defense, seed):
   chain = f"start_from({str(weights)!r}, fresh={HEAD!r}){PARTS[part]}"
   if defense != "none":
     chain += f"|dp_sgd({defense}, delta={DELTA})"
-  learner = mixdef.classifier(mixdef.models.cnn(5), optax.adam(RATES[part]), chain)
+  learner = mixdef.classifier(
+    mixdef.models.cnn(5), optax.adam(RATES[part]), mixdef.chain(chain)
+  )
   models = 32 if (part, shots) == ("whole", 100) else 64
   shadows = mixdef.fit_many(
     learner,

@@ -163,7 +163,7 @@ def classifier(
       return ()
 
     jax.eval_shape(seen, state, data, rows, *ctx[:3])
-    return features_of(network, _variables(state), data.x[:1])
+    return features_of(network, _variables(state), data.x)
 
   def released(state):
     variables = _variables(state)

@@ -81,13 +81,13 @@ def with_input(run: Callable, changing: Collection[str], features: Any) -> Any:
     return run()
 
 
-def features_of(network: Network, variables: Any, example: Any) -> Callable:
+def features_of(network: Network, variables: Any, records: Any) -> Callable:
   """Return the function that computes the features of a network.
 
   Args:
     network: a network with `features`.
     variables: its variables; only their shapes are used.
-    example: one record [1,...]; only its shape and type are used.
+    records: [N,...]; only their shape and type are used.
 
   Returns:
     `x [N,...] -> [N,...]`. Each record passes through the frozen layers alone, so that
@@ -101,7 +101,7 @@ def features_of(network: Network, variables: Any, example: Any) -> Callable:
   assert of is not None
   key = jax.eval_shape(lambda: random_key(0))
   for rows in (2, 3):  # two sizes tell the axis of the records from any other
-    x = jax.ShapeDtypeStruct((rows, *example.shape[1:]), example.dtype)
+    x = jax.ShapeDtypeStruct((rows, *records.shape[1:]), records.dtype)
     weight = jax.ShapeDtypeStruct((rows,), jnp.float32)
     closed, found = jax.make_jaxpr(of, return_shape=True)(variables, x, key, weight)
     if not hasattr(found, "shape") or found.shape[:1] != (rows,):
