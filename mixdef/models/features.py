@@ -120,7 +120,7 @@ def features_of(network: Network, variables: Any, records: Any) -> Callable:
   return lambda x: jax.lax.map(one, x, batch_size=_BLOCK)
 
 
-_BLOCK = 512  # records at once
+_BLOCK = 64  # records at once, whose activations stay in the cache of a CPU
 
 
 def _changes(layer, changing):
