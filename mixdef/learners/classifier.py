@@ -114,14 +114,14 @@ def classifier(
       variables = {"params": params, **state.stats}
       # The first row's id gives single-record batches different dropout masks.
       key = jax.random.fold_in(fold_in_name(ctx.key, "model"), batch.index[0])
-      known = {} if batch.features is None else {"features": batch.features}
+      instead = {} if batch.features is None else {"features": batch.features}
       logits, stats = network.apply(
         variables,
         batch.x,
         train=True,
         key=key,
         weight=batch.weight,
-        **known,
+        **instead,
       )
       log_probs = jax.nn.log_softmax(logits)
       ctx = ctx._replace(batch=batch)
