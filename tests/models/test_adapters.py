@@ -346,7 +346,7 @@ WRONG_MODELS = {
   "keras": (Keras(), "a Keras model"),
   "three functions": ((abs, abs, abs), "of type tuple"),
   "a pair of a number": ((abs, 3), "of type tuple"),
-  "learner": (classifier(Inner(), optax.sgd(0.1)), "a Learner, which is given to fit"),
+  "learner": (classifier(Inner(), optax.sgd(0.1)), "a Learner, which is passed to fit"),
   "bound": (nn.Dense(K).bind({}), "bound to its variables"),
   "array": (np.ones(3), "of type ndarray"),
 }
