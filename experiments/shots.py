@@ -7,7 +7,9 @@ fine-tuned on 5, 20 or 100 records of each of the classes 5 to 9, as a whole or 
 alone, without a defense and with DP-SGD. A cell has three pools of records. A call with
 the same --out continues where another stopped.
 
-Cost and result: see docs/results/shots.md.
+Cost and result: 46 minutes on two shared cores. Undefended, online LiRA falls from AUC
+0.95 (5 shots, all layers) to 0.54 (100 shots, head); DP-SGD at epsilon 8 holds it below
+0.54, at chance accuracy with 5 shots and 68% with 100. See docs/results/shots.md.
 """
 
 import functools

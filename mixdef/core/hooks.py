@@ -105,14 +105,24 @@ class Data(NamedTuple):
   """Records on the device, shared by all models: x [N,...], y int [N].
 
   `auxiliary` bool [N] marks the defender's auxiliary records, which are never members
-  and never audited. `features` [N,...] are what the frozen layers of all models make of
-  the records, if a step uses them in place of x.
+  and never audited.
   """
 
   x: Any
   y: Any
   auxiliary: Any
-  features: Any = None
+
+
+class Featured(NamedTuple):
+  """`Data` with `features` [N,...], what frozen layers make of the records.
+
+  The steps of a learner with `features` use them in place of x; no hook is shown them.
+  """
+
+  x: Any
+  y: Any
+  auxiliary: Any
+  features: Any
 
 
 class Spec(NamedTuple):

@@ -58,7 +58,7 @@ class Learner(NamedTuple):
   records as training does. `text` describes the learner in messages. `model` is what a
   classifier was made of: a linen module, or the `Network` of any other model.
   `features` takes the shapes of the arguments of `step`, and returns the function that
-  computes `Data.features`; it raises `NoFeatures` if the steps need the records.
+  computes `Featured.features`; it raises `NoFeatures` if the steps need the records.
 
   A GAN has `generate`, with z ~ N(0, I) of dimension `latent` and conditions y, rows of
   the simplex over `num_classes`. Its members are split into `num_shards` disjoint

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from mixdef.core import isolation
 from mixdef.core.chaining import chain
 from mixdef.core.estimators import mean_value_and_grad
-from mixdef.core.hooks import Batch, Ctx, Defense, weighted_mean
+from mixdef.core.hooks import Batch, Ctx, Data, Defense, Featured, weighted_mean
 from mixdef.core.learner import (
   Learner,
   TrainState,
@@ -184,9 +184,8 @@ def classifier(
           lambda record: infer(variables, record[None])[0], x, batch_size=_BLOCK
         )
 
-      data = data._replace(features=None)
       known = ctx._replace(
-        variables=variables, predict=predict, data=data, members=members
+        variables=variables, predict=predict, data=Data(*data[:3]), members=members
       )
       return state._replace(defense=hook(state.defense, known))
 
@@ -307,5 +306,5 @@ def _gather(data, rows, infer, variables):
     auxiliary=rows.auxiliary,
     partner=rows.index,
     lam=jnp.ones_like(rows.weight),
-    features=None if data.features is None else data.features[rows.index],
+    features=data.features[rows.index] if isinstance(data, Featured) else None,
   )

@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 
 from mixdef.core import validate
-from mixdef.core.hooks import Data, Rows
+from mixdef.core.hooks import Data, Featured, Rows
 from mixdef.core.learner import Learner
 from mixdef.core.randomness import fold_in_name, row_keys
 from mixdef.models.features import NoFeatures
@@ -35,7 +35,7 @@ class Training:
   source: Learner | Callable
   learner: Learner
   values: dict
-  data: Data
+  data: Data | Featured
   members: Any
   rows: Any
   keys: Any
@@ -121,7 +121,7 @@ class Training:
     smallest = dataclasses.replace(
       self,
       plan=self.plan._replace(capacity=1),
-      data=self.data._replace(features=None),
+      data=Data(*self.data[:3]),
     )
     program = programs(self.source, smallest.plan, "vmap")
     states, values, rows, data, *numbers = smallest.abstract(1)
@@ -254,7 +254,7 @@ def _with_features(training):
     "features of the frozen layers are computed once (%d records, %d numbers each)",
     *(len(found), found.size // len(found)),
   )
-  data = data._replace(features=on_all_devices(jax.jit(features)(data.x)))
+  data = Featured(*data[:3], on_all_devices(jax.jit(features)(data.x)))
   return dataclasses.replace(training, data=data)
 
 

@@ -10,7 +10,7 @@ from flax import nnx
 from training_cases import halves, records
 
 import mixdef
-from mixdef.core.hooks import Defense
+from mixdef.core.hooks import Data, Defense
 from mixdef.models import adapt
 from mixdef.training.prepare import prepare
 from mixdef.training.programs import programs
@@ -207,7 +207,7 @@ def test_features_are_not_used_where_steps_need_the_records(
   monkeypatch.setattr(
     "mixdef.training.prepare.logging.info", lambda text, *args: said.append(text % args)
   )
-  assert prepared(learner_of(kind, *chain)).data.features is None
+  assert type(prepared(learner_of(kind, *chain)).data) is Data
   (line,) = said
   assert "computed in every step" in line
   assert reason in line
@@ -219,13 +219,13 @@ def test_backbones_that_start_at_random_are_of_each_model(monkeypatch):
     "mixdef.training.prepare.logging.info", lambda text, *args: said.append(text % args)
   )
   learner = mixdef.classifier(Linen(), optax.sgd(0.1), HEAD)
-  assert prepared(learner).data.features is None
+  assert type(prepared(learner).data) is Data
   assert "they depend on leaves of each model" in said[0]
 
 
 def test_features_too_large_for_memory_are_not_kept(monkeypatch):
   monkeypatch.setattr("mixdef.training.prepare.memory_budget", lambda given: 1e3)
-  assert prepared(learner_of("linen", HEAD)).data.features is None
+  assert type(prepared(learner_of("linen", HEAD)).data) is Data
 
 
 def test_a_frozen_layer_that_couples_rows_sees_one_record():
@@ -252,13 +252,13 @@ def test_hooks_are_not_shown_the_features():
   seen = []
 
   def epoch(state, ctx):
-    seen.append(ctx.data.features)
+    seen.append(type(ctx.data))
     return state
 
   part = Defense("looking", init=lambda key, spec: (), epoch=epoch)
   fit_many(learner_of("linen", HEAD, part, optimizer=optax.sgd(0.1)))
   assert seen
-  assert set(seen) == {None}
+  assert set(seen) == {Data}
 
 
 @pytest.mark.slow
