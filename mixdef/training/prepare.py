@@ -254,8 +254,10 @@ def _with_features(training):
     "features of the frozen layers are computed once (%d records, %d numbers each)",
     *(len(found), found.size // len(found)),
   )
-  data = Featured(*data[:3], on_all_devices(jax.jit(features)(data.x)))
-  return dataclasses.replace(training, data=data)
+  found = on_all_devices(jax.jit(features)(data.x))
+  return dataclasses.replace(
+    training, data=Featured(data.x, data.y, data.auxiliary, found)
+  )
 
 
 def _check_unit_range(data):
