@@ -86,6 +86,8 @@ class Batch(NamedTuple):
   A row is `lam * record[index] + (1 - lam) * record[partner]`; unmixed rows have
   partner = index and lam = 1. `view` int [B] is the index of the row among the views of
   its record, if records have several views in the batch; None if each has one.
+  `features` [B,...] are what the frozen layers of a model make of the records; None if
+  they are computed from x.
   """
 
   x: Any
@@ -96,6 +98,7 @@ class Batch(NamedTuple):
   partner: Any
   lam: Any
   view: Any = None
+  features: Any = None
 
 
 class Data(NamedTuple):
@@ -108,6 +111,18 @@ class Data(NamedTuple):
   x: Any
   y: Any
   auxiliary: Any
+
+
+class Featured(NamedTuple):
+  """`Data` with `features` [N,...], what frozen layers make of the records.
+
+  The steps of a learner with `features` use them in place of x; no hook is shown them.
+  """
+
+  x: Any
+  y: Any
+  auxiliary: Any
+  features: Any
 
 
 class Spec(NamedTuple):

@@ -42,6 +42,7 @@ class Learner(NamedTuple):
   finish    (state, data, members, ctx) -> state      None: no action
   predict   (state, x, *, raw=False) -> log-probabilities [B,K]
   guarantee (state) -> {"epsilon", "delta"}           None: no epsilon is stated
+  features  (state, data, rows, ctx) -> (x -> [N,...])  None: no layer is frozen
 
   for a GAN:
   predict   (state, x, *, y=None, raw=False) -> D(x, y) of every critic [B,C]
@@ -56,6 +57,8 @@ class Learner(NamedTuple):
   `stages`, `rows` and `traits` are the defense's; attacks may use `batch` to transform
   records as training does. `text` describes the learner in messages. `model` is what a
   classifier was made of: a linen module, or the `Network` of any other model.
+  `features` takes the shapes of the arguments of `step`, and returns the function that
+  computes `Featured.features`; it raises `NoFeatures` if the steps need the records.
 
   A GAN has `generate`, with z ~ N(0, I) of dimension `latent` and conditions y, rows of
   the simplex over `num_classes`. Its members are split into `num_shards` disjoint
@@ -79,6 +82,7 @@ class Learner(NamedTuple):
   num_shards: int = 1
   guarantee: Callable | None = None
   model: Any = None
+  features: Callable | None = None
 
   @property
   def kind(self) -> str:

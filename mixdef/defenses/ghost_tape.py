@@ -6,10 +6,10 @@ gradient (`ghost_rules`), so no second backward pass is needed.
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Literal, get_opaque_trace_state
+from jax.extend.core import get_opaque_trace_state
 
 from mixdef.defenses.ghost_rules import Call, UnsupportedError, grouped, ungrouped
-from mixdef.models.layer_calls import watch
+from mixdef.models.layer_calls import reached, watch
 
 
 def record_calls(losses_fn, params, batch, ctx, views):
@@ -88,30 +88,17 @@ def _probe(losses_fn, params, records, ctx, views):
 
   trace = jax.make_jaxpr(run, return_shape=True)
   closed, (outputs, *_) = trace(params, jax.tree.map(twice, records))
-  reached = _reached(closed.jaxpr)
-  for call, sources in zip(calls, reached, strict=False):
+  found = reached(closed.jaxpr)
+  for call, sources in zip(calls, found, strict=False):
     if sources - set(call.places.values()):
       raise UnsupportedError(f"{call.layer.where} uses more than its input")
   paths = jax.tree_util.tree_leaves_with_path(params)
-  loose = set().union(*reached[len(calls) :]) & set(range(len(paths)))
+  loose = set().union(*found[len(calls) :]) & set(range(len(paths)))
   if loose:
     path, _ = paths[min(loose)]
     where = jax.tree_util.keystr(path, simple=True, separator="/")
     raise UnsupportedError(f"{where} is used outside a plain leaf module")
   return outputs
-
-
-def _reached(jaxpr):
-  """Return, for every output of a program, the indices of the inputs it may use."""
-  used = {variable: {place} for place, variable in enumerate(jaxpr.invars)}
-
-  def by(variables):
-    sets = (used.get(v, ()) for v in variables if not isinstance(v, Literal))
-    return set().union(*sets)
-
-  for equation in jaxpr.eqns:
-    used |= dict.fromkeys(equation.outvars, by(equation.invars))
-  return [by([variable]) for variable in jaxpr.outvars]
 
 
 def _recorder(calls, params, rows, tap):

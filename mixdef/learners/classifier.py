@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from mixdef.core import isolation
 from mixdef.core.chaining import chain
 from mixdef.core.estimators import mean_value_and_grad
-from mixdef.core.hooks import Batch, Ctx, Defense, weighted_mean
+from mixdef.core.hooks import Batch, Ctx, Data, Defense, Featured, weighted_mean
 from mixdef.core.learner import (
   Learner,
   TrainState,
@@ -21,6 +21,7 @@ from mixdef.core.optimizers import check_optimizer, offered, start
 from mixdef.core.randomness import fold_in_name
 from mixdef.data import to_float
 from mixdef.models.adapters import adapt
+from mixdef.models.features import NoFeatures, features_of
 from mixdef.models.probing import check_network
 
 _BLOCK = 512  # records per forward pass of an epoch hook
@@ -113,12 +114,14 @@ def classifier(
       variables = {"params": params, **state.stats}
       # The first row's id gives single-record batches different dropout masks.
       key = jax.random.fold_in(fold_in_name(ctx.key, "model"), batch.index[0])
+      instead = {} if batch.features is None else {"features": batch.features}
       logits, stats = network.apply(
         variables,
         batch.x,
         train=True,
         key=key,
         weight=batch.weight,
+        **instead,
       )
       log_probs = jax.nn.log_softmax(logits)
       ctx = ctx._replace(batch=batch)
@@ -148,6 +151,20 @@ def classifier(
     metrics = {"loss": value, "accuracy": weighted_mean(hits, batch.weight)}
     return TrainState(params, stats, opt, defended, state.key), metrics
 
+  def features(state, data, rows, ctx):
+    def seen(state, data, rows, key, step, epoch):
+      at = ctx._replace(key=key, step=step, epoch=epoch)
+      batch = _gather(data, rows, infer, _variables(state))
+      for part in defense.parts or ():
+        if part.batch:
+          out = part.batch(batch, state.defense[part.name], at)
+          if out.x is not batch.x or out.index is not batch.index:
+            raise NoFeatures(f"{part.name} changes the records of a batch")
+      return ()
+
+    jax.eval_shape(seen, state, data, rows, *ctx[:3])
+    return features_of(network, _variables(state), data.x)
+
   def released(state):
     variables = _variables(state)
     if defense.release_params:
@@ -168,7 +185,7 @@ def classifier(
         )
 
       known = ctx._replace(
-        variables=variables, predict=predict, data=data, members=members
+        variables=variables, predict=predict, data=Data(*data[:3]), members=members
       )
       return state._replace(defense=hook(state.defense, known))
 
@@ -198,6 +215,7 @@ def classifier(
     + (f"|microbatch={microbatch}" if microbatch else ""),
     model=given,
     guarantee=guarantee_of(defense),
+    features=features if network.features else None,
   )
 
 
@@ -288,4 +306,5 @@ def _gather(data, rows, infer, variables):
     auxiliary=rows.auxiliary,
     partner=rows.index,
     lam=jnp.ones_like(rows.weight),
+    features=data.features[rows.index] if isinstance(data, Featured) else None,
   )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+from jax.extend.core import Literal
 
 from mixdef.models.network import by_path, nested
 
@@ -59,8 +60,10 @@ def watch(handler: Handler | None) -> Iterator[None]:
   """
   before = watcher()
   _watching.handler = handler
+  # One interceptor serves all handlers: an inner one calls the outer one itself.
+  once = nn.intercept_methods(_of_linen) if before is None else contextlib.nullcontext()
   try:
-    with nn.intercept_methods(_of_linen):
+    with once:
       yield
   finally:
     _watching.handler = before
@@ -111,6 +114,24 @@ def _of_linen(call, args, kwargs, context):
 
 def _held(module):
   return {} if module.scope is None else module.variables.get("params", {})
+
+
+def reached(jaxpr: Any) -> list[set[int]]:
+  """Return, for every output of a program, the indices of the inputs it may use.
+
+  >>> import jax
+  >>> reached(jax.make_jaxpr(lambda a, b, c: (a + b, c))(1.0, 2.0, 3.0).jaxpr)
+  [{0, 1}, {2}]
+  """
+  used = {variable: {place} for place, variable in enumerate(jaxpr.invars)}
+
+  def by(variables):
+    sets = (used.get(v, ()) for v in variables if not isinstance(v, Literal))
+    return set().union(*sets)
+
+  for equation in jaxpr.eqns:
+    used |= dict.fromkeys(equation.outvars, by(equation.invars))
+  return [by([variable]) for variable in jaxpr.outvars]
 
 
 def several(args, kwargs) -> bool:

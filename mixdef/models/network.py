@@ -36,6 +36,9 @@ class Network(NamedTuple):
   `still(frozen)` returns the network whose modules, chosen by their paths, behave in
   training as in inference; None if that cannot be done. `given()` returns the leaves
   that all models start from, by collection and path; None if all starts are random.
+  `features(variables, x, key, weight)` returns what a step gives to the first layer
+  that training changes, and `apply(..., features=)` uses these features in place of
+  them; None if no layer is frozen. See `mixdef.models.features`.
   """
 
   init: Callable
@@ -43,6 +46,7 @@ class Network(NamedTuple):
   text: str
   still: Callable | None = None
   given: Callable | None = None
+  features: Callable | None = None
 
 
 def by_path(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 A leaf is named by its path without the collection, such as "Dense_0/kernel".
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import numpy as np
 
 from mixdef.core.randomness import fold_in_name
 from mixdef.core.reading import digest
+from mixdef.models.features import first_input, with_input
 from mixdef.models.network import Network, by_path, nested
 
 Chosen = Callable[[str], bool]  # the path of a leaf -> whether it is chosen
@@ -202,9 +204,10 @@ def _partly(network, chosen, added=None):
       variables[_FROZEN] = {path: found[path] for path in kept}
     return variables
 
-  def apply(variables, *xs, train, key=None, weight=None):
+  def prepared(variables, xs, **how):
+    """Return the call of the whole model, its trained leaves and all that change."""
     variables, params = dict(variables), dict(variables["params"])
-    factors = params.pop(_LORA, None)
+    factors = params.pop(_LORA, {})
     kept = variables.pop(_FROZEN, {})
     trained = by_path({**variables, "params": params})
     whole = {**_given(network), **trained, **kept}
@@ -213,22 +216,32 @@ def _partly(network, chosen, added=None):
       leaves = added.use(leaves, factors)
     running = network
     frozen = whole.keys() - trained.keys()
-    if train and network.still:
+    if how["train"] and network.still:
       names = {_leaf(path) for path in frozen if _head(path) == "params"}
       running = network.still(_still(leaves, names))
-    elif train and any(_head(path) != "params" for path in frozen):
+    elif how["train"] and any(_head(path) != "params" for path in frozen):
       raise ValueError(
         "this model has no `still`, so its frozen layers would update their "
         "statistics: freeze layers without BatchNorm"
       )
     whole |= {f"params/{path}": leaf for path, leaf in leaves.items()}
-    outputs, stats = running.apply(
-      nested(whole), *xs, train=train, key=key, weight=weight
-    )
+    run = functools.partial(running.apply, nested(whole), *xs, **how)
+    changing = factors.keys() | {_leaf(p) for p in trained if _head(p) == "params"}
+    return run, trained, changing
+
+  def apply(variables, *xs, train, key=None, weight=None, features=None):
+    how = {"train": train, "key": key, "weight": weight}
+    run, trained, changing = prepared(variables, xs, **how)
+    outputs, stats = run() if features is None else with_input(run, changing, features)
     moved = {path: leaf for path, leaf in by_path(stats).items() if path in trained}
     return outputs, nested(moved)
 
-  return _Partial(init, apply, network.text)
+  def features(variables, x, key, weight):
+    how = {"train": True, "key": key, "weight": weight}
+    run, _, changing = prepared(variables, [x], **how)
+    return first_input(run, changing)
+
+  return _Partial(init, apply, network.text, features=features)
 
 
 def _still(leaves: Iterable[str], frozen: set[str]) -> Chosen:
@@ -270,7 +283,8 @@ def _module(path):
 
 def _floats(leaf):
   array = np.asarray(leaf)
-  return jnp.asarray(array, np.float32 if array.dtype.kind in "fV" else array.dtype)
+  with jax.ensure_compile_time_eval():  # a sweep makes its chains inside a trace
+    return jnp.asarray(array, np.float32 if array.dtype.kind in "fV" else array.dtype)
 
 
 def _some(paths):

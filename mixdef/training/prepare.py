@@ -7,14 +7,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from mixdef.core import validate
-from mixdef.core.hooks import Data
+from mixdef.core.hooks import Data, Featured, Rows
 from mixdef.core.learner import Learner
 from mixdef.core.randomness import fold_in_name, row_keys
+from mixdef.models.features import NoFeatures
 from mixdef.training.devices import on_all_devices
 from mixdef.training.programs import programs, query_program
 from mixdef.training.sampling import Plan, make_plan
+from mixdef.training.strategy import memory_budget
+
+_ROWS = jnp.int32, jnp.float32, jnp.float32  # index, weight, auxiliary
+_FEATURES = 0.25  # share of the available memory that features may take
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Training:
   source: Learner | Callable
   learner: Learner
   values: dict
-  data: Data
+  data: Data | Featured
   members: Any
   rows: Any
   keys: Any
@@ -109,9 +115,14 @@ class Training:
     """Return the lowered text of one model's training and prediction.
 
     It changes with the model, optimizer and defense, whether or not these have a text,
-    and with nothing else. In particular, it does not depend on the batch capacity.
+    and with nothing else. In particular, it depends neither on the batch capacity nor
+    on where features are computed.
     """
-    smallest = dataclasses.replace(self, plan=self.plan._replace(capacity=1))
+    smallest = dataclasses.replace(
+      self,
+      plan=self.plan._replace(capacity=1),
+      data=Data(*self.data[:3]),
+    )
     program = programs(self.source, smallest.plan, "vmap")
     states, values, rows, data, *numbers = smallest.abstract(1)
     one = self.select([0])
@@ -211,7 +222,42 @@ def prepare(source, values, data, members, keys, *, epochs, batch_size, num_memb
       batch_size=batch_size,
       num_members=_teacher_size(num_members, stage, stage_keys[0], device.auxiliary),
     )
-  return Training(source, learner, values, device, members, rows, keys, plan, teachers)
+  training = Training(
+    source, learner, values, device, members, rows, keys, plan, teachers
+  )
+  return _with_features(training) if learner.features else training
+
+
+def _with_features(training):
+  """Compute what frozen layers make of the records, if the steps can use it."""
+  plan, data = training.plan, training.data
+  states, _, _, shapes, number, *_ = training.abstract(1)
+  state, key = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
+    (states, _shapes(training.keys)),
+  )
+  size = plan.capacity + plan.auxiliary_rows
+  rows = [jax.ShapeDtypeStruct((size,), kind) for kind in _ROWS]
+  where = plan.position(key, number, number)
+  try:
+    features = training.learner.features(state, shapes, Rows(*rows), where)
+    found = jax.eval_shape(features, data.x)
+    needed, limit = found.size * found.dtype.itemsize, _FEATURES * memory_budget(None)
+    if needed > limit:
+      raise NoFeatures(
+        f"they need {needed / 1e9:.3g} GB, and {limit / 1e9:.3g} are free"
+      )
+  except NoFeatures as reason:
+    logging.info("features of frozen layers are computed in every step: %s", reason)
+    return training
+  logging.info(
+    "features of the frozen layers are computed once (%d records, %d numbers each)",
+    *(len(found), found.size // len(found)),
+  )
+  found = on_all_devices(jax.jit(features)(data.x))
+  return dataclasses.replace(
+    training, data=Featured(data.x, data.y, data.auxiliary, found)
+  )
 
 
 def _check_unit_range(data):
