@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.core import validate
+from mixdef.core.mapped import MappedRecords, kept_in_file
 from mixdef.core.randomness import stream
 from mixdef.data import labels
 from mixdef.data.schema import Schema
@@ -25,7 +26,7 @@ class Dataset(Sources):
 
   Attributes:
     x: [N, ...] inputs: uint8 images (0..255), float32, or categorical int32, such as
-      token ids.
+      token ids. An array, or `MappedRecords` if they stay in a file.
     y: [N] int32 labels in [0, num_classes).
     num_classes: number of classes K.
     name: canonical name, printed in every report.
@@ -48,7 +49,7 @@ class Dataset(Sources):
       records, or None.
   """
 
-  x: np.ndarray
+  x: Any
   y: np.ndarray
   num_classes: int
   name: str = "user"
@@ -67,7 +68,10 @@ class Dataset(Sources):
         object.__setattr__(self, field, np.zeros(len(self.x), bool))
     if self.ids is None:
       object.__setattr__(self, "ids", np.arange(len(self.x)))
-    fields = ["x", "y", "auxiliary", "always_member", "ids"]
+    object.__setattr__(self, "x", kept_in_file(self.x))
+    fields = ["y", "auxiliary", "always_member", "ids"]
+    if not isinstance(self.x, MappedRecords):
+      fields.append("x")
     for field in fields if self.groups is None else [*fields, "groups"]:
       frozen = np.asarray(getattr(self, field)).view()
       frozen.flags.writeable = False
@@ -145,7 +149,8 @@ class Dataset(Sources):
     """Create a `Dataset` from arrays after validating them.
 
     Args:
-      x: [N, ...] numpy or jax array or nested list, N >= 2, all values finite. uint8
+      x: [N, ...] numpy or jax array or nested list, N >= 2, all values finite. Records
+        of a `numpy.memmap` stay in their file, see `MappedRecords`. uint8
         is kept and means images of 0..255. Other integers become int32 and are treated
         as categorical, for example token ids for `nn.Embed`; functions that mix,
         perturb or crop records reject them. Pass quantities as floats, which become
@@ -169,7 +174,7 @@ class Dataset(Sources):
     Dataset(user: 3 x (2,) float32, 2 classes, 0 auxiliary, test none)
     """
     pair = isinstance(test, (tuple, list)) and len(test) == 2
-    x = validate.inputs(x, "x")
+    x = cast(Any, validate.inputs(x, "x"))
     given = y
     y, test_y, classes = labels.read(given, test[1] if pair else None)
     if num_classes is None and np.ndim(given) == 2 and np.shape(given)[1] > 1:
@@ -207,6 +212,8 @@ class Dataset(Sources):
   def select(self, rows: ArrayLike) -> Self:
     """Return the records of `rows`, in that order; the held-out file is kept.
 
+    Mapped records are not read.
+
     Args:
       rows: [M] integer indices in [0, N), or an [N] bool mask.
 
@@ -217,9 +224,10 @@ class Dataset(Sources):
       ValueError: `rows` is empty, out of range or of the wrong length.
     """
     rows = validate.rows(rows, len(self))
+    mapped = isinstance(self.x, MappedRecords)
     return dataclasses.replace(
       self,
-      x=self.x[rows],
+      x=self.x.select(rows) if mapped else self.x[rows],
       y=self.y[rows],
       auxiliary=self.auxiliary[rows],
       always_member=self.always_member[rows],
@@ -341,6 +349,7 @@ class Dataset(Sources):
     [[-1.0, -0.5], [1.0, 0.5]]
     """
     validate.quantities(self.x, "standardize")
+    validate.in_memory(self.x, "standardize")
     source = self.x
     if moments_of is not None:
       validate.same_records(self.x, moments_of.x)

@@ -12,6 +12,7 @@ from mixdef.core import validate
 from mixdef.core.hooks import Data
 from mixdef.core.learner import Learner
 from mixdef.core.randomness import fold_in_name, row_keys
+from mixdef.core.streamed import Block
 from mixdef.training.devices import on_all_devices
 from mixdef.training.programs import programs, query_program
 from mixdef.training.sampling import Plan, make_plan
@@ -22,19 +23,24 @@ class Training:
   """S models to train; leaves have the leading axis S, and `data` is shared.
 
   `source` builds the learner from a model's hyper-parameters `values`; `learner` is the
-  first model's. `members` marks the members, `rows` the records trained on, and
-  `teachers` are the S*M models of the previous stage.
+  first model's. `records` are those of the data set, on the host. `data` is on the
+  devices, with all records after `resident`, and before or else one of them as an
+  example. `members` marks the members, `rows` the records trained on, and `teachers`
+  are the S*M models of the previous stage. `block` is the number of bytes of records
+  that are read at once if they are streamed.
   """
 
   source: Learner | Callable
   learner: Learner
   values: dict
+  records: Any
   data: Data
   members: Any
   rows: Any
   keys: Any
   plan: Plan
   teachers: "Training | None" = None
+  block: float = 0.0
 
   @property
   def count(self) -> int:
@@ -45,6 +51,31 @@ class Training:
   def work(self) -> int:
     """Total number of model epochs, including the teachers'."""
     return self.count * self.plan.epochs + (self.teachers.work if self.teachers else 0)
+
+  @property
+  def streamed(self) -> bool:
+    """Whether the records are read during training, in blocks."""
+    return len(self.data.x) < len(self.records)
+
+  def resident(self) -> "Training":
+    """Return the training with all records on the devices, the teachers' included."""
+    return self._with(self.data._replace(x=on_all_devices(self.records)), 0.0)
+
+  def streaming(self, block: float) -> "Training":
+    """Return the training whose records are read in blocks of so many bytes."""
+    return self._with(self.data, block)
+
+  def _with(self, data, block):
+    teachers = self.teachers and self.teachers._with(data, block)
+    return dataclasses.replace(self, data=data, block=block, teachers=teachers)
+
+  def group(self, count: int) -> tuple[int, int]:
+    """Return how many steps of `count` models share a block, and its records."""
+    plan = self.plan
+    rows = count * (plan.num_shards * plan.capacity + plan.auxiliary_rows)
+    most = max(1, int(self.block / (rows * self.records[:1].nbytes)))
+    steps = -(-plan.steps_per_epoch // -(-plan.steps_per_epoch // most))
+    return steps, min(plan.num_records, steps * rows)
 
   def select(self, models) -> "Training":
     """Return the training of some of the models, with their teachers."""
@@ -90,20 +121,30 @@ class Training:
     columns = self.learner.stages[0][0].columns or self.plan.num_classes
     return jnp.zeros((self.count, self.plan.num_records, columns))
 
-  def abstract(self, count: int):
+  def abstract(self, count: int) -> Any:
     """Return the argument shapes of `Programs.train` for the first `count` models."""
     part = self.select(range(count))
     init = programs(self.source, self.plan, "vmap").init
     table = jax.eval_shape(part.zero_table)
-    states = jax.eval_shape(init, part.keys, table, part.values, self.data)
+    # The shapes of all records, whether or not they are streamed.
+    x = jax.ShapeDtypeStruct(self.records.shape, self.records.dtype)
+    data = _shapes(self.data._replace(x=x))
+    states = jax.eval_shape(init, part.keys, table, part.values, data)
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    # Shapes only, because the program does not depend on where arrays are placed.
-    return (
-      *_shapes((states, part.values, part.rows, self.data)),
-      number,
-      number,
-      number,
+    return *_shapes((states, part.values, part.rows)), data, number, number, number
+
+  def abstract_dealt(self, count: int) -> Any:
+    """Return the argument shapes of `Programs.train_dealt`, as `abstract` does."""
+    states, values, rows, data, *numbers = self.abstract(count)
+    example = _shapes(self.data)
+    deal = programs(self.source, self.plan, "vmap").deal
+    dealt, metrics = jax.eval_shape(deal, states, values, rows, example, numbers[0])
+    size = self.group(count)[1]
+    block = Block(
+      jax.ShapeDtypeStruct((size, *data.x.shape[1:]), data.x.dtype),
+      jax.ShapeDtypeStruct((size,), jnp.int32),
     )
+    return states, values, dealt, metrics, data._replace(x=block), *numbers
 
   def program_text(self) -> str:
     """Return the lowered text of one model's training and prediction.
@@ -115,7 +156,8 @@ class Training:
     program = programs(self.source, smallest.plan, "vmap")
     states, values, rows, data, *numbers = smallest.abstract(1)
     one = self.select([0])
-    keys, table, records = _shapes((one.keys, one.zero_table(), self.data.x[:1]))
+    keys, table = _shapes((one.keys, one.zero_table()))
+    records = jax.ShapeDtypeStruct((1, *data.x.shape[1:]), data.x.dtype)
     lowered = [
       program.init.lower(keys, table, values, data),
       program.train.lower(states, values, rows, data, *numbers),
@@ -150,8 +192,14 @@ def _shapes(tree):
   return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
-def prepare(source, values, data, members, keys, *, epochs, batch_size, num_members):
-  """Check the inputs of a training and build it; arguments as in `fit_many`."""
+def prepare(
+  source, values, data, members, keys, *, epochs, batch_size, num_members, shared=None
+):
+  """Check the inputs of a training and build it; arguments as in `fit_many`.
+
+  The device holds only one record until `Training.resident` is called. `shared` are the
+  `Data` of the training whose teachers these are.
+  """
   first = {name: value[0] for name, value in values.items()}
   learner = source if isinstance(source, Learner) else source(**first)
   if not isinstance(learner, Learner):
@@ -177,7 +225,7 @@ def prepare(source, values, data, members, keys, *, epochs, batch_size, num_memb
   if learner.generate:
     validate.quantities(data.x, "a generator")
     _check_unit_range(data)
-  device = on_all_devices(Data(data.x, data.y, data.auxiliary))
+  device = shared or on_all_devices(Data(data.x[:1], data.y, data.auxiliary))
   rows = members = jnp.asarray(members)
   if learner.rows:
     rows = _choose(learner.rows, fold_keys(keys, "rows"), members, device.auxiliary)
@@ -210,8 +258,11 @@ def prepare(source, values, data, members, keys, *, epochs, batch_size, num_memb
       epochs=epochs,
       batch_size=batch_size,
       num_members=_teacher_size(num_members, stage, stage_keys[0], device.auxiliary),
+      shared=device,
     )
-  return Training(source, learner, values, device, members, rows, keys, plan, teachers)
+  return Training(
+    source, learner, values, data.x, device, members, rows, keys, plan, teachers
+  )
 
 
 def _check_unit_range(data):

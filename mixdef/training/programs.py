@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from mixdef.core.learner import Learner
 from mixdef.core.randomness import fold_in_name
+from mixdef.core.streamed import Block, Withheld
 from mixdef.training.devices import compiled, on_one_device
 from mixdef.training.sampling import Plan, chunk_of, epoch_rows
 from mixdef.training.workers import in_workers
@@ -23,15 +24,25 @@ class Programs(NamedTuple):
   init    (keys, tables, values, data) -> states
   train   (states, values, rows [S,N], data, epoch, first, last)
           -> (states, metrics {name: [S]} summed over the steps first..last-1)
+  deal    (states, values, rows [S,N], data, epoch)
+          -> (rows of all steps and their overflow [S,steps,...], metrics of 0 steps)
+  train_dealt (states, values, dealt, metrics, data, epoch, first, last)
+          -> as train, with metrics added to the given ones
   epoch   (states, values, members [S,N], data, epoch) -> states
   finish  (states, values, members [S,N], data) -> states
   predict (states, values, x [B,...]) -> log-probabilities [S,B,K]
   raw     the same without the output hooks
   ```
+
+  If the records are streamed, `data.x` holds a single one as an example, and in
+  `train_dealt` the `Block` of the steps first..last-1. Both ways train bitwise equal
+  models.
   """
 
   init: Any  # compiled functions, which can also be lowered
   train: Any
+  deal: Any
+  train_dealt: Any
   epoch: Any
   finish: Any
   predict: Any
@@ -104,11 +115,15 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
   def init(key, table, values, data):
     return learner_of(values).init(key, plan.spec(data, table))
 
-  def train(state, values, rows, data, epoch, first, last):
-    learner = learner_of(values)
+  def dealer(state, rows, data, epoch):
+    """Return `step -> (Rows, overflow)` of an epoch of one model."""
     key = jax.random.fold_in(fold_in_name(state.key, "order"), epoch)
     chunk = chunk_of(state.key, rows, plan.num_shards) if plan.num_shards > 1 else None
-    deal = epoch_rows(key, rows, data.auxiliary, plan, chunk)
+    return epoch_rows(key, rows, data.auxiliary, plan, chunk)
+
+  def stepper(values, data, epoch, deal):
+    """Return `(state, step) -> (state, metrics)`, given the rows of each step."""
+    learner = learner_of(values)
 
     def one_step(state, i):
       batch, overflow = deal(i)
@@ -117,19 +132,47 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
       state, metrics = learner.step(state, data, batch, where)
       return state, {**metrics, "overflow": overflow.astype(jnp.float32)}
 
+    return one_step
+
+  def no_metrics(one_step, state):
+    shapes = jax.eval_shape(one_step, state, jnp.int32(0))[1]
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+  def run(one_step, state, metrics, first, last):
     def body(i, carry):
       state, metrics = one_step(carry[0], i)
       return state, jax.tree.map(jnp.add, carry[1], metrics)
 
-    shapes = jax.eval_shape(one_step, state, jnp.int32(0))[1]
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return jax.lax.fori_loop(first, last, body, (state, zeros))
+    return jax.lax.fori_loop(first, last, body, (state, metrics))
+
+  def train(state, values, rows, data, epoch, first, last):
+    one_step = stepper(values, data, epoch, dealer(state, rows, data, epoch))
+    return run(one_step, state, no_metrics(one_step, state), first, last)
+
+  def deal(state, values, rows, data, epoch):
+    draw = dealer(state, rows, data, epoch)
+    example = data._replace(x=Block(data.x, jnp.zeros(1, jnp.int32)))
+    one_step = stepper(values, example, epoch, draw)
+    return jax.lax.map(draw, jnp.arange(steps)), no_metrics(one_step, state)
+
+  def train_dealt(state, values, dealt, metrics, data, epoch, first, last):
+    def known(i):
+      return jax.tree.map(lambda leaf: leaf[i], dealt)
+
+    return run(stepper(values, data, epoch, known), state, metrics, first, last)
+
+  def all_records(data):
+    """Withhold the records if there is only an example of them."""
+    if len(data.x) == plan.num_records:
+      return data
+    shape = plan.num_records, *data.x.shape[1:]
+    return data._replace(x=Withheld(shape, data.x.dtype))
 
   def epoch_end(state, values, members, data, epoch):
     learner = learner_of(values)
     if learner.epoch:
       end = ctx(state, "epoch", epoch, step=(epoch + 1) * steps, epoch=epoch)
-      state = learner.epoch(state, data, members, end)
+      state = learner.epoch(state, all_records(data), members, end)
     return state
 
   def finish(state, values, members, data):
@@ -137,7 +180,7 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
     if learner.finish:
       last = plan.epochs * steps
       end = ctx(state, "finish", last, step=last, epoch=plan.epochs)
-      state = learner.finish(state, data, members, end)
+      state = learner.finish(state, all_records(data), members, end)
     return state._replace(opt=())  # training is over: free its memory
 
   def predict(state, values, x, raw=False):
@@ -147,6 +190,8 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
   return Programs(
     init=over_models(init, here, shared=1),
     train=over_models(train, strategy, shared=4),
+    deal=over_models(deal, here, shared=2),
+    train_dealt=over_models(train_dealt, here, shared=4),
     epoch=over_models(epoch_end, strategy, shared=2),
     finish=over_models(finish, strategy, shared=1),
     predict=over_models(predict, here, shared=1),
@@ -180,6 +225,7 @@ def query_program(
 def _here(strategy):
   """Return a strategy without workers, for initialization and prediction.
 
-  Both are fast, may call into Python, and always run in this process.
+  Both are fast, may call into Python, and always run in this process. Workers do not
+  train on streamed records either.
   """
   return "loop" if strategy == "processes" else strategy

@@ -86,7 +86,7 @@ def train_everyone(learner, data, *, models: int, batch: int, epochs: int) -> Tr
     epochs=epochs,
     batch_size=batch,
     num_members=None,
-  )
+  ).resident()
 
 
 def steps_of(

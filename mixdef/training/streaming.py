@@ -1,0 +1,67 @@
+"""Steps of training whose records are read ahead of them, in blocks of a few steps.
+
+The rows of all steps of an epoch are drawn first, by the law and with the random keys
+of records that are on the device, so that both ways train bitwise equal models.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mixdef.core.streamed import Block
+from mixdef.training.devices import on_all_devices
+from mixdef.training.prepare import Training
+from mixdef.training.programs import Programs
+
+
+def train_steps(program: Programs, training: Training, states, epoch, first, last):
+  """Train some steps of an epoch.
+
+  Args:
+    program: the programs of the training.
+    training: the training.
+    states: states of its models.
+    epoch: the epoch, from 0.
+    first: first step, from 0.
+    last: the step to stop before.
+
+  Returns:
+    The states, and metrics {name: [S]} summed over the steps.
+  """
+  own = states, training.values
+  shared = training.data, jnp.int32(epoch)
+  if not training.streamed:
+    numbers = jnp.int32(first), jnp.int32(last)
+    return program.train(*own, training.rows, *shared, *numbers)
+  dealt, sums = program.deal(*own, training.rows, *shared)
+  index = np.asarray(dealt[0].index)
+  each, capacity = training.group(training.count)
+  groups = [(start, min(start + each, last)) for start in range(first, last, each)]
+
+  def block(start, end):
+    return _read(training.records, index[:, start:end], capacity)
+
+  with ThreadPoolExecutor(1) as reader:
+    ahead = [reader.submit(block, *group) for group in groups[:1]]
+    for place, group in enumerate(groups):
+      here = training.data._replace(x=ahead.pop().result())
+      # At most two blocks exist: that of the running steps, and that of the next ones.
+      ahead += [reader.submit(block, *after) for after in groups[place + 1 : place + 2]]
+      numbers = map(jnp.int32, (epoch, *group))
+      states, sums = program.train_dealt(
+        states, training.values, dealt, sums, here, *numbers
+      )
+      jax.block_until_ready(states)
+  return states, sums
+
+
+def _read(records, index, capacity: int) -> Block:
+  """Read the records of some steps, each once, into a block of `capacity` records."""
+  found = np.unique(index)
+  positions = np.full(capacity, len(records), np.int32)
+  positions[: len(found)] = found
+  x = np.empty((capacity, *records.shape[1:]), records.dtype)
+  records.take(found, axis=0, out=x[: len(found)], mode="clip")
+  return on_all_devices(Block(x, positions))
