@@ -11,9 +11,10 @@ import numpy as np
 from mixdef.core import validate
 from mixdef.core.hooks import Data
 from mixdef.core.learner import Learner
+from mixdef.core.mapped import MappedRecords
 from mixdef.core.randomness import fold_in_name, row_keys
 from mixdef.core.streamed import Block
-from mixdef.training.devices import on_all_devices
+from mixdef.training.devices import aligned, on_all_devices
 from mixdef.training.programs import programs, query_program
 from mixdef.training.sampling import Plan, make_plan
 
@@ -59,7 +60,13 @@ class Training:
 
   def resident(self) -> "Training":
     """Return the training with all records on the devices, the teachers' included."""
-    return self._with(self.data._replace(x=on_all_devices(self.records)), 0.0)
+    x = self.records
+    if isinstance(x, MappedRecords):
+      x, first = aligned(x.shape, x.dtype), 0
+      for block in self.records.blocks():
+        x[first : first + len(block)] = block
+        first += len(block)
+    return self._with(self.data._replace(x=on_all_devices(x)), 0.0)
 
   def streaming(self, block: float) -> "Training":
     """Return the training whose records are read in blocks of so many bytes."""
@@ -121,8 +128,24 @@ class Training:
     columns = self.learner.stages[0][0].columns or self.plan.num_classes
     return jnp.zeros((self.count, self.plan.num_records, columns))
 
-  def abstract(self, count: int) -> Any:
-    """Return the argument shapes of `Programs.train` for the first `count` models."""
+  def abstract(self, count: int, *, blocks: bool = False) -> Any:
+    """Return the argument shapes of `Programs.train` for the first `count` models.
+
+    Args:
+      count: number of models.
+      blocks: whether `train` is given blocks of records, and not all of them.
+    """
+    states, values, rows, data, number = self.abstract_epoch(count)
+    deal = programs(self.source, self.plan, "vmap").deal
+    dealt, metrics = jax.eval_shape(deal, states, values, rows, data, number)
+    if blocks:
+      size = self.group(count)[1]
+      x = jax.ShapeDtypeStruct((size, *data.x.shape[1:]), data.x.dtype)
+      data = data._replace(x=Block(x, jax.ShapeDtypeStruct((size,), jnp.int32)))
+    return states, values, dealt, metrics, data, number, number, number
+
+  def abstract_epoch(self, count: int) -> Any:
+    """Return the argument shapes of `Programs.deal` and `Programs.epoch`."""
     part = self.select(range(count))
     init = programs(self.source, self.plan, "vmap").init
     table = jax.eval_shape(part.zero_table)
@@ -131,20 +154,7 @@ class Training:
     data = _shapes(self.data._replace(x=x))
     states = jax.eval_shape(init, part.keys, table, part.values, data)
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    return *_shapes((states, part.values, part.rows)), data, number, number, number
-
-  def abstract_dealt(self, count: int) -> Any:
-    """Return the argument shapes of `Programs.train_dealt`, as `abstract` does."""
-    states, values, rows, data, *numbers = self.abstract(count)
-    example = _shapes(self.data)
-    deal = programs(self.source, self.plan, "vmap").deal
-    dealt, metrics = jax.eval_shape(deal, states, values, rows, example, numbers[0])
-    size = self.group(count)[1]
-    block = Block(
-      jax.ShapeDtypeStruct((size, *data.x.shape[1:]), data.x.dtype),
-      jax.ShapeDtypeStruct((size,), jnp.int32),
-    )
-    return states, values, dealt, metrics, data._replace(x=block), *numbers
+    return *_shapes((states, part.values, part.rows)), data, number
 
   def program_text(self) -> str:
     """Return the lowered text of one model's training and prediction.
@@ -154,18 +164,19 @@ class Training:
     """
     smallest = dataclasses.replace(self, plan=self.plan._replace(capacity=1))
     program = programs(self.source, smallest.plan, "vmap")
-    states, values, rows, data, *numbers = smallest.abstract(1)
+    states, values, rows, data, number = smallest.abstract_epoch(1)
     one = self.select([0])
     keys, table = _shapes((one.keys, one.zero_table()))
     records = jax.ShapeDtypeStruct((1, *data.x.shape[1:]), data.x.dtype)
     lowered = [
       program.init.lower(keys, table, values, data),
-      program.train.lower(states, values, rows, data, *numbers),
+      program.deal.lower(states, values, rows, data, number),
+      program.train.lower(*smallest.abstract(1)),
       program.finish.lower(states, values, rows, data),
       program.predict.lower(states, values, records),
     ]
     if self.learner.epoch:
-      lowered.append(program.epoch.lower(states, values, rows, data, numbers[0]))
+      lowered.append(program.epoch.lower(states, values, rows, data, number))
     if self.teachers:
       lowered.append(self._lowered_table(self.teachers))
     text = "".join(one.as_text() for one in lowered)
@@ -174,7 +185,7 @@ class Training:
   def _lowered_table(self, teachers):
     """Lower the program that turns the teachers' outputs into one model's table."""
     ((stage, _),) = self.learner.stages
-    states, values, rows, data, *_ = teachers.abstract(1)
+    states, values, rows, data, _ = teachers.abstract_epoch(1)
     predict, rows_of = programs(teachers.source, teachers.plan, "vmap").raw, (data.x,)
     if stage.query:
       predict = query_program(teachers.source, "vmap", stage.query, 2)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from mixdef.core.learner import Learner
 from mixdef.core.randomness import fold_in_name
-from mixdef.core.streamed import Block, Withheld
+from mixdef.core.streamed import Withheld
 from mixdef.training.devices import compiled, on_one_device
 from mixdef.training.sampling import Plan, chunk_of, epoch_rows
 from mixdef.training.workers import in_workers
@@ -22,27 +22,25 @@ class Programs(NamedTuple):
 
   ```
   init    (keys, tables, values, data) -> states
-  train   (states, values, rows [S,N], data, epoch, first, last)
-          -> (states, metrics {name: [S]} summed over the steps first..last-1)
   deal    (states, values, rows [S,N], data, epoch)
-          -> (rows of all steps and their overflow [S,steps,...], metrics of 0 steps)
-  train_dealt (states, values, dealt, metrics, data, epoch, first, last)
-          -> as train, with metrics added to the given ones
+          -> (dealt, metrics of no steps): the `Rows` [S,steps,B] of all steps, with the
+          overflow [S,steps] of their capacity
+  train   (states, values, dealt, metrics, data, epoch, first, last)
+          -> (states, metrics {name: [S]} plus those of the steps first..last-1)
   epoch   (states, values, members [S,N], data, epoch) -> states
   finish  (states, values, members [S,N], data) -> states
   predict (states, values, x [B,...]) -> log-probabilities [S,B,K]
   raw     the same without the output hooks
   ```
 
-  If the records are streamed, `data.x` holds a single one as an example, and in
-  `train_dealt` the `Block` of the steps first..last-1. Both ways train bitwise equal
-  models.
+  If the records are streamed, `data.x` holds a single one as an example, and in `train`
+  the `Block` of the steps first..last-1. Rows are dealt by a program of their own, so
+  that the steps are compiled in the same way for all records and for blocks of them.
   """
 
   init: Any  # compiled functions, which can also be lowered
-  train: Any
   deal: Any
-  train_dealt: Any
+  train: Any
   epoch: Any
   finish: Any
   predict: Any
@@ -115,12 +113,6 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
   def init(key, table, values, data):
     return learner_of(values).init(key, plan.spec(data, table))
 
-  def dealer(state, rows, data, epoch):
-    """Return `step -> (Rows, overflow)` of an epoch of one model."""
-    key = jax.random.fold_in(fold_in_name(state.key, "order"), epoch)
-    chunk = chunk_of(state.key, rows, plan.num_shards) if plan.num_shards > 1 else None
-    return epoch_rows(key, rows, data.auxiliary, plan, chunk)
-
   def stepper(values, data, epoch, deal):
     """Return `(state, step) -> (state, metrics)`, given the rows of each step."""
     learner = learner_of(values)
@@ -134,32 +126,26 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
 
     return one_step
 
-  def no_metrics(one_step, state):
+  def deal(state, values, rows, data, epoch):
+    key = jax.random.fold_in(fold_in_name(state.key, "order"), epoch)
+    chunk = chunk_of(state.key, rows, plan.num_shards) if plan.num_shards > 1 else None
+    draw = epoch_rows(key, rows, data.auxiliary, plan, chunk)
+    one_step = stepper(values, data, epoch, draw)
     shapes = jax.eval_shape(one_step, state, jnp.int32(0))[1]
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.map(draw, jnp.arange(steps)), zeros
 
-  def run(one_step, state, metrics, first, last):
+  def train(state, values, dealt, metrics, data, epoch, first, last):
+    def known(i):
+      return jax.tree.map(lambda leaf: leaf[i], dealt)
+
+    one_step = stepper(values, data, epoch, known)
+
     def body(i, carry):
       state, metrics = one_step(carry[0], i)
       return state, jax.tree.map(jnp.add, carry[1], metrics)
 
     return jax.lax.fori_loop(first, last, body, (state, metrics))
-
-  def train(state, values, rows, data, epoch, first, last):
-    one_step = stepper(values, data, epoch, dealer(state, rows, data, epoch))
-    return run(one_step, state, no_metrics(one_step, state), first, last)
-
-  def deal(state, values, rows, data, epoch):
-    draw = dealer(state, rows, data, epoch)
-    example = data._replace(x=Block(data.x, jnp.zeros(1, jnp.int32)))
-    one_step = stepper(values, example, epoch, draw)
-    return jax.lax.map(draw, jnp.arange(steps)), no_metrics(one_step, state)
-
-  def train_dealt(state, values, dealt, metrics, data, epoch, first, last):
-    def known(i):
-      return jax.tree.map(lambda leaf: leaf[i], dealt)
-
-    return run(stepper(values, data, epoch, known), state, metrics, first, last)
 
   def all_records(data):
     """Withhold the records if there is only an example of them."""
@@ -189,9 +175,8 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
   here = _here(strategy)
   return Programs(
     init=over_models(init, here, shared=1),
-    train=over_models(train, strategy, shared=4),
     deal=over_models(deal, here, shared=2),
-    train_dealt=over_models(train_dealt, here, shared=4),
+    train=over_models(train, strategy, shared=4),
     epoch=over_models(epoch_end, strategy, shared=2),
     finish=over_models(finish, strategy, shared=1),
     predict=over_models(predict, here, shared=1),
@@ -223,9 +208,8 @@ def query_program(
 
 
 def _here(strategy):
-  """Return a strategy without workers, for initialization and prediction.
+  """Return a strategy without workers, for all but training.
 
-  Both are fast, may call into Python, and always run in this process. Workers do not
-  train on streamed records either.
+  These are fast, may call into Python, and always run in this process.
   """
   return "loop" if strategy == "processes" else strategy

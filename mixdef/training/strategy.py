@@ -82,8 +82,8 @@ def place(training, options) -> tuple[Any, float]:
 
 def _refuse_readers(training, budget):
   """Raise if a hook reads all records after an epoch or at the end of the training."""
-  learner, (states, *args) = training.learner, training.abstract(1)
-  values, rows, whole, number, *_ = args
+  learner = training.learner
+  states, values, rows, whole, number = training.abstract_epoch(1)
   program = programs(training.source, training.plan, "vmap")
   one = jax.ShapeDtypeStruct((1, *whole.x.shape[1:]), whole.x.dtype)
   example = whole._replace(x=one)
@@ -110,16 +110,18 @@ def program_bytes(training, strategy: str, count: int) -> float:
 
   The states are held before and after a step, and once more when they are stacked. For
   `vmap`, the memory analysis of the compiled program adds the activations of all
-  models. The teachers of a previous stage are trained at once, so they count if they
-  need more.
+  models. Of streamed records, two blocks are held; all records are counted by `place`.
+  The teachers of a previous stage are trained at once, so they count if they need more.
   """
-  arguments = training.abstract(count)
-  own = jax.tree.leaves(arguments[:3])  # the records are already on the device
-  needed = 3.0 * sum(leaf.size * leaf.dtype.itemsize for leaf in own)
+  blocks = training.block > 0
+  states, values, dealt, _, data, *_ = training.abstract(count, blocks=blocks)
+  needed = 3.0 * _bytes((states, values)) + _bytes((dealt, training.rows[:count]))
+  if blocks:
+    needed += 2.0 * _bytes(data.x) * num_devices()
   if strategy == "vmap":
     train = programs(training.source, training.plan, strategy).train
-    share = -(-count // num_devices())
-    analysis = train.lower(*training.abstract(share)).compile().memory_analysis()
+    share = training.abstract(-(-count // num_devices()), blocks=blocks)
+    analysis = train.lower(*share).compile().memory_analysis()
     needed += num_devices() * analysis.temp_size_in_bytes
   if training.teachers:
     each = training.teachers.count // training.count

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixdef.core.streamed import Block
-from mixdef.training.devices import on_all_devices
+from mixdef.training.devices import aligned, on_all_devices
 from mixdef.training.prepare import Training
 from mixdef.training.programs import Programs
 
@@ -30,12 +30,11 @@ def train_steps(program: Programs, training: Training, states, epoch, first, las
   Returns:
     The states, and metrics {name: [S]} summed over the steps.
   """
-  own = states, training.values
-  shared = training.data, jnp.int32(epoch)
+  values, data, number = training.values, training.data, jnp.int32(epoch)
+  dealt, sums = program.deal(states, values, training.rows, data, number)
   if not training.streamed:
-    numbers = jnp.int32(first), jnp.int32(last)
-    return program.train(*own, training.rows, *shared, *numbers)
-  dealt, sums = program.deal(*own, training.rows, *shared)
+    bounds = jnp.int32(first), jnp.int32(last)
+    return program.train(states, values, dealt, sums, data, number, *bounds)
   index = np.asarray(dealt[0].index)
   each, capacity = training.group(training.count)
   groups = [(start, min(start + each, last)) for start in range(first, last, each)]
@@ -46,13 +45,11 @@ def train_steps(program: Programs, training: Training, states, epoch, first, las
   with ThreadPoolExecutor(1) as reader:
     ahead = [reader.submit(block, *group) for group in groups[:1]]
     for place, group in enumerate(groups):
-      here = training.data._replace(x=ahead.pop().result())
+      here = data._replace(x=ahead.pop().result())
       # At most two blocks exist: that of the running steps, and that of the next ones.
       ahead += [reader.submit(block, *after) for after in groups[place + 1 : place + 2]]
-      numbers = map(jnp.int32, (epoch, *group))
-      states, sums = program.train_dealt(
-        states, training.values, dealt, sums, here, *numbers
-      )
+      bounds = map(jnp.int32, group)
+      states, sums = program.train(states, values, dealt, sums, here, number, *bounds)
       jax.block_until_ready(states)
   return states, sums
 
@@ -62,6 +59,6 @@ def _read(records, index, capacity: int) -> Block:
   found = np.unique(index)
   positions = np.full(capacity, len(records), np.int32)
   positions[: len(found)] = found
-  x = np.empty((capacity, *records.shape[1:]), records.dtype)
+  x = aligned((capacity, *records.shape[1:]), records.dtype)
   records.take(found, axis=0, out=x[: len(found)], mode="clip")
   return on_all_devices(Block(x, positions))

@@ -51,8 +51,8 @@ SLOW = {
   "distillation": defended("distillation"),
   "dmp": defended("dmp"),
   "selena": defended("selena(5, non_models=2)"),
-  "early_stopping": defended("early_stopping(epochs=1)"),
-  "dp_sgd, early_stopping": defended("dp_sgd|early_stopping(epochs=1)"),
+  "early_stopping": defended("early_stopping(1)"),
+  "dp_sgd, early_stopping": defended("dp_sgd|early_stopping(1)"),
   "weighted_smoothing": defended("weighted_smoothing(start=0)"),
   "cnn": mixdef.classifier(models.cnn(num_classes=CLASSES), optax.adam(1e-3)),
   "ban_mpr": mixdef.ban_mpr(models.mlp(4, num_classes=CLASSES), SGD, experimental=True),
@@ -177,7 +177,7 @@ def test_a_small_memory_streams_and_says_so(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  "defense", ["memguard", "mmd", "adamixup", "early_stopping(2)"]
+  "defense", ["memguard", "mmd", "adamixup", "early_stopping(patience=2)"]
 )
 def test_a_hook_that_reads_all_records_is_refused_first(defense):
   learner = mixdef.classifier(Linear(), SGD, defense)
