@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -149,12 +149,11 @@ class Dataset(Sources):
     """Create a `Dataset` from arrays after validating them.
 
     Args:
-      x: [N, ...] numpy or jax array or nested list, N >= 2, all values finite. Records
-        of a `numpy.memmap` stay in their file, see `MappedRecords`. uint8
+      x: [N, ...] numpy or jax array or nested list, N >= 2, all values finite. uint8
         is kept and means images of 0..255. Other integers become int32 and are treated
         as categorical, for example token ids for `nn.Embed`; functions that mix,
         perturb or crop records reject them. Pass quantities as floats, which become
-        float32.
+        float32. Records of a `numpy.memmap` stay in their file (`MappedRecords`).
       y: [N] integers in [0, num_classes). One-hot rows [N, K], a column [N, 1], text,
         and -1 and +1 are read as such integers; `classes` keeps the names.
       name: name printed in reports.
@@ -174,14 +173,14 @@ class Dataset(Sources):
     Dataset(user: 3 x (2,) float32, 2 classes, 0 auxiliary, test none)
     """
     pair = isinstance(test, (tuple, list)) and len(test) == 2
-    x = cast(Any, validate.inputs(x, "x"))
+    inputs = validate.inputs(x, "x")
     given = y
     y, test_y, classes = labels.read(given, test[1] if pair else None)
     if num_classes is None and np.ndim(given) == 2 and np.shape(given)[1] > 1:
       num_classes = np.shape(given)[1]  # one-hot rows
-    validate.lengths(x, y)
-    if len(x) < 2:
-      raise ValueError(f"x has {len(x)} record; membership needs at least 2")
+    validate.lengths(inputs, y)
+    if len(inputs) < 2:
+      raise ValueError(f"x has {len(inputs)} record; membership needs at least 2")
     if pair:
       test = test[0], test_y
     held_out = test if isinstance(test, Dataset) else _held_out(test, name)
@@ -192,7 +191,7 @@ class Dataset(Sources):
     validate.label_range(y, num_classes, "y")
     if held_out is not None:
       validate.label_range(held_out.y, num_classes, "test y")
-      validate.same_records(x, held_out.x)
+      validate.same_records(inputs, held_out.x)
       held_out = dataclasses.replace(
         held_out, num_classes=num_classes, classes=classes or held_out.classes
       )
@@ -201,7 +200,7 @@ class Dataset(Sources):
     # If the held-out records were standardized, the records were as well.
     standardized = held_out is not None and held_out.standardized
     return cls(
-      *(x, y, num_classes, name),
+      *(inputs, y, num_classes, name),
       ids=ids,
       test=held_out,
       standardized=standardized,
@@ -212,13 +211,11 @@ class Dataset(Sources):
   def select(self, rows: ArrayLike) -> Self:
     """Return the records of `rows`, in that order; the held-out file is kept.
 
-    Mapped records are not read.
-
     Args:
       rows: [M] integer indices in [0, N), or an [N] bool mask.
 
     Returns:
-      A `Dataset` of M records.
+      A `Dataset` of M records; mapped ones are not read.
 
     Raises:
       ValueError: `rows` is empty, out of range or of the wrong length.

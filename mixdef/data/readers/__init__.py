@@ -49,7 +49,8 @@ def read(
     return pictures.dataset(path, name=path.name, test=test)
   name = path.name.split(".")[0]
   if path.is_dir() or path.name.lower().endswith(ARRAYS):
-    _refuse(path, "it holds arrays", Roles(), schema)
+    kind = "this folder" if path.is_dir() else "an npz"
+    _refuse(path, f"{kind} holds arrays", Roles(), schema)
     return arrays.dataset(path, roles, name=name, test=test)
   read = _reader(path)
   held_out = None if test is None else (_reader(test)(test), str(test))
