@@ -18,6 +18,8 @@ from mixdef.training.devices import aligned, on_all_devices
 from mixdef.training.programs import programs, query_program
 from mixdef.training.sampling import Plan, make_plan
 
+_ROW_BYTES = 12  # index, weight and auxiliary
+
 
 @dataclasses.dataclass(frozen=True)
 class Training:
@@ -76,13 +78,21 @@ class Training:
     teachers = self.teachers and self.teachers._with(data, block)
     return dataclasses.replace(self, data=data, block=block, teachers=teachers)
 
+  def _rows(self, count):
+    """Return the number of rows in a step of `count` models."""
+    plan = self.plan
+    return count * (plan.num_shards * plan.capacity + plan.auxiliary_rows)
+
   def group(self, count: int) -> tuple[int, int]:
     """Return how many steps of `count` models share a block, and its records."""
-    plan = self.plan
-    rows = count * (plan.num_shards * plan.capacity + plan.auxiliary_rows)
+    rows, total = self._rows(count), self.plan.steps_per_epoch
     most = max(1, int(self.block / (rows * self.records[:1].nbytes)))
-    steps = -(-plan.steps_per_epoch // -(-plan.steps_per_epoch // most))
-    return steps, min(plan.num_records, steps * rows)
+    steps = -(-total // -(-total // most))
+    return steps, min(self.plan.num_records, steps * rows)
+
+  def dealt_bytes(self, count: int) -> int:
+    """Return the bytes of the rows of an epoch of `count` models."""
+    return _ROW_BYTES * self._rows(count) * self.plan.steps_per_epoch
 
   def select(self, models) -> "Training":
     """Return the training of some of the models, with their teachers."""

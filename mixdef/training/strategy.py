@@ -113,15 +113,16 @@ def program_bytes(training, strategy: str, count: int) -> float:
   models. Of streamed records, two blocks are held; all records are counted by `place`.
   The teachers of a previous stage are trained at once, so they count if they need more.
   """
-  blocks = training.block > 0
-  states, values, dealt, _, data, *_ = training.abstract(count, blocks=blocks)
-  needed = 3.0 * _bytes((states, values)) + _bytes((dealt, training.rows[:count]))
-  if blocks:
-    needed += 2.0 * _bytes(data.x) * num_devices()
+  states, values, rows, *_ = training.abstract_epoch(count)
+  needed = 3.0 * _bytes((states, values)) + _bytes(rows) + training.dealt_bytes(count)
+  if training.block:
+    _, records = training.group(count)
+    needed += 2.0 * records * training.records[:1].nbytes * num_devices()
   if strategy == "vmap":
     train = programs(training.source, training.plan, strategy).train
-    share = training.abstract(-(-count // num_devices()), blocks=blocks)
-    analysis = train.lower(*share).compile().memory_analysis()
+    share = -(-count // num_devices())
+    arguments = training.abstract(share, blocks=training.block > 0)
+    analysis = train.lower(*arguments).compile().memory_analysis()
     needed += num_devices() * analysis.temp_size_in_bytes
   if training.teachers:
     each = training.teachers.count // training.count

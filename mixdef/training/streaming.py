@@ -15,6 +15,8 @@ from mixdef.training.devices import aligned, on_all_devices
 from mixdef.training.prepare import Training
 from mixdef.training.programs import Programs
 
+_SHORTER = 8  # times that the first block of an epoch is shorter than the others
+
 
 def train_steps(program: Programs, training: Training, states, epoch, first, last):
   """Train some steps of an epoch.
@@ -37,7 +39,9 @@ def train_steps(program: Programs, training: Training, states, epoch, first, las
     return program.train(states, values, dealt, sums, data, number, *bounds)
   index = np.asarray(dealt[0].index)
   each, capacity = training.group(training.count)
-  groups = [(start, min(start + each, last)) for start in range(first, last, each)]
+  # The device waits for the first block, so that one is short.
+  starts = [first, *range(first + max(1, each // _SHORTER), last, each)]
+  groups = [(i, j) for i, j in zip(starts, [*starts[1:], last], strict=True) if i < j]
 
   def block(start, end):
     return _read(training.records, index[:, start:end], capacity)
