@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 BLOCK = 2**24  # bytes that are read at once
-_HELD = 2**28  # bytes of pages that are kept before they are returned to the system
+_HELD = 2**26  # bytes of pages that are kept before they are returned to the system
 _AROUND = 2**16  # bytes of pages that the system provides around each record
 
 
