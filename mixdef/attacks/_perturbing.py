@@ -11,6 +11,7 @@ from mixdef.data import Dataset, to_float
 from mixdef.training.progress import Progress
 
 _BLOCK = 128  # records per block; one size means one program and equal outputs
+_READ = 2**13  # records that are read at once to find extremes
 
 
 def refuse_nan(values: np.ndarray) -> None:
@@ -76,8 +77,14 @@ def valid_range(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
   [[[-2.0, 5.0]], [[0.0, 9.0]]]
   """
   validate.quantities(data.x, "the attack", error=Unavailable)
-  x = data.x[data.audited]
-  picture = data.x.ndim == 4 and x.min() >= 0 and x.max() <= 1
-  if data.x.dtype == np.uint8 or picture:
-    return np.zeros((), np.float32), np.ones((), np.float32)
-  return x.min(0, keepdims=True), x.max(0, keepdims=True)
+  unit = np.zeros((), np.float32), np.ones((), np.float32)
+  if data.x.dtype == np.uint8:
+    return unit
+  rows = np.flatnonzero(data.audited)
+  blocks = [rows[first : first + _READ] for first in range(0, len(rows), _READ)]
+  ends = [(x.min(0), x.max(0)) for x in (data.x[block] for block in blocks)]
+  low = np.min([low for low, _ in ends], 0, keepdims=True)
+  high = np.max([high for _, high in ends], 0, keepdims=True)
+  if data.x.ndim == 4 and low.min() >= 0 and high.max() <= 1:
+    return unit
+  return low, high

@@ -71,7 +71,7 @@ def shadow_examples(
   shadow = choose_shadow(usable, members, target, shadow)
   rows = np.flatnonzero(usable[shadow])
   if len(rows) > _FIT:
-    order = np.argsort(content_hash(ensemble.data.x[rows]), kind="stable")
+    order = np.argsort(content_hash(ensemble.data.x, rows), kind="stable")
     rows = rows[order[:_FIT]]
   return shadow, rows, members[shadow, rows]
 

@@ -12,6 +12,7 @@ from mixdef.attacks._per_record import HIDDEN
 from mixdef.attacks._querying import records_to_query, shadow_examples
 from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.views import content_hash
+from mixdef.core import validate
 from mixdef.core.check import checked, count, one_of, optional, seed
 from mixdef.core.hooks import Batch
 from mixdef.core.randomness import random_key, row_keys
@@ -124,6 +125,7 @@ def augmentation_aware(
 def _maker(ensemble, shadow, augment):
   """Return `(rows [R], key, content [R]) -> x' [R,...], y' [R,K]`."""
   data, run = ensemble.data, ensemble[shadow]
+  validate.in_memory(data.x, "augmentation_aware", error=Unavailable)
   x, y = jnp.asarray(data.x), jnp.asarray(data.y)
   if augment is not None:
     classes = data.num_classes
@@ -136,7 +138,7 @@ def _maker(ensemble, shadow, augment):
     )
   pool = np.flatnonzero(data.audited)
   # Ordered by content, so that partners do not depend on the order of the records.
-  pool = jnp.asarray(pool[np.argsort(content_hash(data.x[pool]), kind="stable")])
+  pool = jnp.asarray(pool[np.argsort(content_hash(data.x, pool), kind="stable")])
   return lambda *args: _defended(hook, plan, state, x, y, pool, *args)
 
 

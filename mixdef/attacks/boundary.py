@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike
 
 from mixdef.attacks._perturbing import refuse_nan, score_in_blocks, valid_range
 from mixdef.attacks._querying import records_to_query
+from mixdef.attacks._targets import Unavailable
+from mixdef.core import validate
 from mixdef.core.check import checked, count, flag, seed
 from mixdef.core.randomness import hash_rows, random_key, row_keys, stream
 from mixdef.core.registry import attack
@@ -84,6 +86,7 @@ def label_only_boundary(
   """
   rows = records_to_query(ensemble, target, records)
   run, data = ensemble[target], ensemble.data
+  validate.in_memory(data.x, "label_only_boundary", error=Unavailable)
   one = (1, *data.x.shape[1:])
   low, high = (np.broadcast_to(b, one).reshape(1, -1) for b in valid_range(data))
   starts = _starts(run, low, high, seed)

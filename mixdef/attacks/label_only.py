@@ -25,6 +25,7 @@ from mixdef.attacks.views import (
 )
 from mixdef.core import validate
 from mixdef.core.check import checked, count, number, optional, seed
+from mixdef.core.mapped import blocks_of
 from mixdef.core.randomness import check_seed
 from mixdef.core.registry import attack
 from mixdef.data import to_float
@@ -256,4 +257,4 @@ def _log_odds(bits, solution):
 def _is_binary(x):
   """Return whether all entries are 0 or 1 on the model's scale."""
   one = 255 if x.dtype == np.uint8 else 1
-  return bool(((x == 0) | (x == one)).all())
+  return all(((block == 0) | (block == one)).all() for block in blocks_of(x))

@@ -7,6 +7,7 @@ itself.
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,8 @@ from mixdef.core.randomness import check_seed, hash_rows
 from mixdef.data import to_float
 
 Views = Callable[[np.ndarray], np.ndarray]
+
+_HASHED = 2**13  # records that are read at once to hash them
 
 
 def identity(x: np.ndarray) -> np.ndarray:
@@ -203,9 +206,17 @@ def mixed(
   return views
 
 
-def content_hash(x: np.ndarray) -> np.ndarray:
-  """Hash each record on the model's scale: x [B,...] -> uint32 [B]."""
-  return np.asarray(_hash(jnp.asarray(to_float(x))))
+def content_hash(x: Any, rows: np.ndarray | None = None) -> np.ndarray:
+  """Hash each record on the model's scale: x [B,...] -> uint32 [B].
+
+  Args:
+    x: array or mapped records.
+    rows: int [R], hash only these, which are read in blocks.
+  """
+  if rows is None:
+    return np.asarray(_hash(jnp.asarray(to_float(x))))
+  blocks = [rows[first : first + _HASHED] for first in range(0, len(rows), _HASHED)]
+  return np.concatenate([content_hash(x[block]) for block in blocks])
 
 
 _hash = jax.jit(hash_rows)

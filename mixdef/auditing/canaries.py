@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from mixdef.core import validate
+from mixdef.core.mapped import MappedRecords
 from mixdef.core.randomness import stream
 from mixdef.data import Dataset
 
@@ -71,8 +72,14 @@ def plant(
     )
   order = stream(seed, "canaries").permutation(len(data))
   rows = order[data.audited[order]][:count]
-  x, y = data.x.copy(), data.y.copy()
-  x[rows], y[rows] = CANARIES[kind](data, rows, seed, source)
+  content, labels = CANARIES[kind](data, rows, seed, source)
+  y = data.y.copy()
+  y[rows] = labels
+  if isinstance(data.x, MappedRecords):
+    x = data.x.replace(rows, content)
+  else:
+    x = data.x.copy()
+    x[rows] = content
   always = ~data.auxiliary
   always[rows] = False
   # The membership of a canary varies independently of its group.
@@ -136,6 +143,7 @@ def blank(
   """
   del source
   validate.quantities(data.x, "a blank canary")
+  validate.in_memory(data.x, "a blank canary")
   random = stream(seed, "blank")
   image = data.x.ndim > 2
   channels = data.x.shape[-1] if data.x.ndim > 3 else 1
@@ -164,6 +172,7 @@ def ood(data: Dataset, rows: np.ndarray, seed: int, source: Dataset | None) -> C
   """
   random = stream(seed, "ood")
   if source is None:
+    validate.in_memory(data.x, "an ood canary without a source")
     table = data.x.reshape(len(data), -1)
     drawn = random.integers(len(data), size=(len(rows), table.shape[1]))
     x = table[drawn, np.arange(table.shape[1])].reshape(len(rows), *data.x.shape[1:])

@@ -188,7 +188,7 @@ GROUPS: dict[str, dict[str, Flag]] = {
       "vmap, scan, loop, processes, or auto: measure and choose", choices=STRATEGIES
     ),
     "memory_gb": Flag(
-      "memory for the models in training. Default: 60% of the free memory", 0, 1e9
+      "memory of records and models in training. Default: 60% of what is free", 0, 1e9
     ),
     "keep_params": Flag("keep the models; otherwise only their outputs are stored"),
     "coordinator": Flag(

@@ -24,6 +24,7 @@ import numpy as np
 
 from mixdef.core.hooks import Batch, Ctx, Defense
 from mixdef.core.randomness import random_key
+from mixdef.core.streamed import Withheld
 
 _ROWS = 5
 _SCALES = (1.0, 30.0)  # of records and logits; some hooks act at extreme values only
@@ -80,6 +81,8 @@ def without_members(part: Defense, name: str):
     own = ctx.data.auxiliary
 
     def hidden(rows):
+      if isinstance(rows, Withheld):
+        return rows
       return jnp.where(own.reshape(-1, *(1,) * (rows.ndim - 1)), rows, 0)
 
     public = ctx.position._replace(

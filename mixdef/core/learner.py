@@ -50,7 +50,8 @@ class Learner(NamedTuple):
   ```
 
   A learner receives a `ctx` with a key and the position, and adds the other fields for
-  the hooks.
+  the hooks. A step reads `data.x` only at the positions in `rows.index`, because other
+  records may not be on the device.
 
   `predict` returns the output of the released model. `raw=True` skips `release_output`
   and returns the output of the released weights, as in white-box attacks. `batch`,

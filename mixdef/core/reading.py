@@ -13,6 +13,7 @@ import io
 import json
 import math
 import pathlib
+import struct
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,10 +24,12 @@ from numpy.lib import format as npy
 
 from mixdef.core import files
 from mixdef.core.files import path_of
+from mixdef.core.mapped import MappedRecords, blocks_of
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _DEFLATES = 1032  # maximal expansion of deflate, bytes per byte
 _BLOCK = 2**20  # bytes that are decompressed at once
+_LENGTHS = 26  # place of the lengths of name and extra field in a header of a zip
 _SEAL = "checksum"
 _LONGEST = 200  # maximal length of another library's message, in characters
 
@@ -41,6 +44,7 @@ def read_npz(
   fix: str,
   what: str = "is not an npz of plain arrays",
   names: Sequence[str] | None = None,
+  mapped_from: float = math.inf,
 ) -> dict[str, np.ndarray]:
   """Read the arrays of an npz file.
 
@@ -49,6 +53,8 @@ def read_npz(
     fix: what to do if the file is missing or damaged, for the error message.
     what: description of a damaged file, for the error message.
     names: the arrays to read, without fetching the others from a bucket; default all.
+    mapped_from: bytes from which an array is not read but memory-mapped, if it is not
+      compressed and the file is on this machine.
 
   Returns:
     The arrays by name.
@@ -70,7 +76,36 @@ def read_npz(
     for name in names or ():
       if name not in found:
         raise ValueError(f"it has no array {name!r}")
-    return {name: _read(archive, found[name]) for name in names or found}
+    return {
+      name: _mapped(path, archive, found[name])
+      if _is_mappable(path, found[name], mapped_from)
+      else _read(archive, found[name])
+      for name in names or found
+    }
+
+
+def read_npy(path: Any, *, fix: str, mapped_from: float) -> np.ndarray:
+  """Read the array of an npy file, or memory-map it.
+
+  Args:
+    path: path of the file, on this machine.
+    fix: what to do if the file is missing or damaged, for the error message.
+    mapped_from: bytes from which the array is memory-mapped.
+
+  Raises:
+    Damaged: if it is not an npy file of a plain array.
+    FileNotFoundError: if the file does not exist.
+    OSError: if the system prevents reading it.
+  """
+  path = path_of(path)
+  with _one_line(path, "is not an npy file of a plain array", fix):
+    if files.on_bucket(path):
+      raise ValueError("it is on a bucket, and must be on this machine")
+    mode = "r" if path.stat().st_size >= mapped_from else None
+    array = np.load(path, mmap_mode=mode, allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+      raise ValueError("it is an archive")
+    return array
 
 
 def _archive(file):
@@ -120,12 +155,16 @@ def read_json(
 
 
 def digest(*arrays) -> str:
-  """Hash the content, shape and type of arrays to 16 hexadecimal digits."""
+  """Hash the content, shape and type of arrays to 16 hexadecimal digits.
+
+  Mapped records are read in blocks, and have the digest of the array in memory.
+  """
   state = hashlib.sha256()
   for array in arrays:
-    array = np.asarray(array)
+    array = array if isinstance(array, MappedRecords) else np.asarray(array)
     state.update(f"{array.dtype}{array.shape}".encode())
-    state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    for block in blocks_of(array):
+      state.update(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
   return state.hexdigest()[:16]
 
 
@@ -265,14 +304,7 @@ def _refuse_claims(members, size) -> None:
 def _read(archive, info) -> np.ndarray:
   """Read one member of the archive, to its end, where `zipfile` verifies a checksum."""
   with archive.open(info) as file:
-    version = npy.read_magic(file)
-    if version not in _HEADERS:
-      raise ValueError(f"{info.filename!r} has the unknown version {version}")
-    shape, columns_first, dtype = _HEADERS[version](file)
-    if dtype.hasobject:
-      raise ValueError(f"{info.filename!r} holds Python objects, not numbers")
-    if math.prod(shape) * dtype.itemsize != info.file_size - file.tell():
-      raise ValueError(f"{info.filename!r} is not as long as its header says")
+    shape, columns_first, dtype = _header(file, info)
     content = bytearray(info.file_size - file.tell())  # the array can be written to
     view, start = memoryview(content), 0
     while count := file.readinto(view[start : start + _BLOCK]):
@@ -280,6 +312,38 @@ def _read(archive, info) -> np.ndarray:
     if start < len(content):
       raise ValueError(f"{info.filename!r} is cut short")
   return np.ndarray(shape, dtype, content, order="F" if columns_first else "C")
+
+
+def _header(file, info):
+  """Read the header of an array: its shape, whether columns come first, its type."""
+  version = npy.read_magic(file)
+  if version not in _HEADERS:
+    raise ValueError(f"{info.filename!r} has the unknown version {version}")
+  shape, columns_first, dtype = _HEADERS[version](file)
+  if dtype.hasobject:
+    raise ValueError(f"{info.filename!r} holds Python objects, not numbers")
+  if math.prod(shape) * dtype.itemsize != info.file_size - file.tell():
+    raise ValueError(f"{info.filename!r} is not as long as its header says")
+  return shape, columns_first, dtype
+
+
+def _is_mappable(path, info, mapped_from) -> bool:
+  stored = info.compress_type == zipfile.ZIP_STORED
+  return stored and info.file_size >= mapped_from and not files.on_bucket(path)
+
+
+def _mapped(path, archive, info) -> np.ndarray:
+  """Map one member of the archive, after reading it once to verify its checksum."""
+  with archive.open(info) as file:
+    shape, columns_first, dtype = _header(file, info)
+    start = file.tell()
+    while file.read(_BLOCK):
+      continue
+  with path.open("rb") as file:
+    file.seek(info.header_offset + _LENGTHS)
+    start += sum(struct.unpack("<HH", file.read(4))) + file.tell()
+  order = "F" if columns_first else "C"
+  return np.memmap(path, dtype, "r", offset=start, shape=shape, order=order)
 
 
 def _finite(text: str) -> float:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mixdef.core.mapped import MappedRecords, kept_in_file
+
 _TEXT = "convert it to numbers: it holds text"
 
 _FIXES = {
@@ -78,19 +80,27 @@ def real(value: Any, name: str) -> float:
     raise ValueError(f"{name}={value!r}; pass a number") from None
 
 
-def inputs(x: Any, what: str) -> np.ndarray:
-  """Return `x` as uint8, int32 or finite float32 with at least two axes."""
-  x = numbers(x, what)
+_BITS = (
+  "is uint8 with values 0 and 1, but uint8 means images of 0..255; pass it as float32"
+)
+
+
+def inputs(x: Any, what: str) -> Any:
+  """Return `x` as uint8, int32 or finite float32 with at least two axes.
+
+  A memory-mapped array is checked in blocks, and returned as `MappedRecords`.
+  """
+  x = kept_in_file(x)
+  x = x if isinstance(x, MappedRecords) else numbers(x, what)
   if x.ndim < 2:
     raise ValueError(f"{what} has shape {x.shape}; reshape it to [records, features]")
   if 0 in x.shape:
     raise ValueError(f"{what} has shape {x.shape}; every axis needs at least one entry")
+  if isinstance(x, MappedRecords):
+    return _mapped_inputs(x, what)
   if x.dtype == np.uint8:
     if x.max() == 1:
-      raise ValueError(
-        f"{what} is uint8 with values 0 and 1, but uint8 means images of 0..255;"
-        " pass it as float32"
-      )
+      raise ValueError(f"{what} {_BITS}")
     return x
   if x.dtype.kind in "iu":
     limits = np.iinfo(np.int32)
@@ -102,11 +112,37 @@ def inputs(x: Any, what: str) -> np.ndarray:
     return x.astype(np.int32)
   with np.errstate(over="ignore"):
     x = x.astype(np.float32)
-  if not np.isfinite(x).all():
-    at = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
+  _refuse_infinite(x, what)
+  return x
+
+
+def _refuse_infinite(x: np.ndarray, what: str, first: int = 0) -> None:
+  """Raise if an entry is not finite; `first` is the position of the first record."""
+  if np.isfinite(x).all():
+    return
+  row, *place = (int(i) for i in np.argwhere(~np.isfinite(x))[0])
+  raise ValueError(
+    f"{what}{[first + row, *place]} is {x[row, *place]} in float32; remove or impute "
+    "such records"
+  )
+
+
+def _mapped_inputs(x: MappedRecords, what: str) -> MappedRecords:
+  """Return mapped records, which cannot be converted, after checking their values."""
+  if x.dtype not in (np.uint8, np.int32, np.float32):
+    kind = "int32" if x.dtype.kind in "iu" else "float32"
     raise ValueError(
-      f"{what}{list(at)} is {x[at]} in float32; remove or impute such records"
+      f"{what} is mapped from {x.path}, of type {x.dtype}; write the file as {kind}, "
+      "or as uint8 if it holds images of 0..255"
     )
+  first = 0
+  for block in x.blocks():
+    if x.dtype == np.uint8 and block.max() > 1:
+      return x
+    _refuse_infinite(block, what, first)
+    first += len(block)
+  if x.dtype == np.uint8 and x.max() == 1:
+    raise ValueError(f"{what} {_BITS}")
   return x
 
 
@@ -121,6 +157,15 @@ def quantities(x: Any, part: str, *, error: type[ValueError] = ValueError) -> No
     raise error(
       f"{part} computes with records, but these are {x.dtype}, categories such as "
       "token ids; remove it, or pass quantities as float32"
+    )
+
+
+def in_memory(x: Any, part: str, *, error: type[ValueError] = ValueError) -> None:
+  """Raise if records stay in a file, and `part` needs all of them in memory."""
+  if isinstance(x, MappedRecords):
+    raise error(
+      f"{part} needs all records in memory, but they stay in {x.path}: leave it out, "
+      "or select fewer records and read them, Dataset.from_arrays(numpy.array(x), y)"
     )
 
 
@@ -215,7 +260,7 @@ def separate_groups(train: np.ndarray, test: np.ndarray) -> None:
     )
 
 
-def same_records(x: np.ndarray, test_x: np.ndarray) -> None:
+def same_records(x: Any, test_x: Any) -> None:
   """Raise if held-out records differ from the training records in shape or type."""
   if (x.shape[1:], x.dtype) != (test_x.shape[1:], test_x.dtype):
     raise ValueError(
@@ -224,7 +269,7 @@ def same_records(x: np.ndarray, test_x: np.ndarray) -> None:
     )
 
 
-def queries(x: Any, known: np.ndarray) -> np.ndarray:
+def queries(x: Any, known: Any) -> Any:
   """Return query records [B,...], checked to be on the scale of the training records.
 
   Args:
@@ -236,7 +281,7 @@ def queries(x: Any, known: np.ndarray) -> np.ndarray:
     ValueError: for another shape, type or scale, for which models would silently return
       wrong outputs.
   """
-  x = numbers(x, "x")
+  x = x if isinstance(x, MappedRecords) else numbers(x, "x")
   shape = known.shape[1:]
   if x.shape == shape:
     raise ValueError(f"x is a single record of shape {shape}; pass a batch: x[None]")
@@ -250,6 +295,8 @@ def queries(x: Any, known: np.ndarray) -> np.ndarray:
   if x.dtype == known.dtype:
     return x
   trained = f"x is {x.dtype}, but the models were trained on {known.dtype}"
+  if isinstance(x, MappedRecords):
+    raise ValueError(f"{trained}; write {x.path} in this type")
   if are_names(known):
     if x.dtype.kind not in "iu":
       raise ValueError(

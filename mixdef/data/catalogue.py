@@ -55,9 +55,9 @@ def load(
 
   Args:
     name: a key of `CATALOGUE`, where sets with the prefix `synthetic_` are simulated;
-      the path of a .csv, .tsv, .parquet or .npz file, or of a folder of pictures with a
-      subfolder for each class; "hf:name" or "hf:name:configuration" for Hugging Face;
-      or "tfds:name" for TensorFlow Datasets.
+      the path of a .csv, .tsv, .parquet or .npz file, of a folder of x.npy and y.npy,
+      or of a folder of pictures with a subfolder for each class; "hf:name" or
+      "hf:name:configuration" for Hugging Face; or "tfds:name" for TensorFlow Datasets.
     data_dir: folder of the raw files, local or on a bucket (`gs://`, `s3://`). None
       means the environment variable MIXDEF_DATA, or else `data` in the current folder.
     label: column of the class of a custom table; None means "label" or "y".

@@ -10,6 +10,7 @@ import numpy as np
 from etils import epy
 
 from mixdef.core import validate
+from mixdef.core.mapped import MappedRecords, kept_in_file
 from mixdef.data import encoding, files, labels
 from mixdef.data.dataset import Dataset
 from mixdef.data.schema import Schema, read_schema
@@ -42,7 +43,7 @@ class Roles(NamedTuple):
 class Content(NamedTuple):
   """The arrays and names of one table, from which a `Dataset` is made."""
 
-  x: np.ndarray
+  x: Any
   y: np.ndarray
   groups: np.ndarray | None
   ids: np.ndarray | None
@@ -59,7 +60,8 @@ def of_frame(frame: Any, place: str) -> Columns:
     place: the table, for error messages.
 
   Returns:
-    pyarrow arrays [N], or numpy arrays [N, ...] for columns with further axes.
+    pyarrow arrays [N], or numpy arrays or `MappedRecords` [N, ...] for columns with
+    further axes.
 
   Raises:
     ValueError: for an empty or ragged table, and for columns of mixed types.
@@ -168,6 +170,9 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _column(values: Any) -> Any:
+  values = kept_in_file(values)
+  if isinstance(values, MappedRecords):
+    return values
   if isinstance(values, pa.Array | pa.ChunkedArray):
     return _whole(values) if isinstance(values, pa.ChunkedArray) else values
   if hasattr(values, "ndim") and values.ndim > 1:
@@ -236,13 +241,13 @@ def content(
   return Content(x, y, groups, ids, classes, None)
 
 
-def as_array(values: Any, where: str) -> np.ndarray:
-  """Return the arrays of a column as one array [N, ...].
+def as_array(values: Any, where: str) -> Any:
+  """Return the arrays of a column as one array [N, ...], or as `MappedRecords`.
 
   Raises:
     ValueError: for arrays of different sizes, missing entries and text.
   """
-  if isinstance(values, np.ndarray):
+  if isinstance(values, np.ndarray | MappedRecords):
     return values
   if _is_picture(values.type):
     from mixdef.data.readers import pictures
@@ -348,7 +353,7 @@ def _identities(columns: Columns, name: str | None, place: str) -> Any:
 
 def _is_array(values: Any) -> bool:
   """Return whether the entries of a column are arrays, not numbers or text."""
-  if isinstance(values, np.ndarray):
+  if isinstance(values, np.ndarray | MappedRecords):
     return True
   kind = values.type
   extended = isinstance(kind, pa.BaseExtensionType) and _is_list(kind.storage_type)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.core import validate
+from mixdef.core.mapped import MappedRecords, kept_in_file
 from mixdef.core.randomness import stream
 from mixdef.data import labels
 from mixdef.data.schema import Schema
@@ -25,7 +26,7 @@ class Dataset(Sources):
 
   Attributes:
     x: [N, ...] inputs: uint8 images (0..255), float32, or categorical int32, such as
-      token ids.
+      token ids. An array, or `MappedRecords` if they stay in a file.
     y: [N] int32 labels in [0, num_classes).
     num_classes: number of classes K.
     name: canonical name, printed in every report.
@@ -48,7 +49,7 @@ class Dataset(Sources):
       records, or None.
   """
 
-  x: np.ndarray
+  x: Any
   y: np.ndarray
   num_classes: int
   name: str = "user"
@@ -67,7 +68,10 @@ class Dataset(Sources):
         object.__setattr__(self, field, np.zeros(len(self.x), bool))
     if self.ids is None:
       object.__setattr__(self, "ids", np.arange(len(self.x)))
-    fields = ["x", "y", "auxiliary", "always_member", "ids"]
+    object.__setattr__(self, "x", kept_in_file(self.x))
+    fields = ["y", "auxiliary", "always_member", "ids"]
+    if not isinstance(self.x, MappedRecords):
+      fields.append("x")
     for field in fields if self.groups is None else [*fields, "groups"]:
       frozen = np.asarray(getattr(self, field)).view()
       frozen.flags.writeable = False
@@ -149,7 +153,7 @@ class Dataset(Sources):
         is kept and means images of 0..255. Other integers become int32 and are treated
         as categorical, for example token ids for `nn.Embed`; functions that mix,
         perturb or crop records reject them. Pass quantities as floats, which become
-        float32.
+        float32. Records of a `numpy.memmap` stay in their file (`MappedRecords`).
       y: [N] integers in [0, num_classes). One-hot rows [N, K], a column [N, 1], text,
         and -1 and +1 are read as such integers; `classes` keeps the names.
       name: name printed in reports.
@@ -169,14 +173,14 @@ class Dataset(Sources):
     Dataset(user: 3 x (2,) float32, 2 classes, 0 auxiliary, test none)
     """
     pair = isinstance(test, (tuple, list)) and len(test) == 2
-    x = validate.inputs(x, "x")
+    inputs = validate.inputs(x, "x")
     given = y
     y, test_y, classes = labels.read(given, test[1] if pair else None)
     if num_classes is None and np.ndim(given) == 2 and np.shape(given)[1] > 1:
       num_classes = np.shape(given)[1]  # one-hot rows
-    validate.lengths(x, y)
-    if len(x) < 2:
-      raise ValueError(f"x has {len(x)} record; membership needs at least 2")
+    validate.lengths(inputs, y)
+    if len(inputs) < 2:
+      raise ValueError(f"x has {len(inputs)} record; membership needs at least 2")
     if pair:
       test = test[0], test_y
     held_out = test if isinstance(test, Dataset) else _held_out(test, name)
@@ -187,7 +191,7 @@ class Dataset(Sources):
     validate.label_range(y, num_classes, "y")
     if held_out is not None:
       validate.label_range(held_out.y, num_classes, "test y")
-      validate.same_records(x, held_out.x)
+      validate.same_records(inputs, held_out.x)
       held_out = dataclasses.replace(
         held_out, num_classes=num_classes, classes=classes or held_out.classes
       )
@@ -196,7 +200,7 @@ class Dataset(Sources):
     # If the held-out records were standardized, the records were as well.
     standardized = held_out is not None and held_out.standardized
     return cls(
-      *(x, y, num_classes, name),
+      *(inputs, y, num_classes, name),
       ids=ids,
       test=held_out,
       standardized=standardized,
@@ -211,15 +215,16 @@ class Dataset(Sources):
       rows: [M] integer indices in [0, N), or an [N] bool mask.
 
     Returns:
-      A `Dataset` of M records.
+      A `Dataset` of M records; mapped ones are not read.
 
     Raises:
       ValueError: `rows` is empty, out of range or of the wrong length.
     """
     rows = validate.rows(rows, len(self))
+    mapped = isinstance(self.x, MappedRecords)
     return dataclasses.replace(
       self,
-      x=self.x[rows],
+      x=self.x.select(rows) if mapped else self.x[rows],
       y=self.y[rows],
       auxiliary=self.auxiliary[rows],
       always_member=self.always_member[rows],
@@ -341,6 +346,7 @@ class Dataset(Sources):
     [[-1.0, -0.5], [1.0, 0.5]]
     """
     validate.quantities(self.x, "standardize")
+    validate.in_memory(self.x, "standardize")
     source = self.x
     if moments_of is not None:
       validate.same_records(self.x, moments_of.x)

@@ -7,6 +7,8 @@ import numpy as np
 
 from mixdef.data.dataset import Dataset
 
+_DIGEST = 16  # bytes
+
 
 class Duplicate(NamedTuple):
   """Two records with equal inputs; each is (index of its set, row in that set)."""
@@ -44,15 +46,22 @@ def duplicate_records(*parts: Dataset) -> list[Duplicate]:
   Duplicate(first=(0, 0), copy=(0, 2))
   Duplicate(first=(0, 1), copy=(1, 0))
   """
-  found, seen = [], {}
+  hashes, starts = bytearray(), [0]
   for place, part in enumerate(parts):
     _same_kind(parts[0], part, place)
-    for row, record in enumerate(part.x):
-      content = hashlib.blake2b(_bytes(record), digest_size=16).digest()
-      first = seen.setdefault(content, (place, row))
-      if first != (place, row):
-        found.append(Duplicate(first, (place, row)))
-  return found
+    for record in part.x:
+      hashes += hashlib.blake2b(_bytes(record), digest_size=_DIGEST).digest()
+    starts.append(starts[-1] + len(part))
+  every = np.frombuffer(hashes, f"S{_DIGEST}")
+  _, first, inverse = np.unique(every, return_index=True, return_inverse=True)
+  earliest = first[inverse]
+  copies = np.flatnonzero(earliest != np.arange(len(every)))
+
+  def place_of(record):
+    place = int(np.searchsorted(starts, record, side="right")) - 1
+    return place, int(record) - starts[place]
+
+  return [Duplicate(place_of(earliest[copy]), place_of(copy)) for copy in copies]
 
 
 def _bytes(record: np.ndarray) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 
@@ -116,6 +117,7 @@ class Sources:
     test: Any = None,
     schema: Any = None,
     name: str = "user",
+    file: Any = None,
   ) -> Any:
     """Create a `Dataset` from a grain data source or `MapDataset`.
 
@@ -128,6 +130,9 @@ class Sources:
       test: held-out records of the same kind.
       schema: how keys become features.
       name: name printed in reports.
+      file: path of an .npy file to which the arrays of the examples are written, one
+        after another, and where they stay (those of `test` in a file whose name ends in
+        _test), so that memory need not hold them. Existing files are replaced.
 
     Returns:
       A `Dataset`.
@@ -143,9 +148,14 @@ class Sources:
     from mixdef.data import columns
     from mixdef.data.readers import examples
 
-    held_out = None if test is None else (examples.columns_of(test, "test"), "test")
+    held_out = None
+    if test is not None:
+      beside = None
+      if file is not None:
+        beside = pathlib.Path(file).with_stem(f"{pathlib.Path(file).stem}_test")
+      held_out = examples.columns_of(test, "test", beside), "test"
     return columns.dataset(
-      examples.columns_of(source, "the source"),
+      examples.columns_of(source, "the source", file),
       columns.Roles(label, group, id),
       "the source",
       name=name,

@@ -16,7 +16,7 @@ from mixdef.training.options import Options
 from mixdef.training.prepare import Training
 from mixdef.training.signature import equal_or_refuse, same_or_refuse
 from mixdef.training.store import Store
-from mixdef.training.strategy import decide
+from mixdef.training.strategy import decide, place
 
 FIX = "Choose another out folder."
 DRAWN = "drawn from the operating system"
@@ -72,7 +72,8 @@ def agree(
     secret = _drawn_before(store) if secret is None else secret
     training = training.with_noise(secret)
   if store is None:
-    how = decide(training, strategy, memory_gb, num_models)
+    training, budget = place(training, options)
+    how = decide(training, strategy, budget, num_models)
     return Agreement({}, training, *how, noise)
   made_from = _signature(training, options.seed)
   if noise:
@@ -91,13 +92,16 @@ def agree(
   requested = {"memory_gb": memory_gb, "models": num_models}
   if earlier:
     training = training.with_capacities(earlier["capacities"])
-    if (
-      strategy in ("auto", earlier["strategy"])
-      and earlier.get("requested") == requested
-    ):
-      how = earlier["strategy"], earlier["models_at_once"]
-      return Agreement(made_from, training, *how, noise)
-  strategy, size = decide(training, strategy, memory_gb, num_models)
+  training, budget = place(training, options)
+  if (
+    earlier
+    and strategy in ("auto", earlier["strategy"])
+    and earlier.get("requested") == requested
+    and not (training.streamed and earlier["strategy"] == "processes")
+  ):
+    how = earlier["strategy"], earlier["models_at_once"]
+    return Agreement(made_from, training, *how, noise)
+  strategy, size = decide(training, strategy, budget, num_models)
   decided = {
     "strategy": strategy,
     "models_at_once": size,
@@ -160,7 +164,7 @@ def _signature(training, seed):
   del plan["capacity"]  # only padding depends on it
   return {
     "learner": learner.text,
-    "records": digest(training.data.x, training.data.y, training.data.auxiliary),
+    "records": digest(training.records, training.data.y, training.data.auxiliary),
     "program": digest(np.frombuffer(training.program_text().encode(), np.uint8)),
     "hyper_parameters": sorted(training.values),
     "seed": seed,

@@ -8,8 +8,9 @@ lost host remain available to the others.
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -88,6 +89,7 @@ def process0_first(work: Callable[[], Result]) -> Result:
 
 
 _AXIS = "shadow"
+_ALIGNMENT = 64  # bytes
 
 
 @functools.cache
@@ -101,10 +103,18 @@ def num_devices() -> int:
   return len(jax.local_devices())
 
 
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+  """Return an array to fill, which a CPU device can use without a copy."""
+  size = math.prod(shape) * np.dtype(dtype).itemsize
+  memory = np.empty(size + _ALIGNMENT, np.uint8)
+  start = -memory.ctypes.data % _ALIGNMENT
+  return memory[start : start + size].view(dtype).reshape(shape)
+
+
 def on_all_devices(tree):
   """Replicate arrays on every device of this process."""
   if num_devices() == 1:
-    return jax.tree.map(jnp.asarray, tree)
+    return jax.device_put(tree)  # `jnp.asarray` would make two copies
   return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()))
 
 

@@ -106,7 +106,8 @@ def fit_many(
 
   Args:
     learner: the learner to train; with `sweep`, a function `(**values) -> Learner`.
-    data: the records, stored on the device once.
+    data: the records, which are stored on the device once, or streamed if they do not
+      fit there beside a model.
     members: bool [S,N], the membership matrix.
     epochs: number of passes over the members.
     batch_size: average number of members per step.
@@ -118,8 +119,8 @@ def fit_many(
     strategy: "vmap", "scan", "loop", "processes" (one pinned to each core of a CPU), or
       "auto", which measures them and logs its choice. Models depend on the strategy
       only through rounding.
-    memory_gb: upper bound on the memory of the models in training; defaults to 60% of
-      free memory. Models that do not fit at once are trained in equal chunks.
+    memory_gb: upper bound on the memory of records and models in training; defaults to
+      60% of free memory. Models that do not fit at once are trained in equal chunks.
     num_members: public size of a training set, which determines the steps per epoch and
       the sampling probability. The default, the mean row sum of `members`, is computed
       from the membership itself. Set it if epsilon must hold rigorously, or if models

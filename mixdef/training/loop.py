@@ -18,6 +18,7 @@ from mixdef.training.programs import programs, query_program
 from mixdef.training.progress import Progress
 from mixdef.training.signature import equal_or_refuse
 from mixdef.training.store import Store
+from mixdef.training.streaming import train_steps
 from mixdef.training.traces import Trace, TraceLog
 
 _CHECKPOINT_SECONDS = 60.0
@@ -167,7 +168,7 @@ class Loop:
       rows = (teachers.data.y,)
       predict = query_program(teachers.source, strategy, stage.query, 2)
     log_probs = jnp.asarray(
-      predict_in_blocks(predict, states, teachers.values, teachers.data.x, *rows)
+      predict_in_blocks(predict, states, teachers.values, teachers.records, *rows)
     )
     shape = (training.count, stage.models)
     table = jax.vmap(stage.table)(
@@ -285,15 +286,7 @@ def _one_epoch(program, training, states, epoch, models):
   """
   started = time.monotonic()
   steps, number = training.plan.steps_per_epoch, jnp.int32(epoch)
-  states, sums = program.train(
-    states,
-    training.values,
-    training.rows,
-    training.data,
-    number,
-    jnp.int32(0),
-    jnp.int32(steps),
-  )
+  states, sums = train_steps(program, training, states, epoch, 0, steps)
   if training.learner.epoch:
     states = program.epoch(
       states, training.values, training.rows, training.data, number

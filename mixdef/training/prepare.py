@@ -12,9 +12,11 @@ from absl import logging
 from mixdef.core import validate
 from mixdef.core.hooks import Data, Featured, Rows
 from mixdef.core.learner import Learner
+from mixdef.core.mapped import MappedRecords
 from mixdef.core.randomness import fold_in_name, row_keys
+from mixdef.core.streamed import Block
 from mixdef.models.features import NoFeatures
-from mixdef.training.devices import on_all_devices
+from mixdef.training.devices import aligned, on_all_devices
 from mixdef.training.programs import programs, query_program
 from mixdef.training.sampling import Plan, make_plan
 from mixdef.training.strategy import memory_budget
@@ -22,25 +24,32 @@ from mixdef.training.strategy import memory_budget
 _ROWS = jnp.int32, jnp.float32, jnp.float32  # index, weight, auxiliary
 _FEATURES = 0.25  # share of the available memory that features may take
 
+_ROW_BYTES = 12  # index, weight and auxiliary
+
 
 @dataclasses.dataclass(frozen=True)
 class Training:
   """S models to train; leaves have the leading axis S, and `data` is shared.
 
   `source` builds the learner from a model's hyper-parameters `values`; `learner` is the
-  first model's. `members` marks the members, `rows` the records trained on, and
-  `teachers` are the S*M models of the previous stage.
+  first model's. `records` are those of the data set, on the host. `data` is on the
+  devices, with all records after `resident`, and before or else one of them as an
+  example. `members` marks the members, `rows` the records trained on, and `teachers`
+  are the S*M models of the previous stage. `block` is the number of bytes of records
+  that are read at once if they are streamed.
   """
 
   source: Learner | Callable
   learner: Learner
   values: dict
+  records: Any
   data: Data | Featured
   members: Any
   rows: Any
   keys: Any
   plan: Plan
   teachers: "Training | None" = None
+  block: float = 0.0
 
   @property
   def count(self) -> int:
@@ -51,6 +60,51 @@ class Training:
   def work(self) -> int:
     """Total number of model epochs, including the teachers'."""
     return self.count * self.plan.epochs + (self.teachers.work if self.teachers else 0)
+
+  @property
+  def streamed(self) -> bool:
+    """Whether the records are read during training, in blocks."""
+    return len(self.data.x) < len(self.records)
+
+  def resident(self) -> "Training":
+    """Return the training with all records on the devices, the teachers' included."""
+    x = self.records
+    if isinstance(x, MappedRecords):
+      x, first = aligned(x.shape, x.dtype), 0
+      for block in self.records.blocks():
+        x[first : first + len(block)] = block
+        first += len(block)
+    return self._with(self.data._replace(x=on_all_devices(x)), 0.0)._featured()
+
+  def _featured(self):
+    """Return the training with the features of frozen layers, if steps can use them."""
+    teachers = self.teachers and self.teachers._featured()
+    training = dataclasses.replace(self, teachers=teachers)
+    return _with_features(training) if self.learner.features else training
+
+  def streaming(self, block: float) -> "Training":
+    """Return the training whose records are read in blocks of so many bytes."""
+    return self._with(self.data, block)
+
+  def _with(self, data, block):
+    teachers = self.teachers and self.teachers._with(data, block)
+    return dataclasses.replace(self, data=data, block=block, teachers=teachers)
+
+  def _rows(self, count):
+    """Return the number of rows in a step of `count` models."""
+    plan = self.plan
+    return count * (plan.num_shards * plan.capacity + plan.auxiliary_rows)
+
+  def group(self, count: int) -> tuple[int, int]:
+    """Return how many steps of `count` models share a block, and its records."""
+    rows, total = self._rows(count), self.plan.steps_per_epoch
+    most = max(1, int(self.block / (rows * self.records[:1].nbytes)))
+    steps = -(-total // -(-total // most))
+    return steps, min(self.plan.num_records, steps * rows)
+
+  def dealt_bytes(self, count: int) -> int:
+    """Return the bytes of the rows of an epoch of `count` models."""
+    return _ROW_BYTES * self._rows(count) * self.plan.steps_per_epoch
 
   def select(self, models) -> "Training":
     """Return the training of some of the models, with their teachers."""
@@ -96,20 +150,33 @@ class Training:
     columns = self.learner.stages[0][0].columns or self.plan.num_classes
     return jnp.zeros((self.count, self.plan.num_records, columns))
 
-  def abstract(self, count: int):
-    """Return the argument shapes of `Programs.train` for the first `count` models."""
+  def abstract(self, count: int, *, blocks: bool = False) -> Any:
+    """Return the argument shapes of `Programs.train` for the first `count` models.
+
+    Args:
+      count: number of models.
+      blocks: whether `train` is given blocks of records, and not all of them.
+    """
+    states, values, rows, data, number = self.abstract_epoch(count)
+    deal = programs(self.source, self.plan, "vmap").deal
+    dealt, metrics = jax.eval_shape(deal, states, values, rows, data, number)
+    if blocks:
+      size = self.group(count)[1]
+      x = jax.ShapeDtypeStruct((size, *data.x.shape[1:]), data.x.dtype)
+      data = data._replace(x=Block(x, jax.ShapeDtypeStruct((size,), jnp.int32)))
+    return states, values, dealt, metrics, data, number, number, number
+
+  def abstract_epoch(self, count: int) -> Any:
+    """Return the argument shapes of `Programs.deal` and `Programs.epoch`."""
     part = self.select(range(count))
     init = programs(self.source, self.plan, "vmap").init
     table = jax.eval_shape(part.zero_table)
-    states = jax.eval_shape(init, part.keys, table, part.values, self.data)
+    # The shapes of all records, whether or not they are streamed.
+    x = jax.ShapeDtypeStruct(self.records.shape, self.records.dtype)
+    data = _shapes(self.data._replace(x=x))
+    states = jax.eval_shape(init, part.keys, table, part.values, data)
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    # Shapes only, because the program does not depend on where arrays are placed.
-    return (
-      *_shapes((states, part.values, part.rows, self.data)),
-      number,
-      number,
-      number,
-    )
+    return *_shapes((states, part.values, part.rows)), data, number
 
   def program_text(self) -> str:
     """Return the lowered text of one model's training and prediction.
@@ -124,17 +191,19 @@ class Training:
       data=Data(*self.data[:3]),
     )
     program = programs(self.source, smallest.plan, "vmap")
-    states, values, rows, data, *numbers = smallest.abstract(1)
+    states, values, rows, data, number = smallest.abstract_epoch(1)
     one = self.select([0])
-    keys, table, records = _shapes((one.keys, one.zero_table(), self.data.x[:1]))
+    keys, table = _shapes((one.keys, one.zero_table()))
+    records = jax.ShapeDtypeStruct((1, *data.x.shape[1:]), data.x.dtype)
     lowered = [
       program.init.lower(keys, table, values, data),
-      program.train.lower(states, values, rows, data, *numbers),
+      program.deal.lower(states, values, rows, data, number),
+      program.train.lower(*smallest.abstract(1)),
       program.finish.lower(states, values, rows, data),
       program.predict.lower(states, values, records),
     ]
     if self.learner.epoch:
-      lowered.append(program.epoch.lower(states, values, rows, data, numbers[0]))
+      lowered.append(program.epoch.lower(states, values, rows, data, number))
     if self.teachers:
       lowered.append(self._lowered_table(self.teachers))
     text = "".join(one.as_text() for one in lowered)
@@ -143,7 +212,7 @@ class Training:
   def _lowered_table(self, teachers):
     """Lower the program that turns the teachers' outputs into one model's table."""
     ((stage, _),) = self.learner.stages
-    states, values, rows, data, *_ = teachers.abstract(1)
+    states, values, rows, data, _ = teachers.abstract_epoch(1)
     predict, rows_of = programs(teachers.source, teachers.plan, "vmap").raw, (data.x,)
     if stage.query:
       predict = query_program(teachers.source, "vmap", stage.query, 2)
@@ -161,8 +230,14 @@ def _shapes(tree):
   return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
-def prepare(source, values, data, members, keys, *, epochs, batch_size, num_members):
-  """Check the inputs of a training and build it; arguments as in `fit_many`."""
+def prepare(
+  source, values, data, members, keys, *, epochs, batch_size, num_members, shared=None
+):
+  """Check the inputs of a training and build it; arguments as in `fit_many`.
+
+  The device holds only one record until `Training.resident` is called. `shared` are the
+  `Data` of the training whose teachers these are.
+  """
   first = {name: value[0] for name, value in values.items()}
   learner = source if isinstance(source, Learner) else source(**first)
   if not isinstance(learner, Learner):
@@ -188,7 +263,7 @@ def prepare(source, values, data, members, keys, *, epochs, batch_size, num_memb
   if learner.generate:
     validate.quantities(data.x, "a generator")
     _check_unit_range(data)
-  device = on_all_devices(Data(data.x, data.y, data.auxiliary))
+  device = shared or on_all_devices(Data(data.x[:1], data.y, data.auxiliary))
   rows = members = jnp.asarray(members)
   if learner.rows:
     rows = _choose(learner.rows, fold_keys(keys, "rows"), members, device.auxiliary)
@@ -221,17 +296,17 @@ def prepare(source, values, data, members, keys, *, epochs, batch_size, num_memb
       epochs=epochs,
       batch_size=batch_size,
       num_members=_teacher_size(num_members, stage, stage_keys[0], device.auxiliary),
+      shared=device,
     )
-  training = Training(
-    source, learner, values, device, members, rows, keys, plan, teachers
+  return Training(
+    source, learner, values, data.x, device, members, rows, keys, plan, teachers
   )
-  return _with_features(training) if learner.features else training
 
 
 def _with_features(training):
   """Compute what frozen layers make of the records, if the steps can use it."""
   plan, data = training.plan, training.data
-  states, _, _, shapes, number, *_ = training.abstract(1)
+  states, _, _, shapes, number = training.abstract_epoch(1)
   state, key = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
     (states, _shapes(training.keys)),

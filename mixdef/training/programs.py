@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from mixdef.core.learner import Learner
 from mixdef.core.randomness import fold_in_name
+from mixdef.core.streamed import Withheld
 from mixdef.training.devices import compiled, on_one_device
 from mixdef.training.sampling import Plan, chunk_of, epoch_rows
 from mixdef.training.workers import in_workers
@@ -21,16 +22,24 @@ class Programs(NamedTuple):
 
   ```
   init    (keys, tables, values, data) -> states
-  train   (states, values, rows [S,N], data, epoch, first, last)
-          -> (states, metrics {name: [S]} summed over the steps first..last-1)
+  deal    (states, values, rows [S,N], data, epoch)
+          -> (dealt, metrics of no steps): the `Rows` [S,steps,B] of all steps, with the
+          overflow [S,steps] of their capacity
+  train   (states, values, dealt, metrics, data, epoch, first, last)
+          -> (states, metrics {name: [S]} plus those of the steps first..last-1)
   epoch   (states, values, members [S,N], data, epoch) -> states
   finish  (states, values, members [S,N], data) -> states
   predict (states, values, x [B,...]) -> log-probabilities [S,B,K]
   raw     the same without the output hooks
   ```
+
+  If the records are streamed, `data.x` holds a single one as an example, and in `train`
+  the `Block` of the steps first..last-1. Rows are dealt by a program of their own, so
+  that the steps are compiled in the same way for all records and for blocks of them.
   """
 
   init: Any  # compiled functions, which can also be lowered
+  deal: Any
   train: Any
   epoch: Any
   finish: Any
@@ -104,11 +113,9 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
   def init(key, table, values, data):
     return learner_of(values).init(key, plan.spec(data, table))
 
-  def train(state, values, rows, data, epoch, first, last):
+  def stepper(values, data, epoch, deal):
+    """Return `(state, step) -> (state, metrics)`, given the rows of each step."""
     learner = learner_of(values)
-    key = jax.random.fold_in(fold_in_name(state.key, "order"), epoch)
-    chunk = chunk_of(state.key, rows, plan.num_shards) if plan.num_shards > 1 else None
-    deal = epoch_rows(key, rows, data.auxiliary, plan, chunk)
 
     def one_step(state, i):
       batch, overflow = deal(i)
@@ -117,19 +124,41 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
       state, metrics = learner.step(state, data, batch, where)
       return state, {**metrics, "overflow": overflow.astype(jnp.float32)}
 
+    return one_step
+
+  def deal(state, values, rows, data, epoch):
+    key = jax.random.fold_in(fold_in_name(state.key, "order"), epoch)
+    chunk = chunk_of(state.key, rows, plan.num_shards) if plan.num_shards > 1 else None
+    draw = epoch_rows(key, rows, data.auxiliary, plan, chunk)
+    one_step = stepper(values, data, epoch, draw)
+    shapes = jax.eval_shape(one_step, state, jnp.int32(0))[1]
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.map(draw, jnp.arange(steps)), zeros
+
+  def train(state, values, dealt, metrics, data, epoch, first, last):
+    def known(i):
+      return jax.tree.map(lambda leaf: leaf[i], dealt)
+
+    one_step = stepper(values, data, epoch, known)
+
     def body(i, carry):
       state, metrics = one_step(carry[0], i)
       return state, jax.tree.map(jnp.add, carry[1], metrics)
 
-    shapes = jax.eval_shape(one_step, state, jnp.int32(0))[1]
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return jax.lax.fori_loop(first, last, body, (state, zeros))
+    return jax.lax.fori_loop(first, last, body, (state, metrics))
+
+  def all_records(data):
+    """Withhold the records if there is only an example of them."""
+    if len(data.x) == plan.num_records:
+      return data
+    shape = plan.num_records, *data.x.shape[1:]
+    return data._replace(x=Withheld(shape, data.x.dtype))
 
   def epoch_end(state, values, members, data, epoch):
     learner = learner_of(values)
     if learner.epoch:
       end = ctx(state, "epoch", epoch, step=(epoch + 1) * steps, epoch=epoch)
-      state = learner.epoch(state, data, members, end)
+      state = learner.epoch(state, all_records(data), members, end)
     return state
 
   def finish(state, values, members, data):
@@ -137,7 +166,7 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
     if learner.finish:
       last = plan.epochs * steps
       end = ctx(state, "finish", last, step=last, epoch=plan.epochs)
-      state = learner.finish(state, data, members, end)
+      state = learner.finish(state, all_records(data), members, end)
     return state._replace(opt=())  # training is over: free its memory
 
   def predict(state, values, x, raw=False):
@@ -146,6 +175,7 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
   here = _here(strategy)
   return Programs(
     init=over_models(init, here, shared=1),
+    deal=over_models(deal, here, shared=2),
     train=over_models(train, strategy, shared=4),
     epoch=over_models(epoch_end, strategy, shared=2),
     finish=over_models(finish, strategy, shared=1),
@@ -178,8 +208,8 @@ def query_program(
 
 
 def _here(strategy):
-  """Return a strategy without workers, for initialization and prediction.
+  """Return a strategy without workers, for all but training.
 
-  Both are fast, may call into Python, and always run in this process.
+  These are fast, may call into Python, and always run in this process.
   """
   return "loop" if strategy == "processes" else strategy

@@ -1,18 +1,24 @@
-"""Measurement and choice of the strategy that trains the models of an ensemble."""
+"""Choice of how to train: records on the device or streamed, strategy, chunk size."""
 
+import contextlib
 import os
+import pathlib
 import time
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from absl import logging
 
+from mixdef.core.mapped import MappedRecords
 from mixdef.training.devices import evenly, num_devices
 from mixdef.training.programs import STRATEGIES, programs
+from mixdef.training.streaming import train_steps
 from mixdef.training.workers import NotExportable, num_workers
 
 _MEASURE_SECONDS = 0.5
 _WORTH_WORKERS_SECONDS = 60.0
+_BLOCK = 2.0**26  # bytes of records that are read at once, at most
+_BLOCK_SHARE = 1 / 16  # of the memory
 _GIVE_UP = 3.0  # a strategy this many times slower than the best is not timed again
 
 
@@ -25,9 +31,78 @@ def memory_budget(memory_gb: float | None) -> float:
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
   if all("bytes_limit" in own for own in stats):
     return 0.6 * sum(own["bytes_limit"] - own.get("bytes_in_use", 0) for own in stats)
-  free = "SC_AVPHYS_PAGES"  # not available on macOS
-  pages = os.sysconf(free if free in os.sysconf_names else "SC_PHYS_PAGES")
-  return 0.6 * pages * os.sysconf("SC_PAGE_SIZE")
+  return 0.6 * _free_bytes()
+
+
+def _free_bytes() -> float:
+  """Return the free memory of this machine, which includes cached files."""
+  with contextlib.suppress(OSError, StopIteration, ValueError):
+    lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+    line = next(line for line in lines if line.startswith("MemAvailable:"))
+    return 1024.0 * int(line.split()[1])
+  return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))  # macOS
+
+
+def place(training, options) -> tuple[Any, float]:
+  """Put the records on the devices if they fit beside a model; else stream them.
+
+  Args:
+    training: the training, as `prepare` returns it.
+    options: the options of the training.
+
+  Returns:
+    The training with its records, and the bytes that are left for models.
+
+  Raises:
+    ValueError: if records must be streamed, and the strategy or a hook of the defense
+      needs all of them.
+  """
+  budget, records = memory_budget(options.memory_gb), training.records
+  size = records.nbytes * num_devices()
+  if size + program_bytes(training, "loop", 1) <= budget:
+    return training.resident(), budget - size
+  training = training.streaming(min(_BLOCK_SHARE * budget, _BLOCK))
+  mapped = isinstance(records, MappedRecords)
+  logging.info(
+    "records of %.3g GB do not fit beside a model in the available %.3g GB: they are "
+    "streamed from %s, in blocks of %.3g MB",
+    size / 1e9,
+    budget / 1e9,
+    records.path if mapped else "memory",
+    training.block / 1e6,
+  )
+  if options.strategy == "processes":
+    raise ValueError(
+      f"strategy=processes needs all records in memory, but {size / 1e9:.3g} GB do not "
+      f"fit in {budget / 1e9:.3g} GB: use another strategy, or raise memory_gb"
+    )
+  _refuse_readers(training, budget)
+  return training, budget
+
+
+def _refuse_readers(training, budget):
+  """Raise if a hook reads all records after an epoch or at the end of the training."""
+  learner = training.learner
+  states, values, rows, whole, number = training.abstract_epoch(1)
+  program = programs(training.source, training.plan, "vmap")
+  one = jax.ShapeDtypeStruct((1, *whole.x.shape[1:]), whole.x.dtype)
+  example = whole._replace(x=one)
+  ends: dict[str, Any] = {"at the end": (program.finish, ())}
+  if learner.epoch:
+    ends["after an epoch"] = program.epoch, (number,)
+  for when, (end, numbers) in ends.items():
+    try:
+      jax.eval_shape(end, states, values, rows, example, *numbers)
+    except Exception as error:
+      jax.eval_shape(end, states, values, rows, whole, *numbers)  # its own errors
+      size = training.records.nbytes * num_devices()
+      raise ValueError(
+        f"{learner.text} reads all records {when}, but {size / 1e9:.3g} GB do not fit "
+        f"in {budget / 1e9:.3g} GB and are streamed: raise memory_gb, or use a defense "
+        "that does not read them"
+      ) from error
+  if training.teachers:
+    _refuse_readers(training.teachers, budget)
 
 
 def program_bytes(training, strategy: str, count: int) -> float:
@@ -35,21 +110,28 @@ def program_bytes(training, strategy: str, count: int) -> float:
 
   The states are held before and after a step, and once more when they are stacked. For
   `vmap`, the memory analysis of the compiled program adds the activations of all
-  models. The teachers of a previous stage are trained at once, so they count if they
-  need more.
+  models. Of streamed records, two blocks are held; all records are counted by `place`.
+  The teachers of a previous stage are trained at once, so they count if they need more.
   """
-  arguments = training.abstract(count)
-  own = jax.tree.leaves(arguments[:3])  # the records are already on the device
-  needed = 3.0 * sum(leaf.size * leaf.dtype.itemsize for leaf in own)
+  states, values, rows, *_ = training.abstract_epoch(count)
+  needed = 3.0 * _bytes((states, values)) + _bytes(rows) + training.dealt_bytes(count)
+  if training.block:
+    _, records = training.group(count)
+    needed += 2.0 * records * training.records[:1].nbytes * num_devices()
   if strategy == "vmap":
     train = programs(training.source, training.plan, strategy).train
     share = -(-count // num_devices())
-    analysis = train.lower(*training.abstract(share)).compile().memory_analysis()
+    arguments = training.abstract(share, blocks=training.block > 0)
+    analysis = train.lower(*arguments).compile().memory_analysis()
     needed += num_devices() * analysis.temp_size_in_bytes
   if training.teachers:
     each = training.teachers.count // training.count
     needed = max(needed, program_bytes(training.teachers, strategy, count * each))
   return needed
+
+
+def _bytes(tree):
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def models_at_once(
@@ -74,21 +156,18 @@ def models_at_once(
   return evenly(-(-most // chunks), strategy), needed
 
 
-def decide(
-  training, strategy: str, memory_gb: float | None, most: int
-) -> tuple[str, int]:
+def decide(training, strategy: str, budget: float, most: int) -> tuple[str, int]:
   """Choose the strategy, and log it with the memory that it needs.
 
   Args:
-    training: the training.
+    training: the training, with its records as `place` returns it.
     strategy: one of `STRATEGIES`, or "auto".
-    memory_gb: as in `fit_many`.
+    budget: bytes that are left for models.
     most: number of models that this process has to train.
 
   Returns:
     The strategy and the number of models that it holds at once.
   """
-  budget = memory_budget(memory_gb)
   if strategy == "auto":
     strategy = choose(training, budget, most)
   size, needed = models_at_once(training, strategy, budget, most)
@@ -119,7 +198,7 @@ def choose(training, budget: float, most: int) -> str:
     best = min(seconds.values(), default=float("inf"))
     if strategy == "processes":
       left = best * most * plan.steps_per_epoch * plan.epochs
-      if num_workers() < 2 or left < _WORTH_WORKERS_SECONDS:
+      if training.streamed or num_workers() < 2 or left < _WORTH_WORKERS_SECONDS:
         continue
     size, _ = models_at_once(training, strategy, budget, most)
     try:
@@ -149,12 +228,7 @@ def _seconds_per_model(training, strategy, size, best):
 
   def run(count):
     start = time.perf_counter()
-    zero = jnp.int32(0)
-    jax.block_until_ready(
-      program.train(
-        states, part.values, part.rows, part.data, zero, zero, jnp.int32(count)
-      )
-    )
+    jax.block_until_ready(train_steps(program, part, states, 0, 0, count))
     return time.perf_counter() - start
 
   run(1)  # compile

@@ -32,10 +32,10 @@ def trace(learner, data):
   sizes = {"epochs": 3, "batch_size": 6, "num_members": None}
   training = prepare(learner, {}, data, members, keys, **sizes)
   program = programs(learner, training.plan, "vmap")
-  states, values, rows, device, *numbers = training.abstract(1)
-  jax.eval_shape(program.train, states, values, rows, device, *numbers)
+  states, values, rows, device, number = training.abstract_epoch(1)
+  jax.eval_shape(program.train, *training.abstract(1))
   if learner.epoch:
-    jax.eval_shape(program.epoch, states, values, rows, device, numbers[0])
+    jax.eval_shape(program.epoch, states, values, rows, device, number)
   done = jax.eval_shape(program.finish, states, values, rows, device)
   asked = jax.ShapeDtypeStruct((5, *data.x.shape[1:]), device.x.dtype)
   jax.eval_shape(program.predict, done, values, asked)

@@ -8,6 +8,7 @@ from mixdef.cli.bench import BenchSettings
 from mixdef.cli.benchmarks.timing import rows_of, show
 from mixdef.cli.benchmarks.works import random_data, train_everyone
 from mixdef.training.programs import programs
+from mixdef.training.streaming import train_steps
 
 __all__ = ["run", "show"]
 
@@ -57,12 +58,10 @@ def _epochs_of(training):
   def run():
     done = []
     for part, program, states in stages:
-      steps, last = part.plan.steps_per_epoch, jnp.int32(part.plan.epochs - 1)
-      states, _ = program.train(
-        states, {}, part.rows, part.data, last, jnp.int32(0), jnp.int32(steps)
-      )
+      steps, last = part.plan.steps_per_epoch, part.plan.epochs - 1
+      states, _ = train_steps(program, part, states, last, 0, steps)
       if part.learner.epoch:
-        states = program.epoch(states, {}, part.rows, part.data, last)
+        states = program.epoch(states, {}, part.rows, part.data, jnp.int32(last))
       done.append(states)
     return done
 

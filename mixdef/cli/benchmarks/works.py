@@ -16,6 +16,7 @@ from mixdef.models.layers import conv_layer
 from mixdef.training.prepare import Training, prepare
 from mixdef.training.programs import programs
 from mixdef.training.sampling import make_plan
+from mixdef.training.streaming import train_steps
 
 CLASSES = 10
 
@@ -86,7 +87,7 @@ def train_everyone(learner, data, *, models: int, batch: int, epochs: int) -> Tr
     epochs=epochs,
     batch_size=batch,
     num_members=None,
-  )
+  ).resident()
 
 
 def steps_of(
@@ -101,13 +102,11 @@ def steps_of(
   """
   program = programs(training.source, training.plan, strategy)
   states = program.init(training.keys, None, {}, training.data)
-  last = jnp.int32(steps or training.plan.steps_per_epoch)
+  last = steps or training.plan.steps_per_epoch
 
   def run():
     nonlocal states
-    states, metrics = program.train(
-      states, {}, training.rows, training.data, jnp.int32(0), jnp.int32(0), last
-    )
+    states, metrics = train_steps(program, training, states, 0, 0, last)
     return states, metrics
 
   return run

@@ -26,11 +26,11 @@ HUBS = (huggingface.PREFIX, tensorflow.PREFIX)
 def read(
   path: str | os.PathLike[str], *, roles: Roles, test: Any = None, schema: Any = None
 ) -> Dataset:
-  """Read a file, or a folder of pictures.
+  """Read a file or a folder.
 
   Args:
-    path: a table (.csv, .tsv, .parquet), arrays (.npz), or a folder of pictures with a
-      subfolder for each class.
+    path: a table (.csv, .tsv, .parquet), arrays (.npz), a folder of arrays (x.npy,
+      y.npy), or a folder of pictures with a subfolder for each class.
     roles: the columns that are not features.
     test: path of held-out records of the same format, or None.
     schema: how the columns of a table become features; see `read_schema`.
@@ -44,12 +44,13 @@ def read(
   """
   path = _existing(path, "dataset")
   test = None if test is None else _existing(test, "test")
-  if path.is_dir():
+  if path.is_dir() and not arrays.is_folder(path):
     _refuse(path, "a folder of pictures has no columns", roles, schema)
     return pictures.dataset(path, name=path.name, test=test)
   name = path.name.split(".")[0]
-  if path.name.lower().endswith(ARRAYS):
-    _refuse(path, "an npz holds arrays", Roles(), schema)
+  if path.is_dir() or path.name.lower().endswith(ARRAYS):
+    kind = "this folder" if path.is_dir() else "an npz"
+    _refuse(path, f"{kind} holds arrays", Roles(), schema)
     return arrays.dataset(path, roles, name=name, test=test)
   read = _reader(path)
   held_out = None if test is None else (_reader(test)(test), str(test))
@@ -81,9 +82,9 @@ def _reader(path: pathlib.Path) -> Callable[[pathlib.Path], Columns]:
     if path.name.lower().endswith(suffix):
       return reader
   raise ValueError(
-    f"{path} has an unknown format: pass .csv, .tsv, .parquet, .npz or a folder of "
-    "pictures with a subfolder for each class, or read it with pandas and pass it to "
-    "Dataset.from_dataframe"
+    f"{path} has an unknown format: pass .csv, .tsv, .parquet, .npz, a folder of x.npy "
+    "and y.npy, or of pictures with a subfolder for each class, or read it with pandas "
+    "and pass it to Dataset.from_dataframe"
   )
 
 
