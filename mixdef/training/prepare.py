@@ -1,6 +1,7 @@
 """Inputs of the training of S models, including the teachers of earlier stages."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +20,8 @@ from mixdef.models.features import NoFeatures
 from mixdef.training.devices import aligned, on_all_devices
 from mixdef.training.programs import programs, query_program
 from mixdef.training.sampling import Plan, make_plan
-from mixdef.training.strategy import memory_budget
 
 _ROWS = jnp.int32, jnp.float32, jnp.float32  # index, weight, auxiliary
-_FEATURES = 0.25  # share of the available memory that features may take
 
 _ROW_BYTES = 12  # index, weight and auxiliary
 
@@ -66,21 +65,25 @@ class Training:
     """Whether the records are read during training, in blocks."""
     return len(self.data.x) < len(self.records)
 
-  def resident(self) -> "Training":
-    """Return the training with all records on the devices, the teachers' included."""
+  def resident(self, spare: float = math.inf) -> "Training":
+    """Return the training with all records on the devices, the teachers' included.
+
+    Args:
+      spare: bytes that the features of frozen layers may take.
+    """
     x = self.records
     if isinstance(x, MappedRecords):
       x, first = aligned(x.shape, x.dtype), 0
       for block in self.records.blocks():
         x[first : first + len(block)] = block
         first += len(block)
-    return self._with(self.data._replace(x=on_all_devices(x)), 0.0)._featured()
+    return self._with(self.data._replace(x=on_all_devices(x)), 0.0)._featured(spare)
 
-  def _featured(self):
+  def _featured(self, spare):
     """Return the training with the features of frozen layers, if steps can use them."""
-    teachers = self.teachers and self.teachers._featured()
+    teachers = self.teachers and self.teachers._featured(spare)
     training = dataclasses.replace(self, teachers=teachers)
-    return _with_features(training) if self.learner.features else training
+    return _with_features(training, spare) if self.learner.features else training
 
   def streaming(self, block: float) -> "Training":
     """Return the training whose records are read in blocks of so many bytes."""
@@ -303,7 +306,7 @@ def prepare(
   )
 
 
-def _with_features(training):
+def _with_features(training, spare):
   """Compute what frozen layers make of the records, if the steps can use it."""
   plan, data = training.plan, training.data
   states, _, _, shapes, number = training.abstract_epoch(1)
@@ -317,11 +320,9 @@ def _with_features(training):
   try:
     features = training.learner.features(state, shapes, Rows(*rows), where)
     found = jax.eval_shape(features, data.x)
-    needed, limit = found.size * found.dtype.itemsize, _FEATURES * memory_budget(None)
-    if needed > limit:
-      raise NoFeatures(
-        f"they need {needed / 1e9:.3g} GB, and {limit / 1e9:.3g} are free"
-      )
+    needed = found.size * found.dtype.itemsize
+    if needed > spare:
+      raise NoFeatures(f"they need {needed / 1e9:.3g} GB of {spare / 1e9:.3g} GB")
   except NoFeatures as reason:
     logging.info("features of frozen layers are computed in every step: %s", reason)
     return training

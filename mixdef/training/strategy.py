@@ -19,6 +19,7 @@ _MEASURE_SECONDS = 0.5
 _WORTH_WORKERS_SECONDS = 60.0
 _BLOCK = 2.0**26  # bytes of records that are read at once, at most
 _BLOCK_SHARE = 1 / 16  # of the memory
+_FEATURES = 0.25  # share of the spare memory that features of frozen layers may take
 _GIVE_UP = 3.0  # a strategy this many times slower than the best is not timed again
 
 
@@ -60,7 +61,8 @@ def place(training, options) -> tuple[Any, float]:
   budget, records = memory_budget(options.memory_gb), training.records
   size = records.nbytes * num_devices()
   if size + program_bytes(training, "loop", 1) <= budget:
-    return training.resident(), budget - size
+    spare = budget - size
+    return training.resident(_FEATURES * spare), spare
   training = training.streaming(min(_BLOCK_SHARE * budget, _BLOCK))
   mapped = isinstance(records, MappedRecords)
   logging.info(
