@@ -90,9 +90,9 @@ def fit_many(learner, **options):
   return mixdef.fit_many(learner, RECORDS, halves(3), **own)
 
 
-def prepared(learner, data=RECORDS):
+def prepared(learner, data=RECORDS, spare=1e9):
   keys = jax.random.split(jax.random.key(0), 3)
-  return prepare(learner, {}, data, halves(3), keys, **SIZES)
+  return prepare(learner, {}, data, halves(3), keys, **SIZES).resident(spare)
 
 
 def check_equal(learner):
@@ -223,9 +223,8 @@ def test_backbones_that_start_at_random_are_of_each_model(monkeypatch):
   assert "they depend on leaves of each model" in said[0]
 
 
-def test_features_too_large_for_memory_are_not_kept(monkeypatch):
-  monkeypatch.setattr("mixdef.training.prepare.memory_budget", lambda given: 1e3)
-  assert type(prepared(learner_of("linen", HEAD)).data) is Data
+def test_features_too_large_for_memory_are_not_kept():
+  assert type(prepared(learner_of("linen", HEAD), spare=1e3).data) is Data
 
 
 def test_a_frozen_layer_that_couples_rows_sees_one_record():
