@@ -224,7 +224,7 @@ def test_backbones_that_start_at_random_are_of_each_model(monkeypatch):
 
 
 def test_features_too_large_for_memory_are_not_kept():
-  assert type(prepared(learner_of("linen", HEAD), spare=1e3).data) is Data
+  assert type(prepared(learner_of("linen", HEAD), spare=100.0).data) is Data
 
 
 def test_a_frozen_layer_that_couples_rows_sees_one_record():
