@@ -26,6 +26,11 @@ from mixdef.metrics.summary import summarize
 from mixdef.training import Ensemble
 from mixdef.training.signature import same_or_refuse
 
+_FIX = (
+  "Choose another out folder. If models were trained again, pass out= to fit_many, "
+  "so that they are kept."
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Budget:
@@ -102,7 +107,7 @@ def run_attacks(
     made = getattr(signals, "reconstruction", None)
     if ensemble is None and made is not None:  # else budget and seed identify them
       marks["reconstruction"] = digest(made)
-    same_or_refuse(out / "signature.json", marks, fix="Choose another out folder.")
+    same_or_refuse(out / "signature.json", marks, fix=_FIX)
     queries = "models" in [
       catalogue.reads(catalogue.plain_name(name)) for name in chosen
     ]
@@ -111,6 +116,8 @@ def run_attacks(
   findings = Findings({}, {}, {})
   for name, attack in chosen.items():
     plain = catalogue.plain_name(name)
+    if catalogue.costly(plain):
+      logging.info("running %s, which trains or queries models", name)
     extra = dict((options or {}).get(plain, {}))
     kind = catalogue.costly(plain), catalogue.reads(plain) == "models"
     run = _Run(*kind, attack, signals, ensemble, budget, extra, seed)

@@ -123,13 +123,15 @@ def _who(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
       f"({classes[-1]['auc']:.2f})."
     )
   canaries = report["canaries"]
-  if canaries and canaries["strongest"]["tpr"] is not None:
+  if canaries:
     found = canaries["strongest"]
     where = "" if target["model"] is None else " in other models of the recipe"
+    rate = f"{found['attack']} has AUC {found['auc']:.3f}"
+    if found["tpr"] is not None:
+      rate = f"{_share(found['tpr'])} are identified at {_false_alarms(found['fpr'])}"
     lines.append(
       f"In the worst case that was measured, {canaries['kind']} canaries "
-      f"planted{where} for the audit, {_share(found['tpr'])} are identified at "
-      f"{_false_alarms(found['fpr'])}."
+      f"planted{where} for the audit, {rate}."
     )
   return lines
 
@@ -210,7 +212,7 @@ def _how_sure(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
         f"{proved['confidence']:.0%} confidence: the guarantee does not hold as "
         "stated."
       )
-  elif "defense" in setting:
+  elif "defense" in setting or "epsilon" in setting:
     lines.append(
       "There is no formal guarantee: an attack that was not tried may find more."
     )

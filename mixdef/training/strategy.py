@@ -195,6 +195,7 @@ def choose(training, budget: float, most: int) -> str:
   """
   if training.count == 1:
     return "loop"
+  logging.info("measuring the strategies; strategy=vmap or another one skips this")
   plan, seconds = training.plan, {}
   for strategy in STRATEGIES:
     best = min(seconds.values(), default=float("inf"))
