@@ -113,12 +113,13 @@ def buy(
   epochs, how["epochs"] = how["epochs"], _same_steps(how, model.members, len(data))
   asked = {"population": model.population, "views": views}
 
-  def trained(what, members, name):
+  def trained(what, members, name, first=0):
     return fit_many(
       what,
       data,
       members,
       seed=seed,
+      model_ids=np.arange(first, first + len(members)),
       num_members=round(len(data) / 2),
       out=None if out is None else out / name,
       signals=None if out is None else asked,
@@ -134,7 +135,7 @@ def buy(
   if price.imitators:
     imitator = _imitator(learner, model.signals)
     keep = subsets(data, price.models + price.imitators, seed=seed)[price.models :]
-    imitators = trained(imitator, keep, "imitators")
+    imitators = trained(imitator, keep, "imitators", price.models)
     seconds += imitators.seconds
     answers = _by_person(imitators.signals(**asked, progress=progress), model)
     scores, missing = _imitated(signals, answers)

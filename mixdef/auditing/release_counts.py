@@ -88,9 +88,9 @@ def facts_of(signals: Signals, run: Any) -> dict[str, Any]:
   """Return facts of the model and the records for the report."""
   member, others = signals.members[0], signals.population
   return {
-    "num_members": int(member.sum()),
-    "num_holdout": int((~member).sum()),
-    "num_population": 0 if others is None else others.phi.shape[1],
+    "members": int(member.sum()),
+    "holdout": int((~member).sum()),
+    "population": 0 if others is None else others.phi.shape[1],
     "queries": f"{signals.phi.shape[2]} views per record",
     **({} if signals.correct is None else _accuracies(signals)),
     **({} if run is None else run.guarantee),

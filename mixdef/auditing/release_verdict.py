@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from mixdef.metrics.holdout import dp_tpr
+
 LEVELS = ("confounded", "high", "moderate", "low", "none_found")
 """From the worst to the best; "confounded" is no grade."""
 
@@ -92,7 +94,7 @@ def _who(report, counts, level):
   for precision, words in ((_SURE, "19 of 20"), (_LIKELY, "half")):
     lines.append(
       f"On a list of which at least {words} are members: "
-      f"{counts['shown'][precision]:,} of the {facts['num_members']:,} {people} for "
+      f"{counts['shown'][precision]:,} of the {facts['members']:,} {people} for "
       f"certain, and up to {counts['possible'][precision]:,} cannot be excluded."
     )
   best = report["list"]
@@ -114,8 +116,8 @@ def _who(report, counts, level):
 def _how_sure(report, counts):
   facts, people = report["setting"], _plural(report["unit"])
   lines = [
-    f"All {facts['num_members']:,} members were scored. The share of non-members that "
-    f"an attack names is bounded by {facts['num_holdout']:,} held-out {people}, at "
+    f"All {facts['members']:,} members were scored. The share of non-members that "
+    f"an attack names is bounded by {facts['holdout']:,} held-out {people}, at "
     f"95 % confidence for all of the {len(report['attacks'])} attacks together.",
     f"The attacker's candidates are assumed to contain {report['prior']:.0%} members.",
   ]
@@ -165,7 +167,21 @@ def _compared(report):
       f"Training was differentially private with epsilon {epsilon:.3g}, which bounds "
       "every attack, including those that were not tried."
     )
+    if over := _over_the_bound(report, epsilon, report["setting"].get("delta") or 0.0):
+      lines.append(
+        f"But {over} names more members than this epsilon allows: the guarantee does "
+        "not hold as stated, or the hold-out differs from the members."
+      )
   return lines
+
+
+def _over_the_bound(report, epsilon, delta):
+  """Return the first attack with a TPR above the bound at its largest FPR, or None."""
+  for name, row in report["attacks"].items():
+    for rule in row["rules"]:
+      if rule["tpr"] > dp_tpr(rule["fpr_high"], epsilon, delta):
+        return name
+  return None
 
 
 def _what_to_do(report, level):

@@ -23,7 +23,7 @@ from mixdef.metrics.false_discoveries import (
   fdr_list,
 )
 from mixdef.metrics.gdp import gdp_epsilon, gdp_mu
-from mixdef.metrics.holdout import Rules, fpr_bounds, odds
+from mixdef.metrics.holdout import Rules, dp_tpr, fpr_bounds, odds
 from mixdef.metrics.intervals import (
   bootstrap_records,
   clopper_pearson,
@@ -55,6 +55,7 @@ __all__ = [
   "clopper_pearson",
   "conformal_p",
   "discoveries",
+  "dp_tpr",
   "epsilon_at_threshold",
   "epsilon_bonferroni",
   "epsilon_ceiling",

@@ -162,6 +162,30 @@ def odds(precision: float, prior: float) -> float:
   return precision / (1 - precision) * (1 - prior) / prior
 
 
+def dp_tpr(fpr: ArrayLike, epsilon: float, delta: float) -> np.ndarray:
+  """Return the largest TPR that differential privacy allows at an FPR.
+
+      TPR <= min(1, delta + e^eps FPR, 1 - e^-eps (1 - delta - FPR))
+
+  Args:
+    fpr: in [0, 1].
+    epsilon: at least 0.
+    delta: in [0, 1].
+
+  Guarantee: bounds each record, and so every attack whose members were drawn at random.
+
+  Reference: Kairouz, Oh, Viswanath, "The Composition Theorem for Differential Privacy",
+    2015, arXiv 1311.0776.
+
+  >>> dp_tpr([0.01, 0.001], 1.0, 1e-5).round(7)
+  array([0.0271928, 0.0027283])
+  """
+  rate = np.asarray(fpr, np.float64)
+  low = delta + np.exp(epsilon) * rate
+  high = 1 - np.exp(-epsilon) * (1 - delta - rate)
+  return np.clip(np.minimum(low, high), 0.0, 1.0)
+
+
 def fpr_bounds(
   rank: ArrayLike, num_holdout: int, confidence: float = 0.95, num_attacks: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:

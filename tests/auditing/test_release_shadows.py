@@ -33,6 +33,19 @@ def test_references_find_members_and_not_shuffled_ones(trained, tmp_path):
   assert again["attacks"]["lira_online"]["auc"] == online["auc"]
 
 
+def test_a_private_run_is_audited_with_its_epsilon():
+  data = mixdef.load("digits").select(np.arange(400)).hold_out(0.5, seed=0)
+  model, private = mixdef.models.mlp(8), mixdef.dp_sgd(2.0, delta=1e-3)
+  learner = mixdef.classifier(model, optax.adam(1e-2), private)
+  run = mixdef.fit(learner, data, epochs=2, batch_size=32, num_members=200)
+  found = mixdef.audit_release(run, attacks="loss_threshold")
+  assert found.report["setting"]["members"] == 200
+  assert found.report["setting"]["epsilon"] > 0
+  assert "differentially private" in " ".join(found.report["verdict"]["compared"])
+  assert "not hold as stated" not in " ".join(found.report["verdict"]["compared"])
+  assert found.html()
+
+
 def test_imitators_find_members(trained):
   report = mixdef.audit_release(trained, budget="imitate").report
   assert (report["price"]["models"], report["price"]["imitators"]) == (20, 10)
@@ -54,7 +67,7 @@ def test_persons_are_scored_where_records_have_groups(trained):
   )
   assert found.report["unit"] == "person"
   assert found.scores["lira_online"].shape == (600,)
-  assert found.report["setting"]["num_members"] == 300
+  assert found.report["setting"]["members"] == 300
   assert found.report["attacks"]["lira_online"]["auc_ci"][0] > 0.55
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mixdef.metrics import Rules, fpr_bounds, odds
+from mixdef.metrics import Rules, dp_tpr, fpr_bounds, odds
 from mixdef.metrics.holdout import RANKS
 
 NAMED = np.array([300, 450, 800, 1200, 1900, 3000, 4200, 6000, 9500, 13000])
@@ -94,6 +94,16 @@ def test_bad_arguments_are_one_line():
     Rules.of([[1.0]], [1.0, 2.0])
   with pytest.raises(ValueError, match="confidence=95"):
     Rules.of([1.0], [1.0, 2.0], confidence=95)
+
+
+def test_the_bound_of_differential_privacy_has_the_check_values():
+  np.testing.assert_allclose(
+    dp_tpr([0.01, 0.001], 1.0, 1e-5), [0.0271928, 0.0027283], atol=1e-7
+  )
+  assert dp_tpr(0.3, 0.0, 0.0) == 0.3  # no attack beats guessing
+  assert dp_tpr([0.0, 1.0], 5.0, 0.01).tolist() == [0.01, 1.0]
+  rates = dp_tpr(np.linspace(0, 1, 50), 2.0, 1e-3)
+  assert (np.diff(rates) >= 0).all()
 
 
 def test_all_bounds_hold_at_once_in_simulated_releases():

@@ -88,8 +88,8 @@ def _metrics(report):
     ),
     (
       f"Training {report['unit']}s",
-      f"{facts['num_members']:,}",
-      f"{facts['num_holdout']:,} held out",
+      f"{facts['members']:,}",
+      f"{facts['holdout']:,} held out",
     ),
     (
       "Price",
@@ -148,7 +148,7 @@ def _rule(report, row):
   return {
     "rank": row["rank"],
     "fpr": {
-      "value": formatting.percent(row["rank"] / report["setting"]["num_holdout"]),
+      "value": formatting.percent(row["rank"] / report["setting"]["holdout"]),
       "interval": (
         f"{formatting.percent(row['fpr_low'])} to {formatting.percent(row['fpr_high'])}"
       ),
