@@ -339,5 +339,5 @@ def test_options_out_of_range_are_refused(options, message):
 def test_trainings_that_cannot_be_are_refused():
   with pytest.raises(ValueError, match="the generator takes no step"):
     start(gan(warm_epochs=2))
-  with pytest.raises(ValueError, match="no guarantee for 32 members"):
+  with pytest.raises(ValueError, match="not a guarantee for 32 members"):
     start(gan(delta=0.1, critic_steps=1))
