@@ -17,7 +17,6 @@ from mixdef.training import fit_many
 
 _LEAST = 4  # reference models
 _IMITATORS, _ORDINARY = 10, 20
-_UNEVEN = 0.1  # relative difference of reference counts between the two sides
 
 
 class Price(NamedTuple):
@@ -130,7 +129,6 @@ def buy(
   ensemble = trained(learner, keep, "references")
   others = ensemble.signals(**asked, progress=progress)
   signals = _by_person(_stacked(model.signals, others), model)
-  _refuse_uneven(signals)
   seconds, scores, missing = ensemble.seconds, {}, {}
   if price.imitators:
     imitator = _imitator(learner, model.signals)
@@ -232,18 +230,3 @@ def _stacked(own: Signals, others: Signals) -> Signals:
     design="bernoulli",
     target=own.target,
   )
-
-
-def _refuse_uneven(signals: Signals) -> None:
-  """Require that members and hold-out have equally many references without them."""
-  out, member = (~signals.members[1:]).sum(0), signals.members[0]
-  sides = out[member], out[~member]
-  means = [float(side.mean()) for side in sides]
-  error = np.sqrt(sum(side.var() / len(side) for side in sides))
-  gap = abs(means[0] - means[1])
-  if gap > 5 * error and gap > _UNEVEN * max(means):
-    raise ValueError(
-      f"members have {means[0]:.1f} references without them on average and the "
-      f"hold-out {means[1]:.1f}, so their scores are not comparable: train the "
-      "references on random subsets of both"
-    )

@@ -15,13 +15,12 @@ from mixdef.auditing.prices import Price, buy
 from mixdef.auditing.provenance import made_from
 from mixdef.auditing.release_counts import counted, facts_of, ids_of, rank_by_trace
 from mixdef.auditing.release_verdict import release_verdict
-from mixdef.auditing.running import run_attacks
+from mixdef.auditing.running import metrics_of, run_attacks
 from mixdef.core import validate
 from mixdef.core.files import path_of, whole_file, write_json, write_text
 from mixdef.core.learner import Learner
 from mixdef.core.randomness import check_seed
 from mixdef.core.reading import digest_file
-from mixdef.metrics.summary import summarize
 
 _FAMILIES = ("threshold", "reference")
 _ABOUT = {
@@ -152,8 +151,8 @@ def audit_release(
     The `ReleaseAudit`; `audit_release(...).save(folder)` writes the report.
 
   Raises:
-    ValueError: for a missing input, records of the two sides that differ in shape or
-      were scored with different numbers of references, or no attack that could be run.
+    ValueError: for a missing input, records of the two sides that differ in shape, or
+      no attack that could be run.
 
   Guarantee: a lower bound on what an attacker with these means finds, at 95 %
     confidence over the choice of the hold-out. It is not a proof of safety; only
@@ -199,7 +198,9 @@ def audit_release(
     more["quantile_network"] = _expected(model, seed)
   for name, values in more.items():
     scores[name] = values
-    metrics[name] = _summary(name, values, signals, seed)
+    members = signals.members[:1]
+    facts = {"family": "reference", "about": _ABOUT[name], "seconds": None, "note": ""}
+    metrics[name] = metrics_of(values[None], members, seed=seed, **facts)
   if not scores:
     reasons = [f"{name}: {why}" for name, why in not_run.items()]
     raise ValueError(f"no attack could be run; {'; '.join(reasons)}")
@@ -229,20 +230,6 @@ def _expected(model, seed):
     population=(others.x, others.y, unseen),
     seed=seed,
   )
-
-
-def _summary(name, values, signals, seed):
-  """Return the metrics of scores as `run_attacks` does."""
-  found = summarize(values[None], signals.members[:1], seed=seed)
-  return {
-    "family": "reference",
-    "about": _ABOUT[name],
-    **found.to_json(),
-    "degenerate": bool(found.degenerate),
-    "num_targets": 1,
-    "seconds": None,
-    "note": "",
-  }
 
 
 def _names(attacks):

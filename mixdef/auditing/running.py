@@ -137,21 +137,54 @@ def run_attacks(
     if not len(targets):
       findings.not_run[name] = run.why_unscored()
       continue
-    found = summarize(
-      scores[targets], signals.members[targets], run.queried_records(), seed=seed
+    found = metrics_of(
+      scores[targets],
+      signals.members[targets],
+      run.queried_records(),
+      family=catalogue.family(plain),
+      about=catalogue.about(plain),
+      seconds=round(seconds, 2),
+      note=catalogue.note(plain),
+      seed=seed,
     )
-    findings.scores[name] = scores
-    findings.metrics[name] = {
-      "family": catalogue.family(plain),
-      "about": catalogue.about(plain),
-      **found.to_json(),
-      "degenerate": bool(found.degenerate),  # undetectable with one target
-      "num_targets": len(targets),
-      "seconds": round(seconds, 2),
-      "note": catalogue.note(plain),
-    }
-    logging.info("%s: AUC %.4f (%.1f s)", name, found.auc, seconds)
+    findings.scores[name], findings.metrics[name] = scores, found
+    logging.info("%s: AUC %.4f (%.1f s)", name, found["auc"], seconds)
   return findings
+
+
+def metrics_of(
+  scores: np.ndarray,
+  members: np.ndarray,
+  audited: np.ndarray | None = None,
+  *,
+  family: str,
+  about: str,
+  seconds: float | None,
+  note: str,
+  seed: int,
+) -> dict[str, Any]:
+  """Return the metrics of one attack and the facts that a report shows beside them.
+
+  Args:
+    scores: [T, N] of T targets.
+    members: bool [T, N].
+    audited: bool [N], the records that were scored; default all.
+    family: family of the attack.
+    about: its description in one line.
+    seconds: how long it took, or None.
+    note: remark on its numbers, or "".
+    seed: random seed of the bootstrap.
+  """
+  found = summarize(scores, members, audited, seed=seed)
+  return {
+    "family": family,
+    "about": about,
+    **found.to_json(),
+    "degenerate": bool(found.degenerate),  # undetectable with one target
+    "num_targets": len(scores),
+    "seconds": seconds,
+    "note": note,
+  }
 
 
 @dataclasses.dataclass(frozen=True)
