@@ -1,4 +1,4 @@
-"""Signals of persons, each of whom has one or more records."""
+"""Combine the records of each person before an attack."""
 
 import dataclasses
 from typing import Any

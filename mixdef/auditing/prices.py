@@ -60,8 +60,8 @@ class Price(NamedTuple):
     return cls("shadows", int(found[1]))
 
 
-class Bought(NamedTuple):
-  """What an audit has at its price.
+class References(NamedTuple):
+  """The models that an audit has trained, queried as the released one.
 
   Attributes:
     signals: [1 + S, N, Q], of the released model and the reference models; with groups,
@@ -77,7 +77,7 @@ class Bought(NamedTuple):
   facts: dict[str, Any]
 
 
-def buy(
+def train_references(
   price: Price,
   model: Released,
   *,
@@ -87,7 +87,7 @@ def buy(
   seed: int,
   out: Any,
   progress: bool,
-) -> Bought:
+) -> References:
   """Train what the price allows, and query it as the released model was.
 
   Args:
@@ -105,12 +105,12 @@ def buy(
   """
   if price.kind == "free":
     facts = {"models": 0, "seconds": 0.0, "times": None}
-    return Bought(_by_person(model.signals, model), {}, {}, facts)
+    return References(_by_person(model.signals, model), {}, {}, facts)
   learner, training = _recipe(price, model, learner, training)
   data, run = cast("Dataset", model.data), model.run
   how, keep = dict(training), subsets(data, price.models, seed=seed)
   epochs, how["epochs"] = how["epochs"], _same_steps(how, model.members, len(data))
-  asked = {"population": model.population, "views": views}
+  queries = {"population": model.population, "views": views}
 
   def trained(what, members, name, first=0):
     return fit_many(
@@ -121,13 +121,13 @@ def buy(
       model_ids=np.arange(first, first + len(members)),
       num_members=round(len(data) / 2),
       out=None if out is None else out / name,
-      signals=None if out is None else asked,
+      signals=None if out is None else queries,
       progress=progress,
       **how,
     ).converged()
 
   ensemble = trained(learner, keep, "references")
-  others = ensemble.signals(**asked, progress=progress)
+  others = ensemble.signals(**queries, progress=progress)
   signals = _by_person(_stacked(model.signals, others), model)
   seconds, scores, missing = ensemble.seconds, {}, {}
   if price.imitators:
@@ -135,9 +135,9 @@ def buy(
     keep = subsets(data, price.models + price.imitators, seed=seed)[price.models :]
     imitators = trained(imitator, keep, "imitators", price.models)
     seconds += imitators.seconds
-    answers = _by_person(imitators.signals(**asked, progress=progress), model)
-    scores, missing = _imitated(signals, answers)
-  return Bought(
+    imitated = _by_person(imitators.signals(**queries, progress=progress), model)
+    scores, missing = _imitated(signals, imitated)
+  return References(
     signals,
     scores,
     missing,
@@ -173,13 +173,13 @@ def _recipe(price, model, learner, training):
 
 
 def _imitator(learner, signals):
-  """Return a learner of the same network that imitates the released model's answers.
+  """Return a learner of the same network that imitates the released model's outputs.
 
   Deviation: it is trained by Adam, because an imitator needs the architecture and not
     the recipe [ours].
   """
-  answers = jax.nn.log_softmax(np.asarray(signals.log_probs[0], np.float32))
-  part = imitation(np.asarray(answers))
+  outputs = jax.nn.log_softmax(np.asarray(signals.log_probs[0], np.float32))
+  part = imitation(np.asarray(outputs))
   return classifier(learner.model, optax.adam(1e-3), part)
 
 

@@ -11,7 +11,7 @@ from mixdef.attacks import ATTACKS, Signals, quantile_network
 from mixdef.auditing import released
 from mixdef.auditing.confounding import blind_test
 from mixdef.auditing.facts import plain_facts
-from mixdef.auditing.prices import Price, buy
+from mixdef.auditing.prices import Price, train_references
 from mixdef.auditing.provenance import made_from
 from mixdef.auditing.release_counts import counted, facts_of, ids_of, rank_by_trace
 from mixdef.auditing.release_verdict import release_verdict
@@ -177,7 +177,7 @@ def audit_release(
   if model.x is not None:
     labels = model.signals.labels
     blind = blind_test(model.x, labels, model.members, groups=model.groups, seed=seed)
-  bought = buy(
+  references = train_references(
     price,
     model,
     learner=learner,
@@ -187,13 +187,13 @@ def audit_release(
     out=out,
     progress=progress,
   )
-  signals, names = bought.signals, _names(attacks)
+  signals, names = references.signals, _names(attacks)
   findings = run_attacks(
     names, signals, seed=seed, out=None if out is None else out / "attacks"
   )
   scores = {name: rows[0] for name, rows in findings.scores.items()}
-  metrics, not_run = dict(findings.metrics), {**findings.not_run, **bought.missing}
-  more = dict(bought.scores)
+  metrics, not_run = dict(findings.metrics), {**findings.not_run, **references.missing}
+  more = dict(references.scores)
   if attacks is None and model.population is not None and model.groups is None:
     more["quantile_network"] = _expected(model, seed)
   for name, values in more.items():
@@ -208,7 +208,7 @@ def audit_release(
   report |= {
     "title": str(given.get("model", "released model")),
     "unit": "record" if model.groups is None else "person",
-    "price": {"name": str(price), **bought.facts},
+    "price": {"name": str(price), **references.facts},
     "confounding": blind,
     "setting": facts_of(signals, model.run) | given,
     "not_run": not_run,

@@ -5,7 +5,7 @@ from typing import Any
 from mixdef.metrics.holdout import dp_tpr
 
 LEVELS = ("confounded", "high", "moderate", "low", "none_found")
-"""From the worst to the best; "confounded" is no grade."""
+"""From most to least leakage; "confounded" means that no level is given."""
 
 _SURE, _LIKELY = "0.95", "0.5"
 _SHORT = 0.05  # a certifiable share above it is remarked on

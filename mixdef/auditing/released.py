@@ -88,13 +88,13 @@ def read(
   others = None if population is None else _dataset(population, "population")
   predict = _predictor(source, data)
   signals = Signals.from_logits(
-    _answers(predict, data.x, views)[None],
+    _outputs(predict, data.x, views)[None],
     data.y,
     (np.arange(len(data)) < len(inside))[None],
     ids=data.ids,
     population=None
     if others is None
-    else (_answers(predict, others.x, views)[None], others.y),
+    else (_outputs(predict, others.x, views)[None], others.y),
     design="bernoulli",
     target=0,
   )
@@ -216,11 +216,11 @@ def _predictor(source, data):
   )
 
 
-def _answers(predict, x, views):
+def _outputs(predict, x, views):
   """Return outputs [N,K] of the records, or [N,Q,K] of their views."""
   if views is None:
     return predict(x)
   points = [views(x[i : i + _BLOCK]) for i in range(0, len(x), _BLOCK)]
   count = points[0].shape[1]
-  answers = [predict(block.reshape(-1, *block.shape[2:])) for block in points]
-  return np.concatenate(answers).reshape(len(x), count, -1)
+  outputs = [predict(block.reshape(-1, *block.shape[2:])) for block in points]
+  return np.concatenate(outputs).reshape(len(x), count, -1)

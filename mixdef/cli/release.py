@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from etils import epy
 
-from mixdef.cli import job
+from mixdef.cli import job, train
 from mixdef.cli.settings import JobSettings, Settings, about
 
 with epy.lazy_imports():
@@ -118,19 +118,7 @@ def run(settings: ReleaseSettings, folder: pathlib.Path) -> dict:
 def model_of(settings: ReleaseSettings) -> tuple[mixdef.Run, Settings]:
   """Return the model in a run folder, which is not trained again, and its settings."""
   trained = settings.trained
-  data = trained.load()
-  if data.test is None:
-    data = data.hold_out(0.2, seed=trained.seed)
-  data = trained.subsample(data, halves=1)
-  model = mixdef.fit(
-    trained.make_learner(data),
-    data,
-    epochs=trained.num_epochs,
-    batch_size=trained.batch_size,
-    **trained.seeds_of_training,
-    out=trained.out,
-  )
-  return model, trained
+  return train.fit(trained, files.path_of(trained.out, "--run")), trained
 
 
 def _of_run(settings, how):

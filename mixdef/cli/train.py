@@ -20,13 +20,13 @@ with epy.lazy_imports():
   import mixdef
 
 
-def run(settings: Settings, folder: pathlib.Path) -> dict:
-  """Train one classifier; returns the content of result.json."""
+def fit(settings: Settings, folder: pathlib.Path) -> mixdef.Run:
+  """Train the classifier of the settings, or load it if the folder holds it."""
   data = settings.load()
   if data.test is None:
     data = data.hold_out(0.2, seed=settings.seed)
   data = settings.subsample(data, halves=1)
-  trained = mixdef.fit(
+  return mixdef.fit(
     settings.make_learner(data),
     data,
     epochs=settings.num_epochs,
@@ -35,6 +35,12 @@ def run(settings: Settings, folder: pathlib.Path) -> dict:
     out=folder,
     progress=True,
   )
+
+
+def run(settings: Settings, folder: pathlib.Path) -> dict:
+  """Train one classifier; returns the content of result.json."""
+  trained = fit(settings, folder)
+  data = trained.data
   members, held_out = data.select(trained.members), cast("mixdef.Dataset", data.test)
   train = trained.accuracy(members)
   test = trained.accuracy(held_out)

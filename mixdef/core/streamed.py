@@ -29,7 +29,7 @@ class Block:
 class Withheld:
   """All records, where none of them can be read: shape and type alone.
 
-  It is no array and no pytree, so that every other use raises an error.
+  It is neither an array nor a pytree, so that every other use raises an error.
   """
 
   __eq__ = None  # type: ignore[assignment]
