@@ -101,16 +101,28 @@ class Batch(NamedTuple):
   features: Any = None
 
 
+class Persons(NamedTuple):
+  """The records of each of G persons: `order` [N] holds their ids, person by person.
+
+  Those of person g begin at place `first[g]`, and are `size[g]` many.
+  """
+
+  order: Any
+  first: Any
+  size: Any
+
+
 class Data(NamedTuple):
   """Records on the device, shared by all models: x [N,...], y int [N].
 
   `auxiliary` bool [N] marks the defender's auxiliary records, which are never members
-  and never audited.
+  and never audited. `persons` is there if steps draw persons; no hook is shown it.
   """
 
   x: Any
   y: Any
   auxiliary: Any
+  persons: Persons | None = None
 
 
 class Featured(NamedTuple):
@@ -122,6 +134,7 @@ class Featured(NamedTuple):
   x: Any
   y: Any
   auxiliary: Any
+  persons: Persons | None
   features: Any
 
 
@@ -131,7 +144,7 @@ class Spec(NamedTuple):
   The integers are static. `example` is one record [1,...], or zeros under a guarantee;
   `variables` are the model's (None until it has been initialized); `table` [N,K] holds
   the log-probabilities of the previous stage (or None); `num_members` is the public
-  training-set size.
+  training-set size, in persons if steps draw persons.
   """
 
   example: Any

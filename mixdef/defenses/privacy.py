@@ -18,6 +18,8 @@ from mixdef.core.traits import Traits
 from mixdef.defenses import accounting
 from mixdef.defenses.per_example import ghost, microbatch
 
+_PER_PERSON = 8
+
 
 @defense(
   aliases={"dp_gan": "dp_sgd(estimator='microbatch')"}, neutral="dp_sgd(0.0, inf)"
@@ -31,6 +33,8 @@ def dp_sgd(
   estimator: str = "ghost",
   microbatch_size: int = 16,
   multiplicity: int = 1,
+  unit: str = "record",
+  per_person: int = _PER_PERSON,
   guarantee: bool = True,
 ) -> Defense:
   r"""Clip each record's gradient and add Gaussian noise to their sum (Algorithm 1).
@@ -59,23 +63,31 @@ def dp_sgd(
       through the other parts of the chain as a separate row, so that every augmentation
       draws anew; a record is clipped once, as the mean of its views. A step costs K
       times as much; De et al. use 16.
+    unit: what is sampled, clipped and protected: a "record", or a "person", of whom the
+      data's `groups` name the records. A batch then has `batch_size` persons on
+      average, and a person is clipped once, as the mean of its records in the step.
+    per_person: most records of a person in a step, >= 1, for `unit="person"`; a step
+      costs as many rows for every person. A person with more records is in each step
+      with another window of them.
     guarantee: False gives up the guarantee, and epsilon with it (NaN), and permits
       parts that mix records.
 
   Returns:
     The defense. Its state holds what a report needs: `epsilon`, `delta`,
-    `noise_multiplier`, `batch_size` and `skipped`, the number of records so far whose
-    loss or gradient was not finite and that therefore contributed nothing.
+    `noise_multiplier`, `batch_size` and `skipped`, the number of records (or persons)
+    so far whose loss or gradient was not finite and that therefore contributed nothing.
 
   Raises:
     ValueError: for an argument outside its range, for noise without a finite clip, and,
       at the start of training, for a delta of at least one over the number of members,
-      and for another part of the chain that lets the rows of a batch interact.
+      and for another part of the chain that lets the rows of a batch interact; for
+      persons, if the records have no groups, or a model trains on a part of a person.
 
   Guarantee: (epsilon, delta)-differential privacy of everything the training releases,
-    for one record added or removed, against an attacker who sees every step. It holds
-    for every chain and network: each record passes the batch hooks, the network and the
-    losses without access to other records and with a weight of at most 1, and the hooks
+    for one record added or removed, or one person with all records, against an attacker
+    who sees every step. It holds for every chain and network: each record, or person,
+    passes the batch hooks, the network and the losses without access to the others
+    and with a weight of at most 1, and the hooks
     that run next to the noised gradient have no access to the members. It does not hold
     against an attacker who knows the seeds, the model's key or the run folder, who can
     reproduce and subtract the noise: `fit` draws the seed of the noise from the
@@ -88,12 +100,15 @@ def dp_sgd(
     moments raise an error. Without noise epsilon is infinite. Floating-point noise is
     not exactly Gaussian. The views of a record are clipped as one group and sampled
     together, so `multiplicity` changes neither its bound nor q, and epsilon does not
-    depend on it.
+    depend on it. A person's bound, sampling and epsilon depend neither on how many
+    records it has nor on which of them are in a step.
 
   Deviation: Abadi et al. divide by the lot size, which is B here, and track moments;
     epsilon here comes from Renyi accounting, see `accounting.epsilon`. One clipping
     norm is used for all layers. [ours] Records with gradients that are not finite
-    contribute zero.
+    contribute zero. [ours] A person's records are averaged, not summed, so that the
+    clipping norm need not grow with their number, and a person with more than
+    `per_person` has a window of them, which begins anywhere, anew in every step.
 
   Reference: Abadi et al., "Deep Learning with Differential Privacy", 2016, arXiv
     1607.00133; De et al., "Unlocking High-Accuracy Differentially Private Image
@@ -106,6 +121,8 @@ def dp_sgd(
   check_count("dp_sgd: microbatch_size", microbatch_size)
   check_count("dp_sgd: multiplicity", multiplicity)
   check_flag("dp_sgd: guarantee", guarantee)
+  _check_unit(unit, per_person, guarantee)
+  rows = per_person if unit == "person" else 1
   silent = _is_zero(noise_multiplier)
 
   def init(key, spec):
@@ -143,7 +160,7 @@ def dp_sgd(
     def run(params, batch, state, ctx):
       size = state["batch_size"]
       limits = {"clip": clip, "denominator": size}
-      groups = {"size": microbatch_size, "views": multiplicity}
+      groups = {"size": microbatch_size, "views": rows * multiplicity}
       return estimate(losses_fn, **limits, **groups)(params, batch, state, ctx)
 
     return run
@@ -156,8 +173,8 @@ def dp_sgd(
 
   def update(state, ctx):
     # The estimators return NaN as the losses of a record that they skipped.
-    rows = (ctx.batch.weight > 0) & ~jnp.isfinite(ctx.losses)
-    left_out = rows[::multiplicity]
+    bad = (ctx.batch.weight > 0) & ~jnp.isfinite(ctx.losses)
+    left_out = bad.reshape(-1, rows * multiplicity).any(1)
     return {**state, "skipped": state["skipped"] + left_out.sum(dtype=jnp.int32)}
 
   def stated(state):
@@ -172,7 +189,11 @@ def dp_sgd(
     update=update,
     guarantee=stated if guarantee and not silent else None,
     traits=Traits(
-      order="table", per_example=True, no_guarantee=not guarantee, poisson=True
+      order="table",
+      per_example=True,
+      no_guarantee=not guarantee,
+      poisson=True,
+      per_person=per_person if unit == "person" else 0,
     ),
   )
 
@@ -203,6 +224,17 @@ def _spent(noise, config):
 
 def _is_zero(value):
   return is_static(value) and value == 0
+
+
+def _check_unit(unit, per_person, guarantee):
+  check_choice("dp_sgd: unit", unit, ("record", "person"))
+  check_count("dp_sgd: per_person", per_person)
+  if unit == "record" and per_person != _PER_PERSON:
+    raise ValueError(
+      f"dp_sgd: per_person={per_person} is for persons: pass unit='person', or drop it"
+    )
+  if unit == "person" and not guarantee:
+    raise ValueError("dp_sgd: unit='person' is a guarantee: drop guarantee=False")
 
 
 def _validate(noise_multiplier, clip, epsilon, delta, estimator):

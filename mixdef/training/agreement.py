@@ -160,11 +160,11 @@ def _earlier(path):
 
 def _signature(training, seed):
   """Return everything that affects all models alike."""
-  learner, plan = training.learner, training.plan._asdict()
+  learner, plan, data = training.learner, training.plan._asdict(), training.data
   del plan["capacity"]  # only padding depends on it
   return {
     "learner": learner.text,
-    "records": digest(training.records, training.data.y, training.data.auxiliary),
+    "records": digest(training.records, data.y, data.auxiliary, *(data.persons or ())),
     "program": digest(np.frombuffer(training.program_text().encode(), np.uint8)),
     "hyper_parameters": sorted(training.values),
     "seed": seed,

@@ -169,8 +169,9 @@ class Run:
     If an epsilon is stated, `num_members` says whether the size of the training set was
     given or computed from the membership matrix, and `noise_seed` says whether the
     noise seed was drawn or given; knowledge of the seed allows subtracting the noise.
-    `unit` says that it is that of a record where records belong to groups, and
-    `excludes` that the columns of a table were encoded by statistics of the records.
+    Where records belong to groups, `unit` says whether it protects a "record" or a
+    "person" with all records. `excludes` says that the columns of a table were encoded
+    by statistics of the records.
     """
     states = self.learner.guarantee
     fitted = self.data.schema is not None and self.data.schema.fitted
@@ -184,7 +185,7 @@ class Run:
           "delta": delta,
           "num_members": "given" if self.plan.size_given else READ_OFF,
           "noise_seed": self.noise,
-          **({} if self.data.groups is None else {"unit": "record"}),
+          **({} if self.data.groups is None else {"unit": self.plan.unit}),
           **({"excludes": "encoding of columns"} if fitted else {}),
         }
     return {"epsilon": None, "delta": None}

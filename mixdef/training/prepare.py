@@ -19,7 +19,7 @@ from mixdef.core.streamed import Block
 from mixdef.models.features import NoFeatures
 from mixdef.training.devices import aligned, on_all_devices
 from mixdef.training.programs import programs, query_program
-from mixdef.training.sampling import Plan, make_plan
+from mixdef.training.sampling import Plan, make_plan, persons_of
 
 _ROWS = jnp.int32, jnp.float32, jnp.float32  # index, weight, auxiliary
 
@@ -95,8 +95,7 @@ class Training:
 
   def _rows(self, count):
     """Return the number of rows in a step of `count` models."""
-    plan = self.plan
-    return count * (plan.num_shards * plan.capacity + plan.auxiliary_rows)
+    return count * self.plan.step_rows
 
   def group(self, count: int) -> tuple[int, int]:
     """Return how many steps of `count` models share a block, and its records."""
@@ -191,7 +190,7 @@ class Training:
     smallest = dataclasses.replace(
       self,
       plan=self.plan._replace(capacity=1),
-      data=Data(*self.data[:3]),
+      data=Data(*self.data[:4]),
     )
     program = programs(self.source, smallest.plan, "vmap")
     states, values, rows, data, number = smallest.abstract_epoch(1)
@@ -270,6 +269,9 @@ def prepare(
   rows = members = jnp.asarray(members)
   if learner.rows:
     rows = _choose(learner.rows, fold_keys(keys, "rows"), members, device.auxiliary)
+  if learner.traits.per_person:
+    _refuse_persons(learner, data)
+    device = device._replace(persons=on_all_devices(persons_of(data, rows)))
   plan = make_plan(
     learner.traits,
     data,
@@ -314,8 +316,7 @@ def _with_features(training, spare):
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
     (states, _shapes(training.keys)),
   )
-  size = plan.capacity + plan.auxiliary_rows
-  rows = [jax.ShapeDtypeStruct((size,), kind) for kind in _ROWS]
+  rows = [jax.ShapeDtypeStruct((plan.step_rows,), kind) for kind in _ROWS]
   where = plan.position(key, number, number)
   try:
     features = training.learner.features(state, shapes, Rows(*rows), where)
@@ -331,9 +332,20 @@ def _with_features(training, spare):
     *(len(found), found.size // len(found)),
   )
   found = on_all_devices(jax.jit(features)(data.x))
-  return dataclasses.replace(
-    training, data=Featured(data.x, data.y, data.auxiliary, found)
-  )
+  return dataclasses.replace(training, data=Featured(*data[:4], found))
+
+
+def _refuse_persons(learner, data):
+  """Raise if steps cannot draw persons, as a part of the chain does."""
+  fault = None
+  if data.groups is None:
+    fault = f"{data.name} has no groups: pass groups= to the data set, or --group"
+  elif learner.generate:
+    fault = "a GAN draws records: use unit='record'"
+  elif learner.traits.auxiliary_rows:
+    fault = "another part adds auxiliary records to them: drop one"
+  if fault:
+    raise ValueError(f"unit='person' draws persons, and {fault}")
 
 
 def _check_unit_range(data):

@@ -129,7 +129,7 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
   def deal(state, values, rows, data, epoch):
     key = jax.random.fold_in(fold_in_name(state.key, "order"), epoch)
     chunk = chunk_of(state.key, rows, plan.num_shards) if plan.num_shards > 1 else None
-    draw = epoch_rows(key, rows, data.auxiliary, plan, chunk)
+    draw = epoch_rows(key, rows, data.auxiliary, plan, chunk, data.persons)
     one_step = stepper(values, data, epoch, draw)
     shapes = jax.eval_shape(one_step, state, jnp.int32(0))[1]
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
