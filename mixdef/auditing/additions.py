@@ -102,7 +102,7 @@ def public_size(data: Dataset, traits: Traits | None = None) -> int:
 def planted(
   data: Dataset, text: str, *, seed: int = 0, source: Dataset | None = None
 ) -> tuple[str, Dataset]:
-  """Plant canaries, at most a quarter of the records.
+  """Plant canaries, at most a quarter of the records, or of the persons.
 
   Args:
     data: the records.
@@ -117,7 +117,7 @@ def planted(
     ValueError: as `parse_canaries` and `plant`.
   """
   kind, count = parse_canaries(text)
-  count = min(count, int(data.audited.sum()) // 4)
+  count = min(count, len(np.unique(data.units[data.audited])) // 4)
   return kind, plant(data, kind, count, seed=seed, source=source)
 
 
