@@ -116,13 +116,14 @@ class Data(NamedTuple):
   """Records on the device, shared by all models: x [N,...], y int [N].
 
   `auxiliary` bool [N] marks the defender's auxiliary records, which are never members
-  and never audited. `persons` is there if steps draw persons; no hook is shown it.
+  and never audited. `persons` are `Persons` if steps draw them, and otherwise None; no
+  hook is shown them.
   """
 
   x: Any
   y: Any
   auxiliary: Any
-  persons: Persons | None = None
+  persons: Any = None
 
 
 class Featured(NamedTuple):
@@ -134,7 +135,7 @@ class Featured(NamedTuple):
   x: Any
   y: Any
   auxiliary: Any
-  persons: Persons | None
+  persons: Any
   features: Any
 
 

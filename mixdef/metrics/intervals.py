@@ -326,7 +326,7 @@ def _percentiles(
   return [(low, high) for low, high in bounds]
 
 
-def _units(groups: ArrayLike | None, present: np.ndarray) -> np.ndarray:
+def _units(groups: ArrayLike | None, present: Any) -> np.ndarray:
   """Return the number of the person of each record that is present, or its own."""
   if groups is None:
     return np.arange(present.sum())

@@ -332,7 +332,8 @@ def _with_features(training, spare):
     *(len(found), found.size // len(found)),
   )
   found = on_all_devices(jax.jit(features)(data.x))
-  return dataclasses.replace(training, data=Featured(*data[:4], found))
+  own = data.x, data.y, data.auxiliary, data.persons
+  return dataclasses.replace(training, data=Featured(*own, found))
 
 
 def _refuse_persons(learner, data):
