@@ -80,16 +80,17 @@ def dp_sgd(
   Raises:
     ValueError: for an argument outside its range, for noise without a finite clip, and,
       at the start of training, for a delta of at least one over the number of members,
-      and for another part of the chain that lets the rows of a batch interact; for
-      persons, if the records have no groups, or a model trains on a part of a person.
+      for another part of the chain that lets the rows of a batch interact, and, with
+      `unit="person"`, for records without groups and a model that trains on a part of a
+      person.
 
   Guarantee: (epsilon, delta)-differential privacy of everything the training releases,
-    for one record added or removed, or one person with all records, against an attacker
-    who sees every step. It holds for every chain and network: each record, or person,
-    passes the batch hooks, the network and the losses without access to the others
-    and with a weight of at most 1, and the hooks
-    that run next to the noised gradient have no access to the members. It does not hold
-    against an attacker who knows the seeds, the model's key or the run folder, who can
+    for one record added or removed, or with `unit="person"` one person with all its
+    records, against an attacker who sees every step. It holds for every chain and
+    network: each record, or person, passes the batch hooks, the network and the losses
+    without access to the others and with a weight of at most 1, and the hooks that run
+    next to the noised gradient have no access to the members. It does not hold against
+    an attacker who knows the seeds, the model's key or the run folder, who can
     reproduce and subtract the noise: `fit` draws the seed of the noise from the
     operating system unless `noise_seed` is given. It does not cover state outside the
     trace (a part or network built from the records, a callback to the host),
