@@ -118,6 +118,7 @@ class Signals:
     audited: ArrayLike | None = None,
     population: tuple[ArrayLike, ArrayLike] | None = None,
     ids: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
     design: str | None = None,
     target: int | None = None,
   ) -> Signals:
@@ -132,6 +133,7 @@ class Signals:
       population: logits [S, Z, K] or [S, Z, Q, K] and labels [Z] of records that no
         model trained on.
       ids: integers or text [N], names of the records for the report.
+      groups: integers or text [N], the person of each record.
       design: one of `designs.DESIGNS`; detected from `members` by default.
       target: the only model to audit, 0 to S-1; default each in turn.
 
@@ -153,6 +155,7 @@ class Signals:
       labels=labels,
       audited=audited,
       ids=ids,
+      groups=groups,
       population=cls._queried_alike(population, np.shape(logits)),
       design=design,
       target=target,
@@ -165,9 +168,10 @@ class Signals:
     Args:
       path: npz file with `logits` [S,N,K] or [S,N,Q,K] (or log-probabilities), `keep`
         bool [S,N], the members, and `labels` int [N]. Optional are `audited` bool [N];
-        `ids` [N] (names of the records, integers or text); `population_logits` [S,Z,K]
-        or [S,Z,Q,K] and `population_labels` [Z] of records that no model trained on;
-        and `target` (an int from 0 to S-1), to audit one model only.
+        `ids` [N] (names of the records, integers or text); `groups` [N] (the person of
+        each record, likewise); `population_logits` [S,Z,K] or [S,Z,Q,K] and
+        `population_labels` [Z] of records that no model trained on; and `target` (an
+        int from 0 to S-1), to audit one model only.
 
     Raises:
       FileNotFoundError: if there is no such file.

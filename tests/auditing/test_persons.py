@@ -100,6 +100,18 @@ def test_a_person_that_was_split_is_named_in_the_report():
   assert report["sections"][0]["text"][0].startswith("Persons were not attacked: ")
 
 
+def test_a_file_of_outputs_may_name_persons(tmp_path):
+  signals = signals_of(np.full(PERSONS, 4))
+  logits = np.concatenate([signals.phi, 0 * signals.phi], -1)
+  arrays = {"keep": signals.members, "labels": np.zeros(240, int)}
+  np.savez(tmp_path / "o.npz", logits=logits, groups=signals.groups, **arrays)
+  read = Signals.from_npz(tmp_path / "o.npz")
+  np.testing.assert_array_equal(read.groups, signals.groups)
+  np.savez(tmp_path / "o.npz", logits=logits, groups=[1, 2], **arrays)
+  with pytest.raises(ValueError, match=r"groups have shape \(2,\); pass \[240\]"):
+    Signals.from_npz(tmp_path / "o.npz")
+
+
 def test_one_side_without_persons_is_refused():
   rng = np.random.default_rng(0)
   inside = Dataset.from_arrays(
