@@ -101,29 +101,16 @@ class Batch(NamedTuple):
   features: Any = None
 
 
-class Persons(NamedTuple):
-  """The records of each of G persons: `order` [N] holds their ids, person by person.
-
-  Those of person g begin at place `first[g]`, and are `size[g]` many.
-  """
-
-  order: Any
-  first: Any
-  size: Any
-
-
 class Data(NamedTuple):
   """Records on the device, shared by all models: x [N,...], y int [N].
 
   `auxiliary` bool [N] marks the defender's auxiliary records, which are never members
-  and never audited. `persons` are `Persons` if steps draw them, and otherwise None; no
-  hook is shown them.
+  and never audited.
   """
 
   x: Any
   y: Any
   auxiliary: Any
-  persons: Any = None
 
 
 class Featured(NamedTuple):
@@ -135,7 +122,6 @@ class Featured(NamedTuple):
   x: Any
   y: Any
   auxiliary: Any
-  persons: Any
   features: Any
 
 

@@ -1,16 +1,27 @@
 """Sizes of a training and the rows of its steps: epochs, Poisson draws, shards."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mixdef.core import validate
-from mixdef.core.hooks import Ctx, Data, Persons, Rows, Spec
+from mixdef.core.hooks import Ctx, Data, Rows, Spec
 from mixdef.core.randomness import fold_in_name
 
 _COUNTED = 2**31 - 1  # int32
+
+
+class Persons(NamedTuple):
+  """The records of each of G persons: `order` [N] holds their ids, person by person.
+
+  Those of person g begin at place `first[g]`, and are `size[g]` many.
+  """
+
+  order: Any
+  first: Any
+  size: Any
 
 
 class Plan(NamedTuple):
