@@ -11,6 +11,7 @@ from mixdef.metrics import auc
 KNOWS_MEMBERS = {"threshold_known"}  # of the target itself, by definition
 NO_FIT = {"gap", "loss_threshold", "lira_global", "attack_p", "salem_2", "salem_3"}
 NO_FIT |= KNOWS_MEMBERS
+TRAINED = {"shokri", "salem_1", "salem_2"}  # slow: they fit networks
 
 
 def make_logits(boost, *, models=24, records=300, queries=2, classes=4, seed=0):
@@ -55,7 +56,12 @@ def of_name(name):
   return functools.update_wrapper(functools.partial(attack, source=source), attack)
 
 
-@pytest.fixture(params=sorted(attacks.ATTACKS.on_signals))
+@pytest.fixture(
+  params=[
+    pytest.param(name, marks=pytest.mark.slow) if name in TRAINED else name
+    for name in sorted(attacks.ATTACKS.on_signals)
+  ]
+)
 def attack(request):
   return of_name(request.param)
 

@@ -82,6 +82,7 @@ def test_arrays_that_do_not_fit_are_refused():
     quantile_network(x, y, s, population=[part[:10] for part in known])
 
 
+@pytest.mark.slow
 def test_members_are_found_among_records_of_unequal_difficulty():
   x, y, s, centre, spread = make(2000, 0)
   members = np.arange(2000) % 2 == 0

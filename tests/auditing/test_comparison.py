@@ -56,6 +56,7 @@ def test_each_side_has_its_own_strongest_attack_among_the_shared():
   assert found["ci"][0] > 0
 
 
+@pytest.mark.slow
 def test_equal_leakage_is_not_decided():
   undecided = [
     paired_difference(

@@ -91,6 +91,7 @@ def test_a_shuffled_membership_gives_chance():
   assert leaking["attacks"]["loss_threshold"]["auc_ci"][0] > 0.8
 
 
+@pytest.mark.slow
 def test_a_hold_out_from_another_site_gets_no_level():
   rng = np.random.default_rng(1)
   arrays = outputs(12.0, members=200, holdout=150, exposed=50)

@@ -100,6 +100,7 @@ def test_budget_out_of_range_is_refused(target):
     noise_multiplier(target, **DE)
 
 
+@pytest.mark.slow
 def test_a_tiny_budget_is_met_with_huge_noise():
   assert epsilon(noise_multiplier(1e-6, **DE), **DE) <= 1e-6
 

@@ -81,6 +81,7 @@ def test_the_classifier_pays_for_the_gain():
   np.testing.assert_allclose(got, losses + 2 * (belief - 0.5), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_gain_is_off_before_start():
   for start, epoch, on in ((1, 0, False), (1, 1, True), (0, 0, True), (3, 2, False)):
     part = adversarial_regularization(start=start)
@@ -148,6 +149,7 @@ def test_the_attack_networks_step_leaves_the_classifier_alone():
   assert max(jax.tree.leaves(change["net"])) > 1e-5
 
 
+@pytest.mark.slow
 def test_reference_rows_reach_the_classifier_through_the_attack_network_only():
   learner = learner_of(adversarial_regularization(100.0, attack_rate=0.1))
   other = DATA._replace(x=jnp.where(REFERENCE[:, None], 3.0 + DATA.x, DATA.x))
@@ -177,6 +179,7 @@ def test_padding_never_teaches_the_attack_network():
   assert_same(one, two)
 
 
+@pytest.mark.slow
 def test_attack_steps_are_so_many_adam_steps():
   batch, log_probs = batch_of(), make_log_probs(scale=3.0)
   state = adversarial_regularization().init(jax.random.key(0), SPEC)

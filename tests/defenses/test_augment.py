@@ -95,6 +95,7 @@ def test_random_flip_mirrors_left_and_right_with_its_probability():
   np.testing.assert_array_equal(changed(random_flip(1.0), x), mirrored)
 
 
+@pytest.mark.slow
 def test_gaussian_noise_has_its_moments_and_stays_in_the_range_of_pictures():
   x = np.full((2000, 6), 0.5, np.float32)
   noise = changed(gaussian_noise(0.05), x) - x
@@ -170,6 +171,7 @@ def test_arguments_out_of_range_are_refused_with_the_reason(make, reason):
     make()
 
 
+@pytest.mark.slow
 def test_records_are_augmented_before_they_are_mixed():
   batch = make_batch(6, shape=(H, W, 1))
   both = chain(mixup(), gaussian_noise(clip=False))
@@ -185,6 +187,7 @@ def test_augmentation_combines_with_clipping_and_with_itself():
   chain(*PARTS, gaussian_noise(0.01, name="more"), dp_sgd())
 
 
+@pytest.mark.slow
 def test_strength_may_be_swept_and_keys_differ_per_model():
   batch = make_batch(4, shape=(H, W, 1))
 

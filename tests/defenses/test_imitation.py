@@ -132,6 +132,7 @@ def test_a_run_and_its_answers_on_file_make_the_same_imitators(data, release):
   assert distance(by_run) < 0.7 * distance(plain)
 
 
+@pytest.mark.slow
 def test_a_whole_warm_up_is_a_plain_training(data, release):
   members = np.arange(200) % 2 == 0
   plain = fit(learner_of(), data, members, **OPTIONS)

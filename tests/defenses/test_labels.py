@@ -91,7 +91,7 @@ def test_hamp_label_refuses_what_has_no_solution():
     jax.eval_shape(lambda gamma: hamp_label(gamma).text, jnp.array(0.5))
 
 
-@pytest.mark.parametrize("alpha", [0.3, 1.0])
+@pytest.mark.parametrize("alpha", [pytest.param(0.3, marks=pytest.mark.slow), 1.0])
 def test_disturb_label_keeps_and_spreads_as_it_says(alpha):
   rows, classes = 6000, 4
   y = jax.nn.one_hot(jnp.full(rows, 2), classes)

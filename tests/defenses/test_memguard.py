@@ -188,6 +188,7 @@ def test_the_network_learns_members_from_reference_rows_and_from_nobody_else():
     np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_the_network_has_the_official_layers():
   net = memguard().init(jax.random.key(0), SPEC)
   assert [w.shape for w, _ in net] == [(K, 256), (256, 128), (128, 64), (64, 1)]

@@ -53,6 +53,7 @@ def test_pitfall_60_a_padded_row_contributes_to_no_other():
   np.testing.assert_array_equal(jnp.where(padded, 0, a), jnp.where(padded, 0, b))
 
 
+@pytest.mark.slow
 def test_pitfall_61_teacher_rows_and_tables_are_mixed_alike():
   part = chain(mixup(), distillation(temperature=1.0))
   batch = make_batch(6)
@@ -73,6 +74,7 @@ def test_one_lam_a_batch_or_one_a_record():
   assert len(np.unique(many.lam[many.lam != 1])) > 20
 
 
+@pytest.mark.slow
 def test_pairs_make_both_contributors_random_and_keep_the_weights():
   batch = make_batch(7, WEIGHT)
   valid = np.flatnonzero(WEIGHT)

@@ -208,6 +208,7 @@ class Normed(nn.Module):
     return nn.Dense(K)(nn.BatchNorm(use_running_average=not train)(x, mask=mask))
 
 
+@pytest.mark.slow
 def test_batch_statistics_leave_the_copies_out():
   plain, copied = (learner_of(*parts, net=Normed()) for parts in ((), (mmd(0.0),)))
   one, two = one_step(plain)[0], one_step(copied)[0]

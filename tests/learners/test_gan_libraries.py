@@ -75,6 +75,7 @@ def as_pair(module):
   )
 
 
+@pytest.mark.slow
 def test_functions_train_as_the_modules_that_they_apply():
   twin = NETWORKS._replace(
     generator=as_pair(NETWORKS.generator), critic=as_pair(NETWORKS.critic)

@@ -113,10 +113,10 @@ HEAD = "head_only('head/.*')"
 NOISED = f"{HEAD}|dp_sgd(1.0, delta=1e-3)"
 CASES = [
   ("linen", HEAD),
-  ("nnx", NOISED),
   *(
     pytest.param(kind, chain, marks=pytest.mark.slow)
     for kind, chain in [
+      ("nnx", NOISED),
       ("linen", NOISED),
       ("linen", f"{HEAD}|dp_sgd(1.0, delta=1e-3, estimator='microbatch')"),
       ("linen", f"{HEAD}|label_smoothing(0.2)|relaxloss|ema"),
@@ -154,7 +154,7 @@ def test_features_serve_microbatches_and_sweeps():
     )
 
 
-@pytest.mark.parametrize("kind", ["linen", "nnx"])
+@pytest.mark.parametrize("kind", ["linen", pytest.param("nnx", marks=pytest.mark.slow)])
 def test_features_are_those_of_inference_and_steps_do_not_compute_them(kind):
   learner = learner_of(kind, HEAD)
   training = prepared(learner)

@@ -69,6 +69,10 @@ def pair():
 
 
 MODELS = {"linen": Linen(), "nnx": lambda rngs: Nnx(rngs), "pair": pair()}
+KINDS = [
+  "linen",
+  *(pytest.param(kind, marks=pytest.mark.slow) for kind in MODELS if kind != "linen"),
+]
 
 
 def fit_many(model, defense, optimizer=None, **options):
@@ -91,7 +95,7 @@ def flat(tree):
   return {"/".join(map(str, p)): v for p, v in traverse_util.flatten_dict(tree).items()}
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_frozen_backbone_is_shared_and_still(kind):
   """Oracle: training the head on the features of the backbone in inference mode."""
   model, given = MODELS[kind], variables_of(MODELS[kind])
@@ -136,7 +140,7 @@ def test_a_frozen_backbone_is_shared_and_still(kind):
   np.testing.assert_allclose(logits, expected.log_probs(seen.x), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_starting_anywhere_is_starting_there(kind):
   model = MODELS[kind]
   given = variables_of(model)
@@ -151,6 +155,7 @@ def test_starting_anywhere_is_starting_there(kind):
   assert (found[kernel][0] != found[kernel][1]).any()  # each model its own
 
 
+@pytest.mark.slow
 def test_frozen_at_random_each_model_keeps_its_own():
   moved = "freeze('backbone/.*')|weight_decay(0.1)|dp_sgd(1.0, delta=1e-3)"
   ensemble = fit_many(MODELS["pair"], moved, optax.adam(0.1), noise_seed=1)
@@ -174,6 +179,7 @@ def test_optimizer_decay_and_clipping_see_trained_leaves_alone():
   assert {leaf.shape for leaf in jax.tree.leaves(state.opt)} == {(), (6, CLASSES)}
 
 
+@pytest.mark.slow
 def test_batch_norm_that_is_frozen_may_be_clipped():
   parts = chain("freeze('backbone/.*')", "dp_sgd(1.0, delta=1e-3)")
   assert fit_many(Linen(), parts)[0].guarantee["epsilon"] > 0

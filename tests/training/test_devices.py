@@ -48,10 +48,8 @@ def expected():
   return apart.train(models=MODELS, epochs=EPOCHS, strategy="loop").phi
 
 
-@pytest.mark.parametrize(
-  ("devices", "strategy"),
-  [(4, "vmap"), pytest.param(8, "scan", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("devices", "strategy"), [(4, "vmap"), (8, "scan")])
 def test_forced_devices_give_the_models_of_one(tmp_path, expected, devices, strategy):
   answer = tmp_path / "answer.npz"
   task = {**TASK, "strategy": strategy, "at_once": MODELS}

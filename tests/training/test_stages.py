@@ -107,6 +107,7 @@ def test_pitfall_60_distillation_passes_no_out_record_on():
   assert picked[KEEP].mean() > picked[~KEEP].mean() + 0.03
 
 
+@pytest.mark.slow
 def test_teachers_may_differ_in_a_swept_value():
   def make(temperature):
     return classifier(Linear(), optax.sgd(0.5), distillation(temperature))

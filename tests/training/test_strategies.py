@@ -67,6 +67,7 @@ def test_auto_takes_a_strategy_that_gives_the_same_models(ensembles, learner):
   assert same(chosen.states.params, ensembles[chosen.strategy].states.params, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_chunks_equal_the_whole(ensembles, learner, strategy, monkeypatch):
   monkeypatch.setattr(choosing, "models_at_once", lambda *_: (2, 0.0))

@@ -42,7 +42,12 @@ def defended(defense, model=None):
   return mixdef.classifier(model or Linear(), SGD, defense)
 
 
-FAST = (("none", "vmap"), ("none", "scan"), ("none", "loop"), ("dp_sgd", "vmap"))
+FAST = (
+  ("none", "vmap"),
+  ("none", "scan"),
+  ("none", "loop"),
+  pytest.param("dp_sgd", "vmap", marks=pytest.mark.slow),
+)
 LEARNERS = {
   "none": LEARNER,
   "dp_sgd": defended("dp_sgd"),
@@ -123,6 +128,7 @@ def test_streamed_gans_are_equal(name, strategy, monkeypatch, tmp_path):
   check_equal(*pair, tolerance(name, strategy))
 
 
+@pytest.mark.slow
 def test_a_run_resumes_on_streamed_records(monkeypatch, tmp_path):
   whole = train(data=DATA, members=KEEP, epochs=4)
   monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)

@@ -101,6 +101,7 @@ def test_a_dmp_student_takes_its_steps_from_the_reference_rows(num_members):
   np.testing.assert_array_equal(ensemble.members, KEEP)
 
 
+@pytest.mark.slow
 def test_dmp_with_all_rows_left_out_stays_where_it_started():
   ensemble = train(dmp(entropy=1e-9))
   assert not np.any(ensemble.states.params["Dense_0"]["kernel"])

@@ -71,6 +71,7 @@ def test_the_model_is_bit_identical_and_the_losses_are_its_own(learner, data, pl
   assert lt_iqr(traced.trace.losses).shape == (200,)
 
 
+@pytest.mark.slow
 def test_more_records_to_log_change_nothing(learner, data, plain):
   fewer = data.select(np.arange(150))
   short = fit(learner, fewer, MEMBERS[:150], trace="loss", every=5, **OPTIONS)

@@ -102,6 +102,7 @@ def test_models_equal_those_of_the_loop_and_of_a_second_run():
   assert same(first.states, again.states)
 
 
+@pytest.mark.slow
 def test_hyper_parameters_reach_their_models():
   def make(rate):
     return classifier(Linear(), optax.sgd(rate))

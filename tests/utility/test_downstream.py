@@ -39,6 +39,7 @@ def test_faithful_records_teach_and_wrong_labels_do_not(data):
   assert wrong["real_accuracy"] == 1
 
 
+@pytest.mark.slow
 def test_pitfall_125_the_last_step_counts(data, monkeypatch):
   runs = []
   fit = downstream.fit

@@ -225,6 +225,7 @@ def test_tvd_leaves_out_records_without_a_score_and_needs_both_kinds():
     gan.tvd(np.zeros((2, 4)), members)
 
 
+@pytest.mark.slow
 def test_the_leak_shows_in_the_histograms_of_one_target():
   gans = leaky()
   scores = leave_one_out(gan.logan, gans.signals(), targets=[0])[0]

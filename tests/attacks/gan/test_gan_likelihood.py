@@ -140,6 +140,7 @@ def test_reconstructions_are_judged_as_losses_are_and_the_rest_has_no_score():
     gan.lira_gan_reconstruction(signals, target=1)
 
 
+@pytest.mark.slow
 def test_every_model_remakes_the_records_once_for_all_targets():
   data = dataclasses.replace(some_records(), auxiliary=np.arange(12) == 3)
   gans = made_up(3, data=data)
