@@ -231,7 +231,7 @@ def _spent(noise, training, delta):
   """Account for the noise, on the host if it is traced; the fields of `Spent` [3]."""
 
   def found(noise):
-    return np.float32(accounting.spent(float(noise), delta=delta, **training))
+    return np.array(accounting.spent(float(noise), delta=delta, **training), np.float32)
 
   if is_static(noise):
     return jnp.asarray(found(noise))
