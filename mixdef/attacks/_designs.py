@@ -14,6 +14,23 @@ _SIGMA = 6.0  # the same threshold for a normal variable
 _RELATED = 0.9  # correlation of two halves that share 95 % of their records, or 5 %
 
 
+def drawn(members: np.ndarray, audited: np.ndarray, groups=None) -> np.ndarray:
+  """Return the membership [S, M] of what was drawn: audited records, or persons.
+
+  The records of a person are in the same subsets. Taken for separate draws, they would
+  make subsets that were drawn independently look dependent.
+
+  Args:
+    members: bool [S, N].
+    audited: bool [N].
+    groups: [N], the person of each record, or None.
+  """
+  rows = np.flatnonzero(audited)
+  if groups is not None:
+    rows = rows[np.unique(np.asarray(groups)[rows], return_index=True)[1]]
+  return members[:, rows]
+
+
 def detect_design(members: np.ndarray) -> str:
   """Detect how the training subsets were drawn.
 
@@ -30,7 +47,7 @@ def detect_design(members: np.ndarray) -> str:
   independent draws.
 
   Args:
-    members: bool [S, N] of the audited records.
+    members: bool [S, N] of the audited records, or persons; see `drawn`.
 
   Returns:
     One of `DESIGNS`.

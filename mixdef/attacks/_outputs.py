@@ -28,7 +28,10 @@ _LOGARITHMS = {
 """Mistakes such as passing probabilities for logits, and how to fix them."""
 
 
-_OPTIONAL = ("audited", "ids", "population_logits", "population_labels", "target")
+_OPTIONAL = (
+  *("audited", "ids", "groups"),
+  *("population_logits", "population_labels", "target"),
+)
 
 
 def read_file(path: str | pathlib.Path) -> dict[str, Any]:

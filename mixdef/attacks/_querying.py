@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from mixdef.attacks._designs import detect_design, shadows
+from mixdef.attacks._designs import detect_design, drawn, related, shadows
 from mixdef.attacks._shadows import check_shadow, choose_shadow
 from mixdef.attacks._targets import check_model
 from mixdef.attacks.views import Views, content_hash
@@ -66,8 +66,9 @@ def shadow_examples(
   """
   members, audited = ensemble.members, ensemble.data.audited
   check_shadow(len(members), target, shadow)
-  design = detect_design(members[:, audited])
-  usable = shadows(members, target, audited=audited, design=design) & audited
+  draws = drawn(members, audited, ensemble.data.groups)
+  how = {"design": detect_design(draws), "alike": related(draws)}
+  usable = shadows(members, target, audited=audited, **how) & audited
   shadow = choose_shadow(usable, members, target, shadow)
   rows = np.flatnonzero(usable[shadow])
   if len(rows) > _FIT:

@@ -18,7 +18,7 @@ STRATA = (1, 5, 20)
 
 def by_group(
   signals: Signals,
-  groups: ArrayLike,
+  groups: ArrayLike | None = None,
   *,
   combine: str = "mean",
   population_groups: ArrayLike | None = None,
@@ -32,10 +32,12 @@ def by_group(
 
   Args:
     signals: of N records.
-    groups: integers or text [N], the person of each record. Every model must have
-      trained on all records of a person or on none, as with `subsets(groups=)`.
+    groups: integers or text [N], the person of each record; default those of the
+      signals. Every model must have trained on all records of a person or on none, as
+      with `subsets`.
     combine: "mean" or "sum" of phi and of the hinge over a person's records.
-    population_groups: persons of the population; without them it is left out.
+    population_groups: persons of the population, by default likewise; without them it
+      is left out.
 
   Returns:
     Signals of G persons, in the order of their sorted names, which are their `ids`.
@@ -43,7 +45,7 @@ def by_group(
     only one, and `correct` and `log_probs` are left out.
 
   Raises:
-    ValueError: naming the first person who is split by a model or by `audited`.
+    ValueError: if there are no groups, or a person is split by a model or by `audited`.
 
   >>> signals = Signals.from_phi([[1., 3., 5.]], [[True, True, False]])
   >>> persons = by_group(signals, ["a", "a", "b"])
@@ -51,6 +53,9 @@ def by_group(
   ([2.0, 5.0], [2, 1])
   """
   check_choice("by_group: combine", combine, ("mean", "sum"))
+  groups = signals.groups if groups is None else groups
+  if groups is None:
+    raise ValueError("the signals have no groups: pass groups, one person per record")
   persons = validate.groups(groups)
   if persons.shape != signals.audited.shape:
     raise ValueError(
@@ -65,15 +70,15 @@ def by_group(
       "groups",
       values != values[..., first][..., place],
       f"records that `{what}` treats unlike the first record of their person",
-      "draw subsets by person: subsets(..., groups=)",
+      "draw whole persons: subsets(data, num_models) of data with groups",
     )
   order, starts = place.argsort(kind="stable"), np.cumsum(sizes) - sizes
   population = signals.population
   if population is not None:
-    if population_groups is None:
-      population = None
-    else:
-      population = by_group(population, population_groups, combine=combine)
+    others = population.groups if population_groups is None else population_groups
+    population = (
+      None if others is None else by_group(population, others, combine=combine)
+    )
 
   def combined(values: Any) -> Any:
     if values is None:
@@ -94,6 +99,7 @@ def by_group(
     audited=signals.audited[first],
     labels=labels,
     ids=names,
+    groups=None,
     sizes=sizes,
     population=population,
     design=None,

@@ -63,7 +63,9 @@ def classifier_signals(
     nobody = np.zeros((len(ensemble), len(population)), bool)
     # No attack reads a population's log-probabilities.
     parts = _query(ensemble, population, views, False, shown)
-    others = Signals(**parts, members=nobody, labels=population.y)
+    others = Signals(
+      **parts, members=nobody, labels=population.y, groups=population.groups
+    )
   parts = _query(ensemble, data, views, log_probs, shown)
   shown.close()
   return Signals(
@@ -72,6 +74,7 @@ def classifier_signals(
     labels=data.y,
     audited=data.audited,
     ids=data.ids,
+    groups=data.groups,
     population=others,
   )
 

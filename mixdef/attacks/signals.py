@@ -33,6 +33,7 @@ class Signals:
     audited: bool [N]; False marks auxiliary and other records that are never scored and
       never enter a fit over records. All True by default.
     ids: integers or text [N], unique names of the records, or None.
+    groups: integers or text [N], the person of each record, or None.
     sizes: int [N], records behind each row if rows are persons (`by_group`), or None.
     log_probs: float32 [S, N, K] of the record itself, or None.
     population: signals of the same models on Z records that no model trained on and
@@ -51,6 +52,7 @@ class Signals:
   labels: Any = None
   audited: Any = None
   ids: Any = None
+  groups: Any = None
   sizes: Any = None
   log_probs: np.ndarray | None = None
   population: Signals | None = None
@@ -86,7 +88,7 @@ class Signals:
         "values that are NaN or infinite",
         "build the signals from logits, or drop the models that diverged",
       )
-    for name in ("labels", "ids", "sizes"):
+    for name in ("labels", "ids", "groups", "sizes"):
       values = getattr(self, name)
       if values is not None and values.shape != (records,):
         raise ValueError(f"{name} have shape {values.shape}; pass [{records}]")
@@ -98,7 +100,7 @@ class Signals:
         raise ValueError("population is not a Signals; build it from the same models")
       _population.check(self, self.population)
     if self.design is None:
-      design = _designs.detect_design(self.members[:, self.audited])
+      design = _designs.detect_design(self._drawn)
       object.__setattr__(self, "design", design)
     elif self.design not in _designs.DESIGNS:
       known = ", ".join(_designs.DESIGNS)
@@ -116,6 +118,7 @@ class Signals:
     audited: ArrayLike | None = None,
     population: tuple[ArrayLike, ArrayLike] | None = None,
     ids: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
     design: str | None = None,
     target: int | None = None,
   ) -> Signals:
@@ -130,6 +133,7 @@ class Signals:
       population: logits [S, Z, K] or [S, Z, Q, K] and labels [Z] of records that no
         model trained on.
       ids: integers or text [N], names of the records for the report.
+      groups: integers or text [N], the person of each record.
       design: one of `designs.DESIGNS`; detected from `members` by default.
       target: the only model to audit, 0 to S-1; default each in turn.
 
@@ -151,6 +155,7 @@ class Signals:
       labels=labels,
       audited=audited,
       ids=ids,
+      groups=groups,
       population=cls._queried_alike(population, np.shape(logits)),
       design=design,
       target=target,
@@ -163,9 +168,10 @@ class Signals:
     Args:
       path: npz file with `logits` [S,N,K] or [S,N,Q,K] (or log-probabilities), `keep`
         bool [S,N], the members, and `labels` int [N]. Optional are `audited` bool [N];
-        `ids` [N] (names of the records, integers or text); `population_logits` [S,Z,K]
-        or [S,Z,Q,K] and `population_labels` [Z] of records that no model trained on;
-        and `target` (an int from 0 to S-1), to audit one model only.
+        `ids` [N] (names of the records, integers or text); `groups` [N] (the person of
+        each record, likewise); `population_logits` [S,Z,K] or [S,Z,Q,K] and
+        `population_labels` [Z] of records that no model trained on; and `target` (an
+        int from 0 to S-1), to audit one model only.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -270,7 +276,11 @@ class Signals:
     Their subsets determine each other (`designs.related`), or they are one model that
     is listed twice: same subset, same outputs.
     """
-    return _designs.related(self.members[:, self.audited]) | self._twice
+    return _designs.related(self._drawn) | self._twice
+
+  @property
+  def _drawn(self) -> np.ndarray:
+    return _designs.drawn(self.members, self.audited, self.groups)
 
   @functools.cached_property
   def _twice(self) -> np.ndarray:
@@ -369,6 +379,7 @@ _CHECKS = {
   "correct": lambda values: validate.bools(values, "correct"),
   "labels": lambda values: validate.labels(values, "labels"),
   "ids": validate.ids,
+  "groups": validate.groups,
   "sizes": lambda values: validate.labels(values, "sizes"),
 }
 """Conversions of the optional arrays of `Signals`."""

@@ -16,6 +16,7 @@ from mixdef.auditing.generators import Generated, Mosaic, describe_generators
 from mixdef.auditing.pages.audit_page import render
 from mixdef.auditing.pages.compare_page import render_comparison
 from mixdef.auditing.pages.release_page import render_release
+from mixdef.auditing.persons import persons
 from mixdef.auditing.release import ReleaseAudit, audit_release
 from mixdef.auditing.report import Audit, audit
 from mixdef.auditing.running import Budget, Findings, run_attacks

@@ -16,8 +16,10 @@ from mixdef.auditing.canaries import parse_canaries, plant
 from mixdef.auditing.dp_baseline import matched_dp
 from mixdef.auditing.worst_case import attack_canaries, attack_dp_baseline
 from mixdef.core.learner import Learner
+from mixdef.core.traits import Traits
 from mixdef.data import Dataset, subsets
 from mixdef.training import Ensemble, fit_many
+from mixdef.training.sampling import first_records
 
 Views = Callable[[np.ndarray], np.ndarray] | None
 
@@ -75,7 +77,7 @@ class Recipe:
       learner,
       data,
       subsets(data, self.num_models, seed=self.training["seed"]),
-      num_members=public_size(data),
+      num_members=public_size(data, learner.traits),
       out=self.folder(name),
       signals=kept,
       **self.training,
@@ -86,15 +88,21 @@ class Recipe:
     return None if self.out is None else self.out / name
 
 
-def public_size(data: Dataset) -> int:
-  """Return the expected number of members of a model: half of the audited records."""
-  return int(data.always_member.sum()) + round(0.5 * int(data.audited.sum()))
+def public_size(data: Dataset, traits: Traits | None = None) -> int:
+  """Return the expected number of members of a model: half of the audited records.
+
+  Args:
+    data: the records.
+    traits: those of the learner; persons are counted if its steps draw persons.
+  """
+  drawn = first_records(traits or Traits(), data)
+  return int(data.always_member[drawn].sum()) + round(0.5 * data.audited[drawn].sum())
 
 
 def planted(
   data: Dataset, text: str, *, seed: int = 0, source: Dataset | None = None
 ) -> tuple[str, Dataset]:
-  """Plant canaries, at most a quarter of the records.
+  """Plant canaries, at most a quarter of the records, or of the persons.
 
   Args:
     data: the records.
@@ -109,7 +117,7 @@ def planted(
     ValueError: as `parse_canaries` and `plant`.
   """
   kind, count = parse_canaries(text)
-  count = min(count, int(data.audited.sum()) // 4)
+  count = min(count, len(np.unique(data.units[data.audited])) // 4)
   return kind, plant(data, kind, count, seed=seed, source=source)
 
 

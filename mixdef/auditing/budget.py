@@ -63,7 +63,13 @@ def budget_curve(
     if not len(complete_targets(scores, part.members[targets])):
       continue
     found = summarize(
-      scores, part.members[targets], part.audited, fprs=(fpr,), resamples=300, seed=seed
+      scores,
+      part.members[targets],
+      part.audited,
+      fprs=(fpr,),
+      groups=part.groups,
+      resamples=300,
+      seed=seed,
     )
     tpr = found.tpr[f"{fpr:g}"]
     rows.append(

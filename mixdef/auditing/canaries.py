@@ -35,12 +35,14 @@ def plant(
 
   so that a canary is in or out according to the design and every other record is in.
   `data.audited` marks the canaries. The same seed selects the same records for every
-  kind, and a smaller count selects the first of them.
+  kind, and a smaller count selects the first of them. Where records belong to groups, a
+  canary is a person: all its records become canaries, and are in or out together.
 
   Args:
     data: the records; auxiliary records stay unchanged and are never canaries.
     kind: one of `CANARIES`: "clean", "mislabelled", "blank", "ood" or "duplicates".
-    count: number of canaries C, at least 1; 500 of 50,000 in the paper.
+    count: number of canaries C, at least 1, in persons if there are groups; 500 of
+      50,000 in the paper.
     seed: non-negative int.
     source: for "ood", the data set that the records come from; see `ood`.
 
@@ -50,7 +52,7 @@ def plant(
 
   Raises:
     ValueError: the kind is unknown, the data have one class or too few eligible
-      records, or `source` does not fit.
+      records or persons, or `source` does not fit.
 
   >>> from mixdef.data.synthetic import synthetic_clusters
   >>> planted = plant(synthetic_clusters(100), "mislabelled", 10)
@@ -64,14 +66,20 @@ def plant(
     raise ValueError(
       f"only ood canaries need a source, {kind} ones do not: drop source"
     )
-  eligible = int(data.audited.sum())
+  units = data.units
+  sizes = np.bincount(units)
+  free = np.bincount(units, weights=data.audited) == sizes
+  eligible, noun = int(free.sum()), "records" if data.groups is None else "persons"
   if not 1 <= count <= eligible:
     raise ValueError(
-      f"{count} canaries of {eligible} records that are neither auxiliary nor always "
+      f"{count} canaries of {eligible} {noun} that are neither auxiliary nor always "
       f"members; pass 1 to {eligible}"
     )
-  order = stream(seed, "canaries").permutation(len(data))
-  rows = order[data.audited[order]][:count]
+  order = stream(seed, "canaries").permutation(len(sizes))
+  chosen = order[free[order]][:count]
+  turn = np.full(len(sizes), count)
+  turn[chosen] = np.arange(count)
+  rows = turn[units].argsort(kind="stable")[: sizes[chosen].sum()]
   content, labels = CANARIES[kind](data, rows, seed, source)
   y = data.y.copy()
   y[rows] = labels
@@ -82,8 +90,7 @@ def plant(
     x[rows] = content
   always = ~data.auxiliary
   always[rows] = False
-  # The membership of a canary varies independently of its group.
-  return dataclasses.replace(data, x=x, y=y, always_member=always, groups=None)
+  return dataclasses.replace(data, x=x, y=y, always_member=always)
 
 
 def parse_canaries(text: str) -> tuple[str, int]:

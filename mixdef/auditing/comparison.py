@@ -16,11 +16,13 @@ class Attacked(NamedTuple):
     metrics: metrics by attack.
     scores: [S, N] by attack; higher means member, NaN means no score.
     members: bool [S, N], True = member.
+    groups: [N], the person of each record, or None.
   """
 
   metrics: Mapping[str, Mapping[str, Any]]
   scores: Mapping[str, np.ndarray]
   members: np.ndarray
+  groups: np.ndarray | None = None
 
 
 def paired_differences(
@@ -108,6 +110,7 @@ def paired_difference(
   found = paired_bootstrap(
     (audited.scores[ours], audited.members),
     (baseline.scores[theirs], baseline.members),
+    groups=audited.groups,
     seed=seed,
     confidence=1 - 0.05 / len(shared),
   )["auc"]

@@ -129,6 +129,7 @@ def epsilon_remark(stated: Mapping[str, Any]) -> str:
     "seed of the noise given": stated.get("noise_seed") == "given",
     "without the encoding of the columns": "excludes" in stated,
     "of a record, not of a group": stated.get("unit") == "record",
+    "of a person with all records": stated.get("unit") == "person",
   }
   said = ", ".join(words for words, holds in found.items() if holds)
   return f" ({said})" if said else ""

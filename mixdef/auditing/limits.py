@@ -53,7 +53,7 @@ def audit_limits(
       "that these were trained on: one that is also audited counts as a non-member of "
       "a model that was not trained on it again."
     )
-  lines += record_limits(ensemble.data)
+  lines += record_limits(ensemble.data, ensemble.plan.unit)
   parts = [ensemble.data] if population is None else [ensemble.data, population]
   pairs = duplicate_records(*parts)
   copies = sum(pair.copy[0] == 0 for pair in pairs)

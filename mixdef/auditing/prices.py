@@ -9,11 +9,13 @@ import numpy as np
 import optax
 
 from mixdef.attacks import Signals, Unavailable, by_group, glira, imia
+from mixdef.auditing.additions import public_size
 from mixdef.auditing.released import Released
 from mixdef.data import Dataset, subsets
 from mixdef.defenses import imitation
 from mixdef.learners import classifier
 from mixdef.training import fit_many
+from mixdef.training.sampling import first_records
 
 _LEAST = 4  # reference models
 _IMITATORS, _ORDINARY = 10, 20
@@ -109,7 +111,8 @@ def train_references(
   learner, training = _recipe(price, model, learner, training)
   data, run = cast("Dataset", model.data), model.run
   how, keep = dict(training), subsets(data, price.models, seed=seed)
-  epochs, how["epochs"] = how["epochs"], _same_steps(how, model.members, len(data))
+  drawn = model.members[first_records(learner.traits, data)]
+  epochs, how["epochs"] = how["epochs"], _same_steps(how, drawn)
   queries = {"population": model.population, "views": views}
 
   def trained(what, members, name, first=0):
@@ -119,7 +122,7 @@ def train_references(
       members,
       seed=seed,
       model_ids=np.arange(first, first + len(members)),
-      num_members=round(len(data) / 2),
+      num_members=public_size(data, what.traits),
       out=None if out is None else out / name,
       signals=None if out is None else queries,
       progress=progress,
@@ -202,11 +205,11 @@ def _by_person(signals: Signals, model: Released) -> Signals:
   return dataclasses.replace(persons, design="bernoulli")
 
 
-def _same_steps(training, members, count):
+def _same_steps(training, members):
   """Return the epochs in which half of the records take the released model's steps."""
   batch = training.get("batch_size", 128)
   steps = training["epochs"] * -(-int(members.sum()) // batch)
-  return max(1, round(steps / -(-round(count / 2) // batch)))
+  return max(1, round(steps / -(-round(len(members) / 2) // batch)))
 
 
 def _stacked(own: Signals, others: Signals) -> Signals:

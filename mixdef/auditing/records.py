@@ -24,14 +24,20 @@ def record_facts(data: Dataset) -> dict[str, Any]:
   return facts
 
 
-def record_limits(data: Dataset) -> list[str]:
-  """Return what the audit does not cover because of groups or the encoding."""
+def record_limits(data: Dataset, unit: str = "record") -> list[str]:
+  """Return what the audit does not cover because of groups or the encoding.
+
+  Args:
+    data: the records.
+    unit: what an epsilon protects, "record" or "person".
+  """
   lines = []
   if data.groups is not None:
+    protected = " An epsilon protects a single record, not a person."
     lines.append(
-      "The records of a group are members together, but each is attacked separately "
-      "and treated as independent: an attacker who combines the records of a person "
-      "finds more, the intervals are too narrow, and epsilon protects a single record."
+      "The level rests on attacks on single records: an attacker who combines the "
+      "records of a person finds more, as the section on persons shows. Intervals "
+      f"resample persons.{protected if unit == 'record' else ''}"
     )
   if data.schema is not None and data.schema.fitted:
     lines.append(

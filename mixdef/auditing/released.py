@@ -193,7 +193,12 @@ def _joined(inside, outside, groups):
       [f"member {i}" for i in inside.ids] + [f"hold-out {i}" for i in outside.ids]
     )
   named = [part.groups for part in (inside, outside)]
-  if groups is None and all(part is not None for part in named):
+  if groups is None and any(part is not None for part in named):
+    if any(part is None for part in named):
+      raise ValueError(
+        "only one of members and hold-out has groups: pass groups= with the person of "
+        "each record, members first, or drop them"
+      )
     groups = np.concatenate(named)
   return Dataset(
     np.concatenate([inside.x, outside.x]),

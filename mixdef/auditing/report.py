@@ -234,7 +234,9 @@ def audit(
   }
   facts = report["setting"]
   if baseline:
-    audited = Attacked(findings.metrics, findings.scores, signals.members)
+    audited = Attacked(
+      findings.metrics, findings.scores, signals.members, signals.groups
+    )
     report["dp_baseline"] |= {
       "defense_test_accuracy": facts.get(
         "test_accuracy", baseline["defense_test_accuracy"]

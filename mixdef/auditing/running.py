@@ -145,6 +145,7 @@ def run_attacks(
       about=catalogue.about(plain),
       seconds=round(seconds, 2),
       note=catalogue.note(plain),
+      groups=signals.groups,
       seed=seed,
     )
     findings.scores[name], findings.metrics[name] = scores, found
@@ -161,6 +162,7 @@ def metrics_of(
   about: str,
   seconds: float | None,
   note: str,
+  groups: np.ndarray | None = None,
   seed: int,
 ) -> dict[str, Any]:
   """Return the metrics of one attack and the facts that a report shows beside them.
@@ -173,9 +175,10 @@ def metrics_of(
     about: its description in one line.
     seconds: how long it took, or None.
     note: remark on its numbers, or "".
+    groups: [N], the person of each record, if intervals resample persons.
     seed: random seed of the bootstrap.
   """
-  found = summarize(scores, members, audited, seed=seed)
+  found = summarize(scores, members, audited, groups=groups, seed=seed)
   return {
     "family": family,
     "about": about,

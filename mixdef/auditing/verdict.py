@@ -129,8 +129,9 @@ def _who(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
     rate = f"{found['attack']} has AUC {found['auc']:.3f}"
     if found["tpr"] is not None:
       rate = f"{_share(found['tpr'])} are identified at {_false_alarms(found['fpr'])}"
+    what = "persons as canaries" if canaries.get("unit") == "person" else "canaries"
     lines.append(
-      f"In the worst case that was measured, {canaries['kind']} canaries "
+      f"In the worst case that was measured, {canaries['kind']} {what} "
       f"planted{where} for the audit, {rate}."
     )
   return lines

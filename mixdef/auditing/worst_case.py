@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mixdef.attacks import Signals
+from mixdef.attacks import Signals, by_group
 from mixdef.auditing.accuracy import accuracies
 from mixdef.auditing.dp_baseline import POINT, MatchedDP
 from mixdef.auditing.levels import strongest
@@ -44,7 +44,9 @@ def attack_canaries(
 
   These are LiRA with {all views, the record alone} x {phi, hinge}, and the label-only
   logistic regression on the correctness of the views. The best of them is a selection,
-  and `strongest` widens its interval for that.
+  and `strongest` widens its interval for that. Where records belong to groups, a canary
+  is a person, whose records are combined before an attack is fitted (`by_group`), and
+  the label-only attack, which asks about single records, is left out.
 
   Args:
     ensemble: models trained on `canaries.plant(...)`; members varies for canaries only.
@@ -53,13 +55,13 @@ def attack_canaries(
     seed: random seed of the bootstraps.
 
   Returns:
-    {"kind", "count", "num_always", "num_models", "attacks", "scores", "members",
-    "strongest", "exposed_fpr", "exposed_quantiles", "epsilon"}. The scores [S, N] by
-    attack and members [S, N] are for paired comparisons. epsilon holds the bound that
-    the first model's canaries prove by a one-run audit with the first attack, a tenth
-    of them guessed on either side, and the ceiling that perfect guesses would reach; it
-    is missing unless canaries were drawn independently. The last three are missing if
-    no attack could be run.
+    {"kind", "unit", "count", "num_always", "num_models", "attacks", "scores",
+    "members", "strongest", "exposed_fpr", "exposed_quantiles", "epsilon"}. The scores
+    [S, N] by attack and members [S, N] are for paired comparisons. epsilon holds the
+    bound that the first model's canaries prove by a one-run audit with the first
+    attack, a tenth of them guessed on either side, and the ceiling that perfect guesses
+    would reach; it is missing unless canaries were drawn independently. The last three
+    are missing if no attack could be run.
 
   Deviation: Aerni et al. fit one variance per record with 64 models; below 33 models
     the pooled variance is used, as LiRA's authors advise for few models.
@@ -69,6 +71,9 @@ def attack_canaries(
   """
   rows = np.flatnonzero(ensemble.data.audited)
   signals = _only(ensemble, rows).signals(views=views)
+  unit = "record"
+  if signals.groups is not None:
+    signals, unit = by_group(signals), "person"
   attack = "lira_online" if len(ensemble) > _ENOUGH else "lira_online_fixed"
   names = [attack, f"{attack}(score='hinge')"]
   rounds = {"": (signals, [*names, "label_only_logreg"])}
@@ -96,6 +101,7 @@ def attack_canaries(
       }
   return {
     "kind": kind,
+    "unit": unit,
     "count": int(signals.audited.sum()),
     "num_always": int(ensemble.data.always_member.sum()),
     "num_models": len(ensemble),

@@ -9,7 +9,7 @@ from typing import Any
 from mixdef.cli import flags, job
 
 JOBS = ("train", "lira", "audit", "release", "gan", "sweep", "compare", "bench")
-CHECKS = ("gate", "verify")
+CHECKS = ("gate", "verify", "epsilon")
 """Commands without a run folder."""
 
 

@@ -158,6 +158,14 @@ GROUPS: dict[str, dict[str, Flag]] = {
     ),
     "undefended": Flag("run folder of undefended GANs to use as reference models"),
   },
+  "privacy": {
+    "num_members": Flag("number of training records", 0),
+    "delta": Flag("delta of differential privacy, below 1/num_members", 0, 1),
+    "noise_multiplier": Flag(
+      "standard deviation of the noise over the clipping norm", 0
+    ),
+    "epsilon": Flag("epsilon that the noise must keep to", 0),
+  },
   "report": {
     "audits": Flag(
       "run folders of audits, separated by commas; each is compared with the first"

@@ -364,7 +364,7 @@ class ShadowSettings(Settings):
     """
     return {
       "members": mixdef.subsets(data, self.shadows, seed=self.seed),
-      "num_members": mixdef.auditing.public_size(data),
+      "num_members": mixdef.auditing.public_size(data, self.chain.traits),
       **self.training(),
     }
 

@@ -62,6 +62,8 @@ def show(result: dict) -> None:
   """Print the result, one value per line."""
   width = max(map(len, result))
   for name, value in result.items():
+    if isinstance(value, dict):
+      continue  # what epsilon was computed from
     shown = f"{value:.5g}" if isinstance(value, float) else value
     print(f"{name:{width}}  {'none' if value is None else shown}")
 

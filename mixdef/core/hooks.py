@@ -131,7 +131,7 @@ class Spec(NamedTuple):
   The integers are static. `example` is one record [1,...], or zeros under a guarantee;
   `variables` are the model's (None until it has been initialized); `table` [N,K] holds
   the log-probabilities of the previous stage (or None); `num_members` is the public
-  training-set size.
+  training-set size, in persons if steps draw persons.
   """
 
   example: Any

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, get_args
 
-from mixdef.core.check import flag, one_of, optional
+from mixdef.core.check import count, flag, one_of, optional
 
 Order = Literal["table", "augment", "mix", "label"]  # in the order of the batch hooks
 Coupling = Literal["nothing", "records", "batch"]  # from the weakest to the strongest
@@ -23,6 +23,8 @@ class Traits(NamedTuple):
   per_example      clips the gradient of each record
   no_guarantee     clips without a guarantee, so other parts may couple records
   poisson          each step draws every member independently
+  per_person       a step draws persons, and holds so many rows of each side by side;
+                   0: it draws records
   quantities       computes with records; token ids and other integers are rejected
   post_processing  `update`, `epoch` and `finish` do not need members
   critic           `loss` applies to the losses of a GAN's critic
@@ -37,6 +39,7 @@ class Traits(NamedTuple):
   per_example: bool = False
   no_guarantee: bool = False
   poisson: bool = False
+  per_person: int = 0
   quantities: bool = False
   post_processing: bool = False
   critic: bool = False
@@ -45,10 +48,12 @@ class Traits(NamedTuple):
 
 _ORDER = get_args(Order)
 _COUPLES = get_args(Coupling)
-_FLAGS = [name for name in Traits._fields if name not in ("order", "couples")]
+_OTHERS = ("order", "couples", "per_person")
+_FLAGS = [name for name in Traits._fields if name not in _OTHERS]
 _CHECKS = {
   "order": optional(one_of(*_ORDER)),
   "couples": one_of(*_COUPLES),
+  "per_person": count(0),
   **dict.fromkeys(_FLAGS, flag),
 }
 
@@ -74,7 +79,8 @@ def turn(traits: Traits) -> int:
 def union(every: Iterable[Traits]) -> Traits:
   """Return the traits of a chain from those of its parts.
 
-  A flag is set if any part sets it; `order` is the earliest, `couples` the strongest.
+  A flag is set if any part sets it; `order` is the earliest, `couples` the strongest,
+  and `per_person` the largest.
   """
   every = list(every)
   orders = [one.order for one in every if one.order]
@@ -82,5 +88,6 @@ def union(every: Iterable[Traits]) -> Traits:
   return Traits(
     order=min(orders, key=_ORDER.index, default=None),
     couples=max(couplings, key=_COUPLES.index, default="nothing"),
+    per_person=max((one.per_person for one in every), default=0),
     **{name: any(getattr(one, name) for one in every) for name in _FLAGS},
   )

@@ -123,6 +123,17 @@ def ungrouped(tree):
   return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), tree)
 
 
+def shares(weight, views):
+  """Return each row's part in the mean loss of its record, [R,views], by its weight.
+
+  Rows of weight 0 have none. The rows of a record need not have equal weights: those of
+  a person are its records and padding.
+  """
+  weight = weight.reshape(-1, views)
+  total = weight.sum(1, keepdims=True)
+  return jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), 0)
+
+
 def finite_or_zero(tree, finite):
   """Replace a gradient that is not finite, because zero times NaN is NaN."""
   return jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), tree)

@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import get_opaque_trace_state
 
-from mixdef.defenses.ghost_rules import Call, UnsupportedError, grouped, ungrouped
+from mixdef.defenses.ghost_rules import (
+  Call,
+  UnsupportedError,
+  grouped,
+  shares,
+  ungrouped,
+)
 from mixdef.models.layer_calls import reached, watch
 
 
@@ -56,7 +62,7 @@ def record_calls(losses_fn, params, batch, ctx, views):
     return jax.vmap(one)(records, offsets)
 
   losses, pull, kept = jax.vjp(tapped, offsets, has_aux=True)
-  (cotangents,) = pull(jnp.full_like(losses, 1 / views))
+  (cotangents,) = pull(shares(batch.weight, views).astype(losses.dtype))
   losses, (aux, inputs), cotangents = ungrouped((losses, kept, cotangents))
   calls = [
     call._replace(x=x, out=cotangent)

@@ -5,6 +5,10 @@ Both estimate, for records i with weight w_i and gradient g_i of the mean loss o
 
   sum_i w_i min(1, C / ||g_i||) g_i / denominator
 
+The mean is weighted by the rows' weights, so that rows of weight 0 are padding, and w_i
+is the mean weight of the others. A record with its views may also be a person with its
+records.
+
 and both satisfy the contract of `Defense.value_and_grad`. A record with a loss or
 gradient that is not finite contributes exactly zero, and the losses of its rows are
 returned as NaN so that it can be counted. In shapes, R is the number of records and B =
@@ -21,6 +25,7 @@ from mixdef.defenses.ghost_rules import (
   finite_or_zero,
   grouped,
   measure,
+  shares,
   sharing,
   square,
   ungrouped,
@@ -126,7 +131,8 @@ def microbatch(losses_fn, *, clip, denominator, size=16, views=1):
     def one(record):
       def mean(params):
         losses, aux = losses_fn(params, record, ctx)
-        return losses.mean(), (losses, aux)
+        mean = (losses * shares(record.weight, views)[0]).sum()
+        return mean, (losses, aux)
 
       grads, (losses, aux) = jax.grad(mean, has_aux=True)(params)
       squared = square(grads)
@@ -160,7 +166,9 @@ def _factors(losses, squared, weight, clip, views):
   # Rounding can make the square of a vanishing gradient negative.
   norm = jnp.sqrt(jnp.maximum(squared, 0.0))
   factor = jnp.minimum(1.0, clip / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
-  factor = jnp.where(finite, factor * weight[::views], 0.0)
+  weight = weight.reshape(-1, views)
+  weight = weight.sum(1) / jnp.maximum((weight > 0).sum(1), 1)
+  factor = jnp.where(finite, factor * weight, 0.0)
   return jnp.repeat(finite, views), factor
 
 

@@ -18,6 +18,12 @@ from mixdef.core.traits import Traits
 from mixdef.defenses import accounting
 from mixdef.defenses.per_example import ghost, microbatch
 
+_PER_PERSON = 8
+_STATED = (
+  *("epsilon", "delta", "pld", "rdp"),
+  *("noise_multiplier", "sampling_probability", "steps"),
+)
+
 
 @defense(
   aliases={"dp_gan": "dp_sgd(estimator='microbatch')"}, neutral="dp_sgd(0.0, inf)"
@@ -28,9 +34,13 @@ def dp_sgd(
   *,
   epsilon: float | None = None,
   delta: float = 1e-5,
+  max_tpr: float | None = None,
+  at_fpr: float = 0.01,
   estimator: str = "ghost",
   microbatch_size: int = 16,
   multiplicity: int = 1,
+  unit: str = "record",
+  per_person: int = _PER_PERSON,
   guarantee: bool = True,
 ) -> Defense:
   r"""Clip each record's gradient and add Gaussian noise to their sum (Algorithm 1).
@@ -51,6 +61,10 @@ def dp_sgd(
     epsilon: if given, z is calibrated to spend it over the whole training, and
       `noise_multiplier` must be omitted.
     delta: in (0, 1), below one over the number of members.
+    max_tpr: if given, z is calibrated so that no attack on a record has a larger TPR at
+      an FPR of `at_fpr`, in (`at_fpr`, 1); it replaces `noise_multiplier` and
+      `epsilon`, and needs less noise than the epsilon ln(max_tpr/at_fpr).
+    at_fpr: in (0, 1).
     estimator: `ghost` (fast) or `microbatch` (any model; both give the same gradient).
     microbatch_size: number of records that `microbatch` holds at once, with all their
       views, >= 1; memory grows with it and not with the batch. On a CPU 1 is also the
@@ -59,25 +73,36 @@ def dp_sgd(
       through the other parts of the chain as a separate row, so that every augmentation
       draws anew; a record is clipped once, as the mean of its views. A step costs K
       times as much; De et al. use 16.
+    unit: what is sampled, clipped and protected: a "record", or a "person", of whom the
+      data's `groups` name the records. A batch then has `batch_size` persons on
+      average, and a person is clipped once, as the mean of its records in the step.
+    per_person: most records of a person in a step, >= 1, for `unit="person"`; a step
+      costs as many rows for every person. A person with more records is in each step
+      with another window of them.
     guarantee: False gives up the guarantee, and epsilon with it (NaN), and permits
       parts that mix records.
 
   Returns:
-    The defense. Its state holds what a report needs: `epsilon`, `delta`,
-    `noise_multiplier`, `batch_size` and `skipped`, the number of records so far whose
-    loss or gradient was not finite and that therefore contributed nothing.
+    The defense. Its state holds what a report needs: `epsilon`, the smaller of the two
+    bounds `pld` and `rdp` of `accounting.spent`, `delta`, `noise_multiplier`,
+    `sampling_probability`, `steps`, `batch_size` and `skipped`, the number of records
+    (or persons) so far whose loss or gradient was not finite and that therefore
+    contributed nothing.
 
   Raises:
     ValueError: for an argument outside its range, for noise without a finite clip, and,
       at the start of training, for a delta of at least one over the number of members,
-      and for another part of the chain that lets the rows of a batch interact.
+      for another part of the chain that lets the rows of a batch interact, and, with
+      `unit="person"`, for records without groups and a model that trains on a part of a
+      person.
 
   Guarantee: (epsilon, delta)-differential privacy of everything the training releases,
-    for one record added or removed, against an attacker who sees every step. It holds
-    for every chain and network: each record passes the batch hooks, the network and the
-    losses without access to other records and with a weight of at most 1, and the hooks
-    that run next to the noised gradient have no access to the members. It does not hold
-    against an attacker who knows the seeds, the model's key or the run folder, who can
+    for one record added or removed, or with `unit="person"` one person with all its
+    records, against an attacker who sees every step. It holds for every chain and
+    network: each record, or person, passes the batch hooks, the network and the losses
+    without access to the others and with a weight of at most 1, and the hooks that run
+    next to the noised gradient have no access to the members. It does not hold against
+    an attacker who knows the seeds, the model's key or the run folder, who can
     reproduce and subtract the noise: `fit` draws the seed of the noise from the
     operating system unless `noise_seed` is given. It does not cover state outside the
     trace (a part or network built from the records, a callback to the host),
@@ -88,12 +113,15 @@ def dp_sgd(
     moments raise an error. Without noise epsilon is infinite. Floating-point noise is
     not exactly Gaussian. The views of a record are clipped as one group and sampled
     together, so `multiplicity` changes neither its bound nor q, and epsilon does not
-    depend on it.
+    depend on it. A person's bound, sampling and epsilon depend neither on how many
+    records it has nor on which of them are in a step.
 
   Deviation: Abadi et al. divide by the lot size, which is B here, and track moments;
-    epsilon here comes from Renyi accounting, see `accounting.epsilon`. One clipping
-    norm is used for all layers. [ours] Records with gradients that are not finite
-    contribute zero.
+    epsilon here is the smaller of two bounds, see `accounting.spent`. One clipping norm
+    is used for all layers. [ours] Records with gradients that are not finite
+    contribute zero. [ours] A person's records are averaged, not summed, so that the
+    clipping norm need not grow with their number, and a person with more than
+    `per_person` has a window of them, which begins anywhere, anew in every step.
 
   Reference: Abadi et al., "Deep Learning with Differential Privacy", 2016, arXiv
     1607.00133; De et al., "Unlocking High-Accuracy Differentially Private Image
@@ -102,10 +130,12 @@ def dp_sgd(
   >>> str(dp_sgd(epsilon=8.0, multiplicity=16))
   'dp_sgd(epsilon=8.0, multiplicity=16)'
   """
-  _validate(noise_multiplier, clip, epsilon, delta, estimator)
+  _validate(noise_multiplier, clip, epsilon, delta, max_tpr, at_fpr, estimator)
   check_count("dp_sgd: microbatch_size", microbatch_size)
   check_count("dp_sgd: multiplicity", multiplicity)
   check_flag("dp_sgd: guarantee", guarantee)
+  _check_unit(unit, per_person, guarantee)
+  rows = per_person if unit == "person" else 1
   silent = _is_zero(noise_multiplier)
 
   def init(key, spec):
@@ -115,19 +145,23 @@ def dp_sgd(
         f"dp_sgd: delta is {delta}, which is not a guarantee for {spec.num_members} "
         f"members: pass less than {1 / spec.num_members:.2g}"
       )
-    config = {
+    training = {
       "sampling_probability": min(1.0, spec.batch_size / spec.num_members),
       "steps": spec.epochs * spec.steps_per_epoch,
-      "delta": delta,
     }
     noise = noise_multiplier
     if epsilon is not None:
-      noise = accounting.noise_multiplier(float(epsilon), **config)
+      noise = accounting.noise_multiplier(float(epsilon), delta=delta, **training)
+    elif max_tpr is not None:
+      noise = accounting.noise_for_tpr(float(max_tpr), float(at_fpr), **training)
+    nothing = jnp.full(3, math.nan, jnp.float32)
+    found = _spent(noise, training, delta) if guarantee else nothing
     return {
       "batch_size": jnp.float32(spec.batch_size),
       "noise_multiplier": jnp.float32(noise),
-      "epsilon": _spent(noise, config) if guarantee else jnp.float32(math.nan),
+      **{name: found[i] for i, name in enumerate(accounting.Spent._fields)},
       "delta": jnp.float32(delta),
+      **{name: jnp.float32(value) for name, value in training.items()},
       "skipped": jnp.int32(0),
     }
 
@@ -143,7 +177,7 @@ def dp_sgd(
     def run(params, batch, state, ctx):
       size = state["batch_size"]
       limits = {"clip": clip, "denominator": size}
-      groups = {"size": microbatch_size, "views": multiplicity}
+      groups = {"size": microbatch_size, "views": rows * multiplicity}
       return estimate(losses_fn, **limits, **groups)(params, batch, state, ctx)
 
     return run
@@ -156,12 +190,12 @@ def dp_sgd(
 
   def update(state, ctx):
     # The estimators return NaN as the losses of a record that they skipped.
-    rows = (ctx.batch.weight > 0) & ~jnp.isfinite(ctx.losses)
-    left_out = rows[::multiplicity]
+    bad = (ctx.batch.weight > 0) & ~jnp.isfinite(ctx.losses)
+    left_out = bad.reshape(-1, rows * multiplicity).any(1)
     return {**state, "skipped": state["skipped"] + left_out.sum(dtype=jnp.int32)}
 
   def stated(state):
-    return {name: state[name] for name in ("epsilon", "delta")}
+    return {name: state[name] for name in _STATED}
 
   return Defense(
     name="",
@@ -172,7 +206,11 @@ def dp_sgd(
     update=update,
     guarantee=stated if guarantee and not silent else None,
     traits=Traits(
-      order="table", per_example=True, no_guarantee=not guarantee, poisson=True
+      order="table",
+      per_example=True,
+      no_guarantee=not guarantee,
+      poisson=True,
+      per_person=per_person if unit == "person" else 0,
     ),
   )
 
@@ -189,23 +227,39 @@ def _add_noise(tree, key, scale):
   return jax.tree.unflatten(structure, noisy)
 
 
-def _spent(noise, config):
-  """Account for the noise, on the host if it is traced."""
+def _spent(noise, training, delta):
+  """Account for the noise, on the host if it is traced; the fields of `Spent` [3]."""
+
+  def found(noise):
+    return np.array(accounting.spent(float(noise), delta=delta, **training), np.float32)
+
   if is_static(noise):
-    return jnp.float32(accounting.epsilon(float(noise), **config))
-  return jax.pure_callback(
-    lambda noise: np.float32(accounting.epsilon(float(noise), **config)),
-    jax.ShapeDtypeStruct((), jnp.float32),
-    noise,
-    vmap_method="sequential",
-  )
+    return jnp.asarray(found(noise))
+  shape = jax.ShapeDtypeStruct((3,), jnp.float32)
+  return jax.pure_callback(found, shape, noise, vmap_method="sequential")
+
+
+def _refuse_noise(budget, noise_multiplier):
+  if not is_static(noise_multiplier) or noise_multiplier != 1.0:
+    raise ValueError(f"dp_sgd: {budget} determines the noise; drop noise_multiplier")
 
 
 def _is_zero(value):
   return is_static(value) and value == 0
 
 
-def _validate(noise_multiplier, clip, epsilon, delta, estimator):
+def _check_unit(unit, per_person, guarantee):
+  check_choice("dp_sgd: unit", unit, ("record", "person"))
+  check_count("dp_sgd: per_person", per_person)
+  if unit == "record" and per_person != _PER_PERSON:
+    raise ValueError(
+      f"dp_sgd: per_person={per_person} is for persons: pass unit='person', or drop it"
+    )
+  if unit == "person" and not guarantee:
+    raise ValueError("dp_sgd: unit='person' is a guarantee: drop guarantee=False")
+
+
+def _validate(noise_multiplier, clip, epsilon, delta, max_tpr, at_fpr, estimator):
   check_number("dp_sgd: noise_multiplier", noise_multiplier, 0)
   check_number("dp_sgd: clip", clip, high=math.inf, above=0)
   check_choice("dp_sgd: estimator", estimator, ("ghost", "microbatch"))
@@ -215,10 +269,19 @@ def _validate(noise_multiplier, clip, epsilon, delta, estimator):
     if not is_static(epsilon):
       raise ValueError(f"dp_sgd: epsilon is {epsilon}; pass a finite number above 0")
     check_number("dp_sgd: epsilon", epsilon, above=0)
-    if not is_static(noise_multiplier) or noise_multiplier != 1.0:
+    _refuse_noise(f"epsilon={epsilon}", noise_multiplier)
+  if max_tpr is not None:
+    for name, value in (("max_tpr", max_tpr), ("at_fpr", at_fpr)):
+      if not is_static(value):
+        raise ValueError(f"dp_sgd: {name} is {value}; pass a plain number in (0, 1)")
+    if not 0 < at_fpr < max_tpr < 1:
       raise ValueError(
-        f"dp_sgd: epsilon={epsilon} determines the noise; drop noise_multiplier"
+        f"dp_sgd: max_tpr={max_tpr} at at_fpr={at_fpr}: pass 0 < at_fpr < max_tpr < 1, "
+        "because guessing has a TPR equal to its FPR"
       )
+    if epsilon is not None:
+      raise ValueError("dp_sgd: epsilon and max_tpr both determine the noise: drop one")
+    _refuse_noise(f"max_tpr={max_tpr}", noise_multiplier)
   if is_static(clip) and clip == math.inf and not _is_zero(noise_multiplier):
     raise ValueError(
       "dp_sgd: clip=inf does not bound any record, so no noise suffices; pass a "

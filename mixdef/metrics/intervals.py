@@ -21,11 +21,12 @@ def bootstrap_records(
   *,
   fprs: Sequence[float] = (),
   threshold: ArrayLike | None = None,
+  groups: ArrayLike | None = None,
   resamples: int = 1000,
   seed: int = 0,
   confidence: float = 0.95,
 ) -> dict[str, Any]:
-  """Return intervals of the pooled metrics, with records as clusters.
+  """Return intervals of the pooled metrics, with records or persons as clusters.
 
   A resample draws N records with replacement and takes each with all its targets,
   because the pairs of one record are dependent and resampling them individually gives
@@ -33,10 +34,11 @@ def bootstrap_records(
   independent trials a metric is worth, and the interval is Clopper and Pearson's for
   that many trials, see `effective_trials`. Few records therefore give wide intervals,
   even where members and non-members are separated perfectly and all resamples agree.
+  With groups, persons are drawn in this way, each with all its records.
 
-  Guarantee: covers the choice of records, given these models; not the training
-    randomness. TPR intervals are unreliable below ten expected false positives: check
-    `resolvable`.
+  Guarantee: covers the choice of records, or persons, given these models; not the
+    training randomness. TPR intervals are unreliable below ten expected false
+    positives: check `resolvable`.
 
   Args:
     scores: [N] or [S, N]; higher means member. NaN pairs are excluded.
@@ -44,6 +46,7 @@ def bootstrap_records(
     fprs: rates at which to bound the TPR.
     threshold: a number or [S]; gives the interval of the balanced accuracy at these
       thresholds, which are held fixed.
+    groups: integers or text [N], the person of each record; default none.
     resamples: number of resamples.
     seed: random seed of the bootstrap.
     confidence: in (0, 1).
@@ -67,6 +70,7 @@ def bootstrap_records(
   scores, members = _rows(scores, members)
   present = (~np.isnan(scores)).any(0)
   scores, members = scored = scores[:, present], members[:, present]
+  units = _units(groups, present)
   metrics_of = _weighted_metrics(*scored, fprs)
   decided = None if threshold is None else _decisions(*scored, threshold)
 
@@ -80,8 +84,8 @@ def bootstrap_records(
   rng = generator(seed)
   records = scores.shape[1]
   values = metrics(np.ones(records, dtype=int))
-  draws = [metrics(_draw(rng, records)) for _ in range(resamples)]
-  pairs = independent_pairs(*scored)
+  draws = [metrics(_draw(rng, units)) for _ in range(resamples)]
+  pairs = independent_pairs(*scored, groups=units)
   trials = effective_trials(values, _variances(draws, records), pairs)
   intervals = rate_intervals(values, trials, confidence)
   rates = range(1, len(fprs) + 1)
@@ -97,7 +101,9 @@ def bootstrap_records(
   }
 
 
-def independent_pairs(scores: ArrayLike, members: ArrayLike) -> int:
+def independent_pairs(
+  scores: ArrayLike, members: ArrayLike, *, groups: ArrayLike | None = None
+) -> int:
   """Count the pairs of a member and a non-member that have no record in common.
 
   However strongly the models are related, a metric uses at least this many independent
@@ -107,6 +113,7 @@ def independent_pairs(scores: ArrayLike, members: ArrayLike) -> int:
   Args:
     scores: [N] or [S, N]; NaN pairs are excluded.
     members: bool of the same shape.
+    groups: [N], the person of each record, if persons are to be counted.
 
   Returns:
     The smallest of three numbers: records that are a member of some target, records
@@ -118,6 +125,9 @@ def independent_pairs(scores: ArrayLike, members: ArrayLike) -> int:
   scores, members = _rows(scores, members)
   scored = ~np.isnan(scores)
   inside, outside = (scored & members).any(0), (scored & ~members).any(0)
+  if groups is not None:
+    units = np.unique(groups, return_inverse=True)[1]
+    inside, outside = (np.bincount(units, side) > 0 for side in (inside, outside))
   return int(min(inside.sum(), outside.sum(), (inside | outside).sum() // 2))
 
 
@@ -168,6 +178,7 @@ def paired_bootstrap(
   second: tuple[ArrayLike, ArrayLike],
   *,
   fprs: Sequence[float] = (),
+  groups: ArrayLike | None = None,
   resamples: int = 1000,
   seed: int = 0,
   confidence: float = 0.95,
@@ -188,6 +199,7 @@ def paired_bootstrap(
     second: scores and member of the same N records in the same order, with its own S
       and membership.
     fprs: rates at which to compare the TPR.
+    groups: [N], the person of each record, if persons are to be resampled.
     resamples: number of resamples.
     seed: random seed of the bootstrap.
     confidence: in (0, 1).
@@ -226,7 +238,8 @@ def paired_bootstrap(
     return [a - b for a, b in zip(*pair, strict=True)] if all(pair) else []
 
   rng = generator(seed)
-  draws = [differences(_draw(rng, records)) for _ in range(resamples)]
+  units = _units(groups, present)
+  draws = [differences(_draw(rng, units)) for _ in range(resamples)]
   intervals = _percentiles([draw for draw in draws if draw], records, confidence)
   compared = [
     {"difference": difference, "ci": interval}
@@ -313,13 +326,23 @@ def _percentiles(
   return [(low, high) for low, high in bounds]
 
 
-def _draw(rng: np.random.Generator, records: int) -> np.ndarray:
-  """Return how often each record is drawn, int [records].
+def _units(groups: ArrayLike | None, present: Any) -> np.ndarray:
+  """Return the number of the person of each record that is present, or its own."""
+  if groups is None:
+    return np.arange(present.sum())
+  named = validate.groups(groups)
+  validate.lengths(present, present, groups=named)
+  return np.unique(named[present], return_inverse=True)[1]
+
+
+def _draw(rng: np.random.Generator, units: np.ndarray) -> np.ndarray:
+  """Return how often each record is drawn, int [records], with all of its person.
 
   Integers keep the sums exact, and their cumulative sums are ten times faster than
   those of floats.
   """
-  return np.bincount(rng.integers(0, records, records), minlength=records)
+  count = int(units.max(initial=-1)) + 1
+  return np.bincount(rng.integers(0, count, count), minlength=count)[units]
 
 
 def _decisions(

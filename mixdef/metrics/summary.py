@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.core import validate
@@ -77,6 +78,7 @@ def summarize(
   audited: ArrayLike | None = None,
   *,
   fprs: Sequence[float] = roc.FPR_GRID,
+  groups: ArrayLike | None = None,
   resamples: int = 1000,
   seed: int = 0,
 ) -> Summary:
@@ -84,13 +86,15 @@ def summarize(
 
   Intervals are 95 % and resample records, each with all its targets, so they account
   for the dependence of a record's pairs and for the choice of the threshold at an FPR;
-  see `bootstrap_records` for the effect of few records.
+  see `bootstrap_records` for the effect of few records. With groups they resample
+  persons, each with all its records.
 
   Args:
     scores: [N] or [S, N]; higher means member. NaN is excluded and counted.
     members: bool of the same shape, True = member.
     audited: bool [N]; the others are dropped and not counted. Default all.
     fprs: false-positive rates, default 0.1, 0.2, 0.5, 1, 2 and 5 %.
+    groups: integers or text [N], the person of each record; default none.
     resamples: number of bootstrap resamples.
     seed: random seed of the bootstrap.
 
@@ -110,6 +114,7 @@ def summarize(
   if audited is not None:
     audited = validate.mask(audited, scores.shape[-1:], "audited")
     scores, members = scores[..., audited], members[..., audited]
+    groups = None if groups is None else np.asarray(groups)[audited]
   curve = roc.Roc.of(scores, members)
   num_members, nonmembers = int(curve.tp[-1]), int(curve.fp[-1])
   calibrated = called = threshold = None
@@ -123,6 +128,7 @@ def summarize(
     members,
     fprs=fprs,
     threshold=threshold,
+    groups=groups,
     resamples=resamples,
     seed=seed,
   )

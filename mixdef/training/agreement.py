@@ -161,10 +161,11 @@ def _earlier(path):
 def _signature(training, seed):
   """Return everything that affects all models alike."""
   learner, plan = training.learner, training.plan._asdict()
+  parts = training.data.y, training.data.auxiliary, *(training.persons or ())
   del plan["capacity"]  # only padding depends on it
   return {
     "learner": learner.text,
-    "records": digest(training.records, training.data.y, training.data.auxiliary),
+    "records": digest(training.records, *parts),
     "program": digest(np.frombuffer(training.program_text().encode(), np.uint8)),
     "hyper_parameters": sorted(training.values),
     "seed": seed,

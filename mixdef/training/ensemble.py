@@ -163,28 +163,33 @@ class Run:
     return bool(np.isnan(self.log_probs(self.data.x[:BLOCK])).any())
 
   @property
-  def guarantee(self) -> dict[str, float | str | None]:
+  def guarantee(self) -> dict[str, Any]:
     """The `epsilon` and `delta` stated by the defense, or None.
 
     If an epsilon is stated, `num_members` says whether the size of the training set was
     given or computed from the membership matrix, and `noise_seed` says whether the
     noise seed was drawn or given; knowledge of the seed allows subtracting the noise.
-    `unit` says that it is that of a record where records belong to groups, and
-    `excludes` that the columns of a table were encoded by statistics of the records.
+    Where records belong to groups, `unit` says whether it protects a "record" or a
+    "person" with all records. `excludes` says that the columns of a table were encoded
+    by statistics of the records. `accounting` holds what epsilon was computed from,
+    and its two bounds, for a defense that samples by Poisson.
     """
     states = self.learner.guarantee
     fitted = self.data.schema is not None and self.data.schema.fitted
     if states:
       stated = states(self.state)
       # States are float32, so round to seven digits.
-      epsilon, delta = (float(f"{stated[name]:.6g}") for name in ("epsilon", "delta"))
+      known = {name: float(f"{value:.6g}") for name, value in stated.items()}
+      epsilon, delta = known.pop("epsilon"), known.pop("delta")
+      known = {n: value if math.isfinite(value) else None for n, value in known.items()}
       if math.isfinite(epsilon):
         return {
           "epsilon": epsilon,
           "delta": delta,
+          **({"accounting": {"sampling": "poisson", **known}} if known else {}),
           "num_members": "given" if self.plan.size_given else READ_OFF,
           "noise_seed": self.noise,
-          **({} if self.data.groups is None else {"unit": "record"}),
+          **({} if self.data.groups is None else {"unit": self.plan.unit}),
           **({"excludes": "encoding of columns"} if fitted else {}),
         }
     return {"epsilon": None, "delta": None}
@@ -235,7 +240,7 @@ class Ensemble:
     return held if isinstance(held, Stored) and held.data is self.data else None
 
   @property
-  def guarantee(self) -> dict[str, float | str | None]:
+  def guarantee(self) -> dict[str, Any]:
     """What the defense states of the first model; see `Run.guarantee`."""
     stored = self.stored
     return stored.select([0]).notes[0]["guarantee"] if stored else self[0].guarantee

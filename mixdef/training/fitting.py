@@ -110,7 +110,8 @@ def fit_many(
       fit there beside a model.
     members: bool [S,N], the membership matrix.
     epochs: number of passes over the members.
-    batch_size: average number of members per step.
+    batch_size: average number of members per step: records, or persons if the defense
+      draws persons, as `dp_sgd(unit="person")` does.
     seed: random seed; see `model_ids`.
     noise_seed: used only if an epsilon is stated. The epsilon does not hold against an
       attacker who knows both this seed and `seed`, and can repeat every draw of the
@@ -121,10 +122,10 @@ def fit_many(
       only through rounding.
     memory_gb: upper bound on the memory of records and models in training; defaults to
       60% of free memory. Models that do not fit at once are trained in equal chunks.
-    num_members: public size of a training set, which determines the steps per epoch and
-      the sampling probability. The default, the mean row sum of `members`, is computed
-      from the membership itself. Set it if epsilon must hold rigorously, or if models
-      added later must train like existing ones.
+    num_members: public size of a training set, counted as batches are, which determines
+      the steps per epoch and the sampling probability. The default, the mean over
+      models, is computed from the membership itself. Set it if epsilon must hold
+      rigorously, or if models added later must train like existing ones.
     model_ids: int [S], selects the random stream (seed, id) of each model; defaults to
       0..S-1. Models with the same id and different hyper-parameters are paired.
     sweep: hyper-parameters that differ between models, {name: [S]}.

@@ -19,7 +19,7 @@ from mixdef.core.streamed import Block
 from mixdef.models.features import NoFeatures
 from mixdef.training.devices import aligned, on_all_devices
 from mixdef.training.programs import programs, query_program
-from mixdef.training.sampling import Plan, make_plan
+from mixdef.training.sampling import Persons, Plan, make_plan, persons_of
 
 _ROWS = jnp.int32, jnp.float32, jnp.float32  # index, weight, auxiliary
 
@@ -35,7 +35,7 @@ class Training:
   devices, with all records after `resident`, and before or else one of them as an
   example. `members` marks the members, `rows` the records trained on, and `teachers`
   are the S*M models of the previous stage. `block` is the number of bytes of records
-  that are read at once if they are streamed.
+  that are read at once if they are streamed. `persons` are there if steps draw persons.
   """
 
   source: Learner | Callable
@@ -49,6 +49,7 @@ class Training:
   plan: Plan
   teachers: "Training | None" = None
   block: float = 0.0
+  persons: Persons | None = None
 
   @property
   def count(self) -> int:
@@ -95,8 +96,7 @@ class Training:
 
   def _rows(self, count):
     """Return the number of rows in a step of `count` models."""
-    plan = self.plan
-    return count * (plan.num_shards * plan.capacity + plan.auxiliary_rows)
+    return count * self.plan.step_rows
 
   def group(self, count: int) -> tuple[int, int]:
     """Return how many steps of `count` models share a block, and its records."""
@@ -162,7 +162,8 @@ class Training:
     """
     states, values, rows, data, number = self.abstract_epoch(count)
     deal = programs(self.source, self.plan, "vmap").deal
-    dealt, metrics = jax.eval_shape(deal, states, values, rows, data, number)
+    drawn = rows, data, _shapes(self.persons)
+    dealt, metrics = jax.eval_shape(deal, states, values, *drawn, number)
     if blocks:
       size = self.group(count)[1]
       x = jax.ShapeDtypeStruct((size, *data.x.shape[1:]), data.x.dtype)
@@ -170,7 +171,7 @@ class Training:
     return states, values, dealt, metrics, data, number, number, number
 
   def abstract_epoch(self, count: int) -> Any:
-    """Return the argument shapes of `Programs.deal` and `Programs.epoch`."""
+    """Return the argument shapes of `Programs.epoch`; `deal` has `persons` too."""
     part = self.select(range(count))
     init = programs(self.source, self.plan, "vmap").init
     table = jax.eval_shape(part.zero_table)
@@ -200,7 +201,7 @@ class Training:
     records = jax.ShapeDtypeStruct((1, *data.x.shape[1:]), data.x.dtype)
     lowered = [
       program.init.lower(keys, table, values, data),
-      program.deal.lower(states, values, rows, data, number),
+      program.deal.lower(states, values, rows, data, _shapes(self.persons), number),
       program.train.lower(*smallest.abstract(1)),
       program.finish.lower(states, values, rows, data),
       program.predict.lower(states, values, records),
@@ -270,6 +271,10 @@ def prepare(
   rows = members = jnp.asarray(members)
   if learner.rows:
     rows = _choose(learner.rows, fold_keys(keys, "rows"), members, device.auxiliary)
+  persons = None
+  if learner.traits.per_person:
+    _refuse_persons(learner, data)
+    persons = on_all_devices(persons_of(data, rows))
   plan = make_plan(
     learner.traits,
     data,
@@ -301,9 +306,8 @@ def prepare(
       num_members=_teacher_size(num_members, stage, stage_keys[0], device.auxiliary),
       shared=device,
     )
-  return Training(
-    source, learner, values, data.x, device, members, rows, keys, plan, teachers
-  )
+  own = source, learner, values, data.x, device, members, rows, keys, plan
+  return Training(*own, teachers, persons=persons)
 
 
 def _with_features(training, spare):
@@ -314,8 +318,7 @@ def _with_features(training, spare):
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
     (states, _shapes(training.keys)),
   )
-  size = plan.capacity + plan.auxiliary_rows
-  rows = [jax.ShapeDtypeStruct((size,), kind) for kind in _ROWS]
+  rows = [jax.ShapeDtypeStruct((plan.step_rows,), kind) for kind in _ROWS]
   where = plan.position(key, number, number)
   try:
     features = training.learner.features(state, shapes, Rows(*rows), where)
@@ -334,6 +337,19 @@ def _with_features(training, spare):
   return dataclasses.replace(
     training, data=Featured(data.x, data.y, data.auxiliary, found)
   )
+
+
+def _refuse_persons(learner, data):
+  """Raise if steps cannot draw persons, as a part of the chain does."""
+  fault = None
+  if data.groups is None:
+    fault = f"{data.name} has no groups: pass groups= to the data set, or --group"
+  elif learner.generate:
+    fault = "a GAN draws records: use unit='record'"
+  elif learner.traits.auxiliary_rows:
+    fault = "another part adds auxiliary records to them: drop one"
+  if fault:
+    raise ValueError(f"unit='person' draws persons, and {fault}")
 
 
 def _check_unit_range(data):

@@ -22,7 +22,7 @@ class Programs(NamedTuple):
 
   ```
   init    (keys, tables, values, data) -> states
-  deal    (states, values, rows [S,N], data, epoch)
+  deal    (states, values, rows [S,N], data, persons, epoch)
           -> (dealt, metrics of no steps): the `Rows` [S,steps,B] of all steps, with the
           overflow [S,steps] of their capacity
   train   (states, values, dealt, metrics, data, epoch, first, last)
@@ -126,10 +126,10 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
 
     return one_step
 
-  def deal(state, values, rows, data, epoch):
+  def deal(state, values, rows, data, persons, epoch):
     key = jax.random.fold_in(fold_in_name(state.key, "order"), epoch)
     chunk = chunk_of(state.key, rows, plan.num_shards) if plan.num_shards > 1 else None
-    draw = epoch_rows(key, rows, data.auxiliary, plan, chunk)
+    draw = epoch_rows(key, rows, data.auxiliary, plan, chunk, persons)
     one_step = stepper(values, data, epoch, draw)
     shapes = jax.eval_shape(one_step, state, jnp.int32(0))[1]
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -175,7 +175,7 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
   here = _here(strategy)
   return Programs(
     init=over_models(init, here, shared=1),
-    deal=over_models(deal, here, shared=2),
+    deal=over_models(deal, here, shared=3),
     train=over_models(train, strategy, shared=4),
     epoch=over_models(epoch_end, strategy, shared=2),
     finish=over_models(finish, strategy, shared=1),

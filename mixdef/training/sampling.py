@@ -1,6 +1,6 @@
 """Sizes of a training and the rows of its steps: epochs, Poisson draws, shards."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,26 @@ from mixdef.core.randomness import fold_in_name
 _COUNTED = 2**31 - 1  # int32
 
 
+class Persons(NamedTuple):
+  """The records of each of G persons: `order` [N] holds their ids, person by person.
+
+  Those of person g begin at place `first[g]`, and are `size[g]` many.
+  """
+
+  order: Any
+  first: Any
+  size: Any
+
+
 class Plan(NamedTuple):
   """Static sizes; hashable, so they key the cache of compiled programs.
 
   Steps per epoch and the sampling probability are derived from the public
-  `num_members`. `capacity` is the number of member rows that a step can hold for each
+  `num_members`. `capacity` is the number of members that a step can hold for each
   of the `num_shards` shards of the members; `auxiliary_rows` is the number of auxiliary
   rows added to a step. `size_given` says whether `num_members` was given or computed
-  from the membership.
+  from the membership. With `per_person`, members and batches are counted in persons,
+  each of which takes that many rows of a step.
   """
 
   num_records: int
@@ -34,11 +46,23 @@ class Plan(NamedTuple):
   poisson: bool
   num_shards: int = 1
   size_given: bool = False
+  per_person: int = 0
 
   @property
   def probability(self) -> float:
     """Probability that a member is in a Poisson batch."""
     return self.batch_size / self.num_members
+
+  @property
+  def unit(self) -> str:
+    """What steps draw: "record" or "person"."""
+    return "person" if self.per_person else "record"
+
+  @property
+  def step_rows(self) -> int:
+    """Number of rows of a step, padding and auxiliary rows included."""
+    own = self.num_shards * self.capacity * max(1, self.per_person)
+    return own + self.auxiliary_rows
 
   def spec(self, data: Data, table) -> Spec:
     """Return the `Spec` that initializes a model of this training."""
@@ -77,14 +101,15 @@ def make_plan(
     rows: bool [S,N], the rows that each model trains on.
     epochs: number of passes over the members, at least 1.
     batch_size: average number of members per step and shard, at least 1.
-    num_members: public size of a training set; defaults to the mean row sum of `rows`.
+    num_members: public size of a training set; defaults to the mean over models. It and
+      `batch_size` count persons if `traits.per_person` is set.
     num_shards: number of disjoint shards of the members, which all contribute to a
       step.
 
   Raises:
     ValueError: for sizes out of range, and for Poisson batches larger than the data.
   """
-  sizes = np.asarray(rows).sum(1)
+  sizes = np.asarray(rows)[:, first_records(traits, data)].sum(1)
   size_given = num_members is not None
   if not size_given:
     num_members = max(1, round(float(sizes.mean())))
@@ -128,7 +153,45 @@ def make_plan(
     poisson=poisson,
     num_shards=num_shards,
     size_given=size_given,
+    per_person=traits.per_person,
   )
+
+
+def first_records(traits, data) -> np.ndarray:
+  """Return the first record [G] of each person that steps draw, or all if they do not.
+
+  Args:
+    traits: the learner's `Traits`.
+    data: a `Dataset`.
+  """
+  if not traits.per_person:
+    return np.arange(len(data))
+  return np.unique(data.units, return_index=True)[1]
+
+
+def persons_of(data, rows) -> Persons:
+  """Return the records of each person of the data.
+
+  Args:
+    data: a `Dataset` with groups.
+    rows: bool [S,N], the rows that each model trains on.
+
+  Raises:
+    ValueError: if a model trains on a part of a person.
+  """
+  units, rows = data.units, np.asarray(rows)
+  order = units.argsort(kind="stable").astype(np.int32)
+  size = np.bincount(units).astype(np.int32)
+  first = (np.cumsum(size) - size).astype(np.int32)
+  split = np.argwhere(rows != rows[:, order[first]][:, units])
+  if len(split):
+    model, record = split[0]
+    name, own = data.groups[record], units == units[record]
+    raise ValueError(
+      f"members[{model}] selects {rows[model, own].sum()} of {own.sum()} records of "
+      f"person {name}: draw whole persons, mixdef.subsets(data, num_models)"
+    )
+  return Persons(order, first, size)
 
 
 def _poisson_capacity(size, batch_size, num_members, draws):
@@ -157,13 +220,16 @@ def chunk_of(key, members, num_shards: int):
   return jnp.argsort(_shuffled(fold_in_name(key, "chunks"), members)) % num_shards
 
 
-def epoch_rows(key, members, auxiliary, plan, chunk=None):
+def epoch_rows(key, members, auxiliary, plan, chunk=None, persons=None):
   """Prepare one epoch of one model.
 
   A record's position in the shuffle is a hash of its id and the epoch's key, so it does
   not depend on the other records of the training set. Members are assigned round-robin
   to the steps, so no batch is empty or tiny, whatever the remainder. Poisson batches
-  contain each member independently with probability `plan.probability`.
+  contain each member independently with probability `plan.probability`. Where persons
+  are drawn, each has `plan.per_person` adjacent rows: its records, then rows of weight
+  0 that repeat them. A person with more records is in a step with a window of them,
+  drawn anew.
 
   Args:
     key: the epoch's key.
@@ -173,6 +239,7 @@ def epoch_rows(key, members, auxiliary, plan, chunk=None):
     chunk: int [N], the shards returned by `chunk_of`, if `plan.num_shards` is more than
       one. The rows of shard g are the g-th block of a step, and each shard is shuffled
       separately.
+    persons: the `Persons`, if `plan.per_person` is set.
 
   Returns:
     `step -> (Rows, overflow)`, where overflow counts the drawn members that exceed the
@@ -180,6 +247,10 @@ def epoch_rows(key, members, auxiliary, plan, chunk=None):
   """
   order = _shuffled(fold_in_name(key, "members"), members, chunk)
   own = _shuffled(fold_in_name(key, "reference"), auxiliary)
+  present, filler = members, order[0]
+  if plan.per_person:
+    present = members[persons.order[persons.first]]
+    filler = present.argmax()
   steps = plan.steps_per_epoch
 
   def dealt(step):
@@ -195,13 +266,18 @@ def epoch_rows(key, members, auxiliary, plan, chunk=None):
 
   def poisson(step):
     draw = jax.random.uniform(
-      jax.random.fold_in(fold_in_name(key, "poisson"), step), members.shape
+      jax.random.fold_in(fold_in_name(key, "poisson"), step), present.shape
     )
-    drawn = members & (draw < plan.probability)
+    drawn = present & (draw < plan.probability)
     index = jnp.nonzero(drawn, size=plan.capacity, fill_value=0)[0]
     real = jnp.arange(plan.capacity) < drawn.sum()
-    index = jnp.where(real, index, order[0])
-    return index, real, jnp.maximum(drawn.sum() - plan.capacity, 0)
+    index = jnp.where(real, index, filler)
+    overflow = jnp.maximum(drawn.sum() - plan.capacity, 0)
+    if plan.per_person:
+      window = jax.random.fold_in(fold_in_name(key, "windows"), step)
+      index, there = _records_of(window, persons, index, plan.per_person)
+      real = jnp.repeat(real, plan.per_person) & there
+    return index, real, overflow
 
   def rows(step):
     index, real, overflow = poisson(step) if plan.poisson else dealt(step)
@@ -216,6 +292,20 @@ def epoch_rows(key, members, auxiliary, plan, chunk=None):
     return Rows(index, weight, is_reference), overflow
 
   return rows
+
+
+def _records_of(key, persons, chosen, count):
+  """Return `count` records of each chosen person [P * count], and which are no repeats.
+
+  A person with more records has a window of them that begins anywhere.
+  """
+  size = persons.size[chosen]
+  start = (jax.random.uniform(key, persons.size.shape)[chosen] * size).astype(jnp.int32)
+  start = jnp.where(size > count, start, 0)
+  place = jnp.arange(count)
+  within = (start[:, None] + place) % size[:, None]
+  index = persons.order[persons.first[chosen][:, None] + within]
+  return index.ravel(), (place < size[:, None]).ravel()
 
 
 def _shuffled(key, chosen, chunk=None):

@@ -33,7 +33,8 @@ def train_steps(program: Programs, training: Training, states, epoch, first, las
     The states, and metrics {name: [S]} summed over the steps.
   """
   values, data, number = training.values, training.data, jnp.int32(epoch)
-  dealt, sums = program.deal(states, values, training.rows, data, number)
+  drawn = training.rows, data, training.persons
+  dealt, sums = program.deal(states, values, *drawn, number)
   if not training.streamed:
     bounds = jnp.int32(first), jnp.int32(last)
     return program.train(states, values, dealt, sums, data, number, *bounds)

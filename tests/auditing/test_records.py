@@ -33,7 +33,8 @@ def test_facts_and_limits_of_what_was_read_from_the_records():
     "encoding": "read from the records: age",
   }
   of_groups, of_encoding = record_limits(data)
-  assert "epsilon protects a single record" in of_groups
+  assert "An epsilon protects a single record" in of_groups
+  assert "epsilon" not in record_limits(data, "person")[0]
   assert "for the columns age: " in of_encoding
 
 

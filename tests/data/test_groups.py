@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mixdef.auditing import plant
+from mixdef import auditing
+from mixdef.auditing import CANARIES, plant
 from mixdef.data import Dataset, disjoint_splits, subsets
 from mixdef.training.signature import digest_data
 
@@ -69,11 +70,40 @@ def test_several_parts_would_split_persons():
   assert disjoint_splits(people(), 1, size=7).shape == (1, 7)
 
 
-def test_canaries_vary_one_by_one():
-  planted = plant(people(), "mislabelled", 8)
-  assert planted.groups is None
-  rows = subsets(planted, 64)[:, planted.audited]
-  assert len({tuple(column) for column in rows.T}) == 8
+@pytest.mark.parametrize("kind", CANARIES)
+def test_a_canary_is_a_whole_person(kind):
+  planted = plant(people(), kind, 3, seed=3)
+  np.testing.assert_array_equal(planted.groups, GROUPS)
+  assert whole(planted.audited)
+  assert len(set(GROUPS[planted.audited])) == 3
+  assert (planted.always_member == ~planted.audited).all()
+  members = subsets(planted, 64)
+  assert all(whole(row) for row in members)
+  assert len({tuple(column) for column in members[:, planted.audited].T}) == 3
+  if kind == "mislabelled":
+    np.testing.assert_array_equal(planted.y != Y, planted.audited)
+  few = plant(people(), kind, 2, seed=3)
+  assert (few.audited <= planted.audited).all()
+
+
+def test_only_persons_without_other_duties_are_canaries():
+  data = people().with_auxiliary(12)
+  free = len(set(GROUPS[~data.auxiliary]))
+  planted = plant(data, "clean", free)
+  np.testing.assert_array_equal(planted.audited, ~data.auxiliary)
+  with pytest.raises(ValueError, match=f"8 canaries of {free} persons that are nei"):
+    plant(data, "clean", 8)
+  _, capped = auditing.planted(people(), "clean:20")
+  assert len(set(GROUPS[capped.audited])) == 7 // 4
+
+
+def test_persons_of_one_record_become_the_canaries_that_records_would():
+  one_each = Dataset.from_arrays(X, Y, groups=np.arange(30))
+  for kind in CANARIES:
+    ours, plain = (plant(d, kind, 8) for d in (one_each, Dataset.from_arrays(X, Y)))
+    np.testing.assert_array_equal(ours.audited, plain.audited)
+    np.testing.assert_array_equal(ours.x, plain.x)
+    np.testing.assert_array_equal(ours.y, plain.y)
 
 
 def test_groups_are_part_of_the_content():

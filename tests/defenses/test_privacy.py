@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy.stats import norm
 
 from mixdef.core.chaining import chain, from_optax
 from mixdef.core.hooks import Batch, Ctx, Data, Defense, Rows, Spec
@@ -374,15 +375,39 @@ def test_pitfall_96_the_accountant_uses_the_sampler_of_the_training():
   sizes = {"num_members": 10_520, "batch_size": 128, "steps_per_epoch": 83}
   state = init(learner_of(dp_sgd(1.0)), **sizes, epochs=100).defense["dp_sgd"]
   assert float(state["epsilon"]) == pytest.approx(spent(1.0, **sizes, epochs=100))
-  assert float(state["epsilon"]) == pytest.approx(7.6, rel=5e-3)
+  assert float(state["rdp"]) == pytest.approx(7.6, rel=5e-3)
+  assert float(state["pld"]) == float(state["epsilon"]) < 7.6
   assert dp_sgd().traits.poisson
 
 
 def test_epsilon_calibrates_the_noise():
   sizes = {"num_members": 10_520, "batch_size": 128, "steps_per_epoch": 83}
   state = init(learner_of(dp_sgd(epsilon=1.0)), **sizes, epochs=100).defense["dp_sgd"]
-  assert float(state["noise_multiplier"]) == pytest.approx(4.56, abs=0.01)
+  assert float(state["noise_multiplier"]) == pytest.approx(4.21, abs=0.01)
   assert 0.99 < float(state["epsilon"]) <= 1.0
+
+
+def test_a_risk_calibrates_the_noise():
+  """The noise of one full batch is 1/(quantile of the TPR - that of the FPR)."""
+  sizes = {"num_members": 8, "batch_size": 8, "steps_per_epoch": 1, "epochs": 1}
+  defense = dp_sgd(max_tpr=0.05, at_fpr=0.01, delta=0.01)
+  state = init(learner_of(defense), **sizes).defense["dp_sgd"]
+  exact = 1 / (norm.ppf(0.05) - norm.ppf(0.01))
+  assert exact <= float(state["noise_multiplier"]) < 1.01 * exact
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"max_tpr": 0.01, "at_fpr": 0.05}, "0 < at_fpr < max_tpr < 1"),
+    ({"max_tpr": 0.05, "epsilon": 1.0}, "drop one"),
+    ({"max_tpr": 0.05, "noise_multiplier": 2.0}, "max_tpr=0.05 determines the noise"),
+    ({"max_tpr": jnp.float32(0.05)}, "pass a plain number"),
+  ],
+)
+def test_a_risk_that_cannot_be_met_is_refused(options, message):
+  with pytest.raises(ValueError, match=message):
+    dp_sgd(**options)
 
 
 @pytest.mark.slow

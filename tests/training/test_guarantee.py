@@ -104,6 +104,10 @@ def test_a_size_read_off_the_membership_is_marked(drawn):
   run = fit(LEARNER, DATA, KEEP[0], **sizes, noise_seed=0)
   assert run.guarantee["num_members"] == "read off the membership"
   assert run.guarantee["epsilon"] == drawn[0].guarantee["epsilon"]
+  known = run.guarantee["accounting"]
+  assert (known["sampling"], known["sampling_probability"]) == ("poisson", 0.5)
+  assert (known["steps"], known["noise_multiplier"]) == (2, 2.0)
+  assert run.guarantee["epsilon"] == min(known["pld"], known["rdp"])
   assert epsilon_remark(run.guarantee) == (
     " (number of members read off the membership, seed of the noise given)"
   )

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mixdef.attacks import Signals, Unavailable, lira_coverage, lira_online
-from mixdef.attacks._designs import detect_design, references
+from mixdef.attacks._designs import detect_design, drawn, references
 from mixdef.attacks.gan._sampling import conditions
 from mixdef.attacks.gan.likelihood import lira_gan_discriminator
 from mixdef.attacks.gan.signals import (
@@ -132,7 +132,7 @@ def pair_signals(
     phi=phi,
     members=contributors[..., 0] & contributors[..., 1],
     contributors=contributors,
-    design=detect_design(ensemble.members[:, data.audited]),
+    design=detect_design(drawn(ensemble.members, data.audited, data.groups)),
   )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.attacks._designs import detect_design, references
+from mixdef.attacks._designs import detect_design, drawn, references, related
 from mixdef.attacks._querying import records_to_query
 from mixdef.attacks.gan.nearest import nearest_losses
 from mixdef.attacks.gan.reconstruction import reconstruction_losses
@@ -81,8 +81,9 @@ def gan_leaks_calibrated(
   rows = records_to_query(ensemble, target, records)
   losses = _LOSSES[loss](ensemble, rows, seed=seed, **options)
   members, audited = ensemble.members, ensemble.data.audited
-  design = detect_design(members[:, audited])
-  usable = references(members, target, audited=audited, design=design)
+  draws = drawn(members, audited, ensemble.data.groups)
+  how = {"design": detect_design(draws), "alike": related(draws)}
+  usable = references(members, target, audited=audited, **how)
   out = (usable & ~members)[:, rows]
   count = out.sum(0)
   mean = np.where(out, losses, 0).sum(0) / np.maximum(count, 1)

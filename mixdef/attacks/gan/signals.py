@@ -111,6 +111,7 @@ def gan_signals(
     labels=data.y,
     audited=data.audited,
     ids=data.ids,
+    groups=data.groups,
     population=others,
   )
 

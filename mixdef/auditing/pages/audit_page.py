@@ -231,6 +231,7 @@ def _canaries(canaries) -> dict[str, Any] | None:
   strongest = canaries.get("strongest")
   return {
     "kind": canaries["kind"],
+    "person": canaries.get("unit") == "person",
     "count": canaries["count"],
     "always": canaries.get("num_always") or 0,
     "table": tables.attack_table(canaries["attacks"]),

@@ -162,10 +162,23 @@ def setting_rows(setting: Mapping[str, Any]) -> list[tuple[str, str]]:
       text = formatting.percent(value)
     elif key.endswith("_seconds"):
       text = formatting.duration(value)
+    elif key == "accounting":
+      text = _accounting(value)
     else:
       text = formatting.plain(value)
     rows.append((_SETTING.get(key, key.replace("_", " ").capitalize()), text))
   return rows
+
+
+def _accounting(known: Mapping[str, Any]) -> str:
+  """Return what an epsilon was computed from, and its two bounds."""
+  pld = formatting.MISSING if known["pld"] is None else f"{known['pld']:.4g}"
+  return (
+    f"{known['steps']:,.0f} steps, {known['sampling']} sampling with probability "
+    f"{known['sampling_probability']:.3g}, noise multiplier "
+    f"{known['noise_multiplier']:.4g}; epsilon by privacy-loss distribution {pld}, by "
+    f"Renyi divergence {known['rdp']:.4g}"
+  )
 
 
 def key_metrics(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
