@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mixdef.metrics.holdout import dp_tpr
+from mixdef.auditing.release_bound import alarm
 
 LEVELS = ("confounded", "high", "moderate", "low", "none_found")
 """From most to least leakage; "confounded" means that no level is given."""
@@ -30,8 +30,9 @@ def release_verdict(report: dict[str, Any]) -> dict[str, Any]:
     report: the report of `audit_release`, without its verdict.
 
   Returns:
-    {"level", "headline", "who", "how_sure", "compared", "what_to_do", "not_tried"}; the
-    last five are lists of sentences that answer one question each.
+    {"level", "headline", "alarm", "who", "how_sure", "compared", "what_to_do",
+    "not_tried"}; `alarm` is a sentence if the scores contradict a stated epsilon, and
+    "" otherwise; the last five are lists of sentences that answer one question each.
 
   Deviation: the levels follow from the number of members on lists of a stated precision
     at a stated prior. No regulation fixes such numbers; they are a convention [ours].
@@ -45,6 +46,7 @@ def release_verdict(report: dict[str, Any]) -> dict[str, Any]:
   return {
     "level": level,
     "headline": _HEADLINES[level].format(n=f"{shown:,}", people=people),
+    "alarm": alarm(report["bound"]),
     "who": _who(report, counts, level),
     "how_sure": _how_sure(report, counts),
     "compared": _compared(report),
@@ -75,6 +77,26 @@ def level_of(counts: dict[str, Any], *, confounded: bool = False) -> str:
   if counts["shown"][_LIKELY]:
     return "moderate"
   return "low" if counts["beats_guessing"] else "none_found"
+
+
+def title_of(given: dict[str, Any], setting: dict[str, Any]) -> str:
+  """Return what was audited, in a few words.
+
+  Args:
+    given: facts from the caller, whose `model` takes precedence.
+    setting: all facts.
+
+  >>> title_of({}, {"model": "MLP(widths=(32,))", "defense": "none"})
+  'MLP, no defense'
+  """
+  named = given if "model" in given else setting
+  model, defense = named.get("model"), named.get("defense")
+  if model is None:
+    return "released model"
+  words = str(model) if named is given else str(model).partition("(")[0]
+  if defense is None:
+    return words
+  return f"{words}, {'no defense' if defense == 'none' else defense}"
 
 
 def _at_prior(report):
@@ -119,7 +141,9 @@ def _how_sure(report, counts):
     f"All {facts['members']:,} members were scored. The share of non-members that "
     f"an attack names is bounded by {facts['holdout']:,} held-out {people}, at "
     f"95 % confidence for all of the {len(report['attacks'])} attacks together.",
-    f"The attacker's candidates are assumed to contain {report['prior']:.0%} members.",
+    f"The attacker's candidates are assumed to contain {report['prior']:.0%} members. "
+    f"The level counts raw scores of this release, one threshold for all {people}.",
+    *_stable(report),
   ]
   share = counts["certifiable"][_SURE]
   if share > _SHORT:
@@ -144,6 +168,21 @@ def _how_sure(report, counts):
   return lines
 
 
+def _stable(report):
+  """Say how much of a list two sets of reference models, or two seeds, share."""
+  found = report["stability"]
+  compared = [
+    (row, f"Two sets of {row['models']} reference models") for row in found["sets"][:1]
+  ] + [
+    (row, "Two seeds") for row in found["seeds"] if row["attack"] == report["primary"]
+  ]
+  return [
+    f"{sides} share {row['jaccard']:.0%} of the names of {row['attack']}."
+    for row, sides in compared
+    if row["jaccard"] is not None
+  ]
+
+
 def _compared(report):
   rows = [row for row in report["priors"] if row["prior"] != report["prior"]]
   counted = "; ".join(
@@ -161,27 +200,25 @@ def _compared(report):
       f"{1 - forecast['fnr']:.0%} of the members. The larger this share, the more "
       "reference models usually find."
     )
-  epsilon = report["setting"].get("epsilon")
-  if epsilon is not None:
+  return lines + _guarantee(report["bound"])
+
+
+def _guarantee(bound):
+  """Say what a stated epsilon means for the comparison."""
+  if bound is None:
+    return []
+  lines = [
+    "Training was differentially private with epsilon "
+    f"{bound['epsilon']:.3g}, which bounds every attack, including those that were not "
+    "tried."
+  ]
+  if bound["why_not"]:
+    lines.append(f"The attacks were not compared with it: {bound['why_not']}.")
+  elif not bound["exceeded"]:
     lines.append(
-      f"Training was differentially private with epsilon {epsilon:.3g}, which bounds "
-      "every attack, including those that were not tried."
+      "No attack names more members than this epsilon allows; that is no proof of it."
     )
-    if over := _over_the_bound(report, epsilon, report["setting"].get("delta") or 0.0):
-      lines.append(
-        f"But {over} names more members than this epsilon allows: the guarantee does "
-        "not hold as stated, or the hold-out differs from the members."
-      )
   return lines
-
-
-def _over_the_bound(report, epsilon, delta):
-  """Return the first attack with a TPR above the bound at its largest FPR, or None."""
-  for name, row in report["attacks"].items():
-    for rule in row["rules"]:
-      if rule["tpr"] > dp_tpr(rule["fpr_high"], epsilon, delta):
-        return name
-  return None
 
 
 def _what_to_do(report, level):
@@ -206,12 +243,34 @@ def _what_to_do(report, level):
     "low": ["Release is defensible if a small average leakage is acceptable."],
     "none_found": ["The audit found no reason against release at this price."],
   }[level]
+  if alarm(report["bound"]):
+    lines.insert(0, "Do not state this epsilon before the error is found.")
+  if (again := report["without_exposed"]) is not None:
+    lines = [line for line in lines if not line.startswith("Consider excluding")]
+    lines.append(_onion(again, _plural(report["unit"])))
   if report["price"]["models"] == 0 and level != "confounded":
     lines.append(
       "Audit again with reference models, budget='shadows:64': without them, the "
       "attacks find easy records, not the exposed ones."
     )
   return lines
+
+
+def _onion(again, people):
+  """Say who is exposed once the most exposed have been left out."""
+  before, after, rest = again["before"], again["after"], again["remaining"]
+  accuracy = ""
+  if after["test_accuracy"] is not None:
+    accuracy = (
+      f" Test accuracy went from {before['test_accuracy']:.1%} to "
+      f"{after['test_accuracy']:.1%}."
+    )
+  return (
+    f"Training without the {again['dropped']:,} most exposed {people} "
+    f"({again['share']:.1%}) names {rest['after']:,} of the others, "
+    f"where the first model named {rest['before']:,} of them; {rest['newly']:,} are "
+    f"newly named, in part by the randomness of training.{accuracy}"
+  )
 
 
 def _not_tried(report):
