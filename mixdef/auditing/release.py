@@ -274,7 +274,15 @@ class _Work:
     report = counted(scores, metrics, signals, prior=self.prior, seed=seed, own_p=p)
     facts = facts_of(signals, model, self.learner) | self.given
     primary, rank = report["primary"], report["agreement"]["rank"]
-    drawn = curves(scores[primary], signals, attack=primary, p=p, unit=unit, seed=seed)
+    drawn = curves(
+      scores[primary],
+      signals,
+      attack=primary,
+      metrics=metrics[primary],
+      p=p,
+      unit=unit,
+      seed=seed,
+    )
     report |= {
       "title": title_of(self.given, facts),
       "unit": unit,

@@ -5,6 +5,7 @@
 the recipe leaks, from attacks on the reference models instead of the release.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,7 @@ def curves(
   signals: Signals,
   *,
   attack: str,
+  metrics: Mapping[str, Any],
   p: np.ndarray | None,
   unit: str,
   seed: int,
@@ -77,6 +79,7 @@ def curves(
     scores: [N] of the attack on the release, members and hold-out.
     signals: of the release, which is model 0, and of its references.
     attack: name of the attack, as in `audit_release`.
+    metrics: of these scores, as `Summary.to_json` returns them.
     p: result of `own_p`.
     unit: "record" or "person".
     seed: random seed of the bootstraps.
@@ -88,9 +91,10 @@ def curves(
     up to a rate. "calibrated" and "pooled" need reference models.
   """
   member = signals.members[:1]
-  found = {"release": _curve(scores[None], member, attack, seed)}
+  found = {"release": _curve(scores[None], member, attack, metrics)}
   if p is not None and _both_sides(p, member[0]):
-    calibrated = _curve(-p[None], member, "lira_calibrated", seed)
+    own = summarize(-p[None], member, seed=seed).to_json()
+    calibrated = _curve(-p[None], member, "lira_calibrated", own)
     found["calibrated"] = {**calibrated, "nominal": _nominal(p, member[0])}
   pooled = _pooled(attack, signals, seed)
   if pooled is not None:
@@ -110,21 +114,20 @@ def _pooled(attack, signals, seed):
     scores = leave_one_out(ATTACKS.resolve(attack), others)
   except Unavailable:
     return None
-  return _curve(scores, others.members, attack, seed)
+  metrics = summarize(scores, others.members, seed=seed).to_json()
+  return _curve(scores, others.members, attack, metrics)
 
 
-def _curve(scores, members, attack, seed):
+def _curve(scores, members, attack, metrics):
   """Return the metrics of a curve, and its points."""
-  found, roc = summarize(scores, members, seed=seed), Roc.of(scores, members)
+  roc = Roc.of(scores, members)
   rates = roc_rates([roc], points=_POINTS)
   return {
     "attack": attack,
     "targets": len(scores),
-    "members": found.num_members,
-    "nonmembers": found.num_nonmembers,
-    "auc": found.auc,
-    "auc_ci": found.auc_ci,
-    "tpr": found.tpr,
+    "members": metrics["num_members"],
+    "nonmembers": metrics["num_nonmembers"],
+    **{name: metrics[name] for name in ("auc", "auc_ci", "tpr")},
     "points": {"fpr": rates.tolist(), "tpr": step_curve(roc, rates).tolist()},
   }
 

@@ -18,7 +18,10 @@ _HEADLINES = {
   "moderate": (
     "At least {n} {people} are on a list that is right more often than wrong."
   ),
-  "low": "The attacks beat guessing, but they name nobody at this prior.",
+  "low": (
+    "The attacks beat guessing, but no list of names is shown to be right half of the "
+    "time."
+  ),
   "none_found": "No attack at this price beat guessing. This does not prove safety.",
 }
 
@@ -112,35 +115,28 @@ def _who(report, counts, level):
       f"with AUC {found['auc']:.3f}; equal sides give {found['chance'][0]:.3f} to "
       f"{found['chance'][1]:.3f}. An attack may find the same difference."
     ]
-  lines = []
-  for precision, words in ((_SURE, "19 of 20"), (_LIKELY, "half")):
-    lines.append(
-      f"On a list of which at least {words} are members: "
-      f"{counts['shown'][precision]:,} of the {facts['members']:,} {people} for "
-      f"certain, and up to {counts['possible'][precision]:,} cannot be excluded."
-    )
-  best = report["list"]
-  lines.append(
+  shown, possible = counts["shown"], counts["possible"]
+  best, agreed = report["list"], report["agreement"]
+  wrong = f"; {best['rate']:.1%} were wrong in simulation" if best["named"] else ""
+  return [
+    f"A list that is right in 19 of 20 names holds {shown[_SURE]:,} of the "
+    f"{facts['members']:,} {people} for certain, and up to {possible[_SURE]:,} cannot "
+    f"be excluded; one that is right in half, {shown[_LIKELY]:,}, and up to "
+    f"{possible[_LIKELY]:,}.",
     f"With at most {best['q']:.0%} wrong names on average, {best['attack']} names "
-    f"{best['share']:.1%} of the {people}, about {best['named']:,.0f}; "
-    f"{best['rate']:.1%} of the names were wrong in {best['pool']:,} simulated "
-    "candidates."
-  )
-  agreed = report["agreement"]
-  lines.append(
+    f"about {best['named']:,.0f} ({best['share']:.1%} of the members){wrong}.",
     f"With one rule for all {len(report['attacks'])} attacks, {agreed['by_any']:,} "
     f"{people} are named by at least one, {agreed['by_half']:,} by half of them and "
-    f"{agreed['by_all']:,} by all."
-  )
-  return lines
+    f"{agreed['by_all']:,} by all.",
+  ]
 
 
 def _how_sure(report, counts):
   facts, people = report["setting"], _plural(report["unit"])
   lines = [
-    f"All {facts['members']:,} members were scored. The share of non-members that "
-    f"an attack names is bounded by {facts['holdout']:,} held-out {people}, at "
-    f"95 % confidence for all of the {len(report['attacks'])} attacks together.",
+    f"All {facts['members']:,} members were scored. False names are bounded by "
+    f"{facts['holdout']:,} held-out {people}, at 95% confidence for all "
+    f"{len(report['attacks'])} attacks together.",
     f"The attacker's candidates are assumed to contain {report['prior']:.0%} members. "
     f"The level counts raw scores of this release, one threshold for all {people}.",
     *_stable(report),
@@ -156,8 +152,8 @@ def _how_sure(report, counts):
   blind = report["confounding"]
   if blind is None:
     lines.append(
-      "Whether members and hold-out differ by more than membership was not tested, "
-      "because the records were not passed."
+      "Whether members and hold-out differ by more than membership was not tested: "
+      "the records were not passed."
     )
   elif not blind["confounded"]:
     lines.append(
@@ -189,9 +185,13 @@ def _compared(report):
     f"{row['shown'][_SURE]:,} ({row['shown'][_LIKELY]:,}) at {row['prior']:.0%}"
     for row in rows
   )
+  facts, models = report["setting"], report["price"]["models"]
   lines = [
+    f"Members are compared with {facts['holdout']:,} {_plural(report['unit'])} that "
+    "the model has not seen"
+    + (f", and with {models} reference models of its recipe." if models else "."),
     "With other shares of members among the candidates, lists with 19 of 20 (half) "
-    f"right show {counted}."
+    f"right show {counted}.",
   ]
   forecast = report["forecast"]
   if forecast["tnr"] is not None:
@@ -207,18 +207,19 @@ def _guarantee(bound):
   """Say what a stated epsilon means for the comparison."""
   if bound is None:
     return []
+  epsilon = f"epsilon {bound['epsilon']:.3g}"
+  if bound["exceeded"]:
+    return [f"Training is stated to be private with {epsilon}; the scores contradict."]
   lines = [
-    "Training was differentially private with epsilon "
-    f"{bound['epsilon']:.3g}, which bounds every attack, including those that were not "
-    "tried."
+    f"Training was differentially private with {epsilon}, which bounds every attack, "
+    "including those that were not tried."
   ]
   if bound["why_not"]:
-    lines.append(f"The attacks were not compared with it: {bound['why_not']}.")
-  elif not bound["exceeded"]:
-    lines.append(
-      "No attack names more members than this epsilon allows; that is no proof of it."
-    )
-  return lines
+    return [*lines, f"The attacks were not compared with it: {bound['why_not']}."]
+  return [
+    *lines,
+    "No attack names more members than this epsilon allows; that is no proof of it.",
+  ]
 
 
 def _what_to_do(report, level):
@@ -266,10 +267,10 @@ def _onion(again, people):
       f"{after['test_accuracy']:.1%}."
     )
   return (
-    f"Training without the {again['dropped']:,} most exposed {people} "
-    f"({again['share']:.1%}) names {rest['after']:,} of the others, "
-    f"where the first model named {rest['before']:,} of them; {rest['newly']:,} are "
-    f"newly named, in part by the randomness of training.{accuracy}"
+    f"Trained without the {again['dropped']:,} most exposed {people}, the model "
+    f"gives away {rest['after']:,} of the others, instead of {rest['before']:,} of "
+    f"them; {rest['newly']:,} are new, in part by the randomness of training."
+    f"{accuracy}"
   )
 
 
@@ -278,10 +279,12 @@ def _not_tried(report):
   if report["price"]["models"] == 0:
     lines.append("No reference models were trained.")
   if report["not_run"]:
-    lines.append(f"Not run for lack of input: {', '.join(report['not_run'])}.")
+    lines.append(
+      f"{len(report['not_run'])} attacks, for lack of reference models or other input."
+    )
   lines.append(
     "White-box attacks, several releases of one data set, and attackers with partial "
-    "knowledge of a record were not tried."
+    "knowledge of a record."
   )
   return lines
 

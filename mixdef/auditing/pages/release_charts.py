@@ -29,7 +29,7 @@ def named_curves(
     {"chart", "legend"}, for `parts.drawing`.
   """
   left = min(curve["points"]["fpr"][0] for curve in curves.values())
-  compared = bound is not None and bound["points"] is not None
+  allowed = None if bound is None else bound["points"]
 
   def paint(figure: Any) -> None:
     axes = figure.add_subplot()
@@ -51,8 +51,8 @@ def named_curves(
       linewidth=1.2,
       alpha=0.6,
     )
-    if compared:
-      fpr, tpr = (np.array(bound["points"][name]) for name in ("fpr", "tpr"))
+    if allowed is not None:
+      fpr, tpr = allowed["fpr"], allowed["tpr"]
       style = {"color": svg.SERIES[_BOUND], "linestyle": svg.dash(_BOUND)}
       axes.plot(fpr, tpr, linewidth=1.6, **style)
       axes.fill_between(fpr, tpr, 1.2, color=svg.SERIES[_BOUND], alpha=0.1, linewidth=0)
@@ -80,7 +80,7 @@ def named_curves(
     }
     for number, curve in enumerate(curves.values())
   ]
-  if compared:
+  if bound is not None and allowed is not None:
     stated = f"δ = {formatting.plain(bound['delta'])}"
     name = f"most that ε = {bound['epsilon']:.3g} allows"
     legend.append({"name": name, "number": _BOUND, "value": stated})

@@ -76,6 +76,7 @@ def render_release(
       exposed=[_exposed(row) for row in report["exposed"]],
       traced=any("trace_rank" in row for row in report["exposed"]),
       own=any(row["own_p"] is not None for row in report["exposed"]),
+      naming=_naming(report),
       stable=_stable(report["stability"]),
       again=_again(report),
       setting=tables.setting_rows(report["setting"]),
@@ -194,6 +195,13 @@ def _curve(curve):
     "nominal": nominal
     and {name: formatting.percent(rate) for name, rate in nominal["0.01"].items()},
   }
+
+
+def _naming(report):
+  """Return the attacks that name an exposed member, the most frequent first."""
+  lists = [row["named_by"] for row in report["exposed"]]
+  votes = {name: sum(name in row for row in lists) for name in report["attacks"]}
+  return sorted((name for name in votes if votes[name]), key=lambda name: -votes[name])
 
 
 def _stable(found):
