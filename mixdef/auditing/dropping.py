@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from mixdef.auditing import released
 from mixdef.auditing.released import Released
 from mixdef.core import validate
 from mixdef.core.learner import Learner
+from mixdef.data import Dataset
 from mixdef.training import Run, fit
 
 _SHOWN = 20  # names of those that were left out
@@ -100,20 +101,19 @@ def retrain(
     ValueError: if the records or the recipe are unknown, or no member would remain.
   """
   learner, how = recipe(model, learner, training)
-  data, inside = model.data, model.members
-  assert data is not None
+  data, inside = cast("Dataset", model.data), model.members
   kept = ~most_exposed(scores, signals.members[0], share)
   rows = kept
   if model.groups is not None:
     rows = np.isin(model.groups, np.asarray(signals.ids)[kept])
-  records, members = data.select(rows & inside), None
-  own = _own_rows(model)
-  if own is not None:  # with its auxiliary records, which a defense may need
-    assert model.run is not None
-    records, members = model.run.data, model.run.members.copy()
+  records, members, first = data.select(rows & inside), None, model.run
+  own = None if first is None else _own_rows(first, data, inside)
+  if first is not None and own is not None:  # with the auxiliary records of the run
+    records, members = first.data, first.members.copy()
     members[own[~rows[inside]]] = False
-    if model.run.plan.size_given:
-      how["num_members"] = int(members.sum())
+    if first.plan.size_given:
+      size = first.plan.num_members * members.sum() / first.members.sum()
+      how["num_members"] = round(size)
   run = fit(learner, records, members, seed=seed, out=out, progress=progress, **how)
   again = released.read(
     run,
@@ -211,20 +211,20 @@ def compared(
     `share`, `attack` that ranked them, `dropped`, their number, and `ids`, the first
     ones; `before` and `after`, the level, the counts at the prior, and accuracies;
     `rank` and `named_by`, the rule of `remaining`: of the members that remain, how many
-    it names before, after, both times, and newly; `seconds` of the training.
+    it names before, after, both times, and newly, with `newly_ids`, the first ones;
+    `seconds` of the training.
   """
   member, kept = signals.members[0], retrained.kept
-  dropped = np.flatnonzero(~kept)
-  ranked = dropped[np.argsort(-scores[before["primary"]][dropped], kind="stable")]
   names = np.arange(len(member)) if signals.ids is None else np.asarray(signals.ids)
   attack, rank = after["primary"], before["agreement"]["rank"]
-  first = _named(scores[attack], member, rank)[kept & member]
-  second = _named(again[attack], member[kept], rank)[member[kept]]
+  first = _named(scores[attack], member, rank)[kept]
+  second = _named(again[attack], member[kept], rank)
   return {
     "share": share,
     "attack": before["primary"],
-    "dropped": len(dropped),
-    "ids": names[ranked[:_SHOWN]].tolist(),
+    "dropped": int((~kept).sum()),
+    "ids": _highest(names, scores[before["primary"]], ~kept),
+    "newly_ids": _highest(names[kept], again[attack], second & ~first),
     "before": _state(before),
     "after": _state(after),
     "rank": rank,
@@ -238,6 +238,13 @@ def compared(
     },
     "seconds": round(retrained.run.seconds, 1),
   }
+
+
+def _highest(names, scores, chosen):
+  """Return the names of the chosen records with the largest scores."""
+  places = np.flatnonzero(chosen)
+  ranked = places[np.argsort(-scores[places], kind="stable")]
+  return names[ranked[:_SHOWN]].tolist()
 
 
 def _named(scores, member, rank):
@@ -275,12 +282,8 @@ def _swapped(signals, kept, own) -> dict[str, Any]:
   return {name: swapped(name) for name in names}
 
 
-def _own_rows(model):
+def _own_rows(run, data, inside):
   """Return the rows of the run's records that are the members, None if others are."""
-  run = model.run
-  if run is None:
-    return None
   rows = np.flatnonzero(run.members & ~run.data.auxiliary)
-  given = np.asarray(model.data.x[: int(model.members.sum())])
-  own = np.asarray(run.data.x[rows])
+  own, given = np.asarray(run.data.x[rows]), np.asarray(data.x[: int(inside.sum())])
   return rows if own.shape == given.shape and np.array_equal(own, given) else None

@@ -20,7 +20,7 @@ from mixdef.auditing.release_curves import curves, own_p
 from mixdef.auditing.release_verdict import release_verdict, title_of
 from mixdef.auditing.released import Released
 from mixdef.auditing.running import metrics_of, run_attacks
-from mixdef.auditing.stability import random_attacks, stability
+from mixdef.auditing.stability import random_attacks, repeatable, stability
 from mixdef.core import validate
 from mixdef.core.files import path_of, whole_file, write_json, write_text
 from mixdef.core.learner import Learner
@@ -113,7 +113,7 @@ class ReleaseAudit:
     """Return the audit without anything about single records."""
     report = {**self.report, "exposed": [], "redacted": True}
     if again := self.report["without_exposed"]:
-      report["without_exposed"] = {**again, "ids": []}
+      report["without_exposed"] = {**again, "ids": [], "newly_ids": []}
     after = None if self.after is None else self.after.redacted()
     return dataclasses.replace(self, report=report, after=after)
 
@@ -218,7 +218,7 @@ def audit_release(
     model, signals, ranking, share, **how, out=folder, progress=progress
   )
   missing = references.missing | dict.fromkeys(
-    references.scores, "its models imitate the first model, not this one"
+    references.scores, "its models were made for the first model, not this one"
   )
   others = dropping.with_target(signals, again.kept, again.model)
   after = work.audit(again.model, others, {}, missing, facts, folder)
@@ -274,10 +274,12 @@ class _Work:
     report = counted(scores, metrics, signals, prior=self.prior, seed=seed, own_p=p)
     facts = facts_of(signals, model, self.learner) | self.given
     primary, rank = report["primary"], report["agreement"]["rank"]
+    again = repeatable(primary, scores)
     drawn = curves(
       scores[primary],
       signals,
       attack=primary,
+      pooled=again,
       metrics=metrics[primary],
       p=p,
       unit=unit,
@@ -290,7 +292,7 @@ class _Work:
       "confounding": self.blind,
       "setting": facts,
       "curves": drawn,
-      "stability": stability(primary, signals, rank, repeats),
+      "stability": stability(again, signals, rank, repeats),
       "not_run": not_run,
       "made_from": made_from(model),
       "without_exposed": None,

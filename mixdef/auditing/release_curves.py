@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from mixdef.attacks import ATTACKS, Signals, Unavailable, leave_one_out, lira_calibrated
-from mixdef.auditing.stability import cheap
 from mixdef.metrics.plots import roc_rates, step_curve
 from mixdef.metrics.roc import Roc
 from mixdef.metrics.summary import summarize
@@ -68,6 +67,7 @@ def curves(
   signals: Signals,
   *,
   attack: str,
+  pooled: str | None,
   metrics: Mapping[str, Any],
   p: np.ndarray | None,
   unit: str,
@@ -79,6 +79,7 @@ def curves(
     scores: [N] of the attack on the release, members and hold-out.
     signals: of the release, which is model 0, and of its references.
     attack: name of the attack, as in `audit_release`.
+    pooled: name of the attack on the reference models, None for none.
     metrics: of these scores, as `Summary.to_json` returns them.
     p: result of `own_p`.
     unit: "record" or "person".
@@ -96,9 +97,9 @@ def curves(
     own = summarize(-p[None], member, seed=seed).to_json()
     calibrated = _curve(-p[None], member, "lira_calibrated", own)
     found["calibrated"] = {**calibrated, "nominal": _nominal(p, member[0])}
-  pooled = _pooled(attack, signals, seed)
-  if pooled is not None:
-    found["pooled"] = pooled
+  recipe = None if pooled is None else _pooled(pooled, signals, seed)
+  if recipe is not None:
+    found["pooled"] = recipe
   return {
     key: {"title": TITLES[key], "meaning": _MEANINGS[key].format(unit=unit), **curve}
     for key, curve in found.items()
@@ -107,7 +108,7 @@ def curves(
 
 def _pooled(attack, signals, seed):
   """Attack every reference model with the others, without the release."""
-  if len(signals.phi) < 3 or not cheap(attack):
+  if len(signals.phi) < 3:
     return None
   others = signals.only_models(range(1, len(signals.phi)))
   try:

@@ -227,6 +227,8 @@ def _what_to_do(report, level):
     "Train with a defense, and audit again; dp_sgd is the only one with a formal "
     "guarantee."
   )
+  again, people = report["without_exposed"], _plural(report["unit"])
+  exclude = "Consider excluding the most exposed members below and training again."
   lines = {
     "confounded": [
       "Draw the hold-out at random from the records before the next training.",
@@ -235,7 +237,7 @@ def _what_to_do(report, level):
     "high": [
       "Do not release this model if membership in its training set is confidential.",
       train,
-      "Consider excluding the most exposed members below and training again.",
+      *([exclude] if again is None else []),
     ],
     "moderate": [
       "Decide with the data owners whether such a list is acceptable.",
@@ -246,9 +248,8 @@ def _what_to_do(report, level):
   }[level]
   if alarm(report["bound"]):
     lines.insert(0, "Do not state this epsilon before the error is found.")
-  if (again := report["without_exposed"]) is not None:
-    lines = [line for line in lines if not line.startswith("Consider excluding")]
-    lines.append(_onion(again, _plural(report["unit"])))
+  if again is not None:
+    lines.append(_onion(again, people))
   if report["price"]["models"] == 0 and level != "confounded":
     lines.append(
       "Audit again with reference models, budget='shadows:64': without them, the "

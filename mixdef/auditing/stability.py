@@ -1,6 +1,6 @@
 """How much of a list of members survives other reference models, or another seed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,12 +58,13 @@ def overlap(scores: np.ndarray, member: np.ndarray, rank: int) -> dict[str, Any]
 
 
 def stability(
-  attack: str, signals: Signals, rank: int, repeats: Mapping[str, Repeat]
+  attack: str | None, signals: Signals, rank: int, repeats: Mapping[str, Repeat]
 ) -> dict[str, Any]:
   """Compare lists of members over parts of the reference models, and over seeds.
 
   Args:
-    attack: name of the attack whose lists are compared over reference models.
+    attack: name of the attack whose lists are compared over reference models, as
+      `repeatable` returns it; None compares none.
     signals: of the release, which is model 0, and of its references.
     rank: k of the lists, see `overlap`.
     repeats: random attacks by name; each is compared over three seeds.
@@ -75,7 +76,7 @@ def stability(
   """
   member = signals.members[0]
   sets = []
-  for parts in _PARTS:
+  for parts in _PARTS if attack else ():
     rows = _over_sets(attack, signals, parts)
     if rows is not None:
       models = (len(signals.phi) - 1) // parts
@@ -85,6 +86,19 @@ def stability(
     for name, repeat in repeats.items()
   ]
   return {"rank": rank, "sets": sets, "seeds": seeds}
+
+
+def repeatable(primary: str, names: Collection[str]) -> str | None:
+  """Return the attack to run on other models: the primary one, if it reads signals.
+
+  Others train models for the release itself; `lira_online` then takes their place.
+
+  >>> repeatable("rmia", ["rmia"]), repeatable("imia", ["imia", "lira_online"])
+  ('rmia', 'lira_online')
+  >>> repeatable("imia", ["imia"])
+  """
+  first = (name for name in (primary, "lira_online") if name in names and cheap(name))
+  return next(first, None)
 
 
 def random_attacks(names: Sequence[str], signals: Signals) -> dict[str, Repeat]:
@@ -121,7 +135,7 @@ def _over_seeds(repeat):
 def _over_sets(attack, signals, parts):
   """Return the scores [parts, N] with each part of the references, or None."""
   count = len(signals.phi) - 1
-  if count < parts * _MODELS or not cheap(attack):
+  if count < parts * _MODELS:
     return None
   function, size = ATTACKS.resolve(attack), count // parts
   rows = []

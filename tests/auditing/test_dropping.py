@@ -1,7 +1,9 @@
 """Audits of the recipe without its most exposed members."""
 
 import json
+import pathlib
 
+import jsonschema
 import numpy as np
 import optax
 import pytest
@@ -10,6 +12,8 @@ import mixdef
 from mixdef.attacks import Signals
 from mixdef.auditing import dropping, released
 from mixdef.cli.release import ReleaseSettings
+
+SCHEMA = pathlib.Path(__file__).parents[2] / "docs" / "release.schema.json"
 
 
 def test_the_most_exposed_members_are_left_out():
@@ -93,6 +97,11 @@ def test_a_release_is_audited_without_its_most_exposed_members(tmp_path):
   limit = np.sort(after.scores["lira_online"][~after.members])[-rule]
   named = after.scores["lira_online"][after.members] > limit
   assert rest["after"] == named.sum()
+  assert len(again["newly_ids"]) == min(20, rest["newly"])
+  assert set(again["newly_ids"]) <= set(after.ids[after.members][named])
+  schema = json.loads(SCHEMA.read_text())
+  for report in (found.report, after.report):
+    jsonschema.validate(report, schema, jsonschema.Draft202012Validator)
   models = sorted((tmp_path / "audit").rglob("*.npz"))
   times = [path.stat().st_mtime for path in models]
   resumed = mixdef.audit_release(run, **how)

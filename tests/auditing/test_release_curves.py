@@ -38,9 +38,8 @@ def drawn(found, attack="loss_threshold", scores=None):
   scores = found.phi[0, :, 0] if scores is None else scores
   p = own_p(found)
   metrics = summarize(scores[None], found.members[:1], seed=0).to_json()
-  return curves(
-    scores, found, attack=attack, metrics=metrics, p=p, unit="record", seed=0
-  )
+  given = {"attack": attack, "pooled": attack, "metrics": metrics, "p": p}
+  return curves(scores, found, **given, unit="record", seed=0)
 
 
 def test_own_p_is_the_t_test_of_a_loop_over_records():
