@@ -1,6 +1,7 @@
 """Audit one trained model before its release."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,19 +9,27 @@ from typing import Any
 import numpy as np
 
 from mixdef.attacks import ATTACKS, Signals, quantile_network
-from mixdef.auditing import released
+from mixdef.auditing import dropping, released
 from mixdef.auditing.confounding import blind_test
 from mixdef.auditing.facts import plain_facts
 from mixdef.auditing.prices import Price, train_references
 from mixdef.auditing.provenance import made_from
+from mixdef.auditing.release_bound import bound_of
 from mixdef.auditing.release_counts import counted, facts_of, ids_of, rank_by_trace
-from mixdef.auditing.release_verdict import release_verdict
+from mixdef.auditing.release_curves import curves, own_p
+from mixdef.auditing.release_verdict import release_verdict, title_of
+from mixdef.auditing.released import Released
 from mixdef.auditing.running import metrics_of, run_attacks
+from mixdef.auditing.stability import random_attacks, repeatable, stability
 from mixdef.core import validate
 from mixdef.core.files import path_of, whole_file, write_json, write_text
 from mixdef.core.learner import Learner
 from mixdef.core.randomness import check_seed
 from mixdef.core.reading import digest_file
+from mixdef.training import Run
+
+AFTER = "without_exposed"
+"""Subfolder of the audit without the most exposed members."""
 
 _FAMILIES = ("threshold", "reference")
 _ABOUT = {
@@ -41,6 +50,9 @@ class ReleaseAudit:
     members: bool [N1 + n0].
     ids: names of the records, or of the persons.
     out: the folder that the audit was given, if any; `save` writes there by default.
+    after: the audit of the model that was trained without the most exposed members, if
+      `drop_exposed` asked for it.
+    run: that model, as a `Run`, in `after`; None in an audit of the given model.
   """
 
   report: dict[str, Any]
@@ -48,6 +60,8 @@ class ReleaseAudit:
   members: np.ndarray
   ids: np.ndarray
   out: pathlib.Path | None = None
+  after: "ReleaseAudit | None" = None
+  run: Run | None = None
 
   def to_json(self) -> dict[str, Any]:
     """Return the content of report.json."""
@@ -63,6 +77,9 @@ class ReleaseAudit:
     self, folder: str | pathlib.Path | None = None, *, redact: bool = False
   ) -> pathlib.Path:
     """Write report.html, report.json and scores.npz; return the page's path.
+
+    The audit without the most exposed members, if there is one, is written into the
+    subfolder `without_exposed`.
 
     Args:
       folder: where; by default the `out` of the audit.
@@ -88,12 +105,17 @@ class ReleaseAudit:
     write_json(folder / "report.json", report)
     page = folder / "report.html"
     write_text(page, shown.html())
+    if shown.after is not None:
+      shown.after.save(folder / AFTER, redact=redact)
     return page
 
   def redacted(self) -> "ReleaseAudit":
     """Return the audit without anything about single records."""
     report = {**self.report, "exposed": [], "redacted": True}
-    return dataclasses.replace(self, report=report)
+    if again := self.report["without_exposed"]:
+      report["without_exposed"] = {**again, "ids": [], "newly_ids": []}
+    after = None if self.after is None else self.after.redacted()
+    return dataclasses.replace(self, report=report, after=after)
 
 
 def audit_release(
@@ -109,6 +131,7 @@ def audit_release(
   prior: float = 0.1,
   attacks: Any = None,
   views: Callable[[np.ndarray], np.ndarray] | None = None,
+  drop_exposed: float | None = None,
   setting: Mapping[str, Any] | None = None,
   seed: int = 0,
   out: str | pathlib.Path | None = None,
@@ -141,6 +164,8 @@ def audit_release(
     attacks: names of attacks, as in `audit`; default all that threshold the model's own
       confidence or compare it with references.
     views: views of each record, see `attacks.VIEWS`.
+    drop_exposed: fraction of the members, the most exposed ones, without which the
+      recipe is trained and audited once more, with the same hold-out and references.
     setting: facts for the report; see `plain_facts`.
     seed: random seed.
     out: folder of the reference models and of finished attacks, from which a killed
@@ -161,6 +186,7 @@ def audit_release(
   seed, price = check_seed(seed), Price.parse(budget)
   if not 0 < validate.real(prior, "prior") < 1:
     raise ValueError(f"prior={prior}; pass a fraction in (0, 1), not a percentage")
+  share = None if drop_exposed is None else dropping.check_share(drop_exposed)
   given = plain_facts(setting)
   out = None if out is None else path_of(out, "out")
   if isinstance(source, Signals):
@@ -173,50 +199,108 @@ def audit_release(
     groups=groups,
     views=views,
   )
+  how = {"learner": learner, "training": training, "views": views, "seed": seed}
+  if share is not None:
+    dropping.recipe(model, learner, training)  # refused before anything is trained
   blind = None
   if model.x is not None:
     labels = model.signals.labels
     blind = blind_test(model.x, labels, model.members, groups=model.groups, seed=seed)
-  references = train_references(
-    price,
-    model,
-    learner=learner,
-    training=training,
-    views=views,
-    seed=seed,
-    out=out,
-    progress=progress,
+  references = train_references(price, model, **how, out=out, progress=progress)
+  work = _Work(_names(attacks), attacks is None, learner, prior, seed, given, blind)
+  signals, facts = references.signals, {"name": str(price), **references.facts}
+  found = work.audit(model, signals, references.scores, references.missing, facts, out)
+  if share is None:
+    return found
+  folder = None if out is None else out / f"{AFTER}_{share:g}"
+  ranking = found.scores[found.report["primary"]]
+  again = dropping.retrain(
+    model, signals, ranking, share, **how, out=folder, progress=progress
   )
-  signals, names = references.signals, _names(attacks)
-  findings = run_attacks(
-    names, signals, seed=seed, out=None if out is None else out / "attacks"
+  missing = references.missing | dict.fromkeys(
+    references.scores, "its models were made for the first model, not this one"
   )
-  scores = {name: rows[0] for name, rows in findings.scores.items()}
-  metrics, not_run = dict(findings.metrics), {**findings.not_run, **references.missing}
-  more = dict(references.scores)
-  if attacks is None and model.population is not None and model.groups is None:
-    more["quantile_network"] = _expected(model, seed)
-  for name, values in more.items():
-    scores[name] = values
-    members = signals.members[:1]
-    facts = {"family": "reference", "about": _ABOUT[name], "seconds": None, "note": ""}
-    metrics[name] = metrics_of(values[None], members, seed=seed, **facts)
-  if not scores:
-    reasons = [f"{name}: {why}" for name, why in not_run.items()]
-    raise ValueError(f"no attack could be run; {'; '.join(reasons)}")
-  report = counted(scores, metrics, signals, prior=prior, seed=seed)
-  report |= {
-    "title": str(given.get("model", "released model")),
-    "unit": "record" if model.groups is None else "person",
-    "price": {"name": str(price), **references.facts},
-    "confounding": blind,
-    "setting": facts_of(signals, model.run) | given,
-    "not_run": not_run,
-    "made_from": made_from(model),
-  }
-  rank_by_trace(report["exposed"], model)
-  report["verdict"] = release_verdict(report)
-  return ReleaseAudit(report, scores, signals.members[0], ids_of(signals), out)
+  others = dropping.with_target(signals, again.kept, again.model)
+  after = work.audit(again.model, others, {}, missing, facts, folder)
+  after.report["title"] += f", without the {share:.3g} most exposed"
+  found.report["without_exposed"] = dropping.compared(
+    *(found.report, after.report, found.scores, after.scores),
+    *(again, signals, share),
+  )
+  found.report["verdict"] = release_verdict(found.report)
+  return dataclasses.replace(found, after=dataclasses.replace(after, run=again.run))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+  """What is the same for the audit of every model."""
+
+  names: list[str]
+  every: bool
+  learner: Learner | None
+  prior: float
+  seed: int
+  given: dict[str, Any]
+  blind: dict[str, Any] | None
+
+  def audit(
+    self,
+    model: Released,
+    signals: Signals,
+    more: Mapping[str, np.ndarray],
+    missing: Mapping[str, str],
+    price: Mapping[str, Any],
+    out: pathlib.Path | None,
+  ) -> ReleaseAudit:
+    """Run the attacks on one model, and describe what they found."""
+    seed, member = self.seed, signals.members[:1]
+    findings = run_attacks(
+      self.names, signals, seed=seed, out=None if out is None else out / "attacks"
+    )
+    scores = {name: rows[0] for name, rows in findings.scores.items()}
+    metrics, not_run = dict(findings.metrics), {**findings.not_run, **missing}
+    repeats, more = random_attacks(list(scores), signals), dict(more)
+    if self.every and model.population is not None and model.groups is None:
+      repeats["quantile_network"] = functools.partial(_expected, model)
+      more["quantile_network"] = _expected(model, seed)
+    for name, values in more.items():
+      scores[name] = values
+      about = {"family": "reference", "about": _ABOUT[name], "note": ""}
+      metrics[name] = metrics_of(values[None], member, seed=seed, seconds=None, **about)
+    if not scores:
+      reasons = [f"{name}: {why}" for name, why in not_run.items()]
+      raise ValueError(f"no attack could be run; {'; '.join(reasons)}")
+    unit, p = "record" if model.groups is None else "person", own_p(signals)
+    report = counted(scores, metrics, signals, prior=self.prior, seed=seed, own_p=p)
+    facts = facts_of(signals, model, self.learner) | self.given
+    primary, rank = report["primary"], report["agreement"]["rank"]
+    again = repeatable(primary, scores)
+    drawn = curves(
+      scores[primary],
+      signals,
+      attack=primary,
+      pooled=again,
+      metrics=metrics[primary],
+      p=p,
+      unit=unit,
+      seed=seed,
+    )
+    report |= {
+      "title": title_of(self.given, facts),
+      "unit": unit,
+      "price": dict(price),
+      "confounding": self.blind,
+      "setting": facts,
+      "curves": drawn,
+      "stability": stability(again, signals, rank, repeats),
+      "not_run": not_run,
+      "made_from": made_from(model),
+      "without_exposed": None,
+    }
+    report["bound"] = bound_of(report)
+    rank_by_trace(report["exposed"], model)
+    report["verdict"] = release_verdict(report)
+    return ReleaseAudit(report, scores, member[0], ids_of(signals), out)
 
 
 def _expected(model, seed):

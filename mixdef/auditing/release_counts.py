@@ -8,8 +8,10 @@ import numpy as np
 from mixdef.attacks import Signals, agreement, log_loss_ratio, lt_iqr, tail_tnr
 from mixdef.auditing.accuracy import accuracies
 from mixdef.auditing.released import Released
+from mixdef.core.learner import Learner
 from mixdef.metrics.false_discoveries import conformal_p, fdr_list
 from mixdef.metrics.holdout import Rules
+from mixdef.models import adapt
 
 SCHEMA = 1
 PRIORS = (0.5, 0.1, 0.01)
@@ -31,6 +33,7 @@ def counted(
   *,
   prior: float,
   seed: int,
+  own_p: np.ndarray | None = None,
 ) -> dict[str, Any]:
   """Count and bound what the attacks found.
 
@@ -40,6 +43,7 @@ def counted(
     signals: of the released model, which is model 0, and of its references.
     prior: fraction of members among an attacker's candidates.
     seed: random seed of the simulated pools.
+    own_p: [N] p-value of each record against its own law; see `release_curves.own_p`.
 
   Returns:
     The parts of the report that follow from the scores.
@@ -53,6 +57,7 @@ def counted(
   own = scores[primary]
   listed = fdr_list(own[member], own[~member], prior=prior, q=FDR, seed=seed)
   agreed, rank = _agreement(scores, rules, member)
+  named = dict(zip(scores, agreed.named, strict=True))
   return {
     "schema": SCHEMA,
     "kind": "release",
@@ -65,7 +70,7 @@ def counted(
       _counts(rules, value) for value in sorted({prior, *PRIORS}, reverse=True)
     ],
     "list": {"attack": primary, "q": FDR, **listed.to_json()},
-    "exposed": _exposed(own, member, ids_of(signals), signals.labels, agreed.votes),
+    "exposed": _exposed(own, signals, own_p, named),
     "agreement": {
       "rank": rank,
       "named": dict(zip(scores, agreed.sizes.tolist(), strict=True)),
@@ -84,10 +89,21 @@ def ids_of(signals: Signals) -> np.ndarray:
   return np.arange(signals.phi.shape[1]) if signals.ids is None else signals.ids
 
 
-def facts_of(signals: Signals, run: Any) -> dict[str, Any]:
-  """Return facts of the model and the records for the report."""
-  member, others = signals.members[0], signals.population
+def facts_of(
+  signals: Signals, model: Released, learner: Learner | None
+) -> dict[str, Any]:
+  """Return facts of the model and the records for the report.
+
+  Args:
+    signals: of the released model, which is model 0; records or persons.
+    model: the released model.
+    learner: its recipe, or None for that of the `Run`.
+  """
+  member, others, run = signals.members[0], signals.population, model.run
+  recipe = run.learner if learner is None and run is not None else learner
   return {
+    **({} if run is None else {"dataset": run.data.name}),
+    **({} if recipe is None else _named(recipe)),
     "members": int(member.sum()),
     "holdout": int((~member).sum()),
     "population": 0 if others is None else others.phi.shape[1],
@@ -95,6 +111,14 @@ def facts_of(signals: Signals, run: Any) -> dict[str, Any]:
     **({} if signals.correct is None else _accuracies(signals)),
     **({} if run is None else run.guarantee),
   }
+
+
+def _named(learner):
+  """Return the network and the defense of a learner as text."""
+  if learner.model is None:
+    return {"model": learner.text}
+  network = adapt(learner.model).text
+  return {"model": network, "defense": learner.text.removeprefix(f"{network}|")}
 
 
 def _forecast(signals, member):
@@ -173,22 +197,29 @@ def _counts(rules, prior):
   }
 
 
-def _exposed(values, member, ids, labels, votes):
-  """Return the members with the largest scores, with their p-values."""
+def _exposed(values, signals, own_p, named):
+  """Return the members with the largest scores, and which attacks name each."""
+  member, labels, ids = signals.members[0], signals.labels, ids_of(signals)
   p = conformal_p(values, values[~member])
   places = np.flatnonzero(member & ~np.isnan(values))
   best = places[np.argsort(-values[places], kind="stable")][:_EXPOSED]
   place_of = np.cumsum(member) - 1
-  return [
-    {
-      "id": np.asarray(ids)[place].item(),
-      "label": None if labels is None else int(labels[place]),
-      "p": float(p[place]),
-      "score": float(values[place]),
-      "attacks": int(votes[place_of[place]]),
-    }
-    for place in best
-  ]
+  rows = []
+  for place in best:
+    by = [name for name, found in named.items() if found[place_of[place]]]
+    known = own_p is not None and not np.isnan(own_p[place])
+    rows.append(
+      {
+        "id": np.asarray(ids)[place].item(),
+        "label": None if labels is None else int(labels[place]),
+        "p": float(p[place]),
+        "own_p": float(own_p[place]) if known else None,
+        "score": float(values[place]),
+        "attacks": len(by),
+        "named_by": by,
+      }
+    )
+  return rows
 
 
 def _agreement(scores, rules, member):

@@ -156,6 +156,10 @@ GROUPS: dict[str, dict[str, Flag]] = {
     "prior": Flag(
       "fraction of members among the candidates of an attacker", above=0, high=1
     ),
+    "drop_exposed": Flag(
+      "share of the members, as 1%, that are most exposed and without which the model "
+      "is trained and audited once more"
+    ),
     "undefended": Flag("run folder of undefended GANs to use as reference models"),
   },
   "privacy": {

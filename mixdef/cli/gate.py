@@ -79,6 +79,8 @@ def failures(report: Mapping[str, Any], settings: GateSettings) -> list[str]:
     lines += _rates(report, *settings.rate, strict=settings.strict)
   if settings.max_named >= 0:
     lines += _names(report, settings.max_named, strict=settings.strict)
+  if alarm := report["verdict"].get("alarm"):
+    lines.append(f"the stated epsilon is contradicted: {alarm}")
   if report["verdict"]["level"] == "confounded":
     lines.append("members and hold-out differ by more than membership: not graded")
   return lines

@@ -6,6 +6,8 @@ queries the model of `mixdef train --out=runs/mine` on its training records and 
 held-out ones, and writes
 report.html, report.json, scores.npz and result.json. --budget=shadows:64 also trains 64
 reference models, and --budget=imitate trains 20 of them and 10 imitators.
+--drop_exposed=1% trains the recipe once more, without the most exposed members, and
+audits that model too.
 --arrays=FILE.npz audits the outputs of a model trained elsewhere (docs/sign_off.md). A
 second run with the same --out resumes.
 """
@@ -23,7 +25,7 @@ from mixdef.cli.settings import JobSettings, Settings, about
 
 with epy.lazy_imports():
   import mixdef
-  from mixdef.auditing import prices
+  from mixdef.auditing import dropping, prices
   from mixdef.core import files, reading
 
 _FIX = "pass the run folder of mixdef train"
@@ -41,6 +43,7 @@ class ReleaseSettings(JobSettings):
   prior: float = 0.1
   attacks: str = ""
   views: str = "none"
+  drop_exposed: str = ""
   redact: bool = False
   strategy: str = "auto"
   memory_gb: float = 0.0
@@ -56,6 +59,10 @@ class ReleaseSettings(JobSettings):
     with about("budget", self.budget):
       if prices.Price.parse(self.budget).models and self.arrays:
         raise ValueError("training needs the records: use --run, or 'free'")
+    if self.drop_exposed:
+      if self.arrays:
+        raise ValueError("--drop_exposed trains the model again: use --run")
+      self.dropped_share  # noqa: B018  it raises for a wrong text
     self.chosen_attacks()
     if self.run:
       self.trained  # noqa: B018  it raises if the folder holds no such run
@@ -64,6 +71,19 @@ class ReleaseSettings(JobSettings):
   def subject(self) -> str:
     """The run folder, or the file of outputs."""
     return pathlib.PurePath(self.run or self.arrays).stem
+
+  @property
+  def dropped_share(self) -> float | None:
+    """The fraction of the members to leave out, from "1%" or "0.01"."""
+    text = self.drop_exposed
+    if not text:
+      return None
+    with about("drop_exposed", text):
+      try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+      except ValueError:
+        raise ValueError("pass a share of the members, as 1% or 0.01") from None
+      return dropping.check_share(share)
 
   def inputs(self) -> dict[str, str]:
     """Return versions, and the digest of the model's settings or outputs."""
@@ -110,8 +130,8 @@ def run(settings: ReleaseSettings, folder: pathlib.Path) -> dict:
   else:
     found = _of_run(settings, how)
   page = found.save(folder, redact=settings.redact)
-  report = found.report
-  names = ("verdict", "price", "priors", "list", "not_run")
+  report = (found.redacted() if settings.redact else found).report
+  names = ("verdict", "price", "priors", "list", "without_exposed", "not_run")
   return {"report": page.name, **{name: report[name] for name in names}}
 
 
@@ -132,12 +152,18 @@ def _of_run(settings, how):
   if settings.memory_gb:
     machine["memory_gb"] = settings.memory_gb
   facts = {
-    "model": f"{trained.model}, {trained.defended_by}",
+    "model": trained.model,
+    "defense": trained.defended_by,
     "dataset": data.name,
     **job.provenance(settings.seed),
   }
   return mixdef.audit_release(
-    model, views=views, training=machine, setting=facts, **how
+    model,
+    views=views,
+    training=machine,
+    setting=facts,
+    drop_exposed=settings.dropped_share,
+    **how,
   )
 
 
@@ -145,6 +171,8 @@ def show(result: dict) -> None:
   """Print the verdict."""
   verdict = result["verdict"]
   print(f"{verdict['level'].replace('_', ' ')}: {verdict['headline']}")
+  if verdict["alarm"]:
+    print(f"ALARM: {verdict['alarm']}")
   for part in ("who", "how_sure", "compared", "what_to_do", "not_tried"):
     for line in verdict[part]:
       print(f"  {line}")

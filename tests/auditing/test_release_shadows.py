@@ -1,7 +1,9 @@
 """Audits of one trained model with reference models, from a run and from a folder."""
 
 import json
+import pathlib
 
+import jsonschema
 import numpy as np
 import optax
 import pytest
@@ -11,6 +13,7 @@ from mixdef.cli import job, release, train
 from mixdef.cli.__main__ import main
 from mixdef.cli.settings import Settings
 
+SCHEMA = pathlib.Path(__file__).parents[2] / "docs" / "release.schema.json"
 pytestmark = pytest.mark.slow
 
 
@@ -26,6 +29,15 @@ def test_references_find_members_and_not_shuffled_ones(trained, tmp_path):
   report = found.report
   assert report["price"]["models"] == 16
   assert report["price"]["size"] == 600
+  assert report["title"] == "MLP, no defense"
+  assert report["setting"]["defense"] == "none"
+  assert report["setting"]["dataset"] == "digits"
+  assert list(report["curves"]) == ["release", "calibrated", "pooled"]
+  assert 0.002 < report["curves"]["calibrated"]["nominal"]["0.01"]["holdout"] < 0.03
+  assert [row["models"] for row in report["stability"]["sets"]] == [8]
+  assert report["exposed"][0]["own_p"] < 0.05
+  schema = json.loads(SCHEMA.read_text())
+  jsonschema.validate(report, schema, jsonschema.Draft202012Validator)
   online = report["attacks"]["lira_online"]
   assert online["auc_ci"][0] > 0.55
   assert not report["confounding"]["confounded"]
@@ -42,7 +54,9 @@ def test_a_private_run_is_audited_with_its_epsilon():
   assert found.report["setting"]["members"] == 200
   assert found.report["setting"]["epsilon"] > 0
   assert "differentially private" in " ".join(found.report["verdict"]["compared"])
-  assert "not hold as stated" not in " ".join(found.report["verdict"]["compared"])
+  assert found.report["verdict"]["alarm"] == ""
+  assert found.report["bound"]["points"]
+  assert found.report["title"].startswith("MLP, dp_sgd(noise_multiplier=2.0")
   assert found.html()
 
 

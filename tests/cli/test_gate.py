@@ -99,3 +99,10 @@ def test_a_report_of_the_recipe_names_nobody(tmp_path, capsys):
   status, text = run(tmp_path, capsys, report(kind="audit"), "--max_named=0")
   assert (status, text) == (2, "gate: --max_named needs a report of mixdef release")
   assert gate.TEXT.splitlines()[0] in gate.__doc__
+
+
+def test_a_contradicted_epsilon_fails_whatever_the_limits(tmp_path, capsys):
+  found = report(verdict={"level": "low", "alarm": "rmia names too many"})
+  status, text = run(tmp_path, capsys, found, "--max_named=100")
+  assert status == 1
+  assert text == "gate: the stated epsilon is contradicted: rmia names too many"

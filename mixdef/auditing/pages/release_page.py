@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from mixdef.auditing.pages import charts, formatting, tables
 from mixdef.auditing.pages.audit_page import environment, number_series
+from mixdef.auditing.pages.release_charts import named_curves
 from mixdef.metrics.summary import strongest_first
 
 _LEVELS = {
@@ -18,6 +19,7 @@ _LEVELS = {
   "none_found": ("None found", 0),
 }
 _CURVES = 5
+_SIDES = ("before", "after")
 _TITLES = {
   "who": "Who can be found",
   "how_sure": "How certain this is",
@@ -58,6 +60,12 @@ def render_release(
       titles=_TITLES,
       metrics=_metrics(report),
       priors=[_prior(row) for row in report["priors"]],
+      named=named_curves(
+        report["curves"],
+        report["attacks"][report["primary"]]["rules"],
+        report["bound"],
+      ),
+      curves=[_curve(curve) for curve in report["curves"].values()],
       roc={
         "chart": charts.roc_chart(drawn, np.asarray(members)[None], styles),
         "legend": [_entry(name, styles, report["attacks"]) for name in styles],
@@ -67,6 +75,10 @@ def render_release(
       attacks=[_attack(report, name) for name in ranked],
       exposed=[_exposed(row) for row in report["exposed"]],
       traced=any("trace_rank" in row for row in report["exposed"]),
+      own=any(row["own_p"] is not None for row in report["exposed"]),
+      naming=_naming(report),
+      stable=_stable(report["stability"]),
+      again=_again(report),
       setting=tables.setting_rows(report["setting"]),
     )
   )
@@ -171,10 +183,75 @@ def _attack(report, name):
   }
 
 
+def _curve(curve):
+  nominal = curve.get("nominal")
+  return {
+    "title": curve["title"],
+    "meaning": curve["meaning"],
+    "attack": curve["attack"],
+    "targets": curve["targets"],
+    "auc": formatting.measured(curve["auc"], curve["auc_ci"]),
+    "tpr": formatting.rate_at(curve["tpr"], "0.01"),
+    "nominal": nominal
+    and {name: formatting.percent(rate) for name, rate in nominal["0.01"].items()},
+  }
+
+
+def _naming(report):
+  """Return the attacks that name an exposed member, the most frequent first."""
+  lists = [row["named_by"] for row in report["exposed"]]
+  votes = {name: sum(name in row for row in lists) for name in report["attacks"]}
+  return sorted((name for name in votes if votes[name]), key=lambda name: -votes[name])
+
+
+def _stable(found):
+  """Return the rows of the table of lists that were made again."""
+  return [
+    {
+      "attack": row["attack"],
+      "over": over,
+      "named": ", ".join(f"{count:,}" for count in row["named"]),
+      "in_all": f"{row['in_all']:,} of {row['in_any']:,}",
+      "jaccard": formatting.percent(row["jaccard"]),
+    }
+    for row, over in (
+      *(
+        (row, f"{row['lists']} sets of {row['models']} reference models")
+        for row in found["sets"]
+      ),
+      *((row, f"{row['lists']} seeds") for row in found["seeds"]),
+    )
+  ]
+
+
+def _again(report):
+  """Return the rows that compare the model with one without the most exposed."""
+  again = report["without_exposed"]
+  if again is None:
+    return None
+  rest = again["remaining"]
+  rows = [
+    ("Leakage", *(_LEVELS[again[side]["level"]][0] for side in _SIDES)),
+    ("Named, 19 of 20 right", *(f"{again[s]['shown']['0.95']:,}" for s in _SIDES)),
+    ("Named, half right", *(f"{again[s]['shown']['0.5']:,}" for s in _SIDES)),
+    (
+      f"Named of the {rest['members']:,} that remain",
+      *(f"{rest[side]:,}" for side in _SIDES),
+    ),
+    ("AUC of the attack", *(formatting.fixed(again[side]["auc"]) for side in _SIDES)),
+    (
+      "Test accuracy",
+      *(formatting.percent(again[side]["test_accuracy"]) for side in _SIDES),
+    ),
+  ]
+  return {**again, "share": formatting.percent(again["share"]), "rows": rows}
+
+
 def _exposed(row):
   return {
     **row,
     "p": f"{row['p']:.2g}",
+    "own_p": formatting.MISSING if row["own_p"] is None else f"{row['own_p']:.2g}",
     "score": f"{row['score']:.3g}",
     "label": formatting.MISSING if row["label"] is None else row["label"],
   }

@@ -1,0 +1,86 @@
+"""The largest share of members that a stated epsilon allows, and what exceeds it."""
+
+from typing import Any
+
+import numpy as np
+
+from mixdef.metrics.holdout import dp_tpr
+
+CONFIDENCE = 0.95
+"""Confidence of the bounds on the FPR, for all rules and attacks together."""
+
+_POINTS = 120
+
+
+def bound_of(report: dict[str, Any]) -> dict[str, Any] | None:
+  """Compare the rules of every attack with the stated epsilon.
+
+  The members are all scored, so the TPR of a rule is a count. Its FPR is at most
+  `fpr_high`, and differential privacy allows at most `dp_tpr(fpr_high)` there.
+
+  Args:
+    report: the report of `audit_release`, with its attacks, confounding and setting.
+
+  Returns:
+    None without an epsilon. Otherwise epsilon, delta and confidence; `why_not`, the
+    reason why the rules are not compared, or ""; `points`, fpr and tpr of the curve,
+    None if they are not compared; and `exceeded`, for each attack that names more than
+    is allowed, the rule that exceeds it most: attack, rank, tpr, fpr_high, allowed.
+
+  Deviation: the bound holds for records drawn at random; that the sizes of members and
+    hold-out are fixed is neglected [ours].
+  """
+  facts = report["setting"]
+  epsilon, delta = facts.get("epsilon"), facts.get("delta") or 0.0
+  if epsilon is None:
+    return None
+  stated = {"epsilon": epsilon, "delta": delta, "confidence": CONFIDENCE}
+  if why_not := _why_not(report):
+    return {**stated, "why_not": why_not, "points": None, "exceeded": []}
+  fpr = np.geomspace(min(0.1, 1 / facts["holdout"]), 1, _POINTS)
+  points = {"fpr": fpr.tolist(), "tpr": dp_tpr(fpr, epsilon, delta).tolist()}
+  over = (_most_over(name, row, epsilon, delta) for name, row in _rows(report))
+  exceeded = [row for row in over if row is not None]
+  return {**stated, "why_not": "", "points": points, "exceeded": exceeded}
+
+
+def alarm(bound: dict[str, Any] | None) -> str:
+  """Return what contradicts the stated epsilon most, or "" if nothing does."""
+  if bound is None or not bound["exceeded"]:
+    return ""
+  worst = max(bound["exceeded"], key=lambda row: row["tpr"] - row["allowed"])
+  return (
+    f"{worst['attack']} names {worst['tpr']:.1%} of the members at a false-positive "
+    f"rate of at most {worst['fpr_high']:.2%} ({bound['confidence']:.0%} confidence, "
+    f"for all attacks together), but epsilon {bound['epsilon']:.3g} allows at most "
+    f"{worst['allowed']:.1%}: it names more members than this epsilon allows. The "
+    "guarantee does not hold as stated, or the hold-out differs from the members."
+  )
+
+
+def _why_not(report):
+  if (report["confounding"] or {}).get("confounded"):
+    return "the hold-out differs from the members by more than membership"
+  if report["unit"] == "person" and report["setting"].get("unit") == "record":
+    return "the epsilon is that of a record, and persons are scored"
+  return ""
+
+
+def _rows(report):
+  return report["attacks"].items()
+
+
+def _most_over(name, row, epsilon, delta):
+  """Return the rule of an attack that exceeds the bound most, or None."""
+  found = [
+    {**_of(rule), "allowed": float(dp_tpr(rule["fpr_high"], epsilon, delta))}
+    for rule in row["rules"]
+  ]
+  over = [rule for rule in found if rule["tpr"] > rule["allowed"]]
+  if not over:
+    return None
+  return {"attack": name, **max(over, key=lambda rule: rule["tpr"] - rule["allowed"])}
+
+
+def _of(rule):
+  return {key: rule[key] for key in ("rank", "tpr", "fpr_high")}
