@@ -24,6 +24,7 @@ from mixdef.core.reading import digest_file
 
 _FAMILIES = ("threshold", "reference")
 _ABOUT = {
+  "cmia": "LiRA with models in rounds, trained with what earlier rounds made certain",
   "imia": "Models that imitate the released one, against ordinary models",
   "glira": "A one-sided test against models that imitate the released one",
   "quantile_network": "Excess over what a network expects of a non-member",
@@ -136,7 +137,7 @@ def audit_release(
     training: `epochs` and `batch_size` of the released model, as in `fit`; default
       those of the `Run`.
     budget: what may be trained, see `Price`: "free", "imitate" (20 reference models and
-      10 imitators) or "shadows:64".
+      10 imitators), "shadows:64" or "cascade:3x32" (3 rounds of 32 models).
     prior: fraction of members among the candidates of an attacker, in (0, 1).
     attacks: names of attacks, as in `audit`; default all that threshold the model's own
       confidence or compare it with references.
