@@ -10,6 +10,8 @@ from mixdef.attacks.cmia import Anchors
 from mixdef.data import Dataset, subsets
 from mixdef.training import Ensemble
 
+_FRACTIONS = 0.25, 0.75  # of the open records, so that both sides keep models
+
 
 class Cascade(NamedTuple):
   """What the rounds have found.
@@ -77,12 +79,19 @@ def train_cascade(
 def _subsets(
   data: Dataset, anchors: Anchors, first: int, models: int, seed: int
 ) -> np.ndarray:
-  """Draw the subsets of one round, which no other round repeats."""
+  """Draw the subsets of one round, which no other round repeats.
+
+  The open records are drawn as often as makes half of all records members, so that
+  anchors do not change the size of the training sets, whose effect on outputs is large.
+  """
+  positive, negative, total = *(mask.sum() for mask in anchors), len(anchors.open)
+  share = (total / 2 - positive) / max(total - positive - negative, 1)
   rows: Any = data.units  # of persons, or of records
   drawn = subsets(
     data,
     first + models,
     seed=seed,
+    fraction=float(np.clip(share, *_FRACTIONS)),
     eligible=~anchors.negative[rows],
     always_member=anchors.positive[rows],
   )

@@ -29,6 +29,7 @@ _ABOUT = {
   "glira": "A one-sided test against models that imitate the released one",
   "quantile_network": "Excess over what a network expects of a non-member",
 }
+_NOTES = {"cmia": "the other attacks read the models of the first round only"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +201,8 @@ def audit_release(
   for name, values in more.items():
     scores[name] = values
     members = signals.members[:1]
-    facts = {"family": "reference", "about": _ABOUT[name], "seconds": None, "note": ""}
+    facts = {"family": "reference", "about": _ABOUT[name], "seconds": None}
+    facts["note"] = _NOTES.get(name, "")
     metrics[name] = metrics_of(values[None], members, seed=seed, **facts)
   if not scores:
     reasons = [f"{name}: {why}" for name, why in not_run.items()]
