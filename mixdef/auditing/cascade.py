@@ -60,20 +60,18 @@ def train_cascade(
     The `Cascade`.
   """
   nobody = np.zeros(len(phi), bool)
-  anchors, sides, kept, seconds = Anchors(nobody, nobody), [], [], 0.0
-  first = None
+  anchors, kept, seconds = Anchors(nobody, nobody), [], 0.0
+  sides: list[Signals] = []
   for place in range(rounds):
     if sides:
       anchors = cmia_anchors(phi, sides)
     keep = _subsets(data, anchors, models * place, models, seed)
     ensemble = train(keep, f"round_{place + 1}", models * place)
-    signals = query(ensemble)
-    first = first or signals
-    sides.append((signals.phi, signals.members))
+    sides.append(query(ensemble))
     kept.append({side: int(mask.sum()) for side, mask in anchors._asdict().items()})
     seconds += ensemble.seconds
-  total = sum(len(members) for _, members in sides)
-  return Cascade(first, cmia(phi, sides), total, seconds, kept)
+  total = sum(len(side.phi) for side in sides)
+  return Cascade(sides[0], cmia(phi, sides), total, seconds, kept)
 
 
 def _subsets(

@@ -202,8 +202,8 @@ def audit_release(
     scores[name] = values
     members = signals.members[:1]
     facts = {"family": "reference", "about": _ABOUT[name], "seconds": None}
-    facts["note"] = _NOTES.get(name, "")
-    metrics[name] = metrics_of(values[None], members, seed=seed, **facts)
+    note = _NOTES.get(name, "")
+    metrics[name] = metrics_of(values[None], members, seed=seed, note=note, **facts)
   if not scores:
     reasons = [f"{name}: {why}" for name, why in not_run.items()]
     raise ValueError(f"no attack could be run; {'; '.join(reasons)}")
