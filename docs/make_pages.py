@@ -52,6 +52,8 @@ BATCHES = {
 FUNCTIONS = (
   attacks.imia,
   attacks.glira,
+  attacks.cmia,
+  attacks.cmia_anchors,
   attacks.quantile_network,
   attacks.lt_iqr,
   attacks.trace_losses,
@@ -236,9 +238,10 @@ print(mixdef.attacks.ATTACKS.resolve("rmia(gamma=1.0)"))
 _FUNCTIONS = """## With one released model
 
 These functions of `mixdef.attacks` read arrays. `imia` and `glira` compare the release
-with imitators, which the part `imitation` of a chain trains; `quantile_network` reads
-the records; `lt_iqr` reads the losses that `fit(..., trace="loss")` keeps. The others
-combine scores, or records of a person, and say what losses tell alone."""
+with imitators, which the part `imitation` of a chain trains; `cmia` with models trained
+in rounds, which `cmia_anchors` links; `quantile_network` reads the records; `lt_iqr`
+reads the losses that `fit(..., trace="loss")` keeps. The others combine scores, or
+records of a person, and say what losses tell alone."""
 
 _DATA = f"""# Data sets
 

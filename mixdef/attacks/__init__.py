@@ -6,6 +6,7 @@ from mixdef.attacks._targets import Unavailable, leave_one_out
 from mixdef.attacks.augmentation_aware import augmentation_aware
 from mixdef.attacks.bavaria import bavaria
 from mixdef.attacks.boundary import label_only_boundary
+from mixdef.attacks.cmia import cmia, cmia_anchors
 from mixdef.attacks.consensus import agreement, mean_rank
 from mixdef.attacks.groups import auc_within, by_group, strata
 from mixdef.attacks.imia import glira, imia, imia_coverage
@@ -71,6 +72,8 @@ __all__ = [
   "auc_within",
   "by_group",
   "classifier_signals",
+  "cmia",
+  "cmia_anchors",
   "flips_and_shifts",
   "glira",
   "imia",

@@ -38,6 +38,12 @@ class Gaussians(NamedTuple):
     return -0.5 * (np.log(2 * np.pi * self.variance) + self.z(values) ** 2)
 
 
+def log_ratio(inside: Gaussians, out: Gaussians, values: np.ndarray) -> np.ndarray:
+  """Return the log density in minus that out, [N, Q]; z where no model is in."""
+  ratio = inside.log_density(values) - out.log_density(values)
+  return np.where((inside.count > 0)[:, None], ratio, out.z(values))
+
+
 def fit_references(
   signals: Signals,
   target: int,

@@ -12,15 +12,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.attacks._gaussians import fit
+from mixdef.attacks._sides import Side, of_release, read_side
 from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.bavaria import Moments, moments
 from mixdef.attacks.lira_calibrated import surprise, t_statistic
-from mixdef.attacks.signals import Signals
-from mixdef.core import validate
 from mixdef.core.check import check_choice
-
-Side = Signals | tuple[ArrayLike, ArrayLike]
-"""Signals of reference models, or phi [S, N] or [S, N, Q] and the membership [S, N]."""
 
 _LEAST = 0.1  # of the mean gap, the least gap of a record
 
@@ -87,7 +83,7 @@ def imia(
   array([6.])
   """
   check_choice("imia: form", form, ("shrunk", "clamp"))
-  phi = _target(phi)
+  phi = of_release(phi)
   gaps = _gaps(phi, inside, out)
   gap = np.maximum(gaps.raw, 0.0) if form == "clamp" else gaps.shrunk
   return (2 * gap * (phi - gaps.middle)).mean(1)
@@ -106,8 +102,9 @@ def imia_coverage(phi: ArrayLike, inside: Side, out: Side) -> dict[str, int]:
     0; floored: records whose shrunk gap was raised to a tenth of the mean gap;
     excluded: records without models on either side (score NaN).
   """
-  gaps = _gaps(_target(phi), inside, out)
-  audited = _read(inside)[2] & _read(out)[2]
+  phi = of_release(phi)
+  gaps = _gaps(phi, inside, out)
+  audited = read_side(inside, phi)[2] & read_side(out, phi)[2]
   return {
     "clamped": int((gaps.raw < 0).any(1).sum()),
     "floored": int(gaps.floored.sum()),
@@ -142,9 +139,8 @@ def glira(phi: ArrayLike, out: Side) -> np.ndarray:
   >>> np.exp(-glira([2.5], out)).round(6)
   array([0.035711])
   """
-  phi = _target(phi)
-  values, members, audited = _read(out)
-  _check_shapes(phi, values)
+  phi = of_release(phi)
+  values, members, audited = read_side(out, phi)
   fitted = fit(values.mean(2, keepdims=True), ~members, audited)
   scores = surprise(t_statistic(fitted, phi.mean(1)), fitted.count - 1)
   return np.where(audited, scores, np.nan)
@@ -172,8 +168,7 @@ def shrink(
 def _gaps(phi: np.ndarray, inside: Side, out: Side) -> Gaps:
   sides, audited = [], np.ones(len(phi), bool)
   for references, member in ((inside, True), (out, False)):
-    values, members, rows = _read(references)
-    _check_shapes(phi, values)
+    values, members, rows = read_side(references, phi)
     sides.append(moments(values, members == member))
     audited &= rows
   known = audited & (sides[0].count[:, 0] > 0) & (sides[1].count[:, 0] > 0)
@@ -202,26 +197,3 @@ def _pooled(side: Moments, known: np.ndarray) -> np.ndarray:
   """Return the pooled within-record variance [Q] of one side."""
   freedom = np.maximum(side.count[known] - 1, 0).sum()
   return side.squares[known].sum(0) / max(freedom, 1)
-
-
-def _target(phi: ArrayLike) -> np.ndarray:
-  values = validate.numbers(phi, "phi").astype(np.float64)
-  if values.ndim not in (1, 2) or 0 in values.shape:
-    raise ValueError(f"phi has shape {values.shape}; pass [N] or [N, Q] of the release")
-  return values.reshape(len(values), -1)
-
-
-def _read(side: Side) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Return phi [S, N, Q], the membership matrix [S, N] and what is audited [N]."""
-  if not isinstance(side, Signals):
-    phi, members = side
-    side = Signals.from_phi(phi, members, design="bernoulli")
-  return side.phi, side.members, side.audited
-
-
-def _check_shapes(phi: np.ndarray, values: np.ndarray) -> None:
-  if values.shape[1:] != phi.shape:
-    raise ValueError(
-      f"the references have phi of shape {values.shape}, the release {phi.shape}; "
-      "query both on the same records and views"
-    )

@@ -25,7 +25,7 @@ From First Principles", 2022, arXiv 2112.03570.
 
 import numpy as np
 
-from mixdef.attacks._gaussians import Gaussians, fit_references
+from mixdef.attacks._gaussians import Gaussians, fit_references, log_ratio
 from mixdef.attacks.signals import Signals
 from mixdef.core.check import checked, count, one_of
 from mixdef.core.registry import attack
@@ -274,10 +274,8 @@ def _online(
   signals: Signals, target: int, score: str, centre: str, ddof: int, *, fixed: bool
 ) -> np.ndarray:
   inside, out = _pair(signals, target, score, centre, ddof, fixed=fixed)
-  phi = signals.statistic(score)[target]
-  ratio = inside.log_density(phi) - out.log_density(phi)
-  both = np.where((inside.count > 0)[:, None], ratio, out.z(phi))
-  return signals.only_audited(both.mean(1))
+  ratio = log_ratio(inside, out, signals.statistic(score)[target])
+  return signals.only_audited(ratio.mean(1))
 
 
 def _offline(

@@ -1,6 +1,7 @@
 """What an audit of one model may train: nothing, imitators, or reference models."""
 
 import dataclasses
+import functools
 import re
 from typing import Any, NamedTuple, cast
 
@@ -10,6 +11,7 @@ import optax
 
 from mixdef.attacks import Signals, Unavailable, by_group, glira, imia
 from mixdef.auditing.additions import public_size
+from mixdef.auditing.cascade import train_cascade
 from mixdef.auditing.released import Released
 from mixdef.data import Dataset, subsets
 from mixdef.defenses import imitation
@@ -18,6 +20,7 @@ from mixdef.training import fit_many
 from mixdef.training.sampling import first_records
 
 _LEAST = 4  # reference models
+_ROUNDS = {"shadows": 1, "cascade": 2}  # at least
 _IMITATORS, _ORDINARY = 10, 20
 
 
@@ -27,39 +30,49 @@ class Price(NamedTuple):
   Attributes:
     kind: "free" trains nothing; "shadows" trains reference models by the recipe of the
       released model, each on a random half of members and hold-out; "imitate" trains 20
-      of them, and 10 imitators.
-    models: number of reference models.
+      of them, and 10 imitators; "cascade" trains them in rounds, for `cmia`.
+    models: number of reference models of a round.
     imitators: number of imitators.
+    rounds: number of rounds.
   """
 
   kind: str
   models: int = 0
   imitators: int = 0
+  rounds: int = 1
 
   def __str__(self) -> str:
+    if self.kind == "cascade":
+      return f"cascade:{self.rounds}x{self.models}"
     return f"{self.kind}:{self.models}" if self.kind == "shadows" else self.kind
 
   @classmethod
   def parse(cls, text: str) -> "Price":
-    """Read "free", "imitate" or "shadows:64".
+    """Read "free", "imitate", "shadows:64" or "cascade:3x32".
 
     Raises:
-      ValueError: for any other text, or fewer than four models.
+      ValueError: for any other text, fewer than four models, or a cascade of one round.
 
-    >>> Price.parse("shadows:16")
-    Price(kind='shadows', models=16, imitators=0)
+    >>> Price.parse("cascade:3x32")
+    Price(kind='cascade', models=32, imitators=0, rounds=3)
     """
     if text == "free":
       return cls("free")
     if text == "imitate":
       return cls("imitate", _ORDINARY, _IMITATORS)
-    found = re.fullmatch(r"shadows:(\d+)", str(text))
-    if not found or int(found[1]) < _LEAST:
+    if found := re.fullmatch(r"shadows:(\d+)", str(text)):
+      price = cls("shadows", int(found[1]))
+    elif found := re.fullmatch(r"cascade:(\d+)x(\d+)", str(text)):
+      price = cls("cascade", int(found[2]), rounds=int(found[1]))
+    else:
+      price = None
+    if not price or price.models < _LEAST or price.rounds < _ROUNDS[price.kind]:
       raise ValueError(
-        f"budget={text!r}; pass 'free', 'imitate', or 'shadows:64' for 64 reference "
-        f"models, {_LEAST} at least"
+        f"budget={text!r}; pass 'free', 'imitate', 'shadows:64' for 64 reference "
+        f"models, or 'cascade:3x32' for 3 rounds of 32; {_LEAST} models and 2 rounds "
+        "at least"
       )
-    return cls("shadows", int(found[1]))
+    return price
 
 
 class References(NamedTuple):
@@ -67,7 +80,9 @@ class References(NamedTuple):
 
   Attributes:
     signals: [1 + S, N, Q], of the released model and the reference models; with groups,
-      of persons.
+      of persons. Of a cascade, these are the models of round 1: in later rounds, the
+      release decides on which records models are trained, which attacks on independent
+      subsets do not expect.
     scores: [N] by attack, of attacks that need more than these signals.
     missing: reason by attack, for those that could not be run.
     facts: facts about what was trained, for the report.
@@ -105,12 +120,11 @@ def train_references(
   Raises:
     ValueError: if records or a recipe are needed and missing.
   """
+  own = _by_person(model.signals, model)
   if price.kind == "free":
-    facts = {"models": 0, "seconds": 0.0, "times": None}
-    return References(_by_person(model.signals, model), {}, {}, facts)
+    return References(own, {}, {}, {"models": 0, "seconds": 0.0, "times": None})
   learner, training = _recipe(price, model, learner, training)
-  data, run = cast("Dataset", model.data), model.run
-  how, keep = dict(training), subsets(data, price.models, seed=seed)
+  data, run, how = cast("Dataset", model.data), model.run, dict(training)
   drawn = model.members[first_records(learner.traits, data)]
   epochs, how["epochs"] = how["epochs"], _same_steps(how, drawn)
   queries = {"population": model.population, "views": views}
@@ -129,31 +143,44 @@ def train_references(
       **how,
     ).converged()
 
-  ensemble = trained(learner, keep, "references")
-  others = ensemble.signals(**queries, progress=progress)
-  signals = _by_person(_stacked(model.signals, others), model)
-  seconds, scores, missing = ensemble.seconds, {}, {}
+  def queried(ensemble):
+    return _by_person(ensemble.signals(**queries, progress=progress), model)
+
+  scores, missing, more = {}, {}, {}
+  if price.rounds > 1:
+    cascade = train_cascade(
+      own.phi[0],
+      data,
+      rounds=price.rounds,
+      models=price.models,
+      seed=seed,
+      train=functools.partial(trained, learner),
+      query=queried,
+    )
+    count, seconds, others = cascade.models, cascade.seconds, cascade.signals
+    scores, more = {"cmia": cascade.scores}, {"anchors": cascade.anchors}
+  else:
+    ensemble = trained(learner, subsets(data, price.models, seed=seed), "references")
+    count, seconds, others = len(ensemble), ensemble.seconds, queried(ensemble)
+  signals = _stacked(own, others)
   if price.imitators:
     imitator = _imitator(learner, model.signals)
     keep = subsets(data, price.models + price.imitators, seed=seed)[price.models :]
     imitators = trained(imitator, keep, "imitators", price.models)
     seconds += imitators.seconds
-    imitated = _by_person(imitators.signals(**queries, progress=progress), model)
-    scores, missing = _imitated(signals, imitated)
-  return References(
-    signals,
-    scores,
-    missing,
-    {
-      "models": len(ensemble),
-      "imitators": price.imitators,
-      "seconds": round(seconds, 1),
-      "times": None if run is None or not run.seconds else seconds / run.seconds,
-      "size": round(len(data) / 2),
-      "epochs": how["epochs"],
-      "released_epochs": epochs,
-    },
-  )
+    scores, missing = _imitated(signals, queried(imitators))
+  facts = {
+    "models": count,
+    "rounds": price.rounds,
+    "imitators": price.imitators,
+    "seconds": round(seconds, 1),
+    "times": None if run is None or not run.seconds else seconds / run.seconds,
+    "size": round(len(data) / 2),
+    "epochs": how["epochs"],
+    "released_epochs": epochs,
+    **more,
+  }
+  return References(signals, scores, missing, facts)
 
 
 def _recipe(price, model, learner, training):

@@ -33,10 +33,12 @@ AFTER = "without_exposed"
 
 _FAMILIES = ("threshold", "reference")
 _ABOUT = {
+  "cmia": "LiRA with models in rounds, trained with what earlier rounds made certain",
   "imia": "Models that imitate the released one, against ordinary models",
   "glira": "A one-sided test against models that imitate the released one",
   "quantile_network": "Excess over what a network expects of a non-member",
 }
+_NOTES = {"cmia": "the other attacks read the models of the first round only"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +161,7 @@ def audit_release(
     training: `epochs` and `batch_size` of the released model, as in `fit`; default
       those of the `Run`.
     budget: what may be trained, see `Price`: "free", "imitate" (20 reference models and
-      10 imitators) or "shadows:64".
+      10 imitators), "shadows:64" or "cascade:3x32" (3 rounds of 32 models).
     prior: fraction of members among the candidates of an attacker, in (0, 1).
     attacks: names of attacks, as in `audit`; default all that threshold the model's own
       confidence or compare it with references.
@@ -265,8 +267,10 @@ class _Work:
       more["quantile_network"] = _expected(model, seed)
     for name, values in more.items():
       scores[name] = values
-      about = {"family": "reference", "about": _ABOUT[name], "note": ""}
-      metrics[name] = metrics_of(values[None], member, seed=seed, seconds=None, **about)
+      note, about = _NOTES.get(name, ""), {"family": "reference", "about": _ABOUT[name]}
+      metrics[name] = metrics_of(
+        values[None], member, seed=seed, seconds=None, note=note, **about
+      )
     if not scores:
       reasons = [f"{name}: {why}" for name, why in not_run.items()]
       raise ValueError(f"no attack could be run; {'; '.join(reasons)}")

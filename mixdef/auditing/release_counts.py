@@ -22,7 +22,7 @@ PRECISIONS = (0.95, 0.5)
 
 FDR = 0.05
 _EXPOSED = 20  # members in the table
-_PRIMARY = ("lira_online", "quantile_network", "attack_p", "loss_threshold")
+_PRIMARY = ("cmia", "lira_online", "quantile_network", "attack_p", "loss_threshold")
 _FNR = 0.01  # of the forecast from losses
 
 
@@ -55,7 +55,10 @@ def counted(
   }
   primary = next((name for name in _PRIMARY if name in scores), next(iter(scores)))
   own = scores[primary]
-  listed = fdr_list(own[member], own[~member], prior=prior, q=FDR, seed=seed)
+  method = "by" if primary == "cmia" else "bh"  # its scores depend on each other
+  listed = fdr_list(
+    own[member], own[~member], prior=prior, q=FDR, method=method, seed=seed
+  )
   agreed, rank = _agreement(scores, rules, member)
   named = dict(zip(scores, agreed.named, strict=True))
   return {
@@ -69,7 +72,7 @@ def counted(
     "priors": [
       _counts(rules, value) for value in sorted({prior, *PRIORS}, reverse=True)
     ],
-    "list": {"attack": primary, "q": FDR, **listed.to_json()},
+    "list": {"attack": primary, "q": FDR, "method": method, **listed.to_json()},
     "exposed": _exposed(own, signals, own_p, named),
     "agreement": {
       "rank": rank,

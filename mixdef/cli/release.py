@@ -5,9 +5,10 @@
 queries the model of `mixdef train --out=runs/mine` on its training records and on the
 held-out ones, and writes
 report.html, report.json, scores.npz and result.json. --budget=shadows:64 also trains 64
-reference models, and --budget=imitate trains 20 of them and 10 imitators.
---drop_exposed=1% trains the recipe once more, without the most exposed members, and
-audits that model too.
+reference models, --budget=imitate trains 20 of them and 10 imitators, and
+--budget=cascade:3x32 trains 3 rounds of 32, each with what the rounds before made
+certain. --drop_exposed=1% trains the recipe once more, without the most exposed
+members, and audits that model too.
 --arrays=FILE.npz audits the outputs of a model trained elsewhere (docs/sign_off.md). A
 second run with the same --out resumes.
 """
