@@ -1,9 +1,12 @@
 """The largest share of members that a stated epsilon allows, and what exceeds it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from mixdef.defenses import accounting
 from mixdef.metrics.holdout import dp_tpr
 
 CONFIDENCE = 0.95
@@ -16,7 +19,9 @@ def bound_of(report: dict[str, Any]) -> dict[str, Any] | None:
   """Compare the rules of every attack with the stated epsilon.
 
   The members are all scored, so the TPR of a rule is a count. Its FPR is at most
-  `fpr_high`, and differential privacy allows at most `dp_tpr(fpr_high)` there.
+  `fpr_high`, and differential privacy allows at most a certain TPR there: that of
+  `accounting.largest_tpr` if the model's guarantee says how epsilon was computed, and
+  otherwise the larger `dp_tpr`.
 
   Args:
     report: the report of `audit_release`, with its attacks, confounding and setting.
@@ -35,11 +40,12 @@ def bound_of(report: dict[str, Any]) -> dict[str, Any] | None:
   if epsilon is None:
     return None
   stated = {"epsilon": epsilon, "delta": delta, "confidence": CONFIDENCE}
+  allowed = _allowed(facts, epsilon, delta)
   if why_not := _why_not(report):
     return {**stated, "why_not": why_not, "points": None, "exceeded": []}
   fpr = np.geomspace(min(0.1, 1 / facts["holdout"]), 1, _POINTS)
-  points = {"fpr": fpr.tolist(), "tpr": dp_tpr(fpr, epsilon, delta).tolist()}
-  over = (_most_over(name, row, epsilon, delta) for name, row in _rows(report))
+  points = {"fpr": fpr.tolist(), "tpr": allowed(fpr).tolist()}
+  over = (_most_over(name, row, allowed) for name, row in report["attacks"].items())
   exceeded = [row for row in over if row is not None]
   return {**stated, "why_not": "", "points": points, "exceeded": exceeded}
 
@@ -66,15 +72,22 @@ def _why_not(report):
   return ""
 
 
-def _rows(report):
-  return report["attacks"].items()
+def _allowed(facts, epsilon, delta) -> Callable[[ArrayLike], np.ndarray]:
+  """Return the function from FPR to the largest TPR."""
+  known = facts.get("accounting")
+  if not known:
+    return lambda fpr: dp_tpr(fpr, epsilon, delta)
+  names = ("noise_multiplier", "sampling_probability")
+  training = {"steps": int(known["steps"]), **{name: known[name] for name in names}}
+  return lambda fpr: accounting.largest_tpr(fpr, **training)
 
 
-def _most_over(name, row, epsilon, delta):
+def _most_over(name, row, allowed):
   """Return the rule of an attack that exceeds the bound most, or None."""
+  rates = allowed([rule["fpr_high"] for rule in row["rules"]]).tolist()
   found = [
-    {**_of(rule), "allowed": float(dp_tpr(rule["fpr_high"], epsilon, delta))}
-    for rule in row["rules"]
+    {**_of(rule), "allowed": rate}
+    for rule, rate in zip(row["rules"], rates, strict=True)
   ]
   over = [rule for rule in found if rule["tpr"] > rule["allowed"]]
   if not over:

@@ -98,6 +98,10 @@ GROUPS: dict[str, dict[str, Flag]] = {
     ),
   },
   "model": {
+    "params": Flag(
+      "parameters of --model: an .npz, a .safetensors, or the folder of an Orbax "
+      "checkpoint"
+    ),
     "model": Flag(
       "mlp, cnn, ...: a name in mixdef.models.CATALOGUE, or my_module:name, with "
       "arguments as in 'mlp(256, 128)'; model_stacking takes two, separated by a comma"

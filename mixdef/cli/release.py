@@ -9,8 +9,15 @@ reference models, --budget=imitate trains 20 of them and 10 imitators, and
 --budget=cascade:3x32 trains 3 rounds of 32, each with what the rounds before made
 certain. --drop_exposed=1% trains the recipe once more, without the most exposed
 members, and audits that model too.
---arrays=FILE.npz audits the outputs of a model trained elsewhere (docs/sign_off.md). A
-second run with the same --out resumes.
+
+Of a model trained elsewhere, --arrays=FILE.npz audits the outputs (docs/sign_off.md),
+and
+
+  mixdef release --params=net.npz --model=my_module:Net --dataset=a.csv --test=b.csv
+
+queries the network itself: the data set are its training records, and the test records
+are the hold-out. Its flags of training are those of mixdef train, and describe how
+reference models are trained. A second run with the same --out resumes.
 """
 
 from __future__ import annotations
@@ -25,9 +32,12 @@ from mixdef.cli import job, train
 from mixdef.cli.settings import JobSettings, Settings, about
 
 with epy.lazy_imports():
+  import numpy as np
+
   import mixdef
   from mixdef.auditing import dropping, prices
   from mixdef.core import files, reading
+  from mixdef.models import network
 
 _FIX = "pass the run folder of mixdef train"
 
@@ -38,8 +48,20 @@ class ReleaseSettings(JobSettings):
 
   run: str = ""
   arrays: str = ""
+  params: str = ""
   dataset: str = ""
   data_dir: str = ""
+  label: str = ""
+  group: str = ""
+  id: str = ""
+  test: str = ""
+  schema: str = ""
+  model: str = "mlp"
+  defense: str = "none"
+  optimizer: str = "adam"
+  learning_rate: float = 1e-3
+  epochs: int = 50
+  batch_size: int = 128
   budget: str = "free"
   prior: float = 0.1
   attacks: str = ""
@@ -52,26 +74,28 @@ class ReleaseSettings(JobSettings):
   def __post_init__(self):
     """Check the settings before anything is written."""
     super().__post_init__()
-    if bool(self.run) == bool(self.arrays):
+    if bool(self.run) + bool(self.arrays) + bool(self.params) != 1:
       raise ValueError(
-        "pass --run=FOLDER, the run folder of mixdef train, or --arrays=FILE.npz, "
-        "outputs of a model trained elsewhere"
+        "pass one of --run=FOLDER, the run folder of mixdef train, --params=FILE, the "
+        "parameters of --model, and --arrays=FILE.npz, outputs of a model"
       )
+    if self.params and not self.dataset:
+      raise ValueError("--params needs --dataset, the records that it was trained on")
     with about("budget", self.budget):
       if prices.Price.parse(self.budget).models and self.arrays:
-        raise ValueError("training needs the records: use --run, or 'free'")
+        raise ValueError("training needs the records: use --run or --params, or 'free'")
     if self.drop_exposed:
       if self.arrays:
-        raise ValueError("--drop_exposed trains the model again: use --run")
+        raise ValueError("--drop_exposed trains the model again: use --run or --params")
       self.dropped_share  # noqa: B018  it raises for a wrong text
     self.chosen_attacks()
-    if self.run:
+    if not self.arrays:
       self.trained  # noqa: B018  it raises if the folder holds no such run
 
   @property
   def subject(self) -> str:
-    """The run folder, or the file of outputs."""
-    return pathlib.PurePath(self.run or self.arrays).stem
+    """The run folder, or the file of outputs or parameters."""
+    return pathlib.PurePath(self.run or self.arrays or self.params).stem
 
   @property
   def dropped_share(self) -> float | None:
@@ -87,7 +111,12 @@ class ReleaseSettings(JobSettings):
       return dropping.check_share(share)
 
   def inputs(self) -> dict[str, str]:
-    """Return versions, and the digest of the model's settings or outputs."""
+    """Return versions, and the digest of the model's settings, weights or outputs."""
+    if self.params:
+      weights = network.by_path(mixdef.models.read_weights(self.params))
+      arrays = [np.asarray(weights[name]) for name in sorted(weights)]
+      found = reading.digest(np.array(sorted(weights)), *arrays)
+      return {**super().inputs(), "content of the model": found}
     path, fix = self.arrays, "write it with numpy.savez"
     if self.run:
       path, fix = files.path_of(self.run, "--run") / "result.json", _FIX
@@ -97,6 +126,10 @@ class ReleaseSettings(JobSettings):
   @property
   def trained(self) -> Settings:
     """The settings with which the model was trained."""
+    if self.params:
+      names = {field.name for field in dataclasses.fields(self)} - {"out"}
+      own = {f.name for f in dataclasses.fields(Settings)} & names
+      return Settings(**{name: getattr(self, name) for name in own})
     folder = files.path_of(self.run, "--run")
     found = reading.read_json(folder / "config.json", fix=_FIX)
     names = {field.name for field in dataclasses.fields(Settings)}
@@ -129,29 +162,51 @@ def run(settings: ReleaseSettings, folder: pathlib.Path) -> dict:
     facts = {"model": path.stem, **job.provenance(settings.seed)}
     found = mixdef.audit_release(path, setting=facts, **how)
   else:
-    found = _of_run(settings, how)
+    found = _of_model(settings, how)
   page = found.save(folder, redact=settings.redact)
   report = (found.redacted() if settings.redact else found).report
   names = ("verdict", "price", "priors", "list", "without_exposed", "not_run")
   return {"report": page.name, **{name: report[name] for name in names}}
 
 
-def model_of(settings: ReleaseSettings) -> tuple[mixdef.Run, Settings]:
-  """Return the model in a run folder, which is not trained again, and its settings."""
+def model_of(settings: ReleaseSettings) -> tuple[dict[str, Any], Settings]:
+  """Return the model to audit, which is not trained again, and its settings.
+
+  Returns:
+    {"source", "members", "holdout"} as `audit_release` takes them, and the settings.
+
+  Raises:
+    ValueError: if the data set of `params` has no test records.
+  """
   trained = settings.trained
-  return train.fit(trained, files.path_of(trained.out, "--run")), trained
+  if settings.run:
+    model = train.fit(trained, files.path_of(trained.out, "--run"))
+    return {"source": model, "members": None, "holdout": None}, trained
+  data = trained.load()
+  if data.test is None:
+    raise ValueError(
+      f"{data.name} has no test records, which are the hold-out: pass --test=PATH, "
+      "records from the same source that were never used in training"
+    )
+  (net,) = trained.networks(data)
+  source = mixdef.models.predictor(net, files.path_of(settings.params, "--params"))
+  return {"source": source, "members": data, "holdout": data.test}, trained
 
 
-def _of_run(settings, how):
-  """Audit the model in a run folder."""
+def _of_model(settings, how):
+  """Audit the model in a run folder, or that of given parameters."""
   model, trained = model_of(settings)
-  data = model.data
+  source = model.pop("source")
+  data = source.data if settings.run else model["members"]
   views = None
   if settings.views != "none":
     views = mixdef.attacks.VIEWS[settings.views](cast("mixdef.Dataset", data.test).x)
-  machine = {"strategy": settings.strategy}
+  how["training"] = {"strategy": settings.strategy}
   if settings.memory_gb:
-    machine["memory_gb"] = settings.memory_gb
+    how["training"]["memory_gb"] = settings.memory_gb
+  if settings.params:
+    how["learner"] = trained.make_learner(data)
+    how["training"] |= {"epochs": trained.epochs, "batch_size": trained.batch_size}
   facts = {
     "model": trained.model,
     "defense": trained.defended_by,
@@ -159,9 +214,9 @@ def _of_run(settings, how):
     **job.provenance(settings.seed),
   }
   return mixdef.audit_release(
-    model,
+    source,
+    **model,
     views=views,
-    training=machine,
     setting=facts,
     drop_exposed=settings.dropped_share,
     **how,

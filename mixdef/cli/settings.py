@@ -43,7 +43,10 @@ NOT_HASHED = (
 _READ: dict[tuple[str, ...], mixdef.Dataset] = {}
 
 # These name a file or a folder.
-PATHS = ("out", "data_dir", "schema", "run", "arrays", "undefended", "inception")
+PATHS = (
+  *("out", "data_dir", "schema", "run", "arrays", "params"),
+  *("undefended", "inception"),
+)
 
 # These name columns of the user's table, and may hold any text.
 COLUMNS = ("label", "group", "id", "test")

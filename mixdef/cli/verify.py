@@ -4,8 +4,9 @@
 
 recomputes the digests in the report: the model's outputs on members and hold-out, the
 membership, the records, the scores next to the report, and the source of mixdef. It
-prints a line for each, and exits with status 1 if one differs. Without --run or
---arrays, only the scores and the source are checked.
+prints a line for each, and exits with status 1 if one differs. The model is given by
+--run, --arrays or --params, as in mixdef release; without one, only the scores and the
+source are checked.
 """
 
 from __future__ import annotations
@@ -35,8 +36,15 @@ class VerifySettings:
   report: str = ""
   run: str = ""
   arrays: str = ""
+  params: str = ""
+  model: str = "mlp"
   dataset: str = ""
   data_dir: str = ""
+  label: str = ""
+  group: str = ""
+  id: str = ""
+  test: str = ""
+  schema: str = ""
 
   positional: ClassVar[str] = "report"
 
@@ -44,8 +52,8 @@ class VerifySettings:
     """Check the flags before anything is read."""
     if not self.report:
       raise ValueError("name the report: mixdef verify report.json --run=FOLDER")
-    if self.run and self.arrays:
-      raise ValueError("pass --run or --arrays, not both")
+    if bool(self.run) + bool(self.arrays) + bool(self.params) > 1:
+      raise ValueError("pass one of --run, --params and --arrays")
 
 
 def checked(settings: VerifySettings) -> dict[str, bool]:
@@ -63,7 +71,7 @@ def checked(settings: VerifySettings) -> dict[str, bool]:
   scores = path.parent / "scores.npz"
   if kept.get("scores") and files.exists(scores):
     found["scores"] = reading.digest_file(scores, fix=_FIX)
-  if settings.run or settings.arrays:
+  if settings.run or settings.arrays or settings.params:
     found |= provenance.made_from(_model(settings))
   apart = provenance.differences(report, found)
   return {name: name not in apart for name, value in found.items() if value}
@@ -72,8 +80,9 @@ def checked(settings: VerifySettings) -> dict[str, bool]:
 def _model(settings):
   if settings.arrays:
     return released.read(files.path_of(settings.arrays, "--arrays"))
-  given = {name: getattr(settings, name) for name in ("run", "dataset", "data_dir")}
-  return released.read(release.model_of(release.ReleaseSettings(**given))[0])
+  given = dataclasses.asdict(settings)
+  del given["report"]
+  return released.read(**release.model_of(release.ReleaseSettings(**given))[0])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -87,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags.refuse("verify", str(error))
   for name, same in found.items():
     print(f"verify: {name} {'agree' if same else 'DIFFER'}")
-  if not settings.run and not settings.arrays:
-    print("verify: the model was not checked: pass --run or --arrays")
+  if not (settings.run or settings.arrays or settings.params):
+    print("verify: the model was not checked: pass --run, --params or --arrays")
   if not all(found.values()):
     sys.exit(1)

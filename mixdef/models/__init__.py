@@ -26,6 +26,7 @@ from mixdef.models.gan_medgan import MedganNetworks, medgan_networks
 from mixdef.models.gan_pair import Networks
 from mixdef.models.gru import gru
 from mixdef.models.mlp import mlp
+from mixdef.models.partial import predictor
 from mixdef.models.resnet import resnet, wide_resnet
 from mixdef.models.transformer import transformer
 from mixdef.models.weights import read_weights, save_weights
@@ -44,6 +45,7 @@ __all__ = [
   "image_networks",
   "medgan_networks",
   "mlp",
+  "predictor",
   "read_weights",
   "resnet",
   "save_weights",

@@ -5,6 +5,7 @@ A leaf is named by its path without the collection, such as "Dense_0/kernel".
 
 import functools
 import math
+import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,8 +15,10 @@ import numpy as np
 
 from mixdef.core.randomness import fold_in_name
 from mixdef.core.reading import digest
+from mixdef.models.adapters import adapt
 from mixdef.models.features import first_input, with_input
 from mixdef.models.network import Network, by_path, nested
+from mixdef.models.weights import read_weights
 
 Chosen = Callable[[str], bool]  # the path of a leaf -> whether it is chosen
 
@@ -72,6 +75,35 @@ def start_from(
   words = [digest(np.frombuffer(p.encode(), np.uint8), flat[p]) for p in sorted(flat)]
   text = f"{network.text}@{digest(np.array(words))}"
   return network._replace(init=init, given=lambda: flat, text=text)
+
+
+def predictor(model: Any, params: Any) -> Callable[[Any], Any]:
+  """Return a trained model as a function, for `audit_release`.
+
+  Args:
+    model: as in `adapt`.
+    params: an `.npz`, a `.safetensors`, the folder of an Orbax checkpoint, or a nested
+      dictionary of arrays, as in the defense `start_from`.
+
+  Returns:
+    A function x [B,...] -> outputs [B,K], in inference mode.
+
+  Raises:
+    ValueError: when it is called, for parameters of another model.
+
+  >>> pair = lambda key, x: {"w": jnp.ones(2)}, lambda params, x: params["w"] * x
+  >>> predictor(pair, {"w": np.array([1.0, 2.0])})(np.ones((1, 2)))
+  Array([[1., 2.]], dtype=float32)
+  """
+  given = read_weights(params) if isinstance(params, str | pathlib.Path) else params
+  network = start_from(adapt(model), given)
+
+  @jax.jit
+  def predict(x):
+    variables = network.init(jax.random.key(0), x[:1])
+    return network.apply(variables, x, train=False)[0]
+
+  return predict
 
 
 def freeze(network: Network, chosen: Chosen) -> Network:
