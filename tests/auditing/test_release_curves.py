@@ -122,6 +122,16 @@ def test_a_rule_over_the_bound_raises_an_alarm():
   assert alarm(bound_of(report((at, 0.01)))) == ""
 
 
+def test_the_curve_of_the_training_allows_less_than_one_epsilon():
+  """One full step of noise 1 has epsilon 4.377, and a TPR of 0.092 at an FPR of 1%."""
+  stated = {"epsilon": 4.3772, "delta": 1e-5}
+  assert not bound_of(report((0.2, 0.01), setting=stated))["exceeded"]
+  known = {"noise_multiplier": 1.0, "sampling_probability": 1.0, "steps": 1.0}
+  found = bound_of(report((0.2, 0.01), setting={**stated, "accounting": known}))
+  (over,) = found["exceeded"]
+  assert over["allowed"] == pytest.approx(0.09236, rel=1e-3)
+
+
 def test_there_is_no_curve_without_a_guarantee_or_with_another_unit():
   assert bound_of(report((0.5, 0.01), setting={"epsilon": None})) is None
   foreign = bound_of(report((0.5, 0.01), confounding={"confounded": True}))
