@@ -114,7 +114,7 @@ def random_attacks(names: Sequence[str], signals: Signals) -> dict[str, Repeat]:
 def cheap(name: str) -> bool:
   """Return whether an attack can be run again: it is in the catalogue, and not costly.
 
-  >>> cheap("lira_online(score='hinge')"), cheap("salem_3"), cheap("imia")
+  >>> cheap("lira_online(score='hinge')"), cheap("gradient_norm"), cheap("imia")
   (True, False, False)
   """
   try:

@@ -46,7 +46,7 @@ def test_references_find_members_and_not_shuffled_ones(trained, tmp_path):
 
 
 def test_a_private_run_is_audited_with_its_epsilon():
-  data = mixdef.load("digits").select(np.arange(400)).hold_out(0.5, seed=0)
+  data = mixdef.load("digits").select(np.arange(400)).hold_out(0.5, seed=1)
   model, private = mixdef.models.mlp(8), mixdef.dp_sgd(2.0, delta=1e-3)
   learner = mixdef.classifier(model, optax.adam(1e-2), private)
   run = mixdef.fit(learner, data, epochs=2, batch_size=32, num_members=200)
