@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from mixdef.core.hooks import Defense
+from mixdef.core.learner import Learner
 from mixdef.training.ensemble import READ_OFF
 
 _NUMBERS = {
@@ -21,6 +22,7 @@ _NUMBERS = {
 
 _COUNTED = ("num_models", "num_records", "num_audited", "num_population", "design")
 _DEEP = 8
+_LONGEST = 200  # characters of a defense or a network
 
 
 def plain_facts(setting: Any) -> dict[str, Any]:
@@ -113,6 +115,23 @@ def _of_array(value: Any, where: str, depth: int) -> Any:
 def _readable(text: str) -> str:
   """Escape characters that UTF-8 cannot encode, which file names may contain."""
   return text.encode("utf-8", "backslashreplace").decode()
+
+
+def recipe_facts(learner: Learner) -> dict[str, str]:
+  """Return the defense and the network of a learner, for the setting of a report.
+
+  >>> import optax
+  >>> from mixdef.learners import classifier
+  >>> from mixdef.models import mlp
+  >>> recipe_facts(classifier(mlp(8), optax.sgd(0.1)))
+  {'defense': 'none', 'model': 'MLP'}
+  """
+  named = {"defense": learner.defense, "model": learner.network}
+  return {
+    fact: text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    for fact, text in named.items()
+    if text
+  }
 
 
 def epsilon_remark(stated: Mapping[str, Any]) -> str:
