@@ -22,7 +22,6 @@ _NUMBERS = {
 
 _COUNTED = ("num_models", "num_records", "num_audited", "num_population", "design")
 _DEEP = 8
-_LONGEST = 200  # characters of a defense or a network
 
 
 def plain_facts(setting: Any) -> dict[str, Any]:
@@ -127,11 +126,7 @@ def recipe_facts(learner: Learner) -> dict[str, str]:
   {'defense': 'none', 'model': 'MLP'}
   """
   named = {"defense": learner.defense, "model": learner.network}
-  return {
-    fact: text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
-    for fact, text in named.items()
-    if text
-  }
+  return {fact: text for fact, text in named.items() if text}
 
 
 def epsilon_remark(stated: Mapping[str, Any]) -> str:

@@ -69,7 +69,7 @@ def test_the_parts_set_the_fields_of_the_networks():
 def test_a_network_of_the_catalogue_is_told_its_option():
   learner = classifier(models.resnet(8, norm="batch"), optax.sgd(0.1), "dp_sgd(1.0)")
   spec = Spec(jnp.zeros((1, 8, 8, 3)), None, None, 10, 8, 10, 4, 2, 1)
-  with pytest.raises(ValueError, match="keeps batch_stats.*: use norm='group', or"):
+  with pytest.raises(ValueError, match=r"keeps batch_stats.*: use norm='group', or"):
     jax.eval_shape(lambda key: learner.init(key, spec), jax.random.key(0))
 
 

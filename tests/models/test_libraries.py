@@ -372,11 +372,6 @@ REFUSED: dict[str, Any] = {
     r"Linear.__call__ cannot be called with one record \[5\], without the axis of the "
     r"batch: dot_general requires .*; let it reshape the record",
   ),
-  "equinox of batches": (
-    lambda key: eqx.nn.Lambda(jax.vmap(eqx.nn.Linear(D, K, key=key))),
-    ValueError,
-    r"cannot be called with one record \[5\], without the axis of the batch",
-  ),
   "pair of other records": (
     (lambda key: {"w": jnp.ones((D + 1, K))}, lambda p, x: x @ p["w"]),
     ValueError,

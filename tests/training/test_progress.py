@@ -40,7 +40,7 @@ def test_epochs_of_several_models_are_called_so(caplog):
   train(members=halves(3), **how)
   train(members=halves(1), **how)
   found = [line.partition(",")[0] for line in lines(caplog) if "epochs," in line]
-  assert found == ["6/6 model epochs", "2/2 epochs"]
+  assert found[-2:] == ["6/6 model epochs", "2/2 epochs"]
 
 
 def test_work_of_an_earlier_run_does_not_enter_the_estimate(clock, caplog):
