@@ -189,7 +189,8 @@ def _partly(network, chosen, given=None, added=None):
     found = by_path(network.init(key, *xs))
     params = {_leaf(p): leaf for p, leaf in found.items() if _head(p) == "params"}
     if given:
-      _check_matched(*given, params)
+      what, expression = given
+      _check_matched(what, expression, params)
     names = {path for path in params if chosen(path)}
     if not names or (len(names) == len(params) and added is None):
       what = "everything" if names else "nothing"

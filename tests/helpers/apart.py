@@ -1,11 +1,11 @@
 """Train the small problem in a process of its own: `python apart.py <JSON>`.
 
 Keys of the JSON: `models`, `epochs` and `strategy`; and if wanted `out`, a folder;
-`memory_gb`, of which too little streams the records; `answer`, an npz for the signals; `at_once`, models in a chunk; `devices`, CPU devices
-to force; `coordinator`, [address, processes, number]; `full`, the process that finds
-the disk full; `slow`, the process that waits before it reads a file; `beat`, seconds
-between two heartbeats of the lock on a bucket, and how much this host's clock is off,
-in seconds.
+`memory_gb`, of which too little streams the records; `answer`, an npz for the signals;
+`at_once`, models in a chunk; `devices`, CPU devices to force; `coordinator`, [address,
+processes, number]; `full`, the process that finds the disk full; `slow`, the process
+that waits before it reads a file; `beat`, seconds between two heartbeats of the lock on
+a bucket, and how much this host's clock is off, in seconds.
 """
 
 import errno
