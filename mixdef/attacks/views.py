@@ -15,6 +15,7 @@ import numpy as np
 
 from mixdef.attacks._targets import Unavailable
 from mixdef.core import validate
+from mixdef.core.check import channels_first
 from mixdef.core.randomness import check_seed, hash_rows
 from mixdef.data import to_float
 
@@ -245,6 +246,11 @@ def _check_pictures(x, what):
   if x.ndim != 4:
     raise Unavailable(
       f"records of shape {x.shape[1:]} are not images [H,W,C], so there is no {what}"
+    )
+  if channels_first(x.shape):
+    raise Unavailable(
+      f"records of shape {x.shape[1:]} seem to have their channels first, so there is "
+      f"no {what}: pass x.transpose(0, 2, 3, 1)"
     )
 
 

@@ -1,10 +1,12 @@
 """Describe the models of a report and the exposure of their records."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from mixdef.attacks import Catalogue, Signals
+from mixdef.auditing.records import class_name
 from mixdef.auditing.running import Findings
 from mixdef.metrics.risk import RecordRisk, class_risk, exposure_fpr, record_risk
 from mixdef.metrics.summary import strongest_first
@@ -57,6 +59,7 @@ def exposure(
   *,
   catalogue: Catalogue,
   seed: int,
+  classes: Sequence[str] | None = None,
 ) -> dict[str, Any]:
   """Measure the risk of records and classes under the best attack on all of them.
 
@@ -67,6 +70,7 @@ def exposure(
     ids: names of the records, [N].
     catalogue: the catalogue of the attacks.
     seed: random seed of the bootstraps.
+    classes: K names of the classes, which then replace the labels.
 
   Returns:
     The {"records", "classes"} of a report.
@@ -83,11 +87,14 @@ def exposure(
   every = {name: row for name, row in whole.items() if name not in partial} or whole
   name, *_ = strongest_first(every)
   scores, members = findings.scores[name][targets], signals.members[targets]
-  classes = []
+  by_class = []
   if signals.labels is not None:
-    classes = class_risk(scores, members, signals.labels, seed=seed)
+    by_class = [
+      {**row, "label": class_name(row["label"], classes)}
+      for row in class_risk(scores, members, signals.labels, seed=seed)
+    ]
   if describe(signals)["num_references"] == 0:
-    return {"records": None, "classes": classes}
+    return {"records": None, "classes": by_class}
   fpr = exposure_fpr(every[name]["num_nonmembers"])
   risk = record_risk(scores, members, fpr=fpr)
   records = {
@@ -95,9 +102,9 @@ def exposure(
     "fpr": fpr,
     "note": _note(risk, fpr, signals),
     "quantiles": risk.quantiles(),
-    "exposed": _exposed(risk, signals, ids),
+    "exposed": _exposed(risk, signals, ids, classes),
   }
-  return {"records": records, "classes": classes}
+  return {"records": records, "classes": by_class}
 
 
 def _note(risk: RecordRisk, fpr: float, signals: Signals) -> str:
@@ -116,7 +123,7 @@ def _note(risk: RecordRisk, fpr: float, signals: Signals) -> str:
 
 
 def _exposed(
-  risk: RecordRisk, signals: Signals, ids: np.ndarray
+  risk: RecordRisk, signals: Signals, ids: np.ndarray, classes: Sequence[str] | None
 ) -> list[dict[str, Any]]:
   labels, ranked = signals.labels, risk.ranked()
   if signals.target is not None:
@@ -126,7 +133,7 @@ def _exposed(
       "rank": rank,
       "index": int(i),
       "id": ids[i].item(),
-      "label": None if labels is None else int(labels[i]),
+      "label": None if labels is None else class_name(labels[i], classes),
       "rate": float(risk.found[i]),
       "score": float(risk.score[i]),
       "times": int(risk.times[i]),

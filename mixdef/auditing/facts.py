@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from mixdef.core.hooks import Defense
+from mixdef.core.learner import Learner
 from mixdef.training.ensemble import READ_OFF
 
 _NUMBERS = {
@@ -113,6 +114,19 @@ def _of_array(value: Any, where: str, depth: int) -> Any:
 def _readable(text: str) -> str:
   """Escape characters that UTF-8 cannot encode, which file names may contain."""
   return text.encode("utf-8", "backslashreplace").decode()
+
+
+def recipe_facts(learner: Learner) -> dict[str, str]:
+  """Return the defense and the network of a learner, for the setting of a report.
+
+  >>> import optax
+  >>> from mixdef.learners import classifier
+  >>> from mixdef.models import mlp
+  >>> recipe_facts(classifier(mlp(8), optax.sgd(0.1)))
+  {'defense': 'none', 'model': 'MLP'}
+  """
+  named = {"defense": learner.defense, "model": learner.network}
+  return {fact: text for fact, text in named.items() if text}
 
 
 def epsilon_remark(stated: Mapping[str, Any]) -> str:

@@ -1,10 +1,20 @@
 """Facts and limits of a report that concern the records: groups and encoding."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from mixdef.data import Dataset
 
 _MOST_CLASSES = 20  # of which the names are listed
+
+
+def class_name(label: int, classes: Sequence[str] | None) -> str | int:
+  """Return the name of a class, or its number if the classes have no names.
+
+  >>> class_name(1, ("no", "yes")), class_name(1, None)
+  ('yes', 1)
+  """
+  return int(label) if classes is None else classes[label]
 
 
 def record_facts(data: Dataset) -> dict[str, Any]:

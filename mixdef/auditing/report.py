@@ -17,7 +17,7 @@ from mixdef.auditing.additions import added
 from mixdef.auditing.budget import budget_curve
 from mixdef.auditing.comparison import Attacked, paired_differences, without_scores
 from mixdef.auditing.exposure import describe, exposure
-from mixdef.auditing.facts import plain_facts
+from mixdef.auditing.facts import plain_facts, recipe_facts
 from mixdef.auditing.generators import Generated
 from mixdef.auditing.judged import judged
 from mixdef.auditing.levels import strongest
@@ -78,6 +78,7 @@ class Audit:
       members=self.signals.members,
       audited=self.signals.audited,
       x=None if self.data is None else self.data.x,
+      schema=None if self.data is None else self.data.schema,
       pictures=() if self.generated is None else self.generated.pictures,
     )
 
@@ -225,7 +226,14 @@ def audit(
     "strongest": strongest(findings.metrics),
     "not_run": findings.not_run,
     "budget": _budget(findings, signals, catalogue, seed),
-    **exposure(findings, signals, _ids(signals), catalogue=catalogue, seed=seed),
+    **exposure(
+      findings,
+      signals,
+      _ids(signals),
+      catalogue=catalogue,
+      seed=seed,
+      classes=None if data is None else data.classes,
+    ),
     "canaries": without_scores(on_canaries),
     "dp_baseline": without_scores(baseline),
     "generator": None if generated is None else generated.metrics,
@@ -309,6 +317,7 @@ def _setting(
   if ensemble is not None:
     facts |= {
       "dataset": ensemble.data.name,
+      **recipe_facts(ensemble.learner),
       **record_facts(ensemble.data),
       "references": "trained with the target's own defense",
       "weights": (

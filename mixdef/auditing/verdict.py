@@ -162,7 +162,7 @@ def _hits(record: dict[str, Any]) -> int:
   return round(record["rate"] * record["times"])
 
 
-_LEAVE_OUT = "Consider excluding the most exposed records listed below."
+_LEAVE_OUT = "Consider excluding the most exposed records, which the report lists."
 _PLANT = "Plant canaries before relying on this result: averages hide the worst case."
 
 
@@ -243,8 +243,8 @@ def _what_to_do(report: dict[str, Any], level: str) -> list[str]:
       "Release is defensible if this small leakage is acceptable."
       if by_chance
       else (
-        "Release is defensible if the exposure of the records listed below is "
-        "acceptable."
+        "Release is defensible if the exposure of the records that the report lists "
+        "is acceptable."
       ),
       *([] if canaries else [_PLANT]),
     ],

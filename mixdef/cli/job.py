@@ -9,6 +9,7 @@ import io
 import logging as std_logging
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -297,21 +298,23 @@ def provenance(seed: int) -> dict:
 
 
 def _command(argv: Sequence[str]) -> str:
-  """Return the command line to show, with paths cut to their file names.
+  """Return the command line as a shell reads it again.
 
-  >>> _command(["/usr/bin/mixdef", "audit", "--out=/tmp/run"])
-  'mixdef audit --out=run'
+  >>> _command(["/usr/bin/mixdef", "audit", "--defense=mixup|ema", "--out=/tmp/run"])
+  "mixdef audit '--defense=mixup|ema' --out=/tmp/run"
   >>> _command(["/repository/mixdef/cli/__main__.py", "audit"])
   'python -m mixdef.cli audit'
   >>> _command(["experiments/audit.py", "--quick"])
-  'python audit.py --quick'
+  'python experiments/audit.py --quick'
   """
   program = pathlib.PurePath(argv[0])
   if program.name == "__main__.py":
-    shown = "python -m mixdef.cli"
+    called = ["python", "-m", "mixdef.cli"]
+  elif program.suffix == ".py":
+    called = ["python", argv[0]]
   else:
-    shown = f"python {program.name}" if program.suffix == ".py" else program.stem
-  return " ".join([shown, *map(_shown, argv[1:])])
+    called = [program.stem]
+  return shlex.join([*called, *argv[1:]])
 
 
 def _shown(value: Any) -> Any:

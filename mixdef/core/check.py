@@ -7,7 +7,7 @@ import functools
 import inspect
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import jax
@@ -161,3 +161,13 @@ def checked(*, together: Callable[..., None] | None = None, **checks: Check):
     return cast(AnyFunction, run)
 
   return decorate
+
+
+def channels_first(shape: Sequence[int]) -> bool:
+  """Return whether the shape of a batch looks like [B,C,H,W], not [B,H,W,C].
+
+  >>> channels_first((8, 3, 32, 32)), channels_first((8, 32, 32, 3))
+  (True, False)
+  """
+  colours = (1, 3)
+  return len(shape) == 4 and shape[1] in colours and shape[3] not in colours

@@ -56,8 +56,10 @@ class Learner(NamedTuple):
   `predict` returns the output of the released model. `raw=True` skips `release_output`
   and returns the output of the released weights, as in white-box attacks. `batch`,
   `stages`, `rows` and `traits` are the defense's; attacks may use `batch` to transform
-  records as training does. `text` describes the learner in messages. `model` is what a
-  classifier was made of: a linen module, or the `Network` of any other model.
+  records as training does. `text` describes the learner in messages; `defense` and
+  `network` name, for reports, its chain, or itself if it takes none, and the classes of
+  its networks. `model` is what a classifier was made of: a linen module, or the
+  `Network` of any other model.
   `features` takes the shapes of the arguments of `step`, and returns the function that
   computes `Featured.features`; it raises `NoFeatures` if the steps need the records.
 
@@ -84,6 +86,8 @@ class Learner(NamedTuple):
   guarantee: Callable | None = None
   model: Any = None
   features: Callable | None = None
+  defense: str = ""
+  network: str = ""
 
   @property
   def kind(self) -> str:

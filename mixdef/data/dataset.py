@@ -362,6 +362,7 @@ class Dataset(Sources):
         data,
         x=(data.x.astype(np.float32) - mean) / scale,
         standardized=data.standardized or moments_of is None,
+        schema=data.schema and dataclasses.replace(data.schema, rescaled=True),
       )
 
     test = None if self.test is None else scaled(self.test)

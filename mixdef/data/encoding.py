@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from absl import logging
 from etils import epy
 
 from mixdef.data.schema import DAY, Column, Schema
@@ -47,6 +48,12 @@ def fit(
         "with index=False, or give '' the kind 'drop' in the schema"
       )
     known = given[name] if name in given else _inferred(values, where)
+    if name not in given and _is_identifier(values):
+      logging.warning(
+        "%s holds a different integer in each of the %d rows and is read as a quantity:"
+        " if it identifies records, pass id=%r (--id=%s), or give it the kind 'drop'",
+        *(where, len(values), name, name),
+      )
     columns[name] = _completed(known, values, where)
     if columns[name] != known:
       fitted.append(name)
@@ -136,9 +143,19 @@ def _inferred(values: pa.Array, where: str) -> Column:
   if count > max(_FEW_VALUES, min(_MOST_VALUES, len(values) // 4)):
     raise ValueError(
       f"{where} holds text with {count:,} distinct values in {len(values):,} rows: "
-      "give it the kind 'categorical' or 'date' in the schema, or 'drop' to omit it"
+      "give it the kind 'categorical' or 'date' in the schema, or 'drop' to omit it, "
+      "or pass it as id= or group= if it identifies records or persons"
     )
   return Column("categorical")
+
+
+def _is_identifier(values: pa.Array) -> bool:
+  """Return whether a column may number the records: integers that never repeat."""
+  return (
+    pa.types.is_integer(values.type)
+    and len(values) >= _FEW_VALUES
+    and pc.count_distinct(values, mode="all").as_py() == len(values)
+  )
 
 
 def _refuse_mixed(values: pa.Array, where: str) -> None:

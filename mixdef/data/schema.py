@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mixdef.core import reading
 from mixdef.core.files import path_of
@@ -55,10 +56,13 @@ class Schema:
     fitted: the columns with a mean, spread, list of values or mark of missing entries
       that was computed from the records. The others were given, and are assumed to be
       public knowledge.
+    rescaled: whether the features were standardized afterwards, so that `decode` does
+      not apply to them.
   """
 
   columns: Mapping[str, Column]
   fitted: tuple[str, ...] = ()
+  rescaled: bool = False
 
   @property
   def features(self) -> tuple[str, ...]:
@@ -85,6 +89,43 @@ class Schema:
     if not self.fitted:
       return "given"
     return f"read from the records: {', '.join(self.fitted)}"
+
+  def decode(self, features: ArrayLike) -> dict[str, float | str | None]:
+    """Return the content of the columns of a record, None where it is missing.
+
+    Numbers are rounded to six digits, as float32 features hold no more, and dates to
+    days.
+
+    Args:
+      features: [F], in the order of `features`.
+
+    >>> sex = Column("categorical", values=("f", "m"))
+    >>> table = Schema({"age": Column("numeric", mean=50.0, spread=20.0), "sex": sex})
+    >>> table.decode([0.2, 0, 1])
+    {'age': 54.0, 'sex': 'm'}
+    """
+    left = iter(np.asarray(features, np.float64).tolist())
+    found: dict[str, float | str | None] = {}
+    for name, column in self.columns.items():
+      if column.kind == "drop":
+        continue
+      values = column.values or ()
+      if column.kind == "categorical":
+        marks = [next(left) for _ in values]
+        found[name] = values[marks.index(1)] if 1 in marks else None
+        continue
+      value = next(left)
+      if column.missing and next(left) == 1:
+        found[name] = None
+      elif column.kind == "ordinal":
+        place = round(value * (len(values) - 1))
+        found[name] = values[min(max(place, 0), len(values) - 1)]
+      else:
+        number = value * (column.spread or 1.0) + (column.mean or 0.0)
+        found[name] = float(f"{number:.6g}")
+        if column.kind == "date":
+          found[name] = str(np.datetime64(round(number), "D"))
+    return found
 
   def to_json(self) -> dict[str, dict[str, Any]]:
     """Return a dictionary that `schema=` accepts, to be edited and passed again.

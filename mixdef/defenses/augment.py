@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from mixdef.core.check import (
+  channels_first,
   check_choice,
   check_count,
   check_flag,
@@ -190,12 +191,18 @@ def check_pictures(name, x):
   """Reject a batch of records that are not images.
 
   Raises:
-    ValueError: unless x is [B,H,W] or [B,H,W,C].
+    ValueError: unless x is [B,H,W] or [B,H,W,C]; channels first are recognized by an
+      axis of 1 or 3 that is second and not last.
   """
   if x.ndim not in (3, 4):
     raise ValueError(
       f"{name} augments images [H,W] or [H,W,C], but the records have shape "
       f"{x.shape[1:]}: drop it, or reshape them"
+    )
+  if channels_first(x.shape):
+    raise ValueError(
+      f"{name} augments images [H,W,C], but the records of shape {x.shape[1:]} seem to "
+      "have their channels first: pass x.transpose(0, 2, 3, 1)"
     )
 
 

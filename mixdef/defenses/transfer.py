@@ -1,9 +1,9 @@
 """Parts for pretrained models: where training starts, and what is trained.
 
-They come before the defenses of a chain, `start_from` first. Optimizer, weight decay,
-clipping, noise and memory see the trained parameters only. An audit does not cover the
-records of the pretraining: such a record has influenced the model even if it is not a
-member of the training set.
+`start_from` precedes the other parts of this file; where they stand among the defenses
+of a chain makes no difference. Optimizer, weight decay, clipping, noise and memory see
+the trained parameters only. An audit does not cover the records of the pretraining:
+such a record has influenced the model even if it is not a member of the training set.
 """
 
 import functools
@@ -25,8 +25,9 @@ def start_from(params: Any, fresh: str = "") -> Defense:
     params: an `.npz`, a `.safetensors`, the folder of an Orbax checkpoint, or a nested
       dictionary of arrays: the parameters by path, as "Dense_0/kernel", or all
       variables of the model, with a collection "params". Pickled files are not read.
-    fresh: regular expression that matches the paths of leaves that start at random,
-      such as "Dense_1/.*" for a new head; their entries in `params` are ignored.
+    fresh: regular expression that matches the whole paths of leaves that start at
+      random, such as "Dense_1/.*" for a new head; their entries in `params` are
+      ignored.
 
   Returns:
     The part. A model with other leaves than those given raises an error that names
@@ -51,8 +52,8 @@ def freeze(layers: str) -> Defense:
   as in inference: BatchNorm uses its moving statistics and dropout is off.
 
   Args:
-    layers: regular expression that matches the paths of the frozen leaves, such as
-      "backbone/.*".
+    layers: regular expression that matches the whole paths of the frozen leaves, such
+      as "backbone/.*".
 
   Returns:
     The part. An expression that matches no leaf, or every leaf, raises an error.
@@ -71,11 +72,11 @@ def head_only(head: str) -> Defense:
   """Train the head alone, and freeze everything else.
 
   Args:
-    head: regular expression that matches the paths of the trained leaves, such as
+    head: regular expression that matches the whole paths of the trained leaves, such as
       "Dense_1/.*".
 
   Returns:
-    The part.
+    The part. An expression that matches no leaf, or every leaf, raises an error.
 
   Guarantee: none. Frozen parameters learn nothing about the records.
 
@@ -83,9 +84,7 @@ def head_only(head: str) -> Defense:
   "head_only(head='head/.*')"
   """
   chosen = _matching("head_only: head", head)
-  return Defense(
-    "", network=lambda net: partial.freeze(net, lambda path: not chosen(path))
-  )
+  return Defense("", network=lambda net: partial.head_only(net, chosen))
 
 
 @defense(registry=PARTS)
@@ -103,8 +102,8 @@ def lora(
   Args:
     rank: rank of the change, >= 1.
     scale: alpha / rank of the paper, > 0.
-    layers: regular expression that matches the paths of the kernels to change.
-    train: regular expression that matches the paths of leaves that are trained
+    layers: regular expression that matches the whole paths of the kernels to change.
+    train: regular expression that matches the whole paths of leaves that are trained
       themselves, such as "head/.*" for a new head.
 
   Returns:

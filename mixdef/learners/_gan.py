@@ -261,8 +261,9 @@ def gan_learner(
     return networks.generate(state.params[released], state.stats, z, y)
 
   texts = [text_of(field) for field in networks if isinstance(field, nn.Module)]
-  texts += [field.text for field in networks if isinstance(field, Network)]
-  parts = [name, *texts]
+  adapted = [field for field in networks if isinstance(field, Network)]
+  parts = [name, *texts, *(network.text for network in adapted)]
+  names = [type(field).__name__ for field in networks if isinstance(field, nn.Module)]
   if defense is not None:
     parts.append(str(defense))
     fields["batch"], fields["traits"] = defense.batch, defense.traits
@@ -273,6 +274,8 @@ def gan_learner(
     "text": "|".join(parts),
     "latent": networks.latent,
     "num_classes": networks.num_classes,
+    "defense": name if defense is None else str(defense),
+    "network": ", ".join([*names, *(network.name for network in adapted)]),
   }
   return Learner(init, step, None, None, **{**own, **fields})
 

@@ -112,9 +112,14 @@ def ban_mpr(
     )
     return jax.nn.logsumexp(log_probs, 0) - jnp.log(students)
 
-  name = adapt(model).text
-  text = f"ban_mpr(model={name}, students={students}, coefficient={coefficient})"
-  return Learner(init, step, None, None, predict, text=text)
+  network = adapt(model)
+  numbers = f"students={students}, coefficient={coefficient}"
+  return Learner(
+    *(init, step, None, None, predict),
+    text=f"ban_mpr(model={network.text}, {numbers})",
+    defense=f"ban_mpr({numbers})",
+    network=network.name,
+  )
 
 
 def _taught(batch, state, ctx):

@@ -22,7 +22,7 @@ from mixdef.core.randomness import fold_in_name
 from mixdef.data import to_float
 from mixdef.models.adapters import adapt
 from mixdef.models.features import NoFeatures, features_of
-from mixdef.models.probing import check_network
+from mixdef.models.probing import called, check_network
 
 _BLOCK = 512  # records per forward pass of an epoch hook
 
@@ -69,6 +69,7 @@ def classifier(
   _refuse_critics_parts(defense)
   if not isinstance(model, nn.Module):
     model = adapt(model)  # which can be hashed, and is adapted once
+  instead = _without_statistics(model)
   given, model = model, _with_fields(model, defense)
   network = adapt(model)
   if defense.network:
@@ -84,9 +85,11 @@ def classifier(
 
   def init(key, spec):
     spec = isolation.public(spec) if defense.traits.per_example else spec
-    variables = network.init(fold_in_name(key, "params"), spec.example)
-    check_network(network, variables, spec.example, spec.num_classes)
-    _check_kept(variables, defense, microbatch)
+    key_of_params, example = fold_in_name(key, "params"), spec.example
+    make = functools.partial(network.init, key_of_params, example)
+    variables = called(make, example)
+    _check_kept(variables, defense, microbatch, instead)
+    check_network(network, variables, example, spec.num_classes)
     spec = spec._replace(variables=variables)
     params = variables["params"]
     stats = {name: value for name, value in variables.items() if name != "params"}
@@ -216,6 +219,8 @@ def classifier(
     model=given,
     guarantee=guarantee_of(defense),
     features=features if network.features else None,
+    defense=str(defense),
+    network=network.name,
   )
 
 
@@ -280,18 +285,26 @@ def _check_microbatch(microbatch, defense):
       )
 
 
-def _check_kept(variables, defense, microbatch):
+def _without_statistics(model):
+  """Return what to use in place of BatchNorm in a model."""
+  if type(model).__module__.startswith("mixdef.") and hasattr(model, "norm"):
+    return "use norm='group'"
+  layers = "nn" if isinstance(model, nn.Module) else "nnx"
+  return f"use {layers}.GroupNorm or {layers}.LayerNorm instead of BatchNorm"
+
+
+def _check_kept(variables, defense, microbatch, instead):
   """Raise if a model has variables other than parameters that a step cannot update."""
   kept = sorted(variables.keys() - {"params", "constants", "frozen"})
   if kept and defense.traits.per_example:
     raise ValueError(
       f"the model keeps {kept[0]}, as BatchNorm does, which per-example clipping does "
-      "not bound and no noise covers: use norm='group', or keep parameters alone"
+      f"not bound and no noise covers: {instead}, or keep parameters alone"
     )
   if kept and microbatch is not None:
     raise ValueError(
       f"the model keeps {kept[0]}, which microbatch={microbatch} would update by "
-      "parts of a batch: use norm='group', or leave microbatch out"
+      f"parts of a batch: {instead}, or leave microbatch out"
     )
 
 

@@ -83,7 +83,8 @@ def model_stacking(models, optimizer, *, combiner=None) -> Learner:
   'model_stacking(models=(MLP(widths=('
   """
   models = _two_models(models)
-  texts = [adapt(model).text for model in models]
+  adapted = [adapt(model) for model in models]
+  texts = [network.text for network in adapted]
   if texts[0] == texts[1]:
     raise ValueError(
       f"model_stacking needs two different models, but got {texts[0]} twice: change "
@@ -142,7 +143,13 @@ def model_stacking(models, optimizer, *, combiner=None) -> Learner:
 
   combined = adapt(combiner).text
   text = f"model_stacking(models=({', '.join(texts)}), combiner={combined})"
-  return Learner(init, step, None, None, predict, text=text)
+  names = ", ".join(network.name for network in adapted)
+  return Learner(
+    *(init, step, None, None, predict),
+    text=text,
+    defense="model_stacking",
+    network=names,
+  )
 
 
 def _two_models(models):

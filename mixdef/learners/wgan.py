@@ -133,7 +133,8 @@ def wgan_gp(
     if stats and private:
       raise ValueError(
         "the generator keeps batch statistics, which make one record's gradient depend "
-        f"on another's condition: {defense} needs norm='group'"
+        f"on another's condition: {defense} needs GroupNorm or LayerNorm instead of "
+        "BatchNorm (norm='group' of the networks of mixdef)"
       )
 
     def defended(key, d):

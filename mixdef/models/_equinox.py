@@ -18,6 +18,7 @@ from mixdef.models.network import (
   Network,
   by_path,
   check_factory,
+  first_line,
   flags,
   nested,
   parameters_of,
@@ -121,14 +122,21 @@ def adapt_equinox(
       own = {"key": key} if "key" in takes else {}
       return module(*xs, **own, **options)
 
-    outputs = jax.vmap(one, in_axes=(0, 0 if draws else None))(xs, keys)
+    try:
+      outputs = jax.vmap(one, in_axes=(0, 0 if draws else None))(xs, keys)
+    except (TypeError, ValueError) as error:
+      shapes = " and ".join(str(list(x.shape[1:])) for x in xs)
+      raise ValueError(
+        f"{called} cannot be called with one record {shapes}, without the axis of the "
+        f"batch: {first_line(error)}; let it reshape the record, or move the channels "
+        "first for its convolutions"
+      ) from error
     kept = {name: variables[name] for name in variables if name != "params"}
     return outputs, {} if train else kept
 
   text = f"{name}{found['text']}"
-  return Network(
-    init, apply, text, still=functools.partial(adapt_equinox, model, inputs)
-  )
+  still_of = functools.partial(adapt_equinox, model, inputs)
+  return Network(init, apply, text, still=still_of, name=found["name"])
 
 
 def _held_still(module, still):
@@ -165,7 +173,7 @@ def _fault(module, takes):
   if nodes(eqx.nn.StateIndex):
     return (
       f"{name} keeps state, as Equinox's BatchNorm does, which padded rows would "
-      "enter: use GroupNorm or LayerNorm"
+      "enter: use eqx.nn.GroupNorm or eqx.nn.LayerNorm"
     )
   if "key" not in takes and any(layer.p > 0 for layer in nodes(eqx.nn.Dropout)):
     return f"{name} has dropout: let its __call__ take key, and pass it on"

@@ -109,7 +109,11 @@ def adapt_linen(
     return outputs
 
   return Network(
-    init, apply, text_of(module), still=functools.partial(adapt_linen, module, inputs)
+    init,
+    apply,
+    text_of(module),
+    still=functools.partial(adapt_linen, module, inputs),
+    name=type(module).__name__,
   )
 
 

@@ -178,7 +178,8 @@ def adapt_nnx(
     return outputs, new
 
   text = f"{name}{found['text']}"
-  return Network(init, apply, text, still=functools.partial(adapt_nnx, model, inputs))
+  still_of = functools.partial(adapt_nnx, model, inputs)
+  return Network(init, apply, text, still=still_of, name=found["name"])
 
 
 _KNOWN = (nnx.Param, nnx.BatchStat, nnx.RngState)

@@ -62,4 +62,5 @@ def adapt_pair(pair: Any, inputs: int = 1) -> Network:
     options |= phase(flags(takes), train)
     return run(variables["params"], *map(to_float, xs), **options), {}
 
-  return Network(init, apply, text_of(tuple(pair)))
+  text = text_of(tuple(pair))
+  return Network(init, apply, text, name=text)

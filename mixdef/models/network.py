@@ -33,6 +33,7 @@ class Network(NamedTuple):
   the records; the networks of a GAN have two. uint8 inputs are scaled to [0, 1].
 
   `text` describes the model; models that differ in structure have different texts.
+  `name` is the name of its class, for reports.
   `still(frozen)` returns the network whose modules, chosen by their paths, behave in
   training as in inference; None if that cannot be done. `given()` returns the leaves
   that all models start from, by collection and path; None if all starts are random.
@@ -47,6 +48,7 @@ class Network(NamedTuple):
   still: Callable | None = None
   given: Callable | None = None
   features: Callable | None = None
+  name: str = ""
 
 
 def by_path(tree: Mapping[str, Any]) -> dict[str, Any]:

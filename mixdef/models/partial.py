@@ -23,7 +23,7 @@ from mixdef.models.weights import read_weights
 Chosen = Callable[[str], bool]  # the path of a leaf -> whether it is chosen
 
 _FROZEN, _LORA = "frozen", "lora"
-_SHOWN = 3  # paths in a message
+_SHOWN = 20  # paths in a message
 
 
 class _Partial(Network):
@@ -60,16 +60,7 @@ def start_from(
     found = by_path(network.init(key, *xs))
     if fresh:
       _check_matched("fresh", fresh, map(_leaf, found))
-    wanted = {path for path in found if not is_fresh(_leaf(path))}
-    _refuse_paths("lack", [path for path in found if path in wanted - flat.keys()])
-    _refuse_paths("also hold", [path for path in flat if path not in wanted])
-    for path in sorted(wanted):
-      if flat[path].shape != found[path].shape:
-        raise ValueError(
-          f"the given parameters hold {path} of shape {list(flat[path].shape)}, and "
-          f"the model's is {list(found[path].shape)}: pass those of this model, or "
-          f"fresh={_leaf(path)!r} to train it from a random start"
-        )
+    _refuse_others(flat, {p: v for p, v in found.items() if not is_fresh(_leaf(p))})
     return nested({path: flat.get(path, leaf) for path, leaf in found.items()})
 
   words = [digest(np.frombuffer(p.encode(), np.uint8), flat[p]) for p in sorted(flat)]
@@ -122,7 +113,12 @@ def freeze(network: Network, chosen: Chosen) -> Network:
     ValueError: if `freeze` or `lora` came first; when a model is made, if nothing or
       everything is frozen.
   """
-  return _partly(network, chosen)
+  return _partly(network, chosen, ("layers", chosen))
+
+
+def head_only(network: Network, head: Chosen) -> Network:
+  """Train the leaves of a head alone; the others are frozen, see `freeze`."""
+  return _partly(network, lambda path: not head(path), ("head", head))
 
 
 def lora(
@@ -160,11 +156,15 @@ def lora(
   def make(key, params):
     if train:
       _check_matched("train", train, params)
+    kernels = [
+      path
+      for path, leaf in params.items()
+      if leaf.ndim >= 2 and _name(path) != "bias" and not is_trained(path)
+    ]
+    _check_matched("layers", layers, kernels)
     factors = {}
-    for path, leaf in params.items():
-      name = path.rpartition("/")[2]
-      if leaf.ndim < 2 or name == "bias" or not layers(path) or is_trained(path):
-        continue
+    for path in filter(layers, kernels):
+      leaf, name = params[path], _name(path)
       bias = params.get(f"{path.removesuffix(name)}bias")
       inputs, outputs = _matrix(leaf.shape, () if bias is None else bias.shape)
       path_key = fold_in_name(key, path)
@@ -175,8 +175,6 @@ def lora(
         a = jax.random.uniform(path_key, (inputs, rank), minval=-bound, maxval=bound)
         b = jnp.zeros((rank, outputs))
       factors[path] = {"a": a, "b": b}
-    if not factors:
-      raise ValueError(f"no kernel is chosen by layers: the model has {_some(params)}")
     return factors
 
   def use(params, factors):
@@ -186,7 +184,8 @@ def lora(
     }
     return {**params, **changed}
 
-  return _partly(network, lambda path: not is_trained(path), _Added(make, use))
+  added = _Added(make, use)
+  return _partly(network, lambda path: not is_trained(path), added=added)
 
 
 def _matrix(kernel, bias):
@@ -208,8 +207,11 @@ class _Added(NamedTuple):
   use: Callable  # (all leaves by path, parameters) -> leaves
 
 
-def _partly(network, chosen, added=None):
-  """Return a network that trains what is not chosen, and what is added."""
+def _partly(network, chosen, given=None, added=None):
+  """Return a network that trains what is not chosen, and what is added.
+
+  `given` is the expression of the caller, by name, which has to match some leaf.
+  """
   if isinstance(network, _Partial):
     raise ValueError(
       "two of freeze, head_only and lora choose what is trained: keep one of them"
@@ -218,10 +220,15 @@ def _partly(network, chosen, added=None):
   def init(key, *xs):
     found = by_path(network.init(key, *xs))
     params = {_leaf(p): leaf for p, leaf in found.items() if _head(p) == "params"}
+    if given:
+      what, expression = given
+      _check_matched(what, expression, params)
     names = {path for path in params if chosen(path)}
     if not names or (len(names) == len(params) and added is None):
       what = "everything" if names else "nothing"
-      raise ValueError(f"{what} is frozen of a model of {_some(params)}: choose others")
+      raise ValueError(
+        f"{what} is frozen of the model, whose paths are {_some(params)}: choose others"
+      )
     still = _still(params, names)
     frozen = {
       path
@@ -273,7 +280,7 @@ def _partly(network, chosen, added=None):
     run, _, changing = prepared(variables, [x], **how)
     return first_input(run, changing)
 
-  return _Partial(init, apply, network.text, features=features)
+  return _Partial(init, apply, network.text, features=features, name=network.name)
 
 
 def _still(leaves: Iterable[str], frozen: set[str]) -> Chosen:
@@ -313,6 +320,10 @@ def _module(path):
   return _leaf(path).rpartition("/")[0]
 
 
+def _name(path):
+  return path.rpartition("/")[2]
+
+
 def _floats(leaf):
   array = np.asarray(leaf)
   with jax.ensure_compile_time_eval():  # a sweep makes its chains inside a trace
@@ -324,17 +335,44 @@ def _some(paths):
   return f"{', '.join(list(paths)[:_SHOWN])}{more}"
 
 
+def _whole(path):
+  """Return an expression for the leaves of the module of a leaf, as an example."""
+  module = path.rpartition("/")[0]
+  return f"{module}/.*" if module else path
+
+
 def _check_matched(what, chosen, paths):
   paths = list(paths)
   if not any(map(chosen, paths)):
+    example = _whole(paths[-1]) if paths else "head/.*"
     raise ValueError(
-      f"{what} matches no leaf of a model of {_some(paths)}: choose others"
+      f"{what} matches no path of the model, {_some(paths) or 'which has none'}: write "
+      f"an expression for whole paths, as {what}={example!r}"
     )
 
 
-def _refuse_paths(what, paths):
-  if paths:
+def _refuse_others(given, wanted):
+  """Raise if leaves are missing, unexpected or of another shape, naming all of them."""
+
+  def shape(leaves, path):
+    return list(leaves[path].shape)
+
+  both = [path for path in wanted if path in given]
+  other = [path for path in both if given[path].shape != wanted[path].shape]
+  missing = [path for path in wanted if path not in given]
+  unknown = [path for path in given if path not in wanted]
+  faults = {
+    "lack": [f"{path} {shape(wanted, path)}" for path in missing],
+    "hold": [
+      f"{path} {shape(given, path)} instead of {shape(wanted, path)}" for path in other
+    ],
+    "also hold": [f"{path} {shape(given, path)}" for path in unknown],
+  }
+  said = [f"{what} {_some(found)}" for what, found in faults.items() if found]
+  if said:
+    first = _leaf([*other, *missing, *unknown][0])
     raise ValueError(
-      f"the given parameters {what} {_some(paths)}: pass those of this model, or "
-      f"choose what starts at random, as fresh={_leaf(paths[0])!r}"
+      f"the given parameters {'; '.join(said)}: pass those of this model, or choose "
+      "what starts at random by an expression for whole paths, as "
+      f"fresh={_whole(first)!r}"
     )

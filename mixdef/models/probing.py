@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,9 +10,39 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixdef.core.randomness import random_key
-from mixdef.models.network import Network
+from mixdef.models.network import Network, first_line
 
 _SUM_TO_ONE = 1e-3  # tolerance for the sum of a row of probabilities
+
+
+def called(run: Callable, example: Any) -> Any:
+  """Return what a first call of a model returns, with its errors in one line.
+
+  Args:
+    run: calls the model.
+    example: the records [B,...] that it is called with.
+
+  Raises:
+    ValueError: if the model cannot be called with such records.
+  """
+  try:
+    return run()
+  except (TypeError, ValueError) as error:
+    if _is_own(error):
+      raise
+    raise ValueError(
+      f"the model cannot be called with x {example.dtype}{list(example.shape)}: "
+      f"{first_line(error)}"
+    ) from error
+
+
+def _is_own(error):
+  """Return whether an adapter raised an error, and not the model."""
+  place = error.__traceback__
+  while place.tb_next:
+    place = place.tb_next
+  module, name = place.tb_frame.f_globals["__name__"], place.tb_frame.f_code.co_name
+  return module.startswith("mixdef.") and name != "__call__"
 
 
 def check_network(network: Network, variables: Any, example, num_classes: int) -> None:
@@ -40,7 +71,8 @@ def check_network(network: Network, variables: Any, example, num_classes: int) -
   # A batch of one reveals squeezed axes; a batch of K + 1 reveals swapped axes.
   for rows in (1, num_classes + 1):
     x = jax.ShapeDtypeStruct((rows, *example.shape[1:]), example.dtype)
-    logits = jax.eval_shape(functools.partial(_predicted, network), variables, x)
+    predicted = functools.partial(_predicted, network)
+    logits = called(functools.partial(jax.eval_shape, predicted, variables, x), x)
     _check_logits(logits, rows, num_classes)
     _check_training(network, variables, x, num_classes)
   _refuse_probabilities(network, example)

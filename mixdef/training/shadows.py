@@ -225,7 +225,8 @@ def open_shadows(
       )
       own = sum(map(len, _chunks(training.count, agreed.models_at_once, store)))
       work = training.work // training.count * own
-      shown = Progress(work, unit="epoch", shown=options.progress)
+      unit = "epoch" if training.work == training.plan.epochs else "model epoch"
+      shown = Progress(work, unit=unit, shown=options.progress)
       loop = Loop(store, shown, agreed.made_from, _trace(store, training, options))
       members = np.asarray(training.members)
       return Shadows(source, data, members, options, agreed, store, loop)

@@ -190,19 +190,29 @@ def decide(training, strategy: str, budget: float, most: int) -> tuple[str, int]
 def choose(training, budget: float, most: int) -> str:
   """Time the strategies on the first models of a training, and return the fastest.
 
-  Worker processes are timed only if cores are available for them and the training is
-  long enough to amortize their start.
+  The first strategy is kept if the whole training takes less time with it than timing
+  it took, most of which is compilation: then nothing can be saved. Worker processes
+  are timed only if cores are available for them and the training is long enough to
+  amortize their start.
   """
   if training.count == 1:
     return "loop"
   logging.info("measuring the strategies; strategy=vmap or another one skips this")
   plan, seconds = training.plan, {}
+  started = time.monotonic()
   for strategy in STRATEGIES:
     best = min(seconds.values(), default=float("inf"))
-    if strategy == "processes":
-      left = best * most * plan.steps_per_epoch * plan.epochs
-      if training.streamed or num_workers() < 2 or left < _WORTH_WORKERS_SECONDS:
-        continue
+    left = best * most * plan.steps_per_epoch * plan.epochs
+    if len(seconds) == 1 and left < time.monotonic() - started:
+      logging.info(
+        "strategy %s: the whole training takes about %.2g s, less than timing another",
+        *(next(iter(seconds)), left),
+      )
+      return next(iter(seconds))
+    if strategy == "processes" and (
+      training.streamed or num_workers() < 2 or left < _WORTH_WORKERS_SECONDS
+    ):
+      continue
     size, _ = models_at_once(training, strategy, budget, most)
     try:
       seconds[strategy] = _seconds_per_model(training, strategy, size, best)

@@ -84,6 +84,12 @@ def test_tables_have_no_such_views(name):
   assert isinstance(raised.value, ValueError)
 
 
+@pytest.mark.parametrize("name", OF_PICTURES)
+def test_channels_first_are_refused(name):
+  with pytest.raises(Unavailable, match=r"channels first, .*transpose\(0, 2, 3, 1\)"):
+    OF_PICTURES[name](np.zeros((2, 3, 8, 8), np.uint8))
+
+
 @pytest.mark.parametrize(
   "make", [flips_and_shifts, translations], ids=["flips_and_shifts", "translations"]
 )

@@ -85,7 +85,16 @@ def test_other_learners_are_refused(ensemble):
     audit(dataclasses.replace(ensemble, source=bare), attacks=ATTACKS, dp_baseline=True)
 
 
-def test_saving_needs_a_folder(ensemble):
+def test_a_report_names_the_defense_and_the_model(ensemble):
   result = audit(ensemble, attacks=ATTACKS)
+  setting = result.report["setting"]
+  assert (setting["defense"], setting["model"]) == ("none", "MLP")
+  assert result.report["title"] == "synthetic_clusters, no defense"
+  given = audit(ensemble, attacks="loss_threshold", setting={"model": "mine"}).report
+  assert (given["setting"]["defense"], given["setting"]["model"]) == ("none", "mine")
+
+
+def test_saving_needs_a_folder(ensemble):
+  result = audit(ensemble, attacks=["loss_threshold"])
   with pytest.raises(ValueError, match="name a folder"):
     result.save()

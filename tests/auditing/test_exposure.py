@@ -240,12 +240,26 @@ def test_one_model_without_references_is_judged_on_average_only(leak, target):
   assert "Only an average gap was measured: accuracy" in text
   assert "0 reference models" in text
   assert "Train reference models" in text
-  assert not re.search("excluding|listed below|exposed records|1 models", text)
+  assert not re.search("excluding|report lists|exposed records|1 models", text)
   assert 'id="records"' not in found.html()
   missing = ["lira_online", "lira_offline_fixed", "base", "bavaria", "attack_r"]
   missing += ["calibrated_loss", "confidence", "shokri", "salem_1"]
   for name in missing:
     assert "needs reference models" in report["not_run"][name], name
+
+
+def test_classes_are_named(pooled):
+  signals, names = pooled.signals, [f"class {k}" for k in range(10)]
+  findings = run_attacks(NAMES[:2], signals)
+  ids = np.arange(signals.members.shape[1])
+  numbered, named = (
+    exposure(findings, signals, ids, catalogue=ATTACKS, seed=0, classes=classes)
+    for classes in (None, names)
+  )
+  for kind in (lambda found: found["classes"], lambda f: f["records"]["exposed"]):
+    labels = [row["label"] for row in kind(numbered)]
+    assert labels
+    assert [row["label"] for row in kind(named)] == [f"class {k}" for k in labels]
 
 
 @pytest.mark.parametrize(("seed", "target"), [(0, None), (1, 0)])
@@ -254,7 +268,7 @@ def test_where_chance_explains_the_result_no_record_is_to_be_left_out(seed, targ
   signals = Signals.from_logits(given["logits"], given["labels"], given["keep"])
   report = audit(signals, attacks=NAMES[:4], target=target).report
   assert report["verdict"]["level"] in ("none_found", "low")
-  assert not re.search("excluding|listed below", spoken(report))
+  assert not re.search("excluding|report lists", spoken(report))
 
 
 def test_the_same_advice_is_given_where_records_stand_out(pooled, released):

@@ -4,16 +4,19 @@ import enum
 import json
 import pathlib
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 
 import mixdef
 from mixdef import attacks
 from mixdef.attacks import Signals
 from mixdef.auditing import audit
-from mixdef.auditing.facts import plain_facts
+from mixdef.auditing.facts import plain_facts, recipe_facts
 
 
 class Kind(enum.Enum):
@@ -162,3 +165,45 @@ def test_options_of_a_loss_are_its_own():
   ATTACKS.resolve("gan_leaks_calibrated(loss='reconstruction', steps=3)")
   with pytest.raises(ValueError, match="loss='nearest' has no argument steps"):
     ATTACKS.resolve("gan_leaks_calibrated(steps=3)")
+
+
+class OfNNX(nnx.Module):
+  def __init__(self, rngs):
+    self.out = nnx.Linear(5, 3, rngs=rngs)
+
+  def __call__(self, x):
+    return self.out(x)
+
+
+class OfEquinox(eqx.Module):
+  out: eqx.nn.Linear
+
+  def __init__(self, key):
+    self.out = eqx.nn.Linear(5, 3, key=key)
+
+  def __call__(self, x):
+    return self.out(x)
+
+
+@pytest.mark.parametrize(
+  ("model", "name"),
+  [
+    (mixdef.models.mlp(4), "MLP"),
+    (OfNNX, "OfNNX"),
+    (lambda rngs: OfNNX(rngs), "OfNNX"),
+    (lambda key: OfEquinox(key), "OfEquinox"),
+  ],
+)
+def test_a_learner_names_its_defense_and_its_class(model, name):
+  learner = mixdef.classifier(model, optax.sgd(0.1), "mixup|freeze('out/.*')")
+  named = {"defense": "mixup|freeze(layers='out/.*')", "model": name}
+  assert recipe_facts(learner) == named
+
+
+def test_learners_of_several_networks_name_them_all():
+  models = mixdef.models.mlp(4), mixdef.models.cnn()
+  stacked = mixdef.model_stacking(models, optax.sgd(0.1))
+  assert recipe_facts(stacked) == {"defense": "model_stacking", "model": "MLP, CNN"}
+  gan = mixdef.mixup_gan(mixdef.models.image_networks((8, 8), 3))
+  assert recipe_facts(gan)["defense"].startswith("mixup")
+  assert recipe_facts(gan)["model"].count(", ") == 1

@@ -1,6 +1,7 @@
 """Columns become features by a schema, completed from the records."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -40,6 +41,30 @@ def test_each_kind_of_column_by_hand():
   np.testing.assert_allclose(data.x.T, list(expected.values()), atol=1e-6)
   assert data.x.dtype == np.float32
   assert (data.y.tolist(), data.classes) == ([0, 1, 0, 1], ("no", "yes"))
+
+
+def test_decoding_inverts_the_encoding():
+  data = made(schema={"size": SIZES})
+  decoded = [data.schema.decode(row) for row in data.x]
+  for i, row in enumerate(decoded):
+    seen = FRAME["seen"][i]
+    expected = {name: FRAME[name][i] for name in ("age", "sex", "smoker", "size")}
+    assert row == {**expected, "seen": str(seen)}
+  public = Dataset.from_arrays(data.x * 3, data.y)
+  assert data.standardize(public).schema.rescaled, "features are those of no column"
+
+
+def test_integers_that_never_repeat_may_be_ids(caplog):
+  caplog.set_level(logging.WARNING, logger="absl")
+  frame = {"note_id": np.arange(40) * 7, "age": np.arange(40) // 2, "y": [0, 1] * 20}
+  made(frame)
+  (said,) = [record.getMessage() for record in caplog.records]
+  assert "'note_id' holds a different integer in each of the 40 rows" in said
+  assert "id='note_id' (--id=note_id), or give it the kind 'drop'" in said
+  caplog.clear()
+  made(frame, id="note_id")
+  made(frame, schema={"note_id": "numeric"})
+  assert not caplog.records
 
 
 def test_columns_fitted_on_the_records_are_listed():

@@ -1,6 +1,7 @@
 """Defenses that set a field of the network, and per-example clipping with them."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -16,6 +17,7 @@ from per_example_cases import (
 
 from mixdef import models
 from mixdef.core import chain
+from mixdef.core.hooks import Spec
 from mixdef.defenses import group_norm, weight_standardization
 from mixdef.defenses.per_example import ghost, microbatch
 from mixdef.learners import classifier
@@ -62,6 +64,13 @@ def test_the_parts_set_the_fields_of_the_networks():
   text = classifier(models.resnet(8, norm="batch"), optax.sgd(0.1), both).text
   assert "norm='group'" in text
   assert "weight_standardization=True" in text
+
+
+def test_a_network_of_the_catalogue_is_told_its_option():
+  learner = classifier(models.resnet(8, norm="batch"), optax.sgd(0.1), "dp_sgd(1.0)")
+  spec = Spec(jnp.zeros((1, 8, 8, 3)), None, None, 10, 8, 10, 4, 2, 1)
+  with pytest.raises(ValueError, match=r"keeps batch_stats.*: use norm='group', or"):
+    jax.eval_shape(lambda key: learner.init(key, spec), jax.random.key(0))
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,18 @@ def test_tables_are_refused_where_pictures_are_needed(part):
     part.batch(make_batch(), (), in_epoch(0))
 
 
+@pytest.mark.parametrize("part", [cutout(), random_crop(), random_flip()], ids=str)
+def test_channels_first_are_refused(part):
+  def augmented(shape):
+    batch = make_batch()._replace(x=jnp.zeros((6, *shape)))
+    return jax.eval_shape(lambda b: part.batch(b, (), in_epoch(0)), batch).x.shape
+
+  assert augmented((3, 8, 3)) == (6, 3, 8, 3), "a narrow picture"
+  for channels in (1, 3):
+    with pytest.raises(ValueError, match=r"channels first: pass x\.transpose\(0, 2"):
+      augmented((channels, 8, 8))
+
+
 @pytest.mark.parametrize(
   ("make", "reason"),
   [

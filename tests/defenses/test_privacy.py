@@ -337,7 +337,9 @@ class Centred(nn.Module):
   ("model", "kept"), [(NormNet(), "batch_stats"), (Centred(), "running")]
 )
 def test_pitfall_94_batch_norm_and_all_state_without_noise_are_refused(model, kept):
-  with pytest.raises(ValueError, match=f"the model keeps {kept}, as BatchNorm does"):
+  instead = "use nn.GroupNorm or nn.LayerNorm instead of BatchNorm"
+  message = f"the model keeps {kept}, as BatchNorm does.*: {instead}"
+  with pytest.raises(ValueError, match=message):
     init(learner_of(dp_sgd(), model))
   assert kept in init(learner_of(None, model)).stats
 

@@ -1,11 +1,11 @@
 """Train the small problem in a process of its own: `python apart.py <JSON>`.
 
 Keys of the JSON: `models`, `epochs` and `strategy`; and if wanted `out`, a folder;
-`answer`, an npz for the signals; `at_once`, models in a chunk; `devices`, CPU devices
-to force; `coordinator`, [address, processes, number]; `full`, the process that finds
-the disk full; `slow`, the process that waits before it reads a file; `beat`, seconds
-between two heartbeats of the lock on a bucket, and how much this host's clock is off,
-in seconds.
+`memory_gb`, of which too little streams the records; `answer`, an npz for the signals;
+`at_once`, models in a chunk; `devices`, CPU devices to force; `coordinator`, [address,
+processes, number]; `full`, the process that finds the disk full; `slow`, the process
+that waits before it reads a file; `beat`, seconds between two heartbeats of the lock on
+a bucket, and how much this host's clock is off, in seconds.
 """
 
 import errno
@@ -33,7 +33,7 @@ from mixdef.training.devices import connect
 LEARNER = mixdef.classifier(Dropped(), optax.adam(0.05), mixdef.mixup(1.0))
 
 
-def train(*, models, epochs, strategy, out=None):
+def train(*, models, epochs, strategy, out=None, memory_gb=None):
   """Train and query; returns the signals."""
   # No two records of the population have all hidden units off.
   queries = {"population": records(count=10, seed=2)}
@@ -45,6 +45,7 @@ def train(*, models, epochs, strategy, out=None):
     batch_size=6,
     num_members=20,
     strategy=strategy,
+    memory_gb=memory_gb,
     signals=queries if out else None,
     out=out,
   )

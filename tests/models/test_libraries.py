@@ -356,7 +356,27 @@ REFUSED: dict[str, Any] = {
     ValueError,
     "is called inside another transformation, as nnx.jit or nnx.scan",
   ),
-  "equinox with state": (Stateful, ValueError, "Stateful keeps state, .* GroupNorm"),
+  "nnx of other records": (
+    lambda rngs: nnx.Linear(D + 1, K, rngs=rngs),
+    ValueError,
+    r"the model cannot be called with x float32\[1, 5\]: dot_general requires",
+  ),
+  "equinox with state": (
+    Stateful,
+    ValueError,
+    "Stateful keeps state, .* use eqx.nn.GroupNorm or eqx.nn.LayerNorm",
+  ),
+  "equinox of other records": (
+    lambda key: eqx.nn.Linear(D + 1, K, key=key),
+    ValueError,
+    r"Linear.__call__ cannot be called with one record \[5\], without the axis of the "
+    r"batch: dot_general requires .*; let it reshape the record",
+  ),
+  "pair of other records": (
+    (lambda key: {"w": jnp.ones((D + 1, K))}, lambda p, x: x @ p["w"]),
+    ValueError,
+    r"the model cannot be called with x float32\[1, 5\]: dot_general requires",
+  ),
   "equinox without a key": (Keyless, ValueError, "Keyless has dropout: let its"),
   "equinox of two": (
     lambda key, width: Calm(key),

@@ -1,6 +1,7 @@
 """Pretrained starts, frozen layers and low-rank changes, for models of each library."""
 
 import dataclasses
+import re
 
 import equinox as eqx
 import flax.linen as nn
@@ -179,6 +180,24 @@ def test_optimizer_decay_and_clipping_see_trained_leaves_alone():
   assert {leaf.shape for leaf in jax.tree.leaves(state.opt)} == {(), (6, CLASSES)}
 
 
+ORDERS = (0, 1, 2), (2, 0, 1), (0, 2, 1)
+
+
+@pytest.mark.parametrize(
+  "defense",
+  ["ema(0.9)", pytest.param("dp_sgd(1.0, delta=1e-3)", marks=pytest.mark.slow)],
+)
+def test_parts_of_a_start_may_stand_anywhere_among_defenses(defense):
+  start = mixdef.start_from(variables_of(MODELS["pair"]))
+  parts = start, "head_only('head/.*')", defense
+  trained = [
+    fit_many(MODELS["pair"], chain(*(parts[i] for i in order)), noise_seed=1).states
+    for order in ORDERS
+  ]
+  for other in trained[1:]:
+    assert same(trained[0].params, other.params)
+
+
 @pytest.mark.slow
 def test_batch_norm_that_is_frozen_may_be_clipped():
   parts = chain("freeze('backbone/.*')", "dp_sgd(1.0, delta=1e-3)")
@@ -320,35 +339,47 @@ def test_files_are_read_by_their_paths(tmp_path):
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    (lambda w: {"backbone": w["backbone"]}, "parameters lack params/head/w: pass"),
-    (lambda w: {**w, "more": w["head"]}, "parameters also hold params/more/w: pass"),
     (
-      lambda w: {**w, "head": {"w": np.ones((1, CLASSES))}},
-      r"hold params/head/w of shape \[1, 3\], and the model's is \[6, 3\]",
+      lambda w: {"backbone": w["backbone"]},
+      "lack params/head/w [6, 3]: pass those of this model, or choose what starts at "
+      "random by an expression for whole paths, as fresh='head/.*'",
+    ),
+    (lambda w: {**w, "more": w["head"]}, "also hold params/more/w [6, 3]: pass"),
+    (
+      lambda w: {"backbone": {"w": w["backbone"]["w"][:2]}, "top": np.ones((1, 3))},
+      f"lack params/head/w [6, 3]; hold params/backbone/w [2, 6] instead of "
+      f"[{COLUMNS}, 6]; also hold params/top [1, 3]: pass",
     ),
   ],
 )
-def test_parameters_of_another_model_are_one_line(change, message):
+def test_parameters_of_another_model_are_all_named(change, message):
   given = change(variables_of(MODELS["pair"])["params"])
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(ValueError, match=re.escape(message)) as caught:
     fit_many(MODELS["pair"], mixdef.start_from(given))
+  assert "\n" not in str(caught.value)
 
 
 def test_what_cannot_be_frozen_or_read_is_one_line(tmp_path):
-  for layers, what in (("bone", "nothing"), (".*", "everything")):
-    with pytest.raises(ValueError, match=f"{what} is frozen of a model of backbone/w"):
-      fit_many(MODELS["pair"], mixdef.freeze(layers))
-  with pytest.raises(ValueError, match="no kernel is chosen by layers: the model has"):
-    fit_many(MODELS["pair"], mixdef.lora(layers="bone"))
   given = variables_of(MODELS["pair"])
-  with pytest.raises(
-    ValueError, match="fresh matches no leaf of a model of backbone/w"
+  for part, what in (
+    (mixdef.freeze(".*"), "everything"),
+    (mixdef.head_only(".*"), "nothing"),
   ):
-    fit_many(MODELS["pair"], mixdef.start_from(given, fresh="top/.*"))
-  with pytest.raises(
-    ValueError, match="train matches no leaf of a model of backbone/w"
+    with pytest.raises(ValueError, match=f"{what} is frozen .* backbone/w, head/w"):
+      fit_many(MODELS["pair"], part)
+  for part, what in (  # the name of a module is no whole path
+    (mixdef.freeze("head"), "layers"),
+    (mixdef.head_only("head"), "head"),
+    (mixdef.lora(layers="head"), "layers"),
+    (mixdef.lora(train="head"), "train"),
+    (mixdef.start_from(given, fresh="head"), "fresh"),
   ):
-    fit_many(MODELS["pair"], mixdef.lora(train="top/.*"))
+    message = (
+      f"{what} matches no path of the model, backbone/w, head/w: write an expression "
+      f"for whole paths, as {what}='head/.*'"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+      fit_many(MODELS["pair"], part)
   with pytest.raises(ValueError, match="two of freeze, head_only and lora choose"):
     fit_many(MODELS["pair"], "freeze('backbone/.*')|lora(2)")
   with pytest.raises(ValueError, match="start_from comes after freeze"):

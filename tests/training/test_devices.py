@@ -59,6 +59,22 @@ def test_forced_devices_give_the_models_of_one(tmp_path, expected, devices, stra
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["vmap", "scan"])
+def test_records_streamed_to_two_devices_give_the_models_of_one(
+  tmp_path, expected, strategy
+):
+  answers = {}
+  for name, more in (("resident", {}), ("streamed", {"memory_gb": 1e-9})):
+    answer = tmp_path / f"{name}.npz"
+    task = {**TASK, "strategy": strategy, "at_once": MODELS, **more}
+    finish(apart.start(**task, devices=2, answer=answer))
+    with np.load(answer) as given:
+      answers[name] = given["phi"]
+  np.testing.assert_array_equal(answers["streamed"], answers["resident"])
+  np.testing.assert_allclose(answers["streamed"], expected, atol=1e-4)
+
+
+@pytest.mark.slow
 def test_two_hosts_give_the_models_of_one(tmp_path, expected):
   out, answer = tmp_path / "run", tmp_path / "answer.npz"
   # What the slow process reads at the end, the other must not be merging meanwhile.

@@ -1,6 +1,7 @@
 import logging
 
 import pytest
+from training_cases import halves, train
 
 from mixdef.training import progress
 
@@ -31,6 +32,15 @@ def test_time_left_excludes_compiling(clock, caplog):
     "11/100 epochs, about 178 s left",  # 2 s an epoch; with compiling it were 647 s
     "100/100 epochs, done",
   ]
+
+
+def test_epochs_of_several_models_are_called_so(caplog):
+  caplog.set_level(logging.INFO, logger="absl")
+  how = {"epochs": 2, "strategy": "loop", "progress": True}
+  train(members=halves(3), **how)
+  train(members=halves(1), **how)
+  found = [line.partition(",")[0] for line in lines(caplog) if "epochs," in line]
+  assert found[-2:] == ["6/6 model epochs", "2/2 epochs"]
 
 
 def test_work_of_an_earlier_run_does_not_enter_the_estimate(clock, caplog):

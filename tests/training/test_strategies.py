@@ -1,3 +1,6 @@
+import logging
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,6 +68,29 @@ def test_auto_takes_a_strategy_that_gives_the_same_models(ensembles, learner):
   chosen = train(learner, members=KEEP, strategy="auto")
   assert chosen.strategy in STRATEGIES
   assert same(chosen.states.params, ensembles[chosen.strategy].states.params, atol=1e-5)
+
+
+@pytest.mark.parametrize(("share", "timed"), [(0.9, 1), (1.1, 3)])
+def test_only_a_long_training_is_worth_timing_again(monkeypatch, caplog, share, timed):
+  """Against timing the first strategy, which takes 10 s here."""
+  caplog.set_level(logging.INFO, logger="absl")
+  training = types.SimpleNamespace(
+    count=5, plan=types.SimpleNamespace(steps_per_epoch=2, epochs=3), streamed=False
+  )
+  clock, found = [0.0], []
+
+  def seconds_per_model(training, strategy, size, best):
+    clock[0] += 10
+    found.append(strategy)
+    return 10 * share / (5 * 2 * 3)
+
+  monkeypatch.setattr(choosing.time, "monotonic", lambda: clock[0])
+  monkeypatch.setattr(choosing, "_seconds_per_model", seconds_per_model)
+  monkeypatch.setattr(choosing, "models_at_once", lambda *_: (5, 0.0))
+  assert choosing.choose(training, 1e9, 5) == "vmap"
+  assert len(found) == timed
+  said = "takes about 9 s, less than timing another" in caplog.text
+  assert said == (timed == 1)
 
 
 @pytest.mark.slow

@@ -75,6 +75,15 @@ GANS = {
 }
 
 
+FEATURES, GAN_CLASSES = gan_cases.FEATURES, gan_cases.CLASSES
+OTHER_GANS = {
+  "gs_wgan": mixdef.gs_wgan(NETWORKS, critics=2, fakes=4, critic_steps=1),
+  "datalens": mixdef.datalens(NETWORKS, teachers=2, top=5, warm_epochs=0),
+  "medgan": mixdef.medgan(FEATURES, GAN_CLASSES, pretrain_epochs=1),
+  "relaxloss_gan": mixdef.wgan_gp(NETWORKS, defense=mixdef.relaxloss_gan(references=2)),
+}
+
+
 def both(learner, monkeypatch, folder, strategy, data=DATA, members=KEEP, **options):
   """Train on resident records, and streamed in groups of two steps, the last of one."""
   how = {"batch_size": 4, "num_members": 18, "noise_seed": 3, "strategy": strategy}
@@ -126,6 +135,21 @@ def test_streamed_gans_are_equal(name, strategy, monkeypatch, tmp_path):
   how = {"data": gan_cases.DATA, "members": gan_cases.KEEP}
   pair = both(GANS[name], monkeypatch, tmp_path, strategy, **how)
   check_equal(*pair, tolerance(name, strategy))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHER_GANS)
+def test_other_streamed_gans_and_their_signals_are_equal(name, monkeypatch, tmp_path):
+  how = {"data": gan_cases.DATA, "members": gan_cases.KEEP}
+  pair = both(OTHER_GANS[name], monkeypatch, tmp_path, "scan", **how)
+  check_equal(*pair, 1e-5)
+  others = gan_cases.records(20, seed=5)
+  resident = pair[0].signals(population=others)
+  streamed = pair[1].signals(population=mapped(others, tmp_path, "others"))
+  np.testing.assert_allclose(streamed.phi, resident.phi, atol=1e-4)
+  np.testing.assert_allclose(
+    streamed.population.phi, resident.population.phi, atol=1e-4
+  )
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from mixdef.auditing.pages import charts, formatting, svg, tables
 from mixdef.auditing.pages.generator_section import generator_section
 from mixdef.auditing.pages.pictures import record_pictures
 from mixdef.core import extras, validate
+from mixdef.data.schema import Schema
 from mixdef.metrics.summary import strongest_first
 
 _LEVELS = {
@@ -31,7 +32,8 @@ def render(
   scores: Mapping[str, ArrayLike],
   members: ArrayLike,
   audited: ArrayLike | None = None,
-  x: ArrayLike | None = None,
+  x: Any = None,
+  schema: Schema | None = None,
   pictures: Sequence[Any] = (),
 ) -> str:
   """Write the report as one self-contained HTML page.
@@ -47,6 +49,7 @@ def render(
     members: bool [S, N], True = member.
     audited: bool [N], the records to include; default all.
     x: [N, ...], to show the most exposed records; default none are shown.
+    schema: how the columns of a table became x, to show their content.
     pictures: images from a generator, see `generator_section`.
 
   Returns:
@@ -85,7 +88,7 @@ def render(
       generator=generator_section(report.get("generator"), pictures),
       budget=_budget(report.get("budget") or {}, styles),
       histogram=_histogram(report.get("strongest"), drawn, members[:, chosen]),
-      records=_records(report.get("records"), x),
+      records=_records(report.get("records"), x, schema),
       classes=_classes(report.get("classes") or []),
       canaries=_canaries(report.get("canaries")),
       baseline=_baseline(report.get("dp_baseline"), report["attacks"]),
@@ -199,10 +202,12 @@ def _histogram(strongest, drawn, members) -> dict[str, Any] | None:
   return {"chart": chart, "legend": legend, "attack": name}
 
 
-def _records(records, x) -> dict[str, Any] | None:
+def _records(records, x, schema) -> dict[str, Any] | None:
   if not records:
     return None
-  pictures = None if x is None else record_pictures(x, records["exposed"])
+  pictures = None
+  if x is not None:
+    pictures = record_pictures(x, records["exposed"], schema)
   return {
     "attack": records["attack"],
     "note": records.get("note") or "",

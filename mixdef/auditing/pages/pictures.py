@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from mixdef.auditing.pages import formatting
 from mixdef.core import extras
+from mixdef.data.schema import Schema
 
 _SMALL = 64
 _LARGEST = 256
@@ -17,31 +18,37 @@ _FEATURES = 12
 
 
 def record_pictures(
-  x: ArrayLike, exposed: Sequence[Mapping[str, Any]]
+  x: Any, exposed: Sequence[Mapping[str, Any]], schema: Schema | None = None
 ) -> list[dict[str, Any]]:
   """Return a displayable form of each exposed record.
 
   Args:
     x: [N, H, W] or [N, H, W, C] with 1, 3 or 4 channels for images, uint8 or floats of
-      any range; anything else is shown as numbers.
+      any range; anything else is shown as numbers. May be mapped; only exposed records
+      are read.
     exposed: rank, index, label and rate of each record, as in the report.
+    schema: how the columns of a table became x; records are then shown as the content
+      of these columns.
 
   Returns:
     For each record `uri` (a PNG as data, None for a table), `alt`, `pixelated` (True
-    where a browser should keep the pixels visible) and `text` (the non-zero features of
-    a sparse row, otherwise its first values; None for an image).
+    where a browser should keep the pixels visible) and `text` (the first columns of a
+    table, the non-zero features of a sparse row, otherwise its first values; None for
+    an image).
 
   Raises:
     ValueError: if a record is not one of x.
   """
-  x = np.asarray(x)
   for row in exposed:
     if not 0 <= row["index"] < len(x):
       raise ValueError(
         f"record {row['index']} is not in x, which has {len(x)} records; pass the x"
         " that was audited"
       )
-  records = [x[row["index"]] for row in exposed]
+  records = [np.asarray(x[row["index"]]) for row in exposed]
+  if schema and not schema.rescaled and x.shape[1:] == (len(schema.features),):
+    texts = [_columns(schema.decode(record)) for record in records]
+    return [{"uri": None, "alt": "", "pixelated": False, "text": t} for t in texts]
   pictures = x.ndim == 3 or (x.ndim == 4 and x.shape[-1] in (1, 3, 4))
   if not pictures:
     return [
@@ -105,6 +112,11 @@ def _png(record: np.ndarray, low: float, high: float, largest: int = _LARGEST) -
   data = io.BytesIO()
   picture.save(data, format="PNG", optimize=True)
   return data.getvalue()
+
+
+def _columns(content: Mapping[str, Any]) -> str:
+  shown = dict(list(content.items())[:_FEATURES])
+  return formatting.plain(shown) + (", …" if len(content) > _FEATURES else "")
 
 
 def _features(record: np.ndarray) -> str:

@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import io
 import json
 import pathlib
@@ -14,8 +15,10 @@ from PIL import Image
 from mixdef.auditing.pages.audit_page import render
 from mixdef.auditing.pages.charts import class_chart, histogram_chart, roc_chart
 from mixdef.auditing.pages.compare_page import render_comparison
+from mixdef.auditing.pages.formatting import MISSING
 from mixdef.auditing.pages.pictures import record_pictures
 from mixdef.auditing.pages.roc_bands import roc_band
+from mixdef.data import Column, Schema
 from mixdef.metrics import bootstrap_records
 
 SCHEMA = pathlib.Path(__file__).parents[3] / "docs" / "report.schema.json"
@@ -281,6 +284,29 @@ def test_table_rows_are_shown_as_features(case):
   x[20] = np.arange(40) / 4
   page = words(report, scores, members, audited, x)
   assert "0, 0.25, 0.5, 0.75" in page.sections["records"]
+
+
+def test_table_rows_are_shown_as_columns(case):
+  report, _, members, audited, _ = case
+  values = {f"mark {i}": Column("numeric", mean=0.0, spread=1.0) for i in range(11)}
+  schema = Schema(
+    {
+      "age": Column("numeric", mean=50.0, spread=20.0, missing=True),
+      "id": Column("drop"),
+      "sex": Column("categorical", values=("f", "m")),
+      **values,
+    }
+  )
+  x = np.zeros((300, 4 + len(values)), np.float32)
+  x[20, :4] = 0.2, 0, 0, 1
+  x[:20, 1] = x[21:, 1] = 1
+  how = {"scores": {}, "members": members, "audited": audited, "x": x}
+  records = Page(render(report, **how, schema=schema)).sections["records"]
+  marks = ", ".join(f"mark {i}: 0" for i in range(10))
+  assert f"age: 54, sex: m, {marks}, …" in records
+  assert f"age: {MISSING}, sex: {MISSING}, {marks}, …" in records
+  rescaled = dataclasses.replace(schema, rescaled=True)
+  assert "age:" not in Page(render(report, **how, schema=rescaled)).sections["records"]
 
 
 def test_records_outside_x_are_refused(case):
