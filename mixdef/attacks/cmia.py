@@ -6,7 +6,7 @@ leaves little doubt become anchors after each round: the models of later rounds 
 trained with all positive and without all negative anchors, so they resemble the
 release in these records, and the remaining records are compared under this condition.
 
-Every reference model of a round serves as a pseudo-target: attacked by the others, its
+Reference models of a round also serve as pseudo-targets: attacked by all others, their
 own membership shows beyond which scores mistakes are rare. No function of this module
 is given the membership of the release.
 """
@@ -45,7 +45,8 @@ class AnchorRule(NamedTuple):
 
 
 OFFICIAL_RULE = AnchorRule()
-"""The values of the official code."""
+"""The values of the official code, for 20,000 records; its configuration file says 30
+in place of 20."""
 
 
 class Anchors(NamedTuple):
@@ -89,17 +90,17 @@ def cmia(
       the rounds before.
 
   Guarantee: the anchors depend on the outputs of the release and not on its membership,
-    so each hold-out record remains exchangeable with a non-member. But the scores
-    depend on each other through the anchors: lists with a bounded share of wrong names
-    need a method for any dependence, `fdr_list(method="by")`.
+    so hold-out records remain exchangeable with other non-members. But scores depend
+    on each other through the anchors: lists with a bounded share of wrong names need a
+    method for any dependence, `fdr_list(method="by")`.
 
   Deviation: likelihood ratio, thresholds, tolerances and caps are those of the official
     code [verified]; its paper was not available. The code trains separate
-    pseudo-targets, by default one a round. Here, reference models of the round take
-    turns, each compared with all others, which costs no training and steadies the
-    thresholds [ours]. That anchors keep their score, the exact halves replaced by
-    independent draws, and that rounds without new anchors do not end the attack, are
-    ours [ours].
+    pseudo-targets, by default one a round. Here, up to 16 reference models of the round
+    take turns, each compared with all other models, which costs no training and makes
+    the mean threshold steadier; a threshold that most of them lack is not used [ours].
+    That anchors keep their score, that subsets are independent draws, not exact halves,
+    and that a round without new anchors is not the last, are our choices [ours].
 
   Reference: Cascading membership inference (CMIA), NDSS 2026, arXiv 2507.21412.
 
