@@ -120,7 +120,7 @@ def test_outputs_kept_in_a_run_folder_have_their_persons():
     for names in (np.arange(8) // 2, np.arange(8) // 4)
   )
   phi = rng.normal(size=(2, 8, 1))
-  models = [{"phi": one, "population/phi": one} for one in phi]
+  models = [{"phi": one, "population/phi": one + 1} for one in phi]
   members = np.arange(16).reshape(2, 8) % 4 < 2
   found = joined(Signals, models, members, data, others)
   np.testing.assert_array_equal(found.groups, data.groups)
