@@ -60,13 +60,16 @@ def joined(
       if name.startswith(_OTHERS)
     }
     nobody = np.zeros((len(models), len(population)), bool)
-    others = kind(**theirs, members=nobody, labels=population.y)
+    others = kind(
+      **theirs, members=nobody, labels=population.y, groups=population.groups
+    )
   return kind(
     **stacks,
     members=members,
     labels=data.y,
     audited=data.audited,
     ids=data.ids,
+    groups=data.groups,
     population=others,
   )
 

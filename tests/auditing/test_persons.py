@@ -9,6 +9,7 @@ import pytest
 import mixdef
 from mixdef.attacks import Signals, by_group, leave_one_out, lira_online_fixed
 from mixdef.attacks._designs import detect_design
+from mixdef.attacks._kept import joined
 from mixdef.auditing import attack_canaries, plant
 from mixdef.auditing.facts import epsilon_remark
 from mixdef.data import Dataset
@@ -110,6 +111,20 @@ def test_a_file_of_outputs_may_name_persons(tmp_path):
   np.savez(tmp_path / "o.npz", logits=logits, groups=[1, 2], **arrays)
   with pytest.raises(ValueError, match=r"groups have shape \(2,\); pass \[240\]"):
     Signals.from_npz(tmp_path / "o.npz")
+
+
+def test_outputs_kept_in_a_run_folder_have_their_persons():
+  rng = np.random.default_rng(0)
+  data, others = (
+    Dataset.from_arrays(rng.normal(size=(8, 2)), np.arange(8) % 2, groups=names)
+    for names in (np.arange(8) // 2, np.arange(8) // 4)
+  )
+  phi = rng.normal(size=(2, 8, 1))
+  models = [{"phi": one, "population/phi": one + 1} for one in phi]
+  members = np.arange(16).reshape(2, 8) % 4 < 2
+  found = joined(Signals, models, members, data, others)
+  np.testing.assert_array_equal(found.groups, data.groups)
+  np.testing.assert_array_equal(found.population.groups, others.groups)
 
 
 def test_one_side_without_persons_is_refused():

@@ -102,7 +102,9 @@ def gan_signals(
   if population is not None:
     nobody = np.zeros((len(ensemble), len(population)), bool)
     stacks = _queried(ensemble, population, num_fakes, shown)
-    others = GanSignals(**stacks, members=nobody, labels=population.y)
+    others = GanSignals(
+      **stacks, members=nobody, labels=population.y, groups=population.groups
+    )
   stacks = _queried(ensemble, data, num_fakes, shown)
   shown.close()
   return GanSignals(
