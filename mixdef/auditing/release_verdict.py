@@ -209,7 +209,7 @@ def _guarantee(bound):
     return []
   epsilon = f"epsilon {bound['epsilon']:.3g}"
   if bound["exceeded"]:
-    return [f"Training is stated to be private with {epsilon}; the scores contradict."]
+    return [f"The stated {epsilon} would bound every attack; the scores contradict it."]
   lines = [
     f"Training was differentially private with {epsilon}, which bounds every attack, "
     "including those that were not tried."

@@ -165,7 +165,7 @@ def test_the_page_and_the_report_carry_the_alarm(shift):
     page = found.html()
     assert 'role="alert"' in page
     assert "most that ε = 1 allows" in page
-  assert ("bounds every attack" in " ".join(verdict["compared"])) != planted
+  assert ("which bounds every attack" in " ".join(verdict["compared"])) != planted
   assert "counts raw scores of this release" in " ".join(verdict["how_sure"])
   text = json.dumps(found.report, allow_nan=False)
   jsonschema.validate(json.loads(text), described(), jsonschema.Draft202012Validator)

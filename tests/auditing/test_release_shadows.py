@@ -122,10 +122,13 @@ def test_the_job_audits_the_run_folder_of_train(tmp_path, capsys):
   )
   job.execute(settings, tmp_path / "run", train.run)
   argv = [f"--run={tmp_path / 'run'}", f"--out={tmp_path / 'audit'}"]
+  argv.append("--drop_exposed=1%")
   before = sorted((tmp_path / "run" / "models").iterdir())
   job.main(release.JOB, argv)
   result = json.loads((tmp_path / "audit" / "result.json").read_text())
   assert result["price"]["name"] == "free"
+  assert result["without_exposed"]["dropped"] == 6
+  assert (tmp_path / "audit" / "without_exposed" / "report.json").exists()
   assert (tmp_path / "audit" / "report.html").exists()
   assert sorted((tmp_path / "run" / "models").iterdir()) == before
   with pytest.raises(SystemExit):
