@@ -118,8 +118,9 @@ def fit_many(
       training. None draws a seed from the operating system, and stores it in `out` so
       that training can resume.
     strategy: "vmap", "scan", "loop", "processes" (one pinned to each core of a CPU), or
-      "auto", which measures them and logs its choice. Models depend on the strategy
-      only through rounding.
+      "auto", which measures them, unless the training is short, and logs its choice.
+      Models depend on the strategy only through rounding; name one to repeat a
+      training to the last bit.
     memory_gb: upper bound on the memory of records and models in training; defaults to
       60% of free memory. Models that do not fit at once are trained in equal chunks.
     num_members: public size of a training set, counted as batches are, which determines
