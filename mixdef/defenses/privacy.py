@@ -270,11 +270,14 @@ def _validate(noise_multiplier, clip, epsilon, delta, max_tpr, at_fpr, estimator
       raise ValueError(f"dp_sgd: epsilon is {epsilon}; pass a finite number above 0")
     check_number("dp_sgd: epsilon", epsilon, above=0)
     _refuse_noise(f"epsilon={epsilon}", noise_multiplier)
+  if not is_static(at_fpr):
+    raise ValueError(f"dp_sgd: at_fpr is {at_fpr}; pass a plain number in (0, 1)")
+  check_number("dp_sgd: at_fpr", at_fpr, above=0, below=1)
   if max_tpr is not None:
-    for name, value in (("max_tpr", max_tpr), ("at_fpr", at_fpr)):
-      if not is_static(value):
-        raise ValueError(f"dp_sgd: {name} is {value}; pass a plain number in (0, 1)")
-    if not 0 < at_fpr < max_tpr < 1:
+    if not is_static(max_tpr):
+      raise ValueError(f"dp_sgd: max_tpr is {max_tpr}; pass a plain number in (0, 1)")
+    check_number("dp_sgd: max_tpr", max_tpr, above=0, below=1)
+    if at_fpr >= max_tpr:
       raise ValueError(
         f"dp_sgd: max_tpr={max_tpr} at at_fpr={at_fpr}: pass 0 < at_fpr < max_tpr < 1, "
         "because guessing has a TPR equal to its FPR"

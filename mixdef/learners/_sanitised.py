@@ -110,7 +110,7 @@ def known_shard_epsilon(noise_multiplier: float, *, count: int, delta: float) ->
     delta: in (0, 1).
 
   >>> round(known_shard_epsilon(1.07, count=32, delta=1e-5), 2)
-  37.88
+  35.79
   """
   return accounting.epsilon(
     noise_multiplier, sampling_probability=1.0, steps=count, delta=delta

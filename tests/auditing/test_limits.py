@@ -18,7 +18,8 @@ SIGNALS = types.SimpleNamespace(members=np.zeros((2, 4), bool), target=None)
 def test_records_of_given_parameters_and_copies_are_stated(start):
   defense = mixdef.start_from({"Dense_0": {}}) if start else None
   learner = mixdef.classifier(mixdef.models.mlp(2), optax.sgd(0.1), defense)
-  models = types.SimpleNamespace(learner=learner, data=DATA)
+  plan = types.SimpleNamespace(unit="record")
+  models = types.SimpleNamespace(learner=learner, data=DATA, plan=plan)
   population = DATA.select([0, 3])
   lines = audit_limits(Findings({}, {}, {}), SIGNALS, models, population)
   assert any("start from given parameters" in line for line in lines) is start

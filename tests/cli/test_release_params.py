@@ -68,7 +68,7 @@ def test_reference_models_are_trained_by_the_recipe_of_the_flags(folder, tmp_pat
   [
     ([], "train has no test records"),
     (["--run=runs/mine"], "pass one of --run=FOLDER"),
-    (["--model=mlp(9)", "--test=0.5"], "of shape [8], and the model's is [9]"),
+    (["--model=mlp(9)", "--test=0.5"], "Dense_0/kernel [64, 8] instead of [64, 9]"),
     (["--dataset="], "--params needs --dataset"),
   ],
 )

@@ -272,12 +272,13 @@ def test_epsilon_at_the_official_setting():
   count, delta = 20_000 * 32, 1e-5
   drawn = drawn_shard_epsilon(1.07, shards=1000, count=count, delta=delta)
   assert drawn == pytest.approx(9.24, abs=0.005)
-  poisson = accounting.epsilon(
+  poisson = accounting.spent(
     1.07, sampling_probability=1 / 1000, steps=count, delta=delta
   )
-  assert poisson == pytest.approx(4.45, abs=0.005)
-  known = known_shard_epsilon(1.07, count=20 * 32, delta=delta)
-  assert known == pytest.approx(390, abs=1)
+  assert poisson.rdp == pytest.approx(4.45, abs=0.005)
+  known = accounting.spent(1.07, sampling_probability=1.0, steps=20 * 32, delta=delta)
+  assert known.rdp == pytest.approx(390, abs=1)
+  assert known_shard_epsilon(1.07, count=20 * 32, delta=delta) == known.pld < 390
 
 
 @pytest.mark.slow
