@@ -131,7 +131,7 @@ def train_references(
   signals = _by_person(_stacked(model.signals, others), model)
   seconds, scores, missing = ensemble.seconds, {}, {}
   if price.imitators:
-    imitator = _imitator(learner, model.signals)
+    imitator = imitator_of(learner, model.signals)
     keep = subsets(data, price.models + price.imitators, seed=seed)[price.models :]
     imitators = trained(imitator, keep, "imitators", price.models)
     seconds += imitators.seconds
@@ -172,7 +172,7 @@ def _recipe(price, model, learner, training):
   return learner, training
 
 
-def _imitator(learner, signals):
+def imitator_of(learner, signals):
   """Return a learner of the same network that imitates the released model's outputs.
 
   Deviation: it is trained by Adam, because an imitator needs the architecture and not
