@@ -52,7 +52,7 @@ LAYER = functools.partial(mixdef.models.mlp, 128)
 RECIPES = {
   "location30": Recipe(5010, LAYER, 1e-3, 50),
   "diabetes130_top100dx": Recipe(6000, LAYER, 3e-3, 30),
-  "fashion_mnist": Recipe(4000, LAYER, 1e-3, 50),
+  "fashion_mnist": Recipe(4000, LAYER, 2e-3, 30),
   "cifar10": Recipe(2000, mixdef.models.cnn, 1e-3, 30, 64, 4, 64, "scan"),
   "digits": Recipe(300, LAYER, 1e-3, 12, 32, 2, 24),
 }
@@ -76,6 +76,7 @@ class Study(NamedTuple):
   references: mixdef.Ensemble
   log_probs: np.ndarray
   cost: float  # of a reference model, in trainings of a release
+  each: float  # cost of the losses of all members, likewise
   out: pathlib.Path
 
 
@@ -100,18 +101,14 @@ def free(study, release):
   spent, (losses, points) = time.monotonic() - started, run.trace
   plan = run.plan._replace(num_records=int(run.members.sum()))
   few = (points % default_every(plan) == 0) | (points == plan.epochs)
-  started = time.monotonic()
-  run.log_probs(pool.x[run.members])
-  each = time.monotonic() - started
   unit = plan.epochs * np.median([row["seconds"] for row in run.history])
-  scores = {
+  return {
     "loss_threshold": (attacks.loss_threshold(own, target=0), 0.0),
-    "quantile_network": (network, spent),
-    "final_loss": (losses[-1], each),
-    "lt_iqr": (attacks.lt_iqr(losses[few]), each * few.sum()),
-    "lt_iqr(every=1)": (attacks.lt_iqr(losses), each * len(points)),
+    "quantile_network": (network, spent / unit),
+    "final_loss": (losses[-1], study.each),
+    "lt_iqr": (attacks.lt_iqr(losses[few]), study.each * few.sum()),
+    "lt_iqr(every=1)": (attacks.lt_iqr(losses), study.each * len(points)),
   }
-  return {name: (values, cost / unit) for name, (values, cost) in scores.items()}
 
 
 def imitate(study, release):
@@ -145,6 +142,7 @@ PRICES = {
   "free": free,
   "imitate": imitate,
   "shadows:16": functools.partial(shadows, count=16),
+  "shadows:30": functools.partial(shadows, count=30),  # as many models as imitate
   "shadows:64": functools.partial(shadows, count=64),
 }
 
@@ -160,15 +158,31 @@ def opened(name, recipe, out):
   size = {"batch_size": recipe.batch_size, "num_members": len(pool) // 2}
   how, keep = {**size, "epochs": recipe.epochs}, mixdef.subsets(pool, recipe.references)
   many = functools.partial(mixdef.fit_many, learner, pool, strategy=recipe.strategy)
-  references, path = many(keep, out=out / "references", **how), out / "cost.json"
-  if not path.exists():  # short trainings take turns, so that other work slows both
-    ratios, short = [], {**size, "epochs": 3}  # the first epoch compiles
-    for _ in range(5):
-      alone = mixdef.fit(learner, pool, keep[0], **short).history[-1]["seconds"]
-      ratios.append(many(keep, **short).history[-1]["seconds"] / len(keep) / alone)
-    path.write_text(json.dumps(float(np.median(ratios))))
-  cost, log_probs = json.loads(path.read_text()), references.log_probs(pool.x)
-  return Study(pool, learner, how, references, log_probs, cost, out)
+  references = many(keep, out=out / "references", **how)
+  path, short = out / "costs.json", {**size, "epochs": 6}
+  if not path.exists():
+    rounds = [costs(learner, pool, keep[:16], many, short) for _ in range(3)]
+    path.write_text(json.dumps(np.median(rounds, 0).tolist()))
+  cost, each = np.array(json.loads(path.read_text())) / [1, recipe.epochs]
+  log_probs = references.log_probs(pool.x)
+  return Study(pool, learner, how, references, log_probs, cost, each, out)
+
+
+def costs(learner, pool, keep, many, how):
+  """Return the time of a reference model, and of a pass over members, in epochs.
+
+  Short trainings and passes take turns, so that other work slows all of them.
+  """
+  run, x = mixdef.fit(learner, pool, keep[0], **how), pool.x[keep[0]]
+  alone, together = (
+    np.median([row["seconds"] / row["count"] for row in models.history[1:]])
+    for models in (run, many(keep, **how))  # the first epoch compiles
+  )
+  passes = [time.monotonic()]
+  for _ in range(6):
+    run.log_probs(x)
+    passes.append(time.monotonic())
+  return together / alone, np.median(np.diff(passes)) / alone
 
 
 def released(study, number, members):
