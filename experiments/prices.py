@@ -14,8 +14,10 @@ import functools
 import json
 import pathlib
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
+import flax.linen as nn
 import numpy as np
 import optax
 from absl import app, flags
@@ -24,6 +26,7 @@ from scipy import stats
 import mixdef
 from mixdef import attacks
 from mixdef.auditing.prices import Price, imitator_of
+from mixdef.kernels.convolution import linen_conv
 from mixdef.metrics.false_discoveries import fdr_list
 from mixdef.metrics.holdout import Rules
 from mixdef.metrics.roc import Roc
@@ -33,20 +36,38 @@ _OUT = flags.DEFINE_string("out", "runs/prices", "folder of the results")
 _DATASET = flags.DEFINE_string("dataset", "location30", "one of RECIPES")
 
 
+class Net(nn.Module):
+  """Two convolutions with stride 2 and a dense layer."""
+
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, x):
+    """Return logits [B,K] of images [B,H,W,C]."""
+    conv = functools.partial(linen_conv, "auto")
+    for channels in (16, 32):
+      x = nn.Conv(channels, (3, 3), strides=2, conv_general_dilated_cls=conv)(x)
+      x = nn.relu(x)
+    x = nn.relu(nn.Dense(128)(x.reshape(x.shape[0], -1)))
+    return nn.Dense(self.num_classes)(x)
+
+
 class Recipe(NamedTuple):
-  """How the models of a data set, with one layer of 128, are trained by Adam."""
+  """How the models of a data set are trained by Adam."""
 
   records: int  # of the pool
   rate: float
   epochs: int
   batch_size: int = 128
   releases: int = 8
+  model: Callable = functools.partial(mixdef.models.mlp, 128)
 
 
 RECIPES = {
   "location30": Recipe(5010, 1e-3, 50),
   "diabetes130_top100dx": Recipe(6000, 3e-3, 30),
   "fashion_mnist": Recipe(4000, 2e-3, 30),
+  "cifar10": Recipe(2000, 2e-3, 20, 64, 4, Net),
   "digits": Recipe(300, 1e-3, 12, 32, 2),
 }
 REFERENCES = 64
@@ -145,7 +166,7 @@ def opened(name, recipe, out):
   """Draw the pool, and train the reference models."""
   data = mixdef.load(name)
   pool = data.select(np.random.default_rng(0).permutation(len(data))[: recipe.records])
-  model = mixdef.models.mlp(128, num_classes=data.num_classes)
+  model = recipe.model(num_classes=data.num_classes)
   learner = mixdef.classifier(model, optax.adam(recipe.rate))
   size = {"batch_size": recipe.batch_size, "num_members": len(pool) // 2}
   how, keep = {**size, "epochs": recipe.epochs}, mixdef.subsets(pool, REFERENCES)
@@ -247,11 +268,10 @@ def evaluated(releases, scores, *, permuted=False):
   return results, base
 
 
-def interval(values, form=".1%"):
+def interval(values, form="z.1%"):
   """Return the mean over releases and its 95% t interval as text."""
-  mean, error = np.mean(values), stats.sem(values)
-  low, high = stats.t.interval(0.95, len(values) - 1, mean, error or 1e-12)
-  return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
+  mean, half = np.mean(values), stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
+  return f"{mean:{form}} [{mean - half:{form}}, {mean + half:{form}}]"
 
 
 def table(results, base):
@@ -262,8 +282,8 @@ def table(results, base):
     row = {name: np.array([one[name] for one in found]) for name in found[0]}
     words = [*key, f"{np.median(row['cost']):.3g}", interval(row["precision"])]
     if key[1] not in RANKINGS:
-      words += [interval(row["AUC"], ".3f"), *(interval(row[rate]) for rate in RATES)]
-      words += [interval(row["named"], ".0f"), f"{row['shown'].mean():.0f}"]
+      words += [interval(row["AUC"], "z.3f"), *(interval(row[rate]) for rate in RATES)]
+      words += [interval(row["named"], "z.0f"), f"{row['shown'].mean():.0f}"]
       words += [interval(row[r] - [one[r] for one in best]) for r in RATES]
     yield f"| {' | '.join(words)} |"
 
