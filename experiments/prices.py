@@ -7,6 +7,11 @@ quarter of the other half is the population of the network, the rest is the hold
 The reference models are trained once, on random halves of the pool, and serve all
 releases; 20 of them are the ordinary models of `imitate`. A call with the same --out
 continues where another stopped.
+
+Cost and result: 10 to 40 minutes a data set on two shared cores. Ranking by losses in
+training is 97% and 98% precise on two tables, and 56% on Fashion-MNIST; 16 references
+with BaVarIA find as much as imitators, at half of their cost. See
+docs/results/release.md.
 """
 
 import collections
@@ -14,10 +19,8 @@ import functools
 import json
 import pathlib
 import time
-from collections.abc import Callable
 from typing import NamedTuple
 
-import flax.linen as nn
 import numpy as np
 import optax
 from absl import app, flags
@@ -26,7 +29,6 @@ from scipy import stats
 import mixdef
 from mixdef import attacks
 from mixdef.auditing.prices import Price, imitator_of
-from mixdef.kernels.convolution import linen_conv
 from mixdef.metrics.false_discoveries import fdr_list
 from mixdef.metrics.holdout import Rules
 from mixdef.metrics.roc import Roc
@@ -36,38 +38,20 @@ _OUT = flags.DEFINE_string("out", "runs/prices", "folder of the results")
 _DATASET = flags.DEFINE_string("dataset", "location30", "one of RECIPES")
 
 
-class Net(nn.Module):
-  """Two convolutions with stride 2 and a dense layer."""
-
-  num_classes: int
-
-  @nn.compact
-  def __call__(self, x):
-    """Return logits [B,K] of images [B,H,W,C]."""
-    conv = functools.partial(linen_conv, "auto")
-    for channels in (16, 32):
-      x = nn.Conv(channels, (3, 3), strides=2, conv_general_dilated_cls=conv)(x)
-      x = nn.relu(x)
-    x = nn.relu(nn.Dense(128)(x.reshape(x.shape[0], -1)))
-    return nn.Dense(self.num_classes)(x)
-
-
 class Recipe(NamedTuple):
-  """How the models of a data set are trained by Adam."""
+  """How the models of a data set, with one layer of 128, are trained by Adam."""
 
   records: int  # of the pool
   rate: float
   epochs: int
   batch_size: int = 128
   releases: int = 8
-  model: Callable = functools.partial(mixdef.models.mlp, 128)
 
 
 RECIPES = {
   "location30": Recipe(5010, 1e-3, 50),
   "diabetes130_top100dx": Recipe(6000, 3e-3, 30),
   "fashion_mnist": Recipe(4000, 2e-3, 30),
-  "cifar10": Recipe(2000, 2e-3, 20, 64, 4, Net),
   "digits": Recipe(300, 1e-3, 12, 32, 2),
 }
 REFERENCES = 64
@@ -166,7 +150,7 @@ def opened(name, recipe, out):
   """Draw the pool, and train the reference models."""
   data = mixdef.load(name)
   pool = data.select(np.random.default_rng(0).permutation(len(data))[: recipe.records])
-  model = recipe.model(num_classes=data.num_classes)
+  model = mixdef.models.mlp(128, num_classes=data.num_classes)
   learner = mixdef.classifier(model, optax.adam(recipe.rate))
   size = {"batch_size": recipe.batch_size, "num_members": len(pool) // 2}
   how, keep = {**size, "epochs": recipe.epochs}, mixdef.subsets(pool, REFERENCES)
