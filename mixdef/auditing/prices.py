@@ -164,7 +164,7 @@ def train_references(
     count, seconds, others = len(ensemble), ensemble.seconds, queried(ensemble)
   signals = _stacked(own, others)
   if price.imitators:
-    imitator = _imitator(learner, model.signals)
+    imitator = imitator_of(learner, model.signals)
     keep = subsets(data, price.models + price.imitators, seed=seed)[price.models :]
     imitators = trained(imitator, keep, "imitators", price.models)
     seconds += imitators.seconds
@@ -202,7 +202,7 @@ def _recipe(price, model, learner, training):
   return learner, training
 
 
-def _imitator(learner, signals):
+def imitator_of(learner, signals):
   """Return a learner of the same network that imitates the released model's outputs.
 
   Deviation: it is trained by Adam, because an imitator needs the architecture and not
