@@ -10,7 +10,7 @@ continues where another stopped.
 
 Cost and result: 10 to 40 minutes a data set on two shared cores. Ranking by losses in
 training is 97% and 98% precise on two tables, and 56% on Fashion-MNIST; 16 references
-with BaVarIA find as much as imitators, at half of their cost. See
+with BaVarIA find about as much as imitators or more, at half the cost. See
 docs/results/release.md.
 """
 
