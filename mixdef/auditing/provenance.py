@@ -3,7 +3,6 @@
 import pathlib
 from typing import Any
 
-import mixdef
 from mixdef.auditing.released import Released
 from mixdef.core.reading import digest, digest_file
 
@@ -29,7 +28,7 @@ def made_from(model: Released) -> dict[str, str | None]:
 
 def code_digest() -> str:
   """Return a digest of the source of mixdef."""
-  root = pathlib.Path(mixdef.__file__).parent
+  root = pathlib.Path(__file__).parents[1]
   files = sorted(root.rglob("*.py"))
   parts: list[Any] = []
   for path in files:
