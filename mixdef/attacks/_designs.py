@@ -11,7 +11,7 @@ number of models; or subsets that reveal each other's members."""
 
 _CHANCE = 1e-9  # under independent draws, a pattern rarer than this is deliberate
 _SIGMA = 6.0  # the same threshold for a normal variable
-_RELATED = 0.9  # correlation of two halves that share 95 % of their records, or 5 %
+_RELATED = 0.9  # correlation of two halves that share 95% of their records, or 5%
 
 
 def drawn(members: np.ndarray, audited: np.ndarray, groups=None) -> np.ndarray:
@@ -77,7 +77,7 @@ def detect_design(members: np.ndarray) -> str:
 
 
 def related(members: np.ndarray) -> np.ndarray:
-  """Find pairs of models whose subsets are the same or complements, up to 5 %.
+  """Find pairs of models whose subsets are the same or complements, up to 5%.
 
   Neither model of such a pair is a reference for the other, because its membership
   reveals the other's. Pairs that independent draws would produce for so few records do

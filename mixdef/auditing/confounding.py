@@ -40,7 +40,7 @@ def blind_test(
   Returns:
     {"auc", "chance", "classifier", "confounded", "num_records"} of the classifier that
     is furthest above chance. "chance" is the interval of AUCs that equal sides would
-    give, at 99 % for the better of the two; above it, the sides are confounded.
+    give, at 99% for the better of the two; above it, the sides are confounded.
 
   Deviation: the idea is that of "blind" attacks; the two classifiers and the test are
     ours [ours]. Chance is estimated by exchanging members and hold-out at random,

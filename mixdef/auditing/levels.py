@@ -14,7 +14,7 @@ _HIGH, _MODERATE = 0.7, 0.55
 
 
 def widened(value: float, trials: float, comparisons: int) -> list[float]:
-  """Return a 95 % interval that is valid for the best of several (Bonferroni).
+  """Return a 95% interval that is valid for the best of several (Bonferroni).
 
   Args:
     value: the rate.

@@ -50,7 +50,7 @@ def persons(findings: Findings, signals: Signals) -> dict[str, Any] | None:
   text = (
     f"The {together.phi.shape[1]:,} persons have {together.sizes.min()} to "
     f"{together.sizes.max()} records. Here the records of each are averaged before an "
-    "attack is fitted, as an attacker would who looks for a person. Intervals are 95 %."
+    "attack is fitted, as an attacker would who looks for a person. Intervals are 95%."
   )
   columns = ["Attack", "AUC", "AUC, similar sizes", "TPR at 1% FPR", "AUC of records"]
   return {"text": [text], "columns": columns, "rows": rows}

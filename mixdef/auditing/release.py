@@ -181,7 +181,7 @@ def audit_release(
     ValueError: for a missing input, records of the two sides that differ in shape, or
       no attack that could be run.
 
-  Guarantee: a lower bound on what an attacker with these means finds, at 95 %
+  Guarantee: a lower bound on what an attacker with these means finds, at 95%
     confidence over the choice of the hold-out. It is not a proof of safety; only
     differentially private training bounds attacks that were not tried.
   """

@@ -292,4 +292,4 @@ def _false_alarms(fpr: float) -> str:
 
 
 def _share(rate: float) -> str:
-  return f"{100 * rate:.1f} %"
+  return f"{100 * rate:.1f}%"

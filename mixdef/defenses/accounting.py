@@ -151,7 +151,7 @@ def noise_multiplier(
 ) -> float:
   """Return the noise multiplier that spends at most `epsilon`.
 
-  It is found by bisection and spends 99.5 to 100 % of a budget above 0.01.
+  It is found by bisection and spends 99.5 to 100% of a budget above 0.01.
 
   Args:
     epsilon: budget, finite and > 0.

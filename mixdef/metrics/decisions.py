@@ -146,7 +146,7 @@ def ppv(tpr: float, fpr: float, prior: float) -> float:
     tpr: in [0, 1].
     fpr: in [0, 1].
     prior: pi, the fraction of members among the attacked records, in (0, 1). Balanced
-      evaluations have 1/2; in practice 1 % is more likely.
+      evaluations have 1/2; in practice 1% is more likely.
 
   Returns:
     The positive predictive value; NaN if no record is classified as a member.

@@ -73,7 +73,7 @@ def roc_plot(
 
 
 def roc_rates(rocs: Iterable[Roc], *, points: int) -> np.ndarray:
-  """Return the FPRs [points] to draw: from one false positive, or 10 %, up to 1."""
+  """Return the FPRs [points] to draw: from one false positive, or 10%, up to 1."""
   most = max(int(roc.fp[-1]) for roc in rocs)
   return np.geomspace(min(0.1, 1 / most), 1, points)
 

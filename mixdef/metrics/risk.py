@@ -32,14 +32,14 @@ class RecordRisk(NamedTuple):
   threshold: float
 
   def quantiles(self) -> dict[str, float]:
-    """Return the exposure below which 50, 90, 99 and 100 % of the records lie."""
+    """Return the exposure below which 50, 90, 99 and 100% of the records lie."""
     known = self.found[~np.isnan(self.found)]
     return {f"{q:g}": float(np.quantile(known, q)) for q in QUANTILES}
 
   def ranked(self) -> np.ndarray:
     """Return the indices of the attacked records, the most exposed first.
 
-    Records are ordered by the lower bound of the 90 % Clopper-Pearson interval of their
+    Records are ordered by the lower bound of the 90% Clopper-Pearson interval of their
     hit rate, because one hit in one model proves less than four in five. Ties are
     ordered by the mean score.
     """
@@ -53,7 +53,7 @@ class RecordRisk(NamedTuple):
 
 
 def exposure_fpr(num_nonmembers: int) -> float:
-  """Return the FPR at which exposure is measured: 1 %, or 2 or 5 % for few pairs.
+  """Return the FPR at which exposure is measured: 1%, or 2 or 5% for few pairs.
 
   >>> exposure_fpr(1000), exposure_fpr(100)
   (0.01, 0.05)

@@ -20,7 +20,7 @@ PRIORS = (0.01, 0.1, 0.5)
 class Summary:
   """The metrics of one attack.
 
-  Intervals are [low, high] at 95 %. FPRs and priors are keys as text, such as "0.001".
+  Intervals are [low, high] at 95%. FPRs and priors are keys as text, such as "0.001".
   Metrics at thresholds set on other models are None for one target, and if fewer than
   two targets have both members and non-members.
 
@@ -84,7 +84,7 @@ def summarize(
 ) -> Summary:
   """Summarize one attack's scores on one target or on many.
 
-  Intervals are 95 % and resample records, each with all its targets, so they account
+  Intervals are 95% and resample records, each with all its targets, so they account
   for the dependence of a record's pairs and for the choice of the threshold at an FPR;
   see `bootstrap_records` for the effect of few records. With groups they resample
   persons, each with all its records.
@@ -93,7 +93,7 @@ def summarize(
     scores: [N] or [S, N]; higher means member. NaN is excluded and counted.
     members: bool of the same shape, True = member.
     audited: bool [N]; the others are dropped and not counted. Default all.
-    fprs: false-positive rates, default 0.1, 0.2, 0.5, 1, 2 and 5 %.
+    fprs: false-positive rates, default 0.1, 0.2, 0.5, 1, 2 and 5%.
     groups: integers or text [N], the person of each record; default none.
     resamples: number of bootstrap resamples.
     seed: random seed of the bootstrap.

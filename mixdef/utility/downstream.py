@@ -46,7 +46,7 @@ def downstream_accuracy(
   Returns:
     accuracy: accuracy in [0,1] of the classifier that was trained on synthetic records
       only;
-    interval: its 95 % Clopper-Pearson interval, which covers the choice of test records
+    interval: its 95% Clopper-Pearson interval, which covers the choice of test records
       but not the randomness of training;
     real_accuracy, real_interval: the same of the twin;
     num_synthetic, num_real, num_test: numbers of records. num_real is less than

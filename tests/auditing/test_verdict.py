@@ -221,10 +221,10 @@ def test_the_metrics_are_quoted_as_they_are(report):
   row = report["attacks"]["lira_online"]
   _, text = spoken(report)
   assert (
-    "At one false positive per 50 non-members, the attack lira_online identifies 4.1 %"
+    "At one false positive per 50 non-members, the attack lira_online identifies 4.1%"
     in text
   )
-  assert "random guessing would identify 2.0 %" in text
+  assert "random guessing would identify 2.0%" in text
   assert f"AUC {best['auc']:.3f} [0.600, 0.640]" in text
   assert f"{row['num_members']:,} members" in text
   assert f"{row['num_nonmembers']:,} non-members of {row['num_targets']} models" in text

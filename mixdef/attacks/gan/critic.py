@@ -161,7 +161,7 @@ def tvd(
     seed: random seed of the permutations.
 
   Returns:
-    tvd, in [0,1]; null_mean and null_high, the mean and the 95 % quantile over
+    tvd, in [0,1]; null_mean and null_high, the mean and the 95% quantile over
     permutations; p_value, the fraction of permutations with at least this distance,
     where the observed one counts as a permutation.
 

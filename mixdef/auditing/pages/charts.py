@@ -26,7 +26,7 @@ def roc_chart(
   name: str = "roc",
   resamples: int = 200,
 ) -> str:
-  """Draw the log-log ROC of every attack, the strongest with 95 % bands.
+  """Draw the log-log ROC of every attack, the strongest with 95% bands.
 
   Args:
     scores: by attack, [S, N]; higher means member. NaN pairs are excluded.
@@ -176,7 +176,7 @@ def _intervals(
 def histogram_chart(scores: np.ndarray, members: np.ndarray, *, name: str) -> str:
   """Draw the densities of the scores of members and of non-members.
 
-  Scores beyond the central 99 % are counted in the outermost bins, because likelihood
+  Scores beyond the central 99% are counted in the outermost bins, because likelihood
   ratios have tails that would put the rest into one bin.
 
   Args:

@@ -28,7 +28,7 @@ def roc_band(
 
   Guarantee: equals `bootstrap_records` where there are at most `thresholds` distinct
     scores. With more, thresholds lie on a geometric grid of false positives, and an
-    FPR is met to within the ratio of two neighbours, 4 % for 10,000 non-members.
+    FPR is met to within the ratio of two neighbours, 4% for 10,000 non-members.
 
   Args:
     scores: [N] or [S, N]; higher means member. NaN pairs are excluded.

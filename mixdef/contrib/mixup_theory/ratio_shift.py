@@ -223,7 +223,7 @@ def estimate_total_variation(
     seed: random seed of the permutations.
 
   Returns:
-    histogram: the estimate; null_mean, null_95: mean and 95 % quantile of its null;
+    histogram: the estimate; null_mean, null_95: mean and 95% quantile of its null;
     threshold: max(TPR - FPR).
 
   Raises:
