@@ -233,7 +233,7 @@ def test_the_metrics_are_quoted_as_they_are(report):
   assert f"identified in {hits} of the {most['times']} models" in text
   # One record in ten lies at or above the 90 % quantile.
   assert (
-    "one record in ten in 31.0 % of them or more (at one false positive per 100" in text
+    "one record in ten in 31.0% of them or more (at one false positive per 100" in text
   )
   report["records"]["quantiles"]["0.9"] = 1.0
   assert "one record in ten in all of them (at one false" in spoken(report)[1]
@@ -315,7 +315,7 @@ def test_pitfall_144_the_verdict_is_that_of_the_worst_case(report):
   assert level == "high"
   assert "None of the attacks" not in text
   assert "No canaries were planted" not in text
-  assert "mislabelled canaries planted for the audit, 21.0 % are identified" in text
+  assert "mislabelled canaries planted for the audit, 21.0% are identified" in text
   assert verdict(report)["headline"].startswith("Unusual members")
   report["strongest"] = found(0.75)
   assert verdict(report)["headline"].startswith("Members can be distinguished")
