@@ -28,8 +28,8 @@ _MEANINGS = {
     "counts on it."
   ),
   "calibrated": (
-    "Each {unit} against its own law without membership, by the p-value of a t test: "
-    "which false-positive rate does this {unit} face?"
+    "The p-value of each {unit} by a t test against the reference models that did not "
+    "train on it: which false-positive rate does this {unit} face?"
   ),
   "pooled": (
     "Every reference model attacked with the others: what the recipe leaks on average, "
