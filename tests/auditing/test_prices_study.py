@@ -6,6 +6,7 @@ import types
 
 import numpy as np
 import pytest
+from absl import flags
 
 import mixdef
 
@@ -17,8 +18,11 @@ BEST = "shadows:64", "lira_online"
 def study():
   spec = importlib.util.spec_from_file_location("prices_study", PATH)
   script = importlib.util.module_from_spec(spec)
+  before = set(flags.FLAGS)
   spec.loader.exec_module(script)
-  return script
+  yield script
+  for name in set(flags.FLAGS) - before:  # they are also those of jobs
+    delattr(flags.FLAGS, name)
 
 
 @pytest.fixture(scope="module")
