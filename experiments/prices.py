@@ -57,7 +57,7 @@ RECIPES = {
 REFERENCES = 64
 POPULATION = 0.25  # of the records outside a release
 RATES = {"TPR at 0.1%": 0.001, "TPR at 1%": 0.01}
-TOP = 0.01  # of the members, among whom the exposed are counted
+TOP = 0.01  # fraction of the members in the precision of a ranking
 RANKINGS = ("final_loss", "lt_iqr", "lt_iqr(every=1)")  # of members; no attacks
 ONLINE = {
   "lira_online": attacks.lira_online,

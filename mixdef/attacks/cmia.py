@@ -62,7 +62,7 @@ class Anchors(NamedTuple):
 
   @property
   def open(self) -> np.ndarray:
-    """The records that are no anchors, bool [N]."""
+    """The records that are not anchors, bool [N]."""
     return ~(self.positive | self.negative)
 
 
@@ -71,9 +71,9 @@ def cmia(
 ) -> np.ndarray:
   """Score by the likelihood ratio of LiRA, with reference models trained in rounds.
 
-  After each round, every record that is no anchor is scored against the models of all
-  rounds so far, as in `lira_online` with its options `OFFICIAL`. An anchor keeps the
-  score of the round that made it one: later models all agree on it.
+  After each round, every record that is not an anchor is scored against the models of
+  all rounds so far, as in `lira_online` with its options `OFFICIAL`. An anchor keeps
+  the score of the round that made it one: later models all agree on it.
 
   Args:
     phi: logit-scaled confidence [N] or [N, Q] of the release.
@@ -153,7 +153,7 @@ def negative_threshold(
     The threshold, or None if there is none.
 
   Deviation: with tolerance 0 and a member at the lowest score, the official code
-    returns the largest score of all [verified]; here there is no threshold.
+    returns the largest of all scores [verified]; here the result is None.
 
   >>> scores, members = np.arange(-5, 3), [0, 0, 1, 0, 0, 1, 1, 1]
   >>> negative_threshold(scores, np.array(members, bool), tolerance=1, least=5)

@@ -54,13 +54,7 @@ def recipe(
   Raises:
     ValueError: if the records or the recipe are unknown.
   """
-  run, given = model.run, dict(training or {})
-  if run is not None:
-    own: dict[str, Any] = {
-      "epochs": run.plan.epochs,
-      "batch_size": run.plan.batch_size,
-    }
-    learner, given = learner or run.learner, {**own, **given}
+  learner, given = model.recipe(learner, training)
   if model.data is None or learner is None or "epochs" not in given:
     raise ValueError(
       "drop_exposed trains the model again: pass a Run, or the model with members=, "

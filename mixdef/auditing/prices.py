@@ -190,11 +190,8 @@ def _recipe(price, model, learner, training):
       f"budget={str(price)!r} trains models on the records: pass the model with "
       "members= and holdout=, not only its outputs"
     )
-  run = model.run
-  if run is not None:
-    own = {"epochs": run.plan.epochs, "batch_size": run.plan.batch_size}
-    learner, training = learner or run.learner, {**own, **(training or {})}
-  if learner is None or "epochs" not in (training or {}):
+  learner, training = model.recipe(learner, training)
+  if learner is None or "epochs" not in training:
     raise ValueError(
       f"budget={str(price)!r} needs the recipe: pass learner=classifier(...) and "
       "training={'epochs': ..., 'batch_size': ...} as the model was trained"

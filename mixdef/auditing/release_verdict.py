@@ -218,7 +218,7 @@ def _guarantee(bound):
     return [*lines, f"The attacks were not compared with it: {bound['why_not']}."]
   return [
     *lines,
-    "No attack names more members than this epsilon allows; that is no proof of it.",
+    "No attack names more members than this epsilon allows, which does not prove it.",
   ]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from mixdef.attacks import Signals
 from mixdef.core import reading, validate
+from mixdef.core.learner import Learner
 from mixdef.data import Dataset
 from mixdef.training import Run
 
@@ -48,6 +49,25 @@ class Released(NamedTuple):
   def members(self) -> np.ndarray:
     """Which records are members, bool [N1 + n0]."""
     return self.signals.members[0]
+
+  def recipe(
+    self, learner: Learner | None, training: Mapping[str, Any] | None
+  ) -> tuple[Learner | None, dict[str, Any]]:
+    """Return how the model was trained: as given, and otherwise as its `Run` says.
+
+    Args:
+      learner: its learner, or None.
+      training: options of `fit`, or None.
+
+    Returns:
+      The learner, None if it is unknown, and the options, which may lack some.
+    """
+    given = dict(training or {})
+    if self.run is None:
+      return learner, given
+    plan = self.run.plan
+    own = {"epochs": plan.epochs, "batch_size": plan.batch_size}
+    return learner or self.run.learner, {**own, **given}
 
 
 def read(

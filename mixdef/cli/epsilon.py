@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -74,10 +73,8 @@ class EpsilonSettings:
       return accounting.noise_multiplier(
         self.epsilon, **self.training, delta=self.delta
       )
-    found = re.fullmatch(r"([\d.e-]+)@([\d.e-]+)", self.max_tpr)
-    if not found:
-      raise ValueError(f"--max_tpr={self.max_tpr}: pass TPR@FPR, as 0.05@0.01")
-    return accounting.noise_for_tpr(*map(float, found.groups()), **self.training)
+    rates = flags.rate_at("max_tpr", self.max_tpr)
+    return accounting.noise_for_tpr(*rates, **self.training)
 
 
 def answer(settings: EpsilonSettings) -> list[str]:

@@ -298,6 +298,24 @@ def read(job: str, kind: Any, text: str, argv: Sequence[str]) -> Any:
     refuse(job, str(error))
 
 
+def rate_at(flag: str, text: str) -> tuple[float, float]:
+  """Return TPR and FPR of a text such as "0.01@0.001".
+
+  Raises:
+    ValueError: naming the flag, for any other text or rates out of range.
+
+  >>> rate_at("max_tpr", "0.05@0.01")
+  (0.05, 0.01)
+  """
+  try:
+    tpr, fpr = map(float, text.split("@"))
+  except ValueError:
+    tpr, fpr = -1.0, -1.0
+  if not (0 <= tpr <= 1 and 0 < fpr < 1):
+    raise ValueError(f"--{flag}={text}: pass TPR@FPR, as 0.01@0.001, both fractions")
+  return tpr, fpr
+
+
 def refuse(job: str, reason: str) -> NoReturn:
   """Exit with status 2 and a one-line message about a mistake of the user."""
   line = " ".join(reason.split())

@@ -10,7 +10,6 @@ exclude more.
 from __future__ import annotations
 
 import dataclasses
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -52,15 +51,7 @@ class GateSettings:
   @property
   def rate(self) -> tuple[float, str]:
     """The largest TPR, and the FPR as the report writes it."""
-    found = re.fullmatch(r"([\d.e-]+)@([\d.e-]+)", self.max_tpr)
-    try:
-      most, fpr = map(float, found.groups()) if found else (-1.0, -1.0)
-    except ValueError:
-      most, fpr = -1.0, -1.0
-    if not (0 <= most <= 1 and 0 < fpr < 1):
-      raise ValueError(
-        f"--max_tpr={self.max_tpr}: pass TPR@FPR, as 0.01@0.001, both fractions"
-      )
+    most, fpr = flags.rate_at("max_tpr", self.max_tpr)
     return most, f"{fpr:g}"
 
 

@@ -73,8 +73,8 @@ def dp_sgd(
       through the other parts of the chain as a separate row, so that every augmentation
       draws anew; a record is clipped once, as the mean of its views. A step costs K
       times as much; De et al. use 16.
-    unit: what is sampled, clipped and protected: a "record", or a "person", of whom the
-      data's `groups` name the records. A batch then has `batch_size` persons on
+    unit: what is sampled, clipped and protected: a "record", or a "person" with all
+      records, as named by the data's `groups`. A batch then has `batch_size` persons on
       average, and a person is clipped once, as the mean of its records in the step.
     per_person: most records of a person in a step, >= 1, for `unit="person"`; a step
       costs as many rows for every person. A person with more records is in each step

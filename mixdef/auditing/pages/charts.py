@@ -18,6 +18,22 @@ MOST_CLASSES = 24
 """Maximum number of classes in a chart; the table of the page lists all of them."""
 
 
+def frame(axes: Any, left: float, *, unresolved: float) -> None:
+  """Draw axes, chance and the range of an ROC in the style of the pages.
+
+  Args:
+    axes: of Matplotlib.
+    left: smallest FPR shown.
+    unresolved: FPR below which fewer than ten false positives are expected.
+  """
+  style = {"chance": svg.MUTED, "shade": svg.SHADE, "note": svg.MUTED, "grid": svg.GRID}
+  frame_roc(axes, left, unresolved=unresolved, **style)
+  for axis in (axes.xaxis, axes.yaxis):
+    axis.set_major_formatter(lambda rate, _: formatting.percent(rate))
+  axes.minorticks_off()
+  axes.set_axisbelow(True)
+
+
 def roc_chart(
   scores: Mapping[str, np.ndarray],
   members: np.ndarray,
@@ -71,19 +87,7 @@ def roc_chart(
       axes.step(rates[first:], tpr[first:], where="post", **line)
       faint = line | {"alpha": 0.3, "linewidth": 0.7, "linestyle": "-"}
       axes.step(rates[: first + 1], tpr[: first + 1], where="post", **faint)
-    frame_roc(
-      axes,
-      rates[0],
-      unresolved=min(unresolved(roc) for roc in rocs.values()),
-      chance=svg.MUTED,
-      shade=svg.SHADE,
-      note=svg.MUTED,
-      grid=svg.GRID,
-    )
-    for axis in (axes.xaxis, axes.yaxis):
-      axis.set_major_formatter(lambda rate, _: formatting.percent(rate))
-    axes.minorticks_off()
-    axes.set_axisbelow(True)
+    frame(axes, rates[0], unresolved=min(unresolved(roc) for roc in rocs.values()))
 
   alt = (
     f"True-positive rate against false-positive rate of {len(rocs)} attacks on "

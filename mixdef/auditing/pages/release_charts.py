@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mixdef.auditing.pages import formatting, svg
-from mixdef.metrics.plots import frame_roc
+from mixdef.auditing.pages import charts, formatting, svg
 
 _SIZE = (4.7, 4.2)
 _BOUND = 3  # its series; the curves have 0, 1 and 2
@@ -56,19 +55,8 @@ def named_curves(
       style = {"color": svg.SERIES[_BOUND], "linestyle": svg.dash(_BOUND)}
       axes.plot(fpr, tpr, linewidth=1.6, **style)
       axes.fill_between(fpr, tpr, 1.2, color=svg.SERIES[_BOUND], alpha=0.1, linewidth=0)
-    frame_roc(
-      axes,
-      left,
-      unresolved=min(1.0, 10 / curves["release"]["nonmembers"]),
-      chance=svg.MUTED,
-      shade=svg.SHADE,
-      note=svg.MUTED,
-      grid=svg.GRID,
-    )
-    for axis in (axes.xaxis, axes.yaxis):
-      axis.set_major_formatter(lambda rate, _: formatting.percent(rate))
-    axes.minorticks_off()
-    axes.set_axisbelow(True)
+    unresolved = min(1.0, 10 / curves["release"]["nonmembers"])
+    charts.frame(axes, left, unresolved=unresolved)
 
   names = ", ".join(curve["title"] for curve in curves.values())
   alt = f"True-positive rate against false-positive rate: {names}."
