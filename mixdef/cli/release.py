@@ -189,7 +189,7 @@ def model_of(settings: ReleaseSettings) -> tuple[dict[str, Any], Settings]:
       "records from the same source that were never used in training"
     )
   (net,) = trained.networks(data)
-  source = mixdef.models.predictor(net, files.path_of(settings.params, "--params"))
+  source = mixdef.models.predictor(net, settings.params)
   return {"source": source, "members": data, "holdout": data.test}, trained
 
 

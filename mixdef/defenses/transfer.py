@@ -14,7 +14,7 @@ from mixdef.core.check import check_count, check_number
 from mixdef.core.hooks import Defense, defense
 from mixdef.core.registry import PARTS
 from mixdef.models import partial
-from mixdef.models.weights import read_weights
+from mixdef.models.weights import given_weights
 
 
 @defense(registry=PARTS)
@@ -39,7 +39,7 @@ def start_from(params: Any, fresh: str = "") -> Defense:
   >>> str(start_from({"w": np.ones(3)}, fresh="head/.*")).partition("{")[0]
   'start_from(params='
   """
-  given = read_weights(params) if _is_path(params) else _plain(params)
+  given = given_weights(params)
   chosen = _matching("start_from: fresh", fresh) if fresh else None
   return Defense("", network=lambda net: partial.start_from(net, given, chosen))
 
@@ -144,21 +144,3 @@ def _matching(what, expression):
       "'backbone/.*'"
     ) from None
   return lambda path: compiled.fullmatch(path) is not None
-
-
-def _is_path(params):
-  return isinstance(params, str) or hasattr(params, "__fspath__")
-
-
-def _plain(params):
-  """Return the arrays of a state of NNX, or what is a dictionary already."""
-  if hasattr(params, "flat_state"):
-    from flax import nnx
-
-    params = nnx.to_pure_dict(params)
-  if not hasattr(params, "items"):
-    raise ValueError(
-      f"start_from: params is a {type(params).__name__}: pass a path or a dictionary "
-      "of arrays"
-    )
-  return params

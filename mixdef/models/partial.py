@@ -5,7 +5,6 @@ A leaf is named by its path without the collection, such as "Dense_0/kernel".
 
 import functools
 import math
-import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from mixdef.core.reading import digest
 from mixdef.models.adapters import adapt
 from mixdef.models.features import first_input, with_input
 from mixdef.models.network import Network, by_path, nested
-from mixdef.models.weights import read_weights
+from mixdef.models.weights import given_weights
 
 Chosen = Callable[[str], bool]  # the path of a leaf -> whether it is chosen
 
@@ -86,8 +85,7 @@ def predictor(model: Any, params: Any) -> Callable[[Any], Any]:
   >>> predictor(pair, {"w": np.array([1.0, 2.0])})(np.ones((1, 2)))
   Array([[1., 2.]], dtype=float32)
   """
-  given = read_weights(params) if isinstance(params, str | pathlib.Path) else params
-  network = start_from(adapt(model), given)
+  network = start_from(adapt(model), given_weights(params))
 
   @jax.jit
   def predict(x):

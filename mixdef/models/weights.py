@@ -1,6 +1,7 @@
 """Parameters in files: npz, safetensors, or an Orbax checkpoint."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any, cast
 
 import jax
@@ -40,6 +41,28 @@ def read_weights(path: str | pathlib.Path) -> dict[str, Any]:
     raise ValueError(f"{place} is of an unknown kind: {_FIX}")
   slashes = any("/" in name for name in found)
   return {name if slashes else name.replace(".", "/"): v for name, v in found.items()}
+
+
+def given_weights(params: Any) -> Mapping[str, Any]:
+  """Return the parameters in a file, in the state of an NNX module, or a dictionary.
+
+  Args:
+    params: a path, as in `read_weights`; a state of NNX; or a dictionary of arrays.
+
+  Raises:
+    ValueError: for anything else.
+  """
+  if isinstance(params, str) or hasattr(params, "__fspath__"):
+    return read_weights(params)
+  if hasattr(params, "flat_state"):
+    from flax import nnx
+
+    params = nnx.to_pure_dict(params)
+  if not hasattr(params, "items"):
+    raise ValueError(
+      f"params is a {type(params).__name__}: pass a path or a dictionary of arrays"
+    )
+  return params
 
 
 def _safetensors(place):
