@@ -3,15 +3,17 @@
 Both estimate, for records i with weight w_i and gradient g_i of the mean loss of their
 `views` adjacent rows (one by default),
 
-  sum_i w_i min(1, C / ||g_i||) g_i / denominator
+  sum_i w_i f(||g_i||) g_i,    for instance f(n) = min(1, C / n), as by `flat(C)`
 
 The mean is weighted by the rows' weights, so that rows of weight 0 are padding, and w_i
 is the mean weight of the others. A record with its views may also be a person with its
 records.
 
-and both satisfy the contract of `Defense.value_and_grad`. A record with a loss or
-gradient that is not finite contributes exactly zero, and the losses of its rows are
-returned as NaN so that it can be counted. In shapes, R is the number of records and B =
+and both satisfy the contract of `Defense.value_and_grad`, except that in place of the
+gradients they return this sum, in float32, and the norms [R] of the records, NaN for
+padding and for a record with a loss or gradient that is not finite. Such a record
+contributes exactly zero, and the losses of its rows are returned as NaN so that it can
+be counted. In shapes, R is the number of records and B =
 R views the number of rows.
 """
 
@@ -33,7 +35,16 @@ from mixdef.defenses.ghost_rules import (
 from mixdef.defenses.ghost_tape import record_calls
 
 
-def ghost(losses_fn, *, clip, denominator, size=16, views=1):
+def flat(clip):
+  """Return the factors that clip norms at C: `norms -> min(1, C / norms)`."""
+
+  def factor(norms):
+    return jnp.minimum(1.0, clip / jnp.maximum(norms, jnp.finfo(norms.dtype).tiny))
+
+  return factor
+
+
+def ghost(losses_fn, factor, *, size=16, views=1):
   """Clip per-example gradients at about the cost of one ordinary pass.
 
   One forward and one backward pass record each layer's input a and the cotangents b of
@@ -59,13 +70,12 @@ def ghost(losses_fn, *, clip, denominator, size=16, views=1):
   Args:
     losses_fn: `(params, batch, ctx) -> (losses [B], aux)`; it is called with batches of
       one record, and each leaf of `aux` must lead with the axis B.
-    clip: C > 0.
-    denominator: scalar, the public batch size.
+    factor: `norms -> factors`, both [R]; f above.
     size: number of records held at once if `microbatch` must take over.
     views: number of adjacent rows that belong to one record, >= 1.
 
   Returns:
-    `(params, batch, state, ctx) -> ((value, (losses [B], aux)), grads)`.
+    `(params, batch, state, ctx) -> ((value, (losses [B], aux)), (sum, norms))`.
 
   Deviation: norms have float32 rounding errors, which are bounded from above where
     terms cancel, so that they can only cause more clipping. The sum is rounded like the
@@ -79,9 +89,7 @@ def ghost(losses_fn, *, clip, denominator, size=16, views=1):
     2205.10683, and "Differentially Private Optimization on Large Model at Small Cost",
     2022, arXiv 2210.00038.
   """
-  fallback = microbatch(
-    losses_fn, clip=clip, denominator=denominator, size=size, views=views
-  )
+  fallback = microbatch(losses_fn, factor, size=size, views=views)
 
   def run(params, batch, state, ctx):
     try:
@@ -96,33 +104,31 @@ def ghost(losses_fn, *, clip, denominator, size=16, views=1):
       )
       return fallback(params, batch, state, ctx)
     squared = sum(squared for squared, _ in measured)
-    finite, factor = _factors(losses, squared, batch.weight, clip, views)
+    finite, norms, scale = _measured(losses, squared, batch.weight, factor, views)
     sums = {}
     for _, clipped in measured:
-      sums |= clipped(factor)
+      sums |= clipped(scale)
     total = structure.unflatten(
       [sums.get(place, jnp.zeros_like(leaf)) for place, leaf in enumerate(leaves)]
     )
-    grads = _divided(total, denominator, params)
-    return _returned(losses, finite, batch.weight, aux), grads
+    return _returned(losses, finite, batch.weight, aux), (total, norms)
 
   return run
 
 
-def microbatch(losses_fn, *, clip, denominator, size=16, views=1):
+def microbatch(losses_fn, factor, *, size=16, views=1):
   """Clip per-example gradients, computing `size` at a time and accumulating the sum.
 
   Args:
     losses_fn: `(params, batch, ctx) -> (losses [B], aux)`; it is called with batches of
       one record, and each leaf of `aux` must lead with the axis B.
-    clip: C > 0.
-    denominator: scalar, the public batch size.
+    factor: `norms -> factors`, both [R]; f above.
     size: number of records held at once; memory grows as size times the parameters, and
       not with the batch.
     views: number of adjacent rows that belong to one record, >= 1.
 
   Returns:
-    `(params, batch, state, ctx) -> ((value, (losses [B], aux)), grads)`.
+    `(params, batch, state, ctx) -> ((value, (losses [B], aux)), (sum, norms))`.
   """
 
   def run(params, batch, state, ctx):
@@ -141,11 +147,11 @@ def microbatch(losses_fn, *, clip, denominator, size=16, views=1):
     def add(total, rows):
       grads, squared, losses, aux = jax.vmap(one)(grouped(rows, views))
       losses, aux = ungrouped((losses, aux))
-      finite, factor = _factors(losses, squared, rows.weight, clip, views)
+      finite, norms, scale = _measured(losses, squared, rows.weight, factor, views)
       total = jax.tree.map(
-        lambda t, g: t + jnp.tensordot(factor, g, 1, precision="highest"), total, grads
+        lambda t, g: t + jnp.tensordot(scale, g, 1, precision="highest"), total, grads
       )
-      return total, (losses, finite, aux)
+      return total, (losses, finite, jnp.repeat(norms, views), aux)
 
     rows = batch.weight.shape[0]
     chunks = -(-rows // (size * views))
@@ -153,32 +159,28 @@ def microbatch(losses_fn, *, clip, denominator, size=16, views=1):
     dealt = grouped(_padded(batch, chunks * each - rows), each)
     total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
     total, out = jax.lax.scan(add, total, dealt)
-    losses, finite, aux = jax.tree.map(lambda leaf: leaf[:rows], ungrouped(out))
-    grads = _divided(total, denominator, params)
-    return _returned(losses, finite, batch.weight, aux), grads
+    out = jax.tree.map(lambda leaf: leaf[:rows], ungrouped(out))
+    losses, finite, norms, aux = out
+    return _returned(losses, finite, batch.weight, aux), (total, norms[::views])
 
   return run
 
 
-def _factors(losses, squared, weight, clip, views):
-  """Return which rows [B] belong to finite records, and the records' factors [R]."""
+def _measured(losses, squared, weight, factor, views):
+  """Return which rows [B] are of finite records, and the norms and scales [R]."""
   finite = jnp.isfinite(losses).reshape(-1, views).all(1) & jnp.isfinite(squared)
   # Rounding can make the square of a vanishing gradient negative.
-  norm = jnp.sqrt(jnp.maximum(squared, 0.0))
-  factor = jnp.minimum(1.0, clip / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
+  norms = jnp.sqrt(jnp.maximum(squared, 0.0))
   weight = weight.reshape(-1, views)
   weight = weight.sum(1) / jnp.maximum((weight > 0).sum(1), 1)
-  factor = jnp.where(finite, factor * weight, 0.0)
-  return jnp.repeat(finite, views), factor
+  scale = jnp.where(finite, factor(norms) * weight, 0.0)
+  norms = jnp.where(finite & (weight > 0), norms, jnp.nan)
+  return jnp.repeat(finite, views), norms, scale
 
 
 def _returned(losses, finite, weight, aux):
   value = weighted_mean(jnp.where(finite, losses, 0.0), weight * finite)
   return value, (jnp.where(finite, losses, jnp.nan), aux)
-
-
-def _divided(total, denominator, params):
-  return jax.tree.map(lambda t, p: (t / denominator).astype(p.dtype), total, params)
 
 
 def _padded(batch, count):

@@ -16,7 +16,7 @@ from mixdef.core.check import (
 from mixdef.core.hooks import Defense, defense
 from mixdef.core.traits import Traits
 from mixdef.defenses import accounting
-from mixdef.defenses.per_example import ghost, microbatch
+from mixdef.defenses.per_example import flat, ghost, microbatch
 
 _PER_PERSON = 8
 _STATED = (
@@ -173,12 +173,13 @@ def dp_sgd(
 
   def value_and_grad(losses_fn):
     estimate = {"ghost": ghost, "microbatch": microbatch}[estimator]
+    groups = {"size": microbatch_size, "views": rows * multiplicity}
+    clipped = estimate(losses_fn, flat(clip), **groups)
 
     def run(params, batch, state, ctx):
+      out, (total, _) = clipped(params, batch, state, ctx)
       size = state["batch_size"]
-      limits = {"clip": clip, "denominator": size}
-      groups = {"size": microbatch_size, "views": rows * multiplicity}
-      return estimate(losses_fn, **limits, **groups)(params, batch, state, ctx)
+      return out, jax.tree.map(lambda t, p: (t / size).astype(p.dtype), total, params)
 
     return run
 

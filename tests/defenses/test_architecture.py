@@ -11,6 +11,7 @@ from per_example_cases import (
   CTX,
   K,
   assert_close,
+  clipped,
   cross_entropy,
   make_batch,
 )
@@ -43,13 +44,13 @@ def test_ghost_clipping_is_exact_with_standardized_kernels(name, monkeypatch):
   losses_fn = cross_entropy(model)
 
   def run(estimator):
-    clipped = jax.jit(
-      lambda clip: estimator(losses_fn, clip=clip, denominator=4.0)(
+    at = jax.jit(
+      lambda clip: clipped(estimator, losses_fn, clip=clip, denominator=4.0)(
         params, batch, None, CTX
       ),
       compiler_options=QUICK,
     )
-    return clipped(CLIP), clipped(1e9)
+    return at(CLIP), at(1e9)
 
   (ghosts, free), (ones, _) = run(ghost), run(microbatch)
   assert not said, "ghost clipping handed over to microbatches"

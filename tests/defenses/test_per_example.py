@@ -28,6 +28,7 @@ from per_example_cases import (
   Overflowing,
   Small,
   assert_close,
+  clipped,
   cross_entropy,
   flat,
   init,
@@ -57,7 +58,7 @@ def test_ghost_equals_a_loop_over_the_records(net, warnings):
   model, batch = net(), make_batch(weight)
   params = init(model)
   losses_fn = cross_entropy(model)
-  estimate = jax.jit(ghost(losses_fn, clip=CLIP, denominator=4.0))
+  estimate = jax.jit(clipped(ghost, losses_fn, clip=CLIP, denominator=4.0))
   (value, (losses, (log_probs, _))), grads = estimate(params, batch, None, CTX)
   expected = naive(losses_fn, params, batch, CLIP, 4.0)
   assert_close(grads, expected)
@@ -74,7 +75,7 @@ def test_ghost_hands_over_to_microbatches_with_a_reason(net, warnings):
   model, batch = net(), make_batch()
   params = init(model)
   losses_fn = cross_entropy(model)
-  estimate = jax.jit(ghost(losses_fn, clip=CLIP, denominator=4.0, size=4))
+  estimate = jax.jit(clipped(ghost, losses_fn, clip=CLIP, denominator=4.0, size=4))
   _, grads = estimate(params, batch, None, CTX)
   assert_close(grads, naive(losses_fn, params, batch, CLIP, 4.0))
   estimate(params, batch, None, CTX)
@@ -91,7 +92,7 @@ def test_a_penalty_on_the_parameters_is_clipped_with_each_record(warnings):
     losses, aux = cross_entropy(model)(params, batch, ctx)
     return losses + sum((leaf**2).sum() for leaf in jax.tree.leaves(params)), aux
 
-  estimate = jax.jit(ghost(losses_fn, clip=CLIP, denominator=4.0))
+  estimate = jax.jit(clipped(ghost, losses_fn, clip=CLIP, denominator=4.0))
   _, grads = estimate(params, batch, None, CTX)
   assert_close(grads, naive(losses_fn, params, batch, CLIP, 4.0))
   assert "is used outside a plain leaf module" in warnings[0]
@@ -100,7 +101,7 @@ def test_a_penalty_on_the_parameters_is_clipped_with_each_record(warnings):
 def test_a_parameter_that_nothing_uses_has_no_gradient(warnings):
   model, batch = Small(), make_batch()
   params = {**init(model), "spare": {"kernel": jnp.ones(2)}}
-  estimate = jax.jit(ghost(cross_entropy(model), clip=CLIP, denominator=4.0))
+  estimate = jax.jit(clipped(ghost, cross_entropy(model), clip=CLIP, denominator=4.0))
   grads = estimate(params, batch, None, CTX)[1]
   np.testing.assert_array_equal(grads["spare"]["kernel"], [0, 0])
   assert not warnings
@@ -112,7 +113,7 @@ def test_no_record_exceeds_its_norm_where_terms_cancel(offset):
   x = offset + np.random.default_rng(0).normal(size=(B, 2, 64))
   model, batch = Difference(), make_batch()._replace(x=jnp.asarray(x, jnp.float32))
   params = model.init(jax.random.key(0), batch.x)["params"]
-  estimate = ghost(cross_entropy(model), clip=CLIP, denominator=1)
+  estimate = clipped(ghost, cross_entropy(model), clip=CLIP, denominator=1)
 
   def norm(weight):
     _, grads = estimate(params, batch._replace(weight=weight), None, CTX)
@@ -129,7 +130,9 @@ def test_microbatch_equals_a_loop_over_the_records(size):
   model, batch = Small(), make_batch([1, 1, 0, 1, 1, 1])
   params = init(model)
   losses_fn = cross_entropy(model)
-  estimate = jax.jit(microbatch(losses_fn, clip=CLIP, denominator=4.0, size=size))
+  estimate = jax.jit(
+    clipped(microbatch, losses_fn, clip=CLIP, denominator=4.0, size=size)
+  )
   (value, (losses, _)), grads = estimate(params, batch, None, CTX)
   assert_close(grads, naive(losses_fn, params, batch, CLIP, 4.0))
   plain, _ = jax.jit(losses_fn)(params, batch, CTX)
@@ -145,7 +148,7 @@ def test_a_last_microbatch_that_is_short_counts_no_record_twice(rows, views):
   batch = jax.tree.map(lambda a: a[:rows], batch)
   params, losses_fn = init(model), cross_entropy(model)
   options = {"clip": CLIP, "denominator": 4.0, "views": views}
-  estimate = jax.jit(microbatch(losses_fn, size=2, **options))
+  estimate = jax.jit(clipped(microbatch, losses_fn, size=2, **options))
   (_, (losses, (log_probs, _))), grads = estimate(params, batch, None, CTX)
   assert_close(grads, naive(losses_fn, params, batch, CLIP, 4.0, views))
   plain, (plain_log_probs, _) = jax.jit(losses_fn)(params, batch, CTX)
@@ -165,7 +168,9 @@ def test_pitfall_92_the_mean_of_a_records_views_is_clipped(estimator, net, warni
   model, batch = net(), make_views(views, [1, 0, 1])
   params = init(model)
   losses_fn = cross_entropy(model)
-  estimate = jax.jit(estimator(losses_fn, clip=CLIP, denominator=4.0, views=views))
+  estimate = jax.jit(
+    clipped(estimator, losses_fn, clip=CLIP, denominator=4.0, views=views)
+  )
   (value, (losses, (log_probs, _))), grads = estimate(params, batch, None, CTX)
   assert_close(grads, naive(losses_fn, params, batch, CLIP, 4.0, views))
   plain, (plain_log_probs, _) = jax.jit(losses_fn)(params, batch, CTX)
@@ -179,7 +184,9 @@ def test_views_survive_the_change_to_microbatches(warnings):
   model, batch = FALLBACK[0](), make_views(3, [1, 1])
   params = init(model)
   losses_fn = cross_entropy(model)
-  estimate = jax.jit(ghost(losses_fn, clip=CLIP, denominator=4.0, size=1, views=3))
+  estimate = jax.jit(
+    clipped(ghost, losses_fn, clip=CLIP, denominator=4.0, size=1, views=3)
+  )
   _, grads = estimate(params, batch, None, CTX)
   assert_close(grads, naive(losses_fn, params, batch, CLIP, 4.0, 3))
   assert len(warnings) == 1
@@ -190,7 +197,7 @@ def test_no_clipping_gives_the_ordinary_gradient(estimator):
   model, batch = Small(), make_batch()
   params = init(model)
   losses_fn = cross_entropy(model)
-  estimate = jax.jit(estimator(losses_fn, clip=math.inf, denominator=B))
+  estimate = jax.jit(clipped(estimator, losses_fn, clip=math.inf, denominator=B))
   _, grads = estimate(params, batch, None, CTX)
   expected = jax.jit(jax.grad(lambda p: losses_fn(p, batch, CTX)[0].mean()))(params)
   assert_close(grads, expected)
@@ -209,7 +216,7 @@ def test_a_loss_that_is_nonlinear_in_the_record_is_differentiated_whole():
     return (1 - jnp.exp(-losses)) ** 2 * losses, (smooth, aux)
 
   params = init(model)
-  _, grads = jax.jit(ghost(losses_fn, clip=0.05, denominator=B))(
+  _, grads = jax.jit(clipped(ghost, losses_fn, clip=0.05, denominator=B))(
     params, batch, None, CTX
   )
   assert_close(grads, naive(losses_fn, params, batch, 0.05, B))
@@ -228,7 +235,7 @@ def test_equals_optax_without_noise():
   )
   expected, _ = aggregate.update(per_example, aggregate.init(params))
   for estimator in (ghost, microbatch):
-    _, grads = jax.jit(estimator(losses_fn, clip=CLIP, denominator=B))(
+    _, grads = jax.jit(clipped(estimator, losses_fn, clip=CLIP, denominator=B))(
       params, batch, None, CTX
     )
     assert_close(grads, expected)
@@ -240,7 +247,7 @@ def test_vmap_over_models_equals_a_loop(estimator):
   model, batch = Small(), make_batch([1, 0, 1, 1, 1, 1])
   models = [init(model, seed) for seed in range(3)]
   stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
-  estimate = estimator(cross_entropy(model), clip=CLIP, denominator=4.0)
+  estimate = clipped(estimator, cross_entropy(model), clip=CLIP, denominator=4.0)
   run = jax.jit(lambda params: estimate(params, batch, None, CTX)[1])
   together = jax.jit(jax.vmap(lambda params: estimate(params, batch, None, CTX)[1]))(
     stacked
@@ -255,7 +262,9 @@ def test_vmap_over_models_equals_a_loop(estimator):
 def test_pitfall_90_one_bad_record_adds_exactly_zero(estimator, net):
   model, batch = net(), make_batch()
   params = init(model)
-  estimate = jax.jit(estimator(cross_entropy(model), clip=CLIP, denominator=4.0))
+  estimate = jax.jit(
+    clipped(estimator, cross_entropy(model), clip=CLIP, denominator=4.0)
+  )
   others = batch._replace(weight=batch.weight.at[0].set(0))
   (expected_value, _), expected = estimate(params, others, None, CTX)
   for poison in (np.nan, np.inf):
@@ -270,7 +279,9 @@ def test_pitfall_90_one_bad_record_adds_exactly_zero(estimator, net):
 def test_pitfall_90_an_infinite_gradient_with_a_finite_loss_adds_zero(estimator):
   model, batch = Overflowing(), make_batch()
   params = init(model)
-  estimate = jax.jit(estimator(cross_entropy(model), clip=CLIP, denominator=4.0))
+  estimate = jax.jit(
+    clipped(estimator, cross_entropy(model), clip=CLIP, denominator=4.0)
+  )
   bad = batch._replace(x=batch.x.at[2].set(0.0))
   (_, (losses, _)), grads = estimate(params, bad, None, CTX)
   _, expected = estimate(
@@ -285,7 +296,7 @@ def test_one_bad_view_leaves_its_record_out(estimator):
   model, batch = Small(), make_views(2, [1, 1, 1])
   params = init(model)
   options = {"clip": CLIP, "denominator": 4.0, "views": 2}
-  estimate = jax.jit(estimator(cross_entropy(model), **options))
+  estimate = jax.jit(clipped(estimator, cross_entropy(model), **options))
   bad = batch._replace(x=batch.x.at[1].set(np.nan))
   without = batch._replace(weight=batch.weight.at[:2].set(0))
   (value, (losses, _)), grads = estimate(params, bad, None, CTX)
@@ -301,7 +312,9 @@ def test_one_bad_view_leaves_its_record_out(estimator):
 def test_a_batch_of_bad_records_gives_a_zero_gradient(estimator, net):
   model, batch = net(), make_batch()
   bad = batch._replace(x=jnp.full_like(batch.x, jnp.nan))
-  estimate = jax.jit(estimator(cross_entropy(model), clip=CLIP, denominator=4.0))
+  estimate = jax.jit(
+    clipped(estimator, cross_entropy(model), clip=CLIP, denominator=4.0)
+  )
   (value, _), grads = estimate(init(model), bad, None, CTX)
   assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(grads))
   assert float(value) == 0
@@ -324,7 +337,7 @@ def test_norms_and_sum_see_one_dropout_mask():
   expected = jax.tree.map(
     lambda *g: sum(min(1, CLIP / n) * a for n, a in zip(norms, g, strict=True)), *rows
   )
-  _, grads = jax.jit(ghost(losses_fn, clip=CLIP, denominator=1.0))(
+  _, grads = jax.jit(clipped(ghost, losses_fn, clip=CLIP, denominator=1.0))(
     params, batch, None, CTX
   )
   assert_close(grads, expected)
@@ -359,7 +372,7 @@ def test_every_view_draws_a_mask_that_norm_and_sum_share(estimator):
   model, batch = Dropped(), make_views(3, [1, 1])
   same = batch._replace(x=jnp.broadcast_to(batch.x[0], batch.x.shape))
   params, losses_fn = init(model), keyed(model)
-  tight = estimator(losses_fn, clip=1e-3, denominator=1.0, views=3)
+  tight = clipped(estimator, losses_fn, clip=1e-3, denominator=1.0, views=3)
   (_, (losses, _)), grads = jax.jit(tight)(params, same, None, CTX)
   assert len(np.unique(losses)) == B
 
@@ -384,7 +397,7 @@ def test_ghost_leaves_a_frozen_second_network_alone(warnings):
     advice = cross_entropy(frozen)(frozen_params, batch, ctx)[1][0]
     return losses - (jnp.exp(advice) * aux[0]).sum(-1), aux
 
-  _, grads = jax.jit(ghost(losses_fn, clip=CLIP, denominator=1.0))(
+  _, grads = jax.jit(clipped(ghost, losses_fn, clip=CLIP, denominator=1.0))(
     params, batch, None, CTX
   )
   assert_close(grads, naive(losses_fn, params, batch, CLIP, 1.0))
@@ -404,7 +417,7 @@ def test_half_precision_layers_are_measured_in_single_precision(warnings):
   model, batch = Half(), make_batch()
   params = init(model)
   losses_fn = cross_entropy(model)
-  _, grads = jax.jit(ghost(losses_fn, clip=CLIP, denominator=B))(
+  _, grads = jax.jit(clipped(ghost, losses_fn, clip=CLIP, denominator=B))(
     params, batch, None, CTX
   )
   assert jax.tree.leaves(grads)[0].dtype == jnp.float32

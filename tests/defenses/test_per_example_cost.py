@@ -4,7 +4,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
-from per_example_cases import CLIP, CTX, K, cross_entropy, flat, init, make_batch
+from per_example_cases import (
+  CLIP,
+  CTX,
+  K,
+  clipped,
+  cross_entropy,
+  flat,
+  init,
+  make_batch,
+)
 
 from mixdef.defenses.per_example import ghost, microbatch
 
@@ -25,7 +34,9 @@ def compiled(function, model, batch):
 
 def test_the_memory_of_microbatches_does_not_grow_with_the_batch():
   model, batch = Wide(), make_batch()
-  estimate = microbatch(cross_entropy(model), clip=CLIP, denominator=1.0, size=2)
+  estimate = clipped(
+    microbatch, cross_entropy(model), clip=CLIP, denominator=1.0, size=2
+  )
 
   def held(times):
     many = jax.tree.map(lambda a: jnp.concatenate([a] * times), batch)
@@ -46,7 +57,7 @@ def test_ghost_clipping_computes_little_more_than_an_ordinary_gradient():
   def ordinary(params, batch, state, ctx):
     return jax.grad(lambda params: losses_fn(params, batch, ctx)[0].mean())(params)
 
-  private = ghost(losses_fn, clip=CLIP, denominator=1.0)
+  private = clipped(ghost, losses_fn, clip=CLIP, denominator=1.0)
   ours, plain = (
     compiled(function, model, rows).cost_analysis()["flops"]
     for function in (private, ordinary)

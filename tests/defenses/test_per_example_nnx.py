@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from absl import logging
 from nnx_cases import FALLBACK, GHOST, Dense, Dropped
-from per_example_cases import CLIP, CTX, assert_close, make_batch, make_views, naive
+from per_example_cases import (
+  CLIP,
+  CTX,
+  assert_close,
+  clipped,
+  make_batch,
+  make_views,
+  naive,
+)
 
 from mixdef.core.randomness import random_key
 from mixdef.defenses.per_example import ghost
@@ -53,7 +61,7 @@ def assert_same(grads, expected):
 def test_every_layer_equals_a_loop_over_the_records(kind, warnings):
   batch = make_batch([1, 1, 0, 1, 1, 1])
   losses_fn, params = start(kind, batch)
-  estimate = jax.jit(ghost(losses_fn, clip=CLIP, denominator=4.0))
+  estimate = jax.jit(clipped(ghost, losses_fn, clip=CLIP, denominator=4.0))
   (_, (losses, _)), grads = estimate(params, batch, None, CTX)
   assert not warnings
   assert_same(grads, naive(losses_fn, params, batch, CLIP, 4.0))
@@ -71,7 +79,7 @@ def test_every_layer_equals_a_loop_over_the_records(kind, warnings):
 def test_views_of_a_record_are_clipped_together(kind, warnings):
   batch = make_views(2, [1, 0, 1])
   losses_fn, params = start(kind, batch)
-  estimate = jax.jit(ghost(losses_fn, clip=CLIP, denominator=4.0, views=2))
+  estimate = jax.jit(clipped(ghost, losses_fn, clip=CLIP, denominator=4.0, views=2))
   _, grads = estimate(params, batch, None, CTX)
   assert not warnings
   assert_same(grads, naive(losses_fn, params, batch, CLIP, 4.0, 2))
@@ -81,7 +89,7 @@ def test_views_of_a_record_are_clipped_together(kind, warnings):
 def test_what_is_not_known_is_named_once(kind, warnings):
   batch = make_batch()
   losses_fn, params = start(kind, batch)
-  estimate = jax.jit(ghost(losses_fn, clip=CLIP, denominator=4.0, size=4))
+  estimate = jax.jit(clipped(ghost, losses_fn, clip=CLIP, denominator=4.0, size=4))
   _, grads = estimate(params, batch, None, CTX)
   estimate(params, batch, None, CTX)
   assert len(warnings) == 1
@@ -92,7 +100,7 @@ def test_what_is_not_known_is_named_once(kind, warnings):
 def test_one_bad_record_adds_exactly_zero():
   batch = make_batch()
   losses_fn, params = start(Dense, batch)
-  estimate = jax.jit(ghost(losses_fn, clip=CLIP, denominator=4.0))
+  estimate = jax.jit(clipped(ghost, losses_fn, clip=CLIP, denominator=4.0))
   others = batch._replace(weight=batch.weight.at[0].set(0))
   _, expected = estimate(params, others, None, CTX)
   bad = batch._replace(x=batch.x.at[0, 1].set(jnp.nan))

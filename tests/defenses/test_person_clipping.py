@@ -18,6 +18,7 @@ from per_example_cases import (
   Shared,
   Small,
   assert_close,
+  clipped,
   cross_entropy,
   init,
   make_batch,
@@ -62,7 +63,7 @@ def check(net, estimator, views):
   batch = batch._replace(x=batch.x[place], y=batch.y[place])
   params, losses_fn = init(model), cross_entropy(model)
   estimate = jax.jit(
-    ESTIMATORS[estimator](losses_fn, clip=CLIP, denominator=4.0, views=views)
+    clipped(ESTIMATORS[estimator], losses_fn, clip=CLIP, denominator=4.0, views=views)
   )
   grads = estimate(params, batch, None, CTX)[1]
   expected, norms = by_segments(losses_fn, params, batch, views)

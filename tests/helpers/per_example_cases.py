@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixdef.core.hooks import Batch, Ctx
+from mixdef.defenses import per_example
 
 B, K = 6, 3
 CLIP = 0.3
@@ -414,3 +415,14 @@ def assert_close(tree, expected, tolerance=1e-5):
     tree,
     expected,
   )
+
+
+def clipped(estimator, losses_fn, clip, denominator, **options):
+  """Return the mean of the clipped gradients in place of an estimator's sum."""
+  run = estimator(losses_fn, per_example.flat(clip), **options)
+
+  def mean(params, batch, state, ctx):
+    out, (total, _) = run(params, batch, state, ctx)
+    return out, jax.tree.map(lambda leaf: leaf / denominator, total)
+
+  return mean

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from per_example_cases import clipped
 
 from mixdef.core.hooks import Batch
 from mixdef.defenses.per_example import ghost, microbatch
@@ -194,7 +195,7 @@ def test_ghost_clipping_sees_its_parameters():
   batch = Batch(jnp.asarray(x), ones, ids, ones, ones, ids, ones)
   limits = {"clip": 0.1, "denominator": 3.0}
   (_, grads), (_, desired) = (
-    jax.jit(estimate(losses_fn, **limits))(params, batch, (), None)
+    jax.jit(clipped(estimate, losses_fn, **limits))(params, batch, (), None)
     for estimate in (ghost, microbatch)
   )
   for name in params:
