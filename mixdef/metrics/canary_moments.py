@@ -198,7 +198,8 @@ def _pairs(noise: np.ndarray) -> float:
 def _sums(own: np.ndarray, steps: int, q: float, spread: float) -> float:
   """Return the z-score of the squared sums over `steps` consecutive steps."""
   periods = len(own) // steps
-  sums = own[: periods * steps].reshape(periods, steps, -1).sum(axis=1)
+  whole = own[: periods * steps]
+  sums = whole.reshape(periods, steps, own.shape[1]).sum(axis=1)
   variance = steps * spread
   if not variance:
     return np.nan

@@ -111,8 +111,7 @@ def order_statistics_mu(
 
 def _chance(errors: int, canaries: int, guesses: int, mu: float) -> float:
   """Return P[U <= errors] of the best attack on independent Gaussian canaries."""
-  from scipy.special import bdtr, expit, log_ndtr, ndtr
-  from scipy.stats import beta
+  from scipy.special import bdtr, betaincinv, expit, log_ndtr, ndtr
 
   half, unsure = mu / 2, canaries - guesses
   if not unsure:
@@ -122,9 +121,9 @@ def _chance(errors: int, canaries: int, guesses: int, mu: float) -> float:
     return ndtr(-a - half) + ndtr(half - a)
 
   # The nodes are values of a instead of w, which inverts S at the two ends only.
-  law = beta(unsure, guesses + 1)
-  most, least = 1 - law.ppf(_NEGLIGIBLE), 1 - law.isf(_NEGLIGIBLE)
-  low, high = (largest(lambda a, s=s: bool(beyond(a) > s)) for s in (most, least))
+  # 1 - W has the law Beta(r + 1, m - r).
+  least, most = betaincinv(guesses + 1, unsure, [_NEGLIGIBLE, 1 - _NEGLIGIBLE])
+  low, high = (largest(lambda a, s=s: beyond(a) > s) for s in (most, least))
   points, weights = _legendre()
   a = low + (high - low) * points
   wrong, right = log_ndtr(-a - half), log_ndtr(half - a)
