@@ -110,12 +110,11 @@ def audit_canaries(
 
   Guarantee: each bound is above the true epsilon with probability `significance` at
     most, under the assumption named in `CanaryAudit`. A true claim gives a p-value
-    below 0.001 with that probability, and one of eight moments beyond 5 with
-    probability below one in 100,000. No failures do not prove the claim: a wrong size
-    of the data set, delta or tuning do not show in any run.
-    The observations reveal the noise and hence the gradients at the canaries'
-    coordinates. They are not private, and neither is the audit: keep them with the
-    trainer, or throw the model away.
+    below 0.001 in at most one run of 1000, and with 100 canaries or more a moment
+    beyond 5 in about one of 10,000. No failures do not prove the claim: a wrong number
+    of members, a wrong delta, tuning and faults of the clipping of real records do not
+    show here. The observations reveal the noise, and with the model the gradients at
+    the coordinates of the canaries. They are not private: keep them with the trainer.
 
   Args:
     observed: [T, m], see `canary_moments`.

@@ -256,7 +256,7 @@ def one_run_p(canaries: int, *, correct: int, advantage: float) -> float:
   Raises:
     ValueError: if a number is out of range.
 
-  Deviation: the test is ours [ours].
+  Deviation: no paper has this test [ours].
 
   >>> round(one_run_p(1000, correct=700, advantage=0.3372), 4)
   0.0183

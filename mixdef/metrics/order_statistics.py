@@ -52,6 +52,10 @@ def epsilon_order_statistics(
   Raises:
     ValueError: as `epsilon_one_run`.
 
+  Deviation: with sampling the canaries of DP-SGD are not Gaussian, and the bound is not
+    proven. The best attack led to at most the true epsilon in all thirteen settings
+    tried, and to 44% of it at noise 0.4 [ours].
+
   Reference: Xiang et al., "Tight Privacy Audit in One Run", 2025, arXiv 2509.08704.
 
   >>> members = np.random.default_rng(0).random(1000) < .5
