@@ -87,9 +87,9 @@ def canary_moments(
     ValueError: for arrays that do not fit each other, observations that are not finite,
       or a number out of range.
 
-  Deviation: no paper tests these moments [ours]. All pairs of canaries are compared, not
-    only those at equal positions of equal leaves, because the positions are not known
-    here. Standard errors are those of the claim, with the fourth cumulant of the
+  Deviation: no paper tests these moments [ours]. All pairs of canaries are compared,
+    not only those at equal positions of equal leaves, because the positions are not
+    known here. Standard errors are those of the claim, with the fourth cumulant of the
     sampling in c.
 
   Reference: compare with Nasr et al., "Tight Auditing of Differentially Private
