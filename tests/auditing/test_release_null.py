@@ -10,7 +10,7 @@ from mixdef.metrics.holdout import Rules
 
 pytestmark = pytest.mark.slow
 ATTACKS = {
-  "free": "loss_threshold, confidence",
+  "free": "loss_threshold",
   "imitate": "loss_threshold",
   "shadows:16": "lira_online, rmia, bavaria",
   "cascade:2x8": "loss_threshold",
