@@ -28,6 +28,7 @@ from scipy import stats
 
 import mixdef
 from mixdef import attacks
+from mixdef.auditing.cascade import train_cascade
 from mixdef.auditing.prices import Price, imitator_of
 from mixdef.metrics.false_discoveries import fdr_list
 from mixdef.metrics.holdout import Rules
@@ -52,6 +53,7 @@ RECIPES = {
   "location30": Recipe(5010, 1e-3, 50),
   "diabetes130_top100dx": Recipe(6000, 3e-3, 30),
   "fashion_mnist": Recipe(4000, 2e-3, 30),
+  "cifar10": Recipe(4000, 5e-4, 40),
   "digits": Recipe(300, 1e-3, 12, 32, 2),
 }
 REFERENCES = 64
@@ -137,12 +139,31 @@ def shadows(study, release, *, count):
   return {name: (attack(signals, target=0), cost) for name, attack in ONLINE.items()}
 
 
+def cascade(study, release):
+  """Attack with rounds of reference models, as many in all as the best LiRA has."""
+  price, seed = Price.parse(f"cascade:2x{REFERENCES // 2}"), 200 + release.number
+
+  def train(keep, name, first):
+    also = {"model_ids": np.arange(first, first + len(keep)), "strategy": "vmap"}
+    out = study.out / f"cascade-{release.number}" / name
+    how = {**also, **study.how, "seed": seed, "out": out}
+    return mixdef.fit_many(study.learner, study.pool, keep, **how)
+
+  found = train_cascade(
+    *(release.signals.phi[0], study.pool),
+    **{"rounds": price.rounds, "models": price.models, "seed": seed, "train": train},
+    query=lambda ensemble: ensemble.signals(),
+  )
+  return {"cmia": (found.scores, found.models * study.cost)}
+
+
 PRICES = {
   "free": free,
   "imitate": imitate,
   "shadows:16": functools.partial(shadows, count=16),
   "shadows:30": functools.partial(shadows, count=30),  # as many models as imitate
   "shadows:64": functools.partial(shadows, count=64),
+  "cascade:2x32": cascade,  # as many models as shadows:64
 }
 
 
