@@ -4,14 +4,15 @@ A rule is a function `clip -> (norms -> factors)`. Whatever the norms are, a rec
 scaled by its factor has a norm of at most C, and its factor depends on no other record.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
-from mixdef.core.check import is_static
+from mixdef.core.check import check_choice, is_static
 from mixdef.core.randomness import fold_in_name
 
-CLIPPINGS = ("flat", "automatic", "adaptive")
-
+_CLIPPINGS = ("flat", "automatic", "adaptive")
 _GAMMA = 0.01  # of automatic clipping, on the scale of gradients, not of C
 _RATE = 0.2  # of adaptive clipping
 _QUANTILE = 0.5
@@ -40,6 +41,20 @@ def automatic(clip):
   return lambda norms: clip / (norms + _GAMMA)
 
 
+def check(clipping: str, clip) -> None:
+  """Raise unless a rule exists and can be used with C.
+
+  Raises:
+    ValueError: for another name, and for an infinite C except in flat clipping.
+  """
+  check_choice("dp_sgd: clipping", clipping, _CLIPPINGS)
+  if clipping != "flat" and is_static(clip) and clip == math.inf:
+    raise ValueError(
+      f"dp_sgd: clip=inf clips nothing, but clipping={clipping!r} needs a norm: pass a "
+      "finite clip"
+    )
+
+
 def rule(clipping: str):
   """Return the rule of a name; adaptive clipping is flat at its norm of the moment."""
   return automatic if clipping == "automatic" else flat
@@ -65,7 +80,7 @@ def gradient_noise(noise_multiplier, batch_size):
   the count changes by 1/2 at most.
 
   Args:
-    noise_multiplier: z in [0, B/10).
+    noise_multiplier: z in [0, B/10); NaN is returned above.
     batch_size: B.
 
   >>> round(float(gradient_noise(1.0, 256)), 4)

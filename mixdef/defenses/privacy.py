@@ -151,7 +151,7 @@ def dp_sgd(
   'dp_sgd(epsilon=8.0, multiplicity=16)'
   """
   _validate(noise_multiplier, clip, epsilon, delta, max_tpr, at_fpr, estimator)
-  _check_clipping(clipping, clip)
+  rules.check(clipping, clip)
   check_count("dp_sgd: microbatch_size", microbatch_size)
   check_count("dp_sgd: multiplicity", multiplicity)
   check_flag("dp_sgd: guarantee", guarantee)
@@ -284,15 +284,6 @@ def _refuse_noise(budget, noise_multiplier):
 
 def _is_zero(value):
   return is_static(value) and value == 0
-
-
-def _check_clipping(clipping, clip):
-  check_choice("dp_sgd: clipping", clipping, rules.CLIPPINGS)
-  if clipping != "flat" and is_static(clip) and clip == math.inf:
-    raise ValueError(
-      f"dp_sgd: clip=inf clips nothing, but clipping={clipping!r} needs a norm: pass a "
-      "finite clip"
-    )
 
 
 def _check_unit(unit, per_person, guarantee):

@@ -347,7 +347,7 @@ def test_norms_and_sum_see_one_dropout_mask():
 def test_a_bad_first_record_does_not_change_the_dropout_of_the_others(estimator):
   model, batch = Dropped(), make_batch()
   params = init(model)
-  estimate = jax.jit(estimator(keyed(model), clip=CLIP, denominator=1.0))
+  estimate = jax.jit(clipped(estimator, keyed(model), clip=CLIP, denominator=1.0))
   bad = batch._replace(x=batch.x.at[0].set(jnp.nan))
   without = batch._replace(weight=batch.weight.at[0].set(0))
   _, grads = estimate(params, bad, None, CTX)
@@ -360,7 +360,7 @@ def test_a_record_draws_a_mask_of_its_own(estimator):
   same = batch._replace(
     x=batch.x.at[:].set(batch.x[0]), y=batch.y.at[:].set(batch.y[0])
   )
-  estimate = jax.jit(estimator(keyed(model), clip=CLIP, denominator=1.0))
+  estimate = jax.jit(clipped(estimator, keyed(model), clip=CLIP, denominator=1.0))
   (_, (losses, _)), _ = estimate(init(model), same, None, CTX)
   assert len(np.unique(losses)) == B
 
