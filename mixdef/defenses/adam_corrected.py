@@ -64,8 +64,9 @@ def adam_corrected(
 
   Deviation: the paper's floor is a number of its own for every task, 1e-9 to 7e-9 on
     squared mean gradients; as a multiple of Phi it fits every batch size, clip and
-    noise [ours]. What other parts of the chain do to the noised gradient, such as
-    weight decay, is taken for signal.
+    noise [ours]. What other parts of the chain add to the noised gradient, such as
+    weight decay, is taken for signal; pass `noise_std` if a part scales it or
+    `optax.MultiSteps` averages it.
 
   Reference: Tang, Shpilevskiy & Lecuyer, "DP-AdamBC: Your DP-Adam Is Actually DP-SGD
     (Unless You Apply Bias Correction)", 2023, arXiv 2312.14334.

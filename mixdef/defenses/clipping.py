@@ -117,7 +117,7 @@ def next_clip(clip, start, count, key, batch_size):
     start: C_0.
     count: result of `count_below` at C_t.
     key: random key of the noise.
-    batch_size: B, the public batch size.
+    batch_size: B, the public batch size, even if another number was drawn.
 
   Reference: Andrew et al., "Differentially Private Learning with Adaptive Clipping",
     2019, arXiv 1905.03871.

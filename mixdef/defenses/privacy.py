@@ -95,19 +95,18 @@ def dp_sgd(
       parts that mix records.
 
   Returns:
-    The defense. Its state holds the C_t of adaptive clipping as `clip`, and what a
-    report needs: `epsilon`, the smaller of the two
+    The defense. Its state holds what a report needs: `epsilon`, the smaller of the two
     bounds `pld` and `rdp` of `accounting.spent`, `delta`, `noise_multiplier`,
     `sampling_probability`, `steps`, `batch_size` and `skipped`, the number of records
     (or persons) so far whose loss or gradient was not finite and that therefore
-    contributed nothing.
+    contributed nothing; and, as `clip`, the C_t of adaptive clipping.
 
   Raises:
     ValueError: for an argument outside its range, for noise without a finite clip, and,
       at the start of training, for a delta of at least one over the number of members,
-      for adaptive clipping with too much noise for the batch size, for another part of the chain that lets the rows of a batch interact, and, with
-      `unit="person"`, for records without groups and a model that trains on a part of a
-      person.
+      for adaptive clipping with too much noise for the batch size, for another part of
+      the chain that lets the rows of a batch interact, and, with `unit="person"`, for
+      records without groups and a model that trains on a part of a person.
 
   Guarantee: (epsilon, delta)-differential privacy of everything the training releases,
     for one record added or removed, or with `unit="person"` one person with all its
@@ -131,13 +130,11 @@ def dp_sgd(
 
   Deviation: Abadi et al. divide by the lot size, which is B here, and track moments;
     epsilon here is the smaller of two bounds, see `accounting.spent`. One clipping norm
-    is used for all layers. Bu et al. (AUTO-S) fix C = 1. Andrew et al. add the cost of
-    the count as here, and estimate the fraction of norms below C_t, which moves by
-    exp(-0.2 (fraction - 0.5)); common implementations divide the count by the number of
-    drawn records, which tells it, or clip with the new norm in the same step: here B
-    divides and C_{t+1} acts in the next step. [ours] C_t stays within a factor of 1000
-    of `clip`; padding and records that are skipped are not counted. [ours] Records with gradients that are not finite
-    contribute zero. [ours] A person's records are averaged, not summed, so that the
+    is used for all layers. For adaptive clipping, common implementations divide the
+    count by the number of drawn records, which is private, or clip with the new norm at
+    once; here B divides, and C_{t+1} acts in the next step. C_t stays within a factor
+    of 1000 of `clip`. [ours] Records with gradients that are not finite contribute
+    zero, to the count as well. [ours] A person's records are averaged, not summed, so that the
     clipping norm need not grow with their number, and a person with more than
     `per_person` has a window of them, which begins anywhere, anew in every step.
 
