@@ -129,9 +129,9 @@ def answer(settings: EpsilonSettings) -> list[str]:
     )
     name = law if isinstance(law, str) else f"negative binomial ({law:g})"
     lines.append(
-      f"epsilon {tuned:.4g} (Renyi) of the best of K such trainings, K {name} with mean "
-      f"{mean:g}, if K is drawn first, every training draws its settings afresh from one "
-      "distribution, and the score does not read the members"
+      f"epsilon {tuned:.4g} (Renyi) of the best of K such trainings, K {name} with "
+      f"mean {mean:g}, if K is drawn first, every training draws its settings afresh "
+      "from one distribution, and the score does not read the members"
     )
   return lines
 

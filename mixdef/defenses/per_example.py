@@ -3,7 +3,7 @@
 Both estimate, for records i with weight w_i and gradient g_i of the mean loss of their
 `views` adjacent rows (one by default),
 
-  sum_i w_i f(||g_i||) g_i,    for instance f(n) = min(1, C / n); see `mixdef.defenses.clipping`
+  sum_i w_i f(||g_i||) g_i,    f(n) = min(1, C / n) or another rule of `clipping.py`
 
 The mean is weighted by the rows' weights, so that rows of weight 0 are padding, and w_i
 is the mean weight of the others. A record with its views may also be a person with its

@@ -134,8 +134,8 @@ def dp_sgd(
     count by the number of drawn records, which is private, or clip with the new norm at
     once; here B divides, and C_{t+1} acts in the next step. C_t stays within a factor
     of 1000 of `clip`. [ours] Records with gradients that are not finite contribute
-    zero, to the count as well. [ours] A person's records are averaged, not summed, so that the
-    clipping norm need not grow with their number, and a person with more than
+    zero, to the count as well. [ours] A person's records are averaged, not summed, so
+    that the clipping norm need not grow with their number, and a person with more than
     `per_person` has a window of them, which begins anywhere, anew in every step.
 
   Reference: Abadi et al., "Deep Learning with Differential Privacy", 2016, arXiv
