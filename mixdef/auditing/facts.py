@@ -22,6 +22,7 @@ _NUMBERS = {
 
 _COUNTED = ("num_models", "num_records", "num_audited", "num_population", "design")
 _DEEP = 8
+_NOT_COVERED = "not covered"
 
 
 def plain_facts(setting: Any) -> dict[str, Any]:
@@ -129,6 +130,18 @@ def recipe_facts(learner: Learner) -> dict[str, str]:
   return {fact: text for fact, text in named.items() if text}
 
 
+def of_one_run(stated: Mapping[str, Any]) -> dict[str, Any]:
+  """Return a `Run.guarantee`, which says that it does not cover a choice of the run.
+
+  >>> of_one_run({"epsilon": 1.0, "delta": 1e-5})
+  {'epsilon': 1.0, 'delta': 1e-05, 'tuning': 'not covered'}
+  >>> of_one_run({"epsilon": None, "delta": None})
+  {'epsilon': None, 'delta': None}
+  """
+  private = stated["epsilon"] is not None
+  return {**stated, **({"tuning": _NOT_COVERED} if private else {})}
+
+
 def epsilon_remark(stated: Mapping[str, Any]) -> str:
   """Return the caveats of an epsilon, to print after it; empty if it has none.
 
@@ -142,6 +155,7 @@ def epsilon_remark(stated: Mapping[str, Any]) -> str:
     "number of members read off the membership": stated.get("num_members") == READ_OFF,
     "seed of the noise given": stated.get("noise_seed") == "given",
     "without the encoding of the columns": "excludes" in stated,
+    "of one run, tuning not covered": stated.get("tuning") == _NOT_COVERED,
     "of a record, not of a group": stated.get("unit") == "record",
     "of a person with all records": stated.get("unit") == "person",
   }

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from mixdef.attacks import ATTACKS
 from mixdef.auditing import sweep_tables
 from mixdef.auditing.accuracy import accuracies
+from mixdef.auditing.facts import of_one_run
 from mixdef.auditing.running import Budget, run_attacks
 from mixdef.core import files, reading
 from mixdef.core.chaining import chain
@@ -256,7 +257,7 @@ def _attacked(sweep, ensemble) -> dict[str, Any]:
   )
   return {
     **accuracies(outputs),
-    **ensemble.guarantee,
+    **of_one_run(ensemble.guarantee),
     "num_shadows": len(ensemble),
     "diverged": trained - len(ensemble),
     "num_records": int(ensemble.data.audited.sum()),

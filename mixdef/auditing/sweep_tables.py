@@ -32,6 +32,10 @@ Accuracies and true-positive rates (TPR) are in %, [ ] is a 95% interval, and ±
 standard deviation between models; with several seeds a row is their mean and ± is the
 standard deviation between seeds.
 """
+_EPSILON = """
+Epsilon is that of one training: the choice of a row by what is measured on the same
+records is not covered.
+"""
 
 
 def write(cells: Sequence[dict[str, Any]], folder: pathlib.Path) -> None:
@@ -86,7 +90,9 @@ def markdown(cells: Sequence[dict[str, Any]]) -> str:
       auc, rate = _attack([cell["attacks"].get(name) for cell in group])
       row += [auc, rate] if name in quoted else [auc]
     lines.append(row)
-  return "".join(f"| {' | '.join(line)} |\n" for line in lines) + _CAPTION
+  private = any(cell.get("epsilon") is not None for cell in cells)
+  caption = _CAPTION + _EPSILON * private
+  return "".join(f"| {' | '.join(line)} |\n" for line in lines) + caption
 
 
 def _resolved(cell, name):

@@ -9,6 +9,7 @@ import numpy as np
 from mixdef.attacks import Signals, by_group
 from mixdef.auditing.accuracy import accuracies
 from mixdef.auditing.dp_baseline import POINT, MatchedDP
+from mixdef.auditing.facts import of_one_run
 from mixdef.auditing.levels import strongest
 from mixdef.auditing.running import run_attacks
 from mixdef.data import Dataset
@@ -173,7 +174,7 @@ def attack_dp_baseline(
     "defense_test_accuracy": matched.target_accuracy,
     "candidates": matched.candidates,
     **{name: reached[name] for name in ("test_accuracy", "test_accuracy_std")},
-    **ensemble.guarantee,
+    **of_one_run(ensemble.guarantee),
     "attacks": findings.metrics,
     "scores": findings.scores,
     "members": ensemble.members,

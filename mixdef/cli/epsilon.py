@@ -4,7 +4,8 @@
 
 prints the epsilon at --delta, and the largest true-positive rate that any attack on a
 record can have. --epsilon=8 or --max_tpr=0.05@0.01 (TPR@FPR) prints the noise
-multiplier that keeps to this budget instead.
+multiplier that keeps to this budget instead. --tuned=geometric:10 adds the epsilon of
+the best of K such trainings, for a random number K with mean 10.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from etils import epy
 from mixdef.cli import flags
 
 with epy.lazy_imports():
-  from mixdef.defenses import accounting
+  from mixdef.defenses import accounting, selection
 
 TEXT = __doc__
 _FPRS = (0.001, 0.01, 0.1)
@@ -37,6 +38,7 @@ class EpsilonSettings:
   noise_multiplier: float = 0.0
   epsilon: float = 0.0
   max_tpr: str = ""
+  tuned: str = ""
 
   def __post_init__(self):
     """Check the flags."""
@@ -55,6 +57,23 @@ class EpsilonSettings:
         f"--delta={self.delta:g}: pass less than 1/num_members, "
         f"{1 / self.num_members:.2g}"
       )
+    if self.tuned:
+      self.runs  # noqa: B018  it raises for a wrong text
+
+  @property
+  def runs(self) -> tuple[str | float, float]:
+    """The law and the mean of the number of trainings, from "geometric:10"."""
+    law, _, mean = self.tuned.partition(":")
+    try:
+      found = law if law in selection.LAWS else float(law), float(mean)
+    except ValueError:
+      found = "", 0.0
+    if not 1 <= found[1] < math.inf:
+      raise ValueError(
+        f"--tuned={self.tuned}: pass LAW:MEAN, as geometric:10; a law is "
+        f"{', '.join(selection.LAWS)} or the shape of a negative binomial law"
+      )
+    return found
 
   @property
   def training(self) -> dict[str, Any]:
@@ -94,7 +113,7 @@ def answer(settings: EpsilonSettings) -> list[str]:
     for rate, fpr in zip(rates, _FPRS, strict=True)
   )
   pld = "not computed" if math.isinf(spent.pld) else f"{spent.pld:.4g}"
-  return [
+  lines = [
     f"noise multiplier {noise:.5g}, {training['steps']:,} steps, Poisson batches of "
     f"{settings.batch_size:,} of {settings.num_members:,} records on average",
     f"epsilon {spent.epsilon:.4g} at delta {settings.delta:g} (privacy-loss "
@@ -103,6 +122,18 @@ def answer(settings: EpsilonSettings) -> list[str]:
     "one training, for one record added or removed; choices tuned on the same records "
     "are not covered",
   ]
+  if settings.tuned:
+    law, mean = settings.runs
+    tuned = selection.epsilon_of_selection(
+      noise, **training, delta=settings.delta, law=law, mean=mean
+    )
+    name = law if isinstance(law, str) else f"negative binomial ({law:g})"
+    lines.append(
+      f"epsilon {tuned:.4g} (Renyi) of the best of K such trainings, K {name} with "
+      f"mean {mean:g}, if K is drawn first, every training draws its settings afresh "
+      "from one distribution, and the score does not read the members"
+    )
+  return lines
 
 
 def main(argv: Sequence[str] | None = None) -> None:

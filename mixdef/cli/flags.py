@@ -173,6 +173,10 @@ GROUPS: dict[str, dict[str, Flag]] = {
       "standard deviation of the noise over the clipping norm", 0
     ),
     "epsilon": Flag("epsilon that the noise must keep to", 0),
+    "tuned": Flag(
+      "law and mean of the random number of trainings of which the best is kept: "
+      "geometric:10, logarithmic:10 or poisson:10"
+    ),
   },
   "report": {
     "audits": Flag(

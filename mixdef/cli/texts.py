@@ -32,6 +32,7 @@ _ADAM = {
   **{"mu_dtype": _float_type, "nesterov": flag},
 }
 OPTIMIZERS = {
+  "adam_corrected": mixdef.defenses.adam_corrected,
   "adam": checked(**_ADAM)(optax.adam),
   "adamw": checked(**_ADAM, weight_decay=_SMALL, mask=_only_none)(optax.adamw),
   "sgd": checked(

@@ -117,9 +117,13 @@ def chain(*defenses: Defense | str) -> Defense:
       params, batch, state[part.name], ctx
     )
 
-  def guarantee(state):
-    ((part, stated),) = with_hook("guarantee")
-    return stated(state[part.name])
+  def stating(hook):
+    """Return what the only part with a hook states of its own state."""
+    found = with_hook(hook)
+    if not found:
+      return None
+    ((part, stated),) = found
+    return lambda state: stated(state[part.name])
 
   def network(value):
     for _, change in with_hook("network"):
@@ -145,7 +149,8 @@ def chain(*defenses: Defense | str) -> Defense:
     finish=write("finish"),
     release_params=thread("release_params"),
     release_output=thread("release_output"),
-    guarantee=guarantee if with_hook("guarantee") else None,
+    guarantee=stating("guarantee"),
+    noise_std=stating("noise_std"),
     traits=union(part.traits for part in parts),
     parts=parts,
   )
@@ -203,6 +208,7 @@ def _refuse(parts):
       part for part in parts if part.release_params
     ],
     "parts that account for epsilon": [part for part in parts if part.guarantee],
+    "parts that state their noise": [part for part in parts if part.noise_std],
   }
   for what, found in once.items():
     if len(found) > 1:

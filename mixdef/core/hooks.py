@@ -215,13 +215,16 @@ class Defense(NamedTuple):
   log_probs       (log_probs [B,K], state, ctx) -> log_probs
   loss            (losses [B], state, ctx) -> losses
   value_and_grad  (losses_fn) -> (params, batch, state, ctx)
-                              -> ((value, (losses, aux)), grads)
+                              -> ((value, (losses, aux)), grads), or in place of
+                              grads anything that the part's own `grads` turns into it
   grads           (grads, state, ctx) -> (grads, state)
   update          (state, ctx) -> state, after a step
   epoch, finish   (state, ctx) -> state
   release_params  (variables, state, ctx) -> variables
   release_output  (log_probs [B,K], state, ctx) -> log_probs
   guarantee       (state) -> {"epsilon", "delta"} of differential privacy
+  noise_std       (state) -> standard deviation of the noise that the next `grads` adds
+                             to every entry; optimizers may read it
   ```
 
   `Ctx` lists what each finds in `ctx`.
@@ -252,6 +255,7 @@ class Defense(NamedTuple):
   release_params: Transform | None = None
   release_output: Transform | None = None
   guarantee: Callable[[Any], Mapping[str, Any]] | None = None
+  noise_std: Callable[[Any], Any] | None = None
   traits: Traits = Traits()
   parts: tuple["Defense", ...] | None = None  # of a chain; None for a single defense
 
@@ -271,7 +275,7 @@ _ARGUMENTS = {
   **dict.fromkeys(("update", "epoch", "finish"), "state, ctx"),
   "release_params": "variables, state, ctx",
   "release_output": "log_probs, state, ctx",
-  "guarantee": "state",
+  **dict.fromkeys(("guarantee", "noise_std"), "state"),
 }
 
 

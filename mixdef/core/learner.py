@@ -116,13 +116,14 @@ def descend(defense, optimizer, losses_fn, variables, opt, state, batch, ctx):
   params = variables["params"]
   estimate = (defense.value_and_grad or mean_value_and_grad)(losses_fn)
   (value, (losses, aux)), grads = estimate(params, batch, state, ctx)
+  noise_std = defense.noise_std(state) if defense.noise_std else None
   if defense.grads:
     grads, state = defense.grads(grads, state, ctx._replace(variables=variables))
 
   def value_fn(params):
     return weighted_mean(losses_fn(params, batch, ctx)[0], batch.weight)
 
-  extra = {"value": value, "grad": grads, "value_fn": value_fn}
+  extra = {"value": value, "grad": grads, "value_fn": value_fn, "noise_std": noise_std}
   extra = {name: extra[name] for name in offered(defense)}
   updates, opt = optimizer.update(grads, opt, params, **extra)
   return optax.apply_updates(params, updates), opt, state, value, losses, aux

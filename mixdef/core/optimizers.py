@@ -54,13 +54,15 @@ def check_optimizer(optimizer: Any) -> optax.GradientTransformationExtraArgs:
 def offered(defense) -> tuple[str, ...]:
   """Return the extra arguments that an optimizer may read under a defense.
 
-  Per-record clipping allows none, because the loss of a batch is not covered by the
-  noise. A line search (`value_fn`) needs the exact loss whose gradient it receives.
+  A defense that adds noise to the gradient offers its standard deviation. Per-record
+  clipping allows nothing else, because the loss of a batch is not covered by the noise.
+  A line search (`value_fn`) needs the exact loss whose gradient it receives.
   """
+  noise = ("noise_std",) if defense.noise_std else ()
   if defense.traits.per_example:
-    return ()
+    return noise
   if any(part.grads or part.value_and_grad for part in defense.parts):
-    return ("value", "grad")
+    return ("value", "grad", *noise)
   return ("value", "grad", "value_fn")
 
 
@@ -91,7 +93,8 @@ def start(
   for node in _nodes(state):
     if reason := _REFUSED.get(type(node).__name__):
       raise ValueError(f"the optimizer {reason}: use another one, {_EXAMPLE}")
-  given = {"value": jnp.float32(0), "grad": params, "value_fn": _some_loss}
+  given = {"grad": params, "value_fn": _some_loss}
+  given |= dict.fromkeys(("value", "noise_std"), jnp.float32(0))
 
   def update(state, params):
     arguments = {name: given[name] for name in extra}

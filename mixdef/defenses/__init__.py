@@ -6,6 +6,7 @@ pretrained model, and imitation). A new defense is a new file and an import line
 """
 
 from mixdef.core import registry
+from mixdef.defenses.adam_corrected import adam_corrected
 from mixdef.defenses.adamixup import adamixup
 from mixdef.defenses.adversarial import adversarial_regularization
 from mixdef.defenses.architecture import (
@@ -47,6 +48,7 @@ __all__ = [
   "CATALOGUE",
   "PARTS",
   "RECIPES",
+  "adam_corrected",
   *CATALOGUE.registered,
   *PARTS.registered,
   *RECIPES.registered,

@@ -3,7 +3,7 @@
 Both estimate, for records i with weight w_i and gradient g_i of the mean loss of their
 `views` adjacent rows (one by default),
 
-  sum_i w_i f(||g_i||) g_i,    for instance f(n) = min(1, C / n), as by `flat(C)`
+  sum_i w_i f(||g_i||) g_i,    f(n) = min(1, C / n) or another rule of `clipping.py`
 
 The mean is weighted by the rows' weights, so that rows of weight 0 are padding, and w_i
 is the mean weight of the others. A record with its views may also be a person with its
@@ -33,15 +33,6 @@ from mixdef.defenses.ghost_rules import (
   ungrouped,
 )
 from mixdef.defenses.ghost_tape import record_calls
-
-
-def flat(clip):
-  """Return the factors that clip norms at C: `norms -> min(1, C / norms)`."""
-
-  def factor(norms):
-    return jnp.minimum(1.0, clip / jnp.maximum(norms, jnp.finfo(norms.dtype).tiny))
-
-  return factor
 
 
 def ghost(losses_fn, factor, *, size=16, views=1):

@@ -16,7 +16,8 @@ from mixdef.core.check import (
 from mixdef.core.hooks import Defense, defense
 from mixdef.core.traits import Traits
 from mixdef.defenses import accounting
-from mixdef.defenses.per_example import flat, ghost, microbatch
+from mixdef.defenses import clipping as rules
+from mixdef.defenses.per_example import ghost, microbatch
 
 _PER_PERSON = 8
 _STATED = (
@@ -32,6 +33,7 @@ def dp_sgd(
   noise_multiplier: float = 1.0,
   clip: float = 1.0,
   *,
+  clipping: str = "flat",
   epsilon: float | None = None,
   delta: float = 1e-5,
   max_tpr: float | None = None,
@@ -45,9 +47,15 @@ def dp_sgd(
 ) -> Defense:
   r"""Clip each record's gradient and add Gaussian noise to their sum (Algorithm 1).
 
-  $$u = \frac{1}{B} \Big( \sum_i g_i \min(1, C / \lVert g_i \rVert_2)
+  $$u = \frac{1}{B} \Big( \sum_i g_i f(\lVert g_i \rVert_2)
     + \mathcal{N}(0, z^2 C^2 I) \Big),
   \qquad g_i = \nabla \frac{1}{K} \sum_{v=1}^{K} \ell(x_{iv})$$
+
+  ```
+  flat       f(n) = min(1, C / n)
+  automatic  f(n) = C / (n + 0.01), which scales up small gradients, too
+  adaptive   f(n) = min(1, C_t / n); C_t moves to the median of the norms
+  ```
 
   B is the public batch size, regardless of how many records a step happens to draw. The
   noise is drawn once per step, after the sum, from the model's own key. Training
@@ -56,8 +64,12 @@ def dp_sgd(
   Args:
     noise_multiplier: z >= 0; may be traced, to sweep it over models. The default 1 is
       ours.
-    clip: C > 0; `inf` clips nothing and requires `noise_multiplier=0`. 1 as in De et
-      al.
+    clip: C > 0; `inf` clips nothing and requires `noise_multiplier=0` and flat
+      clipping. 1 as in De et al. It is the first C_t of adaptive clipping; with
+      automatic clipping it only multiplies the learning rate of SGD.
+    clipping: "flat", "automatic" or "adaptive". Adaptive clipping counts in each step
+      the records with a norm of at most C_t, adds noise of B/20 to the count, which z
+      pays for, and needs z below B/10.
     epsilon: if given, z is calibrated to spend it over the whole training, and
       `noise_multiplier` must be omitted.
     delta: in (0, 1), below one over the number of members.
@@ -87,14 +99,14 @@ def dp_sgd(
     bounds `pld` and `rdp` of `accounting.spent`, `delta`, `noise_multiplier`,
     `sampling_probability`, `steps`, `batch_size` and `skipped`, the number of records
     (or persons) so far whose loss or gradient was not finite and that therefore
-    contributed nothing.
+    contributed nothing; and, as `clip`, the C_t of adaptive clipping.
 
   Raises:
     ValueError: for an argument outside its range, for noise without a finite clip, and,
       at the start of training, for a delta of at least one over the number of members,
-      for another part of the chain that lets the rows of a batch interact, and, with
-      `unit="person"`, for records without groups and a model that trains on a part of a
-      person.
+      for adaptive clipping with too much noise for the batch size, for another part of
+      the chain that lets the rows of a batch interact, and, with `unit="person"`, for
+      records without groups and a model that trains on a part of a person.
 
   Guarantee: (epsilon, delta)-differential privacy of everything the training releases,
     for one record added or removed, or with `unit="person"` one person with all its
@@ -118,25 +130,31 @@ def dp_sgd(
 
   Deviation: Abadi et al. divide by the lot size, which is B here, and track moments;
     epsilon here is the smaller of two bounds, see `accounting.spent`. One clipping norm
-    is used for all layers. [ours] Records with gradients that are not finite
-    contribute zero. [ours] A person's records are averaged, not summed, so that the
-    clipping norm need not grow with their number, and a person with more than
+    is used for all layers. For adaptive clipping, common implementations divide the
+    count by the number of drawn records, which is private, or clip with the new norm at
+    once; here B divides, and C_{t+1} acts in the next step. C_t stays within a factor
+    of 1000 of `clip`. [ours] Records with gradients that are not finite contribute
+    zero, to the count as well. [ours] A person's records are averaged, not summed, so
+    that the clipping norm need not grow with their number, and a person with more than
     `per_person` has a window of them, which begins anywhere, anew in every step.
 
   Reference: Abadi et al., "Deep Learning with Differential Privacy", 2016, arXiv
     1607.00133; De et al., "Unlocking High-Accuracy Differentially Private Image
-    Classification through Scale", 2022, arXiv 2204.13650.
+    Classification through Scale", 2022, arXiv 2204.13650; Bu et al., "Automatic
+    Clipping", 2022, arXiv 2206.07136; Andrew et al., "Differentially Private Learning
+    with Adaptive Clipping", 2019, arXiv 1905.03871.
 
   >>> str(dp_sgd(epsilon=8.0, multiplicity=16))
   'dp_sgd(epsilon=8.0, multiplicity=16)'
   """
   _validate(noise_multiplier, clip, epsilon, delta, max_tpr, at_fpr, estimator)
+  rules.check(clipping, clip)
   check_count("dp_sgd: microbatch_size", microbatch_size)
   check_count("dp_sgd: multiplicity", multiplicity)
   check_flag("dp_sgd: guarantee", guarantee)
   _check_unit(unit, per_person, guarantee)
   rows = per_person if unit == "person" else 1
-  silent = _is_zero(noise_multiplier)
+  silent, adaptive = _is_zero(noise_multiplier), clipping == "adaptive"
 
   def init(key, spec):
     del key
@@ -154,9 +172,12 @@ def dp_sgd(
       noise = accounting.noise_multiplier(float(epsilon), delta=delta, **training)
     elif max_tpr is not None:
       noise = accounting.noise_for_tpr(float(max_tpr), float(at_fpr), **training)
+    if adaptive:
+      rules.check_noise(noise, spec.batch_size)
     nothing = jnp.full(3, math.nan, jnp.float32)
     found = _spent(noise, training, delta) if guarantee else nothing
     return {
+      **({"clip": jnp.float32(clip)} if adaptive else {}),
       "batch_size": jnp.float32(spec.batch_size),
       "noise_multiplier": jnp.float32(noise),
       **{name: found[i] for i, name in enumerate(accounting.Spent._fields)},
@@ -174,20 +195,32 @@ def dp_sgd(
   def value_and_grad(losses_fn):
     estimate = {"ghost": ghost, "microbatch": microbatch}[estimator]
     groups = {"size": microbatch_size, "views": rows * multiplicity}
-    clipped = estimate(losses_fn, flat(clip), **groups)
 
     def run(params, batch, state, ctx):
-      out, (total, _) = clipped(params, batch, state, ctx)
+      bound = state.get("clip", clip)
+      clipped = estimate(losses_fn, rules.rule(clipping)(bound), **groups)
+      out, (total, norms) = clipped(params, batch, state, ctx)
       size = state["batch_size"]
-      return out, jax.tree.map(lambda t, p: (t / size).astype(p.dtype), total, params)
+      mean = jax.tree.map(lambda t, p: (t / size).astype(p.dtype), total, params)
+      return out, (mean, rules.count_below(norms, bound)) if adaptive else mean
 
     return run
 
-  def grads(value, state, ctx):
+  def noise_std(state):
+    noise, size = state["noise_multiplier"], state["batch_size"]
     if silent:
-      return value, state
-    scale = state["noise_multiplier"] * clip / state["batch_size"]
-    return _add_noise(value, ctx.key, scale), state
+      return jnp.float32(0)
+    if adaptive:
+      return rules.gradient_noise(noise, size) * state["clip"] / size
+    return noise * clip / size
+
+  def grads(value, state, ctx):
+    scale = noise_std(state)
+    if adaptive:
+      value, count = value
+      known = state["clip"], clip, count, ctx.key, state["batch_size"]
+      state = {**state, "clip": rules.next_clip(*known)}
+    return value if silent else _add_noise(value, ctx.key, scale), state
 
   def update(state, ctx):
     # The estimators return NaN as the losses of a record that they skipped.
@@ -206,6 +239,7 @@ def dp_sgd(
     grads=grads,
     update=update,
     guarantee=stated if guarantee and not silent else None,
+    noise_std=noise_std,
     traits=Traits(
       order="table",
       per_example=True,

@@ -31,6 +31,11 @@ def test_one_seed_shows_intervals_and_several_their_spread():
   assert "| 85.0 ± 7.1 | 55.0 ± 0.0 | 0.800 ± 0.000 | 10.0 ± 0.0 |" in two
 
 
+def test_an_epsilon_does_not_cover_the_choice_of_a_row():
+  assert "is not covered" in sweep_tables.markdown([cell(), cell(epsilon=1.0)])
+  assert "is not covered" not in sweep_tables.markdown([cell()])
+
+
 def test_a_bar_in_a_defense_does_not_end_its_column():
   table = sweep_tables.markdown([cell(defense="mixup|l1")])
   assert r"`mixup\|l1`" in table

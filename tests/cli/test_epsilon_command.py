@@ -24,6 +24,14 @@ def test_epsilon_of_a_noise(capsys):
   assert "tuned on the same records are not covered" in said
 
 
+def test_epsilon_of_the_best_of_several_trainings(capsys):
+  said = answer(capsys, "--num_members=1000", "--epochs=2", "--noise_multiplier=2.0",
+                "--delta=1e-4", "--tuned=logarithmic:5")  # fmt: skip
+  assert "(Renyi) of the best of K such trainings, K logarithmic with mean 5" in said
+  one, best = (float(found) for found in re.findall(r"^epsilon ([\d.]+)", said, re.M))
+  assert one < best < 3 * one
+
+
 @pytest.mark.slow
 def test_noise_of_a_budget(capsys):
   assert "noise multiplier 1.22" in answer(capsys, *SIZE, "--epsilon=2")
@@ -40,6 +48,8 @@ def test_noise_of_a_budget(capsys):
     (["--num_members=9", "--epochs=1"], "pass one of --noise_multiplier"),
     ([*SIZE, "--epsilon=1", "--max_tpr=0.1@0.01"], "pass one of"),
     ([*SIZE, "--epsilon=1", "--delta=0.1"], "less than 1/num_members, 1.7e-05"),
+    ([*SIZE, "--epsilon=1", "--tuned=10"], "--tuned=10: pass LAW:MEAN"),
+    ([*SIZE, "--epsilon=1", "--tuned=geometric:0"], "pass LAW:MEAN, as geometric:10"),
     ([*SIZE, "--max_tpr=5%"], "pass TPR@FPR"),
     ([*SIZE, "--max_tpr=0.01@0.05"], "0 < at_fpr < max_tpr < 1"),
   ],

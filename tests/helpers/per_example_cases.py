@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixdef.core.hooks import Batch, Ctx
-from mixdef.defenses import per_example
+from mixdef.defenses import clipping
 
 B, K = 6, 3
 CLIP = 0.3
@@ -419,7 +419,7 @@ def assert_close(tree, expected, tolerance=1e-5):
 
 def clipped(estimator, losses_fn, clip, denominator, **options):
   """Return the mean of the clipped gradients in place of an estimator's sum."""
-  run = estimator(losses_fn, per_example.flat(clip), **options)
+  run = estimator(losses_fn, clipping.flat(clip), **options)
 
   def mean(params, batch, state, ctx):
     out, (total, _) = run(params, batch, state, ctx)
