@@ -15,13 +15,13 @@ from mixdef.core.check import (
 )
 from mixdef.core.hooks import Defense, defense
 from mixdef.core.traits import Traits
-from mixdef.defenses import accounting
+from mixdef.defenses import accounting, correlated_noise
 from mixdef.defenses.per_example import flat, ghost, microbatch
 
 _PER_PERSON = 8
 _STATED = (
   *("epsilon", "delta", "pld", "rdp"),
-  *("noise_multiplier", "sampling_probability", "steps"),
+  *("noise_multiplier", "sampling_probability", "steps", "bands"),
 )
 
 
@@ -41,6 +41,7 @@ def dp_sgd(
   multiplicity: int = 1,
   unit: str = "record",
   per_person: int = _PER_PERSON,
+  bands: int = 1,
   guarantee: bool = True,
 ) -> Defense:
   r"""Clip each record's gradient and add Gaussian noise to their sum (Algorithm 1).
@@ -79,13 +80,19 @@ def dp_sgd(
     per_person: most records of a person in a step, >= 1, for `unit="person"`; a step
       costs as many rows for every person. A person with more records is in each step
       with another window of them.
+    bands: b in [1, members / B]. Above 1, the noise of a step cancels a part of that of
+      the b-1 steps before it, and each record is drawn at every b-th step only, with
+      probability b q: less error of the sum of many steps for the same epsilon, most of
+      all at a large epsilon and a small q. It needs b-1 copies of the parameters, and
+      pays for SGD with a constant rate, less with momentum, Adam or `ema`.
+      `correlated_noise.best_bands` finds the best b.
     guarantee: False gives up the guarantee, and epsilon with it (NaN), and permits
       parts that mix records.
 
   Returns:
     The defense. Its state holds what a report needs: `epsilon`, the smaller of the two
     bounds `pld` and `rdp` of `accounting.spent`, `delta`, `noise_multiplier`,
-    `sampling_probability`, `steps`, `batch_size` and `skipped`, the number of records
+    `sampling_probability`, `steps`, `bands`, `batch_size` and `skipped`, the number of records
     (or persons) so far whose loss or gradient was not finite and that therefore
     contributed nothing.
 
@@ -119,13 +126,15 @@ def dp_sgd(
   Deviation: Abadi et al. divide by the lot size, which is B here, and track moments;
     epsilon here is the smaller of two bounds, see `accounting.spent`. One clipping norm
     is used for all layers. [ours] Records with gradients that are not finite
-    contribute zero. [ours] A person's records are averaged, not summed, so that the
+    contribute zero. With `bands`, the columns of C are not scaled to equal norms, so
+    the last b-1 steps have more noise than they need. [ours] A person's records are averaged, not summed, so that the
     clipping norm need not grow with their number, and a person with more than
     `per_person` has a window of them, which begins anywhere, anew in every step.
 
   Reference: Abadi et al., "Deep Learning with Differential Privacy", 2016, arXiv
     1607.00133; De et al., "Unlocking High-Accuracy Differentially Private Image
-    Classification through Scale", 2022, arXiv 2204.13650.
+    Classification through Scale", 2022, arXiv 2204.13650; Choquette-Choo et al.,
+    "(Amplified) Banded Matrix Factorization", 2023, arXiv 2306.08153 (`bands`).
 
   >>> str(dp_sgd(epsilon=8.0, multiplicity=16))
   'dp_sgd(epsilon=8.0, multiplicity=16)'
@@ -134,9 +143,11 @@ def dp_sgd(
   check_count("dp_sgd: microbatch_size", microbatch_size)
   check_count("dp_sgd: multiplicity", multiplicity)
   check_flag("dp_sgd: guarantee", guarantee)
+  check_count("dp_sgd: bands", bands)
   _check_unit(unit, per_person, guarantee)
   rows = per_person if unit == "person" else 1
   silent = _is_zero(noise_multiplier)
+  correlated = bands > 1 and not silent
 
   def init(key, spec):
     del key
@@ -148,6 +159,7 @@ def dp_sgd(
     training = {
       "sampling_probability": min(1.0, spec.batch_size / spec.num_members),
       "steps": spec.epochs * spec.steps_per_epoch,
+      "bands": bands,
     }
     noise = noise_multiplier
     if epsilon is not None:
@@ -156,7 +168,12 @@ def dp_sgd(
       noise = accounting.noise_for_tpr(float(max_tpr), float(at_fpr), **training)
     nothing = jnp.full(3, math.nan, jnp.float32)
     found = _spent(noise, training, delta) if guarantee else nothing
+    own = {}
+    if correlated:
+      params = spec.variables["params"]
+      own["noises"] = correlated_noise.start(params, training["steps"], bands)
     return {
+      **own,
       "batch_size": jnp.float32(spec.batch_size),
       "noise_multiplier": jnp.float32(noise),
       **{name: found[i] for i, name in enumerate(accounting.Spent._fields)},
@@ -187,13 +204,21 @@ def dp_sgd(
     if silent:
       return value, state
     scale = state["noise_multiplier"] * clip / state["batch_size"]
-    return _add_noise(value, ctx.key, scale), state
+    noise = _standard_normal(value, ctx.key)
+    if correlated:
+      noise, noises = correlated_noise.correlate(noise, state["noises"], ctx.step)
+      state = {**state, "noises": noises}
+    return _added(value, noise, scale), state
 
   def update(state, ctx):
     # The estimators return NaN as the losses of a record that they skipped.
     bad = (ctx.batch.weight > 0) & ~jnp.isfinite(ctx.losses)
     left_out = bad.reshape(-1, rows * multiplicity).any(1)
     return {**state, "skipped": state["skipped"] + left_out.sum(dtype=jnp.int32)}
+
+  def finish(state, ctx):
+    del ctx
+    return {name: value for name, value in state.items() if name != "noises"}
 
   def stated(state):
     return {name: state[name] for name in _STATED}
@@ -205,6 +230,7 @@ def dp_sgd(
     value_and_grad=value_and_grad,
     grads=grads,
     update=update,
+    finish=finish if correlated else None,
     guarantee=stated if guarantee and not silent else None,
     traits=Traits(
       order="table",
@@ -212,20 +238,24 @@ def dp_sgd(
       no_guarantee=not guarantee,
       poisson=True,
       per_person=per_person if unit == "person" else 0,
+      bands=bands,
     ),
   )
 
 
-def _add_noise(tree, key, scale):
-  """Add independent N(0, scale^2) to every entry."""
+def _standard_normal(tree, key):
+  """Draw an independent N(0, 1) for every entry."""
   leaves, structure = jax.tree.flatten(tree)
   # One draw per leaf: on a CPU a single flat draw costs 1.5 times as much.
   keys = jax.random.split(key, len(leaves))
-  noisy = [
-    leaf + (scale * jax.random.normal(k, leaf.shape)).astype(leaf.dtype)
-    for leaf, k in zip(leaves, keys, strict=True)
+  drawn = [
+    jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)
   ]
-  return jax.tree.unflatten(structure, noisy)
+  return jax.tree.unflatten(structure, drawn)
+
+
+def _added(tree, noise, scale):
+  return jax.tree.map(lambda t, n: t + (scale * n).astype(t.dtype), tree, noise)
 
 
 def _spent(noise, training, delta):
