@@ -173,6 +173,9 @@ GROUPS: dict[str, dict[str, Flag]] = {
       "standard deviation of the noise over the clipping norm", 0
     ),
     "epsilon": Flag("epsilon that the noise must keep to", 0),
+    "bands": Flag(
+      "number of bands of correlated noise; 0 chooses the best for an epsilon", 0
+    ),
   },
   "report": {
     "audits": Flag(

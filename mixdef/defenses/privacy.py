@@ -92,8 +92,8 @@ def dp_sgd(
   Returns:
     The defense. Its state holds what a report needs: `epsilon`, the smaller of the two
     bounds `pld` and `rdp` of `accounting.spent`, `delta`, `noise_multiplier`,
-    `sampling_probability`, `steps`, `bands`, `batch_size` and `skipped`, the number of records
-    (or persons) so far whose loss or gradient was not finite and that therefore
+    `sampling_probability`, `steps`, `bands`, `batch_size` and `skipped`, the number of
+    records (or persons) so far whose loss or gradient was not finite and that therefore
     contributed nothing.
 
   Raises:
@@ -126,10 +126,12 @@ def dp_sgd(
   Deviation: Abadi et al. divide by the lot size, which is B here, and track moments;
     epsilon here is the smaller of two bounds, see `accounting.spent`. One clipping norm
     is used for all layers. [ours] Records with gradients that are not finite
-    contribute zero. With `bands`, the columns of C are not scaled to equal norms, so
-    the last b-1 steps have more noise than they need. [ours] A person's records are averaged, not summed, so that the
+    contribute zero. [ours] A person's records are averaged, not summed, so that the
     clipping norm need not grow with their number, and a person with more than
-    `per_person` has a window of them, which begins anywhere, anew in every step.
+    `per_person` has a window of them, which begins anywhere, anew in every step. With
+    `bands`, each record draws its group for itself, because groups of equal size would
+    make the group of a record depend on the others; the columns of C are not scaled to
+    equal norms, so the last b-1 steps have slightly more noise than they need.
 
   Reference: Abadi et al., "Deep Learning with Differential Privacy", 2016, arXiv
     1607.00133; De et al., "Unlocking High-Accuracy Differentially Private Image
