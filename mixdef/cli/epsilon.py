@@ -107,7 +107,8 @@ def answer(settings: EpsilonSettings) -> list[str]:
   pld = "not computed" if math.isinf(spent.pld) else f"{spent.pld:.4g}"
   return [
     f"noise multiplier {noise:.5g}{banded}, {training['steps']:,} steps, {sampling} "
-    f"batches of {settings.batch_size:,} of {settings.num_members:,} records on average",
+    f"batches of {settings.batch_size:,} of {settings.num_members:,} records on "
+    "average",
     f"epsilon {spent.epsilon:.4g} at delta {settings.delta:g} (privacy-loss "
     f"distribution {pld}, Renyi {spent.rdp:.4g})",
     f"largest TPR of any attack on a record: {caps}",

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mixdef.defenses import accounting
 
@@ -65,7 +66,7 @@ def coefficients(steps: int, bands: int) -> tuple[float, ...]:
   return tuple((c / np.linalg.norm(c)).tolist())
 
 
-def error(c: tuple[float, ...], steps: int) -> float:
+def error(c: ArrayLike, steps: int) -> float:
   """Return the mean variance of the sums x_0 + ... + x_t of the noise.
 
   It is a mean over the steps t < `steps`, and (`steps` + 1)/2 for independent noise.
@@ -77,8 +78,8 @@ def error(c: tuple[float, ...], steps: int) -> float:
   >>> round(error((1.0,), 1000), 1), round(error(coefficients(1000, 16), 1000), 4)
   (500.5, 39.4153)
   """
-  c = np.asarray(c)
-  return float(math.exp(_log_error(c[1:] / c[:-1], steps)[0]))
+  all_c = np.asarray(c, np.float64)
+  return math.exp(_log_error(all_c[1:] / all_c[:-1], steps)[0])
 
 
 def best_bands(
@@ -164,9 +165,9 @@ def _log_error(ratios, steps):
 
   c = np.cumprod([1.0, *ratios])
   left = np.arange(steps, 0, -1) / steps
-  response = lfilter([1.0], c, np.ones(steps))  # of the sums to one z
+  response = np.asarray(lfilter([1.0], c, np.ones(steps)))  # of the sums to one z
   variance, squared = left @ response**2, c @ c
-  adjoint = lfilter([1.0], c, (left * response)[::-1])[::-1]
+  adjoint = np.asarray(lfilter([1.0], c, (left * response)[::-1]))[::-1]
   slope = c / squared - [
     adjoint[j:] @ response[: max(0, steps - j)] / variance for j in range(len(c))
   ]

@@ -121,7 +121,9 @@ def dp_sgd(
     not exactly Gaussian. The views of a record are clipped as one group and sampled
     together, so `multiplicity` changes neither its bound nor q, and epsilon does not
     depend on it. A person's bound, sampling and epsilon depend neither on how many
-    records it has nor on which of them are in a step.
+    records it has nor on which of them are in a step. With `bands`, a record is in
+    steps at least b apart, whose noises hide it as independent ones do, so epsilon is
+    that of ceil(T/b) steps with probability b q.
 
   Deviation: Abadi et al. divide by the lot size, which is B here, and track moments;
     epsilon here is the smaller of two bounds, see `accounting.spent`. One clipping norm
