@@ -78,7 +78,8 @@ def _allowed(facts, epsilon, delta) -> Callable[[ArrayLike], np.ndarray]:
   if not known:
     return lambda fpr: dp_tpr(fpr, epsilon, delta)
   names = ("noise_multiplier", "sampling_probability")
-  training = {"steps": int(known["steps"]), **{name: known[name] for name in names}}
+  counts = {"steps": int(known["steps"]), "bands": int(known.get("bands", 1))}
+  training = {**counts, **{name: known[name] for name in names}}
   return lambda fpr: accounting.largest_tpr(fpr, **training)
 
 

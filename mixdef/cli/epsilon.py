@@ -4,13 +4,15 @@
 
 prints the epsilon at --delta, and the largest true-positive rate that any attack on a
 record can have. --epsilon=8 or --max_tpr=0.05@0.01 (TPR@FPR) prints the noise
-multiplier that keeps to this budget instead. --tuned=geometric:10 adds the epsilon of
-the best of K such trainings, for a random number K with mean 10.
+multiplier that keeps to this budget instead. --bands=8 is for dp_sgd(bands=8), and
+--bands=0 with an epsilon chooses the number of bands. --tuned=geometric:10 adds the
+epsilon of the best of K such trainings, for a random number K with mean 10.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import sys
 from collections.abc import Sequence
@@ -21,7 +23,7 @@ from etils import epy
 from mixdef.cli import flags
 
 with epy.lazy_imports():
-  from mixdef.defenses import accounting, selection
+  from mixdef.defenses import accounting, correlated_noise, selection
 
 TEXT = __doc__
 _FPRS = (0.001, 0.01, 0.1)
@@ -39,6 +41,7 @@ class EpsilonSettings:
   epsilon: float = 0.0
   max_tpr: str = ""
   tuned: str = ""
+  bands: int = 1
 
   def __post_init__(self):
     """Check the flags."""
@@ -52,6 +55,8 @@ class EpsilonSettings:
       raise ValueError(
         "pass one of --noise_multiplier=1.0, --epsilon=8 and --max_tpr=0.05@0.01"
       )
+    if not (self.bands or self.epsilon):
+      raise ValueError("--bands=0 chooses the bands for an epsilon: pass --epsilon=8")
     if not 0 < self.delta < 1 / self.num_members:
       raise ValueError(
         f"--delta={self.delta:g}: pass less than 1/num_members, "
@@ -75,13 +80,16 @@ class EpsilonSettings:
       )
     return found
 
-  @property
+  @functools.cached_property
   def training(self) -> dict[str, Any]:
-    """The sampling probability and the number of steps, as `fit` draws batches."""
-    return {
+    """Sampling probability, steps and bands, as `fit` draws batches."""
+    training = {
       "sampling_probability": min(1.0, self.batch_size / self.num_members),
       "steps": self.epochs * -(-self.num_members // self.batch_size),
     }
+    best = correlated_noise.best_bands
+    bands = self.bands or best(self.epsilon, **training, delta=self.delta)
+    return {**training, "bands": bands}
 
   @property
   def noise(self) -> float:
@@ -112,10 +120,14 @@ def answer(settings: EpsilonSettings) -> list[str]:
     f"{100 * rate:.3g}% at an FPR of {100 * fpr:g}%"
     for rate, fpr in zip(rates, _FPRS, strict=True)
   )
+  bands = training["bands"]
+  banded = f" in {bands} bands" if bands > 1 else ""
+  sampling = "cyclic Poisson" if bands > 1 else "Poisson"
   pld = "not computed" if math.isinf(spent.pld) else f"{spent.pld:.4g}"
   lines = [
-    f"noise multiplier {noise:.5g}, {training['steps']:,} steps, Poisson batches of "
-    f"{settings.batch_size:,} of {settings.num_members:,} records on average",
+    f"noise multiplier {noise:.5g}{banded}, {training['steps']:,} steps, {sampling} "
+    f"batches of {settings.batch_size:,} of {settings.num_members:,} records on "
+    "average",
     f"epsilon {spent.epsilon:.4g} at delta {settings.delta:g} (privacy-loss "
     f"distribution {pld}, Renyi {spent.rdp:.4g})",
     f"largest TPR of any attack on a record: {caps}",

@@ -177,6 +177,9 @@ GROUPS: dict[str, dict[str, Flag]] = {
       "law and mean of the random number of trainings of which the best is kept: "
       "geometric:10, logarithmic:10 or poisson:10"
     ),
+    "bands": Flag(
+      "number of bands of correlated noise; 0 chooses the best for an epsilon", 0
+    ),
   },
   "report": {
     "audits": Flag(

@@ -25,6 +25,8 @@ class Traits(NamedTuple):
   poisson          each step draws every member independently
   per_person       a step draws persons, and holds so many rows of each side by side;
                    0: it draws records
+  bands            a step draws from one of so many random groups of the members, which
+                   take turns
   quantities       computes with records; token ids and other integers are rejected
   post_processing  `update`, `epoch` and `finish` do not need members
   critic           `loss` applies to the losses of a GAN's critic
@@ -40,6 +42,7 @@ class Traits(NamedTuple):
   no_guarantee: bool = False
   poisson: bool = False
   per_person: int = 0
+  bands: int = 1
   quantities: bool = False
   post_processing: bool = False
   critic: bool = False
@@ -48,12 +51,13 @@ class Traits(NamedTuple):
 
 _ORDER = get_args(Order)
 _COUPLES = get_args(Coupling)
-_OTHERS = ("order", "couples", "per_person")
+_OTHERS = ("order", "couples", "per_person", "bands")
 _FLAGS = [name for name in Traits._fields if name not in _OTHERS]
 _CHECKS = {
   "order": optional(one_of(*_ORDER)),
   "couples": one_of(*_COUPLES),
   "per_person": count(0),
+  "bands": count(),
   **dict.fromkeys(_FLAGS, flag),
 }
 
@@ -80,7 +84,7 @@ def union(every: Iterable[Traits]) -> Traits:
   """Return the traits of a chain from those of its parts.
 
   A flag is set if any part sets it; `order` is the earliest, `couples` the strongest,
-  and `per_person` the largest.
+  and `per_person` and `bands` are the largest.
   """
   every = list(every)
   orders = [one.order for one in every if one.order]
@@ -89,5 +93,6 @@ def union(every: Iterable[Traits]) -> Traits:
     order=min(orders, key=_ORDER.index, default=None),
     couples=max(couplings, key=_COUPLES.index, default="nothing"),
     per_person=max((one.per_person for one in every), default=0),
+    bands=max((one.bands for one in every), default=1),
     **{name: any(getattr(one, name) for one in every) for name in _FLAGS},
   )

@@ -7,6 +7,9 @@ smaller epsilon is stated:
   PLD  composes the distribution of the privacy loss, exact up to its grid.
   RDP  sums Renyi divergences R(order) and converts them:
        epsilon = min over orders of T R(order) + conversion(order, delta).
+
+With b bands of correlated noise, the members are in b random groups that take turns.
+The mechanism is then that of ceil(T/b) steps with probability b q.
 """
 
 import functools
@@ -38,6 +41,7 @@ _APART = 1 + 1e-6  # or the ratio of its bounds, because epsilon has a jump belo
 _MOST_NOISE = 1e6
 _EPSILONS = np.linspace(0.0, 60.0, 6001)  # of the curve that bounds an attack
 _TINY = 0.1  # an epsilon below it needs the fine grid
+_ROUNDED = 1 + 1e-9  # a probability of 1 in spite of rounding
 
 
 class Spent(NamedTuple):
@@ -56,7 +60,12 @@ class Spent(NamedTuple):
 
 
 def spent(
-  noise_multiplier: float, *, sampling_probability: float, steps: int, delta: float
+  noise_multiplier: float,
+  *,
+  sampling_probability: float,
+  steps: int,
+  delta: float,
+  bands: int = 1,
 ) -> Spent:
   """Return what DP-SGD spends at `delta`, by both accountants.
 
@@ -66,6 +75,7 @@ def spent(
     sampling_probability: probability that a record is in a batch, in (0, 1].
     steps: number of noisy steps, >= 1.
     delta: in (0, 1).
+    bands: b in [1, 1/q], the number of bands of the noise; 1 if it is independent.
 
   Returns:
     `Spent`, all infinite without noise.
@@ -80,19 +90,25 @@ def spent(
   Reference: Koskela, Jalko & Honkela, "Computing Tight Differential Privacy Guarantees
     Using FFT", 2020, arXiv 1906.03049; Doroshenko et al., "Connect the Dots", 2022,
     arXiv 2207.04380; Mironov, Talwar & Zhang, "Renyi Differential Privacy of the
-    Sampled Gaussian Mechanism", 2019, arXiv 1908.10530.
+    Sampled Gaussian Mechanism", 2019, arXiv 1908.10530; Choquette-Choo et al.,
+    "(Amplified) Banded Matrix Factorization", 2023, arXiv 2306.08153 (bands).
 
   >>> found = spent(1.0, sampling_probability=0.01, steps=1000, delta=1e-5)
   >>> round(found.pld, 3), round(found.rdp, 3)
   (1.828, 2.101)
   """
-  _check(sampling_probability, steps)
+  sampled = _sampled(sampling_probability, steps, bands)
   _check_delta(delta)
-  return _spent(noise_multiplier, sampling_probability, steps, delta)
+  return _spent(noise_multiplier, *sampled, delta)
 
 
 def epsilon(
-  noise_multiplier: float, *, sampling_probability: float, steps: int, delta: float
+  noise_multiplier: float,
+  *,
+  sampling_probability: float,
+  steps: int,
+  delta: float,
+  bands: int = 1,
 ) -> float:
   """Return `Spent.epsilon`; see `spent`.
 
@@ -105,11 +121,17 @@ def epsilon(
     sampling_probability=sampling_probability,
     steps=steps,
     delta=delta,
+    bands=bands,
   ).epsilon
 
 
 def largest_tpr(
-  fpr: ArrayLike, noise_multiplier: float, *, sampling_probability: float, steps: int
+  fpr: ArrayLike,
+  noise_multiplier: float,
+  *,
+  sampling_probability: float,
+  steps: int,
+  bands: int = 1,
 ) -> np.ndarray:
   """Return the largest TPR of any attack on a record, at false-positive rates.
 
@@ -123,6 +145,7 @@ def largest_tpr(
     noise_multiplier: as in `spent`, like the others.
     sampling_probability: see above.
     steps: see above.
+    bands: see above.
 
   Returns:
     [...] in [0, 1]; 1 without noise.
@@ -138,11 +161,11 @@ def largest_tpr(
   >>> largest_tpr([0.001, 0.01], 1.0, sampling_probability=1.0, steps=1).round(4)
   array([0.0183, 0.0924])
   """
-  _check(sampling_probability, steps)
+  sampled = _sampled(sampling_probability, steps, bands)
   rates = np.asarray(fpr, np.float64)
   if not ((rates >= 0) & (rates <= 1)).all():
     raise ValueError(f"fpr={fpr} must be in [0, 1]")
-  return _largest_tpr(rates, noise_multiplier, sampling_probability, steps, 1)
+  return _largest_tpr(rates, noise_multiplier, *sampled, 1)
 
 
 def largest_advantage(
@@ -178,7 +201,12 @@ def largest_advantage(
 
 @functools.lru_cache(maxsize=1024)
 def noise_multiplier(
-  epsilon: float, *, sampling_probability: float, steps: int, delta: float
+  epsilon: float,
+  *,
+  sampling_probability: float,
+  steps: int,
+  delta: float,
+  bands: int = 1,
 ) -> float:
   """Return the noise multiplier that spends at most `epsilon`.
 
@@ -189,6 +217,7 @@ def noise_multiplier(
     sampling_probability: probability that a record is in a batch, in (0, 1].
     steps: number of noisy steps, >= 1.
     delta: in (0, 1).
+    bands: as in `spent`.
 
   Raises:
     ValueError: for an argument outside its range, or a budget below what the
@@ -198,13 +227,13 @@ def noise_multiplier(
   >>> round(noise_multiplier(1.0, **config), 2)
   2.03
   """
-  _check(sampling_probability, steps)
+  sampled = _sampled(sampling_probability, steps, bands)
   _check_delta(delta)
   if not 0 < epsilon < math.inf:
     raise ValueError(f"epsilon={epsilon} must be finite and > 0")
 
   def of(noise, coarse=_COARSE):
-    return _spent(noise, sampling_probability, steps, delta, coarse).epsilon
+    return _spent(noise, *sampled, delta, coarse).epsilon
 
   def refusal(least):
     return (
@@ -217,15 +246,21 @@ def noise_multiplier(
 
 @functools.lru_cache(maxsize=1024)
 def noise_for_tpr(
-  max_tpr: float, at_fpr: float, *, sampling_probability: float, steps: int
+  max_tpr: float,
+  at_fpr: float,
+  *,
+  sampling_probability: float,
+  steps: int,
+  bands: int = 1,
 ) -> float:
   """Return the noise multiplier at which no attack has a larger TPR at an FPR.
 
   Args:
     max_tpr: largest TPR of any attack, in (`at_fpr`, 1).
     at_fpr: the FPR, in (0, 1).
-    sampling_probability: as in `spent`, like the other.
+    sampling_probability: as in `spent`, like the others.
     steps: see above.
+    bands: see above.
 
   Raises:
     ValueError: for an argument outside its range.
@@ -236,7 +271,7 @@ def noise_for_tpr(
   >>> round(noise_for_tpr(0.05, 0.01, sampling_probability=1.0, steps=1), 2)
   1.47
   """
-  _check(sampling_probability, steps)
+  sampled = _sampled(sampling_probability, steps, bands)
   if not 0 < at_fpr < max_tpr < 1:
     raise ValueError(
       f"max_tpr={max_tpr} at at_fpr={at_fpr}: pass 0 < at_fpr < max_tpr < 1, because "
@@ -245,7 +280,7 @@ def noise_for_tpr(
 
   def of(noise, coarse=_COARSE):
     rates = np.float64(at_fpr)
-    return float(_largest_tpr(rates, noise, sampling_probability, steps, coarse))
+    return float(_largest_tpr(rates, noise, *sampled, coarse))
 
   def refusal(least):
     return f"max_tpr={max_tpr} cannot be certified: pass more than {least:.4g}"
@@ -341,11 +376,19 @@ def _step(noise, probability) -> Any:
   )
 
 
-def _check(sampling_probability, steps):
+def _sampled(sampling_probability, steps, bands):
+  """Return the probability and the number of steps at which a record has its turn."""
   if not 0 < sampling_probability <= 1:
     raise ValueError(f"sampling_probability={sampling_probability} must be in (0, 1]")
   if steps < 1:
     raise ValueError(f"steps={steps} must be at least 1")
+  most = math.floor(_ROUNDED / sampling_probability)
+  if not 1 <= bands <= most:
+    raise ValueError(
+      f"bands={bands} with a sampling probability of {sampling_probability:g} must be "
+      f"in [1, {most}], because a record is drawn bands times as often at its turns"
+    )
+  return min(1.0, bands * sampling_probability), -(-steps // bands)
 
 
 def _check_noise(noise):

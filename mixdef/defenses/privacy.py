@@ -15,14 +15,14 @@ from mixdef.core.check import (
 )
 from mixdef.core.hooks import Defense, defense
 from mixdef.core.traits import Traits
-from mixdef.defenses import accounting
+from mixdef.defenses import accounting, correlated_noise
 from mixdef.defenses import clipping as rules
 from mixdef.defenses.per_example import ghost, microbatch
 
 _PER_PERSON = 8
 _STATED = (
   *("epsilon", "delta", "pld", "rdp"),
-  *("noise_multiplier", "sampling_probability", "steps"),
+  *("noise_multiplier", "sampling_probability", "steps", "bands"),
 )
 
 
@@ -43,6 +43,7 @@ def dp_sgd(
   multiplicity: int = 1,
   unit: str = "record",
   per_person: int = _PER_PERSON,
+  bands: int = 1,
   guarantee: bool = True,
 ) -> Defense:
   r"""Clip each record's gradient and add Gaussian noise to their sum (Algorithm 1).
@@ -91,14 +92,20 @@ def dp_sgd(
     per_person: most records of a person in a step, >= 1, for `unit="person"`; a step
       costs as many rows for every person. A person with more records is in each step
       with another window of them.
+    bands: b in [1, members / B]. Above 1, the noise of a step cancels a part of that of
+      the b-1 steps before it, and each record is drawn at every b-th step only, with
+      probability b q: less error of the sum of many steps for the same epsilon, most of
+      all at a large epsilon and a small q. It needs b-1 copies of the parameters, and
+      pays for SGD with a constant rate, less with momentum, Adam or `ema`.
+      `correlated_noise.best_bands` finds the best b.
     guarantee: False gives up the guarantee, and epsilon with it (NaN), and permits
       parts that mix records.
 
   Returns:
     The defense. Its state holds what a report needs: `epsilon`, the smaller of the two
     bounds `pld` and `rdp` of `accounting.spent`, `delta`, `noise_multiplier`,
-    `sampling_probability`, `steps`, `batch_size` and `skipped`, the number of records
-    (or persons) so far whose loss or gradient was not finite and that therefore
+    `sampling_probability`, `steps`, `bands`, `batch_size` and `skipped`, the number of
+    records (or persons) so far whose loss or gradient was not finite and that therefore
     contributed nothing; and, as `clip`, the C_t of adaptive clipping.
 
   Raises:
@@ -126,7 +133,9 @@ def dp_sgd(
     not exactly Gaussian. The views of a record are clipped as one group and sampled
     together, so `multiplicity` changes neither its bound nor q, and epsilon does not
     depend on it. A person's bound, sampling and epsilon depend neither on how many
-    records it has nor on which of them are in a step.
+    records it has nor on which of them are in a step. With `bands`, a record is in
+    steps at least b apart, whose noises hide it as independent ones do, so epsilon is
+    that of ceil(T/b) steps with probability b q.
 
   Deviation: Abadi et al. divide by the lot size, which is B here, and track moments;
     epsilon here is the smaller of two bounds, see `accounting.spent`. One clipping norm
@@ -136,13 +145,17 @@ def dp_sgd(
     of 1000 of `clip`. [ours] Records with gradients that are not finite contribute
     zero, to the count as well. [ours] A person's records are averaged, not summed, so
     that the clipping norm need not grow with their number, and a person with more than
-    `per_person` has a window of them, which begins anywhere, anew in every step.
+    `per_person` has a window of them, which begins anywhere, anew in every step. With
+    `bands`, each record draws its group for itself, because groups of equal size would
+    make the group of a record depend on the others; the columns of C are not scaled to
+    equal norms, so the last b-1 steps have slightly more noise than they need.
 
   Reference: Abadi et al., "Deep Learning with Differential Privacy", 2016, arXiv
     1607.00133; De et al., "Unlocking High-Accuracy Differentially Private Image
     Classification through Scale", 2022, arXiv 2204.13650; Bu et al., "Automatic
     Clipping", 2022, arXiv 2206.07136; Andrew et al., "Differentially Private Learning
-    with Adaptive Clipping", 2019, arXiv 1905.03871.
+    with Adaptive Clipping", 2019, arXiv 1905.03871; Choquette-Choo et al.,
+    "(Amplified) Banded Matrix Factorization", 2023, arXiv 2306.08153 (`bands`).
 
   >>> str(dp_sgd(epsilon=8.0, multiplicity=16))
   'dp_sgd(epsilon=8.0, multiplicity=16)'
@@ -152,9 +165,16 @@ def dp_sgd(
   check_count("dp_sgd: microbatch_size", microbatch_size)
   check_count("dp_sgd: multiplicity", multiplicity)
   check_flag("dp_sgd: guarantee", guarantee)
+  check_count("dp_sgd: bands", bands)
   _check_unit(unit, per_person, guarantee)
   rows = per_person if unit == "person" else 1
   silent, adaptive = _is_zero(noise_multiplier), clipping == "adaptive"
+  correlated = bands > 1 and not silent
+  if adaptive and bands > 1:
+    raise ValueError(
+      f"dp_sgd: bands={bands} need one clipping norm for all steps, because noise is "
+      "carried over: pass clipping='flat' or 'automatic'"
+    )
 
   def init(key, spec):
     del key
@@ -166,6 +186,7 @@ def dp_sgd(
     training = {
       "sampling_probability": min(1.0, spec.batch_size / spec.num_members),
       "steps": spec.epochs * spec.steps_per_epoch,
+      "bands": bands,
     }
     noise = noise_multiplier
     if epsilon is not None:
@@ -176,8 +197,13 @@ def dp_sgd(
       rules.check_noise(noise, spec.batch_size)
     nothing = jnp.full(3, math.nan, jnp.float32)
     found = _spent(noise, training, delta) if guarantee else nothing
+    own = {}
+    if correlated:
+      params = spec.variables["params"]
+      own["noises"] = correlated_noise.start(params, training["steps"], bands)
     return {
       **({"clip": jnp.float32(clip)} if adaptive else {}),
+      **own,
       "batch_size": jnp.float32(spec.batch_size),
       "noise_multiplier": jnp.float32(noise),
       **{name: found[i] for i, name in enumerate(accounting.Spent._fields)},
@@ -220,13 +246,23 @@ def dp_sgd(
       value, count = value
       known = state["clip"], clip, count, ctx.key, state["batch_size"]
       state = {**state, "clip": rules.next_clip(*known)}
-    return value if silent else _add_noise(value, ctx.key, scale), state
+    if silent:
+      return value, state
+    noise = _standard_normal(value, ctx.key)
+    if correlated:
+      noise, noises = correlated_noise.correlate(noise, state["noises"], ctx.step)
+      state = {**state, "noises": noises}
+    return _added(value, noise, scale), state
 
   def update(state, ctx):
     # The estimators return NaN as the losses of a record that they skipped.
     bad = (ctx.batch.weight > 0) & ~jnp.isfinite(ctx.losses)
     left_out = bad.reshape(-1, rows * multiplicity).any(1)
     return {**state, "skipped": state["skipped"] + left_out.sum(dtype=jnp.int32)}
+
+  def finish(state, ctx):
+    del ctx
+    return {name: value for name, value in state.items() if name != "noises"}
 
   def stated(state):
     return {name: state[name] for name in _STATED}
@@ -238,28 +274,33 @@ def dp_sgd(
     value_and_grad=value_and_grad,
     grads=grads,
     update=update,
+    finish=finish if correlated else None,
     guarantee=stated if guarantee and not silent else None,
-    noise_std=noise_std,
+    noise_std=None if correlated else noise_std,
     traits=Traits(
       order="table",
       per_example=True,
       no_guarantee=not guarantee,
       poisson=True,
       per_person=per_person if unit == "person" else 0,
+      bands=bands,
     ),
   )
 
 
-def _add_noise(tree, key, scale):
-  """Add independent N(0, scale^2) to every entry."""
+def _standard_normal(tree, key):
+  """Draw an independent N(0, 1) for every entry."""
   leaves, structure = jax.tree.flatten(tree)
   # One draw per leaf: on a CPU a single flat draw costs 1.5 times as much.
   keys = jax.random.split(key, len(leaves))
-  noisy = [
-    leaf + (scale * jax.random.normal(k, leaf.shape)).astype(leaf.dtype)
-    for leaf, k in zip(leaves, keys, strict=True)
+  drawn = [
+    jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)
   ]
-  return jax.tree.unflatten(structure, noisy)
+  return jax.tree.unflatten(structure, drawn)
+
+
+def _added(tree, noise, scale):
+  return jax.tree.map(lambda t, n: t + (scale * n).astype(t.dtype), tree, noise)
 
 
 def _spent(noise, training, delta):

@@ -287,6 +287,11 @@ def refuse_parts(name: str, defense) -> None:
     ValueError: the message names the part and the reason.
   """
   for part in defense.parts:
+    if part.traits.bands > 1:
+      raise ValueError(
+        f"{name} does not support the correlated noise of {part.name}, which is that "
+        "of a classifier's training: drop bands"
+      )
     for hook, what in _REFUSED.items():
       if getattr(part, hook) is not None:
         raise ValueError(

@@ -186,7 +186,9 @@ class Run:
         return {
           "epsilon": epsilon,
           "delta": delta,
-          **({"accounting": {"sampling": "poisson", **known}} if known else {}),
+          **(
+            {"accounting": {"sampling": self.plan.sampling, **known}} if known else {}
+          ),
           "num_members": "given" if self.plan.size_given else READ_OFF,
           "noise_seed": self.noise,
           **({} if self.data.groups is None else {"unit": self.plan.unit}),

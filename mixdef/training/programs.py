@@ -11,7 +11,7 @@ from mixdef.core.learner import Learner
 from mixdef.core.randomness import fold_in_name
 from mixdef.core.streamed import Withheld
 from mixdef.training.devices import compiled, on_one_device
-from mixdef.training.sampling import Plan, chunk_of, epoch_rows
+from mixdef.training.sampling import Plan, chunk_of, epoch_rows, turns_of
 from mixdef.training.workers import in_workers
 
 STRATEGIES = ("vmap", "scan", "loop", "processes")
@@ -129,7 +129,11 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
   def deal(state, values, rows, data, persons, epoch):
     key = jax.random.fold_in(fold_in_name(state.key, "order"), epoch)
     chunk = chunk_of(state.key, rows, plan.num_shards) if plan.num_shards > 1 else None
-    draw = epoch_rows(key, rows, data.auxiliary, plan, chunk, persons)
+    turns = None
+    if plan.bands > 1:
+      count = plan.num_records if persons is None else len(persons.first)
+      turns = turns_of(state.key, count, plan, epoch)
+    draw = epoch_rows(key, rows, data.auxiliary, plan, chunk, persons, turns)
     one_step = stepper(values, data, epoch, draw)
     shapes = jax.eval_shape(one_step, state, jnp.int32(0))[1]
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

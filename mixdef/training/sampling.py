@@ -32,7 +32,8 @@ class Plan(NamedTuple):
   of the `num_shards` shards of the members; `auxiliary_rows` is the number of auxiliary
   rows added to a step. `size_given` says whether `num_members` was given or computed
   from the membership. With `per_person`, members and batches are counted in persons,
-  each of which takes that many rows of a step.
+  each of which takes that many rows of a step. With `bands`, the members are in so many
+  random groups that take turns, and a step draws from one of them.
   """
 
   num_records: int
@@ -47,16 +48,22 @@ class Plan(NamedTuple):
   num_shards: int = 1
   size_given: bool = False
   per_person: int = 0
+  bands: int = 1
 
   @property
   def probability(self) -> float:
-    """Probability that a member is in a Poisson batch."""
+    """Probability that a member is in a Poisson batch, over its random group."""
     return self.batch_size / self.num_members
 
   @property
   def unit(self) -> str:
     """What steps draw: "record" or "person"."""
     return "person" if self.per_person else "record"
+
+  @property
+  def sampling(self) -> str:
+    """How steps draw if `poisson`: "Poisson" or "cyclic Poisson"."""
+    return "cyclic Poisson" if self.bands > 1 else "Poisson"
 
   @property
   def step_rows(self) -> int:
@@ -128,6 +135,12 @@ def make_plan(
       f"batch_size={batch_size} exceeds the {num_members} members, but Poisson "
       "sampling needs a probability of at most 1: reduce batch_size"
     )
+  if traits.bands * batch_size > num_members:
+    raise ValueError(
+      f"bands={traits.bands} with batches of {batch_size} of {num_members} members "
+      "need a probability above 1 in each group: pass at most "
+      f"bands={num_members // batch_size}, or reduce batch_size"
+    )
   if not poisson and sizes.min() < num_shards * steps:
     each = f" of each of {num_shards} critics" if num_shards > 1 else ""
     raise ValueError(
@@ -154,6 +167,7 @@ def make_plan(
     num_shards=num_shards,
     size_given=size_given,
     per_person=traits.per_person,
+    bands=traits.bands,
   )
 
 
@@ -220,7 +234,26 @@ def chunk_of(key, members, num_shards: int):
   return jnp.argsort(_shuffled(fold_in_name(key, "chunks"), members)) % num_shards
 
 
-def epoch_rows(key, members, auxiliary, plan, chunk=None, persons=None):
+def turns_of(key, count: int, plan: Plan, epoch):
+  """Return the first step of an epoch that may draw each member: cyclic Poisson.
+
+  The members are in `plan.bands` random groups of their own, each drawn from its id and
+  the model's key alone. Step t, counted over all epochs, draws from group t mod bands.
+
+  Args:
+    key: the model's key; the same in every epoch.
+    count: U, the number of records, or of persons if they are drawn.
+    plan: the static sizes.
+    epoch: the epoch, from 0.
+
+  Returns:
+    int [U] in [0, `plan.bands`); a member's next turns are `plan.bands` steps apart.
+  """
+  group = jax.random.randint(fold_in_name(key, "bands"), (count,), 0, plan.bands)
+  return (group - epoch * plan.steps_per_epoch) % plan.bands
+
+
+def epoch_rows(key, members, auxiliary, plan, chunk=None, persons=None, turns=None):
   """Prepare one epoch of one model.
 
   A record's position in the shuffle is a hash of its id and the epoch's key, so it does
@@ -240,6 +273,9 @@ def epoch_rows(key, members, auxiliary, plan, chunk=None, persons=None):
       one. The rows of shard g are the g-th block of a step, and each shard is shuffled
       separately.
     persons: the `Persons`, if `plan.per_person` is set.
+    turns: int [N] of records, or of persons, returned by `turns_of`, if `plan.bands` is
+      more than one. At its turns, a member is drawn with `plan.bands` times the
+      probability.
 
   Returns:
     `step -> (Rows, overflow)`, where overflow counts the drawn members that exceed the
@@ -268,7 +304,9 @@ def epoch_rows(key, members, auxiliary, plan, chunk=None, persons=None):
     draw = jax.random.uniform(
       jax.random.fold_in(fold_in_name(key, "poisson"), step), present.shape
     )
-    drawn = present & (draw < plan.probability)
+    drawn = present & (draw < plan.bands * plan.probability)
+    if turns is not None:
+      drawn &= turns == step % plan.bands
     index = jnp.nonzero(drawn, size=plan.capacity, fill_value=0)[0]
     real = jnp.arange(plan.capacity) < drawn.sum()
     index = jnp.where(real, index, filler)

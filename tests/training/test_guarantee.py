@@ -105,7 +105,7 @@ def test_a_size_read_off_the_membership_is_marked(drawn):
   assert run.guarantee["num_members"] == "read off the membership"
   assert run.guarantee["epsilon"] == drawn[0].guarantee["epsilon"]
   known = run.guarantee["accounting"]
-  assert (known["sampling"], known["sampling_probability"]) == ("poisson", 0.5)
+  assert (known["sampling"], known["sampling_probability"]) == ("Poisson", 0.5)
   assert (known["steps"], known["noise_multiplier"]) == (2, 2.0)
   assert run.guarantee["epsilon"] == min(known["pld"], known["rdp"])
   assert epsilon_remark(run.guarantee) == (

@@ -51,6 +51,7 @@ FAST = (
 LEARNERS = {
   "none": LEARNER,
   "dp_sgd": defended("dp_sgd"),
+  "dp_sgd, bands": defended("dp_sgd(bands=3)"),
   "dropout, mixup": defended("mixup", Dropped()),
   "batch norm": defended(None, Normed()),
   "auxiliary rows": defended("adversarial_regularization"),

@@ -173,9 +173,11 @@ def setting_rows(setting: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _accounting(known: Mapping[str, Any]) -> str:
   """Return what an epsilon was computed from, and its two bounds."""
   pld = formatting.MISSING if known["pld"] is None else f"{known['pld']:.4g}"
+  bands = int(known.get("bands", 1))
+  groups = f" in {bands} groups (bands)" if bands > 1 else ""
   return (
-    f"{known['steps']:,.0f} steps, {known['sampling']} sampling with probability "
-    f"{known['sampling_probability']:.3g}, noise multiplier "
+    f"{known['steps']:,.0f} steps, {known['sampling']} sampling{groups} with "
+    f"probability {known['sampling_probability']:.3g}, noise multiplier "
     f"{known['noise_multiplier']:.4g}; epsilon by privacy-loss distribution {pld}, by "
     f"Renyi divergence {known['rdp']:.4g}"
   )
