@@ -144,14 +144,24 @@ def cascade(study, release):
   price, seed = Price.parse(f"cascade:2x{REFERENCES // 2}"), 200 + release.number
 
   def train(keep, name, first):
-    also = {"model_ids": np.arange(first, first + len(keep)), "strategy": "vmap"}
-    out = study.out / f"cascade-{release.number}" / name
-    how = {**also, **study.how, "seed": seed, "out": out}
-    return mixdef.fit_many(study.learner, study.pool, keep, **how)
+    return mixdef.fit_many(
+      study.learner,
+      study.pool,
+      keep,
+      model_ids=np.arange(first, first + len(keep)),
+      strategy="vmap",
+      seed=seed,
+      out=study.out / f"cascade-{release.number}" / name,
+      **study.how,
+    )
 
   found = train_cascade(
-    *(release.signals.phi[0], study.pool),
-    **{"rounds": price.rounds, "models": price.models, "seed": seed, "train": train},
+    release.signals.phi[0],
+    study.pool,
+    rounds=price.rounds,
+    models=price.models,
+    seed=seed,
+    train=train,
     query=lambda ensemble: ensemble.signals(),
   )
   return {"cmia": (found.scores, found.models * study.cost)}

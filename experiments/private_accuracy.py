@@ -3,9 +3,8 @@
   python experiments/private_accuracy.py --out=runs/private_accuracy
 
 A cell is a data set, a recipe and an epsilon; it trains three models of all members,
-which differ in their seeds. A call with the same --out continues where another stopped,
-and `--only=fashion_mnist/plain` runs the cells whose names begin so. Cells print as rows
-of docs/results/private_accuracy.md.
+which differ in their seeds. A call with the same --out continues where another stopped;
+`--only=fashion_mnist/plain` runs the cells whose names begin so.
 """
 
 import dataclasses

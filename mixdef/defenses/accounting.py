@@ -169,33 +169,23 @@ def largest_tpr(
 
 
 def largest_advantage(
-  noise_multiplier: float, *, sampling_probability: float, steps: int
+  noise_multiplier: float, *, sampling_probability: float, steps: int, bands: int = 1
 ) -> float:
   """Return the largest TPR - FPR of any attack on a record, the delta at epsilon 0.
 
   A guess of the membership of a record that is in with probability 1/2 therefore errs
-  with probability (1 - advantage)/2 at least.
-
-  Args:
-    noise_multiplier: as in `spent`, like the others.
-    sampling_probability: see above.
-    steps: see above.
-
-  Returns:
-    The advantage, in [0, 1]; 1 without noise.
-
-  Raises:
-    ValueError: for an argument outside its range.
+  with probability (1 - advantage)/2 at least. The arguments and errors are those of
+  `spent`; without noise the advantage is 1.
 
   >>> config = dict(sampling_probability=0.01, steps=1000)
   >>> round(largest_advantage(1.0, **config), 4)
   0.161
   """
-  _check(sampling_probability, steps)
+  sampled = _sampled(sampling_probability, steps, bands)
   _check_noise(noise_multiplier)
   if noise_multiplier == 0:
     return 1.0
-  losses = _losses(noise_multiplier, sampling_probability, steps, 1)
+  losses = _losses(noise_multiplier, *sampled, 1)
   return float(losses.get_delta(0.0))
 
 
