@@ -97,7 +97,7 @@ def spent(
   >>> round(found.pld, 3), round(found.rdp, 3)
   (1.828, 2.101)
   """
-  sampled = _sampled(sampling_probability, steps, bands)
+  sampled = draws(sampling_probability, steps, bands)
   _check_delta(delta)
   return _spent(noise_multiplier, *sampled, delta)
 
@@ -161,7 +161,7 @@ def largest_tpr(
   >>> largest_tpr([0.001, 0.01], 1.0, sampling_probability=1.0, steps=1).round(4)
   array([0.0183, 0.0924])
   """
-  sampled = _sampled(sampling_probability, steps, bands)
+  sampled = draws(sampling_probability, steps, bands)
   rates = np.asarray(fpr, np.float64)
   if not ((rates >= 0) & (rates <= 1)).all():
     raise ValueError(f"fpr={fpr} must be in [0, 1]")
@@ -181,7 +181,7 @@ def largest_advantage(
   >>> round(largest_advantage(1.0, **config), 4)
   0.161
   """
-  sampled = _sampled(sampling_probability, steps, bands)
+  sampled = draws(sampling_probability, steps, bands)
   _check_noise(noise_multiplier)
   if noise_multiplier == 0:
     return 1.0
@@ -217,7 +217,7 @@ def noise_multiplier(
   >>> round(noise_multiplier(1.0, **config), 2)
   2.03
   """
-  sampled = _sampled(sampling_probability, steps, bands)
+  sampled = draws(sampling_probability, steps, bands)
   _check_delta(delta)
   if not 0 < epsilon < math.inf:
     raise ValueError(f"epsilon={epsilon} must be finite and > 0")
@@ -261,7 +261,7 @@ def noise_for_tpr(
   >>> round(noise_for_tpr(0.05, 0.01, sampling_probability=1.0, steps=1), 2)
   1.47
   """
-  sampled = _sampled(sampling_probability, steps, bands)
+  sampled = draws(sampling_probability, steps, bands)
   if not 0 < at_fpr < max_tpr < 1:
     raise ValueError(
       f"max_tpr={max_tpr} at at_fpr={at_fpr}: pass 0 < at_fpr < max_tpr < 1, because "
@@ -366,7 +366,7 @@ def _step(noise, probability) -> Any:
   )
 
 
-def _sampled(sampling_probability, steps, bands):
+def draws(sampling_probability, steps, bands):
   """Return the probability and the number of steps at which a record has its turn."""
   if not 0 < sampling_probability <= 1:
     raise ValueError(f"sampling_probability={sampling_probability} must be in (0, 1]")

@@ -78,8 +78,8 @@ def error(c: ArrayLike, steps: int) -> float:
   >>> round(error((1.0,), 1000), 1), round(error(coefficients(1000, 16), 1000), 4)
   (500.5, 39.4153)
   """
-  all_c = np.asarray(c, np.float64)
-  return math.exp(_log_error(all_c[1:] / all_c[:-1], steps)[0])
+  scaled = np.asarray(c, np.float64)
+  return math.exp(_log_error(scaled[1:] / scaled[:-1], steps)[0])
 
 
 def best_bands(

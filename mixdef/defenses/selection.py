@@ -9,6 +9,7 @@ import math
 from absl import logging
 
 from mixdef.core.check import check_number
+from mixdef.defenses import accounting
 
 LAWS = {"logarithmic": 0.0, "geometric": 1.0, "poisson": math.inf}
 """Laws of the number of runs K, each with its shape."""
@@ -22,6 +23,7 @@ def epsilon_of_selection(
   delta: float,
   mean: float,
   law: str | float = "geometric",
+  bands: int = 1,
 ) -> float:
   """Return the epsilon of the best of K runs of DP-SGD, K drawn at random.
 
@@ -40,6 +42,7 @@ def epsilon_of_selection(
     law: "geometric"; "logarithmic", the cheapest; "poisson", where K may be 0 and
       nothing is released; or the shape > 0 of a truncated negative binomial law, of
       which 1 is geometric.
+    bands: as in `accounting.spent`.
 
   Returns:
     The epsilon, from Renyi divergences; there is no tighter accountant for it.
@@ -55,8 +58,7 @@ def epsilon_of_selection(
   4.1
   """
   check_number("noise_multiplier", noise_multiplier, above=0)
-  check_number("sampling_probability", sampling_probability, above=0, high=1)
-  check_number("steps", steps, 1)
+  probability, times = accounting.draws(sampling_probability, steps, bands)
   check_number("delta", delta, above=0, below=1)
   check_number("mean", mean, 1)
   if isinstance(law, str) and law not in LAWS:
@@ -67,9 +69,9 @@ def epsilon_of_selection(
   from dp_accounting.rdp import RdpAccountant
 
   step = dp_accounting.PoissonSampledDpEvent(
-    sampling_probability, dp_accounting.GaussianDpEvent(noise_multiplier)
+    probability, dp_accounting.GaussianDpEvent(noise_multiplier)
   )
-  run = dp_accounting.SelfComposedDpEvent(step, int(steps))
+  run = dp_accounting.SelfComposedDpEvent(step, times)
   tuned = dp_accounting.dp_event.RepeatAndSelectDpEvent(run, float(mean), shape)
   accountant = RdpAccountant()
   verbosity = logging.get_verbosity()
