@@ -145,6 +145,37 @@ def largest_tpr(
   return _largest_tpr(rates, noise_multiplier, sampling_probability, steps, 1)
 
 
+def largest_advantage(
+  noise_multiplier: float, *, sampling_probability: float, steps: int
+) -> float:
+  """Return the largest TPR - FPR of any attack on a record, the delta at epsilon 0.
+
+  A guess of the membership of a record that is in with probability 1/2 therefore errs
+  with probability (1 - advantage)/2 at least.
+
+  Args:
+    noise_multiplier: as in `spent`, like the others.
+    sampling_probability: see above.
+    steps: see above.
+
+  Returns:
+    The advantage, in [0, 1]; 1 without noise.
+
+  Raises:
+    ValueError: for an argument outside its range.
+
+  >>> config = dict(sampling_probability=0.01, steps=1000)
+  >>> round(largest_advantage(1.0, **config), 4)
+  0.161
+  """
+  _check(sampling_probability, steps)
+  _check_noise(noise_multiplier)
+  if noise_multiplier == 0:
+    return 1.0
+  losses = _losses(noise_multiplier, sampling_probability, steps, 1)
+  return float(losses.get_delta(0.0))
+
+
 @functools.lru_cache(maxsize=1024)
 def noise_multiplier(
   epsilon: float, *, sampling_probability: float, steps: int, delta: float
@@ -256,8 +287,7 @@ def _bisected(of, budget, refusal):
 
 @functools.lru_cache(maxsize=1024)
 def _spent(noise, probability, steps, delta, coarse=1) -> Spent:
-  if not 0 <= noise < math.inf:
-    raise ValueError(f"noise_multiplier={noise} must be finite and >= 0")
+  _check_noise(noise)
   if noise == 0:
     return Spent(math.inf, math.inf, math.inf)
   import dp_accounting  # slow to import
@@ -280,8 +310,7 @@ def _spent(noise, probability, steps, delta, coarse=1) -> Spent:
 
 
 def _largest_tpr(rates, noise, probability, steps, coarse):
-  if not 0 <= noise < math.inf:
-    raise ValueError(f"noise_multiplier={noise} must be finite and >= 0")
+  _check_noise(noise)
   if noise == 0:
     return np.ones_like(rates)
   losses = _losses(noise, probability, steps, coarse)
@@ -317,6 +346,11 @@ def _check(sampling_probability, steps):
     raise ValueError(f"sampling_probability={sampling_probability} must be in (0, 1]")
   if steps < 1:
     raise ValueError(f"steps={steps} must be at least 1")
+
+
+def _check_noise(noise):
+  if not 0 <= noise < math.inf:
+    raise ValueError(f"noise_multiplier={noise} must be finite and >= 0")
 
 
 def _check_delta(delta):

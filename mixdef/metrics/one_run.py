@@ -61,7 +61,7 @@ def epsilon_one_run(
   >>> round(bound, 3)
   3.465
   """
-  canaries, correct = _guess(scores, members, guesses_in, guesses_out)
+  canaries, correct = correct_guesses(scores, members, guesses_in, guesses_out)
   return one_run_bound(
     canaries,
     guesses=guesses_in + guesses_out,
@@ -111,7 +111,7 @@ def epsilon_one_run_gdp(
   >>> round(bound, 2)
   5.55
   """
-  canaries, correct = _guess(scores, members, guesses_in, guesses_out)
+  canaries, correct = correct_guesses(scores, members, guesses_in, guesses_out)
   mu = one_run_mu(
     canaries,
     guesses=guesses_in + guesses_out,
@@ -153,7 +153,7 @@ def one_run_bound(
   >>> round(one_run_bound(1000, guesses=100, correct=95, delta=0.), 3)
   2.172
   """
-  _check(canaries, guesses, correct, significance)
+  check_counts(canaries, guesses, correct, significance)
   if not 0 <= delta < 1:
     raise ValueError(f"delta={delta}; pass a probability in [0, 1)")
   from scipy.special import expit
@@ -209,7 +209,7 @@ def one_run_mu(
   >>> round(one_run_mu(1000, guesses=100, correct=95), 2)
   0.79
   """
-  _check(canaries, guesses, correct, significance)
+  check_counts(canaries, guesses, correct, significance)
   from scipy.special import ndtr, ndtri
 
   total = guesses / canaries
@@ -230,7 +230,45 @@ def one_run_mu(
   return largest(refuted)
 
 
-def _guess(
+def one_run_p(canaries: int, *, correct: int, advantage: float) -> float:
+  """Return the p-value of a claim about a mechanism from guesses of all canaries.
+
+      p = P[B <= u],   B ~ Bin(m, e),   e = (1 - delta(0))/2
+
+  Under the claim each guess errs with probability e or more, whatever the rule,
+  independently of the others. The test involves no family of mechanisms and no
+  inversion, so it detects smaller faults than a bound on epsilon does.
+
+  Guarantee: Pr(p <= x) <= x under the claim, if canaries were included independently
+    with probability 1/2 and their channels are independent. Randomness that all
+    canaries share breaks the independence.
+
+  Args:
+    canaries: m, all guessed.
+    correct: m - u <= m.
+    advantage: delta(0) of the claim, the largest TPR - FPR of any attack; see
+      `mixdef.defenses.accounting.largest_advantage`.
+
+  Returns:
+    The p-value, in [0, 1].
+
+  Raises:
+    ValueError: if a number is out of range.
+
+  Deviation: the test is ours [ours].
+
+  >>> round(one_run_p(1000, correct=700, advantage=0.3372), 4)
+  0.0183
+  """
+  check_counts(canaries, canaries, correct, 0.5)
+  if not 0 <= advantage <= 1:
+    raise ValueError(f"advantage={advantage}; pass a number in [0, 1]")
+  from scipy.stats import binom
+
+  return float(binom.cdf(canaries - correct, canaries, (1 - advantage) / 2))
+
+
+def correct_guesses(
   scores: ArrayLike, members: ArrayLike, guesses_in: int, guesses_out: int
 ) -> tuple[int, int]:
   """Return the number of canaries and of correct guesses, ties counted as wrong."""
@@ -270,7 +308,10 @@ def _check_design(members: np.ndarray) -> None:
     )
 
 
-def _check(canaries: int, guesses: int, correct: int, significance: float) -> None:
+def check_counts(
+  canaries: int, guesses: int, correct: int, significance: float
+) -> None:
+  """Raise if numbers of canaries and guesses, or a significance, are out of range."""
   if not 0 <= correct <= guesses <= canaries or guesses < 1:
     raise ValueError(
       f"canaries={canaries}, guesses={guesses}, correct={correct}; pass correct <="
