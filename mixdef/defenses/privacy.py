@@ -15,7 +15,7 @@ from mixdef.core.check import (
 )
 from mixdef.core.hooks import Defense, defense
 from mixdef.core.traits import Traits
-from mixdef.defenses import accounting
+from mixdef.defenses import accounting, self_audit
 from mixdef.defenses.per_example import flat, ghost, microbatch
 
 _PER_PERSON = 8
@@ -42,6 +42,7 @@ def dp_sgd(
   unit: str = "record",
   per_person: int = _PER_PERSON,
   guarantee: bool = True,
+  canaries: int = 0,
 ) -> Defense:
   r"""Clip each record's gradient and add Gaussian noise to their sum (Algorithm 1).
 
@@ -81,17 +82,22 @@ def dp_sgd(
       with another window of them.
     guarantee: False gives up the guarantee, and epsilon with it (NaN), and permits
       parts that mix records.
+    canaries: m >= 0, the number of made-up records by which the run audits itself, see
+      `mixdef.self_audit`; 1000 for a test, 5000 for a report, at most a tenth of the
+      trained parameters. They cost some accuracy, and memory of 4 T m bytes per model
+      for T steps.
 
   Returns:
     The defense. Its state holds what a report needs: `epsilon`, the smaller of the two
     bounds `pld` and `rdp` of `accounting.spent`, `delta`, `noise_multiplier`,
     `sampling_probability`, `steps`, `batch_size` and `skipped`, the number of records
     (or persons) so far whose loss or gradient was not finite and that therefore
-    contributed nothing.
+    contributed nothing. With canaries, it also holds these.
 
   Raises:
-    ValueError: for an argument outside its range, for noise without a finite clip, and,
-      at the start of training, for a delta of at least one over the number of members,
+    ValueError: for an argument outside its range, for noise or canaries without a
+      finite clip, and, at the start of training, for more canaries than a tenth of the
+      trained parameters, for a delta of at least one over the number of members,
       for another part of the chain that lets the rows of a batch interact, and, with
       `unit="person"`, for records without groups and a model that trains on a part of a
       person.
@@ -114,14 +120,20 @@ def dp_sgd(
     not exactly Gaussian. The views of a record are clipped as one group and sampled
     together, so `multiplicity` changes neither its bound nor q, and epsilon does not
     depend on it. A person's bound, sampling and epsilon depend neither on how many
-    records it has nor on which of them are in a step.
+    records it has nor on which of them are in a step. Canaries do not depend on the
+    records and change nothing in the guarantee, but what is kept of them is not
+    private: it reveals the noise, and so, with the model, the records' gradients at
+    their coordinates. It stays in the state and the run folder: keep both with the
+    trainer.
 
   Deviation: Abadi et al. divide by the lot size, which is B here, and track moments;
     epsilon here is the smaller of two bounds, see `accounting.spent`. One clipping norm
     is used for all layers. [ours] Records with gradients that are not finite
     contribute zero. [ours] A person's records are averaged, not summed, so that the
     clipping norm need not grow with their number, and a person with more than
-    `per_person` has a window of them, which begins anywhere, anew in every step.
+    `per_person` has a window of them, which begins anywhere, anew in every step. A
+    canary has a gradient of 10 C before it is clipped, at one coordinate of its own; in
+    the literature it is C after clipping, where a missing clip does not show. [ours]
 
   Reference: Abadi et al., "Deep Learning with Differential Privacy", 2016, arXiv
     1607.00133; De et al., "Unlocking High-Accuracy Differentially Private Image
@@ -135,11 +147,11 @@ def dp_sgd(
   check_count("dp_sgd: multiplicity", multiplicity)
   check_flag("dp_sgd: guarantee", guarantee)
   _check_unit(unit, per_person, guarantee)
+  _check_canaries(canaries, clip, guarantee)
   rows = per_person if unit == "person" else 1
   silent = _is_zero(noise_multiplier)
 
   def init(key, spec):
-    del key
     if guarantee and delta >= 1 / spec.num_members:
       raise ValueError(
         f"dp_sgd: delta is {delta}, which is not a guarantee for {spec.num_members} "
@@ -156,7 +168,12 @@ def dp_sgd(
       noise = accounting.noise_for_tpr(float(max_tpr), float(at_fpr), **training)
     nothing = jnp.full(3, math.nan, jnp.float32)
     found = _spent(noise, training, delta) if guarantee else nothing
+    own = {}
+    if canaries:
+      params = spec.variables["params"]
+      own["canaries"] = self_audit.start(key, params, canaries, training["steps"])
     return {
+      **own,
       "batch_size": jnp.float32(spec.batch_size),
       "noise_multiplier": jnp.float32(noise),
       **{name: found[i] for i, name in enumerate(accounting.Spent._fields)},
@@ -178,16 +195,33 @@ def dp_sgd(
 
     def run(params, batch, state, ctx):
       out, (total, _) = clipped(params, batch, state, ctx)
-      size = state["batch_size"]
-      return out, jax.tree.map(lambda t, p: (t / size).astype(p.dtype), total, params)
+      size, clean = state["batch_size"], None
+      if canaries:
+        total, clean = self_audit.insert(
+          total,
+          state["canaries"],
+          ctx.key,
+          factor=flat(clip),
+          clip=clip,
+          probability=state["sampling_probability"],
+          views=rows * multiplicity,
+        )
+      mean = jax.tree.map(lambda t, p: (t / size).astype(p.dtype), total, params)
+      return out, (mean, clean)
 
     return run
 
   def grads(value, state, ctx):
-    if silent:
-      return value, state
-    scale = state["noise_multiplier"] * clip / state["batch_size"]
-    return _add_noise(value, ctx.key, scale), state
+    value, clean = value
+    size = state["batch_size"]
+    if not silent:
+      scale = state["noise_multiplier"] * clip / size
+      value = _add_noise(value, ctx.key, scale)
+    if canaries:
+      where = {"clip": clip, "batch_size": size}
+      seen = self_audit.observe(state["canaries"], value, clean, ctx.step, **where)
+      state = {**state, "canaries": seen}
+    return value, state
 
   def update(state, ctx):
     # The estimators return NaN as the losses of a record that they skipped.
@@ -258,6 +292,16 @@ def _check_unit(unit, per_person, guarantee):
     )
   if unit == "person" and not guarantee:
     raise ValueError("dp_sgd: unit='person' is a guarantee: drop guarantee=False")
+
+
+def _check_canaries(canaries, clip, guarantee):
+  check_count("dp_sgd: canaries", canaries, 0)
+  if 0 < canaries < 4:
+    raise ValueError(f"dp_sgd: canaries={canaries} show nothing: pass 0 or at least 4")
+  if canaries and not guarantee:
+    raise ValueError("dp_sgd: canaries audit a guarantee: drop guarantee=False")
+  if canaries and is_static(clip) and clip == math.inf:
+    raise ValueError("dp_sgd: canaries need a clip to be scaled by: pass a finite clip")
 
 
 def _validate(noise_multiplier, clip, epsilon, delta, max_tpr, at_fpr, estimator):
