@@ -1,5 +1,6 @@
 """Audit a run of DP-SGD by the canaries that were trained with it."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import numpy as np
 
 from mixdef.defenses import accounting
-from mixdef.defenses.self_audit import Canaries
+from mixdef.defenses.gradient_canaries import Canaries
 from mixdef.metrics.canary_audit import CanaryAudit, audit_canaries
 from mixdef.training import Run
 
@@ -61,7 +62,9 @@ def self_audit_facts(run: Run | None) -> dict[str, Any] | None:
   """Return the self-audit of a run as JSON values, or None if it has no canaries."""
   if run is None or _audited(run) is None:
     return None
-  return self_audit(run).to_json()
+  facts = self_audit(run).to_json()
+  infinite = {name: None for name, value in facts.items() if value == math.inf}
+  return {**facts, **infinite}
 
 
 def contradiction(facts: Mapping[str, Any] | None) -> str:
@@ -76,12 +79,12 @@ def contradiction(facts: Mapping[str, Any] | None) -> str:
 
 def summary(facts: Mapping[str, Any]) -> str:
   """Return a self-audit in one sentence."""
-  claimed = facts["claimed"]
-  stated = "no epsilon" if claimed is None else f"epsilon {claimed:.3g}"
+  claimed = math.inf if facts["claimed"] is None else facts["claimed"]
   return contradiction(facts) or (
-    f"{stated} stands: {facts['canaries']:,} canaries show at least "
-    f"{facts['epsilon_one_run']:.3g}, and {facts['epsilon_order_statistics']:.3g} if "
-    f"they are independent; exact test p = {facts['p']:.2g}"
+    f"The {facts['canaries']:,} canaries of this run show that epsilon is at least "
+    f"{facts['epsilon_one_run']:.3g}, or {facts['epsilon_order_statistics']:.3g} if "
+    f"they are independent and Gaussian; {claimed:.3g} is stated, and nothing "
+    f"contradicts it (exact test: p = {facts['p']:.2g})."
   )
 
 

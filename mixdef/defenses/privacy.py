@@ -15,7 +15,7 @@ from mixdef.core.check import (
 )
 from mixdef.core.hooks import Defense, defense
 from mixdef.core.traits import Traits
-from mixdef.defenses import accounting, self_audit
+from mixdef.defenses import accounting, gradient_canaries
 from mixdef.defenses.per_example import flat, ghost, microbatch
 
 _PER_PERSON = 8
@@ -171,7 +171,9 @@ def dp_sgd(
     own = {}
     if canaries:
       params = spec.variables["params"]
-      own["canaries"] = self_audit.start(key, params, canaries, training["steps"])
+      own["canaries"] = gradient_canaries.start(
+        key, params, canaries, training["steps"]
+      )
     return {
       **own,
       "batch_size": jnp.float32(spec.batch_size),
@@ -197,7 +199,7 @@ def dp_sgd(
       out, (total, _) = clipped(params, batch, state, ctx)
       size, clean = state["batch_size"], None
       if canaries:
-        total, clean = self_audit.insert(
+        total, clean = gradient_canaries.insert(
           total,
           state["canaries"],
           ctx.key,
@@ -207,19 +209,21 @@ def dp_sgd(
           views=rows * multiplicity,
         )
       mean = jax.tree.map(lambda t, p: (t / size).astype(p.dtype), total, params)
-      return out, (mean, clean)
+      return out, ((mean, clean) if canaries else mean)
 
     return run
 
   def grads(value, state, ctx):
-    value, clean = value
+    value, clean = value if canaries else (value, None)
     size = state["batch_size"]
     if not silent:
       scale = state["noise_multiplier"] * clip / size
       value = _add_noise(value, ctx.key, scale)
     if canaries:
       where = {"clip": clip, "batch_size": size}
-      seen = self_audit.observe(state["canaries"], value, clean, ctx.step, **where)
+      seen = gradient_canaries.observe(
+        state["canaries"], value, clean, ctx.step, **where
+      )
       state = {**state, "canaries": seen}
     return value, state
 

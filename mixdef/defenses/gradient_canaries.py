@@ -14,7 +14,9 @@ import numpy as np
 from mixdef.core.randomness import drawn, fold_in_name, stream
 from mixdef.defenses.per_example import scales_of
 
-_LENGTH = 10.0  # of a canary's gradient, in clipping norms, so that a missing clip shows
+_LENGTH = (
+  10.0  # of a canary's gradient, in clipping norms, so that a missing clip shows
+)
 _PER_LEAF = 8
 _ROOM = 10  # parameters per canary
 
@@ -66,7 +68,8 @@ def places(params, count: int) -> list[np.ndarray]:
 
   They are distinct, and the same for all models. Every array has 8, or an equal share
   of fewer, and the rest are in proportion to its size. The first 8 have the same
-  coordinates in every array, where noise that two arrays share shows as equal noise.
+  coordinates in every array, and all have in arrays of equal size, so that noise that
+  arrays share shows as equal noise.
 
   Args:
     params: the trained parameters, or their shapes.
@@ -94,14 +97,14 @@ def places(params, count: int) -> list[np.ndarray]:
   rest = np.argsort(np.floor(share) - share, kind="stable")
   own[rest[: count - own.sum()]] += 1
   return [
-    np.concatenate([np.arange(first), first + _some(leaf, size - first, many - first)])
-    for leaf, (first, size, many) in enumerate(zip(least, sizes, own, strict=True))
+    np.concatenate([np.arange(first), first + _some(size - first, many - first)])
+    for first, size, many in zip(least, sizes, own, strict=True)
   ]
 
 
-def _some(leaf, size, count):
-  """Draw distinct positions below `size`."""
-  return np.sort(stream(0, "canaries", leaf).choice(size, count, replace=False))
+def _some(size, count):
+  """Draw distinct positions below `size`, always the same."""
+  return np.sort(stream(0, "canaries").choice(size, count, replace=False))
 
 
 def insert(total, canaries: Canaries, key, *, factor, clip, probability, views=1):
@@ -143,7 +146,7 @@ def insert(total, canaries: Canaries, key, *, factor, clip, probability, views=1
 
 
 def gather(tree, count: int):
-  """Return the values of a tree like the parameters at the canaries' coordinates [m]."""
+  """Return the entries of a tree like the parameters at the canaries [m]."""
   where = places(tree, count)
   pairs = zip(jax.tree.leaves(tree), where, strict=True)
   return jnp.concatenate([leaf.ravel()[own].astype(jnp.float32) for leaf, own in pairs])
