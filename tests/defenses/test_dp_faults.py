@@ -32,13 +32,17 @@ ADD, MEASURED, DRAWN = privacy._add_noise, per_example._measured, randomness.dra
 SPENT = accounting.spent
 
 
+def private(noise, **options):
+  return dp_sgd(noise, CLIP, estimator="microbatch", **options)
+
+
 # Checks of the code: each raises AssertionError if the code is wrong.
 
 
 def check_sensitivity(change):
   """A long record moves the sum by C, also with views, and alike in any batch."""
   for views in (1, VIEWS):
-    part = change(dp_sgd(0.0, CLIP, estimator="microbatch", multiplicity=views))
+    part = change(private(0.0, multiplicity=views))
     everyone = np.ones(ROWS)
     others, alone, none = everyone.copy(), 1 - everyone, 1 - everyone
     others[2], alone[2] = 0, 1
@@ -51,7 +55,7 @@ def check_sensitivity(change):
 
 def check_padding(change):
   """A row of weight 0 adds nothing, and neither does a record that is not finite."""
-  part = change(dp_sgd(0.0, CLIP, estimator="microbatch"))
+  part = change(private(0.0))
   (expected,) = gradients(part, [[1, 1]])
   (padded,) = gradients(part, [[1, 1, 0, 0]])
   np.testing.assert_allclose(padded, expected, atol=1e-7)
@@ -63,8 +67,8 @@ def check_noise(change):
   """Noise is z C / B N(0, 1), independent over entries, arrays, steps and models."""
   steps, found = 60, []
   for seed in (0, 1):
-    _, noisy = trained(change(dp_sgd(NOISE, CLIP)), steps=steps, seed=seed)
-    _, clean = trained(dp_sgd(0.0, CLIP), steps=steps, seed=seed)
+    _, noisy = trained(change(private(NOISE)), steps=steps, seed=seed)
+    _, clean = trained(private(0.0), steps=steps, seed=seed)
     found.append(np.asarray(noisy - clean, np.float64) * B / (NOISE * CLIP))
   one, two = found
   for own in (one[:, :2000], one[:, 2000:2009], one[:, 2009:]):
@@ -90,7 +94,7 @@ def check_epsilon(change):
   spec = spec_of()._replace(
     num_members=400, batch_size=4, steps_per_epoch=100, epochs=10
   )
-  state = change(dp_sgd(1.0)).init(jax.random.key(0), spec)
+  state = change(private(1.0)).init(jax.random.key(0), spec)
   assert float(state["epsilon"]) == pytest.approx(1.8282, abs=2e-3)
 
 
@@ -283,7 +287,7 @@ def plant(fault, monkeypatch):
 
 
 def audit_of(fault):
-  part = dp_sgd(NOISE, CLIP, multiplicity=fault.views, canaries=400)
+  part = private(NOISE, multiplicity=fault.views, canaries=400)
   return audited(fault.change(part), views=fault.views)
 
 
@@ -325,5 +329,5 @@ def test_the_self_audit_passes_correct_code(views):
 @pytest.mark.parametrize("name", ["noise halved", "no clip"])
 def test_the_self_audit_sees_at_once(name, monkeypatch):
   plant(FAULTS[name], monkeypatch)
-  found = audited(dp_sgd(NOISE, CLIP, canaries=100), steps=50)
+  found = audited(private(NOISE, canaries=100), steps=50)
   assert found.failures

@@ -13,6 +13,10 @@ from mixdef.defenses.privacy import dp_sgd
 CLIP = 0.5
 
 
+def private(noise, **options):
+  return dp_sgd(noise, CLIP, estimator="microbatch", **options)
+
+
 def coordinates(count):
   """Return the canaries' positions among all parameters [m]."""
   sizes = [leaf.size for leaf in jax.tree.leaves(PARAMS)]
@@ -37,7 +41,7 @@ def test_places_are_distinct_stratified_and_shared_by_the_arrays():
 
 def test_observed_is_participation_without_noise():
   """Every canary that is in is clipped from 10 C to C, and none that is out is seen."""
-  state, _ = trained(dp_sgd(0.0, CLIP, canaries=100), steps=100)
+  state, _ = trained(private(0.0, canaries=100), steps=100)
   seen = np.asarray(state["canaries"].observed)
   inside = np.asarray(state["canaries"].members)
   assert 30 < inside.sum() < 70
@@ -48,8 +52,8 @@ def test_observed_is_participation_without_noise():
 
 
 def test_a_step_is_that_without_canaries_plus_what_is_kept_of_them():
-  plain, before = trained(dp_sgd(1.3, CLIP), steps=20)
-  state, after = trained(dp_sgd(1.3, CLIP, canaries=100), steps=20)
+  plain, before = trained(private(1.3), steps=20)
+  state, after = trained(private(1.3, canaries=100), steps=20)
   assert "canaries" not in plain
   where, kept = coordinates(100), state["canaries"]
   noise = np.asarray(after - before)
@@ -58,14 +62,14 @@ def test_a_step_is_that_without_canaries_plus_what_is_kept_of_them():
   took = noise[:, where] * signs * B / CLIP
   assert np.isclose(took, np.round(took), atol=1e-4).all()
   assert took.sum() > 0
-  without = np.asarray(before) - np.asarray(trained(dp_sgd(0.0, CLIP), steps=20)[1])
+  without = np.asarray(before) - np.asarray(trained(private(0.0), steps=20)[1])
   expected = took + without[:, where] * signs * B / CLIP
   np.testing.assert_allclose(kept.observed, expected, atol=1e-4)
 
 
 @pytest.mark.slow
 def test_a_canary_with_views_counts_once():
-  part = dp_sgd(0.0, CLIP, multiplicity=3, canaries=100)
+  part = private(0.0, multiplicity=3, canaries=100)
   state, _ = trained(part, steps=20, views=3)
   assert float(np.max(state["canaries"].observed)) == pytest.approx(1.0, abs=1e-4)
 
