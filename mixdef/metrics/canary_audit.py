@@ -34,8 +34,8 @@ class CanaryAudit(NamedTuple):
     errors: wrong guesses of the membership of all canaries.
     claimed: the epsilon of the claim.
     delta: at which it and the bounds are stated.
-    epsilon_one_run: lower bound that assumes (epsilon, delta)-DP only, from the half of
-      the canaries that are guessed with most confidence, as the next.
+    epsilon_one_run: lower bound that assumes (epsilon, delta)-DP only, from those
+      canaries that are guessed with most confidence, as the next.
     epsilon_one_run_gdp: lower bound for a mechanism that is mu-GDP for some mu.
     epsilon_order_statistics: lower bound for independent identical Gaussian canaries,
       from guesses of all of them. It is not a bound for any other mechanism, and exact
@@ -78,10 +78,11 @@ class CanaryAudit(NamedTuple):
     return tuple(found)
 
   def to_json(self) -> dict[str, Any]:
-    """Return the fields and the failures as JSON values; what is NaN becomes None."""
+    """Return the fields and the failures as JSON values; NaN and infinity are None."""
     moments = self.moments._asdict().items()
     return {
       **self._asdict(),
+      "claimed": self.claimed if np.isfinite(self.claimed) else None,
       "moments": {name: None if np.isnan(z) else z for name, z in moments},
       "failures": list(self.failures),
     }
@@ -103,17 +104,17 @@ def audit_canaries(
   """Test the claim of a run of DP-SGD on the canaries that were trained with it.
 
   The score of a canary is its log-likelihood ratio under the claimed sampling and the
-  noise that its leaf shows. The m/2 highest scores are guessed IN and the others OUT;
-  the two bounds that do not assume independent canaries use the m/4 highest and lowest.
+  noise that its leaf shows. The m/2 highest scores are guessed IN and the others OUT.
+  The two bounds that do not assume independent canaries use the m/20 highest and lowest
+  if a bound from them can exceed the claim, and otherwise the m/4.
 
   Guarantee: each bound is above the true epsilon with probability `significance` at
     most, under the assumption named in `CanaryAudit`. A true claim gives a p-value
-    below 0.001 with that probability, and one of eight moments beyond 5 with
-    probability below one in 100,000. No failures do not prove the claim: a wrong size
-    of the data set, delta or tuning do not show in any run.
-    The observations reveal the noise and hence the gradients at the canaries'
-    coordinates. They are not private, and neither is the audit: keep them with the
-    trainer, or throw the model away.
+    below 0.001 in at most one run of 1000, and with 100 canaries or more a moment
+    beyond 5 in about one of 10,000. No failures do not prove the claim: a wrong number
+    of members, a wrong delta, tuning and faults of the clipping of real records do not
+    show here. The observations reveal the noise, and with the model the gradients at
+    the coordinates of the canaries. They are not private: keep them with the trainer.
 
   Args:
     observed: [T, m], see `canary_moments`.
@@ -136,10 +137,10 @@ def audit_canaries(
 
   Deviation: guesses are made by rank, never by the sign of the ratio. With too little
     noise the ratio is negative for every canary, so that its sign guesses all of them
-    OUT and a run with half of its noise passes [ours]. The numbers of guesses are
-    fixed: m/2, because m/10 cannot refute an epsilon above 3.5 with 1000 canaries. Of
-    the bounds only the one without further assumptions refutes the claim; the p-value
-    is the sharper test of the same errors.
+    OUT and a run with half of its noise passes [ours]. The numbers of guesses depend
+    on the claim, not on the scores: 100 guesses about 1000 canaries cannot refute an
+    epsilon above 3.5. Of the bounds only the one without further assumptions refutes
+    the claim; the p-value is the sharper test of the same errors.
 
   Reference: Steinke, Nasr, Jagielski, "Privacy Auditing with One (1) Training Run",
     2023, arXiv 2305.08846; Xiang et al., "Tight Privacy Audit in One Run", 2025, arXiv
@@ -174,9 +175,10 @@ def audit_canaries(
     noise_multiplier=noise_scales(observed, leaves),
     sampling_probability=sampling_probability,
   )
-  canaries, side = len(scores), len(scores) // 4
-  if not side:
+  canaries = len(scores)
+  if canaries < 4:
     raise ValueError(f"{canaries} canaries; pass at least 4")
+  side, ceiling = _design(canaries, epsilon, delta, significance)
   _, correct = correct_guesses(scores, members, side, side)
   counts = {"guesses": 2 * side, "significance": significance}
   _, right = correct_guesses(scores, members, canaries // 2, canaries - canaries // 2)
@@ -192,10 +194,24 @@ def audit_canaries(
     epsilon_one_run=one_run_bound(canaries, correct=correct, delta=delta, **counts),
     epsilon_one_run_gdp=gdp_epsilon(mu, delta),
     epsilon_order_statistics=gdp_epsilon(independent_mu, delta),
-    ceiling=one_run_bound(canaries, correct=2 * side, delta=delta, **counts),
+    ceiling=ceiling,
     p=one_run_p(canaries, correct=right, advantage=advantage),
     moments=moments,
   )
+
+
+def _design(
+  canaries: int, claimed: float, delta: float, significance: float
+) -> tuple[int, float]:
+  """Return the guesses on each side and the bound if all of them are right."""
+  for side in (canaries // 20, canaries // 4):
+    guesses = 2 * side
+    ceiling = guesses and one_run_bound(
+      canaries, guesses=guesses, correct=guesses, delta=delta, significance=significance
+    )
+    if ceiling > claimed:
+      break
+  return side, ceiling
 
 
 def log_likelihood_ratio(

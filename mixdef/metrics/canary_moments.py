@@ -19,17 +19,19 @@ class Moments(NamedTuple):
   """Deviations of a run from its claim, in standard errors.
 
   Each is a z-score, about standard normal if the claim is true, and NaN where the run
-  has too few canaries or steps, or the claim has no noise.
+  has too few canaries or steps, or the claim has no noise. The worst leaf and the worst
+  pair are corrected for their number, so their scores are nearer to 0 if the claim is
+  true, and at most 37 if it is not.
 
   Attributes:
     variance: squared observations of canaries that are out, over all leaves.
-    leaf_variance: the same in the one leaf where it deviates most.
+    leaf_variance: the same in the leaf where it deviates most.
     lag_step: products of consecutive observations of the canaries that are out; large
       if steps share their noise.
     lag_epoch: the same one epoch apart.
-    pairs: the most correlated two canaries that are out; large if leaves share their
-      noise at the coordinates of these canaries. It is corrected for the number of
-      pairs, so it is near 0 in most runs.
+    pairs: correlation of the two canaries, both out, where it deviates most; large if
+      leaves share their noise at the coordinates of these canaries. The canaries of two
+      models side by side show whether the models share theirs.
     mean: mean observation of the canaries that are in, against the sampling
       probability.
     epoch_sums: squared deviation of the sums over an epoch, of the canaries that are
@@ -85,10 +87,12 @@ def canary_moments(
     ValueError: for arrays that do not fit each other, observations that are not finite,
       or a number out of range.
 
-  Deviation: the moments are ours, as none is in the literature. Their standard
-    errors are those of the claim, with the fourth cumulant of the sampling in c.
+  Deviation: no paper tests these moments [ours]. All pairs of canaries are compared,
+    not only those at equal positions of equal leaves, because the positions are not
+    known here. Standard errors are those of the claim, with the fourth cumulant of the
+    sampling in c.
 
-  Reference: none; compare with Nasr et al., "Tight Auditing of Differentially Private
+  Reference: compare with Nasr et al., "Tight Auditing of Differentially Private
     Machine Learning", 2023, arXiv 2302.07956, which bounds epsilon from the same
     observations.
 
@@ -115,11 +119,10 @@ def canary_moments(
   epoch = validate.integer(steps_per_epoch, "steps_per_epoch", least=1)
   own = seen[:, inside].astype(np.float64)
   spread = z**2 + q * (1 - q)
-  noise = seen[:, ~inside] / z if z else np.empty((0, 0))
-  overall, worst = _variances(noise, leaf[~inside])
+  noise = seen[:, ~inside].astype(np.float64) / z if z else np.empty((0, 0))
   return Moments(
-    variance=overall,
-    leaf_variance=worst,
+    variance=_standardized((noise**2 - 1).sum(), 2 * noise.size),
+    leaf_variance=_worst_leaf(noise, leaf[~inside]),
     lag_step=_lagged(noise, 1),
     lag_epoch=_lagged(noise, epoch),
     pairs=_pairs(noise),
@@ -157,15 +160,27 @@ def _standardized(total: float, variance: float) -> float:
   return float(total / np.sqrt(variance)) if variance > 0 else np.nan
 
 
-def _variances(noise: np.ndarray, leaf: np.ndarray) -> tuple[float, float]:
-  """Return the z-score of all squares, and that of the leaf where it is largest."""
-  excess = (noise**2 - 1).sum(axis=0)
-  if not excess.size:
-    return np.nan, np.nan
-  terms = 2 * len(noise) * np.bincount(leaf)
-  by_leaf = np.bincount(leaf, excess)[terms > 0] / np.sqrt(terms[terms > 0])
-  worst = by_leaf[np.abs(by_leaf).argmax()]
-  return _standardized(excess.sum(), 2 * noise.size), float(worst)
+def _worst_of(p: float, number: int, sign: float) -> float:
+  """Return the signed z-score of the smallest of several two-sided p-values."""
+  from scipy.special import ndtri
+
+  corrected = min(1.0, max(number * p, _LEAST_P))
+  return float(np.copysign(ndtri(corrected / 2), sign)) + 0.0
+
+
+def _worst_leaf(noise: np.ndarray, leaf: np.ndarray) -> float:
+  """Return the z-score of the leaf whose squares deviate most, by their exact law."""
+  from scipy.special import gammainc, gammaincc
+
+  if not noise.size:
+    return np.nan
+  terms = len(noise) * np.bincount(leaf)
+  squares = np.bincount(leaf, (noise**2).sum(axis=0))[terms > 0] / 2
+  half = terms[terms > 0] / 2
+  below, above = gammainc(half, squares), gammaincc(half, squares)
+  p = 2 * np.minimum(below, above)
+  worst = p.argmin()
+  return _worst_of(p[worst], len(p), below[worst] - above[worst])
 
 
 def _lagged(noise: np.ndarray, lag: int) -> float:
@@ -174,12 +189,12 @@ def _lagged(noise: np.ndarray, lag: int) -> float:
 
 
 def _pairs(noise: np.ndarray) -> float:
-  """Return the z-score of the largest correlation, after Bonferroni's correction.
+  """Return the z-score of the largest correlation, by its exact law.
 
   The squared cosine of two independent Gaussian vectors has the law
   Beta(1/2, (T - 1)/2), whatever their lengths.
   """
-  from scipy.special import betaincc, ndtri
+  from scipy.special import betaincc
 
   lengths = np.linalg.norm(noise, axis=0)
   directions = (noise[:, lengths > 0] / lengths[lengths > 0]).astype(np.float32)
@@ -190,15 +205,15 @@ def _pairs(noise: np.ndarray) -> float:
   np.fill_diagonal(cosines, 0)
   at = np.unravel_index(np.abs(cosines).argmax(), cosines.shape)
   squared = min(float(cosines[at]) ** 2, 1.0)
-  p = number * (number - 1) / 2 * betaincc(0.5, (steps - 1) / 2, squared)
-  size = -ndtri(min(1.0, max(p, _LEAST_P)) / 2)
-  return float(np.copysign(size, cosines[at]))
+  p = betaincc(0.5, (steps - 1) / 2, squared)
+  return _worst_of(p, number * (number - 1) // 2, cosines[at])
 
 
 def _sums(own: np.ndarray, steps: int, q: float, spread: float) -> float:
   """Return the z-score of the squared sums over `steps` consecutive steps."""
   periods = len(own) // steps
-  sums = own[: periods * steps].reshape(periods, steps, -1).sum(axis=1)
+  whole = own[: periods * steps]
+  sums = whole.reshape(periods, steps, own.shape[1]).sum(axis=1)
   variance = steps * spread
   if not variance:
     return np.nan

