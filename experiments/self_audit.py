@@ -86,7 +86,6 @@ def tightness(canaries):
         "epsilon": epsilon,
         "order_statistics": independent,
         "one_run": few,
-        "one_run_half": found.epsilon_one_run / found.claimed,
         "expected": [EXPECTED[canaries][bound][place] for bound in (0, 1)],
         **found.to_json(),
       }

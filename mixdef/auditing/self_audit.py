@@ -62,9 +62,7 @@ def self_audit_facts(run: Run | None) -> dict[str, Any] | None:
   """Return the self-audit of a run as JSON values, or None if it has no canaries."""
   if run is None or _audited(run) is None:
     return None
-  facts = self_audit(run).to_json()
-  infinite = {name: None for name, value in facts.items() if value == math.inf}
-  return {**facts, **infinite}
+  return self_audit(run).to_json()
 
 
 def contradiction(facts: Mapping[str, Any] | None) -> str:
