@@ -5,10 +5,12 @@ import numpy as np
 import optax
 import pytest
 from canary_cases import PARAMS, B, spec_of, trained
+from gan_cases import KEEP, NETWORKS, SGD, train
 
 import mixdef
 from mixdef.defenses import gradient_canaries
 from mixdef.defenses.privacy import dp_sgd
+from mixdef.learners import wgan_gp
 
 CLIP = 0.5
 
@@ -116,3 +118,13 @@ def test_a_run_audits_itself_through_fit_and_in_chains():
   )
   with pytest.raises(ValueError, match="no canaries"):
     mixdef.self_audit(plain)
+
+
+@pytest.mark.slow
+def test_the_critic_of_a_gan_audits_itself():
+  defense = dp_sgd(1.0, estimator="microbatch", delta=1e-3, canaries=8)
+  learner = wgan_gp(NETWORKS, SGD, defense, critic_steps=1)
+  run = train(learner, members=KEEP[:1], epochs=3)[0]
+  found = mixdef.self_audit(run)
+  assert found.canaries == 8
+  assert not found.failures
