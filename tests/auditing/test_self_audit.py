@@ -6,6 +6,7 @@ import types
 
 import jsonschema
 import numpy as np
+import optax
 import pytest
 import report_case
 
@@ -83,3 +84,19 @@ def test_a_run_without_canaries_says_how_to_have_them():
   state = types.SimpleNamespace(defense={"dp_sgd": {"epsilon": 1.0}, "mixup": ()})
   with pytest.raises(ValueError, match=r"canaries=1000"):
     mixdef.self_audit(types.SimpleNamespace(state=state))
+
+
+@pytest.mark.slow
+def test_a_release_audit_of_a_run_holds_its_self_audit(tmp_path):
+  data = mixdef.load("digits").hold_out(0.2)
+  defense = "dp_sgd(epsilon=8.0, canaries=400)"
+  learner = mixdef.classifier(mixdef.models.mlp(64), optax.sgd(0.3), defense)
+  run = mixdef.fit(learner, data, epochs=2, seed=0, noise_seed=0)
+  release = mixdef.audit_release(run)
+  schema = json.loads((DOCS / "release.schema.json").read_text())
+  jsonschema.validate(release.report, schema)
+  assert release.report["self_audit"]["canaries"] == 400
+  assert release.report["verdict"]["alarm"] == ""
+  assert "Self-audit of the guarantee" in release.save(tmp_path / "whole").read_text()
+  redacted = release.save(tmp_path / "redacted", redact=True).read_text()
+  assert "Self-audit" not in redacted

@@ -29,7 +29,7 @@ from mixdef.training import sampling
 CLIP, VIEWS = 0.5, 3
 NOISE = 2.0682  # epsilon 4 after 300 steps with q = 0.1
 ADD, MEASURED, DRAWN = privacy._add_noise, per_example._measured, randomness.drawn
-SPENT = accounting.spent
+SHARES, SPENT = per_example.shares, accounting.spent
 
 
 def private(noise, **options):
@@ -267,7 +267,17 @@ FAULTS = {
   ),
   "probability doubled": sample(lambda q: 2 * q),
   "no sampling": sample(lambda q: 1.0),
-  "padded rows counted": inside("_measured", measured(ignore), check_padding),
+  "padded rows counted": Fault(
+    (
+      (per_example, "_measured", measured(ignore)),
+      (
+        per_example,
+        "shares",
+        lambda weight, views: SHARES(ignore(weight, views), views),
+      ),
+    ),
+    check=check_padding,
+  ),
   "records that are not finite added": inside(
     "finite_or_zero", lambda tree, finite: tree, check_padding, seen=False
   ),
