@@ -13,7 +13,7 @@ from mixdef import (
   utility,
 )
 from mixdef.attacks import Signals, leave_one_out
-from mixdef.auditing import audit, audit_release
+from mixdef.auditing import audit, audit_release, self_audit
 from mixdef.core import (
   Defense,
   Learner,
@@ -72,6 +72,7 @@ __all__ = [
   "recipe",
   "registry",
   "section",
+  "self_audit",
   "subsets",
   "summarize",
   "training",

@@ -21,6 +21,7 @@ from mixdef.auditing.release import ReleaseAudit, audit_release
 from mixdef.auditing.report import Audit, audit
 from mixdef.auditing.running import Budget, Findings, run_attacks
 from mixdef.auditing.saved import read_report
+from mixdef.auditing.self_audit import self_audit
 from mixdef.auditing.side_by_side import Comparison, compare_audits
 from mixdef.auditing.sweep import sweep_defenses
 from mixdef.auditing.worst_case import attack_canaries, attack_dp_baseline
@@ -58,5 +59,6 @@ __all__ = [
   "render_comparison",
   "render_release",
   "run_attacks",
+  "self_audit",
   "sweep_defenses",
 ]

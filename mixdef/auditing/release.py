@@ -20,6 +20,7 @@ from mixdef.auditing.release_curves import curves, own_p
 from mixdef.auditing.release_verdict import release_verdict, title_of
 from mixdef.auditing.released import Released
 from mixdef.auditing.running import metrics_of, run_attacks
+from mixdef.auditing.self_audit import self_audit_facts
 from mixdef.auditing.stability import random_attacks, repeatable, stability
 from mixdef.core import validate
 from mixdef.core.files import path_of, whole_file, write_json, write_text
@@ -85,8 +86,8 @@ class ReleaseAudit:
 
     Args:
       folder: where; by default the `out` of the audit.
-      redact: leave out everything about single records: the table of exposed members,
-        and scores.npz.
+      redact: leave out everything about single records, the table of exposed members
+        and scores.npz, and the self-audit, which is not private.
 
     Raises:
       ValueError: if no folder is given, and the audit was given none.
@@ -113,7 +114,7 @@ class ReleaseAudit:
 
   def redacted(self) -> "ReleaseAudit":
     """Return the audit without anything about single records."""
-    report = {**self.report, "exposed": [], "redacted": True}
+    report = {**self.report, "exposed": [], "self_audit": None, "redacted": True}
     if again := self.report["without_exposed"]:
       report["without_exposed"] = {**again, "ids": [], "newly_ids": []}
     after = None if self.after is None else self.after.redacted()
@@ -300,6 +301,7 @@ class _Work:
       "not_run": not_run,
       "made_from": made_from(model),
       "without_exposed": None,
+      "self_audit": self_audit_facts(model.run),
     }
     report["bound"] = bound_of(report)
     rank_by_trace(report["exposed"], model)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from mixdef.auditing.release_bound import alarm
+from mixdef.auditing.self_audit import contradiction
 
 LEVELS = ("confounded", "high", "moderate", "low", "none_found")
 """From most to least leakage; "confounded" means that no level is given."""
@@ -34,8 +35,9 @@ def release_verdict(report: dict[str, Any]) -> dict[str, Any]:
 
   Returns:
     {"level", "headline", "alarm", "who", "how_sure", "compared", "what_to_do",
-    "not_tried"}; `alarm` is a sentence if the scores contradict a stated epsilon, and
-    "" otherwise; the last five are lists of sentences that answer one question each.
+    "not_tried"}; `alarm` says so if the scores, or the canaries of the run, contradict
+    a stated epsilon, and is "" otherwise; the last five are lists of sentences that
+    answer one question each.
 
   Deviation: the levels follow from the number of members on lists of a stated precision
     at a stated prior. No regulation fixes such numbers; they are a convention [ours].
@@ -49,13 +51,18 @@ def release_verdict(report: dict[str, Any]) -> dict[str, Any]:
   return {
     "level": level,
     "headline": _HEADLINES[level].format(n=f"{shown:,}", people=people),
-    "alarm": alarm(report["bound"]),
+    "alarm": " ".join(filter(None, _alarms(report))),
     "who": _who(report, counts, level),
     "how_sure": _how_sure(report, counts),
     "compared": _compared(report),
     "what_to_do": _what_to_do(report, level),
     "not_tried": _not_tried(report),
   }
+
+
+def _alarms(report):
+  """Return what contradicts the stated epsilon: the scores, and the run's canaries."""
+  return alarm(report["bound"]), contradiction(report.get("self_audit"))
 
 
 def level_of(counts: dict[str, Any], *, confounded: bool = False) -> str:
@@ -246,7 +253,7 @@ def _what_to_do(report, level):
     "low": ["Release is defensible if a small average leakage is acceptable."],
     "none_found": ["The audit found no reason against release at this price."],
   }[level]
-  if alarm(report["bound"]):
+  if any(_alarms(report)):
     lines.insert(0, "Do not state this epsilon before the error is found.")
   if again is not None:
     lines.append(_onion(again, people))

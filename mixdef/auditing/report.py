@@ -26,6 +26,7 @@ from mixdef.auditing.records import record_facts
 from mixdef.auditing.running import Budget, Findings, drawn_records, run_attacks
 from mixdef.auditing.saved import SCHEMA
 from mixdef.auditing.sections import added_sections
+from mixdef.auditing.self_audit import self_audit_facts
 from mixdef.auditing.verdict import verdict
 from mixdef.core.files import path_of, whole_file, write_json, write_text
 from mixdef.core.randomness import check_seed
@@ -236,6 +237,7 @@ def audit(
     ),
     "canaries": without_scores(on_canaries),
     "dp_baseline": without_scores(baseline),
+    "self_audit": None if ensemble is None else self_audit_facts(ensemble[target or 0]),
     "generator": None if generated is None else generated.metrics,
     "sections": added_sections(findings, signals),
     "limits": [*remarks, *audit_limits(findings, signals, ensemble, population)],

@@ -13,6 +13,7 @@ from mixdef.auditing.levels import (
   strongest,
   widened,
 )
+from mixdef.auditing.self_audit import contradiction
 
 _HEADLINES = {
   "high": "Members can be distinguished from non-members. Treat membership as public.",
@@ -45,13 +46,15 @@ def verdict(report: dict[str, Any]) -> dict[str, Any]:
 
   Args:
     report: a report with attacks, strongest, records, classes, canaries, dp_baseline,
-      setting, target; for GANs also generator, whose adaptive attacks are graded, too.
+      setting, target; for GANs also generator, whose adaptive attacks are graded, too;
+      for a run that audits itself also self_audit.
 
   Returns:
-    {"level", "headline", "compared", "who", "how_sure", "what_to_do"}; the last four
-    are lists of sentences. The level is the worst of the audited records', the adaptive
-    attacks' on them and the canaries'. A report on one model excludes the canaries'
-    level, because they were planted in other models.
+    {"level", "headline", "alarm", "compared", "who", "how_sure", "what_to_do"}; `alarm`
+    is a sentence if the canaries of a run contradict its epsilon, and "" otherwise; the
+    last four are lists of sentences. The level is the worst of the audited records',
+    the adaptive attacks' on them and the canaries'. A report on one model excludes the
+    canaries' level, because they were planted in other models.
   """
   best, canaries = report["strongest"], report["canaries"]
   baseline = report["dp_baseline"]
@@ -69,6 +72,7 @@ def verdict(report: dict[str, Any]) -> dict[str, Any]:
   return {
     "level": level,
     "headline": headline,
+    "alarm": contradiction(report.get("self_audit")),
     "compared": [sentence(row, baseline) for row in _paired(report)],
     "who": _who(report, best),
     "how_sure": _how_sure(report, best),

@@ -39,16 +39,20 @@ def fit(settings: Settings, folder: pathlib.Path) -> mixdef.Run:
 
 def run(settings: Settings, folder: pathlib.Path) -> dict:
   """Train one classifier; returns the content of result.json."""
+  from mixdef.auditing.self_audit import self_audit_facts
+
   trained = fit(settings, folder)
   data = trained.data
   members, held_out = data.select(trained.members), cast("mixdef.Dataset", data.test)
   train = trained.accuracy(members)
   test = trained.accuracy(held_out)
+  audited = self_audit_facts(trained)
   return {
     "train_accuracy": train,
     "test_accuracy": test,
     "gap_attack": mixdef.metrics.gap_attack_accuracy(train, test),
     **trained.guarantee,
+    **({} if audited is None else {"self_audit": audited}),
     "diverged": trained.diverged,
     "defense": settings.defended_by,
     "dataset": data.name,
@@ -63,9 +67,13 @@ def show(result: dict) -> None:
   width = max(map(len, result))
   for name, value in result.items():
     if isinstance(value, dict):
-      continue  # what epsilon was computed from
+      continue  # what epsilon was computed from, and the self-audit
     shown = f"{value:.5g}" if isinstance(value, float) else value
     print(f"{name:{width}}  {'none' if value is None else shown}")
+  if audited := result.get("self_audit"):
+    from mixdef.auditing.self_audit import contradiction, summary
+
+    print(f"{'ALARM: ' if contradiction(audited) else ''}{summary(audited)}")
 
 
 JOB = job.Job("train", __doc__, Settings, run, show)

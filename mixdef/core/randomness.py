@@ -99,6 +99,11 @@ def fold_in_name(key, *names: str):
   return key
 
 
+def drawn(key, probability, shape):
+  """Return which of some units a Poisson sample contains, each independently: bool."""
+  return jax.random.uniform(key, shape) < probability
+
+
 def row_keys(key, ids):
   """Return one key per row [B], a function of the row's id only."""
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)

@@ -157,6 +157,11 @@ def microbatch(losses_fn, factor, *, size=16, views=1):
   return run
 
 
+def scales_of(norms, weight, factor, views):
+  """Return what records of known norms [R] are scaled by [R]; `weight` is [B]."""
+  return _measured(jnp.zeros_like(weight), norms**2, weight, factor, views)[2]
+
+
 def _measured(losses, squared, weight, factor, views):
   """Return which rows [B] are of finite records, and the norms and scales [R]."""
   finite = jnp.isfinite(losses).reshape(-1, views).all(1) & jnp.isfinite(squared)

@@ -1,6 +1,7 @@
 """Differentially private gradient descent: clip each record, add noise, account."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from mixdef.core.check import (
 )
 from mixdef.core.hooks import Defense, defense
 from mixdef.core.traits import Traits
-from mixdef.defenses import accounting, correlated_noise
+from mixdef.defenses import accounting, correlated_noise, gradient_canaries
 from mixdef.defenses import clipping as rules
 from mixdef.defenses.per_example import ghost, microbatch
 
@@ -45,6 +46,7 @@ def dp_sgd(
   per_person: int = _PER_PERSON,
   bands: int = 1,
   guarantee: bool = True,
+  canaries: int = 0,
 ) -> Defense:
   r"""Clip each record's gradient and add Gaussian noise to their sum (Algorithm 1).
 
@@ -100,19 +102,24 @@ def dp_sgd(
       `correlated_noise.best_bands` finds the best b.
     guarantee: False gives up the guarantee, and epsilon with it (NaN), and permits
       parts that mix records.
+    canaries: m >= 0, the number of made-up records by which the run audits itself, see
+      `mixdef.self_audit`; 1000 for a test, 5000 for a report, at most a tenth of the
+      trained parameters. They cost some accuracy, and memory of 4 T m bytes per model
+      for T steps.
 
   Returns:
     The defense. Its state holds what a report needs: `epsilon`, the smaller of the two
     bounds `pld` and `rdp` of `accounting.spent`, `delta`, `noise_multiplier`,
     `sampling_probability`, `steps`, `bands`, `batch_size` and `skipped`, the number of
     records (or persons) so far whose loss or gradient was not finite and that therefore
-    contributed nothing; and, as `clip`, the C_t of adaptive clipping.
+    contributed nothing; as `clip`, the C_t of adaptive clipping; and the canaries.
 
   Raises:
-    ValueError: for an argument outside its range, for noise without a finite clip, and,
-      at the start of training, for a delta of at least one over the number of members,
-      for adaptive clipping with too much noise for the batch size, for another part of
-      the chain that lets the rows of a batch interact, and, with `unit="person"`, for
+    ValueError: for an argument outside its range, for noise or canaries without a
+      finite clip, and, at the start of training, for more canaries than a tenth of the
+      trained parameters, for a delta of at least one over the number of members, for
+      adaptive clipping with too much noise for the batch size, for another part of the
+      chain that lets the rows of a batch interact, and, with `unit="person"`, for
       records without groups and a model that trains on a part of a person.
 
   Guarantee: (epsilon, delta)-differential privacy of everything the training releases,
@@ -135,7 +142,10 @@ def dp_sgd(
     depend on it. A person's bound, sampling and epsilon depend neither on how many
     records it has nor on which of them are in a step. With `bands`, a record is in
     steps at least b apart, whose noises hide it as independent ones do, so epsilon is
-    that of ceil(T/b) steps with probability b q.
+    that of ceil(T/b) steps with probability b q. Canaries do not depend on the records
+    and change nothing in the guarantee, but what is kept of them is not private: it
+    reveals the noise, and so, with the model, the gradients of the records at these
+    coordinates. It stays in the state and the run folder: keep both with the trainer.
 
   Deviation: Abadi et al. divide by the lot size, which is B here, and track moments;
     epsilon here is the smaller of two bounds, see `accounting.spent`. One clipping norm
@@ -148,7 +158,9 @@ def dp_sgd(
     `per_person` has a window of them, which begins anywhere, anew in every step. With
     `bands`, each record draws its group for itself, because groups of equal size would
     make the group of a record depend on the others; the columns of C are not scaled to
-    equal norms, so the last b-1 steps have slightly more noise than they need.
+    equal norms, so the last b-1 steps have slightly more noise than they need. A canary
+    has a gradient of 10 C before it is clipped, at one coordinate of its own; in the
+    literature it is C after clipping, where a missing clip does not show. [ours]
 
   Reference: Abadi et al., "Deep Learning with Differential Privacy", 2016, arXiv
     1607.00133; De et al., "Unlocking High-Accuracy Differentially Private Image
@@ -167,6 +179,7 @@ def dp_sgd(
   check_flag("dp_sgd: guarantee", guarantee)
   check_count("dp_sgd: bands", bands)
   _check_unit(unit, per_person, guarantee)
+  gradient_canaries.check(canaries, clip, guarantee, bands)
   rows = per_person if unit == "person" else 1
   silent, adaptive = _is_zero(noise_multiplier), clipping == "adaptive"
   correlated = bands > 1 and not silent
@@ -177,7 +190,6 @@ def dp_sgd(
     )
 
   def init(key, spec):
-    del key
     if guarantee and delta >= 1 / spec.num_members:
       raise ValueError(
         f"dp_sgd: delta is {delta}, which is not a guarantee for {spec.num_members} "
@@ -197,10 +209,13 @@ def dp_sgd(
       rules.check_noise(noise, spec.batch_size)
     nothing = jnp.full(3, math.nan, jnp.float32)
     found = _spent(noise, training, delta) if guarantee else nothing
-    own = {}
+    own: dict[str, Any] = {}
     if correlated:
       params = spec.variables["params"]
       own["noises"] = correlated_noise.start(params, training["steps"], bands)
+    if canaries:
+      params, steps = spec.variables["params"], training["steps"]
+      own["canaries"] = gradient_canaries.start(key, params, canaries, steps)
     return {
       **({"clip": jnp.float32(clip)} if adaptive else {}),
       **own,
@@ -223,12 +238,24 @@ def dp_sgd(
     groups = {"size": microbatch_size, "views": rows * multiplicity}
 
     def run(params, batch, state, ctx):
-      bound = state.get("clip", clip)
+      bound, extras = state.get("clip", clip), {}
       clipped = estimate(losses_fn, rules.rule(clipping)(bound), **groups)
       out, (total, norms) = clipped(params, batch, state, ctx)
+      if adaptive:
+        extras["count"] = rules.count_below(norms, bound)
+      if canaries:
+        total, extras["clean"] = gradient_canaries.insert(
+          total,
+          state["canaries"],
+          ctx.key,
+          factor=rules.rule(clipping)(bound),
+          clip=bound,
+          probability=state["sampling_probability"],
+          views=rows * multiplicity,
+        )
       size = state["batch_size"]
       mean = jax.tree.map(lambda t, p: (t / size).astype(p.dtype), total, params)
-      return out, (mean, rules.count_below(norms, bound)) if adaptive else mean
+      return out, (mean, extras) if extras else mean
 
     return run
 
@@ -241,18 +268,25 @@ def dp_sgd(
     return noise * clip / size
 
   def grads(value, state, ctx):
-    scale = noise_std(state)
+    scale, size, bound = noise_std(state), state["batch_size"], state.get("clip", clip)
+    value, extras = value if adaptive or canaries else (value, {})
+    new = {}
+    if not silent:
+      noise = _standard_normal(value, ctx.key)
+      if correlated:
+        noise, new["noises"] = correlated_noise.correlate(
+          noise, state["noises"], ctx.step
+        )
+      value = _added(value, noise, scale)
+    if canaries:
+      new["canaries"] = gradient_canaries.observe(
+        *(state["canaries"], value, extras["clean"], ctx.step),
+        clip=bound,
+        batch_size=size,
+      )
     if adaptive:
-      value, count = value
-      known = state["clip"], clip, count, ctx.key, state["batch_size"]
-      state = {**state, "clip": rules.next_clip(*known)}
-    if silent:
-      return value, state
-    noise = _standard_normal(value, ctx.key)
-    if correlated:
-      noise, noises = correlated_noise.correlate(noise, state["noises"], ctx.step)
-      state = {**state, "noises": noises}
-    return _added(value, noise, scale), state
+      new["clip"] = rules.next_clip(bound, clip, extras["count"], ctx.key, size)
+    return value, {**state, **new}
 
   def update(state, ctx):
     # The estimators return NaN as the losses of a record that they skipped.

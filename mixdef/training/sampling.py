@@ -8,7 +8,7 @@ import numpy as np
 
 from mixdef.core import validate
 from mixdef.core.hooks import Ctx, Data, Rows, Spec
-from mixdef.core.randomness import fold_in_name
+from mixdef.core.randomness import drawn, fold_in_name
 
 _COUNTED = 2**31 - 1  # int32
 
@@ -301,16 +301,14 @@ def epoch_rows(key, members, auxiliary, plan, chunk=None, persons=None, turns=No
     return index.ravel(), real.ravel(), jnp.int32(0)  # capacity fits the largest model
 
   def poisson(step):
-    draw = jax.random.uniform(
-      jax.random.fold_in(fold_in_name(key, "poisson"), step), present.shape
-    )
-    drawn = present & (draw < plan.bands * plan.probability)
+    own = jax.random.fold_in(fold_in_name(key, "poisson"), step)
+    chosen = present & drawn(own, plan.bands * plan.probability, present.shape)
     if turns is not None:
-      drawn &= turns == step % plan.bands
-    index = jnp.nonzero(drawn, size=plan.capacity, fill_value=0)[0]
-    real = jnp.arange(plan.capacity) < drawn.sum()
+      chosen &= turns == step % plan.bands
+    index = jnp.nonzero(chosen, size=plan.capacity, fill_value=0)[0]
+    real = jnp.arange(plan.capacity) < chosen.sum()
     index = jnp.where(real, index, filler)
-    overflow = jnp.maximum(drawn.sum() - plan.capacity, 0)
+    overflow = jnp.maximum(chosen.sum() - plan.capacity, 0)
     if plan.per_person:
       window = jax.random.fold_in(fold_in_name(key, "windows"), step)
       index, there = _records_of(window, persons, index, plan.per_person)

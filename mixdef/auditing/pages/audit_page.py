@@ -92,6 +92,7 @@ def render(
       classes=_classes(report.get("classes") or []),
       canaries=_canaries(report.get("canaries")),
       baseline=_baseline(report.get("dp_baseline"), report["attacks"]),
+      audited=tables.self_audit_rows(report.get("self_audit")),
       setting=tables.setting_rows(report.get("setting") or {}),
       added=tuple(
         (f"added-{one['name']}", one["title"], True)

@@ -79,6 +79,7 @@ def render_release(
       naming=_naming(report),
       stable=_stable(report["stability"]),
       again=_again(report),
+      audited=tables.self_audit_rows(report.get("self_audit")),
       setting=tables.setting_rows(report["setting"]),
     )
   )

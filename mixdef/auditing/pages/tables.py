@@ -170,6 +170,31 @@ def setting_rows(setting: Mapping[str, Any]) -> list[tuple[str, str]]:
   return rows
 
 
+def self_audit_rows(facts: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+  """Return names and values of what is shown of a self-audit; none without one."""
+  if facts is None:
+    return []
+  moments = [value for value in facts["moments"].values() if value is not None]
+  return [
+    ("Stated epsilon", formatting.fixed(facts["claimed"], 2)),
+    ("At least", formatting.fixed(facts["epsilon_one_run"], 2)),
+    (
+      "At least, if Gaussian differential privacy holds",
+      formatting.fixed(facts["epsilon_one_run_gdp"], 2),
+    ),
+    (
+      "At least, if canaries are independent and Gaussian",
+      formatting.fixed(facts["epsilon_order_statistics"], 2),
+    ),
+    ("Wrong guesses", f"{facts['errors']:,} of {facts['canaries']:,}"),
+    ("p of the exact test", formatting.plain(float(f"{facts['p']:.2g}"))),
+    (
+      "Largest deviation of a moment",
+      f"{formatting.fixed(max(map(abs, moments), default=None), 1)} standard errors",
+    ),
+  ]
+
+
 def _accounting(known: Mapping[str, Any]) -> str:
   """Return what an epsilon was computed from, and its two bounds."""
   pld = formatting.MISSING if known["pld"] is None else f"{known['pld']:.4g}"
