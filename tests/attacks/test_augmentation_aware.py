@@ -149,6 +149,7 @@ def test_pitfall_54_the_aggregate_is_chosen_on_the_shadow(mixed):
   assert chosen(dataclasses.replace(mixed, members=members))[0] != name
 
 
+@pytest.mark.slow
 def test_pitfall_137_the_complement_of_the_target_chooses_nothing(brief):
   members = brief.members.copy()
   members[2] = ~members[1] & brief.data.audited

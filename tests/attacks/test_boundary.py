@@ -67,6 +67,7 @@ def test_pitfall_57_and_47_hidden_confidences_change_nothing(ensemble, scores):
   np.testing.assert_allclose(hidden[SOME], scores[SOME], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_scores_do_not_depend_on_the_others_attacked(ensemble, scores):
   records = np.array([149, 3, 140, 0, 77])
   some = label_only_boundary(ensemble, target=0, records=records)
@@ -144,6 +145,7 @@ def test_reference_records_are_never_scored():
     label_only_boundary(ensemble, target=0, records=[first])
 
 
+@pytest.mark.slow
 def test_a_model_that_diverged_is_refused():
   ensemble = linear(np.eye(3, 2, dtype=np.float32), [0, 1, 0], np.full((2, 2), np.nan))
   with pytest.raises(ValueError, match="the target outputs NaN"):

@@ -103,6 +103,7 @@ def test_noise_gives_members_away(table):
   assert figure(scores[:3], random) == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.slow
 def test_bits_of_many_models_give_members_away(table):
   asked = table.signals(views=shaken)
   scores = leave_one_out(label_only_logreg, asked)

@@ -43,6 +43,7 @@ def equal(one, other):
   return all(np.array_equal(getattr(one, n), getattr(other, n)) for n in STATISTICS)
 
 
+@pytest.mark.slow
 def test_signals_are_those_of_all_outputs(ensemble):
   data = ensemble.data
   outputs = ensemble.log_probs(data.x)

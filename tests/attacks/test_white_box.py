@@ -41,6 +41,7 @@ def test_golden_distance_of_a_linear_model(ensemble, tau, distance, criterion):
   assert scores[0] == pytest.approx(-distance, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_distances_of_a_linear_model(ensemble):
   """(log 99 - margin)/5, 0 where that is negative, infinite beyond 100 steps of .05."""
   needed = np.log(99) - W @ ensemble.data.x.T * np.array([1, 1, 1, -1, -1])
@@ -163,6 +164,7 @@ def test_gradient_norm_is_that_of_one_record_at_a_time(leaky, wrt):
   assert np.isnan(np.delete(scores, records)).all()
 
 
+@pytest.mark.slow
 def test_gradients_of_sure_records_keep_their_order():
   """(1 - p_y) of e^-200 is no float32, and its square none either."""
   x = np.array([[2.0], [1.0], [0.5], [-1.0]], np.float32)

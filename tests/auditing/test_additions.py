@@ -49,6 +49,7 @@ def test_canaries_are_those_of_models_trained_by_hand(ensemble, tmp_path):
   assert all(path.stat().st_mtime_ns == at for path, at in written.items())
 
 
+@pytest.mark.slow
 def test_at_most_a_quarter_of_the_records_are_canaries(ensemble):
   kind, data = mixdef.auditing.planted(ensemble.data, "blank:5000")
   assert (kind, int(data.audited.sum())) == ("blank", 60)

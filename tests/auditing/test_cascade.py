@@ -53,6 +53,7 @@ def test_prices_that_are_wrong_are_one_line(text):
   assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_rounds_are_trained_scored_and_counted(records):
   found = audit(records)
   price = found.report["price"]

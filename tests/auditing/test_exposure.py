@@ -85,6 +85,7 @@ def test_only_members_of_the_released_model_are_listed(released, pooled):
     assert found.report["records"]["note"] in found.html()
 
 
+@pytest.mark.slow
 def test_the_metrics_are_those_of_the_released_model_alone(released, pooled):
   members = released.signals.members
   assert list(released.report["attacks"]) == NAMES

@@ -122,6 +122,7 @@ def test_a_rule_over_the_bound_raises_an_alarm():
   assert alarm(bound_of(report((at, 0.01)))) == ""
 
 
+@pytest.mark.slow
 def test_the_curve_of_the_training_allows_less_than_one_epsilon():
   """One full step of noise 1 has epsilon 4.377, and a TPR of 0.092 at an FPR of 1%."""
   stated = {"epsilon": 4.3772, "delta": 1e-5}

@@ -37,6 +37,7 @@ def audit(arrays, **options):
 THRESHOLDS = ["loss_threshold", "lira_global"]
 
 
+@pytest.mark.slow
 def test_members_that_stand_out_are_counted():
   found = audit(outputs(12.0, exposed=200))
   counts = next(row for row in found.report["priors"] if row["prior"] == 0.1)
@@ -60,6 +61,7 @@ def test_counts_equal_a_loop_over_the_scores():
   assert row["tpr"] == row["named"] / member.sum()
 
 
+@pytest.mark.slow
 def test_without_leakage_nobody_is_named():
   levels = [
     audit(

@@ -46,6 +46,7 @@ def found(planted):
   return attack_canaries(planted, kind="mislabelled", views=two_views)
 
 
+@pytest.mark.slow
 def test_canaries_are_attacked_in_the_four_customary_ways_and_by_label(found):
   plain, hinge = LIRA
   assert list(found["attacks"]) == [

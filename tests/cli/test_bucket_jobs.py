@@ -47,6 +47,7 @@ def timeless(found):
   }
 
 
+@pytest.mark.slow
 def test_train_on_a_bucket_gives_the_result_of_a_local_folder(
   memory, tmp_path, monkeypatch, capsys, caplog
 ):
@@ -96,6 +97,7 @@ def test_a_bucket_that_is_lost_is_one_line(memory, capsys):
   assert not files.exists(memory / "run" / "config.json")
 
 
+@pytest.mark.slow
 def test_data_are_read_from_a_bucket(memory, small_table, tmp_path):
   local = path_of(small_table(60))
   with files.whole_file(memory / "data" / "location30.npz") as file:

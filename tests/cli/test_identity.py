@@ -97,6 +97,7 @@ def test_the_records_are_read_once(tmp_path, monkeypatch):
   assert seen == [("digits",)]
 
 
+@pytest.mark.slow
 def test_a_changed_audit_does_not_give_the_old_comparison(tmp_path):
   folders = []
   for name in ("one", "two"):

@@ -72,6 +72,7 @@ def test_train_writes_the_contract(trained):
   assert (result["num_train"], result["num_test"]) == (300, 359)
 
 
+@pytest.mark.slow
 def test_train_writes_one_line_an_epoch_and_its_settings(trained):
   settings, folder, _ = trained
   lines = (folder / "metrics.jsonl").read_text().splitlines()
@@ -123,6 +124,7 @@ def test_a_stopped_job_resumes(tmp_path, trained, monkeypatch):
   assert {**resumed, "seconds": 0} == {**result, "seconds": 0}
 
 
+@pytest.mark.slow
 def test_lira_writes_the_contract(attacked):
   folder, returned = attacked
   result = strict_json(folder / "result.json")
@@ -270,6 +272,7 @@ def test_standardized_inputs_void_a_guarantee():
   Settings(standardize=True, defense="dp_sgd(guarantee=False)")
 
 
+@pytest.mark.slow
 def test_run_folders_name_no_place_of_the_machine(tmp_path):
   options = {**SMALL, "out": str(tmp_path / "run"), "data_dir": str(tmp_path)}
   settings = Settings(**options)

@@ -138,6 +138,7 @@ def test_weights_that_cannot_be_read_are_one_line(
   assert told.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_folder_with_the_name_of_a_data_set_needs_no_package(tmp_path, monkeypatch):
   find = importlib.util.find_spec
   monkeypatch.setattr(
@@ -149,6 +150,7 @@ def test_a_folder_with_the_name_of_a_data_set_needs_no_package(tmp_path, monkeyp
   assert list((tmp_path / "runs").glob("*/result.json"))
 
 
+@pytest.mark.slow
 def test_a_table_trains(table, tmp_path):
   given = settings(table, epochs=2, batch_size=16, test="0.25", learning_rate=0.01)
   result = job.execute(given, tmp_path / "run", train.run)

@@ -29,6 +29,7 @@ def release(folder, *more, name="release"):
   command.main([name, *files, "--model=mlp(8)", *more])
 
 
+@pytest.mark.slow
 def test_parameters_are_the_model_that_was_trained(folder):
   predict = mixdef.models.predictor(mixdef.models.mlp(8), folder / "weights.npz")
   x = np.load(folder / "train.npz")["x"]
@@ -38,6 +39,7 @@ def test_parameters_are_the_model_that_was_trained(folder):
   np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_in_files_is_audited_and_verified(folder, tmp_path, capsys):
   out, test = f"--out={tmp_path}/audit", f"--test={folder}/test.npz"
   release(folder, out, test, "--attacks=loss_threshold")

@@ -29,6 +29,7 @@ def known(ctx):
   return {name for name, value in ctx._asdict().items() if value is not None}
 
 
+@pytest.mark.slow
 def test_every_hook_finds_what_exists_at_its_point():
   found = {}
 
@@ -110,6 +111,7 @@ def test_under_a_guarantee_batch_finds_one_row_and_the_position_alone():
   assert found == [(1, {*POSITION})]
 
 
+@pytest.mark.slow
 def test_under_a_guarantee_update_and_epoch_find_no_members():
   found = []
 
@@ -145,6 +147,7 @@ def test_a_hook_of_other_arguments_is_named_with_those_it_is_given():
       chain(Defense("mine", **hooks))
 
 
+@pytest.mark.slow
 def test_at_most_one_part_states_an_epsilon():
   def part(name, epsilon):
     stated = {"epsilon": epsilon, "delta": 0.1}

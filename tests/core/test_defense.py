@@ -124,6 +124,7 @@ def test_pitfall_88_vmapped_models_draw_different_optax_noise():
     assert np.abs(a - b).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_per_example_transforms_see_each_records_gradient():
   """An aggregate that neither clips nor adds noise is the sum over all rows by B."""
   aggregate = from_optax(

@@ -106,6 +106,7 @@ def test_a_batch_without_weight_moves_nothing():
   assert_same(one_step(learner, data, rows), one_step(still, data, rows))
 
 
+@pytest.mark.slow
 def test_hooks_see_their_own_rows_and_the_update_sees_the_whole_batch():
   @defense
   def table_of_records():

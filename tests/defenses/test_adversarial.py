@@ -89,6 +89,7 @@ def test_the_gain_is_off_before_start():
     assert (np.abs(got - losses).max() > 0.01) == on
 
 
+@pytest.mark.slow
 def test_the_attack_loss_is_that_of_a_naive_loop():
   net, batch, log_probs = loud_net(), batch_of(), make_log_probs(scale=3.0)
   belief = naive_membership(net, log_probs, batch.y)

@@ -177,6 +177,7 @@ def test_arguments_out_of_range_are_refused(arguments, message):
     relaxloss_gan(**arguments)
 
 
+@pytest.mark.slow
 def test_thresholds_need_a_training_before():
   learner = wgan_gp(NETWORKS, defense=relaxloss_gan())
   with pytest.raises(ValueError, match="has no thresholds: train with fit or fit_many"):

@@ -103,6 +103,7 @@ def test_disturb_label_keeps_and_spreads_as_it_says(alpha):
   np.testing.assert_allclose(out.mean(0), expected, atol=0.033)
 
 
+@pytest.mark.slow
 def test_disturb_label_draws_anew_at_every_visit_and_by_the_record():
   y = jax.nn.one_hot(jnp.zeros(64, int), K)
   first = labels_of(disturb_label(1.0), y)
@@ -126,6 +127,7 @@ def test_disturb_label_keeps_the_mixture_of_the_rows_it_spares():
   np.testing.assert_array_equal(out.partner, soft.partner)
 
 
+@pytest.mark.slow
 def test_disturb_label_may_be_swept_inside_the_trace():
   batch = make_batch(64)
   out = jax.vmap(lambda a: disturb_label(a).batch(batch, (), in_epoch(0)).y)(

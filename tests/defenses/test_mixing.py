@@ -116,6 +116,7 @@ def test_lam_has_the_variance_of_beta(alpha):
   np.testing.assert_allclose(share.var(), 1 / (4 * (2 * alpha + 1)), rtol=0.05)
 
 
+@pytest.mark.slow
 def test_pitfall_155_draws_repeat_per_key_and_edges_are_exact():
   batch = make_batch(16)
   for part in (mixup(), mixup(0.4)):
@@ -181,6 +182,7 @@ def test_pitfall_64_cutmix_lam_is_the_area_of_the_clipped_box(shape, per):
         assert (j, float(out.lam[i])) == (i, 1)
 
 
+@pytest.mark.slow
 def test_pitfall_64_cutmix_by_an_empty_box_leaves_the_row():
   batch = told(6)
   out = jax.jit(lambda alpha: mixed(cutmix(alpha), batch))(0.0)
@@ -227,6 +229,7 @@ def test_pitfall_60_cutmix_never_takes_from_a_row_without_weight():
     assert not np.isin(padded, rest).any()
 
 
+@pytest.mark.slow
 def test_pitfall_61_tables_are_mixed_by_the_area_of_cutmix():
   out = mixed(cutmix(), told(6))
   table = jnp.array(np.random.default_rng(0).normal(size=(6, 2)), jnp.float32)

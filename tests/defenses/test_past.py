@@ -159,6 +159,7 @@ def test_pitfall_60_padded_rows_add_nothing():
   assert_same(estimate(part, params, other)[1], estimate(part, params, batch)[1])
 
 
+@pytest.mark.slow
 def test_pitfall_79_out_records_are_not_read_and_reference_rows_only_weigh():
   part = past(0.3, start=0.0)
   loop = Loop(part)

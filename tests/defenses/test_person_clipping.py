@@ -109,6 +109,7 @@ def step(text, weight, bad=False):
   return np.concatenate(jax.tree.leaves(leaves)), skipped
 
 
+@pytest.mark.slow
 def test_a_person_moves_a_step_by_at_most_clip_where_records_exceed_it():
   def distance(more):
     text = f"dp_sgd(0, {BOUND}{more})"

@@ -389,6 +389,7 @@ def test_epsilon_calibrates_the_noise():
   assert 0.99 < float(state["epsilon"]) <= 1.0
 
 
+@pytest.mark.slow
 def test_a_risk_calibrates_the_noise():
   """The noise of one full batch is 1/(quantile of the TPR - that of the FPR)."""
   sizes = {"num_members": 8, "batch_size": 8, "steps_per_epoch": 1, "epochs": 1}

@@ -276,6 +276,7 @@ def test_arguments_out_of_range_are_refused_with_the_reason(text, reason):
     parse(text)
 
 
+@pytest.mark.slow
 def test_epoch_hooks_see_the_epoch_that_ended():
   part = CATALOGUE["early_stopping"](4)
   state = {"early_stopping": {"w": jnp.zeros(2)}}

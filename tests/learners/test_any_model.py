@@ -131,6 +131,7 @@ def test_two_steps_of_any_model_are_those_of_a_linen_module(library, text):
   np.testing.assert_allclose(metrics["loss"], theirs["loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_without_known_layers_is_clipped_and_that_is_said_once(monkeypatch):
   said = []
   monkeypatch.setattr(logging, "warning", lambda text, *args: said.append(text % args))

@@ -74,6 +74,7 @@ def test_students_start_from_different_weights(clean):
   assert len(np.unique(np.asarray(kernel)[:, 0, 0])) == STUDENTS
 
 
+@pytest.mark.slow
 def test_padding_trains_nothing(clean):
   states, step = clean
   after = train_epochs(states[0], step, range(EPOCHS), of=EPOCHS, padded=True)

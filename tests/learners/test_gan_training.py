@@ -233,6 +233,7 @@ def test_fit_trains_one_gan():
   assert run.learner.num_classes == CLASSES
 
 
+@pytest.mark.slow
 def test_an_undefended_critic_gives_its_members_away():
   """The negative control: few records of many columns, trained for long."""
   data, members = records(40, shape=(64,), seed=3), np.arange(40) < 20

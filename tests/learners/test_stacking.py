@@ -84,6 +84,7 @@ def test_padding_trains_nothing(clean):
   assert same(learned(after), learned(state))
 
 
+@pytest.mark.slow
 def test_the_answer_is_the_combiners_on_both_probabilities(clean):
   _, _, end, _ = clean
   x = jnp.asarray(DATA.x)

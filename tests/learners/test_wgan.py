@@ -91,6 +91,7 @@ def test_the_penalty_has_its_weight():
   np.testing.assert_allclose(metrics["critic_loss"], value, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_distance_is_the_mean_score_of_members_above_that_of_fakes():
   learner = gan()
   state = start(learner)

@@ -136,6 +136,7 @@ def test_training_draws_from_its_key_and_predictions_draw_nothing(name):
   np.testing.assert_array_equal(p, r)
 
 
+@pytest.mark.slow
 def test_every_model_draws_its_own_parameters_side_by_side():
   keys = jax.random.split(random_key(0), 3)
   for name in ("nnx class", "equinox class", "pair"):

@@ -72,6 +72,7 @@ def test_a_pair_is_asked_by_three_mixtures_of_records_and_conditions():
   np.testing.assert_array_equal(signals.members, gans.members[:, pairs].all(-1))
 
 
+@pytest.mark.slow
 def test_pairs_are_of_audited_records_drawn_by_the_seed():
   data = dataclasses.replace(some_records(), auxiliary=np.arange(12) < 3)
   gans = made_up(data=data, critics=2)
@@ -150,6 +151,7 @@ def same(cell, other):
   return np.array_equal(cell.scores, other.scores, equal_nan=True)
 
 
+@pytest.mark.slow
 def test_pitfall_115_the_attacked_network_is_asked_in_every_cell(three):
   defended, undefended, mixup = three
   plain = gan.adaptive_grid(defended, undefended, mixup, **HOW)

@@ -102,6 +102,7 @@ def test_the_variants_take_one_variance_a_side_or_one_side():
   )
 
 
+@pytest.mark.slow
 def test_members_of_gans_that_know_them_by_heart_are_found():
   signals = leaky().signals()
   for name in gan.ATTACKS.on_signals:
