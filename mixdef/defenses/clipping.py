@@ -41,17 +41,23 @@ def automatic(clip):
   return lambda norms: clip / (norms + _GAMMA)
 
 
-def check(clipping: str, clip) -> None:
-  """Raise unless a rule exists and can be used with C.
+def check(clipping: str, clip, bands: int) -> None:
+  """Raise unless a rule exists and can be used with C and with bands of noise.
 
   Raises:
-    ValueError: for another name, and for an infinite C except in flat clipping.
+    ValueError: for another name, for an infinite C except in flat clipping, and for
+      adaptive clipping with correlated noise.
   """
   check_choice("dp_sgd: clipping", clipping, _CLIPPINGS)
   if clipping != "flat" and is_static(clip) and clip == math.inf:
     raise ValueError(
       f"dp_sgd: clip=inf clips nothing, but clipping={clipping!r} needs a norm: pass a "
       "finite clip"
+    )
+  if clipping == "adaptive" and bands > 1:
+    raise ValueError(
+      f"dp_sgd: bands={bands} need one clipping norm for all steps, because noise is "
+      "carried over: pass clipping='flat' or 'automatic'"
     )
 
 

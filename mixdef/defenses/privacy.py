@@ -173,7 +173,7 @@ def dp_sgd(
   'dp_sgd(epsilon=8.0, multiplicity=16)'
   """
   _validate(noise_multiplier, clip, epsilon, delta, max_tpr, at_fpr, estimator)
-  rules.check(clipping, clip)
+  rules.check(clipping, clip, bands)
   check_count("dp_sgd: microbatch_size", microbatch_size)
   check_count("dp_sgd: multiplicity", multiplicity)
   check_flag("dp_sgd: guarantee", guarantee)
@@ -183,11 +183,6 @@ def dp_sgd(
   rows = per_person if unit == "person" else 1
   silent, adaptive = _is_zero(noise_multiplier), clipping == "adaptive"
   correlated = bands > 1 and not silent
-  if adaptive and bands > 1:
-    raise ValueError(
-      f"dp_sgd: bands={bands} need one clipping norm for all steps, because noise is "
-      "carried over: pass clipping='flat' or 'automatic'"
-    )
 
   def init(key, spec):
     if guarantee and delta >= 1 / spec.num_members:
@@ -239,7 +234,8 @@ def dp_sgd(
 
     def run(params, batch, state, ctx):
       bound, extras = state.get("clip", clip), {}
-      clipped = estimate(losses_fn, rules.rule(clipping)(bound), **groups)
+      factor = rules.rule(clipping)(bound)
+      clipped = estimate(losses_fn, factor, **groups)
       out, (total, norms) = clipped(params, batch, state, ctx)
       if adaptive:
         extras["count"] = rules.count_below(norms, bound)
@@ -248,7 +244,7 @@ def dp_sgd(
           total,
           state["canaries"],
           ctx.key,
-          factor=rules.rule(clipping)(bound),
+          factor=factor,
           clip=bound,
           probability=state["sampling_probability"],
           views=rows * multiplicity,

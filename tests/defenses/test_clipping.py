@@ -254,3 +254,8 @@ def test_the_noise_of_adaptive_clipping_can_be_swept():
   sizes = {"sampling_probability": 0.5, "steps": 2, "delta": 1e-3}
   stated = ensemble[1].guarantee["epsilon"]
   assert stated == pytest.approx(accounting.epsilon(1.0, **sizes), rel=1e-4)
+
+
+def test_correlated_noise_needs_one_norm():
+  with pytest.raises(ValueError, match="one clipping norm for all steps"):
+    dp_sgd(clipping="adaptive", bands=2)
