@@ -135,7 +135,7 @@ def make_plan(
       f"batch_size={batch_size} exceeds the {num_members} members, but Poisson "
       "sampling needs a probability of at most 1: reduce batch_size"
     )
-  if traits.bands * batch_size > num_members:
+  if poisson and traits.bands * batch_size > num_members:
     raise ValueError(
       f"bands={traits.bands} with batches of {batch_size} of {num_members} members "
       "need a probability above 1 in each group: pass at most "

@@ -13,7 +13,7 @@ from mixdef.data import Dataset
 from mixdef.training import loop, sampling
 from mixdef.training.sampling import epoch_rows, make_plan, persons_of
 
-N, BANDS, EPOCHS = 60, 4, 500
+N, BANDS, EPOCHS = 60, 4, 300
 INSIDE = np.arange(N) % 3 > 0
 SIZES = {"epochs": EPOCHS, "batch_size": 4}
 
@@ -86,6 +86,7 @@ def test_a_member_is_drawn_when_its_group_has_its_turn():
   assert plan.capacity == plan_of(1).capacity
 
 
+@pytest.mark.slow
 def test_groups_do_not_depend_on_the_members():
   plan = plan_of(BANDS)
   everyone = drawn(plan, epochs=20, members=np.ones(N, bool))
@@ -120,6 +121,7 @@ def test_one_band_draws_the_rows_of_plain_poisson_sampling():
   assert same(first, second)
 
 
+@pytest.mark.slow
 def test_persons_take_turns():
   data = records(N)
   names = np.repeat(np.arange(N // 3), 3)
