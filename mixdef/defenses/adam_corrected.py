@@ -44,7 +44,8 @@ def adam_corrected(
   that its steps are those of SGD with momentum. Without noise this is `optax.adam`.
 
   Args:
-    learning_rate: > 0, or an optax schedule.
+    learning_rate: > 0, or an optax schedule. As without noise; Adam under noise needs a
+      rate that is three to ten times as large.
     noise_std: sqrt(Phi), standard deviation of the noise on an entry of the gradient,
       >= 0, may be traced. None takes it from the defense of `classifier` in every step,
       adaptive clipping included; Phi is then the moving average of what v has seen.

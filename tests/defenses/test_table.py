@@ -61,6 +61,7 @@ OTHER_ARGUMENTS = [
   "adversarial_regularization(10.0, attack_steps=2, attack_rate=0.001)",
   "ccl(0.2, form='ccql')",
   "dp_sgd(0.5, multiplicity=3)",
+  "dp_sgd(0.1, clipping='adaptive')",
   "hamp",
   "focal_loss(0.5)",
   "hamp_entropy(0.1, official_scale=True)",
