@@ -53,6 +53,7 @@ def test_observed_is_participation_without_noise():
   assert abs(rate - 0.1) < 5 * np.sqrt(0.09 / seen[:, inside].size)
 
 
+@pytest.mark.slow
 def test_a_step_is_that_without_canaries_plus_what_is_kept_of_them():
   plain, before = trained(private(1.3), steps=20)
   state, after = trained(private(1.3, canaries=100), steps=20)
