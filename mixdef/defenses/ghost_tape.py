@@ -128,8 +128,6 @@ def _recorder(calls, params, rows, tap):
       raise UnsupportedError(layer.fault)
     if get_opaque_trace_state(convention="flax") != here:
       raise UnsupportedError(f"{layer.where} is called inside another transformation")
-    if len(held) < len(own):
-      raise UnsupportedError(f"{layer.where} also has frozen parameters")
     _check_rows(layer.where, layer.x, rows)
 
     def checked(x):

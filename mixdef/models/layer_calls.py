@@ -8,7 +8,8 @@ NNX; other libraries have no interceptors.
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -34,6 +35,7 @@ class Layer(NamedTuple):
     x: its input.
     alone: `(params, x) -> output`, the same call apart from the model.
     fault: why the call cannot be taken apart, or "".
+    changes: low-rank changes of its kernels, by name; see `mixdef.models.low_rank`.
   """
 
   module: Any
@@ -44,6 +46,7 @@ class Layer(NamedTuple):
   x: Any
   alone: Callable
   fault: str
+  changes: Mapping[str, Any] = MappingProxyType({})
 
 
 Handler = Callable[[Layer, Callable], Any]
