@@ -7,7 +7,7 @@ b_t^T, for its inputs a [T,I] and the cotangents b [T,O] of its outputs (`Produc
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -53,7 +53,19 @@ class Call(NamedTuple):
     return run
 
 
-def sharing(calls: list[Call]) -> list[list[Call]]:
+class Copies(NamedTuple):
+  """A parameter that acts outside of layers, of which every record has a copy.
+
+  Attributes:
+    places: as in `Call`, of one parameter.
+    grads: the gradients of the copies [R,...].
+  """
+
+  places: dict[str, int]
+  grads: Any
+
+
+def sharing(calls: Sequence[Call | Copies]) -> list[list]:
   """Group the calls that share parameters, as those of one layer or a tied table."""
   groups: list[tuple[set, list]] = []
   for call in calls:
@@ -68,7 +80,7 @@ def sharing(calls: list[Call]) -> list[list[Call]]:
   return [together for _, together in groups]
 
 
-def measure(calls: list[Call], leaves: list, views: int):
+def measure(calls: list, leaves: list, views: int):
   """Measure the gradients of the parameters that some calls share, record by record.
 
   The per-record gradients of a matrix are kept if they are no larger than the arrays
@@ -90,6 +102,8 @@ def measure(calls: list[Call], leaves: list, views: int):
     UnsupportedError: if a layer cannot be applied separately.
   """
   params = {place: leaves[place] for call in calls for place in call.places.values()}
+  if isinstance(calls[0], Copies):
+    return _copied(*calls)
   rules = _rules(calls)
   if not rules:
     return _pulled_squares(calls, params, views), _pulled_sum(calls, params, views)
@@ -107,6 +121,16 @@ def measure(calls: list[Call], leaves: list, views: int):
     kept.append(_pulled_sum(calls, others, views))
   return squared, lambda factor: {
     place: leaf for total in kept for place, leaf in total(factor).items()
+  }
+
+
+def _copied(copies):
+  """Measure the gradients that the copies of a parameter have already."""
+  squared = jax.vmap(square)(copies.grads)
+  grads = jax.vmap(finite_or_zero)(copies.grads, jnp.isfinite(squared))
+  (place,) = copies.places.values()
+  return squared, lambda factor: {
+    place: jnp.tensordot(factor, grads, 1, precision="highest")
   }
 
 

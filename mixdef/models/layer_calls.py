@@ -126,15 +126,21 @@ def reached(jaxpr: Any) -> list[set[int]]:
   >>> reached(jax.make_jaxpr(lambda a, b, c: (a + b, c))(1.0, 2.0, 3.0).jaxpr)
   [{0, 1}, {2}]
   """
+  used = sources(jaxpr)
+  return [_by(used, [variable]) for variable in jaxpr.outvars]
+
+
+def sources(jaxpr: Any) -> dict[Any, set[int]]:
+  """Return, for every variable of a program, the indices of the inputs it may use."""
   used = {variable: {place} for place, variable in enumerate(jaxpr.invars)}
-
-  def by(variables):
-    sets = (used.get(v, ()) for v in variables if not isinstance(v, Literal))
-    return set().union(*sets)
-
   for equation in jaxpr.eqns:
-    used |= dict.fromkeys(equation.outvars, by(equation.invars))
-  return [by([variable]) for variable in jaxpr.outvars]
+    used |= dict.fromkeys(equation.outvars, _by(used, equation.invars))
+  return used
+
+
+def _by(used, variables):
+  sets = (used.get(v, ()) for v in variables if not isinstance(v, Literal))
+  return set().union(*sets)
 
 
 def several(args, kwargs) -> bool:

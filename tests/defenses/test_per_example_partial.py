@@ -1,4 +1,4 @@
-"""Per-example gradients where part of a layer is frozen, or its kernels are low-rank."""
+"""Per-example gradients of layers that are partly frozen or have low-rank changes."""
 
 import functools
 import re
