@@ -25,15 +25,15 @@ class Product(NamedTuple):
       input and the cotangent of its output, so that the gradient of the matrix is
       sum_t a_t b_t^T. Integers a [T] stand for rows of the identity [I,I].
     width: O.
-    kernel: name of the matrix, whose axes may be split further; None if it is frozen.
-    bias: name of the parameter whose gradient is sum_t b_t, or None.
+    kernel: name of the matrix, whose axes may be split further; "" if it is frozen.
+    bias: name of the parameter whose gradient is sum_t b_t, or "".
     patches: whether `pair` copies its input, as a convolution's does.
   """
 
   pair: Callable
   width: int
-  kernel: str | None
-  bias: str | None = None
+  kernel: str
+  bias: str = ""
   patches: bool = False
 
 
@@ -52,11 +52,11 @@ def products(layer: Layer, held: Collection[str], x: Any) -> list[Product]:
   whole = rule(layer, x) if rule and _is_plain(*layer[:2]) else None
   if whole is None:
     return []
-  whole = whole._replace(bias=whole.bias if whole.bias in held else None)
+  whole = whole._replace(bias=whole.bias if whole.bias in held else "")
   change = layer.changes.get(whole.kernel)
   if change is None:
     if whole.kernel not in held:
-      whole = whole._replace(kernel=None, patches=False)
+      whole = whole._replace(kernel="", patches=False)
     return [whole]
   if change.b.shape[1] != whole.width:
     return []
@@ -71,7 +71,7 @@ def products(layer: Layer, held: Collection[str], x: Any) -> list[Product]:
 
   first, second = (f"{whole.kernel}/{name}" for name in "ab")
   return [
-    whole._replace(pair=of_a, width=change.a.shape[1], kernel=first, bias=None),
+    whole._replace(pair=of_a, width=change.a.shape[1], kernel=first, bias=""),
     whole._replace(pair=of_b, kernel=second),
   ]
 
@@ -134,7 +134,7 @@ def _table(layer, x):
 
 
 def _bias(layer):
-  return "bias" if layer.module.use_bias else None
+  return "bias" if layer.module.use_bias else ""
 
 
 def _pair(rows, width):

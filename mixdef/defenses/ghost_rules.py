@@ -145,7 +145,7 @@ def _rules(calls):
 
 def _is_small(calls, rules, params, views):
   """Return whether the per-record gradients of a matrix are worth keeping."""
-  if rules[0].kernel is None:
+  if not rules[0].kernel:
     return True
   record = jax.tree.map(lambda leaf: leaf[0], _grouped(calls, views))
   a, b = jax.eval_shape(functools.partial(_pair, rules), *record)
