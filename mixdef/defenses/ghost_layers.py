@@ -5,7 +5,7 @@ import inspect
 import itertools
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -17,66 +17,145 @@ from mixdef.kernels.convolution import linen_conv
 from mixdef.models.layer_calls import Layer
 
 
-class Affine(NamedTuple):
-  """A layer that multiplies the inputs of every position by one matrix.
+class Product(NamedTuple):
+  """A matrix by which a layer multiplies, and what determines its gradient.
 
   Attributes:
-    inputs: from its input [B,...] to the inputs of its positions [B,...,I].
-    kernel: name of the matrix [I,O], whose axes may be split further.
-    bias: name of what is added [O], or None.
+    pair: `(x [B,...], out [B,...]) -> a [T,I], b [T,O]` in float32, from the layer's
+      input and the cotangent of its output, so that the gradient of the matrix is
+      sum_t a_t b_t^T. Integers a [T] stand for rows of the identity [I,I].
     width: O.
-    transposed: whether the matrix is stored as [O,I].
-    patches: whether `inputs` copies, as a convolution's does.
+    kernel: name of the matrix, whose axes may be split further; "" if it is frozen.
+    bias: name of the parameter whose gradient is sum_t b_t, or "".
+    patches: whether `pair` copies its input, as a convolution's does.
   """
 
-  inputs: Callable
-  kernel: str
-  bias: str | None
+  pair: Callable
   width: int
-  transposed: bool = False
+  kernel: str
+  bias: str = ""
   patches: bool = False
 
 
-def affine(layer: Layer, x: Any) -> Affine | None:
-  """Return the matrix of a layer, or None if it is of another type.
+def products(layer: Layer, held: Collection[str], x: Any) -> list[Product]:
+  """Return the matrices of a layer, or none if it is of another type.
+
+  A kernel with a low-rank change, W + scale A B, is two matrices: the gradient of A is
+  sum_t a_t (scale B b_t)^T, and that of B is sum_t (scale A^T a_t) b_t^T.
 
   Args:
     layer: a call of a layer.
+    held: names of the parameters that are not frozen.
     x: its input [B,...].
   """
-  module, kind = layer.module, _NAMES.get(layer.kind) or _of_nnx().get(layer.kind)
-  if kind is None or not _is_plain(module, layer.kind):
-    return None
-  if kind == "table":
-    if layer.method != "attend":
-      return None
-    return Affine(_same, "embedding", None, module.num_embeddings, transposed=True)
+  rule = _RULES.get(layer.kind) or _of_nnx().get(layer.kind)
+  whole = rule(layer, x) if rule and _is_plain(*layer[:2]) else None
+  if whole is None:
+    return []
+  whole = whole._replace(bias=whole.bias if whole.bias in held else "")
+  change = layer.changes.get(whole.kernel)
+  if change is None:
+    if whole.kernel not in held:
+      whole = whole._replace(kernel="", patches=False)
+    return [whole]
+  if change.b.shape[1] != whole.width:
+    return []
+
+  def of_a(x, out):
+    a, b = whole.pair(x, out)
+    return a, change.scale * times(b, change.b.T)
+
+  def of_b(x, out):
+    a, b = whole.pair(x, out)
+    return change.scale * times(a, change.a), b
+
+  first, second = (f"{whole.kernel}/{name}" for name in "ab")
+  return [
+    whole._replace(pair=of_a, width=change.a.shape[1], kernel=first, bias=""),
+    whole._replace(pair=of_b, kernel=second),
+  ]
+
+
+def times(a: jax.Array, matrix: jax.Array) -> jax.Array:
+  """Multiply the rows of a pair, [T,I] or integers [T], by a matrix [I,O]."""
+  matrix = matrix.astype(jnp.float32)
+  return matrix[a] if a.ndim == 1 else jnp.matmul(a, matrix, precision="highest")
+
+
+def _dense(layer, x):
+  del x
   if layer.method != "__call__":
     return None
-  bias = "bias" if module.use_bias else None
-  if kind == "dense":
-    return Affine(_same, "kernel", bias, layer.params["kernel"].shape[-1])
-  if kind == "general":
-    return _general(module, layer.params["kernel"], bias, x)
-  patches = _patches(module, x)
-  if patches is None:
+  width = layer.params["kernel"].shape[-1]
+  return Product(_pair(lambda rows: rows, width), width, "kernel", _bias(layer))
+
+
+def _general(layer, x):
+  """Return the matrix of a dense layer over the last axes of its input."""
+  module = layer.module
+  axis = getattr(module, "axis", -1)
+  axes = (axis,) if isinstance(axis, int) else tuple(axis)
+  features = getattr(module, "features", None) or module.out_features
+  features = (features,) if isinstance(features, int) else tuple(features)
+  batched = getattr(module, "batch_dims", ()) or getattr(module, "batch_axis", ())
+  last = [one % x.ndim for one in axes] == list(range(x.ndim - len(axes), x.ndim))
+  if batched or not last or layer.method != "__call__":
+    return None
+  width = math.prod(features)
+  deep = layer.params["kernel"].size // width
+  rows = _pair(lambda x: x.reshape(*x.shape[: x.ndim - len(axes)], deep), width)
+  return Product(rows, width, "kernel", _bias(layer))
+
+
+def _conv(layer, x):
+  patches = _patches(layer.module, x)
+  if patches is None or layer.method != "__call__":
     return None
   width = layer.params["kernel"].shape[-1]
-  return Affine(patches, "kernel", bias, width, patches=True)
+  return Product(_pair(patches, width), width, "kernel", _bias(layer), patches=True)
 
 
-def is_lookup(layer: Layer) -> bool:
-  """Return whether a layer looks rows of a table up, one for every integer."""
-  kind = _NAMES.get(layer.kind) or _of_nnx().get(layer.kind)
-  known = kind == "table" and layer.method == "__call__"
-  return known and layer.module.num_embeddings > 1 and _is_plain(*layer[:2])
+def _table(layer, x):
+  """Return a table [V,D] as a matrix: of one-hot rows, or of logits' cotangents."""
+  del x
+  count, width = layer.params["embedding"].shape
+  if count == 1:  # any integer means its only row
+    return None
+
+  def looked_up(x, out):
+    ids = x.reshape(-1)
+    return jnp.where(ids < 0, ids + count, ids), _matrix(out, width)
+
+  def attended(x, out):
+    return _matrix(out, count), _matrix(x.astype(out.dtype), width)
+
+  pair = attended if layer.method == "attend" else looked_up
+  return Product(pair, width, "embedding")
 
 
-_NAMES = {
-  nn.Dense: "dense",
-  nn.DenseGeneral: "general",
-  nn.Conv: "conv",
-  nn.Embed: "table",
+def _bias(layer):
+  return "bias" if layer.module.use_bias else ""
+
+
+def _pair(rows, width):
+  """Return the pair of a layer that multiplies `rows(x)` [B,...,I]."""
+
+  def pair(x, out):
+    a = rows(x.astype(out.dtype))
+    return _matrix(a, a.shape[-1]), _matrix(out, width)
+
+  return pair
+
+
+def _matrix(rows, width):
+  return rows.reshape(-1, width).astype(jnp.float32)
+
+
+_RULES = {
+  nn.Dense: _dense,
+  nn.DenseGeneral: _general,
+  nn.Conv: _conv,
+  nn.Embed: _table,
 }
 
 
@@ -85,10 +164,10 @@ def _of_nnx():
   if nnx is None:
     return {}
   return {
-    nnx.Linear: "dense",
-    nnx.LinearGeneral: "general",
-    nnx.Conv: "conv",
-    nnx.Embed: "table",
+    nnx.Linear: _dense,
+    nnx.LinearGeneral: _general,
+    nnx.Conv: _conv,
+    nnx.Embed: _table,
   }
 
 
@@ -110,28 +189,6 @@ def _is_plain(module, kind):
     if not (value is defaults[name].default or ours):
       return False
   return True
-
-
-def _same(rows):
-  return rows
-
-
-def _general(module, kernel, bias, x):
-  """Return the matrix of a dense layer over the last axes of its input."""
-  axis = getattr(module, "axis", -1)
-  axes = (axis,) if isinstance(axis, int) else tuple(axis)
-  features = getattr(module, "features", None) or module.out_features
-  features = (features,) if isinstance(features, int) else tuple(features)
-  batched = getattr(module, "batch_dims", ()) or getattr(module, "batch_axis", ())
-  last = [one % x.ndim for one in axes] == list(range(x.ndim - len(axes), x.ndim))
-  if batched or not last:
-    return None
-  width = math.prod(features)
-  deep = kernel.size // width
-  return Affine(
-    lambda rows: rows.reshape(*rows.shape[: rows.ndim - len(axes)], deep),
-    *("kernel", bias, width),
-  )
 
 
 def _patches(module, x):

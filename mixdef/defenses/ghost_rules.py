@@ -2,19 +2,19 @@
 
 In shapes, R is the number of records, B = R views the number of rows, T the number of
 positions of a record (including those of all its views), I the number of inputs of a
-position and O of its outputs. For one record, the gradient of an affine layer's kernel
-is sum_t a_t b_t^T, for its inputs a [T,I] and the cotangents b [T,O] of its outputs.
+position and O of its outputs. For one record, the gradient of a matrix is sum_t a_t
+b_t^T, for its inputs a [T,I] and the cotangents b [T,O] of its outputs (`Product`).
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax.errors import FlaxError
 
-from mixdef.defenses.ghost_layers import affine, is_lookup
+from mixdef.defenses.ghost_layers import products
 from mixdef.models.layer_calls import Layer
 
 # On a CPU, the patches of a few images stay in cache; those of a whole batch do not.
@@ -30,7 +30,8 @@ class Call(NamedTuple):
 
   Attributes:
     layer: what is called.
-    places: name of a parameter -> its index among the leaves of all parameters.
+    places: name of a parameter -> its index among the leaves of all parameters, for
+      each that is not frozen.
     x: its input [B,...].
     out: its output [B,...], or the cotangent of the output.
   """
@@ -42,16 +43,29 @@ class Call(NamedTuple):
 
   @property
   def alone(self) -> Callable:
-    """The call as a function of the leaves, by place, and of its input."""
+    """The call as a function of some of the leaves, by place, and of its input."""
 
     def run(leaves, x):
-      own = {name: leaves[place] for name, place in self.places.items()}
-      return self.layer.alone(own, x)
+      held = {name: at for name, at in self.places.items() if at in leaves}
+      own = {name: leaves[place] for name, place in held.items()}
+      return self.layer.alone({**self.layer.params, **own}, x)
 
     return run
 
 
-def sharing(calls: list[Call]) -> list[list[Call]]:
+class Copies(NamedTuple):
+  """A parameter that acts outside of layers, of which every record has a copy.
+
+  Attributes:
+    places: as in `Call`, of one parameter.
+    grads: the gradients of the copies [R,...].
+  """
+
+  places: dict[str, int]
+  grads: Any
+
+
+def sharing(calls: Sequence[Call | Copies]) -> list[list]:
   """Group the calls that share parameters, as those of one layer or a tied table."""
   groups: list[tuple[set, list]] = []
   for call in calls:
@@ -66,13 +80,13 @@ def sharing(calls: list[Call]) -> list[list[Call]]:
   return [together for _, together in groups]
 
 
-def measure(calls: list[Call], leaves: list, views: int):
+def measure(calls: list, leaves: list, views: int):
   """Measure the gradients of the parameters that some calls share, record by record.
 
-  An affine layer keeps its per-record gradients if they are no larger than the arrays
+  The per-record gradients of a matrix are kept if they are no larger than the arrays
   they are computed from, I O <= T (I + O). Computing them then costs no more than the T
   x T products of their ghost norm, and summing the kept gradients costs nearly nothing.
-  For every other layer, the sum is obtained by a backward pass through that layer
+  For every other parameter, the sum is obtained by a backward pass through its layer
   alone. The positions of several calls of a layer are positions of one.
 
   Args:
@@ -88,24 +102,57 @@ def measure(calls: list[Call], leaves: list, views: int):
     UnsupportedError: if a layer cannot be applied separately.
   """
   params = {place: leaves[place] for call in calls for place in call.places.values()}
-  rules = [affine(call.layer, call.x) for call in calls]
-  rule = rules[0]
-  alike = {None if one is None else (one.kernel, one.transposed) for one in rules}
-  if rule is not None and len(alike) == 1 and _same_places(calls):
-    positions = sum(call.out[0].size // rule.width for call in calls) * views
-    deep = calls[0].layer.params[rule.kernel].size // rule.width
-    if deep * rule.width <= positions * (deep + rule.width):
-      return _kept(calls, rules, params, views)
-    squared = _ghost_squares(calls, rules, views)
-  elif all(is_lookup(call.layer) for call in calls) and _is_short(calls, views):
-    squared = _lookup_squares(calls, views)
-  else:
-    squared = _pulled_squares(calls, params, views)
-  return squared, _pulled_sum(calls, params, views)
+  if isinstance(calls[0], Copies):
+    return _copied(*calls)
+  rules = _rules(calls)
+  if not rules:
+    return _pulled_squares(calls, params, views), _pulled_sum(calls, params, views)
+  squared, kept, others = 0.0, [], dict(params)
+  for each in rules:
+    if _is_small(calls, each, params, views):
+      squares, total = _kept(calls, each, params, views)
+      kept.append(total)
+      for name in (each[0].kernel, each[0].bias):
+        others.pop(calls[0].places.get(name), None)
+    else:
+      squares = _ghost_squares(calls, each, views)
+    squared += squares
+  if others:
+    kept.append(_pulled_sum(calls, others, views))
+  return squared, lambda factor: {
+    place: leaf for total in kept for place, leaf in total(factor).items()
+  }
 
 
-def _same_places(calls):
-  return all(call.places == calls[0].places for call in calls)
+def _copied(copies):
+  """Measure the gradients that the copies of a parameter have already."""
+  squared = jax.vmap(square)(copies.grads)
+  grads = jax.vmap(finite_or_zero)(copies.grads, jnp.isfinite(squared))
+  (place,) = copies.places.values()
+  return squared, lambda factor: {
+    place: jnp.tensordot(factor, grads, 1, precision="highest")
+  }
+
+
+def _rules(calls):
+  """Return, for each matrix that the calls multiply by, their rules; [] if unknown."""
+  found = [products(call.layer, call.places, call.x) for call in calls]
+  alike = {tuple((one.kernel, one.bias) for one in each) for each in found}
+  if len(alike) > 1 or any(call.places != calls[0].places for call in calls):
+    return []
+  return list(zip(*found, strict=True))
+
+
+def _is_small(calls, rules, params, views):
+  """Return whether the per-record gradients of a matrix are worth keeping."""
+  if not rules[0].kernel:
+    return True
+  record = jax.tree.map(lambda leaf: leaf[0], _grouped(calls, views))
+  a, b = jax.eval_shape(functools.partial(_pair, rules), *record)
+  size = params[calls[0].places[rules[0].kernel]].size
+  if a.ndim == 1:
+    return size < len(a) ** 2
+  return size <= len(a) * (a.shape[1] + b.shape[1])
 
 
 def square(tree):
@@ -142,12 +189,19 @@ def finite_or_zero(tree, finite):
 def _kept(calls, rules, params, views):
   """Compute every record's gradient once, for its norm and for the sum."""
   rule, places = rules[0], calls[0].places
+  shape = rule.kernel and params[places[rule.kernel]].shape
 
   def one(xs, outs):
-    a, b = _affine(rules, xs, outs)
-    grads = {"kernel": jnp.matmul(b.T, a, precision="highest")}
+    a, b = _pair(rules, xs, outs)
+    grads = {}
+    if rule.kernel:
+      if a.ndim == 1:
+        rows = jnp.zeros(shape, jnp.float32).reshape(-1, b.shape[1])
+        grads[rule.kernel] = rows.at[a].add(b).T
+      else:
+        grads[rule.kernel] = jnp.matmul(b.T, a, precision="highest")
     if rule.bias:
-      grads["bias"] = b.sum(0)
+      grads[rule.bias] = b.sum(0)
     squared = square(grads)
     return squared, finite_or_zero(grads, jnp.isfinite(squared))
 
@@ -155,85 +209,64 @@ def _kept(calls, rules, params, views):
 
   def total(factor):
     sums = {}
-    for name, own in (("kernel", rule.kernel), ("bias", rule.bias)):
-      if name in grads:
-        place = places[own]
-        whole = jnp.tensordot(factor, grads[name], 1, precision="highest")
-        whole = whole if rule.transposed else whole.T
-        sums[place] = whole.reshape(params[place].shape)
+    for name, each in grads.items():
+      whole = jnp.tensordot(factor, each, 1, precision="highest")
+      sums[places[name]] = whole.T.reshape(params[places[name]].shape)
     return sums
 
   return squared, total
 
 
 def _ghost_squares(calls, rules, views):
-  """Compute squared norms without gradients: <a a^T, b b^T>, never underestimated."""
-
-  def one(xs, outs):
-    a, b = _affine(rules, xs, outs)
-    if a.shape[0] == 1:
-      squared = square(a) * square(b)
-    else:
-      of_inputs = jnp.matmul(a, a.T, precision="highest")
-      sizes = jnp.linalg.norm(a, axis=1) * jnp.linalg.norm(b, axis=1)
-      squared = _paired(of_inputs, b, sizes.sum() ** 2, sum(a.shape))
-    return squared + square(b.sum(0)) if rules[0].bias else squared
-
-  return _each_record(calls, rules, one, views)
-
-
-def _paired(of_inputs, b, size, terms):
-  """Return <a a^T, b b^T> for a record, with a bound of its rounding error.
+  """Compute squared norms without gradients: <a a^T, b b^T>, never underestimated.
 
   The terms may cancel, for example if features are large and alike at all positions.
   The possible rounding error is added, so that the result errs towards more clipping: a
   sum of n products is off by at most n units of rounding of their magnitudes.
   """
-  of_cotangents = jnp.matmul(b, b.T, precision="highest")
   unit = jnp.finfo(jnp.float32).eps / 2
-  margin = (terms + b.shape[1]) * unit * size
-  return jnp.maximum((of_inputs * of_cotangents).sum(), 0.0) + margin
-
-
-def _lookup_squares(calls, views):
-  """Compute squared norms of a table's gradients: sum <b_s, b_t> where id_s = id_t."""
-  count = calls[0].layer.module.num_embeddings
 
   def one(xs, outs):
-    ids = jnp.concatenate([x.reshape(-1) for x in xs])
-    ids = jnp.where(ids < 0, ids + count, ids)
-    b = jnp.concatenate([b.reshape(-1, b.shape[-1]) for b in outs])
-    b = b.astype(jnp.float32)
-    same = (ids[:, None] == ids).astype(jnp.float32)
-    sizes = jnp.linalg.norm(b, axis=1)
-    return _paired(same, b, (same * sizes[:, None] * sizes).sum(), len(ids))
+    a, b = _pair(rules, xs, outs)
+    if len(a) == 1:
+      squared = square(b) if a.ndim == 1 else square(a) * square(b)
+    else:
+      sizes = jnp.linalg.norm(b, axis=1)
+      if a.ndim == 1:
+        of_inputs = (a[:, None] == a).astype(jnp.float32)
+        size = (of_inputs * sizes[:, None] * sizes).sum()
+      else:
+        of_inputs = jnp.matmul(a, a.T, precision="highest")
+        size = (jnp.linalg.norm(a, axis=1) * sizes).sum() ** 2
+      of_cotangents = jnp.matmul(b, b.T, precision="highest")
+      squared = jnp.maximum((of_inputs * of_cotangents).sum(), 0.0)
+      squared += (sum(a.shape) + b.shape[1]) * unit * size
+    return squared + square(b.sum(0)) if rules[0].bias else squared
 
-  xs, outs = grouped(([c.x for c in calls], [c.out for c in calls]), views)
-  return jax.vmap(one)(xs, outs)
+  return _each_record(calls, rules, one, views)
 
 
-def _is_short(calls, views):
-  """Return whether pairs of positions are fewer than the entries of a table."""
-  positions = sum(call.x[0].size for call in calls) * views
-  return positions**2 <= sum(leaf.size for leaf in calls[0].layer.params.values())
+def _pair(rules, xs, outs):
+  """Return the pair of a record, of the positions of all calls."""
+  pairs = [rule.pair(x, out) for rule, x, out in zip(rules, xs, outs, strict=True)]
+  if len(pairs) == 1:
+    return pairs[0]
+  width = max(a.shape[1] if a.ndim == 2 else 0 for a, _ in pairs)
+  if width:  # a table that is looked up in one call, and a matrix in another
+    pairs = [(jax.nn.one_hot(a, width) if a.ndim == 1 else a, b) for a, b in pairs]
+  return tuple(jnp.concatenate(each) for each in zip(*pairs, strict=True))
 
 
-def _affine(rules, xs, outs):
-  """Return a record's inputs [T,I] and cotangents [T,O], in float32."""
-  a, b = [], []
-  for rule, x, out in zip(rules, xs, outs, strict=True):
-    inputs = rule.inputs(x.astype(out.dtype))
-    a.append(inputs.reshape(-1, inputs.shape[-1]).astype(jnp.float32))
-    b.append(out.reshape(-1, rule.width).astype(jnp.float32))
-  return tuple(each[0] if len(each) == 1 else jnp.concatenate(each) for each in (a, b))
+def _grouped(calls, views):
+  return grouped(([call.x for call in calls], [call.out for call in calls]), views)
 
 
 def _each_record(calls, rules, one, views):
-  xs, outs = grouped(([c.x for c in calls], [c.out for c in calls]), views)
   if not rules[0].patches or jax.default_backend() != "cpu":
-    return jax.vmap(one)(xs, outs)
+    return jax.vmap(one)(*_grouped(calls, views))
   at_once = max(1, _IMAGES_AT_ONCE // views)
-  return jax.lax.map(lambda record: one(*record), (xs, outs), batch_size=at_once)
+  each = functools.partial(jax.lax.map, batch_size=at_once)
+  return each(lambda record: one(*record), _grouped(calls, views))
 
 
 def _pulled_squares(calls, params, views):
@@ -252,7 +285,7 @@ def _pulled_squares(calls, params, views):
     (grads,) = jax.vjp(run, params)[1](outs)
     return square(grads)
 
-  return jax.vmap(one)(*grouped(([c.x for c in calls], [c.out for c in calls]), views))
+  return jax.vmap(one)(*_grouped(calls, views))
 
 
 def _pulled_sum(calls, params, views):

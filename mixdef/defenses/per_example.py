@@ -44,16 +44,21 @@ def ghost(losses_fn, factor, *, size=16, views=1):
   backward pass is needed.
 
   Layers of linen and of NNX are found by their type. Dense layers, also over several
-  axes as in attention, convolutions and embeddings have closed forms, in which the
-  views of a record, and the calls of a layer that is applied more than once, are
-  treated as additional positions. For every other leaf module (norms, grouped
-  convolutions, custom layers), for tied parameters, and for a recurrent layer (`RNN`)
-  as a whole, small per-record gradients are computed. A model that this does not cover
-  is estimated by `microbatch`, and a message is logged. This happens for models of
-  other libraries, if
-  a parameter acts anywhere except in calls of leaf modules (next to submodules, under a
-  transform such as `nn.remat`, read as an array, in a penalty), or if a layer has an
-  input that does not lead with the batch axis, or a second input or output.
+  axes as in attention, convolutions and embeddings, also tied to the logits, have
+  closed forms, in which the views of a record, and the calls of a layer that is applied
+  more than once, are treated as additional positions. A kernel with a low-rank change
+  (`lora`) is measured as the two matrices of the change. Of a layer that is partly
+  frozen, only what is trained is measured. For every other leaf module (norms, grouped
+  convolutions, custom layers), for layers that share some of their parameters, and for
+  a recurrent layer (`RNN`) as a whole, small per-record gradients are computed.
+
+  A parameter may also act anywhere except in calls of leaf modules: next to submodules,
+  as learned positions do, under a transform such as `nn.remat`, read as an array, in a
+  penalty, or in a layer that has an input that does not lead with the batch axis, or a
+  second input or output. Every record then gets a copy of it, if all such copies
+  together are no larger than the inputs and outputs of the layers. Otherwise, for
+  models of other libraries, and if a custom layer draws random numbers, the model is
+  estimated by `microbatch`, and a message is logged.
 
   Each record passes through the model and its losses in a batch of only its own views,
   so a layer or loss that would let rows interact sees one record.

@@ -109,7 +109,8 @@ def lora(
   Returns:
     The part. The released model uses W'.
 
-  Guarantee: none.
+  Guarantee: none. With `dp_sgd`, the gradients of A and B and of what `train` chooses
+  are clipped and noised; ghost clipping covers them in models of linen and NNX.
 
   Deviation: the paper changes the query and value projections of attention; here
     `layers` chooses, by default every kernel and table. [ours] A kernel of more than

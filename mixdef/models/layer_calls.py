@@ -8,7 +8,8 @@ NNX; other libraries have no interceptors.
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -34,6 +35,7 @@ class Layer(NamedTuple):
     x: its input.
     alone: `(params, x) -> output`, the same call apart from the model.
     fault: why the call cannot be taken apart, or "".
+    changes: low-rank changes of its kernels, by name; see `mixdef.models.low_rank`.
   """
 
   module: Any
@@ -44,6 +46,7 @@ class Layer(NamedTuple):
   x: Any
   alone: Callable
   fault: str
+  changes: Mapping[str, Any] = MappingProxyType({})
 
 
 Handler = Callable[[Layer, Callable], Any]
@@ -123,15 +126,21 @@ def reached(jaxpr: Any) -> list[set[int]]:
   >>> reached(jax.make_jaxpr(lambda a, b, c: (a + b, c))(1.0, 2.0, 3.0).jaxpr)
   [{0, 1}, {2}]
   """
+  used = sources(jaxpr)
+  return [_by(used, [variable]) for variable in jaxpr.outvars]
+
+
+def sources(jaxpr: Any) -> dict[Any, set[int]]:
+  """Return, for every variable of a program, the indices of the inputs it may use."""
   used = {variable: {place} for place, variable in enumerate(jaxpr.invars)}
-
-  def by(variables):
-    sets = (used.get(v, ()) for v in variables if not isinstance(v, Literal))
-    return set().union(*sets)
-
   for equation in jaxpr.eqns:
-    used |= dict.fromkeys(equation.outvars, by(equation.invars))
-  return [by([variable]) for variable in jaxpr.outvars]
+    used |= dict.fromkeys(equation.outvars, _by(used, equation.invars))
+  return used
+
+
+def _by(used, variables):
+  sets = (used.get(v, ()) for v in variables if not isinstance(v, Literal))
+  return set().union(*sets)
 
 
 def several(args, kwargs) -> bool:

@@ -170,7 +170,7 @@ def _handled(handler, module, kind, method, where, run, args, kwargs):
   paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(own)]
   names = [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]
   leaves, structure = jax.tree.flatten(own)
-  arrays = dict(zip(names, leaves, strict=True))
+  arrays, held = dict(zip(names, leaves, strict=True)), _params(module)
   streams = nnx.to_pure_dict(nnx.filter_state(rest, nnx.RngState))
   streams = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), streams)
 
@@ -181,8 +181,9 @@ def _handled(handler, module, kind, method, where, run, args, kwargs):
       return getattr(again, method)(x, *args[1:], **kwargs)
 
   fault = ""
-  if kind is not nnx.RNN and len(_params(module)) < len(arrays):
-    fault = f"{where} also has submodules"
+  direct = {n: leaf for n, leaf in arrays.items() if n.partition("/")[0] in held}
+  if kind is not nnx.RNN and len(direct) < len(arrays):
+    arrays, fault = direct, f"{where} also has submodules"
   elif jax.tree.structure(rest).num_leaves > jax.tree.structure(streams).num_leaves:
     fault = f"{where} has variables other than parameters"
   elif several(args, kwargs):

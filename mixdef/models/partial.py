@@ -16,6 +16,7 @@ from mixdef.core.randomness import fold_in_name
 from mixdef.core.reading import digest
 from mixdef.models.adapters import adapt
 from mixdef.models.features import first_input, with_input
+from mixdef.models.low_rank import call_changed, changed
 from mixdef.models.network import Network, by_path, nested
 from mixdef.models.weights import given_weights
 
@@ -176,11 +177,7 @@ def lora(
     return factors
 
   def use(params, factors):
-    changed = {
-      path: params[path] + scale * (one["a"] @ one["b"]).reshape(params[path].shape)
-      for path, one in factors.items()
-    }
-    return {**params, **changed}
+    return {path: changed(params[path], scale, **one) for path, one in factors.items()}
 
   added = _Added(make, use)
   return _partly(network, lambda path: not is_trained(path), added=added)
@@ -202,7 +199,7 @@ class _Added(NamedTuple):
   """Parameters that are trained in place of frozen ones."""
 
   make: Callable  # (key, all leaves by path) -> parameters
-  use: Callable  # (all leaves by path, parameters) -> leaves
+  use: Callable  # (all leaves by path, parameters) -> changes of leaves by path
 
 
 def _partly(network, chosen, given=None, added=None):
@@ -249,8 +246,8 @@ def _partly(network, chosen, given=None, added=None):
     trained = by_path({**variables, "params": params})
     whole = {**_given(network), **trained, **kept}
     leaves = {_leaf(p): leaf for p, leaf in whole.items() if _head(p) == "params"}
-    if added:
-      leaves = added.use(leaves, factors)
+    changes = added.use(leaves, factors) if added else {}
+    leaves |= {path: change.kernel for path, change in changes.items()}
     running = network
     frozen = whole.keys() - trained.keys()
     if how["train"] and network.still:
@@ -263,6 +260,7 @@ def _partly(network, chosen, given=None, added=None):
       )
     whole |= {f"params/{path}": leaf for path, leaf in leaves.items()}
     run = functools.partial(running.apply, nested(whole), *xs, **how)
+    run = functools.partial(call_changed, run, changes.values())
     changing = factors.keys() | {_leaf(p) for p in trained if _head(p) == "params"}
     return run, trained, changing
 

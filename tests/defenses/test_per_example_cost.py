@@ -15,7 +15,9 @@ from per_example_cases import (
   make_batch,
 )
 
+from mixdef.core.randomness import random_key
 from mixdef.defenses.per_example import ghost, microbatch
+from mixdef.models import adapt, partial
 
 pytestmark = pytest.mark.slow
 
@@ -63,3 +65,22 @@ def test_ghost_clipping_computes_little_more_than_an_ordinary_gradient():
     for function in (private, ordinary)
   )
   assert ours < 1.25 * plain
+
+
+def test_a_low_rank_change_costs_less_memory_than_kernels_of_every_record():
+  network = partial.lora(
+    adapt(Wide()), rank=2, scale=1.0, layers=lambda path: path == "Dense_1/kernel"
+  )
+  batch = jax.tree.map(lambda a: jnp.concatenate([a] * 20), make_batch())
+  variables = dict(jax.jit(network.init)(random_key(0), batch.x[:1]))
+  params = variables.pop("params")
+
+  def losses_fn(params, batch, ctx):
+    del ctx
+    logits, _ = network.apply({"params": params, **variables}, batch.x, train=True)
+    return -(batch.y * jax.nn.log_softmax(logits)).sum(-1), (logits, {})
+
+  estimate = ghost(losses_fn, clip=CLIP, denominator=1.0)
+  program = jax.jit(estimate).lower(params, batch, None, CTX).compile()
+  kernel = 4 * 128 * 128
+  assert program.memory_analysis().temp_size_in_bytes < len(batch.x) * kernel / 8

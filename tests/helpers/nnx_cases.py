@@ -194,5 +194,6 @@ GHOST = [
   Tied,
   Custom,
   Dropped,
+  Gain,
 ]
-FALLBACK = {Gain: "Gain also has submodules", Remat: "out/bias is used outside"}
+FALLBACK = {Remat: "out/kernel is used outside"}
