@@ -184,19 +184,19 @@ def refuse_scales(f: np.ndarray, name: str) -> None:
         raise ValueError(f"{name}{view} holds {scale}; {fix}")
   for view in np.flatnonzero((f >= 0).all((0, 2))):
     one = f[:, view]
-    total = one.sum(-1).mean()
+    total, unit = one.sum(-1).mean(), one.max() <= 1
     scaled = total > 0 and _sum_to_one(one[:, None] / total)[0]
-    if not (scaled or one.max() <= 1) or len(np.unique(one)) <= _DISTINCT:
+    if not (scaled or unit) or len(np.unique(one)) <= _DISTINCT:
       continue
     where = name if f.shape[1] == 1 else f"{name} (view {view})"
-    if scaled:
+    if unit:
       raise ValueError(
-        f"{where} holds rows that sum to {total:.4g}, like probabilities times "
-        f"{total:.4g}; pass np.log(np.maximum(p / {total:.4g}, 1e-30)), or the logits"
+        f"{where} holds values in [0, 1] only, like confidences; pass the logits, of "
+        "separate sigmoids np.log(p) - np.log1p(-p)"
       )
     raise ValueError(
-      f"{where} holds values in [0, 1] only, like confidences of separate sigmoids; "
-      "pass the logits, np.log(p) - np.log1p(-p)"
+      f"{where} holds rows that sum to {total:.4g}, like probabilities times "
+      f"{total:.4g}; pass np.log(np.maximum(p / {total:.4g}, 1e-30)), or the logits"
     )
 
 
