@@ -11,6 +11,7 @@ from mixdef.attacks import Signals, _outputs, _population
 from mixdef.core import reading, validate
 from mixdef.core.learner import Learner
 from mixdef.data import Dataset, labels
+from mixdef.data.dataset import numbered_alike
 from mixdef.training import Run
 
 ARRAYS = ("member_logits", "member_labels", "holdout_logits", "holdout_labels")
@@ -279,26 +280,9 @@ def _datasets(given: Mapping[str, Any]) -> dict[str, Dataset]:
     made[name] = dataclasses.replace(own, num_classes=count, classes=classes)
   first = made["members"]
   for name, part in made.items():
-    made[name] = _with_classes_of(first, part, name)
+    made[name] = numbered_alike(part, first.classes, name)
     validate.same_records(first.x, part.x)
   return made
-
-
-def _with_classes_of(first, part, name):
-  """Return records whose labels are numbered as those of the members are."""
-  if part.classes == first.classes:
-    return part
-  if part.classes is None or first.classes is None:
-    named = part.classes or first.classes
-    raise ValueError(
-      f"members and {name} have different labels, text ({', '.join(named)!s:.60}) on "
-      "one side and numbers on the other; pass the same on both"
-    )
-  names = np.array(part.classes)[part.y]
-  y = labels.positions(names, first.classes, f"the label of {name}")
-  return dataclasses.replace(
-    part, y=y, num_classes=first.num_classes, classes=first.classes, test=None
-  )
 
 
 def _joined(inside, outside, groups):

@@ -280,7 +280,7 @@ def _catalogue_for(source: Ensemble | Signals) -> Catalogue:
     check_source(source)
     if not isinstance(source, Ensemble):
       raise ValueError(
-        "audit needs reference models: pass the Ensemble of fit_many, or a single model "
+        "audit compares several models: pass the Ensemble of fit_many, or a single one "
         "to audit_release"
       )
     gan = source.learner.kind == "generators"

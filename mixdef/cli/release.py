@@ -38,6 +38,8 @@ with epy.lazy_imports():
   from mixdef.auditing import dropping, prices
   from mixdef.core import files, reading
   from mixdef.models import network
+  from mixdef.training import signature
+  from mixdef.training.agreement import FIX
 
 _FIX = "pass the run folder of mixdef train"
 
@@ -195,11 +197,12 @@ def model_of(settings: ReleaseSettings) -> tuple[dict[str, Any], Settings]:
     {"source", "members", "holdout"} as `audit_release` takes them, and the settings.
 
   Raises:
-    ValueError: if the data set of `params` has no test records.
+    ValueError: if the data set of `params` has no test records, or the run has no model
+      of these records.
   """
   trained = settings.trained
   if settings.run:
-    model = train.fit(trained, files.path_of(trained.out, "--run"))
+    model = _trained_model(settings, trained)
     return {"source": model, "members": None, "holdout": None}, trained
   data = trained.load()
   if data.test is None:
@@ -210,6 +213,21 @@ def model_of(settings: ReleaseSettings) -> tuple[dict[str, Any], Settings]:
   (net,) = trained.networks(data)
   source = mixdef.models.predictor(net, settings.params)
   return {"source": source, "members": data, "holdout": data.test}, trained
+
+
+def _trained_model(settings, trained):
+  """Load the model of a run folder; raise an error where it would be another one."""
+  folder = files.path_of(settings.run, "--run")
+  if not files.listed(folder / "models", "*.npz"):
+    raise ValueError(f"--run={settings.run} has no model: run mixdef train there again")
+  try:
+    return train.fit(trained, folder)
+  except signature.AnotherRun as error:
+    found = str(error).removesuffix(FIX).strip()
+    raise ValueError(
+      f"--run={settings.run} was trained on other records or by other versions: {found} "
+      "Pass the records with --dataset and --test, and use the versions of the run"
+    ) from error
 
 
 def _of_model(settings, how):

@@ -64,7 +64,7 @@ def integer(value: Any, name: str, *, least: int = 0) -> int:
   except TypeError:
     whole = None
   if whole is None:
-    raise ValueError(f"{name}={value!r}; pass an integer of at least {least}")
+    raise ValueError(f"{name}={_line(value)}; pass an integer of at least {least}")
   if whole < least:
     raise ValueError(f"{name}={whole}; pass at least {least}")
   return whole
@@ -77,7 +77,13 @@ def real(value: Any, name: str) -> float:
       raise TypeError
     return float(value)
   except (TypeError, ValueError):
-    raise ValueError(f"{name}={value!r}; pass a number") from None
+    raise ValueError(f"{name}={_line(value)}; pass a number") from None
+
+
+def _line(value: Any) -> str:
+  """Return the text of a value in one short line."""
+  words = " ".join(repr(value).split())
+  return words if len(words) <= 60 else f"{words[:57]}..."
 
 
 _BITS = (
@@ -379,6 +385,8 @@ def scored(scores: Any, members: Any, name: str = "members") -> tuple[Any, np.nd
 
 def rows(index: ArrayLike, num_records: int) -> np.ndarray:
   """Return an index array from a mask or from indices into `num_records` records."""
+  if np.ma.isMaskedArray(index):
+    raise ValueError("rows is a masked array; pass the indices that are not masked")
   index = np.asarray(index)
   if index.dtype == bool:
     index = np.flatnonzero(mask(index, (num_records,), "the mask"))

@@ -72,8 +72,10 @@ class Dataset(Sources):
     fields = ["y", "auxiliary", "always_member", "ids"]
     if not isinstance(self.x, MappedRecords):
       fields.append("x")
+    checks = {"ids": validate.ids, "groups": validate.groups}
     for field in fields if self.groups is None else [*fields, "groups"]:
-      frozen = np.asarray(getattr(self, field)).view()
+      check = checks.get(field, validate.numbers)
+      frozen = check(getattr(self, field), field).view()
       frozen.flags.writeable = False
       object.__setattr__(self, field, frozen)
     validate.lengths(
@@ -83,9 +85,6 @@ class Dataset(Sources):
       ids=self.ids,
       groups=self.x if self.groups is None else self.groups,
     )
-    validate.ids(self.ids)
-    if self.groups is not None:
-      validate.groups(self.groups)
     for field in ("auxiliary", "always_member"):
       validate.mask(getattr(self, field), (len(self.x),), field)
     both = np.flatnonzero(self.auxiliary & self.always_member)
@@ -183,7 +182,10 @@ class Dataset(Sources):
       raise ValueError(f"x has {len(inputs)} record; membership needs at least 2")
     if pair:
       test = test[0], test_y
-    held_out = test if isinstance(test, Dataset) else _held_out(test, name)
+    if isinstance(test, Dataset):
+      held_out = numbered_alike(test, classes, "test")
+    else:
+      held_out = _held_out(test, name)
     every = y if held_out is None else np.concatenate([y, held_out.y])
     if num_classes is None:
       num_classes = int(every.max()) + 1 if classes is None else len(classes)
@@ -192,9 +194,7 @@ class Dataset(Sources):
     if held_out is not None:
       validate.label_range(held_out.y, num_classes, "test y")
       validate.same_records(inputs, held_out.x)
-      held_out = dataclasses.replace(
-        held_out, num_classes=num_classes, classes=classes or held_out.classes
-      )
+      held_out = dataclasses.replace(held_out, num_classes=num_classes, classes=classes)
       if groups is not None and held_out.groups is not None:
         validate.separate_groups(np.asarray(groups), held_out.groups)
     # If the held-out records were standardized, the records were as well.
@@ -378,6 +378,33 @@ def _held_out(test: Any, name: str) -> Dataset | None:
   x, y = validate.inputs(x, "test x"), validate.labels(y, "test y")
   validate.lengths(x, y)
   return Dataset(x, y, int(y.max()) + 1, name)
+
+
+def numbered_alike(part: Dataset, classes: labels.Classes, what: str) -> Dataset:
+  """Return held-out records whose labels have the numbers of given classes.
+
+  Text that is read apart is numbered by its own classes, of which some may be missing.
+
+  Args:
+    part: the records.
+    classes: names of the classes of the training records, or None.
+    what: what the records are, for error messages.
+
+  Raises:
+    ValueError: if only one side has names, or for a class that the other side lacks.
+  """
+  if part.classes == classes:
+    return part
+  if part.classes is None or classes is None:
+    named = ", ".join(part.classes or classes or ())
+    raise ValueError(
+      f"the labels of {what} and of the training records are text ({named!s:.60}) on "
+      "one side and numbers on the other; pass the same on both"
+    )
+  y = labels.positions(np.array(part.classes)[part.y], classes, f"the label of {what}")
+  return dataclasses.replace(
+    part, y=y, num_classes=len(classes), classes=classes, test=None
+  )
 
 
 def to_float(x: Any) -> Any:

@@ -117,7 +117,7 @@ def test_a_release_is_made_from_the_records_too(tmp_path, run, changed):
     weights(tmp_path / "w.npz", 2.0)
   else:
     table(tmp_path / changed, seed=1)
-  with pytest.raises(ValueError, match="content of (--dataset|the model) was"):
+  with pytest.raises(ValueError, match=r"content of (--dataset|the model) was"):
     job.execute(settings, tmp_path / "run", run)
 
 
@@ -136,6 +136,8 @@ def test_a_release_of_a_run_asks_for_records_whose_folder_it_does_not_know(tmp_p
   content = "content of --dataset"
   assert settings.inputs()[content] == trained.inputs()[content]
   before = settings.inputs()
+  with pytest.raises(ValueError, match="has no model: run mixdef train there again"):
+    release.model_of(settings)
   (folder / "models").mkdir()
   (folder / "models" / "00000.npz").write_bytes(b"other")
   assert settings.inputs() != before
