@@ -30,14 +30,13 @@ def check_model(name: str, model: Any, models: int) -> int:
 
 def check_source(source: Any) -> None:
   """Raise a ValueError unless attacks can read it: signals, or trained models."""
-  if hasattr(source, "members") and (
-    hasattr(source, "phi") or hasattr(source, "learner")
-  ):
+  several = np.ndim(getattr(source, "members", 0)) == 2
+  if several and (hasattr(source, "phi") or hasattr(source, "learner")):
     return
   raise ValueError(
     f"the source is a {type(source).__name__}; pass the Ensemble of fit_many, or "
     "Signals, made by Signals.from_logits(logits, labels, members) or "
-    "Signals.from_npz(path)"
+    "Signals.from_npz(path); a single model is for audit_release"
   )
 
 

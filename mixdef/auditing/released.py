@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mixdef.attacks import Signals, _outputs, _population
-from mixdef.core import reading, validate
+from mixdef.core import reading, record_names, validate
 from mixdef.core.learner import Learner
 from mixdef.data import Dataset, labels
-from mixdef.data.dataset import numbered_alike
 from mixdef.training import Run
 
 ARRAYS = ("member_logits", "member_labels", "holdout_logits", "holdout_labels")
@@ -109,6 +108,7 @@ def read(
   inside, outside = datasets["members"], datasets["holdout"]
   others = datasets.get("population")
   data = _joined(inside, outside, groups)
+  validate.asked(others, views)
   predict = _predictor(source)
   signals = Signals.from_logits(
     _query(predict, data.x, views)[None],
@@ -203,7 +203,9 @@ def _pair(given, name, place, sides) -> Any:
     raise ValueError(
       f"{place} hold {there[0]!r} alone: pass both {' and '.join(names.values())}"
     )
-  check: Any = {"groups": validate.groups, "ids": validate.ids, "x": _finite}[name]
+  check: Any = {"groups": record_names.groups, "ids": record_names.ids, "x": _finite}[
+    name
+  ]
   parts = [check(given[one], one) for one in names.values()]
   for one, part, (_, y) in zip(names.values(), parts, sides.values(), strict=True):
     if part.shape[:1] != y.shape:
@@ -217,7 +219,7 @@ def _pair(given, name, place, sides) -> Any:
       f"{' and '.join(names.values())} differ; preprocess both in the same way"
     )
   if name != "x":
-    validate.same_kind(*parts, name)
+    record_names.same_kind(*parts, name)
   return np.concatenate(parts)
 
 
@@ -233,13 +235,13 @@ def _persons(groups, members, records):
   """Return the person of each record, none of whom is on both sides; or None."""
   if groups is None:
     return None
-  named = validate.groups(groups)
+  named = record_names.groups(groups)
   if named.shape != (records,):
     raise ValueError(
       f"groups have shape {named.shape}; pass [{records}], the person of each record, "
       "members first"
     )
-  validate.separate_groups(named[:members], named[members:])
+  record_names.separate_groups(named[:members], named[members:])
   return named
 
 
@@ -280,7 +282,7 @@ def _datasets(given: Mapping[str, Any]) -> dict[str, Dataset]:
     made[name] = dataclasses.replace(own, num_classes=count, classes=classes)
   first = made["members"]
   for name, part in made.items():
-    made[name] = numbered_alike(part, first.classes, name)
+    made[name] = labels.numbered_alike(part, first.classes, name)
     validate.same_records(first.x, part.x)
   return made
 
@@ -292,14 +294,14 @@ def _joined(inside, outside, groups):
     ids = np.array(
       [f"member {i}" for i in inside.ids] + [f"hold-out {i}" for i in outside.ids]
     )
-  named = [part.groups for part in (inside, outside)]
-  if groups is None and any(part is not None for part in named):
-    if any(part is None for part in named):
+  named = [part.groups for part in (inside, outside) if part.groups is not None]
+  if groups is None and named:
+    if len(named) < 2:
       raise ValueError(
         "only one of members and hold-out has groups: pass groups= with the person of "
         "each record, members first, or drop them"
       )
-    validate.same_kind(*named, "groups")
+    record_names.same_kind(*named, "groups")
     groups = np.concatenate(named)
   groups = _persons(groups, len(inside), len(inside) + len(outside))
   return Dataset(

@@ -278,11 +278,6 @@ def _catalogue_for(source: Ensemble | Signals) -> Catalogue:
     gan = isinstance(source, GanSignals)
   else:
     check_source(source)
-    if not isinstance(source, Ensemble):
-      raise ValueError(
-        "audit compares several models: pass the Ensemble of fit_many, or a single one "
-        "to audit_release"
-      )
     gan = source.learner.kind == "generators"
   return GAN_ATTACKS if gan else ATTACKS
 

@@ -225,8 +225,8 @@ def _trained_model(settings, trained):
   except signature.AnotherRun as error:
     found = str(error).removesuffix(FIX).strip()
     raise ValueError(
-      f"--run={settings.run} was trained on other records or by other versions: {found} "
-      "Pass the records with --dataset and --test, and use the versions of the run"
+      f"--run={settings.run} was trained on other records or by other versions; pass "
+      f"its records with --dataset and --test, and use its versions: {found}"
     ) from error
 
 

@@ -53,25 +53,6 @@ COLUMNS = ("label", "group", "id", "test")
 _DATA_SETS = ("dataset", "datasets", "canary_source", "transfer")
 
 
-def _files_named(text: str) -> dict[str, str]:
-  """Return digests of the files and folders that a text quotes, by their names.
-
-  Such files are the weights in `start_from('weights.npz')`.
-  """
-  found: dict[str, str] = {}
-  for _, name in re.findall(r"""(['"])(.+?)\1""", text):
-    path = files.path_of(name)
-    if not files.exists(path):
-      continue  # other text, or a file that the part itself misses
-    inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-    marks = [
-      reading.digest_file(one, fix="it is read") for one in inside if one.is_file()
-    ]
-    key = f"content of {path.name}"
-    found[key] = reading.digest(found.get(key, ""), *marks)
-  return found
-
-
 @dataclasses.dataclass(frozen=True)
 class JobSettings:
   """Settings of every job; the names of the fields are the names of the flags."""
@@ -116,7 +97,7 @@ class JobSettings:
         for name in parsing.modules_named(text):
           file = registry.import_module(name).__file__
           found[f"content of {name}"] = reading.digest_file(file, fix="name a module")
-        found |= _files_named(text)
+        found |= reading.digest_quoted(text)
     return found
 
   def folder(self, job: str, inputs: Mapping[str, str] | None = None) -> pathlib.Path:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epy
 
-from mixdef.core import validate
+from mixdef.core import record_names, validate
 from mixdef.core.mapped import MappedRecords, kept_in_file
 from mixdef.data import encoding, files, labels
 from mixdef.data.dataset import Dataset
@@ -214,7 +214,7 @@ def content(
   ids = _identities(columns, roles.id, place)
   if ids is not None:
     with files.named(f"{place}: column {roles.id!r}"):
-      validate.ids(ids)
+      record_names.ids(ids)
   given = read_schema(schema)
   if unknown := [name for name in given if name not in features]:
     raise ValueError(

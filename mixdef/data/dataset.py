@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.core import validate
+from mixdef.core import record_names, validate
 from mixdef.core.mapped import MappedRecords, kept_in_file
 from mixdef.core.randomness import stream
 from mixdef.data import labels
@@ -72,7 +72,7 @@ class Dataset(Sources):
     fields = ["y", "auxiliary", "always_member", "ids"]
     if not isinstance(self.x, MappedRecords):
       fields.append("x")
-    checks = {"ids": validate.ids, "groups": validate.groups}
+    checks = {"ids": record_names.ids, "groups": record_names.groups}
     for field in fields if self.groups is None else [*fields, "groups"]:
       check = checks.get(field, validate.numbers)
       frozen = check(getattr(self, field), field).view()
@@ -183,7 +183,7 @@ class Dataset(Sources):
     if pair:
       test = test[0], test_y
     if isinstance(test, Dataset):
-      held_out = numbered_alike(test, classes, "test")
+      held_out = labels.numbered_alike(test, classes, "test")
     else:
       held_out = _held_out(test, name)
     every = y if held_out is None else np.concatenate([y, held_out.y])
@@ -196,7 +196,7 @@ class Dataset(Sources):
       validate.same_records(inputs, held_out.x)
       held_out = dataclasses.replace(held_out, num_classes=num_classes, classes=classes)
       if groups is not None and held_out.groups is not None:
-        validate.separate_groups(np.asarray(groups), held_out.groups)
+        record_names.separate_groups(np.asarray(groups), held_out.groups)
     # If the held-out records were standardized, the records were as well.
     standardized = held_out is not None and held_out.standardized
     return cls(
@@ -378,33 +378,6 @@ def _held_out(test: Any, name: str) -> Dataset | None:
   x, y = validate.inputs(x, "test x"), validate.labels(y, "test y")
   validate.lengths(x, y)
   return Dataset(x, y, int(y.max()) + 1, name)
-
-
-def numbered_alike(part: Dataset, classes: labels.Classes, what: str) -> Dataset:
-  """Return held-out records whose labels have the numbers of given classes.
-
-  Text that is read apart is numbered by its own classes, of which some may be missing.
-
-  Args:
-    part: the records.
-    classes: names of the classes of the training records, or None.
-    what: what the records are, for error messages.
-
-  Raises:
-    ValueError: if only one side has names, or for a class that the other side lacks.
-  """
-  if part.classes == classes:
-    return part
-  if part.classes is None or classes is None:
-    named = ", ".join(part.classes or classes or ())
-    raise ValueError(
-      f"the labels of {what} and of the training records are text ({named!s:.60}) on "
-      "one side and numbers on the other; pass the same on both"
-    )
-  y = labels.positions(np.array(part.classes)[part.y], classes, f"the label of {what}")
-  return dataclasses.replace(
-    part, y=y, num_classes=len(classes), classes=classes, test=None
-  )
 
 
 def to_float(x: Any) -> Any:

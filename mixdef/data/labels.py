@@ -1,5 +1,6 @@
 """Conversion of labels from their common forms to integers."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,8 +64,8 @@ def read_all(parts: Mapping[str, ArrayLike]) -> tuple[dict[str, np.ndarray], Cla
     found = np.split(numbers.astype(np.int32), ends)
     return dict(zip(parts, found, strict=True)), tuple(map(str, names))
   if every and _are_signs(every):
-    signs = {what: (part > 0).astype(np.int32) for what, part in plain.items()}
-    return signs, _SIGNS
+    ones = [(part > 0).astype(np.int32) for part in every]
+    return dict(zip(parts, ones, strict=True)), _SIGNS
   return {what: validate.labels(part, what) for what, part in plain.items()}, None
 
 
@@ -143,6 +144,33 @@ def positions(values: np.ndarray, classes: tuple[str, ...], what: str) -> np.nda
       f"training records ({', '.join(classes)!s:.60}); drop such rows"
     )
   return found
+
+
+def numbered_alike(part: Any, classes: Classes, what: str) -> Any:
+  """Return held-out records whose labels have the numbers of given classes.
+
+  Text that is read apart is numbered by its own classes, of which some may be missing.
+
+  Args:
+    part: a `Dataset` of these records.
+    classes: names of the classes of the training records, or None.
+    what: what the records are, for error messages.
+
+  Raises:
+    ValueError: if only one side has names, or for a class that the other side lacks.
+  """
+  if part.classes == classes:
+    return part
+  if part.classes is None or classes is None:
+    named = ", ".join(part.classes or classes or ())
+    raise ValueError(
+      f"the labels of {what} and of the training records are text ({named!s:.60}) on "
+      "one side and numbers on the other; pass the same on both"
+    )
+  y = positions(np.array(part.classes)[part.y], classes, f"the label of {what}")
+  return dataclasses.replace(
+    part, y=y, num_classes=len(classes), classes=classes, test=None
+  )
 
 
 def _name(value: Any) -> str:

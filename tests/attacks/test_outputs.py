@@ -46,7 +46,10 @@ def test_probabilities_are_refused_with_what_to_pass(dtype):
     (np.log10(P), r"base 10; multiply them by np\.log\(10\)"),
     (np.stack([logits_of()[0], logits_of()[1], P[2]]), r"logits\[2\] holds probab"),
     (np.stack([logits_of(), P], 2), r"logits\[0\] \(view 1\) holds probabilities"),
-    (1 / (1 + np.exp(-logits_of())), r"values in \[0, 1\] only, like confidences of"),
+    (
+      1 / (1 + np.exp(-logits_of())),
+      r"values in \[0, 1\] only, like confidences; pass",
+    ),
     (np.stack([logits_of(), 1 - P], 2), r"logits\[0\] \(view 1\) holds values in"),
     (np.round(255 * P).astype(np.uint8), r"sum to 25\d.*, like probabilities times"),
     (1000 * P, r"pass np\.log\(np\.maximum\(p / 1000, 1e-30\)\)"),
