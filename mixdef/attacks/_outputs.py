@@ -46,8 +46,10 @@ def read_file(path: str | pathlib.Path) -> dict[str, Any]:
   arrays: dict[str, Any] = read_npz(path, fix="write it with numpy.savez")
   missing = [name for name in ("logits", "keep", "labels") if name not in arrays]
   if missing:
+    other = "; outputs of one model alone are for audit_release"
     raise ValueError(
       f"{path} has no array {missing[0]!r}; it needs logits, keep, labels"
+      f"{other if 'member_logits' in arrays else ''}"
     )
   unknown = set(arrays) - {"logits", "keep", "labels", *_OPTIONAL}
   if unknown:

@@ -132,6 +132,8 @@ def _of_outputs(source, groups):
   place = "the outputs"
   if not isinstance(source, Mapping):
     given, place = reading.read_npz(source, fix=_FIX), str(source)
+  if "logits" in given and "keep" in given:
+    raise ValueError(f"{place} are those of several models: audit them with audit")
   for name in ARRAYS:
     if name not in given:
       raise ValueError(
@@ -219,7 +221,7 @@ def _pair(given, name, place, sides) -> Any:
       f"{' and '.join(names.values())} differ; preprocess both in the same way"
     )
   if name != "x":
-    record_names.same_kind(*parts, name)
+    record_names.same_kind(parts[0], parts[1], name)
   return np.concatenate(parts)
 
 
@@ -301,7 +303,7 @@ def _joined(inside, outside, groups):
         "only one of members and hold-out has groups: pass groups= with the person of "
         "each record, members first, or drop them"
       )
-    record_names.same_kind(*named, "groups")
+    record_names.same_kind(named[0], named[1], "groups")
     groups = np.concatenate(named)
   groups = _persons(groups, len(inside), len(inside) + len(outside))
   return Dataset(

@@ -138,7 +138,10 @@ class ReleaseSettings(JobSettings):
     folder = files.path_of(self.run, "--run")
     found = reading.read_json(folder / "config.json", fix=_FIX)
     names = {field.name for field in dataclasses.fields(Settings)}
-    if not files.exists(folder / "result.json") or "num_shadows" in found:
+    done = files.exists(folder / "result.json")
+    if not done or "gap_attack" not in reading.read_json(
+      folder / "result.json", fix=_FIX
+    ):
       raise ValueError(f"--run={self.run} holds no finished run of mixdef train")
     kept: dict[str, Any] = {name: found[name] for name in names & found.keys()}
     kept["out"] = str(folder)
