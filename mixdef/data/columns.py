@@ -118,14 +118,14 @@ def dataset(
   classes = train.classes
   if classes == tuple(map(str, range(len(classes or ())))):
     classes = None  # the labels were positions
-  about = {"classes": classes, "schema": train.schema}
+  about: dict[str, Any] = {"classes": classes, "schema": train.schema}
   held_out = None
   if test is not None:
     given, test_place = test
     other = content(given, roles, test_place, schema=schema, like=train, names=names)
     with files.named(test_place):
       x = validate.inputs(other.x, "x")
-    held_out = Dataset(x, other.y, 1, name, ids=other.ids, groups=other.groups, **about)
+    held_out = Dataset(x, other.y, 1, name, ids=other.ids, groups=other.groups)
   with files.named(place):
     data = Dataset.from_arrays(
       train.x,
@@ -136,6 +136,8 @@ def dataset(
       ids=train.ids,
       groups=train.groups,
     )
+  if data.test is not None:
+    about["test"] = dataclasses.replace(data.test, **about)
   return dataclasses.replace(data, **about)
 
 
