@@ -11,7 +11,7 @@ number of models; or subsets that reveal each other's members."""
 
 _CHANCE = 1e-9  # under independent draws, a pattern rarer than this is deliberate
 _SIGMA = 6.0  # the same threshold for a normal variable
-_RELATED = 0.9  # correlation of two halves that share 95% of their records, or 5%
+_RELATED = (0.9, 0.5)  # correlations of halves that share 95 or 75%, or 5 or 25%
 
 
 def drawn(members: np.ndarray, audited: np.ndarray, groups=None) -> np.ndarray:
@@ -77,11 +77,12 @@ def detect_design(members: np.ndarray) -> str:
 
 
 def related(members: np.ndarray) -> np.ndarray:
-  """Find pairs of models whose subsets are the same or complements, up to 5%.
+  """Find pairs of models whose subsets are the same or complements, up to a quarter.
 
   Neither model of such a pair is a reference for the other, because its membership
-  reveals the other's. Pairs that independent draws would produce for so few records do
-  not count.
+  reveals the other's: models of similar subsets have similar outputs, which would give
+  the target's members away even if no record left a trace of its own. Pairs that
+  independent draws would produce for so few records do not count.
 
   Args:
     members: bool [S, N] of the audited records.
@@ -99,19 +100,28 @@ def related(members: np.ndarray) -> np.ndarray:
     return found
   covariance, spread = _covariance(members)
   scale = np.sqrt(np.outer(spread, spread))
-  found = np.abs(covariance) >= _RELATED * np.where(scale > 0, scale, np.inf)
-  np.fill_diagonal(found, False)
-  pairs = int(found.sum()) // 2
+  apart = 2 * spread.mean()  # how often two models differ in a record
+  for least in _RELATED:  # the first needs fewer records to be no chance
+    alike = np.abs(covariance) >= least * np.where(scale > 0, scale, np.inf)
+    np.fill_diagonal(alike, False)
+    if _deliberate(int(alike.sum()) // 2, models, records, apart, least):
+      found |= alike
+  return found
+
+
+def _deliberate(
+  pairs: int, models: int, records: int, apart: float, least: float
+) -> bool:
+  """Return whether independent draws would hardly give so many related pairs."""
   if not pairs:
-    return found
+    return False
   from scipy.stats import binom
 
-  apart = 2 * spread.mean()  # how often two models differ in a record
-  allowed = math.floor((1 - _RELATED) * apart * records)
+  allowed = math.floor((1 - least) * apart * records)
   chance = binom.cdf(allowed, records, apart) + binom.cdf(allowed, records, 1 - apart)
   expected = max(math.comb(models, 2) * chance, 1e-300)
   rarity = pairs * math.log(expected) - math.lgamma(pairs + 1)  # Poisson
-  return found if rarity < math.log(_CHANCE) else np.zeros_like(found)
+  return rarity < math.log(_CHANCE)
 
 
 def references(

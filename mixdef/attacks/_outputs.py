@@ -12,6 +12,7 @@ from mixdef.core.files import path_of
 from mixdef.core.reading import read_npz
 
 _FIRST = 256  # records that usually suffice to reject a wrong scale
+_DISTINCT = 50  # values beyond which [0, 1] or equal sums are no coincidence
 
 _LINEAR = {
   "probabilities": (lambda f: f, "pass np.log(np.maximum(p, 1e-30)), or the logits"),
@@ -45,8 +46,10 @@ def read_file(path: str | pathlib.Path) -> dict[str, Any]:
   arrays: dict[str, Any] = read_npz(path, fix="write it with numpy.savez")
   missing = [name for name in ("logits", "keep", "labels") if name not in arrays]
   if missing:
+    other = "; outputs of one model alone are for audit_release"
     raise ValueError(
       f"{path} has no array {missing[0]!r}; it needs logits, keep, labels"
+      f"{other if 'member_logits' in arrays else ''}"
     )
   unknown = set(arrays) - {"logits", "keep", "labels", *_OPTIONAL}
   if unknown:
@@ -60,8 +63,13 @@ def read_file(path: str | pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{path} has no {name}; a population needs logits and labels")
     pair = arrays.pop("population_logits"), arrays.pop("population_labels")
     arrays["population"] = pair
-  shape = np.shape(arrays["logits"])[:2]
-  arrays["members"] = validate.mask(arrays.pop("keep"), shape, "keep")
+  shape, keep = np.shape(arrays["logits"])[:2], arrays.pop("keep")
+  if keep.ndim == 1 and shape[:1] == keep.shape:
+    raise ValueError(
+      f"{path}: logits have shape {arrays['logits'].shape} and keep {keep.shape}; pass "
+      "[S, N, K] and [S, N]: of one model, logits[None] and keep[None]"
+    )
+  arrays["members"] = validate.mask(keep, shape, "keep")
   return arrays
 
 
@@ -94,12 +102,14 @@ def read(
   classes = logits.shape[-1]
   outside = labels >= classes
   fix = "number the classes from 0"
+  if logits.ndim == 4 and labels.max() < logits.shape[2]:
+    fix = f"if the classes are on axis 2, pass {name}.swapaxes(2, 3)"
   _per_record.refuse("labels", outside, f"values outside 0..{classes - 1}", fix)
   _refuse_nan(logits, name)
   stacks: dict[str, np.ndarray] = {}
   for model, block in enumerate(logits):
     f = (block if block.ndim == 3 else block[:, None]).astype(np.float64)
-    _refuse_scales(f, f"{name}[{model}]")
+    refuse_scales(f, f"{name}[{model}]")
     infinite = np.isposinf(f)
     _per_record.refuse(f"{name}[{model}]", infinite, "+inf", "clip them before saving")
     one = _per_record.statistics(f, labels[:, None])
@@ -156,11 +166,12 @@ def _refuse_nan(logits: np.ndarray, name: str) -> None:
     )
 
 
-def _refuse_scales(f: np.ndarray, name: str) -> None:
+def refuse_scales(f: np.ndarray, name: str) -> None:
   """Reject outputs [N, Q, K] of a model if a whole view is on another scale.
 
-  Logits do not sum to a constant over the classes. Rounding to 16 bits or two digits is
-  tolerated. If all mass is on one class, logarithms of any base look alike.
+  Logits do not sum to a constant over the classes, nor do all of them lie in [0, 1].
+  Rounding to 16 bits or two digits is tolerated. If all mass is on one class,
+  logarithms of any base look alike.
   """
   with np.errstate(invalid="ignore"):  # +inf is rejected later
     natural = _sum_to_one(np.exp(f - np.maximum(f.max(-1, keepdims=True), 0)))
@@ -173,6 +184,22 @@ def _refuse_scales(f: np.ndarray, name: str) -> None:
       if found.any():
         view = "" if found.all() else f" (view {int(found.argmax())})"
         raise ValueError(f"{name}{view} holds {scale}; {fix}")
+  for view in np.flatnonzero((f >= 0).all((0, 2))):
+    one = f[:, view]
+    total, unit = one.sum(-1).mean(), one.max() <= 1
+    scaled = total > 0 and _sum_to_one(one[:, None] / total)[0]
+    if not (scaled or unit) or len(np.unique(one)) <= _DISTINCT:
+      continue
+    where = name if f.shape[1] == 1 else f"{name} (view {view})"
+    if unit:
+      raise ValueError(
+        f"{where} holds values in [0, 1] only, like confidences; pass the logits, of "
+        "separate sigmoids np.log(p) - np.log1p(-p)"
+      )
+    raise ValueError(
+      f"{where} holds rows that sum to {total:.4g}, like probabilities times "
+      f"{total:.4g}; pass np.log(np.maximum(p / {total:.4g}, 1e-30)), or the logits"
+    )
 
 
 def _sum_to_one(p: np.ndarray) -> np.ndarray:

@@ -98,7 +98,8 @@ def _finite_rows(log_probs: ArrayLike) -> np.ndarray:
   refuse("log_probs", np.isnan(f), "NaN", "the model diverged or its input is broken")
   refuse("log_probs", np.isposinf(f), "+inf", "pass logits or log-probabilities")
   largest = f.max(-1, keepdims=True)
-  refuse("log_probs", np.isneginf(largest[..., 0]), "rows of -inf", "show one class")
+  fix = "every row needs a finite entry"
+  refuse("log_probs", np.isneginf(largest[..., 0]), "rows of -inf", fix)
   f -= largest
   hidden = np.isneginf(f)
   if hidden.any():

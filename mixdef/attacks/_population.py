@@ -28,16 +28,42 @@ def check(own: Any, others: Any) -> None:
     )
   known = own.audited | own.members.any(0)
   records, theirs = _marks(own.phi[:, known]), _marks(others.phi)
-  refuse_copies(records, theirs, "the same outputs in every model as")
+  refuse_copies(records, theirs, "the same outputs in every model as audited records")
 
 
-def refuse_copies(records: np.ndarray, theirs: np.ndarray, same: str) -> None:
+def check_holdout(signals: Any) -> None:
+  """Reject a hold-out that overlaps the members of one model.
+
+  Args:
+    signals: the `Signals` of one model on its members and on the hold-out.
+
+  Raises:
+    ValueError: with the number of records on both sides.
+  """
+  member, marks = signals.members[0], _marks(signals.phi)
+  refuse_copies(
+    *(marks[member], marks[~member], "the same outputs as members"),
+    what="hold-out",
+    fix="pass records that were never used in training",
+  )
+
+
+def refuse_copies(
+  records: np.ndarray,
+  theirs: np.ndarray,
+  same: str,
+  *,
+  what: str = "population",
+  fix: str = "pass records that are not among the N",
+) -> None:
   """Reject a population whose marks are those of records more often than by chance.
 
   Args:
     records: marks [N] of the records.
     theirs: marks [Z] of the population.
     same: what equal marks mean, for the message.
+    what: the name of the population, for the message.
+    fix: what to pass instead, for the message.
 
   Raises:
     ValueError: with the number and the first of the copies.
@@ -50,9 +76,8 @@ def refuse_copies(records: np.ndarray, theirs: np.ndarray, same: str) -> None:
   too_many = binom.sf(copies.sum() - 1, count, min(alike, 1.0)) < _CHANCE
   if too_many or (copies.all() and alike < 0.5):
     raise ValueError(
-      f"{copies.sum()} of the {count} records of the population, the first at "
-      f"{copies.argmax()}, have {same} audited records; pass records that are not "
-      "among the N"
+      f"{copies.sum()} of the {count} records of the {what}, the first at "
+      f"{copies.argmax()}, have {same}; {fix}"
     )
 
 

@@ -28,6 +28,18 @@ def check_model(name: str, model: Any, models: int) -> int:
   return int(model)
 
 
+def check_source(source: Any) -> None:
+  """Raise a ValueError unless attacks can read it: signals, or trained models."""
+  several = np.ndim(getattr(source, "members", 0)) == 2
+  if several and (hasattr(source, "phi") or hasattr(source, "learner")):
+    return
+  raise ValueError(
+    f"the source is a {type(source).__name__}; pass the Ensemble of fit_many, or "
+    "Signals, made by Signals.from_logits(logits, labels, members) or "
+    "Signals.from_npz(path); a single model is for audit_release"
+  )
+
+
 def leave_one_out(
   attack: Callable[..., np.ndarray],
   source: Any,
@@ -50,7 +62,7 @@ def leave_one_out(
 
   Raises:
     Unavailable: if no target can be attacked.
-    ValueError: for scores of another shape.
+    ValueError: for a source that is neither, and for scores of another shape.
 
   >>> from mixdef.attacks import Signals, lira_global
   >>> signals = Signals.from_phi([[0., 1.], [2., 3.]], [[False, True]] * 2)
@@ -58,6 +70,7 @@ def leave_one_out(
   array([[0., 1.],
          [2., 3.]])
   """
+  check_source(source)
   scores = np.full(source.members.shape, np.nan)
   targets = range(len(scores)) if targets is None else targets
   missing: list[Unavailable] = []

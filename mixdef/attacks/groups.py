@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from mixdef.attacks._per_record import refuse
 from mixdef.attacks.signals import Signals
-from mixdef.core import validate
+from mixdef.core import record_names, validate
 from mixdef.core.check import check_choice
 from mixdef.metrics import auc
 
@@ -56,7 +56,7 @@ def by_group(
   groups = signals.groups if groups is None else groups
   if groups is None:
     raise ValueError("the signals have no groups: pass groups, one person per record")
-  persons = validate.groups(groups)
+  persons = record_names.groups(groups)
   if persons.shape != signals.audited.shape:
     raise ValueError(
       f"groups have shape {persons.shape}; pass [{len(signals.audited)}], one person "

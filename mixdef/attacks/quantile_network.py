@@ -118,7 +118,9 @@ def quantile_network(
     raise ValueError(
       f"the population has {len(known[0])} records; pass at least {_LEAST}"
     )
-  _population.refuse_copies(_marks(asked), _marks(known), "the same values as")
+  _population.refuse_copies(
+    *(_marks(asked), _marks(known), "the same values as audited records")
+  )
   shape, classes = known[0].shape[1:], int(max(known[1].max(), asked[1].max())) + 1
   known_x, asked_x = _scaled(known[0], asked[0])
   centre, spread = known[2].mean(), known[2].std() or 1.0

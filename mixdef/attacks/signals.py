@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from mixdef.attacks import _designs, _outputs, _per_record, _population
 from mixdef.attacks._targets import Unavailable, check_model
-from mixdef.core import validate
+from mixdef.core import record_names, validate
 
 _STATISTICS = ("phi", "hinge", "loss", "correct")
 
@@ -378,8 +378,8 @@ _CHECKS = {
   "hinge": lambda values: validate.numbers(values, "hinge"),
   "correct": lambda values: validate.bools(values, "correct"),
   "labels": lambda values: validate.labels(values, "labels"),
-  "ids": validate.ids,
-  "groups": validate.groups,
+  "ids": record_names.ids,
+  "groups": record_names.groups,
   "sizes": lambda values: validate.labels(values, "sizes"),
 }
 """Conversions of the optional arrays of `Signals`."""

@@ -59,8 +59,8 @@ def judged(signals: Signals) -> tuple[Signals, list[str]]:
   elif alike.any():
     remarks.append(
       f"{_models(alike.any(1))} trained on the same records as another model, on "
-      "exactly the complementary records, or nearly so: such models are not used as "
-      "references for each other."
+      "exactly the complementary records, or on three quarters of either: such models "
+      "are not used as references for each other."
     )
   if signals.design == "dependent":
     remarks.append(

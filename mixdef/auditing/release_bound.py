@@ -1,5 +1,6 @@
 """The largest share of members that a stated epsilon allows, and what exceeds it."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.defenses import accounting
-from mixdef.metrics.holdout import dp_tpr
+from mixdef.metrics.holdout import RANKS, dp_tpr
+from mixdef.metrics.intervals import clopper_pearson
 
 CONFIDENCE = 0.95
 """Confidence of the bounds on the FPR, for all rules and attacks together."""
@@ -18,10 +20,11 @@ _POINTS = 120
 def bound_of(report: dict[str, Any]) -> dict[str, Any] | None:
   """Compare the rules of every attack with the stated epsilon.
 
-  The members are all scored, so the TPR of a rule is a count. Its FPR is at most
-  `fpr_high`, and differential privacy allows at most a certain TPR there: that of
-  `accounting.largest_tpr` if the model's guarantee says how epsilon was computed, and
-  otherwise the larger `dp_tpr`.
+  The FPR of a rule is at most `fpr_high`, and differential privacy allows at most a
+  certain TPR there: that of `accounting.largest_tpr` if the model's guarantee says how
+  epsilon was computed, and otherwise the larger `dp_tpr`. That is a probability, so the
+  fraction of the members that are named is compared by its lower bound (Clopper and
+  Pearson), at the same confidence for all rules and attacks together.
 
   Args:
     report: the report of `audit_release`, with its attacks, confounding and setting.
@@ -33,7 +36,8 @@ def bound_of(report: dict[str, Any]) -> dict[str, Any] | None:
     is allowed, the rule that exceeds it most: attack, rank, tpr, fpr_high, allowed.
 
   Deviation: the bound holds for records drawn at random; that the sizes of members and
-    hold-out are fixed is neglected [ours].
+    hold-out are fixed, and that members depend on each other through the model, is
+    neglected [ours].
   """
   facts = report["setting"]
   epsilon, delta = facts.get("epsilon"), facts.get("delta") or 0.0
@@ -45,7 +49,13 @@ def bound_of(report: dict[str, Any]) -> dict[str, Any] | None:
     return {**stated, "why_not": why_not, "points": None, "exceeded": []}
   fpr = np.geomspace(min(0.1, 1 / facts["holdout"]), 1, _POINTS)
   points = {"fpr": fpr.tolist(), "tpr": allowed(fpr).tolist()}
-  over = (_most_over(name, row, allowed) for name, row in report["attacks"].items())
+  attacks = report["attacks"]
+  least = functools.partial(
+    clopper_pearson,
+    trials=facts["members"],
+    confidence=1 - 2 * (1 - CONFIDENCE) / (len(RANKS) * len(attacks)),
+  )
+  over = (_most_over(name, row, allowed, least) for name, row in attacks.items())
   exceeded = [row for row in over if row is not None]
   return {**stated, "why_not": "", "points": points, "exceeded": exceeded}
 
@@ -83,14 +93,21 @@ def _allowed(facts, epsilon, delta) -> Callable[[ArrayLike], np.ndarray]:
   return lambda fpr: accounting.largest_tpr(fpr, **training)
 
 
-def _most_over(name, row, allowed):
-  """Return the rule of an attack that exceeds the bound most, or None."""
+def _most_over(name, row, allowed, least):
+  """Return the rule of an attack that exceeds the bound most, or None.
+
+  `least` returns the interval of a rate from the number of successes.
+  """
   rates = allowed([rule["fpr_high"] for rule in row["rules"]]).tolist()
   found = [
     {**_of(rule), "allowed": rate}
     for rule, rate in zip(row["rules"], rates, strict=True)
   ]
-  over = [rule for rule in found if rule["tpr"] > rule["allowed"]]
+  over = [
+    rule
+    for rule, kept in zip(found, row["rules"], strict=True)
+    if least(kept["named"])[0] > rule["allowed"]
+  ]
   if not over:
     return None
   return {"attack": name, **max(over, key=lambda rule: rule["tpr"] - rule["allowed"])}

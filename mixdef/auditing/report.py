@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mixdef.attacks import ATTACKS, Catalogue, Signals
-from mixdef.attacks._targets import check_model
+from mixdef.attacks._targets import check_model, check_source
 from mixdef.attacks.gan import ATTACKS as GAN_ATTACKS
 from mixdef.attacks.gan import GanSignals, with_reconstructions
 from mixdef.auditing.accuracy import accuracies
@@ -279,6 +279,7 @@ def _catalogue_for(source: Ensemble | Signals) -> Catalogue:
   if isinstance(source, Signals):
     gan = isinstance(source, GanSignals)
   else:
+    check_source(source)
     gan = source.learner.kind == "generators"
   return GAN_ATTACKS if gan else ATTACKS
 

@@ -25,6 +25,12 @@ TEXT = __doc__
 _FIX = "pass the report.json of mixdef release or mixdef audit"
 _PRECISION = "0.95"
 
+_FORM = {"verdict": {"level": str}, "attacks": dict}
+_RATE = {"value": float, "ci": [(float, type(None))], "resolvable": bool}
+_COUNTS = {"prior": float, "shown": {_PRECISION: int}, "possible": {_PRECISION: int}}
+_NAMES = {"unit": str, "prior": float, "priors": [_COUNTS]}
+"""What the gate reads of a report."""
+
 
 @dataclasses.dataclass(frozen=True)
 class GateSettings:
@@ -65,6 +71,9 @@ def failures(report: Mapping[str, Any], settings: GateSettings) -> list[str]:
   Raises:
     ValueError: for a limit on what the report does not contain.
   """
+  _check(report, _FORM)
+  if not report["attacks"]:
+    raise ValueError(f"the report has no attacks: {_FIX}")
   lines = []
   if settings.max_tpr:
     lines += _rates(report, *settings.rate, strict=settings.strict)
@@ -77,14 +86,24 @@ def failures(report: Mapping[str, Any], settings: GateSettings) -> list[str]:
   return lines
 
 
+def _check(value, form, place="the report"):
+  """Raise unless a part of a report has a form, with the fix."""
+  try:
+    reading.check_form(value, form, place)
+  except ValueError as error:
+    raise ValueError(f"{error}; {_FIX}") from None
+
+
 def _rates(report, most, fpr, *, strict):
   lines = []
   for name, row in report["attacks"].items():
+    _check(row, {"tpr": dict}, name)
     rate = row["tpr"].get(fpr)
     if rate is None:
       known = ", ".join(row["tpr"])
       raise ValueError(f"the report has no TPR at an FPR of {fpr}; it has {known}")
-    low, high = rate["ci"]
+    _check(rate, _RATE, name)
+    low, high = [*rate["ci"], None, None][:2]
     if rate["resolvable"] and low > most:
       lines.append(f"{name}: TPR {rate['value']:.4g} at FPR {fpr}, at least {low:.4g}")
     elif strict and not rate["resolvable"]:
@@ -97,7 +116,11 @@ def _rates(report, most, fpr, *, strict):
 def _names(report, most, *, strict):
   if report.get("kind") != "release":
     raise ValueError("--max_named needs a report of mixdef release")
-  counts = next(row for row in report["priors"] if row["prior"] == report["prior"])
+  _check(report, _NAMES)
+  rows = [row for row in report["priors"] if row["prior"] == report["prior"]]
+  if not rows:
+    raise ValueError(f"the report has no counts at its prior; {_FIX}")
+  counts = rows[0]
   shown, possible = counts["shown"][_PRECISION], counts["possible"][_PRECISION]
   if shown > most:
     return [f"{shown} {report['unit']}s can be named, with 19 of 20 names right"]

@@ -29,7 +29,7 @@ from typing import Any, cast
 from etils import epy
 
 from mixdef.cli import job, train
-from mixdef.cli.settings import JobSettings, Settings, about
+from mixdef.cli.settings import COLUMNS, JobSettings, Settings, about
 
 with epy.lazy_imports():
   import numpy as np
@@ -38,6 +38,8 @@ with epy.lazy_imports():
   from mixdef.auditing import dropping, prices
   from mixdef.core import files, reading
   from mixdef.models import network
+  from mixdef.training import signature
+  from mixdef.training.agreement import FIX
 
 _FIX = "pass the run folder of mixdef train"
 
@@ -111,17 +113,20 @@ class ReleaseSettings(JobSettings):
       return dropping.check_share(share)
 
   def inputs(self) -> dict[str, str]:
-    """Return versions, and the digest of the model's settings, weights or outputs."""
+    """Return versions, and digests of the model, the records and their settings."""
+    found = super().inputs()
+    if self.arrays:
+      content = reading.digest_file(self.arrays, fix="write it with numpy.savez")
+      return {**found, "content of the model": content}
     if self.params:
       weights = network.by_path(mixdef.models.read_weights(self.params))
       arrays = [np.asarray(weights[name]) for name in sorted(weights)]
-      found = reading.digest(np.array(sorted(weights)), *arrays)
-      return {**super().inputs(), "content of the model": found}
-    path, fix = self.arrays, "write it with numpy.savez"
-    if self.run:
-      path, fix = files.path_of(self.run, "--run") / "result.json", _FIX
-    digest = reading.digest_file(path, fix=fix)
-    return {**super().inputs(), "content of the model": digest}
+      content = reading.digest(np.array(sorted(weights)), *arrays)
+    else:
+      folder = files.path_of(self.run, "--run")
+      kept = [folder / "result.json", *files.listed(folder / "models", "*.npz")]
+      content = reading.digest(*(reading.digest_file(one, fix=_FIX) for one in kept))
+    return {**self.trained.inputs(), **found, "content of the model": content}
 
   @property
   def trained(self) -> Settings:
@@ -133,18 +138,37 @@ class ReleaseSettings(JobSettings):
     folder = files.path_of(self.run, "--run")
     found = reading.read_json(folder / "config.json", fix=_FIX)
     names = {field.name for field in dataclasses.fields(Settings)}
-    if not files.exists(folder / "result.json") or "num_shadows" in found:
+    done = files.exists(folder / "result.json")
+    if not done or "gap_attack" not in reading.read_json(
+      folder / "result.json", fix=_FIX
+    ):
       raise ValueError(f"--run={self.run} holds no finished run of mixdef train")
     kept: dict[str, Any] = {name: found[name] for name in names & found.keys()}
     kept["out"] = str(folder)
-    for name in ("dataset", "data_dir"):
+    for name in ("dataset", "data_dir", "schema", *COLUMNS):
       kept[name] = getattr(self, name) or kept.get(name, "")
-    return Settings(**kept)
+    settings = Settings(**kept)
+    for name in ("dataset", "schema", "test"):
+      if not getattr(self, name) and _lacks_its_folder(kept[name]):
+        raise ValueError(
+          f"--run={self.run} was trained on --{name}={kept[name]}, of which the run "
+          f"does not know the folder: pass --{name}=PATH"
+        )
+    return settings
 
   def chosen_attacks(self) -> list[str] | None:
     """Return the attacks named, or None for those of the price."""
     with about("attacks", self.attacks):
       return mixdef.attacks.ATTACKS.names(self.attacks) if self.attacks else None
+
+
+def _lacks_its_folder(text: str) -> bool:
+  """Return whether a text of config.json is the name of a file that is not here.
+
+  Run folders name no places, so paths are cut to file names.
+  """
+  named = bool(pathlib.PurePath(text).suffix) and not text.replace(".", "").isdecimal()
+  return named and ":" not in text and not files.exists(files.path_of(text))
 
 
 def run(settings: ReleaseSettings, folder: pathlib.Path) -> dict:
@@ -176,11 +200,12 @@ def model_of(settings: ReleaseSettings) -> tuple[dict[str, Any], Settings]:
     {"source", "members", "holdout"} as `audit_release` takes them, and the settings.
 
   Raises:
-    ValueError: if the data set of `params` has no test records.
+    ValueError: if the data set of `params` has no test records, or the run has no model
+      of these records.
   """
   trained = settings.trained
   if settings.run:
-    model = train.fit(trained, files.path_of(trained.out, "--run"))
+    model = _trained_model(settings, trained)
     return {"source": model, "members": None, "holdout": None}, trained
   data = trained.load()
   if data.test is None:
@@ -191,6 +216,21 @@ def model_of(settings: ReleaseSettings) -> tuple[dict[str, Any], Settings]:
   (net,) = trained.networks(data)
   source = mixdef.models.predictor(net, settings.params)
   return {"source": source, "members": data, "holdout": data.test}, trained
+
+
+def _trained_model(settings, trained):
+  """Load the model of a run folder; raise an error where it would be another one."""
+  folder = files.path_of(settings.run, "--run")
+  if not files.listed(folder / "models", "*.npz"):
+    raise ValueError(f"--run={settings.run} has no model: run mixdef train there again")
+  try:
+    return train.fit(trained, folder)
+  except signature.AnotherRun as error:
+    found = str(error).removesuffix(FIX).strip()
+    raise ValueError(
+      f"--run={settings.run} was trained on other records or by other versions; pass "
+      f"its records with --dataset and --test, and use its versions: {found}"
+    ) from error
 
 
 def _of_model(settings, how):

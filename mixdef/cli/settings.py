@@ -97,6 +97,7 @@ class JobSettings:
         for name in parsing.modules_named(text):
           file = registry.import_module(name).__file__
           found[f"content of {name}"] = reading.digest_file(file, fix="name a module")
+        found |= reading.digest_quoted(text)
     return found
 
   def folder(self, job: str, inputs: Mapping[str, str] | None = None) -> pathlib.Path:

@@ -227,7 +227,9 @@ def _refuse(parts):
         f"{student.name} trains on the auxiliary records, so {part.name} cannot use "
         "them as non-members: drop one"
       )
-  clipped = next((part for part in parts if part.traits.per_example), None)
+  clipped = _clipping_for_a_guarantee(parts) or next(
+    (part for part in parts if part.traits.per_example), None
+  )
   if clipped:
     for part in parts:
       _refuse_with_clipping(part, clipped)
@@ -253,6 +255,11 @@ def _refuse_with_clipping(part, clipped):
     raise ValueError(
       f"{part.name} trains earlier stages on the members, but the epsilon of "
       f"{clipped.name} covers a single training: {give_up}"
+    )
+  if part is not clipped and part.traits.per_person:
+    raise ValueError(
+      f"{part.name} draws {part.traits.per_person} rows of a person, but "
+      f"{clipped.name} determines what a step draws and clips together: {give_up}"
     )
   if part.rows:
     raise ValueError(

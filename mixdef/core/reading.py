@@ -13,6 +13,7 @@ import io
 import json
 import math
 import pathlib
+import re
 import struct
 import warnings
 import zipfile
@@ -183,6 +184,23 @@ def digest_file(path: Any, *, fix: str) -> str:
   path = path_of(path)
   with _one_line(path, "cannot be read", fix), _to_read(path) as file:
     return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def digest_quoted(text: str) -> dict[str, str]:
+  """Hash the files and folders that a text quotes, by their names.
+
+  Such files are the weights in `start_from('weights.npz')`.
+  """
+  found: dict[str, str] = {}
+  for _, name in re.findall(r"""(['"])(.+?)\1""", text):
+    path = files.path_of(name)
+    if not files.exists(path):
+      continue  # other text, or a file that the part itself misses
+    inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+    marks = [digest_file(one, fix="it is read") for one in inside if one.is_file()]
+    key = f"content of {path.name}"
+    found[key] = digest(found.get(key, ""), *marks)
+  return found
 
 
 def seal(value: Mapping[str, Any]) -> dict[str, Any]:

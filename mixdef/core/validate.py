@@ -64,7 +64,7 @@ def integer(value: Any, name: str, *, least: int = 0) -> int:
   except TypeError:
     whole = None
   if whole is None:
-    raise ValueError(f"{name}={value!r}; pass an integer of at least {least}")
+    raise ValueError(f"{name}={_line(value)}; pass an integer of at least {least}")
   if whole < least:
     raise ValueError(f"{name}={whole}; pass at least {least}")
   return whole
@@ -77,7 +77,13 @@ def real(value: Any, name: str) -> float:
       raise TypeError
     return float(value)
   except (TypeError, ValueError):
-    raise ValueError(f"{name}={value!r}; pass a number") from None
+    raise ValueError(f"{name}={_line(value)}; pass a number") from None
+
+
+def _line(value: Any) -> str:
+  """Return the text of a value in one short line."""
+  words = " ".join(repr(value).split())
+  return words if len(words) <= 60 else f"{words[:57]}..."
 
 
 _BITS = (
@@ -228,38 +234,6 @@ def lengths(x: Sized, y: Sized, **columns: Any) -> None:
       )
 
 
-def ids(values: Any) -> np.ndarray:
-  """Return the ids of records [N], integers or text, checked to be unique."""
-  names = np.asarray(values)
-  if names.dtype.kind not in "iuUT" or names.ndim != 1:
-    raise ValueError(f"ids have type {names.dtype}; pass [N] integers or text")
-  values, counts = np.unique(names, return_counts=True)
-  if counts.max(initial=0) > 1:
-    raise ValueError(
-      f"ids contain {values[counts.argmax()]!s} {counts.max()} times; pass a unique "
-      "id for every record"
-    )
-  return names
-
-
-def groups(values: Any) -> np.ndarray:
-  """Return the groups of records [N], integers or text."""
-  names = np.asarray(values)
-  if names.dtype.kind not in "iuUT" or names.ndim != 1:
-    raise ValueError(f"groups have type {names.dtype}; pass [N] integers or text")
-  return names
-
-
-def separate_groups(train: np.ndarray, test: np.ndarray) -> None:
-  """Raise if a group has both training records and held-out records."""
-  both = np.intersect1d(train, test)
-  if both.size:
-    raise ValueError(
-      f"group {both[0]!s} has training records and test records; keep all records of a "
-      f"group on one side ({both.size} are on both)"
-    )
-
-
 def same_records(x: Any, test_x: Any) -> None:
   """Raise if held-out records differ from the training records in shape or type."""
   if (x.shape[1:], x.dtype) != (test_x.shape[1:], test_x.dtype):
@@ -318,6 +292,20 @@ def queries(x: Any, known: Any) -> Any:
   return x.astype(np.float32)
 
 
+def asked(population: Any, views: Any) -> None:
+  """Raise unless a population is a `Dataset`, and views are a function, or None."""
+  if population is not None and not hasattr(population, "x"):
+    raise ValueError(
+      f"population is a {type(population).__name__}; pass a Dataset, "
+      "Dataset.from_arrays(x, y)"
+    )
+  if views is not None and not callable(views):
+    raise ValueError(
+      f"views={_line(views)} is not a function; pass one such as "
+      "mixdef.attacks.VIEWS['shifts'](x)"
+    )
+
+
 def bools(values: Any, what: str) -> np.ndarray:
   """Return `values` as a bool array."""
   values = numbers(values, what)
@@ -366,6 +354,8 @@ def scored(scores: Any, members: Any, name: str = "members") -> tuple[Any, np.nd
 
 def rows(index: ArrayLike, num_records: int) -> np.ndarray:
   """Return an index array from a mask or from indices into `num_records` records."""
+  if np.ma.isMaskedArray(index):
+    raise ValueError("rows is a masked array; pass the indices that are not masked")
   index = np.asarray(index)
   if index.dtype == bool:
     index = np.flatnonzero(mask(index, (num_records,), "the mask"))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epy
 
-from mixdef.core import validate
+from mixdef.core import record_names, validate
 from mixdef.core.mapped import MappedRecords, kept_in_file
 from mixdef.data import encoding, files, labels
 from mixdef.data.dataset import Dataset
@@ -118,14 +118,14 @@ def dataset(
   classes = train.classes
   if classes == tuple(map(str, range(len(classes or ())))):
     classes = None  # the labels were positions
-  about = {"classes": classes, "schema": train.schema}
+  about: dict[str, Any] = {"classes": classes, "schema": train.schema}
   held_out = None
   if test is not None:
     given, test_place = test
     other = content(given, roles, test_place, schema=schema, like=train, names=names)
     with files.named(test_place):
       x = validate.inputs(other.x, "x")
-    held_out = Dataset(x, other.y, 1, name, ids=other.ids, groups=other.groups, **about)
+    held_out = Dataset(x, other.y, 1, name, ids=other.ids, groups=other.groups)
   with files.named(place):
     data = Dataset.from_arrays(
       train.x,
@@ -136,6 +136,8 @@ def dataset(
       ids=train.ids,
       groups=train.groups,
     )
+  if data.test is not None:
+    about["test"] = dataclasses.replace(data.test, **about)
   return dataclasses.replace(data, **about)
 
 
@@ -214,7 +216,7 @@ def content(
   ids = _identities(columns, roles.id, place)
   if ids is not None:
     with files.named(f"{place}: column {roles.id!r}"):
-      validate.ids(ids)
+      record_names.ids(ids)
   given = read_schema(schema)
   if unknown := [name for name in given if name not in features]:
     raise ValueError(

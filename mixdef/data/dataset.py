@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.core import validate
+from mixdef.core import record_names, validate
 from mixdef.core.mapped import MappedRecords, kept_in_file
 from mixdef.core.randomness import stream
 from mixdef.data import labels
@@ -72,8 +72,10 @@ class Dataset(Sources):
     fields = ["y", "auxiliary", "always_member", "ids"]
     if not isinstance(self.x, MappedRecords):
       fields.append("x")
+    checks = {"ids": record_names.ids, "groups": record_names.groups}
     for field in fields if self.groups is None else [*fields, "groups"]:
-      frozen = np.asarray(getattr(self, field)).view()
+      check = checks.get(field, validate.numbers)
+      frozen = check(getattr(self, field), field).view()
       frozen.flags.writeable = False
       object.__setattr__(self, field, frozen)
     validate.lengths(
@@ -83,9 +85,6 @@ class Dataset(Sources):
       ids=self.ids,
       groups=self.x if self.groups is None else self.groups,
     )
-    validate.ids(self.ids)
-    if self.groups is not None:
-      validate.groups(self.groups)
     for field in ("auxiliary", "always_member"):
       validate.mask(getattr(self, field), (len(self.x),), field)
     both = np.flatnonzero(self.auxiliary & self.always_member)
@@ -183,7 +182,10 @@ class Dataset(Sources):
       raise ValueError(f"x has {len(inputs)} record; membership needs at least 2")
     if pair:
       test = test[0], test_y
-    held_out = test if isinstance(test, Dataset) else _held_out(test, name)
+    if isinstance(test, Dataset):
+      held_out = labels.numbered_alike(test, classes, "test")
+    else:
+      held_out = _held_out(test, name)
     every = y if held_out is None else np.concatenate([y, held_out.y])
     if num_classes is None:
       num_classes = int(every.max()) + 1 if classes is None else len(classes)
@@ -192,11 +194,9 @@ class Dataset(Sources):
     if held_out is not None:
       validate.label_range(held_out.y, num_classes, "test y")
       validate.same_records(inputs, held_out.x)
-      held_out = dataclasses.replace(
-        held_out, num_classes=num_classes, classes=classes or held_out.classes
-      )
+      held_out = dataclasses.replace(held_out, num_classes=num_classes, classes=classes)
       if groups is not None and held_out.groups is not None:
-        validate.separate_groups(np.asarray(groups), held_out.groups)
+        record_names.separate_groups(np.asarray(groups), held_out.groups)
     # If the held-out records were standardized, the records were as well.
     standardized = held_out is not None and held_out.standardized
     return cls(

@@ -1,5 +1,7 @@
 """Conversion of labels from their common forms to integers."""
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,19 @@ def read(y: ArrayLike, test_y: ArrayLike | None = None) -> tuple[Any, Any, Class
   (array([1, 0], dtype=int32), array([1], dtype=int32), ('ant', 'cat'))
   """
   parts = {"y": y} if test_y is None else {"y": y, "test y": test_y}
+  found, classes = read_all(parts)
+  return found["y"], found.get("test y"), classes
+
+
+def read_all(parts: Mapping[str, ArrayLike]) -> tuple[dict[str, np.ndarray], Classes]:
+  """Return several arrays of labels as integers of the same classes; see `read`.
+
+  Args:
+    parts: labels by their name in messages.
+
+  Raises:
+    ValueError: naming the first bad label and the fix.
+  """
   plain = {what: _vector(part, what) for what, part in parts.items()}
   every = [part for part in plain.values() if part is not None]
   if len(every) < len(parts):
@@ -45,15 +60,13 @@ def read(y: ArrayLike, test_y: ArrayLike | None = None) -> tuple[Any, Any, Class
     for what, part in zip(parts, every, strict=True):
       if (empty := np.flatnonzero(part == "")).size:
         raise ValueError(f"{what}[{empty[0]}] is empty; remove records without a label")
-    found = np.split(numbers.astype(np.int32), [len(every[0])])
-    return _pair(found[: len(every)], tuple(map(str, names)))
+    ends = np.cumsum([len(part) for part in every])[:-1]
+    found = np.split(numbers.astype(np.int32), ends)
+    return dict(zip(parts, found, strict=True)), tuple(map(str, names))
   if every and _are_signs(every):
-    return _pair([(part > 0).astype(np.int32) for part in every], _SIGNS)
-  return _pair([validate.labels(part, what) for what, part in plain.items()], None)
-
-
-def _pair(found: list, classes: Classes) -> tuple[Any, Any, Classes]:
-  return found[0], found[1] if len(found) > 1 else None, classes
+    ones = [(part > 0).astype(np.int32) for part in every]
+    return dict(zip(parts, ones, strict=True)), _SIGNS
+  return {what: validate.labels(part, what) for what, part in plain.items()}, None
 
 
 def _vector(y: ArrayLike, what: str) -> np.ndarray | None:
@@ -131,6 +144,33 @@ def positions(values: np.ndarray, classes: tuple[str, ...], what: str) -> np.nda
       f"training records ({', '.join(classes)!s:.60}); drop such rows"
     )
   return found
+
+
+def numbered_alike(part: Any, classes: Classes, what: str) -> Any:
+  """Return held-out records whose labels have the numbers of given classes.
+
+  Text that is read apart is numbered by its own classes, of which some may be missing.
+
+  Args:
+    part: a `Dataset` of these records.
+    classes: names of the classes of the training records, or None.
+    what: what the records are, for error messages.
+
+  Raises:
+    ValueError: if only one side has names, or for a class that the other side lacks.
+  """
+  if part.classes == classes:
+    return part
+  if part.classes is None or classes is None:
+    named = ", ".join(part.classes or classes or ())
+    raise ValueError(
+      f"the labels of {what} and of the training records are text ({named!s:.60}) on "
+      "one side and numbers on the other; pass the same on both"
+    )
+  y = positions(np.array(part.classes)[part.y], classes, f"the label of {what}")
+  return dataclasses.replace(
+    part, y=y, num_classes=len(classes), classes=classes, test=None
+  )
 
 
 def _name(value: Any) -> str:

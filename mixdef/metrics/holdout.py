@@ -30,6 +30,7 @@ class Rules(NamedTuple):
     num_members: N1, members with a score.
     num_holdout: n0, records of the hold-out with a score.
     num_missing: records whose score is NaN, which are excluded.
+    level: probability with which one rule may be taken for better than guessing.
   """
 
   rank: np.ndarray
@@ -40,6 +41,7 @@ class Rules(NamedTuple):
   num_members: int
   num_holdout: int
   num_missing: int = 0
+  level: float = 0.05 / len(RANKS)
 
   @classmethod
   def of(
@@ -69,7 +71,8 @@ class Rules(NamedTuple):
     Guarantee: exact for scores of the hold-out that are independent and identically
       distributed given the model. If references were trained on the hold-out, the
       scores are exchangeable, and the bounds are approximate. Nothing is assumed of the
-      members' scores.
+      members' scores; `beats` assumes that they are exchangeable with those of the
+      hold-out if the model leaks nothing.
 
     Deviation: R is always the length of `RANKS`, also for a hold-out that is too short
       for some, which is conservative.
@@ -103,6 +106,7 @@ class Rules(NamedTuple):
       own.size,
       others.size,
       missing,
+      _level(confidence, num_attacks),
     )
 
   @property
@@ -118,30 +122,52 @@ class Rules(NamedTuple):
       prior: fraction of members among the candidates of an attacker, in (0, 1).
 
     Returns:
-      The longest list of a rule whose TPR is `odds(precision, prior)` times the upper
-      bound on its FPR; 0 if there is none.
+      The longest list of a rule that `beats` guessing, and whose TPR is
+      `odds(precision, prior)` times the upper bound on its FPR; 0 if there is none.
     """
-    return self._longest(self.high, precision, prior)
+    return self._longest(self.high, precision, prior, self.beats)
 
   def possible(self, precision: float, prior: float) -> int:
     """Return how many members could be on such a list: the same with lower bounds."""
-    return self._longest(self.low, precision, prior)
+    return self._longest(self.low, precision, prior, self.named > 0)
 
   def certifiable(self, precision: float, prior: float) -> float:
     """Return the smallest fraction of members that this hold-out can show at all.
 
     Above 1, no list of this precision can be shown.
     """
-    return float(odds(precision, prior) * self.high[0])
+    members, both = self.num_members, self.num_members + self.num_holdout
+    drawn = np.arange(members)
+    # Pr[the largest scores of both sides, one or more, are all members']
+    chance = np.log((members - drawn) / (both - drawn)).cumsum()
+    fewest = 1 + np.searchsorted(-chance, -np.log(self.level))
+    share = odds(precision, prior) * self.high[0]
+    return float(max(share, fewest / members))
+
+  @property
+  def beats(self) -> np.ndarray:
+    """Which rules name more members than they would if nothing leaked, bool [R].
+
+    If members and hold-out are exchangeable, at least m members are above the k-th
+    largest of the hold-out if at most k - 1 of the m + k - 1 largest scores of both
+    sides are the hold-out's, a hypergeometric law whatever the scores. A rule beats
+    guessing if this has a probability of at most `level`, so that any rule of any
+    attack does so by chance in at most 1 - confidence of all audits.
+    """
+    from scipy.stats import hypergeom
+
+    both = self.num_members + self.num_holdout
+    law = hypergeom(both, self.num_holdout, self.named + self.rank - 1)
+    return law.cdf(self.rank - 1) <= self.level
 
   @property
   def beats_guessing(self) -> bool:
-    """Whether a rule names a larger fraction of the members than its FPR bound."""
-    return bool((self.tpr > self.high).any())
+    """Whether any rule beats guessing."""
+    return bool(self.beats.any())
 
-  def _longest(self, fpr, precision, prior):
+  def _longest(self, fpr, precision, prior, counted):
     enough = self.tpr >= odds(precision, prior) * fpr
-    return int(self.named[enough & (self.named > 0)].max(initial=0))
+    return int(self.named[enough & counted].max(initial=0))
 
 
 def odds(precision: float, prior: float) -> float:
@@ -205,9 +231,14 @@ def fpr_bounds(
   if not 0 < confidence < 1:
     raise ValueError(f"confidence={confidence}; pass a number in (0, 1)")
   k = np.asarray(rank)
-  level = (1 - confidence) / (len(RANKS) * num_attacks)
+  level = _level(confidence, num_attacks)
   law = beta(k, num_holdout + 1 - k)
   return law.ppf(level), law.isf(level)
+
+
+def _level(confidence, num_attacks):
+  """Return the probability of an error that is left to one rule (Bonferroni)."""
+  return (1 - confidence) / (len(RANKS) * num_attacks)
 
 
 def _scores(values, name):

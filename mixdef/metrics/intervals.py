@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.core import validate
+from mixdef.core import record_names, validate
 from mixdef.core.randomness import generator
 from mixdef.metrics.roc import check_fpr, scored_pairs
 
@@ -330,7 +330,7 @@ def _units(groups: ArrayLike | None, present: Any) -> np.ndarray:
   """Return the number of the person of each record that is present, or its own."""
   if groups is None:
     return np.arange(present.sum())
-  named = validate.groups(groups)
+  named = record_names.groups(groups)
   validate.lengths(present, present, groups=named)
   return np.unique(named[present], return_inverse=True)[1]
 

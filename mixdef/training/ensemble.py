@@ -376,6 +376,7 @@ class Ensemble:
       ValueError: if a model outputs NaN, the views have another shape, or the
         population holds records of another shape or type.
     """
+    validate.asked(population, views)
     query = registry.SIGNALS[self.learner.kind]
     return query(self, population=population, views=views, progress=progress, **options)
 

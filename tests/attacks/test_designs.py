@@ -222,6 +222,38 @@ def test_pitfall_137_a_few_records_differ_by_chance():
   assert usable[1].all()
 
 
+def near_twins(rng):
+  """Models 0 and 4, 1 and 5 ... share 85% of their records."""
+  members = rng.random((4, 150)) < 0.5
+  return np.concatenate([members, members ^ (rng.random(members.shape) < 0.15)])
+
+
+def successive(rng):
+  """Every model keeps four fifths of the records of the one before."""
+  members = [rng.random(150) < 0.5]
+  for _ in range(7):
+    fresh = rng.random(150) < 0.5
+    members.append(np.where(rng.random(150) < 0.8, members[-1], fresh))
+  return np.array(members)
+
+
+@pytest.mark.parametrize("draw", [near_twins, successive])
+def test_pitfall_137_models_of_similar_subsets_are_no_references(draw):
+  """Outputs that follow the other records of a subset tell nothing of one's own."""
+  values = []
+  for seed in range(4):
+    rng = np.random.default_rng(seed)
+    members = draw(rng)
+    weights = rng.normal(size=(150, 150))
+    np.fill_diagonal(weights, 0)  # no record has an effect on its own output
+    phi = (members - members.mean(1, keepdims=True)) @ weights.T / 4
+    signals = Signals.from_phi(phi + 0.5 * rng.normal(size=phi.shape), members)
+    scores = attacks.leave_one_out(attacks.lira_online, signals)
+    values.append(auc(scores, members))
+    assert signals.related[0, 4 if draw is near_twins else 1]
+  assert np.mean(values) == pytest.approx(0.5, abs=0.04)
+
+
 def test_pitfall_137_pairs_are_at_chance_without_a_signal():
   members = pairs(8, 8000)
   for attack in (attacks.lira_online, attacks.lira_offline, minus_mean):

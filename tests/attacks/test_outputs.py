@@ -46,6 +46,13 @@ def test_probabilities_are_refused_with_what_to_pass(dtype):
     (np.log10(P), r"base 10; multiply them by np\.log\(10\)"),
     (np.stack([logits_of()[0], logits_of()[1], P[2]]), r"logits\[2\] holds probab"),
     (np.stack([logits_of(), P], 2), r"logits\[0\] \(view 1\) holds probabilities"),
+    (
+      1 / (1 + np.exp(-logits_of())),
+      r"values in \[0, 1\] only, like confidences; pass",
+    ),
+    (np.stack([logits_of(), 1 - P], 2), r"logits\[0\] \(view 1\) holds values in"),
+    (np.round(255 * P).astype(np.uint8), r"sum to 25\d.*, like probabilities times"),
+    (1000 * P, r"pass np\.log\(np\.maximum\(p / 1000, 1e-30\)\)"),
     (P > 0.5, "logits are bool, which are decisions"),
   ],
 )
@@ -75,7 +82,7 @@ def test_log_probabilities_say_what_logits_say(dtype):
   [
     np.round(4 * logits_of()).astype(np.int8),  # quantized
     np.maximum(logits_of(), 0) + 1e-3,
-    np.random.default_rng(0).random((MODELS, RECORDS, CLASSES)),
+    2 * np.random.default_rng(0).random((MODELS, RECORDS, CLASSES)),
     np.zeros((MODELS, RECORDS, CLASSES)),
     np.where(np.eye(CLASSES)[P.argmax(-1)] > 0, 0.0, -40.0),  # sure of every record
     np.where(np.eye(CLASSES)[P.argmax(-1)] > 0, 0.0, -np.inf),
@@ -149,6 +156,13 @@ def test_some_rows_that_happen_to_sum_to_one_are_no_probabilities():
     ),
     ({"logits": np.zeros((3, 40, 5), "M8[s]")}, "holds dates"),
     ({"logits": None}, "logits is None; pass an array"),
+    (
+      {"logits": np.stack([logits_of()] * 2, 3), "labels": np.arange(RECORDS) % 5},
+      r"if the classes are on axis 2, pass logits\.swapaxes\(2, 3\)",
+    ),
+    ({"ids": np.ma.array(np.arange(RECORDS), mask=True)}, "ids are a masked array"),
+    ({"groups": np.ma.array(np.arange(RECORDS), mask=True)}, "groups are a masked"),
+    ({"groups": [[1], [2, 3]] * 20}, r"groups are ragged; pass \[N\]"),
     ({"audited": np.ones(RECORDS)}, r"audited\.astype\(bool\)"),
     ({"ids": np.zeros(RECORDS, int)}, "ids contain 0 40 times"),
     ({"ids": np.arange(9)}, r"ids have shape \(9,\); pass \[40\]"),

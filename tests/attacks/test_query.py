@@ -155,6 +155,14 @@ def test_views_of_another_shape_are_refused(ensemble, queries):
     ensemble.signals(views=queries)
 
 
+def test_a_population_or_views_of_another_kind_are_one_line(ensemble):
+  pair = ensemble.data.x, ensemble.data.y
+  with pytest.raises(ValueError, match="population is a tuple; pass a Dataset"):
+    ensemble.signals(population=pair)
+  with pytest.raises(ValueError, match="views='shifts' is not a function; pass one"):
+    ensemble.signals(views="shifts")
+
+
 def test_identity_is_one_view():
   x = np.zeros((5, 4))
   assert identity(x).shape == (5, 1, 4)

@@ -192,6 +192,14 @@ def test_where_nobody_differs_there_is_nothing_to_audit(members):
     judged(leaky(members))
 
 
+@pytest.mark.parametrize("source", [None, "outputs.npz", np.zeros((2, 9, 3))])
+def test_what_is_neither_models_nor_signals_is_one_line(source):
+  with pytest.raises(ValueError, match=r"the source is a .*Signals\.from_npz\(path\)"):
+    audit(source)
+  with pytest.raises(ValueError, match="the source is a"):
+    leave_one_out(attacks.gap, source)
+
+
 def test_one_model_under_two_subsets_is_refused():
   members = halves(4, 0)
   phi = np.random.default_rng(0).normal(size=members.shape)

@@ -93,13 +93,13 @@ def test_without_references_there_is_one_curve():
   assert list(drawn(signals(models=1))) == ["release"]
 
 
-def report(*rules, **changes):
+def report(*rules, members=10**9, **changes):
   """Return what `bound_of` reads, with rules (tpr, fpr_high) of one attack."""
   rows = [
-    {"rank": rank, "tpr": tpr, "fpr_high": high}
+    {"rank": rank, "tpr": tpr, "fpr_high": high, "named": tpr * members}
     for rank, (tpr, high) in enumerate(rules, 1)
   ]
-  facts = {"holdout": 1000, "epsilon": 1.0, "delta": 1e-5}
+  facts = {"members": members, "holdout": 1000, "epsilon": 1.0, "delta": 1e-5}
   return {
     "attacks": {"quiet": {"rules": []}, "loud": {"rules": rows}},
     "setting": facts | changes.pop("setting", {}),
@@ -120,6 +120,12 @@ def test_a_rule_over_the_bound_raises_an_alarm():
   assert "at most 10.00% (95% confidence" in said
   assert SAID in said
   assert alarm(bound_of(report((at, 0.01)))) == ""
+
+
+def test_few_members_over_the_bound_are_no_alarm():
+  """Of 20 members, 3 named where 2.7% are allowed are chance; of 20,000, 15% not."""
+  assert not bound_of(report((0.15, 0.01), members=20))["exceeded"]
+  assert bound_of(report((0.15, 0.01), members=20_000))["exceeded"]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 import mixdef
 from mixdef.auditing.confounding import blind_test
@@ -158,6 +159,17 @@ def test_the_files_hold_the_report_and_redaction_drops_records(tmp_path):
   )
 
 
+PLAIN, LABELS = (outputs()[f"member_{name}"] for name in ("logits", "labels"))
+
+
+def sides(**both):
+  return {
+    f"{side}_{name}": part
+    for name, parts in both.items()
+    for side, part in zip(("member", "holdout"), parts, strict=True)
+  }
+
+
 @pytest.mark.parametrize(
   ("change", "says"),
   [
@@ -165,6 +177,29 @@ def test_the_files_hold_the_report_and_redaction_drops_records(tmp_path):
     ({"logits": np.zeros((3, 2))}, "hold 'logits', which is not read"),
     ({"member_groups": np.zeros(800)}, "hold 'member_groups' alone"),
     ({"holdout_logits": np.zeros((600, 3))}, "query both in the same way"),
+    ({"member_logits": softmax(PLAIN, -1)}, r"member_logits holds probabilities; pass"),
+    ({"member_logits": PLAIN.T}, r"shape \(5, 800\), for 800 labels; .*logits\.T"),
+    ({"member_logits": PLAIN[None]}, r"pass \[800, K\] .*: member_logits\[0\]"),
+    ({"member_logits": PLAIN[:, :1]}, r"np\.stack\(\[np\.zeros_like\(z\), z\], -1\)"),
+    (
+      {"member_logits": np.ma.array(PLAIN, mask=PLAIN > 1)},
+      "member_logits is a masked",
+    ),
+    ({"member_logits": PLAIN[:0], "member_labels": []}, "at least one record"),
+    ({"member_labels": np.zeros(799, int)}, r"member_logits .* for 799 labels"),
+    ({"population_labels": np.zeros(9, int)}, "lack 'population_logits'"),
+    (sides(ids=(np.arange(800), np.arange(600).astype(str))), "ids are int64 on one"),
+    (sides(groups=(np.zeros(800, int), np.zeros(600, int))), "group 0 has training"),
+    (sides(x=(np.zeros((799, 2)), np.zeros((600, 2)))), "member_x has shape"),
+    (sides(x=(np.full((800, 2), np.nan), np.zeros((600, 2)))), "not finite"),
+    (
+      sides(logits=(PLAIN, PLAIN), labels=(LABELS, LABELS)),
+      "800 of the 800 records of",
+    ),
+    (
+      sides(logits=(PLAIN, PLAIN[:200]), labels=(LABELS, LABELS[:200])),
+      "hold-out, the first at 0, have the same outputs as members; pass records that",
+    ),
   ],
 )
 def test_arrays_that_are_wrong_are_one_line(change, says):
@@ -172,6 +207,58 @@ def test_arrays_that_are_wrong_are_one_line(change, says):
   arrays = {name: value for name, value in arrays.items() if value is not None}
   with pytest.raises(ValueError, match=says):
     audit(arrays)
+
+
+@pytest.mark.parametrize(
+  ("returned", "says"),
+  [
+    (lambda x: None, "returned a NoneType; return logits"),
+    (lambda x: (x, x), "returned a tuple; return logits"),
+    (lambda x: x.T, r"returned shape \(2, 30\) for 30 records"),
+    (lambda x: x[:, 0], r"of one logit z \[B\], np\.stack"),
+  ],
+)
+def test_a_function_that_returns_something_else_is_told(returned, says):
+  x, y = np.random.default_rng(0).normal(size=(30, 2)), np.arange(30) % 2
+  with pytest.raises(ValueError, match=says):
+    mixdef.audit_release(returned, members=(x[:15], y[:15]), holdout=(x[15:], y[15:]))
+
+
+def test_text_labels_have_the_same_numbers_on_both_sides():
+  """A side that lacks a class must not number the others anew."""
+  rng = np.random.default_rng(4)
+  x, y = rng.normal(size=(90, 3)).astype(np.float32), np.arange(90) % 3
+  names = np.array(["ant", "bee", "cat"])[y]
+  held = y > 0
+  given = {"members": (x[:60], names[:60]), "holdout": (x[60:][held[60:]],)}
+  given["holdout"] += (names[60:][held[60:]],)
+  made = mixdef.data.Dataset.from_arrays
+  for parts in (given, {key: made(*pair) for key, pair in given.items()}):
+    found = mixdef.audit_release(lambda x: x, attacks="loss_threshold", **parts)
+    scores = found.scores["loss_threshold"][60:]
+    expected = x - np.log(np.exp(x).sum(1, keepdims=True))
+    expected = expected[np.arange(90), y][60:][held[60:]]
+    np.testing.assert_allclose(scores, expected, rtol=1e-4)
+  mixed = {**given, "holdout": made(x[60:], y[60:])}
+  with pytest.raises(
+    ValueError, match="labels of holdout and of the training records are"
+  ):
+    mixdef.audit_release(lambda x: x, **mixed)
+
+
+def test_members_by_chance_are_neither_named_nor_an_alarm():
+  """Of few members and a long hold-out, chance alone names some."""
+  levels, alarms = [], []
+  for seed in range(20):
+    verdict = audit(
+      outputs(members=20, holdout=500, seed=100 + seed),
+      attacks=["loss_threshold"],
+      setting={"epsilon": 0.01, "delta": 0.0},
+    ).report["verdict"]
+    levels.append(verdict["level"])
+    alarms.append(verdict["alarm"] != "")
+  assert levels.count("none_found") >= 18
+  assert sum(alarms) <= 2
 
 
 def test_arguments_that_are_wrong_are_one_line():

@@ -106,3 +106,26 @@ def test_a_contradicted_epsilon_fails_whatever_the_limits(tmp_path, capsys):
   status, text = run(tmp_path, capsys, found, "--max_named=100")
   assert status == 1
   assert text == "gate: the stated epsilon is contradicted: rmia names too many"
+
+
+@pytest.mark.parametrize(
+  ("changes", "says"),
+  [
+    ({"attacks": {}}, "the report has no attacks"),
+    ({"attacks": []}, "the report.attacks is [], not dict"),
+    ({"attacks": {"rmia": 3}}, "rmia is 3, not dict"),
+    ({"attacks": {"rmia": {"tpr": {"0.001": {}}}}}, "rmia has no 'value'"),
+    ({"verdict": 3}, "the report.verdict is 3, not dict"),
+    ({"priors": []}, "the report has no counts at its prior"),
+    ({"priors": 3}, "the report.priors is 3, not list"),
+    ({"priors": [{"prior": 0.1, "shown": {}}]}, "has no '0.95'"),
+  ],
+)
+def test_a_report_that_was_changed_is_one_line_and_never_passes(
+  tmp_path, capsys, changes, says
+):
+  argv = ("--max_tpr=0.01@0.001", "--max_named=0")
+  status, text = run(tmp_path, capsys, report(**changes), *argv)
+  assert status == 2
+  assert says in text
+  assert len(text.splitlines()) == 1

@@ -8,7 +8,7 @@ import pytest
 
 import mixdef
 from mixdef.auditing import sweep as engine
-from mixdef.cli import audit, compare, flags, job, sweep
+from mixdef.cli import audit, compare, flags, job, release, sweep
 from mixdef.cli.settings import Settings
 from mixdef.data import Dataset
 
@@ -80,6 +80,67 @@ def test_records_of_another_folder_do_not_give_the_old_result(
   with pytest.raises(ValueError, match="content of --dataset was"):
     job.execute(changed, tmp_path, run)
   assert len(run.calls) == 1
+
+
+def table(path, seed=0):
+  rng = np.random.default_rng(seed)
+  rows = [f"{rng.normal():.4f},{rng.normal():.4f},{'ab'[i % 2]}" for i in range(20)]
+  path.write_text("\n".join(["one,two,y", *rows]))
+  return str(path)
+
+
+def weights(path, value=1.0):
+  np.savez(path, **{"Dense_0/kernel": np.full((2, 2), value, np.float32)})
+  return str(path)
+
+
+def test_other_weights_under_the_same_name_do_not_give_the_old_result(tmp_path, run):
+  path = weights(tmp_path / "w.npz")
+  settings = Settings(dataset="digits", defense=f"mixup|start_from('{path}')")
+  first = job.execute(settings, tmp_path / "run", run)
+  assert job.execute(settings, tmp_path / "run", run) == first
+  weights(tmp_path / "w.npz", 2.0)
+  with pytest.raises(ValueError, match=r"content of w\.npz was"):
+    job.execute(settings, tmp_path / "run", run)
+
+
+@pytest.mark.parametrize("changed", ["data.csv", "test.csv", "w.npz"])
+def test_a_release_is_made_from_the_records_too(tmp_path, run, changed):
+  files = {name: table(tmp_path / name) for name in ("data.csv", "test.csv")}
+  params = weights(tmp_path / "w.npz")
+  settings = release.ReleaseSettings(
+    params=params, dataset=files["data.csv"], test=files["test.csv"], label="y"
+  )
+  first = job.execute(settings, tmp_path / "run", run)
+  assert job.execute(settings, tmp_path / "run", run) == first
+  if changed == "w.npz":
+    weights(tmp_path / "w.npz", 2.0)
+  else:
+    table(tmp_path / changed, seed=1)
+  with pytest.raises(ValueError, match=r"content of (--dataset|the model) was"):
+    job.execute(settings, tmp_path / "run", run)
+
+
+def test_a_release_of_a_run_asks_for_records_whose_folder_it_does_not_know(tmp_path):
+  """Run folders name files, not places."""
+  data, test = table(tmp_path / "data.csv"), table(tmp_path / "test.csv", seed=1)
+  folder = tmp_path / "run"
+  trained = Settings(dataset=data, test=test, label="y", out=str(folder))
+  job.execute(trained, folder, lambda settings, folder: {"gap_attack": 0.5})
+  named = {"run": str(folder)}
+  with pytest.raises(ValueError, match=r"--dataset=data\.csv, .*pass --dataset=PATH"):
+    release.ReleaseSettings(**named)
+  with pytest.raises(ValueError, match=r"--test=test\.csv, .*pass --test=PATH"):
+    release.ReleaseSettings(**named, dataset=data)
+  settings = release.ReleaseSettings(**named, dataset=data, test=test)
+  content = "content of --dataset"
+  assert settings.inputs()[content] == trained.inputs()[content]
+  before = settings.inputs()
+  with pytest.raises(ValueError, match="has no model: run mixdef train there again"):
+    release.model_of(settings)
+  (folder / "models").mkdir()
+  (folder / "models" / "00000.npz").write_bytes(b"other")
+  assert settings.inputs() != before
 
 
 def test_the_records_are_read_once(tmp_path, monkeypatch):

@@ -290,6 +290,24 @@ def test_hooks_that_are_shown_members_are_refused(one):
 DATA = Data(jnp.ones((B, 5)), jnp.arange(B) % K, jnp.array([False, False, False, True]))
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_part_that_claims_to_give_up_epsilon_does_not_hide_another(first):
+  """The part that states epsilon decides what may stand beside it."""
+  other = Defense("other", traits=Traits(per_example=True, no_guarantee=True))
+  spy = Defense("spy", epoch=lambda state, ctx: ctx.members)
+  for bad in (mixup(), spy, Defense("some", rows=lambda key, members, own: members)):
+    parts = [other, bad, dp_sgd()] if first else [dp_sgd(), bad, other]
+    with pytest.raises(ValueError, match=f"{bad.name}.*(dp_sgd|members)"):
+      chain(*parts)
+
+
+def test_only_the_part_that_clips_draws_persons():
+  other = Defense("other", traits=Traits(per_person=4))
+  for clipped in (dp_sgd(), dp_sgd(unit="person", per_person=2)):
+    with pytest.raises(ValueError, match="other draws 4 rows of a person"):
+      chain(clipped, other)
+
+
 @pytest.mark.parametrize("hook", ["epoch", "finish"])
 def test_what_is_declared_post_processing_is_not_shown_the_members(hook):
   keeper = keeps_members(hook, traits=Traits(post_processing=True))

@@ -36,6 +36,34 @@ def test_one_hot_columns_count_the_classes():
   assert Dataset.from_arrays(X, y).num_classes == 5
 
 
+def test_held_out_text_that_was_read_apart_is_numbered_alike():
+  """A data set of "b" and "c" alone numbers them 0 and 1."""
+  held = Dataset.from_arrays(X[:2], ["c", "b"])
+  data = Dataset.from_arrays(X, ["a", "b", "c", "a"], test=held)
+  assert data.test.y.tolist() == [2, 1]
+  assert data.test.classes == data.classes
+  with pytest.raises(
+    ValueError, match="the label of test is 'd' in row 0, which is no"
+  ):
+    Dataset.from_arrays(
+      X, ["a", "b", "c", "a"], test=Dataset.from_arrays(X[:2], ["d", "b"])
+    )
+  with pytest.raises(ValueError, match=r"text \(b, c\) on one side and numbers on the"):
+    Dataset.from_arrays(X, [0, 1, 2, 0], test=held)
+
+
+@pytest.mark.parametrize("column", ["ids", "groups"])
+def test_names_that_are_masked_or_ragged_are_one_line(column):
+  masked = np.ma.array(np.arange(4), mask=[False, False, True, True])
+  for names, says in (
+    (masked, "masked array"),
+    ([[1], [1, 2], [3], [4]], "ragged"),
+    (5, "integers or text"),
+  ):
+    with pytest.raises(ValueError, match=f"{column} .*{says}"):
+      Dataset.from_arrays(X, [0, 1, 1, 0], **{column: names})
+
+
 def test_held_out_text_has_the_same_classes():
   data = Dataset.from_arrays(X, ["b", "a", "b", "a"], test=(X, ["c", "a", "b", "c"]))
   assert (data.classes, data.num_classes) == (("a", "b", "c"), 3)

@@ -53,9 +53,46 @@ def test_members_on_a_list_have_the_check_values(prior, shown, possible):
   ],
 )
 def test_the_certifiable_share_has_the_check_values(count, named, half):
-  rules = Rules.of([0.0], np.arange(count, dtype=float))
+  rules = Rules.of(np.zeros(100_000), np.arange(count, dtype=float))
   assert rules.certifiable(0.95, 0.1) == pytest.approx(named, rel=5e-3)
   assert rules.certifiable(0.5, 0.1) == pytest.approx(half, rel=5e-3)
+
+
+def test_few_members_need_a_longer_hold_out():
+  """One member above n0 records is chance with probability 1/(n0 + 1)."""
+  level = 0.05 / len(RANKS)
+  for count in (198, 200):
+    rules = Rules.of([1e9], np.arange(count, dtype=float))
+    assert (rules.shown(0.5, 0.99) == 1) == (1 / (count + 1) <= level)
+    assert rules.beats_guessing == (1 / (count + 1) <= level)
+  assert Rules.of([1e9], np.arange(150.0)).certifiable(0.5, 0.99) > 1
+  assert Rules.of([1e9], np.arange(250.0)).certifiable(0.5, 0.99) == 1
+
+
+def test_a_rule_beats_guessing_as_often_as_a_random_order_of_all_scores():
+  from itertools import combinations
+
+  rules = Rules.of([9.0, 8.0, 6.0, 1.0], [7.0, 5.0, 4.0, 3.0, 2.0])
+  for level in (0.01, 0.1, 0.3, 0.6):
+    expected = []
+    for k, named in zip(rules.rank, rules.named, strict=True):
+      orders = list(combinations(range(9), 4))  # places of the members, best first
+      above = [
+        sum(place < [i for i in range(9) if i not in own][k - 1] for place in own)
+        for own in orders
+      ]
+      expected.append(np.mean(np.array(above) >= named) <= level)
+    assert rules._replace(level=level).beats.tolist() == expected
+
+
+@pytest.mark.parametrize(("members", "holdout"), [(1, 1000), (5, 400), (100, 2000)])
+def test_without_leakage_no_size_beats_guessing(members, holdout):
+  rng = np.random.default_rng(3)
+  runs, found = 200, 0
+  for _ in range(runs):
+    rules = Rules.of(rng.normal(size=members), rng.normal(size=holdout))
+    found += rules.beats_guessing
+  assert found <= 0.05 * runs + 2 * np.sqrt(runs * 0.05 * 0.95)
 
 
 def test_members_above_the_kth_score_are_counted():

@@ -42,9 +42,7 @@ def dataset(folder: pathlib.Path, *, name: str, test: pathlib.Path | None) -> Da
   gray = all(_is_gray(x) for x, _, _ in parts)
   (x, y, ids), *held_out = [(x[..., :1] if gray else x, y, i) for x, y, i in parts]
   count = len(classes)
-  others = [
-    Dataset(x, y, count, name, ids=ids, classes=classes) for x, y, ids in held_out
-  ]
+  others = [Dataset(x, y, count, name, ids=ids) for x, y, ids in held_out]
   with files.named(folder):
     data = Dataset.from_arrays(
       x,
@@ -54,7 +52,10 @@ def dataset(folder: pathlib.Path, *, name: str, test: pathlib.Path | None) -> Da
       ids=ids,
       test=others[0] if others else None,
     )
-  return dataclasses.replace(data, classes=classes)
+  known: dict[str, Any] = {"classes": classes}
+  if data.test is not None:
+    known["test"] = dataclasses.replace(data.test, **known)
+  return dataclasses.replace(data, **known)
 
 
 def of_bytes(values: Any, where: str) -> np.ndarray:
