@@ -24,6 +24,8 @@ with epy.lazy_imports():
 TEXT = __doc__
 _FIX = "pass the report.json of mixdef release or mixdef audit"
 _PRECISION = "0.95"
+_RATE = {"value": float, "ci": [float], "resolvable": bool}
+_COUNTS = {"prior": float, "shown": {_PRECISION: int}, "possible": {_PRECISION: int}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +65,9 @@ def failures(report: Mapping[str, Any], settings: GateSettings) -> list[str]:
     settings: the limits.
 
   Raises:
-    ValueError: for a limit on what the report does not contain.
+    ValueError: for a limit on what the report does not contain, and if it is damaged.
   """
+  _require(report, {"verdict": {"level": str}, "attacks": dict})
   lines = []
   if settings.max_tpr:
     lines += _rates(report, *settings.rate, strict=settings.strict)
@@ -77,13 +80,25 @@ def failures(report: Mapping[str, Any], settings: GateSettings) -> list[str]:
   return lines
 
 
+def _require(value, form, place="it"):
+  """Raise if a part of the report has another form, so that no limit is skipped."""
+  try:
+    reading.check_form(value, form, place)
+  except ValueError as error:
+    raise ValueError(f"the report is damaged: {error}; {_FIX}") from None
+
+
 def _rates(report, most, fpr, *, strict):
+  if not report["attacks"]:
+    raise ValueError(f"--max_tpr: no attack ran for this report; {_FIX}")
   lines = []
   for name, row in report["attacks"].items():
+    _require(row, {"tpr": dict}, f"attacks.{name}")
     rate = row["tpr"].get(fpr)
     if rate is None:
       known = ", ".join(row["tpr"])
       raise ValueError(f"the report has no TPR at an FPR of {fpr}; it has {known}")
+    _require(rate, _RATE, f"attacks.{name}.tpr.{fpr}")
     low, high = rate["ci"]
     if rate["resolvable"] and low > most:
       lines.append(f"{name}: TPR {rate['value']:.4g} at FPR {fpr}, at least {low:.4g}")
@@ -97,7 +112,10 @@ def _rates(report, most, fpr, *, strict):
 def _names(report, most, *, strict):
   if report.get("kind") != "release":
     raise ValueError("--max_named needs a report of mixdef release")
-  counts = next(row for row in report["priors"] if row["prior"] == report["prior"])
+  _require(report, {"prior": float, "unit": str, "priors": [_COUNTS]})
+  counts = {row["prior"]: row for row in report["priors"]}.get(report["prior"])
+  if counts is None:
+    raise ValueError(f"the report is damaged: it has no counts at its prior; {_FIX}")
   shown, possible = counts["shown"][_PRECISION], counts["possible"][_PRECISION]
   if shown > most:
     return [f"{shown} {report['unit']}s can be named, with 19 of 20 names right"]

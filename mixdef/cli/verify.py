@@ -64,7 +64,7 @@ def checked(settings: VerifySettings) -> dict[str, bool]:
   """
   path = files.path_of(settings.report, "report")
   report = reading.read_json(path, fix=_FIX)
-  if "made_from" not in report:
+  if not isinstance(report.get("made_from"), dict):
     raise ValueError(f"{path} has no digests: {_FIX}")
   kept = report["made_from"]
   found: dict[str, str | None] = {"code": provenance.code_digest()}

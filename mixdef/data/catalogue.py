@@ -114,6 +114,8 @@ def check_name(name: str | os.PathLike[str]) -> None:
       f"name is {type(name).__name__}; pass the name of a data set, such as 'digits', "
       "or a path; for your own arrays use Dataset.from_arrays(x, y)"
     )
+  if name in readers.HUBS:
+    raise ValueError(f"{name} is followed by the name of a data set, as {name}mnist")
   if is_path_or_hub(name):
     return
   name = str(name)

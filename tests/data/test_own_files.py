@@ -205,7 +205,7 @@ def _deep(folder):
   ("spoil", "options", "message"),
   [
     (lambda f: draw(f, "cat", (5, 6)), {}, r"cat/1.png has 6 x 5 pixels and .* resize"),
-    (lambda f: (f / "dog").mkdir(), {}, "dog holds no pictures; put .png, .jpg, .jpeg"),
+    (lambda f: (f / "dog").mkdir(), {}, "dog holds no .png, .jpg, .jpeg files; pass"),
     (lambda f: (f / "cat/1.png").write_text("x"), {}, "cat/1.png is damaged"),
     (_deep, {}, "deep.png has more than 8 bits per channel"),
     (lambda f: None, {"label": "y"}, "a folder of pictures has no columns: drop label"),
