@@ -24,6 +24,10 @@ class Stopped(RuntimeError):
   """Training stopped; finished work is kept, and the same call resumes."""
 
 
+class PeerLost(Stopped):
+  """Another process of the job has ended without a word, for example killed."""
+
+
 def connect(coordinator: str, num_processes: int, process_id: int) -> None:
   """Connect to the other processes of this job; call it before using any device.
 
@@ -56,6 +60,7 @@ def barrier(what: str) -> Iterator[None]:
 
   Raises:
     Stopped: if this process succeeded but another failed.
+    PeerLost: if another process cannot be reached any more.
   """
   if jax.process_count() == 1:
     yield
@@ -67,8 +72,14 @@ def barrier(what: str) -> Iterator[None]:
     yield
   except Exception as raised:
     error = raised
-  multihost_utils.sync_global_devices(what)
-  failed = multihost_utils.process_allgather(np.array(error is not None))
+  try:
+    multihost_utils.sync_global_devices(what)
+    failed = multihost_utils.process_allgather(np.array(error is not None))
+  except (ValueError, RuntimeError) as lost:  # what JAX raises depends on its version
+    raise error or PeerLost(
+      "another process of the job was lost: see its log, and run the same command on "
+      "all hosts again, which resumes"
+    ) from lost
   if error is not None:
     raise error
   if failed.any():
