@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 Result = TypeVar("Result")
@@ -48,6 +49,16 @@ def connect(coordinator: str, num_processes: int, process_id: int) -> None:
       f"process_id={process_id} of num_processes={num_processes}: with an explicit "
       "coordinator, pass the index of each process (from 0) and the number of processes"
     )
+  host, _, port = coordinator.rpartition(":")
+  if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+    raise ValueError(
+      f"coordinator={coordinator!r}: pass host:port of process 0, with a port below "
+      "65536, or auto"
+    )
+  # JAX ends the process without a message of its own if they do not come.
+  logging.info(
+    "waiting up to 5 minutes for all %d processes at %s", num_processes, coordinator
+  )
   jax.distributed.initialize(coordinator, num_processes, process_id)
 
 

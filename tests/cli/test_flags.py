@@ -261,6 +261,8 @@ MISTAKES = [
   ("lira", "--memory_gb=nan", "--memory_gb=nan must be 0 or more"),
   ("lira", "--strategy=fast", "--strategy='fast'; choose from auto, vmap"),
   ("lira", "--process_id=-1", "--process_id=-1 must be 0 or more"),
+  ("lira", "--process_id=1", "only used with --coordinator=host:port"),
+  ("audit", "--num_processes=2", "only used with --coordinator=host:port"),
   ("audit", "--attack_records=0", "--attack_records=0 must be at least 1"),
   ("audit", "--attack_targets=-4", "--attack_targets=-4 must be at least 1"),
   ("sweep", "--seeds=0", "--seeds=0 must be at least 1"),

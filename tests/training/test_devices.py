@@ -137,6 +137,9 @@ def test_without_a_folder_each_process_trains_all_models(monkeypatch, expected):
 def test_a_process_without_a_number_is_one_line():
   with pytest.raises(ValueError, match="process_id=2 of num_processes=2"):
     devices.connect("127.0.0.1:1", 2, 2)
+  for address in ("127.0.0.1", "host:x", "host:65536", ":1"):
+    with pytest.raises(ValueError, match="pass host:port of process 0"):
+      devices.connect(address, 2, 0)
 
 
 def test_a_lost_process_is_told_unless_this_one_failed_too(monkeypatch):
