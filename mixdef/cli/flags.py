@@ -306,9 +306,8 @@ def _plain(reason: str, kind: Any) -> str:
   given, _, rest = reason.partition(": ")
   name = given.partition("=")[0].lstrip("-")
   types = {field.name: type(field.default) for field in dataclasses.fields(kind)}
-  if rest and types.get(name) in _KINDS:
-    return f"{given}: pass {_KINDS[types[name]]}"
-  return reason
+  wanted = next((text for one, text in _KINDS.items() if types.get(name) is one), "")
+  return f"{given}: pass {wanted}" if rest and wanted else reason
 
 
 def rate_at(flag: str, text: str) -> tuple[float, float]:

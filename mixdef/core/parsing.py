@@ -232,6 +232,8 @@ def _bind(make, args, given, written):
     wrong = [name for name in given if name not in named]
     near = difflib.get_close_matches(wrong[0], named, n=1) if wrong else []
     hint = f"; did you mean {near[0]}?" if near else ""
+    if "multiple values" in str(error):
+      hint = "; pass arguments by name"
     raise ValueError(f"{written}: {error}{hint}") from None
 
 

@@ -98,7 +98,7 @@ def load(
       folder = _folder(data_dir)
       data = readers.tensorflow.load(name, folder, roles=roles, schema=schema)
     else:
-      data = CATALOGUE[name](_folder(data_dir))
+      data = CATALOGUE.make(name, Dataset, _folder(data_dir))
   return data.hold_out(test) if isinstance(test, float) else data
 
 

@@ -240,6 +240,7 @@ MISTAKES = [
   ("train", "--dataset=hf:", "hf: is followed by the name of a data set"),
   ("train", "--dataset=tfds:", "tfds: is followed by the name of a data set"),
   ("train", "--model=collections:OrderedDict", "wrap it in a function"),
+  ("gan", "--classifier=cnn(8)", "for argument 'num_classes'; pass arguments by name"),
   ("train", "--flagfile=/nowhere", "/nowhere"),
   ("train", "--protocol=x", "--protocol=x: value should be one of <adamixup>"),
   ("train", "--seed=-1", "--seed=-1 must be 0 or more"),
