@@ -61,11 +61,11 @@ def path_of(path: Any, name: str = "path") -> pathlib.Path:
     return _bucket(text, name)
   elif isinstance(text, str) and _CUT_URL.match(text):
     raise ValueError(
-      f"{name}={text!r} lost a slash: pass the URL as text, because pathlib.Path cuts "
-      "it, or ./ before the name of a folder of this machine"
+      f"{name}={text!r}: a slash is missing: pass the URL as text, as pathlib.Path "
+      "cuts it, or ./ before the name of a folder of this machine"
     )
   if "\0" in str(text):
-    raise ValueError(f"{name}={text!r} has a null character, which no path can have")
+    raise ValueError(f"{name}={text!r}: no path can have a null character")
   try:
     return pathlib.Path(path).expanduser()
   except RuntimeError as error:

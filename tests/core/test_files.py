@@ -46,8 +46,12 @@ def test_a_tilde_is_the_home_folder(home):
     (3, TypeError, "out=3 must be a path"),
     (None, TypeError, "out=None must be a path"),
     ("~nobody-of-this-name/runs", ValueError, "out='~nobody-of-this-name/runs'"),
-    (pathlib.Path("s3://bucket/run"), ValueError, "out='s3:/bucket/run' lost a slash"),
-    ("a\0b", ValueError, "has a null character"),
+    (
+      pathlib.Path("s3://bucket/run"),
+      ValueError,
+      "out='s3:/bucket/run': a slash is missing",
+    ),
+    ("a\0b", ValueError, "no path can have a null character"),
   ],
 )
 def test_what_is_no_path_is_refused(path, error, says):
