@@ -19,7 +19,7 @@ from mixdef.learners import classifier
 from mixdef.training import fit_many
 from mixdef.training.sampling import first_records
 
-_LEAST = 4  # reference models
+_LEAST, _MOST = 4, 10**5  # reference models, in all rounds
 _ROUNDS = {"shadows": 1, "cascade": 2}  # at least
 _IMITATORS, _ORDINARY = 10, 20
 
@@ -51,7 +51,8 @@ class Price(NamedTuple):
     """Read "free", "imitate", "shadows:64" or "cascade:3x32".
 
     Raises:
-      ValueError: for any other text, fewer than four models, or a cascade of one round.
+      ValueError: for any other text, fewer than four models or more than 100,000, or a
+        cascade of one round.
 
     >>> Price.parse("cascade:3x32")
     Price(kind='cascade', models=32, imitators=0, rounds=3)
@@ -72,6 +73,8 @@ class Price(NamedTuple):
         f"models, or 'cascade:3x32' for 3 rounds of 32; {_LEAST} models and 2 rounds "
         "at least"
       )
+    if price.rounds * price.models > _MOST:
+      raise ValueError(f"budget={text!r}; pass at most {_MOST:,} models in all")
     return price
 
 

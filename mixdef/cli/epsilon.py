@@ -46,7 +46,8 @@ class EpsilonSettings:
   def __post_init__(self):
     """Check the flags."""
     for field in dataclasses.fields(self):
-      flags.check(field.name, getattr(self, field.name), type(field.default))
+      if (value := getattr(self, field.name)) != field.default:
+        flags.check(field.name, value, type(field.default))
     for name in ("num_members", "batch_size", "epochs"):
       if getattr(self, name) < 1:
         raise ValueError(f"pass --{name}=NUMBER, at least 1")

@@ -235,6 +235,9 @@ _DEFINE: dict[type, Callable[..., Any]] = {
 }
 
 
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
+
+
 def check(name: str, value: Any, kind: type) -> None:
   """Raise if a value is outside the range of a flag.
 
@@ -296,13 +299,22 @@ def read(job: str, kind: Any, text: str, argv: Sequence[str]) -> Any:
     hint = f"did you mean {' or '.join(f'--{name}' for name in near)}?"
     refuse(job, f"--{error.flagname} is not a flag; {hint if near else 'see --help'}")
   except flags.Error as error:
-    refuse(job, str(error).removeprefix("flag "))
+    refuse(job, _plain(str(error).removeprefix("flag "), kind))
   if rest:
     refuse(job, f"{rest[0]!r} is not a flag: write --name=value")
   try:
     return _settings(kind, values)
   except (ValueError, OSError, extras.MissingPackage) as error:
     refuse(job, str(error))
+
+
+def _plain(reason: str, kind: Any) -> str:
+  """Return absl's message about a flag, with the kind of value that it takes."""
+  given, _, rest = reason.partition(": ")
+  name = given.partition("=")[0].lstrip("-")
+  types = {field.name: type(field.default) for field in dataclasses.fields(kind)}
+  wanted = next((text for one, text in _KINDS.items() if types.get(name) is one), "")
+  return f"{given}: pass {wanted}" if rest and wanted else reason
 
 
 def rate_at(flag: str, text: str) -> tuple[float, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import json
 import math
 import types
@@ -22,7 +21,7 @@ with epy.lazy_imports():
   from mixdef import auditing, learners, models
   from mixdef.attacks import gan
   from mixdef.cli import texts
-  from mixdef.core import files, reading
+  from mixdef.core import files, parsing, reading
 
 _UNDEFENDED = ("wgan_gp", "mlp_wgan_gp", "medgan")
 _FOR_TABLES = ("medgan", "mlp_wgan_gp")
@@ -188,7 +187,7 @@ class GanSettings(HostSettings):
     name = _called("learner", self.learner)
     found = name in learners.GANS or ":" in name
     made = learners.GANS[name] if found else None
-    if made and "defense" in inspect.signature(made).parameters:
+    if made and "defense" in parsing.parameters(made):
       fixed["defense"] = defense
     elif made and defense.parts:
       raise ValueError(
@@ -212,7 +211,7 @@ class GanSettings(HostSettings):
     """Return a wrapper that passes networks, or the sizes of a table, to a factory."""
 
     def filled(make, *args, **options):
-      if "networks" in inspect.signature(make).parameters:
+      if "networks" in parsing.parameters(make):
         return make(self.networks(data, defense), *args, **options)
       if data.x.ndim != 2:
         raise ValueError(

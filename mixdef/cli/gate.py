@@ -24,7 +24,6 @@ with epy.lazy_imports():
 TEXT = __doc__
 _FIX = "pass the report.json of mixdef release or mixdef audit"
 _PRECISION = "0.95"
-
 _FORM = {"verdict": {"level": str}, "attacks": dict}
 _RATE = {"value": float, "ci": [(float, type(None))], "resolvable": bool}
 _COUNTS = {"prior": float, "shown": {_PRECISION: int}, "possible": {_PRECISION: int}}
@@ -69,7 +68,7 @@ def failures(report: Mapping[str, Any], settings: GateSettings) -> list[str]:
     settings: the limits.
 
   Raises:
-    ValueError: for a limit on what the report does not contain.
+    ValueError: for a limit on what the report does not contain, and if it is damaged.
   """
   _check(report, _FORM)
   if not report["attacks"]:
@@ -97,12 +96,12 @@ def _check(value, form, place="the report"):
 def _rates(report, most, fpr, *, strict):
   lines = []
   for name, row in report["attacks"].items():
-    _check(row, {"tpr": dict}, name)
+    _check(row, {"tpr": dict}, f"attacks.{name}")
     rate = row["tpr"].get(fpr)
     if rate is None:
       known = ", ".join(row["tpr"])
       raise ValueError(f"the report has no TPR at an FPR of {fpr}; it has {known}")
-    _check(rate, _RATE, name)
+    _check(rate, _RATE, f"attacks.{name}.tpr.{fpr}")
     low, high = [*rate["ci"], None, None][:2]
     if rate["resolvable"] and low > most:
       lines.append(f"{name}: TPR {rate['value']:.4g} at FPR {fpr}, at least {low:.4g}")

@@ -88,6 +88,11 @@ def main(job: Job, argv: Sequence[str] | None = None) -> None:
         flags.refuse(job.name, "the model diverged: reduce --learning_rate")
     except BrokenPipeError:
       raise
+    except devices.PeerLost as error:
+      logging.debug("raised at", exc_info=True)
+      print(f"{job.name}: {error}", file=sys.stderr, flush=True)
+      # At a normal exit, JAX waits for the lost process and then aborts this one.
+      os._exit(2)
     except (
       ValueError,
       OSError,

@@ -43,6 +43,13 @@ with epy.lazy_imports():
 
 _FIX = "pass the run folder of mixdef train"
 
+# Flags that describe the network of --params, and those that need any records.
+_OF_PARAMS = (
+  *(*COLUMNS, "schema", "model", "defense"),
+  *("optimizer", "learning_rate", "epochs", "batch_size"),
+)
+_OF_RECORDS = ("dataset", "data_dir", "views", "strategy", "memory_gb")
+
 
 @dataclasses.dataclass(frozen=True)
 class ReleaseSettings(JobSettings):
@@ -81,8 +88,11 @@ class ReleaseSettings(JobSettings):
         "pass one of --run=FOLDER, the run folder of mixdef train, --params=FILE, the "
         "parameters of --model, and --arrays=FILE.npz, outputs of a model"
       )
+    self._refuse_unused()
     if self.params and not self.dataset:
       raise ValueError("--params needs --dataset, the records that it was trained on")
+    if self.prior == 1:
+      raise ValueError("--prior=1.0 must be below 1: all candidates would be members")
     with about("budget", self.budget):
       if prices.Price.parse(self.budget).models and self.arrays:
         raise ValueError("training needs the records: use --run or --params, or 'free'")
@@ -93,6 +103,21 @@ class ReleaseSettings(JobSettings):
     self.chosen_attacks()
     if not self.arrays:
       self.trained  # noqa: B018  it raises if the folder holds no such run
+
+  def _refuse_unused(self) -> None:
+    """Refuse flags that this source of the model does not use."""
+    source, unused = "--params", ()
+    if self.run:
+      source, unused = f"--run={self.run}, which has its own", _OF_PARAMS
+    elif self.arrays:
+      source = f"--arrays={self.arrays}, which holds only outputs"
+      unused = (*_OF_PARAMS, *_OF_RECORDS)
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if field.name in unused and value != field.default:
+        raise ValueError(
+          f"--{field.name}={value} is not used with {source}: remove one of the two"
+        )
 
   @property
   def subject(self) -> str:
@@ -138,9 +163,9 @@ class ReleaseSettings(JobSettings):
     folder = files.path_of(self.run, "--run")
     found = reading.read_json(folder / "config.json", fix=_FIX)
     names = {field.name for field in dataclasses.fields(Settings)}
-    done = files.exists(folder / "result.json")
-    if not done or "gap_attack" not in reading.read_json(
-      folder / "result.json", fix=_FIX
+    result = folder / "result.json"
+    if not files.exists(result) or "num_train" not in reading.read_json(
+      result, fix="run mixdef train again"
     ):
       raise ValueError(f"--run={self.run} holds no finished run of mixdef train")
     kept: dict[str, Any] = {name: found[name] for name in names & found.keys()}

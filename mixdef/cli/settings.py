@@ -381,6 +381,15 @@ class HostSettings(ShadowSettings):
   num_processes: int = 0
   process_id: int = 0
 
+  def __post_init__(self):
+    """Check the settings before data are read or anything is written."""
+    super().__post_init__()
+    if self.coordinator in ("", "auto") and (self.num_processes or self.process_id):
+      raise ValueError(
+        "--num_processes and --process_id are only used with --coordinator=host:port: "
+        "pass it, or remove them"
+      )
+
   def connect(self) -> None:
     """Join the other processes, if there are any."""
     if self.coordinator:

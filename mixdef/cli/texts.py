@@ -1,12 +1,12 @@
 """Parse networks, optimizers and learners from the texts of flags."""
 
 import functools
-import inspect
 from typing import Any
 
 import optax
 
 import mixdef
+from mixdef.core import parsing
 from mixdef.core.check import checked, flag, number, optional
 from mixdef.core.parsing import called, parse_call, split_calls
 
@@ -54,7 +54,7 @@ def networks(
   """
 
   def sized(make):
-    if "num_tokens" in inspect.signature(make).parameters:
+    if "num_tokens" in parsing.parameters(make):
       return functools.partial(make, num_tokens=num_tokens)
     return make
 

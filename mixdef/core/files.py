@@ -23,6 +23,7 @@ Result = TypeVar("Result")
 
 _CLUTTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "icon\r")
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+_CUT_URL = re.compile(r"(s3a?|gcs?|gs|memory|file|https?|abfs|az):/", re.IGNORECASE)
 _DRIVERS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 _RAISING = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "google")
 _BUFFER = 2**16  # bytes fetched by one request, if only parts of a file are read
@@ -58,6 +59,13 @@ def path_of(path: Any, name: str = "path") -> pathlib.Path:
     path = text.removeprefix("file://")
   elif isinstance(text, str) and _URL.match(text):
     return _bucket(text, name)
+  elif isinstance(text, str) and _CUT_URL.match(text):
+    raise ValueError(
+      f"{name}={text!r}: a slash is missing: pass the URL as text, as pathlib.Path "
+      "cuts it, or ./ before the name of a folder of this machine"
+    )
+  if "\0" in str(text):
+    raise ValueError(f"{name}={text!r}: no path can have a null character")
   try:
     return pathlib.Path(path).expanduser()
   except RuntimeError as error:
@@ -141,8 +149,8 @@ def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
     _put(path, memory.getvalue())
     return
   fresh = path.with_name(f"{path.name}.new")
+  make_folder(path.parent)
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
       with fresh.open("wb") as file:
         yield file
@@ -153,6 +161,19 @@ def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
     if error.filename not in (None, str(fresh)):
       raise  # the error concerns another file, which the caller was reading
     raise _unwritten(path, error) from None
+
+
+def make_folder(folder: pathlib.Path) -> None:
+  """Create a folder of this machine, if it does not exist.
+
+  Raises:
+    OSError: if it cannot be created; the message says what to do.
+  """
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    reason = f"{error.strerror}: the folder cannot be created; choose another"
+    raise OSError(error.errno, reason, str(folder)) from None
 
 
 def _put(path: Any, content: bytes, **options: Any) -> None:

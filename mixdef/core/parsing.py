@@ -205,19 +205,35 @@ def _call(node, catalogue, aliases, what, names, fixed, *, wrap=None, also=(), *
     raise ValueError(f"{text}: {error}") from None
 
 
+def parameters(make: Callable) -> Mapping[str, inspect.Parameter]:
+  """Return the parameters of a factory by name.
+
+  Raises:
+    ValueError: if they are unknown, as those of many classes written in C.
+  """
+  try:
+    return inspect.signature(make).parameters
+  except (ValueError, TypeError):
+    raise ValueError(
+      f"{make!r} does not list its arguments: wrap it in a function"
+    ) from None
+
+
 def _bind(make, args, given, written):
   """Raise if a factory does not accept the arguments."""
-  signature = inspect.signature(make)
+  known = parameters(make)
   try:
-    signature.bind(*args, **given)
+    inspect.Signature(list(known.values())).bind(*args, **given)
   except TypeError as error:
-    kinds = signature.parameters.values()
+    kinds = known.values()
     named = [
       p.name for p in kinds if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     ]
     wrong = [name for name in given if name not in named]
     near = difflib.get_close_matches(wrong[0], named, n=1) if wrong else []
     hint = f"; did you mean {near[0]}?" if near else ""
+    if "multiple values" in str(error):
+      hint = "; pass arguments by name"
     raise ValueError(f"{written}: {error}{hint}") from None
 
 

@@ -79,6 +79,27 @@ class Registry(Mapping[str, Callable[..., Any]]):
       raise ValueError(f"{name}: {module} has no {self.what} named {attribute}")
     return found
 
+  def make(self, name: str, kind: type, *args: Any) -> Any:
+    """Call a factory, which may be the user's, and check what it returns.
+
+    Raises:
+      ValueError: if it does not accept the arguments or returns something else.
+    """
+    try:
+      made = self[name](*args)
+    except TypeError as error:
+      if ":" not in name:
+        raise
+      reason, cause = f"failed ({error})", error
+    else:
+      if isinstance(made, kind):
+        return made
+      reason, cause = f"returned a {type(made).__name__}", None
+    raise ValueError(
+      f"{name} {reason}: write a function that returns a mixdef.{kind.__name__}, as "
+      f"docs/extend shows for a {self.what}"
+    ) from cause
+
   def register(
     self,
     factory: AnyFactory,

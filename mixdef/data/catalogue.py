@@ -98,7 +98,7 @@ def load(
       folder = _folder(data_dir)
       data = readers.tensorflow.load(name, folder, roles=roles, schema=schema)
     else:
-      data = CATALOGUE[name](_folder(data_dir))
+      data = CATALOGUE.make(name, Dataset, _folder(data_dir))
   return data.hold_out(test) if isinstance(test, float) else data
 
 
@@ -114,6 +114,8 @@ def check_name(name: str | os.PathLike[str]) -> None:
       f"name is {type(name).__name__}; pass the name of a data set, such as 'digits', "
       "or a path; for your own arrays use Dataset.from_arrays(x, y)"
     )
+  if name in readers.HUBS:
+    raise ValueError(f"{name} is followed by the name of a data set, as {name}mnist")
   if is_path_or_hub(name):
     return
   name = str(name)

@@ -209,11 +209,11 @@ def read_npz(path: pathlib.Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
   return {key: arrays[key] for key in keys}
 
 
-def read_text(path: pathlib.Path) -> str:
+def read_text(path: pathlib.Path, fix: str = "download it again") -> str:
   """Return the text of a file, compressed or not, without a byte order mark."""
   raw = decompressed(path)
   utf16 = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
-  with decoding(path):
+  with decoding(path, fix):
     text = raw.decode("utf-16" if utf16 else "utf-8-sig")
     if "\0" in text:
       raise ValueError("it contains zero bytes, so it is not UTF-8 text")

@@ -33,6 +33,7 @@ _ORDERS = (
 )
 _GRID = 1e-4  # of privacy losses, at noise of at least 0.5
 _COARSE = 10  # times this grid in searches, and for few steps
+_TYPICAL = 1e-5  # delta at which it is seen whether the noise is that small
 _VACUOUS = 1e4  # RDP's epsilon above which the other accountant is not asked
 _SPENT = 0.999  # fraction of the budget at which a search stops
 _ENOUGH = 0.995  # and at which the calibration does
@@ -148,7 +149,7 @@ def largest_tpr(
     bands: see above.
 
   Returns:
-    [...] in [0, 1]; 1 without noise.
+    [...] in [0, 1]; 1 without noise, or if RDP's epsilon exceeds 10,000.
 
   Raises:
     ValueError: for an argument outside its range.
@@ -183,7 +184,7 @@ def largest_advantage(
   """
   sampled = draws(sampling_probability, steps, bands)
   _check_noise(noise_multiplier)
-  if noise_multiplier == 0:
+  if _renyi(noise_multiplier, *sampled, _TYPICAL) > _VACUOUS:
     return 1.0
   losses = _losses(noise_multiplier, *sampled, 1)
   return float(losses.get_delta(0.0))
@@ -313,8 +314,19 @@ def _bisected(of, budget, refusal):
 @functools.lru_cache(maxsize=1024)
 def _spent(noise, probability, steps, delta, coarse=1) -> Spent:
   _check_noise(noise)
+  rdp, pld = _renyi(noise, probability, steps, delta), math.inf
+  if rdp <= _VACUOUS:
+    if rdp > _TINY:
+      coarse = max(coarse, min(_COARSE, 1000 / steps))
+    pld = float(_losses(noise, probability, steps, coarse).get_epsilon(delta))
+  return Spent(min(pld, rdp), pld, rdp)
+
+
+@functools.lru_cache(maxsize=1024)
+def _renyi(noise, probability, steps, delta) -> float:
+  """Return the epsilon by Renyi divergences, infinite without noise."""
   if noise == 0:
-    return Spent(math.inf, math.inf, math.inf)
+    return math.inf
   import dp_accounting  # slow to import
   from dp_accounting.rdp import RdpAccountant
 
@@ -323,20 +335,15 @@ def _spent(noise, probability, steps, delta, coarse=1) -> Spent:
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)  # it warns about every order it omits
   try:
-    rdp = float(accountant.compose(_step(noise, probability), steps).get_epsilon(delta))
+    spent = accountant.compose(_step(noise, probability), steps)
+    return float(spent.get_epsilon(delta))
   finally:
     logging.set_verbosity(verbosity)
-  pld = math.inf
-  if rdp <= _VACUOUS:
-    if rdp > _TINY:
-      coarse = max(coarse, min(_COARSE, 1000 / steps))
-    pld = float(_losses(noise, probability, steps, coarse).get_epsilon(delta))
-  return Spent(min(pld, rdp), pld, rdp)
 
 
 def _largest_tpr(rates, noise, probability, steps, coarse):
   _check_noise(noise)
-  if noise == 0:
+  if _renyi(noise, probability, steps, _TYPICAL) > _VACUOUS:
     return np.ones_like(rates)
   losses = _losses(noise, probability, steps, coarse)
   delta = np.asarray(losses.get_delta(_EPSILONS))

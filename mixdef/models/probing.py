@@ -27,12 +27,15 @@ def called(run: Callable, example: Any) -> Any:
   """
   try:
     return run()
-  except (TypeError, ValueError) as error:
+  except Exception as error:  # the user's code raises errors of any type
     if _is_own(error):
       raise
+    reason = first_line(error)
+    if not isinstance(error, TypeError | ValueError):
+      reason = f"{type(error).__name__}: {reason}"
     raise ValueError(
       f"the model cannot be called with x {example.dtype}{list(example.shape)}: "
-      f"{first_line(error)}"
+      f"{reason}"
     ) from error
 
 

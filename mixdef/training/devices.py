@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 Result = TypeVar("Result")
@@ -22,6 +23,10 @@ Result = TypeVar("Result")
 
 class Stopped(RuntimeError):
   """Training stopped; finished work is kept, and the same call resumes."""
+
+
+class PeerLost(Stopped):
+  """Another process of the job has ended without a word, for example killed."""
 
 
 def connect(coordinator: str, num_processes: int, process_id: int) -> None:
@@ -44,6 +49,16 @@ def connect(coordinator: str, num_processes: int, process_id: int) -> None:
       f"process_id={process_id} of num_processes={num_processes}: with an explicit "
       "coordinator, pass the index of each process (from 0) and the number of processes"
     )
+  host, _, port = coordinator.rpartition(":")
+  if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+    raise ValueError(
+      f"coordinator={coordinator!r}: pass host:port of process 0, with a port below "
+      "65536, or auto"
+    )
+  # JAX ends the process without a message of its own if they do not come.
+  logging.info(
+    "waiting up to 5 minutes for all %d processes at %s", num_processes, coordinator
+  )
   jax.distributed.initialize(coordinator, num_processes, process_id)
 
 
@@ -56,6 +71,7 @@ def barrier(what: str) -> Iterator[None]:
 
   Raises:
     Stopped: if this process succeeded but another failed.
+    PeerLost: if another process cannot be reached any more.
   """
   if jax.process_count() == 1:
     yield
@@ -67,8 +83,14 @@ def barrier(what: str) -> Iterator[None]:
     yield
   except Exception as raised:
     error = raised
-  multihost_utils.sync_global_devices(what)
-  failed = multihost_utils.process_allgather(np.array(error is not None))
+  try:
+    multihost_utils.sync_global_devices(what)
+    failed = multihost_utils.process_allgather(np.array(error is not None))
+  except (ValueError, RuntimeError) as lost:  # what JAX raises depends on its version
+    raise error or PeerLost(
+      "another process of the job was lost: see its log, and run the same command on "
+      "all hosts again, which resumes"
+    ) from lost
   if error is not None:
     raise error
   if failed.any():

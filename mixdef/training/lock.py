@@ -93,7 +93,7 @@ def locked(folder: pathlib.Path) -> Iterator[Lock | None]:
     finally:
       lock.release()
     return
-  folder.mkdir(parents=True, exist_ok=True)
+  files.make_folder(folder)
   with (folder / "lock").open("a+", encoding="utf-8") as file:
     _lock_file(folder, file)
     yield None

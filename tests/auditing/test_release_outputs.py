@@ -294,3 +294,13 @@ def test_levels_come_from_the_lists():
 def test_prices_are_read_and_written():
   assert str(Price.parse("shadows:64")) == "shadows:64"
   assert str(Price.parse("free")) == "free"
+
+
+def test_the_page_has_no_matrix_of_names_if_nobody_is_named():
+  found = audit(outputs(2.0))
+  assert 'class="dots"' in found.html()
+  for row in found.report["exposed"]:
+    row["named_by"] = []
+  page = found.html()
+  assert 'class="dots"' not in page
+  assert "None of these records is named." in page

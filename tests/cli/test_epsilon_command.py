@@ -45,6 +45,7 @@ def test_noise_of_a_budget(capsys):
   ("argv", "message"),
   [
     (["--epochs=1", "--epsilon=1"], "--num_members=NUMBER"),
+    ([], "--num_members=NUMBER"),
     (["--num_members=9", "--epochs=1"], "pass one of --noise_multiplier"),
     ([*SIZE, "--epsilon=1", "--max_tpr=0.1@0.01"], "pass one of"),
     ([*SIZE, "--epsilon=1", "--delta=0.1"], "less than 1/num_members, 1.7e-05"),

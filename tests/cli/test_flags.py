@@ -234,7 +234,13 @@ MISTAKES = [
   ("train", "--zzz", "--zzz is not a flag; see --help"),
   ("train", "data", "'data' is not a flag: write --name=value"),
   ("train", "--seed", "Missing value for flag --seed"),
-  ("train", "--quick=maybe", "--quick=maybe"),
+  ("train", "--quick=maybe", "--quick=maybe: pass true or false"),
+  ("train", "--epochs=1e3", "--epochs=1e3: pass a whole number"),
+  ("train", "--learning_rate=x", "--learning_rate=x: pass a number"),
+  ("train", "--dataset=hf:", "hf: is followed by the name of a data set"),
+  ("train", "--dataset=tfds:", "tfds: is followed by the name of a data set"),
+  ("train", "--model=collections:OrderedDict", "wrap it in a function"),
+  ("gan", "--classifier=cnn(8)", "for argument 'num_classes'; pass arguments by name"),
   ("train", "--flagfile=/nowhere", "/nowhere"),
   ("train", "--protocol=x", "--protocol=x: value should be one of <adamixup>"),
   ("train", "--seed=-1", "--seed=-1 must be 0 or more"),
@@ -256,6 +262,8 @@ MISTAKES = [
   ("lira", "--memory_gb=nan", "--memory_gb=nan must be 0 or more"),
   ("lira", "--strategy=fast", "--strategy='fast'; choose from auto, vmap"),
   ("lira", "--process_id=-1", "--process_id=-1 must be 0 or more"),
+  ("lira", "--process_id=1", "only used with --coordinator=host:port"),
+  ("audit", "--num_processes=2", "only used with --coordinator=host:port"),
   ("audit", "--attack_records=0", "--attack_records=0 must be at least 1"),
   ("audit", "--attack_targets=-4", "--attack_targets=-4 must be at least 1"),
   ("sweep", "--seeds=0", "--seeds=0 must be at least 1"),
@@ -274,6 +282,30 @@ def test_a_wrong_flag_is_one_line_and_status_2(capsys, job, flag, message):
   assert errors.startswith(f"{job}: ")
   assert errors.count("\n") == 1
   assert message in errors
+
+
+@pytest.mark.parametrize(
+  ("given", "message"),
+  [
+    ({"run": "mine", "model": "cnn"}, "--model=cnn is not used with --run=mine"),
+    ({"run": "mine", "test": "0.5"}, "--test=0.5 is not used with --run=mine"),
+    ({"arrays": "a.npz", "views": "mirror"}, "--views=mirror is not used with --arr"),
+    ({"arrays": "a.npz", "epochs": 3}, "--epochs=3 is not used with --arrays=a.npz"),
+    ({"run": "mine", "prior": 1.0}, "--prior=1.0 must be below 1"),
+    ({"run": "mine", "budget": "shadows:999999"}, "at most 100,000 models"),
+    ({"run": "mine", "budget": "cascade:9x99999"}, "at most 100,000 models"),
+  ],
+)
+def test_a_release_refuses_what_it_would_ignore_or_fail_on(given, message):
+  with pytest.raises(ValueError, match=message):
+    release.ReleaseSettings(**given)
+
+
+def test_the_models_of_other_jobs_are_no_release(tmp_path):
+  for name in ("config", "result"):
+    (tmp_path / f"{name}.json").write_text('{"mirror": false}')
+  with pytest.raises(ValueError, match="holds no finished run of mixdef train"):
+    release.ReleaseSettings(run=str(tmp_path))
 
 
 # Wrong whatever the grammar of the flag: each is tried in every flag of a text.

@@ -95,6 +95,28 @@ def test_mistakes_are_one_line_and_status_2(tmp_path, capsys, argv, says):
   assert "\n" not in text
 
 
+@pytest.mark.parametrize(
+  ("changes", "says"),
+  [
+    ({"verdict": None}, "verdict is None"),
+    ({"attacks": []}, "attacks is []"),
+    ({"attacks": {}}, "the report has no attacks"),
+    ({"attacks": {"rmia": None}}, "attacks.rmia is None"),
+    ({"attacks": {"rmia": {"tpr": {"0.001": {}}}}}, "attacks.rmia.tpr.0.001 has no"),
+    ({"prior": "0.1"}, "prior is '0.1'"),
+    ({"priors": []}, "no counts at its prior"),
+    ({"priors": [{"prior": 0.1}]}, "priors[0] has no 'shown'"),
+  ],
+)
+def test_a_damaged_report_never_passes(tmp_path, capsys, changes, says):
+  argv = ("--max_tpr=0.9@0.001", "--max_named=99")
+  status, text = run(tmp_path, capsys, report(**changes), *argv)
+  assert status == 2
+  assert says in text
+  assert "pass the report.json of mixdef release" in text
+  assert "\n" not in text
+
+
 def test_a_report_of_the_recipe_names_nobody(tmp_path, capsys):
   status, text = run(tmp_path, capsys, report(kind="audit"), "--max_named=0")
   assert (status, text) == (2, "gate: --max_named needs a report of mixdef release")
@@ -114,7 +136,7 @@ def test_a_contradicted_epsilon_fails_whatever_the_limits(tmp_path, capsys):
     ({"attacks": {}}, "the report has no attacks"),
     ({"attacks": []}, "the report.attacks is [], not dict"),
     ({"attacks": {"rmia": 3}}, "rmia is 3, not dict"),
-    ({"attacks": {"rmia": {"tpr": {"0.001": {}}}}}, "rmia has no 'value'"),
+    ({"attacks": {"rmia": {"tpr": {"0.001": {}}}}}, "attacks.rmia.tpr.0.001 has no 'value'"),
     ({"verdict": 3}, "the report.verdict is 3, not dict"),
     ({"priors": []}, "the report has no counts at its prior"),
     ({"priors": 3}, "the report.priors is 3, not list"),

@@ -65,4 +65,6 @@ def test_mistakes_are_one_line(saved, capsys, tmp_path):
   status, lines = run(capsys, tmp_path / "report.json")
   assert status == 2
   assert "has no digests: pass the report.json of mixdef release" in lines[0]
+  (tmp_path / "report.json").write_text(json.dumps({"made_from": []}))
+  assert run(capsys, tmp_path / "report.json")[0] == 2
   assert run(capsys)[0] == 2

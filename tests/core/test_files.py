@@ -46,6 +46,12 @@ def test_a_tilde_is_the_home_folder(home):
     (3, TypeError, "out=3 must be a path"),
     (None, TypeError, "out=None must be a path"),
     ("~nobody-of-this-name/runs", ValueError, "out='~nobody-of-this-name/runs'"),
+    (
+      pathlib.Path("s3://bucket/run"),
+      ValueError,
+      "out='s3:/bucket/run': a slash is missing",
+    ),
+    ("a\0b", ValueError, "no path can have a null character"),
   ],
 )
 def test_what_is_no_path_is_refused(path, error, says):
@@ -87,6 +93,12 @@ def test_a_full_disk_names_the_file_and_keeps_the_earlier_one(tmp_path, write):
   assert path.read_text() == "earlier"
   write(path)
   assert path.read_bytes() != b"earlier"
+
+
+def test_a_folder_that_cannot_be_created_is_named(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(OSError, match="the folder cannot be created; choose another"):
+    write_text(tmp_path / "file" / "config.json", "{}")
 
 
 def test_an_error_of_another_file_is_left_as_it_is(tmp_path):

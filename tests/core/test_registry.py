@@ -154,6 +154,10 @@ def test_data_sets_and_networks_of_a_module(mine):
   assert mixdef.load("tiny").num_classes == 2
   (network,) = texts.networks("my_module:narrow", num_classes=3)
   assert (network.widths, network.num_classes) == ((4,), 3)
+  with pytest.raises(ValueError, match=r"os:getcwd failed .*returns a mixdef.Dataset"):
+    mixdef.load("os:getcwd")
+  with pytest.raises(ValueError, match="os:fspath returned a str: write a function"):
+    mixdef.load("os:fspath")
 
 
 @pytest.mark.parametrize("of", ["defense", "attack", "dataset", "model", "learner"])

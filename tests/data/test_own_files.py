@@ -98,7 +98,7 @@ def test_held_out_records_from_a_path_and_by_a_fraction(write):
     ("age,y,i\n1,0,3\n2,1,3\n", {"id": "i"}, "column 'i': ids contain 3 2 times"),
     ("a,y\nx,0\n1,1\n2,1\n3,0\n", {}, "'a' holds numbers, and 'x' in row 0: leave"),
     (",a,y\n0,5,0\n1,6,1\n", {}, "a column without a name, as pandas writes row num"),
-    (b"a,y\n\xff\xfe\xfa,1\n", {}, "people.csv is damaged"),
+    (b"a,y\n\xff\xfe\xfa,1\n", {}, "is damaged: .*; export it again, as UTF-8"),
     ("age,y\n1,0\n2,1\n", {"test": "none.csv"}, "none.csv is missing; pass a file"),
   ],
 )
@@ -205,7 +205,7 @@ def _deep(folder):
   ("spoil", "options", "message"),
   [
     (lambda f: draw(f, "cat", (5, 6)), {}, r"cat/1.png has 6 x 5 pixels and .* resize"),
-    (lambda f: (f / "dog").mkdir(), {}, "dog holds no pictures; put .png, .jpg, .jpeg"),
+    (lambda f: (f / "dog").mkdir(), {}, "dog holds no .png, .jpg, .jpeg files; pass"),
     (lambda f: (f / "cat/1.png").write_text("x"), {}, "cat/1.png is damaged"),
     (_deep, {}, "deep.png has more than 8 bits per channel"),
     (lambda f: None, {"label": "y"}, "a folder of pictures has no columns: drop label"),

@@ -112,6 +112,11 @@ def test_largest_tpr_equals_check_values(noise, probability, steps, caps):
   np.testing.assert_allclose(found, caps, rtol=2e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize(("noise", "steps"), [(1e-9, 10), (1.0, 10**8)])
+def test_noise_that_protects_nobody_is_told_at_once(noise, steps):
+  assert largest_tpr(0.001, noise, sampling_probability=1.0, steps=steps) == 1.0
+
+
 @pytest.mark.slow
 def test_noise_for_a_risk_is_less_than_through_one_epsilon():
   config = {"sampling_probability": 0.01, "steps": 1000}

@@ -297,6 +297,10 @@ REFUSED = {
   ),
   "an unknown argument": (net(needy), "Net.__call__ needs 'mode'"),
   "no records": (net(lambda self: 1), "takes no records"),
+  "an error of its own": (
+    net(lambda self, x: {}["a"]),
+    "the model cannot be called with x .*: KeyError: 'a'",
+  ),
 }
 
 

@@ -10,6 +10,7 @@ import apart
 import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from mixdef.training import devices
 
@@ -136,3 +137,21 @@ def test_without_a_folder_each_process_trains_all_models(monkeypatch, expected):
 def test_a_process_without_a_number_is_one_line():
   with pytest.raises(ValueError, match="process_id=2 of num_processes=2"):
     devices.connect("127.0.0.1:1", 2, 2)
+  for address in ("127.0.0.1", "host:x", "host:65536", ":1"):
+    with pytest.raises(ValueError, match="pass host:port of process 0"):
+      devices.connect(address, 2, 0)
+
+
+def test_a_lost_process_is_told_unless_this_one_failed_too(monkeypatch):
+  def cut(_):
+    raise RuntimeError("UNKNOWN: Gloo AllGather failed: Connection closed by peer")
+
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(multihost_utils, "sync_global_devices", cut)
+  with (
+    pytest.raises(devices.PeerLost, match="the same command on all hosts again"),
+    devices.barrier("here"),
+  ):
+    pass
+  with pytest.raises(ValueError, match="of its own"), devices.barrier("here"):
+    raise ValueError("an error of its own")

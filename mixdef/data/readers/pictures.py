@@ -110,8 +110,8 @@ def _read(
     ]
     if not pictures and name in found:
       raise ValueError(
-        f"{folder / name} holds no pictures; put {', '.join(SUFFIXES[:3])} files there "
-        f"or remove the folder ({files.contents(folder / name)})"
+        f"{folder / name} holds no {', '.join(SUFFIXES[:3])} files; pass a folder of "
+        f"which every subfolder has pictures ({files.contents(folder / name)})"
       )
     paths += pictures
     y += [number] * len(pictures)

@@ -25,7 +25,7 @@ def read_csv(path: pathlib.Path) -> Columns:
   """
   from pyarrow import csv
 
-  text = files.read_text(path)
+  text = files.read_text(path, "export it again, as UTF-8")
   if not text.strip():
     raise ValueError(f"{path} is empty; it needs a header and at least two records")
   parse = csv.ParseOptions(delimiter=files.delimiter(text), newlines_in_values=True)
