@@ -94,7 +94,14 @@ def both(learner, monkeypatch, folder, strategy, data=DATA, members=KEEP, **opti
   return resident, train(learner, mapped(data, folder), members, **how)
 
 
-ROUNDED = (("batch norm", "vmap"), "ban_mpr", "model_stacking", "priv_gan", "dp_gan")
+ROUNDED = (
+  ("batch norm", "vmap"),
+  "dp_sgd, bands",
+  "ban_mpr",
+  "model_stacking",
+  "priv_gan",
+  "dp_gan",
+)
 """Steps that XLA fuses differently for a block of records: the last bit may differ."""
 
 
