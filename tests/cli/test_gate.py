@@ -136,7 +136,10 @@ def test_a_contradicted_epsilon_fails_whatever_the_limits(tmp_path, capsys):
     ({"attacks": {}}, "the report has no attacks"),
     ({"attacks": []}, "the report.attacks is [], not dict"),
     ({"attacks": {"rmia": 3}}, "rmia is 3, not dict"),
-    ({"attacks": {"rmia": {"tpr": {"0.001": {}}}}}, "attacks.rmia.tpr.0.001 has no 'value'"),
+    (
+      {"attacks": {"rmia": {"tpr": {"0.001": {}}}}},
+      "attacks.rmia.tpr.0.001 has no 'value'",
+    ),
     ({"verdict": 3}, "the report.verdict is 3, not dict"),
     ({"priors": []}, "the report has no counts at its prior"),
     ({"priors": 3}, "the report.priors is 3, not list"),

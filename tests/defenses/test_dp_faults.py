@@ -23,13 +23,19 @@ from canary_cases import (
 )
 
 from mixdef.core import randomness
-from mixdef.defenses import accounting, gradient_canaries, per_example, privacy
+from mixdef.defenses import (
+  accounting,
+  clipping,
+  gradient_canaries,
+  per_example,
+  privacy,
+)
 from mixdef.defenses.privacy import dp_sgd
 from mixdef.training import sampling
 
 CLIP, VIEWS = 0.5, 3
 NOISE = 2.0682  # epsilon 4 after 300 steps with q = 0.1
-ADD, MEASURED, DRAWN = privacy._add_noise, per_example._measured, randomness.drawn
+ADD, MEASURED, DRAWN = privacy._added, per_example._measured, randomness.drawn
 SHARES, SPENT = per_example.shares, accounting.spent
 
 
@@ -103,20 +109,18 @@ def check_epsilon(change):
 
 
 def scaled(factor):
-  return lambda tree, key, scale: ADD(tree, key, scale * factor)
+  return lambda tree, noise, scale: ADD(tree, noise, scale * factor)
 
 
-def only_some(tree, key, scale):
+def only_some(tree, noise, scale):
   """Leave the first array without noise."""
-  noisy = ADD(tree, key, scale)
+  noisy = ADD(tree, noise, scale)
   return {**noisy, "a": tree["a"]}
 
 
-def shared(tree, key, scale):
+def shared(tree, key):
   """Draw the noise of every array from one key."""
-  return jax.tree.map(
-    lambda leaf: leaf + scale * jax.random.normal(key, leaf.shape), tree
-  )
+  return jax.tree.map(lambda leaf: jax.random.normal(key, leaf.shape), tree)
 
 
 def unclipped(clip):
@@ -124,11 +128,11 @@ def unclipped(clip):
   return jnp.ones_like
 
 
-def clipped_sum(tree, key, scale):
+def clipped_sum(tree, noise, scale):
   """Clip the sum of the gradients in place of each."""
   length = jnp.linalg.norm(flat(tree)) * B
   factor = jnp.minimum(1.0, CLIP / length)
-  return ADD(jax.tree.map(lambda leaf: leaf * factor, tree), key, scale)
+  return ADD(jax.tree.map(lambda leaf: leaf * factor, tree), noise, scale)
 
 
 def measured(change):
@@ -220,8 +224,8 @@ class Fault(NamedTuple):
   views: int = 1
 
 
-def noise(patched, **fields):
-  return Fault(((privacy, "_add_noise", patched),), check=check_noise, **fields)
+def noise(patched):
+  return Fault(((privacy, "_added", patched),), check=check_noise)
 
 
 def sample(change):
@@ -241,11 +245,13 @@ def ignore(weight, views):
 
 FAULTS = {
   "noise divided by the batch size": noise(scaled(1 / B)),
-  "no noise": noise(lambda tree, key, scale: tree),
+  "no noise": noise(lambda tree, noise, scale: tree),
   "noise halved": noise(scaled(0.5)),
   "noise times 0.9": noise(scaled(0.9)),
   "one array without noise": noise(only_some),
-  "arrays share their noise": noise(shared),
+  "arrays share their noise": Fault(
+    ((privacy, "_standard_normal", shared),), check=check_noise
+  ),
   "same noise in every step": Fault(
     change=keyed_by(lambda ctx: jax.random.key(5)), check=check_noise
   ),
@@ -254,9 +260,9 @@ FAULTS = {
     check=check_noise,
     seen=False,
   ),
-  "no clip": Fault(((privacy, "flat", unclipped),), check=check_sensitivity),
+  "no clip": Fault(((clipping, "flat", unclipped),), check=check_sensitivity),
   "the sum clipped, not the records": Fault(
-    ((privacy, "flat", unclipped), (privacy, "_add_noise", clipped_sum)),
+    ((clipping, "flat", unclipped), (privacy, "_added", clipped_sum)),
     check=check_sensitivity,
   ),
   "norm without one array": inside("square", first_only, check_sensitivity, seen=False),
@@ -344,7 +350,7 @@ def test_a_canary_is_clipped_as_records_are(name, monkeypatch):
   canaries = gradient_canaries.start(jax.random.key(0), PARAMS, 40, 1)
   options = {"clip": CLIP, "probability": 1.0, "views": VIEWS}
   total, clean = gradient_canaries.insert(
-    PARAMS, canaries, jax.random.key(1), factor=privacy.flat(CLIP), **options
+    PARAMS, canaries, jax.random.key(1), factor=clipping.flat(CLIP), **options
   )
   assert not clean.any()
   found = np.abs(gradient_canaries.gather(total, 40))[np.asarray(canaries.members)]
