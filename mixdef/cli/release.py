@@ -38,17 +38,14 @@ with epy.lazy_imports():
   from mixdef.auditing import dropping, prices
   from mixdef.core import files, reading
   from mixdef.models import network
-  from mixdef.training import signature
-  from mixdef.training.agreement import FIX
+  from mixdef.training import agreement, signature
 
 _FIX = "pass the run folder of mixdef train"
 
 # Flags that describe the network of --params, and those that need any records.
-_OF_PARAMS = (
-  *(*COLUMNS, "schema", "model", "defense"),
-  *("optimizer", "learning_rate", "epochs", "batch_size"),
-)
-_OF_RECORDS = ("dataset", "data_dir", "views", "strategy", "memory_gb")
+_OF_TRAINING = tuple("model defense optimizer learning_rate epochs batch_size".split())
+_OF_RECORDS = ("dataset", "data_dir", "schema", *COLUMNS)
+_OF_QUERIES = ("views", "strategy", "memory_gb")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,10 +105,10 @@ class ReleaseSettings(JobSettings):
     """Refuse flags that this source of the model does not use."""
     source, unused = "--params", ()
     if self.run:
-      source, unused = f"--run={self.run}, which has its own", _OF_PARAMS
+      source, unused = f"--run={self.run}, which has its own", _OF_TRAINING
     elif self.arrays:
       source = f"--arrays={self.arrays}, which holds only outputs"
-      unused = (*_OF_PARAMS, *_OF_RECORDS)
+      unused = (*_OF_TRAINING, *_OF_RECORDS, *_OF_QUERIES)
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       if field.name in unused and value != field.default:
@@ -170,7 +167,7 @@ class ReleaseSettings(JobSettings):
       raise ValueError(f"--run={self.run} holds no finished run of mixdef train")
     kept: dict[str, Any] = {name: found[name] for name in names & found.keys()}
     kept["out"] = str(folder)
-    for name in ("dataset", "data_dir", "schema", *COLUMNS):
+    for name in _OF_RECORDS:
       kept[name] = getattr(self, name) or kept.get(name, "")
     settings = Settings(**kept)
     for name in ("dataset", "schema", "test"):
@@ -251,7 +248,7 @@ def _trained_model(settings, trained):
   try:
     return train.fit(trained, folder)
   except signature.AnotherRun as error:
-    found = str(error).removesuffix(FIX).strip()
+    found = str(error).removesuffix(agreement.FIX).strip()
     raise ValueError(
       f"--run={settings.run} was trained on other records or by other versions; pass "
       f"its records with --dataset and --test, and use its versions: {found}"

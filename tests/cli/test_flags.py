@@ -288,7 +288,8 @@ def test_a_wrong_flag_is_one_line_and_status_2(capsys, job, flag, message):
   ("given", "message"),
   [
     ({"run": "mine", "model": "cnn"}, "--model=cnn is not used with --run=mine"),
-    ({"run": "mine", "test": "0.5"}, "--test=0.5 is not used with --run=mine"),
+    ({"run": "mine", "epochs": 3}, "--epochs=3 is not used with --run=mine"),
+    ({"arrays": "a.npz", "test": "b"}, "--test=b is not used with --arrays=a.npz"),
     ({"arrays": "a.npz", "views": "mirror"}, "--views=mirror is not used with --arr"),
     ({"arrays": "a.npz", "epochs": 3}, "--epochs=3 is not used with --arrays=a.npz"),
     ({"run": "mine", "prior": 1.0}, "--prior=1.0 must be below 1"),

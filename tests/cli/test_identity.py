@@ -126,7 +126,7 @@ def test_a_release_of_a_run_asks_for_records_whose_folder_it_does_not_know(tmp_p
   data, test = table(tmp_path / "data.csv"), table(tmp_path / "test.csv", seed=1)
   folder = tmp_path / "run"
   trained = Settings(dataset=data, test=test, label="y", out=str(folder))
-  job.execute(trained, folder, lambda settings, folder: {"gap_attack": 0.5})
+  job.execute(trained, folder, lambda settings, folder: {"num_train": 1})
   named = {"run": str(folder)}
   with pytest.raises(ValueError, match=r"--dataset=data\.csv, .*pass --dataset=PATH"):
     release.ReleaseSettings(**named)

@@ -38,7 +38,8 @@ def outputs(rule, estimator, weights, batch, model, params):
 
   def one(weight):
     value = run(params, batch._replace(weight=weight), state, CTX)[1]
-    grads, count = value if rule == "adaptive" else (value, jnp.float32(0))
+    grads, extras = value if rule == "adaptive" else (value, {"count": jnp.zeros(())})
+    count = extras["count"]
     return B * jnp.concatenate([g.ravel() for g in jax.tree.leaves(grads)]), count
 
   return [np.asarray(out, np.float64) for out in jax.jit(jax.vmap(one))(weights)]
@@ -96,7 +97,7 @@ def test_the_noise_of_every_leaf_has_the_deviation_that_is_accounted(rule):
   noise = 2.0
   part, state = made(rule, noise, LARGE)
   zeros = {"a": jnp.zeros((300, 300)), "b": jnp.zeros(90_000)}
-  value = (zeros, jnp.float32(0)) if rule == "adaptive" else zeros
+  value = (zeros, {"count": jnp.float32(0)}) if rule == "adaptive" else zeros
   noised, _ = part.grads(value, state, CTX)
   expected = noise * CLIP / 50
   if rule == "adaptive":
@@ -145,7 +146,7 @@ def test_the_noise_of_the_count_is_not_that_of_a_gradient():
   keys = jax.random.split(jax.random.key(0), 2000)
 
   def one(key):
-    value = {"w": jnp.zeros(3)}, jnp.float32(0)
+    value = {"w": jnp.zeros(3)}, {"count": jnp.float32(0)}
     value, after = part.grads(value, state, CTX._replace(key=key))
     return jnp.append(value["w"], jnp.log(after["clip"]))
 

@@ -11,7 +11,16 @@ import optax
 import pytest
 from absl import logging
 from flax import nnx
-from per_example_cases import CLIP, CTX, K, assert_close, flat, make_batch, make_views
+from per_example_cases import (
+  CLIP,
+  CTX,
+  K,
+  assert_close,
+  clipped,
+  flat,
+  make_batch,
+  make_views,
+)
 from per_example_cases import naive as loop
 from training_cases import halves
 from training_cases import records as training_records
@@ -171,7 +180,7 @@ def warnings(monkeypatch):
 
 def check_equal(kind, choice, batch, views):
   losses_fn, params = start(kind, choice)
-  estimate = jax.jit(ghost(losses_fn, clip=CLIP, denominator=4.0, views=views))
+  estimate = jax.jit(clipped(ghost, losses_fn, clip=CLIP, denominator=4.0, views=views))
   _, grads = estimate(params, batch, None, CTX)
   assert_close(grads, loop(losses_fn, params, batch, CLIP, 4.0, views), 3e-6)
 
@@ -193,7 +202,7 @@ def test_views_of_a_record_share_what_is_held(kind, choice, warnings):
 @pytest.mark.parametrize("choice", ["biases", "lora and biases"])
 def test_a_bad_record_adds_exactly_zero_to_what_is_held(choice):
   losses_fn, params = start("small", choice)
-  estimate = jax.jit(ghost(losses_fn, clip=CLIP, denominator=4.0))
+  estimate = jax.jit(clipped(ghost, losses_fn, clip=CLIP, denominator=4.0))
   batch = make_batch()
   others = batch._replace(weight=batch.weight.at[0].set(0))
   _, expected = estimate(params, others, None, CTX)
@@ -206,7 +215,7 @@ def test_a_bad_record_adds_exactly_zero_to_what_is_held(choice):
 @pytest.mark.slow
 def test_the_first_step_of_a_low_rank_change_moves_b_alone():
   losses_fn, params = start("small", "lora", shift=0.0)
-  estimate = jax.jit(ghost(losses_fn, clip=CLIP, denominator=4.0))
+  estimate = jax.jit(clipped(ghost, losses_fn, clip=CLIP, denominator=4.0))
   _, grads = estimate(params, make_batch(), None, CTX)
   for factors in grads["lora"].values():
     assert not factors["a"].any()
