@@ -43,7 +43,7 @@ with epy.lazy_imports():
 _FIX = "pass the run folder of mixdef train"
 
 # Flags that describe the network of --params, and those that need any records.
-_OF_TRAINING = tuple("model defense optimizer learning_rate epochs batch_size".split())
+_OF_TRAINING = "model", "defense", "optimizer", "learning_rate", "epochs", "batch_size"
 _OF_RECORDS = ("dataset", "data_dir", "schema", *COLUMNS)
 _OF_QUERIES = ("views", "strategy", "memory_gb")
 
