@@ -169,13 +169,11 @@ GROUPS: dict[str, dict[str, Flag]] = {
   "privacy": {
     "num_members": Flag("number of training records", 0),
     "delta": Flag("delta of differential privacy, below 1/num_members", 0, 1),
-    "noise_multiplier": Flag(
-      "standard deviation of the noise over the clipping norm", 0
-    ),
+    "noise_multiplier": Flag("standard deviation of the noise over the clip", 0),
     "epsilon": Flag("epsilon that the noise must keep to", 0),
     "tuned": Flag(
-      "law and mean of the random number of trainings of which the best is kept: "
-      "geometric:10, logarithmic:10 or poisson:10"
+      "law and mean of the random number of trainings, as geometric:10, of which the "
+      "best is kept"
     ),
     "bands": Flag(
       "number of bands of correlated noise; 0 chooses the best for an epsilon", 0
