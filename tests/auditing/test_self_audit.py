@@ -1,5 +1,6 @@
 """What a self-audit says in reports, on pages, at the gate and on the console."""
 
+import dataclasses
 import json
 import pathlib
 import types
@@ -100,3 +101,36 @@ def test_a_release_audit_of_a_run_holds_its_self_audit(tmp_path):
   assert "Self-audit of the guarantee" in release.save(tmp_path / "whole").read_text()
   redacted = release.save(tmp_path / "redacted", redact=True).read_text()
   assert "Self-audit" not in redacted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("before", "options"),
+  [
+    ("", "clipping='adaptive'"),
+    ("", "clipping='automatic'"),
+    ("gaussian_noise(0.1)|", "multiplicity=2"),
+    ("", "unit='person', per_person=2"),
+    ("freeze('Dense_0/kernel')|", "clip=0.5"),
+    ("lora(4)|", "clip=0.5"),
+  ],
+)
+def test_a_true_claim_stands_whatever_it_is_combined_with(before, options):
+  """Batches of 40, so that the count of adaptive clipping takes a part of the noise."""
+  data = mixdef.load("digits").select(np.arange(400))
+  if "person" in options:
+    data = dataclasses.replace(data, groups=np.arange(400) // 2)
+  size = 20 if "person" in options else 40
+  text = f"{before}dp_sgd(2.0, {options}, delta=1e-3, canaries=100)"
+  learner = mixdef.classifier(mixdef.models.mlp(96), optax.sgd(0.1), text)
+  run = mixdef.fit(
+    learner,
+    data,
+    np.ones(400, bool),
+    epochs=15,
+    batch_size=size,
+    num_members=200 if "person" in options else 400,
+  )
+  found = mixdef.self_audit(run)
+  assert not found.failures
+  assert found.canaries == 100
