@@ -69,9 +69,9 @@ def test_on_records_that_suffice_chance_is_not_graded(models, target, design):
     (1, 100, "bernoulli", None),
     (2, 50, "bernoulli", None),
     (2, 50, "balanced", 0),
-    (4, 100, "balanced", None),
-    (8, 50, "bernoulli", 0),
-    (16, 500, "bernoulli", None),
+    pytest.param(4, 100, "balanced", None, marks=pytest.mark.heavy),
+    pytest.param(8, 50, "bernoulli", 0, marks=pytest.mark.heavy),
+    pytest.param(16, 500, "bernoulli", None, marks=pytest.mark.heavy),
   ],
 )
 def test_every_attack_together_accuses_in_one_run_of_twenty_at_most(

@@ -141,6 +141,7 @@ def test_jobs_end_to_end_on_s3(bucket, tmp_path, made):
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_audits_and_sweeps_on_a_bucket(memory):
   audits = {name: memory / name for name in ("none", "smoothed")}
   for name, out in audits.items():

@@ -52,7 +52,13 @@ def timeless(result):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize(
+  "job",
+  [
+    *("lira", "audit"),
+    *(pytest.param(job, marks=pytest.mark.heavy) for job in ("gan", "sweep")),
+  ],
+)
 def test_two_hosts_write_the_results_of_one(tmp_path, job):
   with socket.socket() as listener:
     listener.bind(("127.0.0.1", 0))

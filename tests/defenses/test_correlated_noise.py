@@ -275,6 +275,7 @@ def test_budgets_are_those_of_the_bands():
     (8.0, 32, {1: (0.5863, 1), 16: (1.0747, 0.514), 32: (1.3501, 0.505)}),
   ],
 )
+@pytest.mark.heavy
 def test_the_best_bands_have_the_least_error_of_sums(epsilon, best, check):
   assert best_bands(epsilon, **TRAINING, delta=1e-5) == best
   errors = {}

@@ -210,6 +210,7 @@ def wait_until(process, happened):
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_kills_lose_no_model_on_a_bucket(bucket, quick_lock):
   folder, done = bucket / "run", {}
   store = Store(folder)
@@ -262,6 +263,7 @@ def test_another_job_is_refused_whatever_the_clock_of_its_host(
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_two_hosts_train_together_on_a_bucket(bucket, tmp_path):
   answer = tmp_path / "answer.npz"
   task = {"models": 5, "epochs": 3, "strategy": "loop", "at_once": 2}

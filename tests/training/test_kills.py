@@ -91,6 +91,6 @@ def check(folder, kills, unbroken):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [3, 20])
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.heavy)])
 def test_kills(tmp_path, unbroken, kills):
   check(tmp_path, kills=kills, unbroken=unbroken)
