@@ -80,7 +80,7 @@ def test_a_low_rank_change_costs_less_memory_than_kernels_of_every_record():
     logits, _ = network.apply({"params": params, **variables}, batch.x, train=True)
     return -(batch.y * jax.nn.log_softmax(logits)).sum(-1), (logits, {})
 
-  estimate = ghost(losses_fn, clip=CLIP, denominator=1.0)
+  estimate = clipped(ghost, losses_fn, clip=CLIP, denominator=1.0)
   program = jax.jit(estimate).lower(params, batch, None, CTX).compile()
   kernel = 4 * 128 * 128
   assert program.memory_analysis().temp_size_in_bytes < len(batch.x) * kernel / 8

@@ -159,10 +159,11 @@ class Gain(nnx.Module):
 
   def __init__(self, rngs):
     self.gain = nnx.Param(jnp.ones(72))
+    self.first = nnx.Linear(72, 72, rngs=rngs)
     self.out = nnx.Linear(72, K, rngs=rngs)
 
   def __call__(self, x):
-    return self.out(jnp.sin(self.gain * flat(x)))
+    return self.out(jnp.sin(self.gain * self.first(flat(x))))
 
 
 class Remat(nnx.Module):

@@ -136,8 +136,10 @@ def test_a_model_without_known_layers_is_clipped_and_that_is_said_once(monkeypat
   said = []
   monkeypatch.setattr(logging, "warning", lambda text, *args: said.append(text % args))
   trained.__wrapped__("pair", "dp_sgd(1.0, clip=0.5)")
-  (message,) = set(said)
-  assert "microbatches of 16 are used instead: a/bias is used outside" in message
+  (message,) = {
+    text for text in said if text.startswith("ghost")
+  }  # accountants warn, too
+  assert "microbatches of 16 are used instead: a/kernel is used outside" in message
 
 
 @pytest.mark.slow

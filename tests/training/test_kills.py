@@ -1,5 +1,6 @@
 """Killed at any moment, a run loses no finished shadow and ends as if unbroken."""
 
+import contextlib
 import itertools
 import json
 import random
@@ -45,11 +46,9 @@ def finished(folder):
 def events(folder):
   """Count what work leaves behind: a row an epoch, and entries."""
   rows = set()
-  for path in [*folder.glob("metrics.jsonl"), *folder.glob("metrics/*.jsonl")]:
-    try:
+  with contextlib.suppress(FileNotFoundError):  # merged meanwhile
+    for path in [*folder.glob("metrics.jsonl"), *folder.glob("metrics/*.jsonl")]:
       rows.update(path.read_text().splitlines())
-    except FileNotFoundError:
-      continue  # merged meanwhile
   return len(rows) + len(finished(folder))
 
 
