@@ -65,6 +65,7 @@ def test_nothing_is_found_if_membership_is_permuted(study, found):
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_the_study_runs_and_resumes(study, tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(study, "_OUT", types.SimpleNamespace(value=str(tmp_path)))
   monkeypatch.setattr(study, "_DATASET", types.SimpleNamespace(value="digits"))

@@ -256,6 +256,7 @@ def test_dp_sgd_states_its_bands_and_their_epsilon():
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_budgets_are_those_of_the_bands():
   state = dp_sgd(epsilon=1.0, bands=BANDS, delta=1e-3).init(None, spec_of())
   noise = accounting.noise_multiplier(1.0, **SIZES, delta=1e-3)
