@@ -256,10 +256,14 @@ def _refuse_with_clipping(part, clipped):
       f"{part.name} trains earlier stages on the members, but the epsilon of "
       f"{clipped.name} covers a single training: {give_up}"
     )
-  if part is not clipped and part.traits.per_person:
+  own = part.traits
+  if part is not clipped and (own.per_person or own.bands > 1):
+    draws = f"{own.bands} groups of the members in turn"
+    if own.per_person:
+      draws = f"{own.per_person} rows of a person"
     raise ValueError(
-      f"{part.name} draws {part.traits.per_person} rows of a person, but "
-      f"{clipped.name} determines what a step draws and clips together: {give_up}"
+      f"{part.name} draws {draws}, but {clipped.name} determines what a step draws and "
+      f"accounts for it: {give_up}"
     )
   if part.rows:
     raise ValueError(

@@ -308,6 +308,13 @@ def test_only_the_part_that_clips_draws_persons():
       chain(clipped, other)
 
 
+def test_only_the_part_that_clips_draws_by_turns():
+  other = Defense("other", traits=Traits(bands=3))
+  for clipped in (dp_sgd(), dp_sgd(bands=2)):
+    with pytest.raises(ValueError, match="other draws 3 groups of the members in turn"):
+      chain(clipped, other)
+
+
 @pytest.mark.parametrize("hook", ["epoch", "finish"])
 def test_what_is_declared_post_processing_is_not_shown_the_members(hook):
   keeper = keeps_members(hook, traits=Traits(post_processing=True))
