@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from absl import logging
 from per_example_cases import (
   CLIP,
   CTX,
@@ -39,16 +38,6 @@ from per_example_cases import (
 )
 
 from mixdef.defenses.per_example import ghost, microbatch
-
-
-@pytest.fixture
-def warnings(monkeypatch):
-  """What was logged, as text."""
-  said = []
-  monkeypatch.setattr(
-    logging, "warning", lambda message, *args: said.append(message % args)
-  )
-  return said
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import logging
 from nnx_cases import FALLBACK, GHOST, Dense, Dropped
 from per_example_cases import (
   CLIP,
@@ -21,15 +20,6 @@ from mixdef.defenses.per_example import ghost
 from mixdef.models import adapt
 
 FAST = (Dense, Dropped)
-
-
-@pytest.fixture
-def warnings(monkeypatch):
-  said = []
-  monkeypatch.setattr(
-    logging, "warning", lambda message, *args: said.append(message % args)
-  )
-  return said
 
 
 def start(kind, batch):

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from absl import logging
 from flax import nnx
 from per_example_cases import (
   CLIP,
@@ -166,16 +165,6 @@ def start(kind, choice, shift=0.3):
     return -(batch.y * log_probs).sum(-1), (log_probs, {})
 
   return losses_fn, params
-
-
-@pytest.fixture
-def warnings(monkeypatch):
-  """What was logged, as text."""
-  said = []
-  monkeypatch.setattr(
-    logging, "warning", lambda message, *args: said.append(message % args)
-  )
-  return said
 
 
 def check_equal(kind, choice, batch, views):
