@@ -234,7 +234,7 @@ def _finite(values, what):
 
 
 def _persons(groups, members, records):
-  """Return the person of each record, none of whom is on both sides; or None."""
+  """Return the person of each record, or None; no person may be on both sides."""
   if groups is None:
     return None
   named = record_names.groups(groups)

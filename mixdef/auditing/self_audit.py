@@ -26,8 +26,7 @@ def self_audit(run: Run, *, significance: float = 0.05) -> CanaryAudit:
     `failures` are the reasons why the claim is refuted, and empty if it stands.
 
   Raises:
-    ValueError: for a run without canaries, and for canaries of a training that was not
-      finished.
+    ValueError: for a run without canaries, and for observations that are not finite.
 
   Guarantee: `audit_canaries` says what each number means. The observations that it
     reads are not private: with the model, they reveal the gradients of the records at

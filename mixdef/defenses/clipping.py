@@ -33,7 +33,7 @@ def automatic(clip):
   """Return the factors that scale every record to about C: `C / (norms + 0.01)`.
 
   A gradient of zero remains zero. C acts as a factor of the learning rate of SGD, and
-  not at all with Adam, so there is no norm to tune.
+  not at all with Adam, so the norm need not be tuned.
 
   Reference: Bu et al., "Automatic Clipping: Differentially Private Deep Learning Made
     Easier and Stronger", 2022, arXiv 2206.07136 (AUTO-S).

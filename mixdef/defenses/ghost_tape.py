@@ -43,9 +43,10 @@ def record_calls(losses_fn, params, batch, ctx, views):
 
   Raises:
     UnsupportedError: if copies of the parameters that are used outside of calls of leaf
-      modules would be larger than the inputs and outputs of all layers. Such a call is
-      applied to one array, keeps the batch axis first, and is not inside another
-      transformation, as a critic under the gradient of its penalty is.
+      modules, with what is computed from them alone, would be larger than the inputs
+      and outputs of all layers. Such a call is applied to one array, keeps the batch
+      axis first, and is not inside another transformation, as a critic under the
+      gradient of its penalty is.
   """
   records = grouped(batch, views)
   outputs, free = _probe(losses_fn, params, records, ctx, views)

@@ -56,7 +56,8 @@ def ghost(losses_fn, factor, *, size=16, views=1):
   as learned positions do, under a transform such as `nn.remat`, read as an array, in a
   penalty, or in a layer that has an input that does not lead with the batch axis, or a
   second input or output. Every record then gets a copy of it, if all such copies
-  together are no larger than the inputs and outputs of the layers. Otherwise, for
+  and what is computed from them alone are no larger than the inputs and outputs of the
+  layers. Otherwise, for
   models of other libraries, and if a custom layer draws random numbers, the model is
   estimated by `microbatch`, and a message is logged.
 

@@ -45,7 +45,7 @@ def epsilon_of_selection(
     bands: as in `accounting.spent`.
 
   Returns:
-    The epsilon, from Renyi divergences; there is no tighter accountant for it.
+    The epsilon, from Renyi divergences; no tighter accountant is available.
 
   Raises:
     ValueError: for an argument outside its range.

@@ -1,8 +1,8 @@
 """Epsilon lower bound from one run whose canaries pass independent Gaussian channels.
 
-The bounds of `one_run` hold however the canaries of a run depend on each other, and pay
-for it. Canaries at coordinates of their own under independent noise do not depend on
-each other, and the number of wrong guesses then has a known law.
+The bounds of `one_run` hold however the canaries of a run depend on each other, which
+makes them loose. Canaries at distinct coordinates under independent noise do not depend
+on each other, and the number of wrong guesses then has a known law.
 """
 
 import functools
@@ -38,13 +38,12 @@ def epsilon_order_statistics(
     breaks it, so report `epsilon_one_run` beside it.
 
   Args:
-    scores: [m] of one target; higher means member. A canary with a NaN score is not
-      guessed.
-    members: bool [m], drawn independently with probability 1/2.
-    guesses_in: k+ >= 0.
-    guesses_out: k- >= 0, with 1 <= k+ + k- <= canaries with a score.
+    scores: [m], as in `epsilon_one_run`, like the others.
+    members: bool [m].
+    guesses_in: k+.
+    guesses_out: k-.
     delta: value at which mu is converted to epsilon, in (0, 1).
-    significance: probability of a bound above the true epsilon, in (0, 1).
+    significance: in (0, 1).
 
   Returns:
     The bound, >= 0.

@@ -237,8 +237,8 @@ def chunk_of(key, members, num_shards: int):
 def turns_of(key, count: int, plan: Plan, epoch):
   """Return the first step of an epoch that may draw each member: cyclic Poisson.
 
-  The members are in `plan.bands` random groups of their own, each drawn from its id and
-  the model's key alone. Step t, counted over all epochs, draws from group t mod bands.
+  Each member is in one of `plan.bands` random groups, which follows from its id and the
+  model's key alone. Step t, counted over all epochs, draws from group t mod bands.
 
   Args:
     key: the model's key; the same in every epoch.
