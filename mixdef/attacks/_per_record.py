@@ -33,7 +33,8 @@ def statistics(log_probs: ArrayLike, labels: ArrayLike) -> dict[str, np.ndarray]
     ValueError: for NaN, +inf, a row of only -inf, or labels outside 0..K-1.
 
   Deviation: official LiRA adds 1e-45 inside both logs of a probability, which distorts
-    every phi below -100; here only the entries that are exactly 0 are replaced.
+    every phi beyond 100 or -100; here only the entries that are exactly 0 are replaced.
+    It also exponentiates in the precision of the logits.
 
   Reference: Carlini, Chien, Nasr, Song, Terzis, Tramer, "Membership Inference Attacks
     From First Principles", 2022, arXiv 2112.03570.

@@ -45,8 +45,8 @@ class AnchorRule(NamedTuple):
 
 
 OFFICIAL_RULE = AnchorRule()
-"""The values of the official code, for 20,000 records; its configuration file says 30
-in place of 20."""
+"""The values of the official code, for 20,000 records: the tolerances and the share of
+its configuration file, which says 30 where the script has 20."""
 
 
 class Anchors(NamedTuple):
@@ -99,8 +99,11 @@ def cmia(
     pseudo-targets, by default one a round. Here, up to 16 reference models of the round
     take turns, each compared with all other models, which costs no training and makes
     the mean threshold steadier; a threshold that most of them lack is not used [ours].
-    That anchors keep their score, that subsets are independent draws, not exact halves,
-    and that a round without new anchors is not the last, are our choices [ours].
+    The fewest anchors are counted on the pseudo-target; the code counts those of the
+    release, after the cap, so that it finds no negative anchors among fewer than 400
+    open records. That anchors keep their score, that subsets are independent draws, not
+    exact halves, and that a round without new anchors is not the last, are our choices
+    [ours].
 
   Reference: Cascading membership inference (CMIA), NDSS 2026, arXiv 2507.21412.
 
@@ -153,7 +156,8 @@ def negative_threshold(
     The threshold, or None if there is none.
 
   Deviation: with tolerance 0 and a member at the lowest score, the official code
-    returns the largest of all scores [verified]; here the result is None.
+    returns the largest of all scores [verified]; here the result is None. It counts
+    tied records in the order of its sort, and never the record of the largest score.
 
   >>> scores, members = np.arange(-5, 3), [0, 0, 1, 0, 0, 1, 1, 1]
   >>> negative_threshold(scores, np.array(members, bool), tolerance=1, least=5)

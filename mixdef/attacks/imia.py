@@ -42,7 +42,8 @@ def imia(
 ) -> np.ndarray:
   """Score by a log-likelihood ratio of equal variances, from few reference models.
 
-      clamp:   (phi - mu_out)^2 - (phi - mu_in)^2,  and 0 where mu_in < mu_out
+      clamp:   (phi - mu_out)^2 - (phi - mu_in)^2,  and 0 where d < 0 on average over
+               the views
       shrunk:  2 d* (phi - (mu_in + mu_out)/2)
 
   d* shrinks the gap d = mu_in - mu_out of a record towards the mean gap of all records:
@@ -71,8 +72,10 @@ def imia(
     ValueError: for arrays of other shapes, or an unknown form.
 
   Deviation: formula and sides of the clamp are those of the official code, adaptive
-    form [verified]; its paper was not available. `shrunk`, the default, is ours, since
-    the clamp distorts the ROC [ours]. The non-adaptive form with pivots is left out.
+    form [verified]; its paper was not available. The code reads the first ten models of
+    either side, this function all that it is given, and the code has no check of the
+    direction. `shrunk`, the default, is ours, since the clamp distorts the ROC [ours].
+    The non-adaptive form with pivots is left out.
 
   Reference: Imitative membership inference (IMIA), USENIX Security 2026, arXiv
     2509.06796.
@@ -85,8 +88,10 @@ def imia(
   check_choice("imia: form", form, ("shrunk", "clamp"))
   phi = of_release(phi)
   gaps = _gaps(phi, inside, out)
-  gap = np.maximum(gaps.raw, 0.0) if form == "clamp" else gaps.shrunk
-  return (2 * gap * (phi - gaps.middle)).mean(1)
+  if form == "shrunk":
+    return (2 * gaps.shrunk * (phi - gaps.middle)).mean(1)
+  scores = (2 * gaps.raw * (phi - gaps.middle)).mean(1)
+  return np.where(gaps.raw.mean(1) < 0, 0.0, scores)
 
 
 def imia_coverage(phi: ArrayLike, inside: Side, out: Side) -> dict[str, int]:
@@ -98,15 +103,15 @@ def imia_coverage(phi: ArrayLike, inside: Side, out: Side) -> dict[str, int]:
     out: as for `imia`.
 
   Returns:
-    Counts. clamped: records with a negative gap in some view, which the clamp ties at
-    0; floored: records whose shrunk gap was raised to a tenth of the mean gap;
-    excluded: records without models on either side (score NaN).
+    Counts. clamped: records whose gap, the mean over views, is negative, which the
+    clamp ties at 0; floored: records whose shrunk gap was raised to a tenth of the mean
+    gap in some view; excluded: records without models on either side (score NaN).
   """
   phi = of_release(phi)
   gaps = _gaps(phi, inside, out)
   audited = read_side(inside, phi)[2] & read_side(out, phi)[2]
   return {
-    "clamped": int((gaps.raw < 0).any(1).sum()),
+    "clamped": int((gaps.raw.mean(1) < 0).sum()),
     "floored": int(gaps.floored.sum()),
     "excluded": int((np.isnan(gaps.raw).any(1) & audited).sum()),
   }
@@ -129,11 +134,14 @@ def glira(phi: ArrayLike, out: Side) -> np.ndarray:
   Raises:
     ValueError: for arrays of other shapes.
 
-  Deviation: the code that we saw scores by the two-sided -log density with median and
-    ddof 0 [verified], which also takes records far below the others for members; the
-    one-sided test is ours [ours].
+  Deviation: the official code scores by the two-sided -log density with median and
+    ddof 0, and its commands use one deviation for all records [verified]. This density
+    also takes records far below the others for members; the one-sided test is ours
+    [ours]. `lira_offline_two_sided` with `OFFICIAL` is the density of that code with
+    one deviation per record.
 
-  Reference: GLiRA, 2024, arXiv 2405.07562 [recalled].
+  Reference: Galichin, Pautov, Zhavoronkin, Rogov, Oseledets, "GLiRA: Black-Box
+    Membership Inference Attack via Knowledge Distillation", 2024, arXiv 2405.07562.
 
   >>> out = np.array([[0.], [1], [-1], [0]]), np.zeros((4, 1), bool)
   >>> np.exp(-glira([2.5], out)).round(6)

@@ -67,7 +67,8 @@ def lira_online(
 
   Deviation: the official code adds 1e-30 to the standard deviation, which turns equal
     reference values into a spike; here the variance is floored at 1e-4 of the pooled
-    within-record variance.
+    within-record variance. The code fits every record on the first n models of a side,
+    where n is the smallest number that any record has there; here, all are used.
 
   >>> phi = np.array([[2.5, 2, 3, 4, 3, 0, 1, -1, 0]]).T
   >>> members = np.array([[0, 1, 1, 1, 1, 0, 0, 0, 0]], dtype=bool).T
@@ -171,6 +172,9 @@ def lira_offline_fixed(
 
   Returns:
     Scores [N]; NaN where no reference is out, or not audited.
+
+  Deviation: the official code uses the two-sided density, with one standard deviation
+    over records and models.
   """
   return _offline(signals, target, score, centre, ddof, combine, fixed=True)
 
@@ -226,6 +230,8 @@ def lira_global(signals: Signals, *, target: int, score: str = "phi") -> np.ndar
 
   Returns:
     Scores [N]; NaN where not audited.
+
+  Deviation: the official code averages phi over all views.
   """
   signals.check_model("target", target)
   return signals.only_audited(signals.statistic(score)[target, :, 0])

@@ -28,8 +28,8 @@ def ramia(samples: ArrayLike, *, keep: int, end: str = "top") -> np.ndarray:
     ValueError: for another shape, or for an option out of range.
 
   Deviation: the official code stores the share that is trimmed, confuses it with the
-    share kept at one end, and returns NaN where nothing is left [verified]; here what
-    is kept is stated.
+    share kept at one end, rounds down what is left, so that it keeps none of 5 samples
+    at a share of 0.8, and then returns NaN [verified]; here what is kept is stated.
 
   Reference: Range Membership Inference Attacks (RaMIA), 2024, arXiv 2408.05131.
 

@@ -72,8 +72,11 @@ def rmia(
     ValueError: for an invalid option.
 
   Deviation: log r is averaged over views before records are compared. The authors' code
-    takes a majority vote over views of LR >= gamma, which needs every pair (x, z); its
-    Taylor and soft-margin variants of p need logits and are not implemented.
+    takes a majority vote over views of LR > gamma, which needs every pair (x, z). It
+    leaves out 20% of the models at either end of every average, uses a temperature of 2
+    and Taylor and soft-margin variants of p, and takes the target's own non-members as
+    the population; none of this is implemented. In the authors' later tool, p(z) is the
+    mean over the half of the references that are most confident in z.
 
   Reference: Zarifzadeh, Liu, Shokri, "Low-Cost High-Power Membership Inference
     Attacks", 2024, arXiv 2312.03262.
@@ -185,8 +188,9 @@ def base(
   Raises:
     ValueError: for an invalid option.
 
-  Deviation: public code divides logits by a temperature of 2 offline. Signals keep p_y,
-    not the logits of every view, so the temperature is 1.
+  Deviation: public code, in LeakPro, divides all logits by a temperature of 2. Signals
+    keep p_y, not the logits of every view, so the temperature is 1; signals of halved
+    logits give the scores of that code.
 
   Reference: Lassila et al., "Practical Bayes-Optimal Membership Inference Attacks",
     2025, arXiv 2505.24089.

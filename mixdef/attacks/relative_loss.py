@@ -91,6 +91,9 @@ def calibrated_loss(signals: Signals, *, target: int) -> np.ndarray:
   Returns:
     Scores [N] in nats; NaN where no reference is out, or not audited.
 
+  Deviation: with several reference models, the official code sums the differences by
+    default; here they are averaged.
+
   Reference: Watson, Guo, Cormode, Sablayrolles, "On the Importance of Difficulty
     Calibration in Membership Inference Attacks", 2022, arXiv 2111.08440.
 

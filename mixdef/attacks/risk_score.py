@@ -28,7 +28,9 @@ def privacy_risk_score(
 
   h_in and h_out are the histograms of the shadow's members and non-members of the
   record's class, each with sum 1, so the score is the posterior at a prior of 1/2.
-  Member iff score >= 1/2.
+  Member iff score >= 1/2. Values outside the edges fall in the first or the last bin; a
+  bin without records of the shadow has the score of the nearest other bin, the left one
+  for ties.
 
   Args:
     signals: signals with `labels`.
@@ -45,10 +47,10 @@ def privacy_risk_score(
   Raises:
     ValueError: if the shadow or the statistic cannot be used, or labels are missing.
 
-  Deviation: values outside the edges fall in the first or the last bin, and a bin
-    without records of the shadow has the score of the nearest other bin, the left one
-    for ties. A class without members or without non-members of the shadow uses the
-    histograms of all classes; the official code fails there.
+  Deviation: rounding moves the outer edges of the official code, so that it may not
+    count the smallest or the largest value; here both are counted. A class without
+    members or without non-members of the shadow uses the histograms of all classes; the
+    official code fails there.
 
   Reference: Song, Mittal, "Systematic Evaluation of Privacy Risks of Machine Learning
     Models", 2021, arXiv 2003.10595.

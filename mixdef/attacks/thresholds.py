@@ -130,7 +130,7 @@ def entropy(
   Raises:
     ValueError: as in `confidence`, or if the signals have no log_probs.
 
-  Deviation: as in `confidence`.
+  Deviation: as in `confidence`. Signals keep log-probabilities as float32.
 
   Reference: Song, Mittal, "Systematic Evaluation of Privacy Risks of Machine Learning
     Models", 2021, arXiv 2003.10595.
@@ -163,7 +163,7 @@ def mentr(
   Raises:
     ValueError: as in `confidence`, or if the signals have no log_probs.
 
-  Deviation: as in `confidence`.
+  Deviation: as in `confidence`. Signals keep log-probabilities as float32.
 
   Reference: Song, Mittal, "Systematic Evaluation of Privacy Risks of Machine Learning
     Models", 2021, arXiv 2003.10595.

@@ -38,6 +38,43 @@ def test_check_values_of_the_clamp():
   assert imia_coverage(two, inside, out)["clamped"] == 1
 
 
+def test_the_clamp_is_that_of_the_mean_over_views():
+  # Gaps of three records in two views: (4, -1), (-4, 1) and (5, 5).
+  inside = np.array([[[4.0, -1], [-4, 1], [5, 5]]]), np.ones((1, 3), bool)
+  out = np.zeros((1, 3, 2)), np.zeros((1, 3), bool)
+  phi = np.array([[3.0, 2], [3, 2], [1, 4]])
+  expected = [((9 - 1) + (4 - 9)) / 2, 0, ((1 - 16) + (16 - 1)) / 2]
+  np.testing.assert_allclose(imia(phi, inside, out, form="clamp"), expected)
+  assert imia_coverage(phi, inside, out)["clamped"] == 1
+
+
+def test_the_clamp_equals_a_loop_over_records_and_views():
+  rng = np.random.default_rng(3)
+  level = rng.normal(size=(25, 3))
+  sides = []
+  for models in (12, 9):
+    members = rng.random((models, 25)) < 0.5
+    members[:2] = [[True], [False]]
+    noise = 2 * rng.normal(size=(models, 25, 3))
+    sides.append((level + noise + members[..., None], members))
+  phi = level + rng.normal(size=level.shape)
+  expected = []
+  for i in range(25):
+    gap = score = 0.0
+    for q in range(3):
+      (a, kept), (b, left) = sides
+      mu_in = np.mean([a[s, i, q] for s in range(12) if kept[s, i]])
+      mu_out = np.mean([b[s, i, q] for s in range(9) if not left[s, i]])
+      gap += mu_in - mu_out
+      score += ((phi[i, q] - mu_out) ** 2 - (phi[i, q] - mu_in) ** 2) / 3
+    expected.append(score if gap >= 0 else 0.0)
+  scores = imia(phi, *sides, form="clamp")
+  np.testing.assert_allclose(scores, expected, atol=1e-12)
+  tied = int((scores == 0).sum())
+  assert 0 < tied < 12
+  assert imia_coverage(phi, *sides)["clamped"] == tied
+
+
 def test_check_values_of_the_shrunk_gap():
   one = np.ones(1)
   for gap, middle, expected, score in ((3, 1.5, 2.2, 4.4), (-1, -0.5, 0.1, 0.6)):

@@ -54,9 +54,10 @@ def test_scores_equal_a_loop_over_records(options):
   ddof = options.get("ddof", 1)
   online = attacks.lira_online(signals, target=3, **options)
   offline = attacks.lira_offline(signals, target=3, **options)
+  density = attacks.lira_offline_two_sided(signals, target=3, **options)
   references = np.arange(24) != 3
   for i in range(members.shape[1]):
-    ratios, zs = [], []
+    ratios, zs, out = [], [], []
     for q in range(2):
       a, b = (phi[references & (members[:, i] == side), i, q] for side in (True, False))
       densities = [
@@ -64,9 +65,11 @@ def test_scores_equal_a_loop_over_records(options):
         for side in (a, b)
       ]
       ratios.append(densities[0] - densities[1])
+      out.append(densities[1])
       zs.append((phi[3, i, q] - centre(b)) / np.std(b, ddof=ddof))
     assert online[i] == pytest.approx(np.mean(ratios))
     assert offline[i] == pytest.approx(np.mean(zs))
+    assert density[i] == pytest.approx(-np.mean(out))
 
 
 @pytest.mark.parametrize("attack", [attacks.lira_offline, attacks.lira_offline_fixed])

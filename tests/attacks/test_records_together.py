@@ -28,6 +28,23 @@ def test_check_values_of_lt_iqr(trace, expected):
   assert lt_iqr(np.array(trace)[:, None])[0] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("points", [2, 5, 30, 101])
+def test_lt_iqr_interpolates_linearly_between_sorted_losses(points):
+  trace = np.random.default_rng(points).exponential(size=(points, 20))
+  scores = lt_iqr(trace)
+
+  def quantile(row, level):
+    below = int(level * (len(row) - 1))
+    share = level * (len(row) - 1) - below
+    above = min(below + 1, len(row) - 1)
+    return (1 - share) * row[below] + share * row[above]
+
+  for i in range(20):
+    row = sorted(trace[:, i])
+    expected = quantile(row, 0.75) - quantile(row, 0.25)
+    assert scores[i] == pytest.approx(expected, abs=1e-12)
+
+
 def test_lt_iqr_keeps_nan_and_refuses_one_point():
   trace = np.array([[2.0, np.nan, 1.0], [1.0, 1.0, 1.0]])
   np.testing.assert_array_equal(np.isnan(lt_iqr(trace)), [False, True, False])
@@ -128,6 +145,18 @@ def test_check_value_of_ramia():
   assert np.isnan(ramia([[np.nan, 1.0]], keep=1)).all()
   with pytest.raises(ValueError, match="keep"):
     ramia(samples, keep=6)
+
+
+@pytest.mark.parametrize("end", ["top", "bottom"])
+def test_ramia_is_the_mean_after_trimming_the_other_end(end):
+  samples = np.random.default_rng(0).normal(size=(15, 10))
+  for keep in range(1, 11):
+    scores = ramia(samples, keep=keep, end=end)
+    for row, score in zip(samples, scores, strict=True):
+      left = sorted(row, reverse=end == "top")
+      while len(left) > keep:
+        left.pop()
+      assert score == pytest.approx(sum(left) / keep, abs=1e-12)
 
 
 def test_check_value_of_a_person_of_two_records():
