@@ -68,7 +68,8 @@ def lira_online(
   Deviation: the official code adds 1e-30 to the standard deviation, which turns equal
     reference values into a spike; here the variance is floored at 1e-4 of the pooled
     within-record variance. The code fits every record on the first n models of a side,
-    where n is the smallest number that any record has there; here, all are used.
+    where n is the smallest number that any record has there; here, all references are
+    used (`Signals.references`).
 
   >>> phi = np.array([[2.5, 2, 3, 4, 3, 0, 1, -1, 0]]).T
   >>> members = np.array([[0, 1, 1, 1, 1, 0, 0, 0, 0]], dtype=bool).T
