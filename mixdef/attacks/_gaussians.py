@@ -4,12 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mixdef.attacks._moments import Moments, moments, of_references
 from mixdef.attacks.signals import Signals
 
 FLOOR = 1e-4
 """Smallest variance of a record, as a fraction of the pooled variance."""
-
-_BLOCK = 2**17  # elements per block: 1 MiB of float64, which stays in cache
 
 
 class Gaussians(NamedTuple):
@@ -78,13 +77,13 @@ def fit_references(
   Returns:
     The `Gaussians`.
   """
-  chosen = signals.references(target) & (signals.members == member)
-  values = signals.statistic(score)
-  if averaged:
-    values = values.mean(2, keepdims=True)
-  return fit(
-    values, chosen, signals.audited, centre=centre, ddof=ddof, fixed=fixed, spare=spare
-  )
+  middle = None
+  if centre == "median":
+    values = signals.statistic(score)
+    chosen = signals.references(target) & (signals.members == member)
+    middle = _median(values.mean(2, keepdims=True) if averaged else values, chosen)
+  side = of_references(signals, target, member=member, score=score, averaged=averaged)
+  return _fitted(side, middle, signals.audited, ddof, fixed, spare)
 
 
 def fit(
@@ -108,47 +107,36 @@ def fit(
     fixed: whether to use the pooled variance for every record.
     spare: [Q], replaces a pooled variance of 0.
   """
-  count = chosen.sum(0)
-  middle, own = _moments(values, chosen, median=centre == "median", ddof=ddof)
+  middle = _median(values, chosen) if centre == "median" else None
+  return _fitted(moments(values, chosen), middle, audited, ddof, fixed, spare)
+
+
+def _fitted(
+  side: Moments,
+  middle: np.ndarray | None,
+  audited: np.ndarray,
+  ddof: int,
+  fixed: bool,
+  spare: np.ndarray | None,
+) -> Gaussians:
+  """Return the fits; `middle` [N, Q] replaces the mean as the centre."""
+  count = side.count[:, 0]
+  own = side.squares / np.maximum(side.count - ddof, 1)
   varied = audited & (count > 1)
-  pooled = own[varied].mean(0) if varied.any() else np.zeros(values.shape[2])
-  borrow = fixed | (count < 2)[:, None] | (pooled == 0)
+  pooled = own[varied].mean(0) if varied.any() else np.zeros(own.shape[1])
+  borrow = fixed | (side.count < 2) | (pooled == 0)
   pooled = np.where(pooled > 0, pooled, 1.0 if spare is None else spare)
   floored = ~borrow & (own < FLOOR * pooled)
   variance = np.where(borrow, pooled, np.maximum(own, FLOOR * pooled))
-  return Gaussians(middle, variance, pooled, count, floored.any(1))
+  centre = np.where(side.count > 0, side.mean if middle is None else middle, np.nan)
+  return Gaussians(centre, variance, pooled, count, floored.any(1))
 
 
-def _moments(
-  values: np.ndarray, chosen: np.ndarray, *, median: bool, ddof: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """Return centre (NaN if no model) and variance (0 if fewer than two), [N, Q]."""
-  models, records, queries = values.shape
-  centre = np.empty((records, queries))
-  variance = np.empty((records, queries))
-  # Use blocks of near-equal size: numpy sums a single last record in another order, so
-  # equal records would not get equal scores.
-  blocks = -(-records * models * queries // _BLOCK)
-  edges = np.linspace(0, records, min(blocks, records) + 1).astype(int)
-  for rows in map(slice, edges[:-1], edges[1:]):
-    x, use = values[:, rows], chosen[:, rows, None]
-    count = use.sum(0)
-    mean = (x * use).sum(0) / np.maximum(count, 1)
-    squares = (np.square(x - mean) * use).sum(0)
-    own = squares / np.maximum(count - ddof, 1)
-    # Equal values leave a rounding residue, which is not a variance.
-    residue = np.square(count * np.finfo(np.float64).eps * mean)
-    variance[rows] = np.where(own > residue, own, 0.0)
-    centre[rows] = np.where(
-      count > 0, _median(x, use, count) if median else mean, np.nan
-    )
-  return centre, variance
-
-
-def _median(x: np.ndarray, use: np.ndarray, count: np.ndarray) -> np.ndarray:
-  """Return the median over the used models, or +inf where no model is used."""
-  ranked = np.sort(np.where(use, x, np.inf), axis=0)
-  count = np.broadcast_to(count, x.shape[1:])[None]
+def _median(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+  """Return the median over the chosen models [N, Q], +inf where there is none."""
+  count = chosen.sum(0)[:, None]
+  ranked = np.sort(np.where(chosen[..., None], values, np.inf), axis=0)
+  count = np.broadcast_to(count, values.shape[1:])[None]
   low = np.take_along_axis(ranked, np.maximum(count - 1, 0) // 2, axis=0)[0]
   high = np.take_along_axis(ranked, count // 2, axis=0)[0]
   return (low + high) / 2

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mixdef.attacks._moments import Moments, of_references
 from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.signals import Signals
 from mixdef.core.check import checked, one_of
@@ -20,20 +21,6 @@ from mixdef.core.registry import attack
 
 _CEILING = 1e3
 """Largest k0 and a0 - 2 that are fitted; beyond this, records barely differ."""
-
-
-class Moments(NamedTuple):
-  """Outputs of the references on one side, per record.
-
-  Attributes:
-    count: int [N, 1].
-    mean: [N, Q], 0 where count is 0.
-    squares: [N, Q], sum of squares about the mean.
-  """
-
-  count: np.ndarray
-  mean: np.ndarray
-  squares: np.ndarray
 
 
 class NormalInverseGamma(NamedTuple):
@@ -137,19 +124,19 @@ def bavaria(
   >>> bool(np.median(scores[members[0]]) > 0 > np.median(scores[~members[0]]))
   True
   """
-  usable = signals.references(target)
-  values, audited = signals.statistic(score), signals.audited
-  out = moments(values, usable & ~signals.members)
-  inside = moments(values, usable & signals.members)
+  audited = signals.audited
+  out = of_references(signals, target, member=False, score=score)
+  inside = of_references(signals, target, member=True, score=score)
   prior_out = fit_prior(out, audited)
   spare = 1.0 if prior_out is None else prior_out.rate / (prior_out.shape - 1)
   prior_in = fit_prior(inside, audited, spare=spare) or prior_out
   prior_out = prior_out or prior_in
   if prior_in is None or prior_out is None:
     raise Unavailable("needs reference models: train more models")
-  ratio = _log_density(prior_in.observe(inside), values[target], form)
-  ratio -= _log_density(prior_out.observe(out), values[target], form)
-  ratio[~usable.any(0)] = np.nan
+  values = signals.statistic(score)[target]
+  ratio = _log_density(prior_in.observe(inside), values, form)
+  ratio -= _log_density(prior_out.observe(out), values, form)
+  ratio[(out.count + inside.count)[:, 0] == 0] = np.nan
   return signals.only_audited(ratio.mean(1))
 
 
@@ -159,33 +146,6 @@ def _log_density(
   if form == "t":
     return posterior.log_predictive(values)
   return posterior.log_normal(values, widened=form == "n_widened")
-
-
-def moments(values: np.ndarray, chosen: np.ndarray) -> Moments:
-  """Return count, mean and sum of squares of the chosen models, per record.
-
-  Args:
-    values: [S, N, Q].
-    chosen: bool [S, N].
-
-  Returns:
-    The `Moments`.
-
-  >>> side = moments(np.array([[[2.]], [[4.]], [[9.]]]), np.array([[1], [1], [0]]) > 0)
-  >>> side.count.item(), side.mean.item(), side.squares.item()
-  (2, 3.0, 2.0)
-  """
-  count = chosen.sum(0)[:, None]
-  mean = np.zeros(values.shape[1:])
-  for row, use in zip(values, chosen, strict=True):
-    mean += np.where(use[:, None], row, 0.0)
-  mean /= np.maximum(count, 1)
-  squares = np.zeros(values.shape[1:])
-  for row, use in zip(values, chosen, strict=True):
-    squares += np.where(use[:, None], row - mean, 0.0) ** 2
-  # Equal values leave a rounding residue, which is not a variance.
-  residue = count * (count * np.finfo(np.float64).eps * mean) ** 2
-  return Moments(count, mean, np.where(squares > residue, squares, 0.0))
 
 
 def fit_prior(

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixdef.attacks._gaussians import fit
+from mixdef.attacks._moments import Moments, moments
 from mixdef.attacks._sides import Side, of_release, read_side
 from mixdef.attacks._targets import Unavailable
-from mixdef.attacks.bavaria import Moments, moments
 from mixdef.attacks.lira_calibrated import surprise, t_statistic
 from mixdef.core.check import check_choice
 

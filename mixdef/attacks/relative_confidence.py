@@ -11,10 +11,12 @@ every reference trained on has no score (NaN).
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from mixdef.attacks import _designs
+from mixdef.attacks._moments import grouped
 from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.signals import Signals
 from mixdef.core.check import checked, number, one_of
@@ -87,9 +89,9 @@ def rmia(
   >>> r.round(6)
   array([1.333333])
   """
-  chosen = _chosen(signals, target, mode)
   share = 1.0 if mode == "online" else (1 + a) / 2
-  ratio = _log_ratio(signals.loss, target, chosen, share)
+  references = _of_references(signals, target, mode)
+  ratio = _log_ratio(signals.loss[target], references, share)
   if score == "probability":
     population = signals.population
     if population is None:
@@ -97,9 +99,8 @@ def rmia(
         "rmia needs records on which no model was trained: pass population=, or "
         "score='ratio' to rank without them"
       )
-    models = chosen[:, signals.audited].any(1)
-    everywhere = np.broadcast_to(models, population.members.T.shape).T
-    ratio_z = np.sort(_log_ratio(population.loss, target, everywhere, share))
+    everyone = _of_population(signals, population.loss, target, mode)
+    ratio_z = np.sort(_log_ratio(population.loss[target], everyone, share))
     dominated = np.searchsorted(ratio_z, ratio - np.log(gamma), side="right")
     ratio = np.where(np.isnan(ratio), np.nan, dominated / len(ratio_z))
   return signals.only_audited(ratio)
@@ -157,9 +158,10 @@ def tune_offline_a(
       f"pseudo_target={pseudo} has only members or only non-members; name another"
     )
   loss = signals.loss[others][:, scored]
+  references = confidences(loss, out[:, scored])
   areas = []
   for a in grid:
-    ratio = _log_ratio(loss, position, out[:, scored], (1 + a) / 2)
+    ratio = _log_ratio(loss[position], references, (1 + a) / 2)
     areas.append(Roc.of(ratio, member).auc)
   return float(grid[int(np.argmax(areas))])
 
@@ -202,51 +204,107 @@ def base(
   >>> base(signals, target=0, mode="offline").round(6)
   array([0.123378])
   """
-  chosen = _chosen(signals, target, mode)
   weight = 1.0 if mode == "online" else s
-  ratio = -signals.loss[target] - weight * log_mean_confidence(signals.loss, chosen)
+  average = _of_references(signals, target, mode).log_mean()
+  ratio = -signals.loss[target] - weight * average
   return signals.only_audited(ratio.mean(1))
 
 
-def log_mean_confidence(loss: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-  """Return log mean_k exp(-loss_k) over the chosen models of each record.
+class Confidences(NamedTuple):
+  """Sums of the confidences exp(-loss) of models, per record.
 
   Confidences near 1 keep the precision of their losses, and losses may be of any size.
+
+  Attributes:
+    count: int [N, 1], the number of models.
+    least: [N, Q], their smallest loss in nats; inf where count is 0.
+    excess: [N, Q], the sum of exp(least - loss) - 1.
+  """
+
+  count: np.ndarray
+  least: np.ndarray
+  excess: np.ndarray
+
+  def log_mean(self) -> np.ndarray:
+    """Return the log of the mean confidence [N, Q]; NaN where count is 0."""
+    some = self.count > 0
+    mean = np.log1p(np.where(some, self.excess, 0) / np.maximum(self.count, 1))
+    return np.where(some, mean - self.least, np.nan)
+
+
+def confidences(loss: np.ndarray, chosen: np.ndarray) -> Confidences:
+  """Sum the confidences of the chosen models of each record.
 
   Args:
     loss: [S, N, Q] in nats.
     chosen: bool [S, N].
 
-  Returns:
-    [N, Q]; NaN where no model is chosen.
-
   >>> loss = np.array([1e-30, 3e-30, 2000.])[:, None, None]
-  >>> log_mean_confidence(loss, np.array([[True], [True], [False]]))
+  >>> confidences(loss, np.array([[True], [True], [False]])).log_mean()
   array([[-2.e-30]])
   """
-  count = chosen.sum(0)[:, None]
   least = np.full(loss.shape[1:], np.inf)
   for values, use in zip(loss, chosen, strict=True):
     least = np.where(use[:, None], np.minimum(least, values), least)
   excess = np.zeros(loss.shape[1:])
   for values, use in zip(loss, chosen, strict=True):
     excess += np.expm1(np.where(use[:, None], least - values, 0.0))
-  mean = np.log1p(excess / np.maximum(count, 1)) - least
-  return np.where(count > 0, mean, np.nan)
+  return Confidences(chosen.sum(0)[:, None], least, excess)
 
 
-def _chosen(signals: Signals, target: int, mode: str) -> np.ndarray:
-  """Return the models averaged per record; none where no reference is out."""
-  usable = signals.references(target)
-  out = usable & ~signals.members
-  return usable & out.any(0) if mode == "online" else out
+def _together(parts: Sequence[Confidences]) -> Confidences:
+  """Return the sums over the models of several sums."""
+  least = np.min([part.least for part in parts], axis=0)
+  count, excess = 0, np.zeros_like(least)
+  for part in parts:
+    apart = np.where(part.count > 0, least - part.least, 0.0)
+    excess += part.excess * np.exp(apart) + part.count * np.expm1(apart)
+    count = count + part.count
+  return Confidences(np.asarray(count), least, excess)
 
 
-def _log_ratio(
-  loss: np.ndarray, target: int, chosen: np.ndarray, share: float
-) -> np.ndarray:
+def _of_references(signals: Signals, target: int, mode: str) -> Confidences:
+  """Return the sums over the references; none where no reference is out."""
+
+  def of_side(member: bool) -> Confidences:
+    side = signals.members == member
+    return grouped(
+      signals,
+      target,
+      f"confidences {member}",
+      lambda models, usable: confidences(signals.loss[models], usable & side[models]),
+      _together,
+    )
+
+  out = of_side(False)
+  if mode == "offline":
+    return out
+  every = _together([out, of_side(True)])
+  return every._replace(count=np.where(out.count > 0, every.count, 0))
+
+
+def _of_population(
+  signals: Signals, loss: np.ndarray, target: int, mode: str
+) -> Confidences:
+  """Return the sums over the models that are references of any audited record.
+
+  Offline, a model counts if some audited record is not among its members.
+  """
+  side = ~signals.members[:, signals.audited]
+  side |= mode == "online"
+
+  def of_models(models: slice, usable: np.ndarray) -> Confidences:
+    if usable.shape[1] > 1:
+      usable = usable[:, signals.audited]
+    able = np.asarray((usable & side[models]).any(1))
+    return confidences(loss[models], np.repeat(able[:, None], loss.shape[1], 1))
+
+  return grouped(signals, target, f"population {mode}", of_models, _together)
+
+
+def _log_ratio(loss: np.ndarray, references: Confidences, share: float) -> np.ndarray:
   """Return log p(x | theta) - log p(x) [N], p(x) = share * pbar + (1 - share)."""
-  average = log_mean_confidence(loss, chosen)
+  average = references.log_mean()
   if share < 1:
     average = np.log1p(share * np.expm1(average))
-  return (-loss[target] - average).mean(1)
+  return (-loss - average).mean(1)

@@ -6,9 +6,12 @@ Losses are compared through phi, which decreases as the loss grows and does not 
 
 import numpy as np
 
+from mixdef.attacks._moments import of_references
 from mixdef.attacks._targets import Unavailable
 from mixdef.attacks.signals import Signals
 from mixdef.core.registry import attack
+
+_BLOCK = 2**18  # elements that are sorted at once
 
 
 @attack(family="reference", reads="signals")
@@ -74,8 +77,9 @@ def attack_r(signals: Signals, *, target: int) -> np.ndarray:
   array([0.75])
   """
   signals.check_model("target", target)
-  phi = signals.phi[:, :, 0]
-  return _mean_over_out(signals, target, phi <= phi[target])
+  count, harder = _counts(signals, target)
+  harder = harder / np.maximum(count, 1)
+  return signals.only_audited(np.where(count > 0, harder, np.nan))
 
 
 @attack(family="reference", reads="signals")
@@ -103,13 +107,52 @@ def calibrated_loss(signals: Signals, *, target: int) -> np.ndarray:
   array([1.5])
   """
   signals.check_model("target", target)
-  loss = signals.loss[:, :, 0]
-  return _mean_over_out(signals, target, loss) - loss[target]
+  count, mean, _ = of_references(signals, target, member=False, score="loss")
+  easier = mean[:, 0] - signals.loss[target, :, 0]
+  return signals.only_audited(np.where(count[:, 0] > 0, easier, np.nan))
 
 
-def _mean_over_out(signals: Signals, target: int, values: np.ndarray) -> np.ndarray:
-  """Return the mean of values [S, N] over the references without each record."""
-  out = signals.references(target) & ~signals.members
-  count = out.sum(0)
-  mean = np.where(out, values, 0.0).sum(0) / np.maximum(count, 1)
-  return signals.only_audited(np.where(count > 0, mean, np.nan))
+def _counts(signals: Signals, target: int) -> tuple[np.ndarray, np.ndarray]:
+  """Count the references out of each record, and those of at least the target's loss.
+
+  Counts are exact, so that they may be taken from counts over all models.
+  """
+  phi, out = signals.phi[:, :, 0], ~signals.members
+  excluded = signals.excluded_models(target)
+  if excluded is None:
+    out = out & signals.references(target)
+    return out.sum(0), (out & (phi <= phi[target])).sum(0)
+  harder = signals.once("models of at least the loss", lambda: _at_most(phi, out))
+  gone = out[excluded]
+  return (
+    out.sum(0) - gone.sum(0),
+    harder[target] - (gone & (phi[excluded] <= phi[target])).sum(0),
+  )
+
+
+def _at_most(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+  """Count the chosen models whose value is at most that of each model.
+
+  Args:
+    values: [S, N].
+    chosen: bool [S, N].
+
+  Returns:
+    int32 [S, N].
+
+  >>> _at_most(np.array([[3.], [1.], [3.]]), np.array([[True], [True], [False]])).T
+  array([[2, 1, 2]], dtype=int32)
+  """
+  counts = np.empty(values.shape, np.int32)
+  for rows in np.array_split(np.arange(values.shape[1]), -(-values.size // _BLOCK)):
+    x = values[:, rows]
+    order = x.argsort(0, kind="stable")
+    ranked = np.take_along_axis(x, order, 0)
+    below = np.take_along_axis(chosen[:, rows], order, 0).cumsum(0, dtype=np.int32)
+    for place in range(len(x) - 2, -1, -1):  # equal values share the last one's count
+      same = ranked[place] == ranked[place + 1]
+      below[place, same] = below[place + 1, same]
+    found = np.empty_like(below)
+    np.put_along_axis(found, order, below, 0)
+    counts[:, rows] = found
+  return counts

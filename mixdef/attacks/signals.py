@@ -288,6 +288,11 @@ class Signals:
     _outputs = self.phi.reshape(len(self.phi), -1)
     return _designs.same_rows(self.members) & _designs.same_rows(_outputs)
 
+  @property
+  def _copies(self) -> np.ndarray:
+    """Models that repeat an earlier one and add no information, bool [S]."""
+    return np.asarray(np.triu(self._twice).any(0))
+
   def references(self, target: int) -> np.ndarray:
     """Return which models may serve as references for each record, bool [S, N].
 
@@ -299,6 +304,30 @@ class Signals:
       Unavailable: if no model can be a reference for any record.
     """
     return self._others(target, _designs.references)
+
+  def excluded_models(self, target: int) -> list[int] | None:
+    """Return the models that are references of no record, the target among them.
+
+    All others are references of every record. None is returned where that differs
+    between records, where nothing is left, or where over a quarter of the models are
+    excluded: read `references` then.
+    """
+    target, models = self.check_model("target", target), len(self.phi)
+    out = self.related[target] | self._copies
+    out[target] = True
+    if self.design != "bernoulli" or 4 * out.sum() > models:
+      return None
+    return np.flatnonzero(out).tolist()
+
+  def once(self, name: str, compute: Callable[[], Any]) -> Any:
+    """Return what the attacks on all targets share, computed at the first call."""
+    if name not in self._shared:
+      self._shared[name] = compute()
+    return self._shared[name]
+
+  @functools.cached_property
+  def _shared(self) -> dict[str, Any]:
+    return {}
 
   def shadows(self, target: int) -> np.ndarray:
     """Return on which models and records an attack may be fitted, bool [S, N].
@@ -315,7 +344,7 @@ class Signals:
     usable = choose(
       self.members, target, audited=self.audited, design=self.design, alike=self.related
     )
-    usable[np.triu(self._twice).any(0)] = False  # a copy adds no information
+    usable[self._copies] = False
     if not usable[:, self.audited].any():
       reason = "the subsets of the other models determine each other"
       if len(usable) == 1:

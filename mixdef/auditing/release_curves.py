@@ -122,7 +122,7 @@ def _pooled(attack, signals, seed):
 def _curve(scores, members, attack, metrics):
   """Return the metrics of a curve, and its points."""
   roc = Roc.of(scores, members)
-  rates = roc_rates([roc], points=_POINTS)
+  rates = roc_rates([int(roc.fp[-1])], points=_POINTS)
   return {
     "attack": attack,
     "targets": len(scores),

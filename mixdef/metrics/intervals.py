@@ -1,14 +1,15 @@
 """Confidence intervals by resampling records, each with all its targets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.core import record_names, validate
+from mixdef.core import validate
 from mixdef.core.randomness import generator
-from mixdef.metrics.roc import check_fpr, scored_pairs
+from mixdef.metrics.resampling import decisions, draws, units_of, weighted_metrics
+from mixdef.metrics.roc import Roc, check_fpr
 
 _PRIOR_RECORDS = 4
 """Weight, in records, of the largest possible variance in the average with that of the
@@ -25,6 +26,7 @@ def bootstrap_records(
   resamples: int = 1000,
   seed: int = 0,
   confidence: float = 0.95,
+  curve: Roc | None = None,
 ) -> dict[str, Any]:
   """Return intervals of the pooled metrics, with records or persons as clusters.
 
@@ -34,7 +36,8 @@ def bootstrap_records(
   independent trials a metric is worth, and the interval is Clopper and Pearson's for
   that many trials, see `effective_trials`. Few records therefore give wide intervals,
   even where members and non-members are separated perfectly and all resamples agree.
-  With groups, persons are drawn in this way, each with all its records.
+  With groups, persons are drawn in this way, each with all its records. The resamples
+  of more than five million pairs read the ROC at a few hundred thresholds.
 
   Guarantee: covers the choice of records, or persons, given these models; not the
     training randomness. TPR intervals are unreliable below ten expected false
@@ -50,6 +53,7 @@ def bootstrap_records(
     resamples: number of resamples.
     seed: random seed of the bootstrap.
     confidence: in (0, 1).
+    curve: the `Roc` of these pairs, if known, which saves sorting them.
 
   Returns:
     {"auc": (lo, hi), "tpr": {fpr: (lo, hi)}, "balanced_accuracy": (lo, hi) or None,
@@ -68,25 +72,27 @@ def bootstrap_records(
   """
   _check(resamples, fprs)
   scores, members = _rows(scores, members)
-  present = (~np.isnan(scores)).any(0)
+  present = np.asarray((~np.isnan(scores)).any(0))
   scores, members = scored = scores[:, present], members[:, present]
-  units = _units(groups, present)
-  metrics_of = _weighted_metrics(*scored, fprs)
-  decided = None if threshold is None else _decisions(*scored, threshold)
+  units = units_of(groups, present)
+  metrics_of = weighted_metrics(*scored, fprs, curve)
+  decided = None if threshold is None else decisions(*scored, threshold)
 
-  def metrics(weights: np.ndarray) -> list[float]:
+  def metrics(weights: np.ndarray) -> np.ndarray:
     found = metrics_of(weights)
-    if found and decided is not None:
-      correct_in, num_in, correct_out, num_out = weights @ decided
-      found.append(float(correct_in / num_in + correct_out / num_out) / 2)
-    return found
+    if decided is None:
+      return found
+    correct_in, num_in, correct_out, num_out = (weights @ decided).T
+    with np.errstate(invalid="ignore"):
+      balanced = (correct_in / num_in + correct_out / num_out) / 2
+    return np.column_stack([found, balanced])
 
   rng = generator(seed)
   records = scores.shape[1]
-  values = metrics(np.ones(records, dtype=int))
-  draws = [metrics(_draw(rng, units)) for _ in range(resamples)]
+  values = metrics(np.ones((1, records), dtype=int))[0]
+  drawn = _complete(map(metrics, draws(rng, units, resamples)), records)
   pairs = independent_pairs(*scored, groups=units)
-  trials = effective_trials(values, _variances(draws, records), pairs)
+  trials = effective_trials(values, drawn.var(0), pairs)
   intervals = rate_intervals(values, trials, confidence)
   rates = range(1, len(fprs) + 1)
   return {
@@ -228,24 +234,23 @@ def paired_bootstrap(
     )
   present = np.all([(~np.isnan(scores)).any(0) for scores, _ in sides], axis=0)
   one, other = (
-    _weighted_metrics(scores[:, present], members[:, present], fprs)
+    weighted_metrics(scores[:, present], members[:, present], fprs)
     for scores, members in sides
   )
   records = int(present.sum())
 
-  def differences(weights: np.ndarray) -> list[float]:
-    pair = one(weights), other(weights)
-    return [a - b for a, b in zip(*pair, strict=True)] if all(pair) else []
+  def differences(weights: np.ndarray) -> np.ndarray:
+    return one(weights) - other(weights)
 
-  rng = generator(seed)
-  units = _units(groups, present)
-  draws = [differences(_draw(rng, units)) for _ in range(resamples)]
-  intervals = _percentiles([draw for draw in draws if draw], records, confidence)
+  units = units_of(groups, present)
+  blocks = draws(generator(seed), units, resamples)
+  drawn = _complete(map(differences, blocks), records)
+  values = differences(np.ones((1, records), dtype=int))[0].tolist()
+  tail = (1 - confidence) / 2
+  bounds = np.quantile(drawn, [tail, 1 - tail], axis=0).T.tolist()
   compared = [
-    {"difference": difference, "ci": interval}
-    for difference, interval in zip(
-      differences(np.ones(records, dtype=int)), intervals, strict=True
-    )
+    {"difference": difference, "ci": (low, high)}
+    for difference, (low, high) in zip(values, bounds, strict=True)
   ]
   return {"auc": compared[0], "tpr": dict(zip(fprs, compared[1:], strict=True))}
 
@@ -263,100 +268,13 @@ def _rows(scores: ArrayLike, members: ArrayLike) -> tuple[np.ndarray, np.ndarray
   return np.atleast_2d(scores), np.atleast_2d(members)
 
 
-def _weighted_metrics(
-  scores: np.ndarray, members: np.ndarray, fprs: Sequence[float]
-) -> Callable[[np.ndarray], list[float]]:
-  """Sort the scored pairs of [S, N] once and return a function of resampling weights.
-
-  The function maps int weights of the records [N] to the AUC and the TPRs, or to
-  nothing if one class is missing. A ROC bends only at the non-members, so it needs only
-  the weight of the members that score higher than each of them, or the same.
-  """
-  values, truth = scored_pairs(scores, members)
-  order = np.argsort(-values)
-  values, truth = values[order], truth[order]
-  record = np.nonzero(~np.isnan(scores))[1][order]
-  inside, outside = record[truth], record[~truth]
-  scores_in, scores_out = values[truth][::-1], values[~truth]
-  beaten = len(scores_in) - np.searchsorted(scores_in, scores_out, side="right")
-  reached = len(scores_in) - np.searchsorted(scores_in, scores_out)
-  tie_free = np.array_equal(beaten, reached)
-  beaten = np.append(beaten, len(scores_in))
-
-  # Reused between resamples: allocating arrays of this size costs more than the sums.
-  weight_in, weight_out = np.empty_like(inside), np.empty_like(outside)
-  hits, fp = np.zeros(len(inside) + 1, int), np.zeros(len(outside) + 1, int)
-  tp, tp_tied = np.empty_like(fp), np.empty_like(outside)
-  rates = np.asarray(fprs, dtype=np.float64)
-
-  def metrics(weights: np.ndarray) -> list[float]:
-    # "clip" changes no index here; it lets `take` write in place.
-    weights.take(inside, out=weight_in, mode="clip").cumsum(out=hits[1:])
-    weights.take(outside, out=weight_out, mode="clip").cumsum(out=fp[1:])
-    hits.take(beaten, out=tp, mode="clip")
-    if tp[-1] == 0 or fp[-1] == 0:
-      return []
-    won = drawn = weight_out @ tp[:-1]
-    if not tie_free:
-      drawn = weight_out @ hits.take(reached, out=tp_tied, mode="clip")
-    auc = float((won + drawn) / (2 * tp[-1] * fp[-1]))
-    # The same as `highest_tpr`, for all rates at once; fp[0] is 0.
-    highest = np.searchsorted(fp / fp[-1], rates, side="right") - 1
-    return [auc, *(tp[highest] / tp[-1]).tolist()]
-
-  return metrics
-
-
-def _variances(draws: Sequence[Sequence[float]], records: int) -> np.ndarray:
-  """Return the variance of every metric over the resamples that have both classes."""
-  draws = [draw for draw in draws if draw]
-  if not draws:
+def _complete(blocks: Iterable[np.ndarray], records: int) -> np.ndarray:
+  """Return the metrics [R, F] of the resamples that have both classes."""
+  drawn = np.concatenate(list(blocks))
+  drawn = drawn[~np.isnan(drawn).any(1)]
+  if not len(drawn):
     raise ValueError(f"no resample of {records} records has both classes")
-  return np.var(draws, axis=0)
-
-
-def _percentiles(
-  draws: Sequence[Sequence[float]], records: int, confidence: float
-) -> list[tuple[float, float]]:
-  """Return the percentile interval of every metric."""
-  if not draws:
-    raise ValueError(f"no resample of {records} records has both classes")
-  tail = (1 - confidence) / 2
-  bounds = np.quantile(np.array(draws), [tail, 1 - tail], axis=0).T.tolist()
-  return [(low, high) for low, high in bounds]
-
-
-def _units(groups: ArrayLike | None, present: Any) -> np.ndarray:
-  """Return the number of the person of each record that is present, or its own."""
-  if groups is None:
-    return np.arange(present.sum())
-  named = record_names.groups(groups)
-  validate.lengths(present, present, groups=named)
-  return np.unique(named[present], return_inverse=True)[1]
-
-
-def _draw(rng: np.random.Generator, units: np.ndarray) -> np.ndarray:
-  """Return how often each record is drawn, int [records], with all of its person.
-
-  Integers keep the sums exact, and their cumulative sums are ten times faster than
-  those of floats.
-  """
-  count = int(units.max(initial=-1)) + 1
-  return np.bincount(rng.integers(0, count, count), minlength=count)[units]
-
-
-def _decisions(
-  scores: np.ndarray, members: np.ndarray, threshold: ArrayLike
-) -> np.ndarray:
-  """Count per record [N, 4] over targets: hits, members, rejections, non-members.
-
-  The counts are floats, whose products are fast; integers remain exact in them.
-  """
-  called = scores >= np.asarray(threshold, dtype=np.float64).reshape(-1, 1)
-  scored = ~np.isnan(scores)
-  inside, outside = scored & members, scored & ~members
-  columns = [inside & called, inside, outside & ~called, outside]
-  return np.stack([column.sum(0, dtype=np.float64) for column in columns], axis=1)
+  return drawn
 
 
 def clopper_pearson(

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from mixdef.core import extras
 from mixdef.core.files import path_of, save_figure
 from mixdef.metrics import drawing
-from mixdef.metrics.roc import Roc
+from mixdef.metrics.roc import Roc, scored_pairs
 
 _POINTS = 800
 
@@ -42,12 +42,13 @@ def roc_plot(
   extras.require("matplotlib")
   from matplotlib.figure import Figure
 
-  rocs = {name: Roc.of(*pair) for name, pair in curves.items()}
+  outside = [nonmembers(*pair) for pair in curves.values()]
   legend_rows = len(curves) // 2 + 1
   figure = Figure(figsize=(6.4, 5.2 + 0.2 * legend_rows), layout="constrained")
   axes = figure.add_subplot()
-  rates = roc_rates(rocs.values(), points=_POINTS)
-  for number, (name, roc) in enumerate(rocs.items()):
+  rates = roc_rates(outside, points=_POINTS)
+  for number, (name, pair) in enumerate(curves.items()):
+    roc = Roc.of(*pair)  # of one curve at a time: it may be as large as the scores
     axes.plot(
       rates,
       step_curve(roc, rates),
@@ -62,7 +63,7 @@ def roc_plot(
   frame_roc(
     axes,
     rates[0],
-    unresolved=max(unresolved(roc) for roc in rocs.values()),
+    unresolved=max(map(unresolved, outside)),
     chance="0.5",
     shade="0.92",
     note="0.4",
@@ -72,10 +73,18 @@ def roc_plot(
   save_figure(figure, path)
 
 
-def roc_rates(rocs: Iterable[Roc], *, points: int) -> np.ndarray:
+def nonmembers(scores: ArrayLike, members: ArrayLike) -> int:
+  """Count the pairs of a target and a non-member that have a score.
+
+  Raises:
+    ValueError: if one class has no score.
+  """
+  return int((~scored_pairs(scores, members)[1]).sum())
+
+
+def roc_rates(nonmembers: Iterable[int], *, points: int) -> np.ndarray:
   """Return the FPRs [points] to draw: from one false positive, or 10%, up to 1."""
-  most = max(int(roc.fp[-1]) for roc in rocs)
-  return np.geomspace(min(0.1, 1 / most), 1, points)
+  return np.geomspace(min(0.1, 1 / max(nonmembers)), 1, points)
 
 
 def step_curve(roc: Roc, rates: np.ndarray) -> np.ndarray:
@@ -83,9 +92,9 @@ def step_curve(roc: Roc, rates: np.ndarray) -> np.ndarray:
   return roc.tpr_at(rates)
 
 
-def unresolved(roc: Roc) -> float:
+def unresolved(nonmembers: int) -> float:
   """Return the FPR below which fewer than ten false positives are expected."""
-  return min(1.0, 10 / int(roc.fp[-1]))
+  return min(1.0, 10 / nonmembers)
 
 
 def frame_roc(

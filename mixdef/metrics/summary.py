@@ -131,6 +131,7 @@ def summarize(
     groups=groups,
     resamples=resamples,
     seed=seed,
+    curve=curve,
   )
   tpr = {}
   for fpr in fprs:

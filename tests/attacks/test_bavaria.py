@@ -9,12 +9,11 @@ from mixdef.attacks import (
   lira_online,
   lira_online_fixed,
 )
+from mixdef.attacks._moments import Moments, moments
 from mixdef.attacks.bavaria import (
-  Moments,
   NormalInverseGamma,
   bavaria,
   fit_prior,
-  moments,
 )
 from mixdef.metrics import auc
 

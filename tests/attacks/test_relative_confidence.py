@@ -4,7 +4,7 @@ import pytest
 from mixdef.attacks import Signals, Unavailable, leave_one_out
 from mixdef.attacks.relative_confidence import (
   base,
-  log_mean_confidence,
+  confidences,
   rmia,
   tune_offline_a,
 )
@@ -193,10 +193,10 @@ def test_pitfall_07_huge_losses_keep_their_order(mode):
 
 def test_saturated_references_are_averaged_without_rounding():
   loss = np.array([1e-25, 3e-25, 5e-25])[:, None, None]
-  got = log_mean_confidence(loss, np.ones((3, 1), bool))
+  got = confidences(loss, np.ones((3, 1), bool)).log_mean()
   assert got[0, 0] == pytest.approx(-3e-25, rel=1e-12)
   loss = np.array([900.0, 1000.0])[:, None, None]
-  got = log_mean_confidence(loss, np.ones((2, 1), bool))
+  got = confidences(loss, np.ones((2, 1), bool)).log_mean()
   assert got[0, 0] == pytest.approx(-900 - np.log(2), rel=1e-14)
 
 

@@ -203,3 +203,7 @@ class _Everyone(Signals):
     return np.repeat(
       np.arange(len(self.members)) != target, self.members.shape[1]
     ).reshape(self.members.shape)
+
+  def excluded_models(self, target: int) -> list[int]:
+    """Return the target alone."""
+    return [target]

@@ -7,7 +7,13 @@ import numpy as np
 
 from mixdef.auditing.pages import formatting, svg
 from mixdef.auditing.pages.roc_bands import roc_band
-from mixdef.metrics.plots import frame_roc, roc_rates, step_curve, unresolved
+from mixdef.metrics.plots import (
+  frame_roc,
+  nonmembers,
+  roc_rates,
+  step_curve,
+  unresolved,
+)
 from mixdef.metrics.roc import Roc, scored_pairs
 
 _WIDTH = 4.7
@@ -59,15 +65,16 @@ def roc_chart(
   Raises:
     ValueError: if an attack has no score of one class.
   """
-  rocs = {name: Roc.of(rows, members) for name, rows in scores.items()}
-  rates = roc_rates(rocs.values(), points=_POINTS)
+  outside = {name: nonmembers(rows, members) for name, rows in scores.items()}
+  rates = roc_rates(outside.values(), points=_POINTS)
   floor = rates[0] / 10  # a logarithmic axis cannot show a TPR of 0
 
   def paint(figure: Any) -> None:
     axes = figure.add_subplot()
-    for attack in sorted(rocs, key=lambda name: -styles.get(name, len(svg.SERIES))):
-      tpr = np.maximum(step_curve(rocs[attack], rates), floor)
-      first = int(np.searchsorted(rates, unresolved(rocs[attack])))
+    for attack in sorted(scores, key=lambda name: -styles.get(name, len(svg.SERIES))):
+      roc = Roc.of(scores[attack], members)  # one at a time: as large as the scores
+      tpr = np.maximum(step_curve(roc, rates), floor)
+      first = int(np.searchsorted(rates, unresolved(outside[attack])))
       line = {"color": svg.MUTED, "linewidth": 0.7, "alpha": 0.5}
       if attack in styles:
         number = styles[attack]
@@ -87,10 +94,10 @@ def roc_chart(
       axes.step(rates[first:], tpr[first:], where="post", **line)
       faint = line | {"alpha": 0.3, "linewidth": 0.7, "linestyle": "-"}
       axes.step(rates[: first + 1], tpr[: first + 1], where="post", **faint)
-    frame(axes, rates[0], unresolved=min(unresolved(roc) for roc in rocs.values()))
+    frame(axes, rates[0], unresolved=min(map(unresolved, outside.values())))
 
   alt = (
-    f"True-positive rate against false-positive rate of {len(rocs)} attacks on "
+    f"True-positive rate against false-positive rate of {len(scores)} attacks on "
     "logarithmic axes; the table of attacks lists the values."
   )
   return svg.draw(paint, size=(_WIDTH, 4.2), name=name, alt=alt)
