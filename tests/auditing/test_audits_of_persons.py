@@ -174,10 +174,7 @@ def test_whole_persons_are_drawn_for_costly_attacks():
 
 @pytest.mark.slow
 def test_attacks_that_query_the_models_score_a_person_by_the_mean():
-  rng = np.random.default_rng(0)
-  data = Dataset.from_arrays(
-    rng.normal(size=(60, 4)).astype(np.float32), np.arange(60) % 2, groups=_names(20)
-  )
+  data = _people(20)
   learner = mixdef.classifier(mixdef.models.mlp(8, num_classes=2), optax.adam(1e-2))
   members = mixdef.subsets(data, 4)
   models = mixdef.fit_many(learner, data, members, epochs=2, strategy="vmap")
@@ -203,8 +200,11 @@ def test_attacks_that_query_the_models_score_a_person_by_the_mean():
   assert 'data-label="Content"' not in found.html(), "a person is no single record"
 
 
-def _names(persons):
-  return np.array([f"p{i // 3:02}" for i in range(3 * persons)])
+def _people(persons):
+  """Three records of each."""
+  x = np.random.default_rng(0).normal(size=(3 * persons, 4)).astype(np.float32)
+  names = [f"p{i // 3:02}" for i in range(len(x))]
+  return Dataset.from_arrays(x, np.arange(len(x)) % 2, groups=names)
 
 
 @pytest.mark.slow
@@ -226,9 +226,30 @@ def test_a_comparison_resamples_persons_and_refuses_records(tmp_path):
   assert tuple(row["ci"]) == paired_bootstrap(*sides)["auc"]["ci"]
   assert row["ci"][0] > 0
   page = mixdef.auditing.render_comparison(found.reports, found.differences)
-  assert "The leakage is that of persons" in page
+  assert "on persons instead of records." in page
   with pytest.raises(ValueError, match="strong is an audit of persons, alone one of"):
     compare_audits({name: folders[name] for name in ("strong", "alone")})
+
+
+@pytest.mark.slow
+def test_a_sweep_attacks_persons(tmp_path):
+  data = _people(20)
+  found = mixdef.auditing.sweep_defenses(
+    lambda defense: mixdef.classifier(
+      mixdef.models.mlp(4, num_classes=2), optax.adam(1e-2), defense
+    ),
+    data,
+    "none",
+    mixdef.subsets(data, 2),
+    attacks="loss_threshold",
+    out=tmp_path,
+    strategy="vmap",
+    epochs=1,
+  )
+  metrics = found[0]["attacks"]["loss_threshold"]
+  assert metrics["num_members"] + metrics["num_nonmembers"] == 40
+  assert (found[0]["num_persons"], found[0]["num_records"]) == (20, 60)
+  assert "persons are attacked" in (tmp_path / "sweep.md").read_text()
 
 
 def test_an_epsilon_of_records_bounds_no_attack_on_persons():
@@ -260,7 +281,7 @@ def test_critics_are_combined_and_pairs_are_of_different_persons():
   np.testing.assert_allclose(together.critic[:, 0], critic[:, first].mean(1))
   found = mixdef.audit(gans, attacks="lira_gan_discriminator_fixed")
   assert found.report["verdict"]["level"] == "high"
-  data = Dataset.from_arrays(np.zeros((12, 1)), np.arange(12) % 2, groups=_names(4))
+  data = _people(4)
   pairs = _disjoint_pairs(data, None, 0)
   assert sorted(data.units[pairs].ravel()) == [0, 1, 2, 3]
 

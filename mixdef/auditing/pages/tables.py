@@ -251,8 +251,9 @@ def key_metrics(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     value = f"ε = {formatting.fixed(setting['epsilon'], 2)}"
     metrics.append(("Privacy guarantee", value, note))
   if setting.get("num_models") is not None:
-    unit = report.get("unit", "record")
-    note = f"{formatting.plain(setting.get('num_audited'))} {unit}s audited"
+    persons = report.get("unit") == "person"  # which have their own entry
+    audited = f"{formatting.plain(setting.get('num_audited'))} records audited"
+    note = "" if persons else audited
     metrics.append(("Models", formatting.plain(setting["num_models"]), note))
   return metrics
 
