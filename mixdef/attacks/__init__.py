@@ -8,7 +8,13 @@ from mixdef.attacks.bavaria import bavaria
 from mixdef.attacks.boundary import label_only_boundary
 from mixdef.attacks.cmia import cmia, cmia_anchors
 from mixdef.attacks.consensus import agreement, mean_rank
-from mixdef.attacks.groups import auc_within, by_group, strata
+from mixdef.attacks.groups import (
+  auc_within,
+  by_group,
+  by_person,
+  mean_by_group,
+  strata,
+)
 from mixdef.attacks.imia import glira, imia, imia_coverage
 from mixdef.attacks.known_records import threshold_known
 from mixdef.attacks.label_only import (
@@ -71,6 +77,7 @@ __all__ = [
   "agreement",
   "auc_within",
   "by_group",
+  "by_person",
   "classifier_signals",
   "cmia",
   "cmia_anchors",
@@ -82,6 +89,7 @@ __all__ = [
   "lira_coverage",
   "log_loss_ratio",
   "lt_iqr",
+  "mean_by_group",
   "mean_rank",
   "mirror",
   "mixed",

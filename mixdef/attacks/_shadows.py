@@ -143,15 +143,13 @@ def by_class(
 def labels_of(signals: Signals) -> np.ndarray:
   """Return the labels [N]; raise `Unavailable` if there are none."""
   if signals.labels is None:
-    raise Unavailable("this attack needs labels; build the signals with labels")
+    raise signals.lacking("labels", "build them with labels")
   return signals.labels
 
 
 def log_probs_of(signals: Signals) -> np.ndarray:
   """Return the log-probabilities [S, N, K]; raise `Unavailable` if there are none."""
   if signals.log_probs is None:
-    raise Unavailable(
-      "these signals have no log_probs; build them with Signals.from_logits or "
-      "ensemble.signals(log_probs=True)"
-    )
+    fix = "build them with Signals.from_logits or ensemble.signals(log_probs=True)"
+    raise signals.lacking("log_probs", fix)
   return signals.log_probs

@@ -1,7 +1,6 @@
 """Combine the records of each person before an attack."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,6 +13,45 @@ from mixdef.metrics import auc
 
 STRATA = (1, 5, 20)
 """Largest numbers of records of a person in the strata of size: 1, 2-5, 6-20, more."""
+
+
+def by_person(signals: Signals) -> Signals:
+  """Return signals of persons if the records belong to persons, else them as they are.
+
+  Args:
+    signals: of N records, with or without groups.
+
+  Raises:
+    ValueError: if a person is split by a model or by `audited`; see `by_group`.
+  """
+  return signals if signals.groups is None else by_group(signals)
+
+
+def mean_by_group(scores: ArrayLike, groups: ArrayLike) -> np.ndarray:
+  """Return the mean score of every person's records, [S, G].
+
+  For attacks that score records without signals. The mean ranks persons; as evidence
+  it must not be taken for that of independent records, see `by_group`.
+
+  Args:
+    scores: [S, N]; NaN is left out.
+    groups: integers or text [N], the person of each record.
+
+  Returns:
+    Means in the order of the sorted names, as `by_group`; NaN without a score.
+
+  >>> mean_by_group([[1.0, 3.0, np.nan, np.nan]], ["b", "b", "b", "a"]).tolist()
+  [[nan, 2.0]]
+  """
+  scores = np.asarray(scores, dtype=np.float64)
+  names, place = np.unique(record_names.groups(groups), return_inverse=True)
+  known = ~np.isnan(scores)
+  total, count = np.zeros((2, len(scores), len(names)))
+  for model, row in enumerate(scores):
+    own = place[known[model]]
+    total[model] = np.bincount(own, row[known[model]], len(names))
+    count[model] = np.bincount(own, minlength=len(names))
+  return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
 def by_group(
@@ -42,7 +80,8 @@ def by_group(
   Returns:
     Signals of G persons, in the order of their sorted names, which are their `ids`.
     `sizes` int [G] holds the number of records. Labels are kept if every person has
-    only one, and `correct` and `log_probs` are left out.
+    only one, and `correct` and `log_probs` are left out. The design is kept if the
+    groups are those of the signals, and else detected anew.
 
   Raises:
     ValueError: if there are no groups, or a person is split by a model or by `audited`.
@@ -53,6 +92,7 @@ def by_group(
   ([2.0, 5.0], [2, 1])
   """
   check_choice("by_group: combine", combine, ("mean", "sum"))
+  design = signals.design if groups is None else None
   groups = signals.groups if groups is None else groups
   if groups is None:
     raise ValueError("the signals have no groups: pass groups, one person per record")
@@ -70,7 +110,8 @@ def by_group(
       "groups",
       values != values[..., first][..., place],
       f"records that `{what}` treats unlike the first record of their person",
-      "draw whole persons: subsets(data, num_models) of data with groups",
+      "draw whole persons: subsets(data, num_models) of data with groups; or drop the "
+      "groups",
     )
   order, starts = place.argsort(kind="stable"), np.cumsum(sizes) - sizes
   population = signals.population
@@ -80,20 +121,17 @@ def by_group(
       None if others is None else by_group(population, others, combine=combine)
     )
 
-  def combined(values: Any) -> Any:
-    if values is None:
-      return None
+  def combined(values: np.ndarray) -> np.ndarray:
     total = np.add.reduceat(values[:, order], starts, axis=1)
-    return total / sizes[:, None] if combine == "mean" else total
+    each = sizes.reshape(-1, *(1,) * (values.ndim - 2))
+    return total / each if combine == "mean" else total
 
   labels = signals.labels
   if labels is not None:
     labels = labels[first] if (labels == labels[first][place]).all() else None
   return dataclasses.replace(
     signals,
-    phi=combined(signals.phi),
-    hinge=combined(signals.hinge),
-    correct=None,
+    **signals._each(combined) | {"correct": None},
     log_probs=None,
     members=signals.members[:, first],
     audited=signals.audited[first],
@@ -102,7 +140,7 @@ def by_group(
     groups=None,
     sizes=sizes,
     population=population,
-    design=None,
+    design=design,
   )
 
 

@@ -264,10 +264,17 @@ class Signals:
       raise ValueError(f"unknown statistic {name!r}; choose from {_STATISTICS}")
     values = getattr(self, name)
     if values is None:
-      raise Unavailable(
-        f"these signals have no {name}; build them with Signals.from_logits"
-      )
+      raise self.lacking(name, "build them with Signals.from_logits")
     return values
+
+  def lacking(self, name: str, fix: str) -> Unavailable:
+    """Return the error of an attack that needs an array which these signals lack."""
+    if self.unit == "person":
+      return Unavailable(
+        f"these signals of persons have no {name}: only phi, hinge and labels that are "
+        "the same for all records of a person are combined"
+      )
+    return Unavailable(f"these signals have no {name}; {fix}")
 
   @functools.cached_property
   def related(self) -> np.ndarray:
@@ -277,6 +284,11 @@ class Signals:
     is listed twice: same subset, same outputs.
     """
     return _designs.related(self._drawn) | self._twice
+
+  @property
+  def unit(self) -> str:
+    """What a row describes: "record", or "person" (`by_group`)."""
+    return "record" if self.sizes is None else "person"
 
   @property
   def _drawn(self) -> np.ndarray:

@@ -14,15 +14,14 @@ class Attacked(NamedTuple):
 
   Attributes:
     metrics: metrics by attack.
-    scores: [S, N] by attack; higher means member, NaN means no score.
+    scores: [S, N] of records or persons by attack; higher means member, NaN means no
+      score.
     members: bool [S, N], True = member.
-    groups: [N], the person of each record, or None.
   """
 
   metrics: Mapping[str, Mapping[str, Any]]
   scores: Mapping[str, np.ndarray]
   members: np.ndarray
-  groups: np.ndarray | None = None
 
 
 def paired_differences(
@@ -110,7 +109,6 @@ def paired_difference(
   found = paired_bootstrap(
     (audited.scores[ours], audited.members),
     (baseline.scores[theirs], baseline.members),
-    groups=audited.groups,
     seed=seed,
     confidence=1 - 0.05 / len(shared),
   )["auc"]
@@ -125,12 +123,15 @@ def paired_difference(
   }
 
 
-def sentence(row: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
+def sentence(
+  row: Mapping[str, Any], baseline: Mapping[str, Any], unit: str = "record"
+) -> str:
   """Say in one sentence which side leaks less, or that it is undecided.
 
   Args:
     row: result of `paired_difference`.
     baseline: `dp_baseline` of the report, with the accuracies of both.
+    unit: what was attacked, "record" or "person".
 
   >>> row = {"records": "audited", "auc": 0.606, "dp_auc": 0.822, "difference": -0.216}
   >>> reached = {"test_accuracy": 0.9, "defense_test_accuracy": 0.91, "matched": True}
@@ -141,7 +142,7 @@ def sentence(row: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
   name = "DP-SGD (differentially private training)"
   kind = "of matched accuracy" if baseline.get("matched", True) else "of lower accuracy"
   where = (
-    "On the audited records"
+    f"On the audited {unit}s"
     if row["records"] == "audited"
     else f"On {row['records']} canaries"
   )
@@ -153,7 +154,7 @@ def sentence(row: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
     found = f"it is inconclusive whether this model leaks more than {name} {kind}"
   return (
     f"{where}, {found}: AUC {row['auc']:.3f} against {row['dp_auc']:.3f}, difference "
-    f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}] on the same records; test "
+    f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}] on the same {unit}s; test "
     f"accuracy {baseline['defense_test_accuracy']:.3f} against "
     f"{baseline['test_accuracy']:.3f}."
   )

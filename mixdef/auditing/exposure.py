@@ -42,13 +42,14 @@ def describe(signals: Signals) -> dict[str, Any]:
   num_members, others = int(members.sum()), int((~members).sum())
   released = "" if target is None else ", the released model"
   count = int(references[target or 0])
+  persons = " (persons)" if signals.unit == "person" else ""
   return {
     "model": target or 0,
     "num_members": num_members,
     "num_nonmembers": others,
     "num_references": count,
     "text": f"model {target or 0}{released}, {num_members:,} members / {others:,} "
-    f"non-members, {count} reference model{'' if count == 1 else 's'}",
+    f"non-members{persons}, {count} reference model{'' if count == 1 else 's'}",
   }
 
 
@@ -61,14 +62,14 @@ def exposure(
   seed: int,
   classes: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-  """Measure the risk of records and classes under the best attack on all of them.
+  """Measure the risk of records, or persons, and classes under the best attack.
 
   Args:
     findings: result of `run_attacks`.
     signals: the attacked signals. If they name a target, only those of its members that
       are found are listed; for one model without references, none are listed.
-    ids: names of the records, [N].
-    catalogue: the catalogue of the attacks.
+    ids: names of the records, or persons, [N].
+    catalogue: the catalogue of the attacks; the best is among those that score all.
     seed: random seed of the bootstraps.
     classes: K names of the classes, which then replace the labels.
 
@@ -112,7 +113,7 @@ def _note(risk: RecordRisk, fpr: float, signals: Signals) -> str:
   if signals.target is None:
     return (
       f"This describes the recipe, all {len(signals.members)} models pooled: the "
-      "model that you release may not have been trained on a listed record."
+      f"model that you release may not have been trained on a listed {signals.unit}."
     )
   num_members, found = int((risk.times > 0).sum()), int(np.nansum(risk.found))
   return (

@@ -20,7 +20,10 @@ _NUMBERS = {
 }
 """The facts that the report computes with, and the upper limit of each."""
 
-_COUNTED = ("num_models", "num_records", "num_audited", "num_population", "design")
+_COUNTED = (
+  *("num_models", "num_records", "num_groups", "num_audited", "num_population"),
+  "design",
+)
 _DEEP = 8
 _NOT_COVERED = "not covered"
 

@@ -13,7 +13,7 @@ def judged(signals: Signals) -> tuple[Signals, list[str]]:
   """Exclude records that the training subsets do not allow an audit to judge.
 
   Args:
-    signals: signals of S models.
+    signals: signals of S models on records or persons.
 
   Returns:
     The signals, in which records that are in all models or in none are no longer
@@ -23,13 +23,13 @@ def judged(signals: Signals) -> tuple[Signals, list[str]]:
     ValueError: if no model has both members and non-members, or two models with the
       same outputs have different subsets.
   """
-  remarks = []
+  remarks, rows = [], f"{signals.unit}s"
   members = signals.members[:, signals.audited]
   same = never_varied(members)
   if same.any() and not same.all():
     always, never = int((same & members[0]).sum()), int((same & ~members[0]).sum())
     remarks.append(
-      f"{always} records are in every training set and {never} in none: they are not "
+      f"{always} {rows} are in every training set and {never} in none: they are not "
       "audited because their membership never varies."
     )
     audited = signals.audited.copy()
@@ -39,34 +39,34 @@ def judged(signals: Signals) -> tuple[Signals, list[str]]:
   able = members.any(1) & ~members.all(1)
   if not able.any():
     raise ValueError(
-      "no model was trained on some, but not all, of the audited records, so there is "
-      "no membership to infer: train on random subsets of the records"
+      f"no model was trained on some, but not all, of the audited {rows}, so there is "
+      f"no membership to infer: train on random subsets of the {rows}"
     )
   if not able.all():
     remarks.append(
-      f"{_models(~able)} trained on all audited records or on none: used as a "
+      f"{_models(~able)} trained on all audited {rows} or on none: used as a "
       "reference only."
     )
   _refuse_two_subsets_of_one_model(signals)
   alike = signals.related
   if len(members) > 1 and (members[able] == members[able][0]).all():
     remarks.append(
-      "All models were trained on the same records, so none can serve as a reference "
+      f"All models were trained on the same {rows}, so none can serve as a reference "
       "for another, and attacks that need references were not run. The other attacks "
-      "compare members with the remaining records, which is informative only if the "
+      f"compare members with the remaining {rows}, which is informative only if the "
       "split was random."
     )
   elif alike.any():
     remarks.append(
-      f"{_models(alike.any(1))} trained on the same records as another model, on "
-      "exactly the complementary records, or on three quarters of either: such models "
+      f"{_models(alike.any(1))} trained on the same {rows} as another model, on "
+      f"exactly the complementary {rows}, or on three quarters of either: such models "
       "are not used as references for each other."
     )
   if signals.design == "dependent":
     remarks.append(
       "The training sets were not drawn independently: the subsets of some models "
       "partly determine those of others. References were balanced so that their "
-      "number does not reveal membership, and records with too few references are not "
+      f"number does not reveal membership, and {rows} with too few references are not "
       "scored by attacks that need them."
     )
   return signals, remarks

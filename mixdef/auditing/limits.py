@@ -34,8 +34,8 @@ def audit_limits(
     population: the records that no model trained on, if they are at hand.
   """
   lines = [
-    "Intervals resample the records with the trained models fixed; they do not cover "
-    "the randomness of training.",
+    f"Intervals resample the {signals.unit}s with the trained models fixed; they do "
+    "not cover the randomness of training.",
     _HINDSIGHT[len(signals.members) > 1 and signals.target is None],
   ]
   if signals.target is None:
@@ -53,7 +53,7 @@ def audit_limits(
       "that these were trained on: one that is also audited counts as a non-member of "
       "a model that was not trained on it again."
     )
-  lines += record_limits(ensemble.data, ensemble.plan.unit)
+  lines += record_limits(ensemble.data)
   parts = [ensemble.data] if population is None else [ensemble.data, population]
   pairs = duplicate_records(*parts)
   copies = sum(pair.copy[0] == 0 for pair in pairs)

@@ -1,4 +1,4 @@
-"""Facts and limits of a report that concern the records: groups and encoding."""
+"""Facts and limits of a report that concern the records: classes and encoding."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,33 +22,19 @@ def record_facts(data: Dataset) -> dict[str, Any]:
 
   >>> data = Dataset.from_arrays([[0.5], [1.0]], ["no", "yes"], groups=[3, 3])
   >>> record_facts(data)
-  {'classes': ['no', 'yes'], 'num_groups': 1}
+  {'classes': ['no', 'yes']}
   """
   facts: dict[str, Any] = {}
   if data.classes is not None and len(data.classes) <= _MOST_CLASSES:
     facts["classes"] = list(data.classes)
-  if data.groups is not None:
-    facts["num_groups"] = int(data.units.max()) + 1
   if data.schema is not None:
     facts["encoding"] = data.schema.origin
   return facts
 
 
-def record_limits(data: Dataset, unit: str = "record") -> list[str]:
-  """Return what the audit does not cover because of groups or the encoding.
-
-  Args:
-    data: the records.
-    unit: what an epsilon protects, "record" or "person".
-  """
+def record_limits(data: Dataset) -> list[str]:
+  """Return what the audit does not cover because of the encoding of the records."""
   lines = []
-  if data.groups is not None:
-    protected = " An epsilon protects a single record, not a person."
-    lines.append(
-      "The level rests on attacks on single records: an attacker who combines the "
-      "records of a person finds more, as the section on persons shows. Intervals "
-      f"resample persons.{protected if unit == 'record' else ''}"
-    )
   if data.schema is not None and data.schema.fitted:
     lines.append(
       "Means, spreads, lists of values and marks of missing entries were computed from "

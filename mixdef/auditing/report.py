@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mixdef.attacks import ATTACKS, Catalogue, Signals
+from mixdef.attacks import ATTACKS, Catalogue, Signals, by_person
 from mixdef.attacks._targets import check_model, check_source
 from mixdef.attacks.gan import ATTACKS as GAN_ATTACKS
 from mixdef.attacks.gan import GanSignals, with_reconstructions
@@ -22,6 +22,7 @@ from mixdef.auditing.generators import Generated
 from mixdef.auditing.judged import judged
 from mixdef.auditing.levels import strongest
 from mixdef.auditing.limits import audit_limits
+from mixdef.auditing.persons import person_limits, records_of
 from mixdef.auditing.records import record_facts
 from mixdef.auditing.running import Budget, Findings, drawn_records, run_attacks
 from mixdef.auditing.saved import SCHEMA
@@ -51,8 +52,9 @@ class Audit:
 
   Attributes:
     report: content of report.json.
-    scores: [S, N] by attack, NaN where a pair was not attacked.
-    signals: the signals that the attacks read.
+    scores: [S, N] by attack, NaN where a pair was not attacked. With groups, one score
+      per person.
+    signals: the signals that the attacks read: of persons, if the records have groups.
     data: the records, or None if only outputs were audited.
     generated: the description of generators, if there is one.
     out: the folder that the audit was given, if any; `save` writes there by default.
@@ -78,7 +80,7 @@ class Audit:
       scores=self.scores,
       members=self.signals.members,
       audited=self.signals.audited,
-      x=None if self.data is None else self.data.x,
+      x=None if self.data is None or self.signals.unit == "person" else self.data.x,
       schema=None if self.data is None else self.data.schema,
       pictures=() if self.generated is None else self.generated.pictures,
     )
@@ -142,6 +144,11 @@ def audit(
   are other models of the recipe: they are shown, but do not contribute to the level.
   One model without references can be judged on average only, and no record is listed.
 
+  If records belong to persons (`groups`), persons are attacked instead of records: the
+  records of each are combined by `by_group` before an attack is fitted, and the level,
+  the metrics, the intervals and the list of the most exposed are those of persons. An
+  attack that queries the models scores a person by the mean score of the records.
+
   Args:
     source: trained models, classifiers or GANs, or `Signals` of models trained
       anywhere. Attacks that query the models need the models.
@@ -172,7 +179,8 @@ def audit(
     The `Audit`; `audit(...).save(folder)` writes the report.
 
   Raises:
-    ValueError: for canaries or a baseline to train without classifiers of one recipe,
+    ValueError: for canaries or a baseline to train without classifiers of one recipe, a
+      person whose records are not all in the same training sets,
       an unknown attack, facts that cannot be written, a target that is not a model or
       not the one that the signals name, a population of another shape or type than the
       records, a model that outputs NaN, subsets that leave no membership to infer, no
@@ -198,10 +206,13 @@ def audit(
     _refuse_scores_alone(ensemble, names, catalogue)
     signals = ensemble.signals(population=population, views=views, progress=progress)
     if any(catalogue.plain_name(name) in _ON_RECONSTRUCTIONS for name in names):
-      records = (budget or Budget()).records
-      drawn = np.flatnonzero(drawn_records(signals.audited, records, seed))
-      signals = with_reconstructions(signals, ensemble, drawn)
-  signals, remarks = judged(dataclasses.replace(signals, target=target))
+      count = (budget or Budget()).records
+      drawn = drawn_records(by_person(signals), count, seed)
+      drawn = drawn if signals.groups is None else drawn[data.units]
+      signals = with_reconstructions(signals, ensemble, np.flatnonzero(drawn))
+  records = signals
+  signals, remarks = judged(dataclasses.replace(by_person(records), target=target))
+  records = records_of(signals, records)
   findings = run_attacks(
     names,
     signals,
@@ -221,8 +232,9 @@ def audit(
     "schema": SCHEMA,
     "title": "",
     "verdict": {},
+    "unit": signals.unit,
     "target": describe(signals),
-    "setting": _setting(signals, ensemble, findings) | given,
+    "setting": _setting(signals, records, ensemble, findings) | given,
     "attacks": findings.metrics,
     "strongest": strongest(findings.metrics),
     "not_run": findings.not_run,
@@ -240,13 +252,15 @@ def audit(
     "self_audit": None if ensemble is None else self_audit_facts(ensemble[target or 0]),
     "generator": None if generated is None else generated.metrics,
     "sections": added_sections(findings, signals),
-    "limits": [*remarks, *audit_limits(findings, signals, ensemble, population)],
+    "limits": [
+      *remarks,
+      *person_limits(findings, signals, records, catalogue),
+      *audit_limits(findings, signals, ensemble, population),
+    ],
   }
   facts = report["setting"]
   if baseline:
-    audited = Attacked(
-      findings.metrics, findings.scores, signals.members, signals.groups
-    )
+    audited = Attacked(findings.metrics, findings.scores, signals.members)
     report["dp_baseline"] |= {
       "defense_test_accuracy": facts.get(
         "test_accuracy", baseline["defense_test_accuracy"]
@@ -300,13 +314,15 @@ def _refuse_scores_alone(
 
 
 def _setting(
-  signals: Signals, ensemble: Ensemble | None, findings: Findings
+  signals: Signals, records: Signals, ensemble: Ensemble | None, findings: Findings
 ) -> dict[str, Any]:
-  models, records = signals.members.shape
+  models, rows = signals.members.shape
   others = signals.population
+  persons = {} if signals.sizes is None else {"num_groups": rows}
   facts: dict[str, Any] = {
     "num_models": models,
-    "num_records": records,
+    "num_records": rows if signals.sizes is None else int(signals.sizes.sum()),
+    **persons,
     "num_audited": int(signals.audited.sum()),
     "num_population": 0 if others is None else others.phi.shape[1],
     "design": signals.design,
@@ -314,8 +330,8 @@ def _setting(
     "attack_seconds": round(sum(f["seconds"] for f in findings.metrics.values()), 1),
   }
   target = signals.target
-  if signals.correct is not None:
-    part = signals if target is None else signals.only_models([target])
+  if records.correct is not None:
+    part = records if target is None else records.only_models([target])
     facts |= accuracies(part)
   if ensemble is not None:
     facts |= {

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from mixdef.attacks import ATTACKS, Catalogue, Signals, Unavailable, leave_one_out
+from mixdef.attacks import (
+  ATTACKS,
+  Catalogue,
+  Signals,
+  Unavailable,
+  leave_one_out,
+  mean_by_group,
+)
 from mixdef.attacks._designs import first_targets
 from mixdef.auditing.kept_scores import (
   file_name,
@@ -38,7 +45,8 @@ class Budget:
 
   Attributes:
     targets: number of attacked models, the first ones with different subsets.
-    records: number of records that attacks on models query, drawn by the seed.
+    records: number of records that attacks on models query, drawn by the seed; of
+      whole persons where persons are attacked.
   """
 
   targets: int = 4
@@ -76,7 +84,10 @@ def run_attacks(
     names: names of attacks, with or without arguments: "lira_online(score='hinge')";
       see `Catalogue.names`.
     signals: signals of S models; if they name a `target`, only that model is attacked.
-    ensemble: the models themselves, for attacks that query them.
+      Of persons (`by_group`), attacks on signals score persons, and those that query
+      the models score a person by the mean score of the records.
+    ensemble: the models themselves, for attacks that query them. Where the signals are
+      of persons, its data have their groups.
     catalogue: the catalogue of the names; default the attacks on classifiers.
     budget: budget of the costly attacks; default `Budget()`.
     options: further keyword arguments by the attack's plain name.
@@ -216,10 +227,18 @@ class _Run:
       return leave_one_out(self.attack, source, targets=targets, **self.extra)
     if self.ensemble is None:
       raise Unavailable("it queries the models itself; pass the ensemble")
-    rows = np.flatnonzero(self.queried_records())
-    return leave_one_out(
-      self.attack, self.ensemble, targets=targets, records=rows, **self.extra
+    rows, data = self.queried_records(), self.ensemble.data
+    persons = self.signals.unit == "person"
+    if persons:
+      rows = rows[data.units]
+    scores = leave_one_out(
+      self.attack,
+      self.ensemble,
+      targets=targets,
+      records=np.flatnonzero(rows),
+      **self.extra,
     )
+    return mean_by_group(scores, data.groups) if persons else scores
 
   def kept(
     self, folder: pathlib.Path | None, name: str, made_from: Mapping[str, Any]
@@ -242,6 +261,7 @@ class _Run:
   def why_unscored(self) -> str:
     """Explain why no model has both a member and a non-member with a score."""
     target, queried = self.signals.target, self.queried_records()
+    rows = f"{self.signals.unit}s"
     members = self.signals.members[:, queried]
     subject = "no model has"
     if target is not None:
@@ -249,24 +269,28 @@ class _Run:
     if not np.logical_and(members.any(1), ~members.all(1)).any():
       return (
         f"{subject} both a member and a non-member among the {queried.sum()} selected "
-        "records: select records of both kinds"
+        f"{rows}: select {rows} of both kinds"
       )
     return (
       f"{subject} both a member and a non-member with a score: it needs reference "
-      "models; train more models, or select more records"
+      f"models; train more models, or select more {rows}"
     )
 
   def queried_records(self) -> np.ndarray:
-    """Return which records are scored, bool [N]."""
-    audited = self.signals.audited
+    """Return which records, or persons, are scored, bool [N]."""
     if not self.queries_models:
-      return audited
-    return drawn_records(audited, self.budget.records, self.seed)
+      return self.signals.audited
+    return drawn_records(self.signals, self.budget.records, self.seed)
 
 
-def drawn_records(audited: np.ndarray, count: int, seed: int) -> np.ndarray:
-  """Draw the audited records that costly queries use, bool [N]."""
-  rows = np.flatnonzero(audited)
-  rng = generator(seed)
-  drawn = rng.choice(rows, min(count, len(rows)), replace=False)
-  return np.isin(np.arange(len(audited)), drawn)
+def drawn_records(signals: Signals, count: int, seed: int) -> np.ndarray:
+  """Draw the audited records that costly queries use, bool [N].
+
+  Of persons, as many are drawn as have this number of records, and at least one.
+  """
+  rows = np.flatnonzero(signals.audited)
+  drawn = generator(seed).choice(rows, min(count, len(rows)), replace=False)
+  if signals.sizes is not None:
+    within = np.cumsum(signals.sizes[drawn]) <= count
+    drawn = drawn[: max(1, within.sum())]
+  return np.isin(np.arange(len(signals.audited)), drawn)

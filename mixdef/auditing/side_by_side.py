@@ -14,6 +14,7 @@ from mixdef.metrics.intervals import paired_bootstrap
 COLUMNS = (
   "audit",
   "defense",
+  "unit",
   "accuracy",
   "accuracy_std",
   "epsilon",
@@ -34,7 +35,7 @@ class Comparison(NamedTuple):
     rows: results of `comparison_row`, one per audit.
     differences: AUC of the first audit minus that of another, by the first one's
       strongest attack: {"first", "second", "attack", "auc_difference", "ci"}. Audits of
-      other records, or without that attack, have no entry.
+      other records or persons, or without that attack, have no entry.
     reports: the reports, by name.
   """
 
@@ -48,7 +49,7 @@ def compare_audits(
 ) -> Comparison:
   """Compare the first of several audits with each of the others.
 
-  Audits of the same records are compared by a paired bootstrap over records.
+  Audits of the same records, or persons, are compared by a paired bootstrap over them.
 
   Args:
     folders: run folders with report.json and scores.npz, by the name of the audit.
@@ -56,9 +57,10 @@ def compare_audits(
 
   Raises:
     FileNotFoundError: a folder holds no report or no scores.
-    ValueError: a report or its scores are damaged.
+    ValueError: a report or its scores are damaged, or only some are of persons.
   """
   reports = {name: read_report(folder) for name, folder in folders.items()}
+  _refuse_other_units(reports)
   scores = {name: read_audit_scores(folder) for name, folder in folders.items()}
   first, *others = reports
   attack = reports[first]["strongest"]["attack"]
@@ -78,7 +80,8 @@ def read_audit_scores(folder: str | pathlib.Path) -> dict[str, np.ndarray]:
     folder: the run folder.
 
   Returns:
-    Scores [S,N] by attack, the membership matrix `keep` [S,N], ids and labels.
+    Scores [S,N] of records or persons by attack, the membership matrix `keep` [S,N],
+    ids and labels.
 
   Raises:
     FileNotFoundError: the file is missing.
@@ -108,6 +111,7 @@ def comparison_row(name: str, report: Mapping[str, Any]) -> dict[str, Any]:
   return {
     "audit": name,
     "defense": setting.get("defense"),
+    "unit": report.get("unit", "record"),
     "accuracy": accuracy,
     "accuracy_std": spread,
     "epsilon": setting.get("epsilon"),
@@ -154,8 +158,20 @@ def _cell(value: Any) -> str:
   return "" if value is None else shown.replace("|", "\\|")
 
 
+def _refuse_other_units(reports: Mapping[str, Mapping[str, Any]]) -> None:
+  """Reject an audit of persons next to one of records."""
+  units = {name: report.get("unit", "record") for name, report in reports.items()}
+  first, *others = units
+  for other in others:
+    if units[other] != units[first]:
+      raise ValueError(
+        f"{first} is an audit of {units[first]}s, {other} one of {units[other]}s, and "
+        "their metrics differ in meaning: audit both with groups, or both without"
+      )
+
+
 def _comparable(one, other, attack) -> bool:
-  """Return whether both scored the same records, as far as ids and labels show."""
+  """Return whether both scored the same rows, as far as ids and labels show."""
   same = all(np.array_equal(one.get(key), other.get(key)) for key in ("ids", "labels"))
   return same and attack in one and attack in other
 

@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 from numpy.typing import ArrayLike
 
-from mixdef.attacks import ATTACKS
+from mixdef.attacks import ATTACKS, by_person
 from mixdef.auditing import sweep_tables
 from mixdef.auditing.accuracy import accuracies
 from mixdef.auditing.facts import of_one_run
@@ -57,6 +57,8 @@ def sweep_defenses(
   **training: Any,
 ) -> list[dict[str, Any]]:
   """Train shadow models with each defense on the same subsets, and attack them.
+
+  If the records have groups, persons are attacked, as in `audit`.
 
   A list in place of an argument of a defense stands for each of its values in turn.
   One program trains all values side by side if nothing static depends on them. Every
@@ -104,6 +106,8 @@ def sweep_defenses(
       **{name: value for name, value in training.items() if name not in _SPEED},
     }
   made_from = {**made_from, "records": digest_data(data)}
+  if data.groups is not None:
+    made_from["unit"] = "person"
   first = jax.process_index() == 0
   for grid in grids:
     for part in _programs(grid):
@@ -252,15 +256,18 @@ def _attacked(sweep, ensemble) -> dict[str, Any]:
   except ValueError as error:  # the models of other cells need not have diverged
     return _refused(error)
   outputs = ensemble.signals(population=ensemble.data.test)
+  signals = by_person(outputs)
   found = run_attacks(
-    sweep.attacks, outputs, ensemble, budget=sweep.budget, seed=sweep.seed
+    sweep.attacks, signals, ensemble, budget=sweep.budget, seed=sweep.seed
   )
+  persons = {"num_persons": int(signals.audited.sum())}
   return {
     **accuracies(outputs),
     **of_one_run(ensemble.guarantee),
     "num_shadows": len(ensemble),
     "diverged": trained - len(ensemble),
     "num_records": int(ensemble.data.audited.sum()),
+    **(persons if signals.unit == "person" else {}),
     "strategy": ensemble.strategy,
     "attacks": found.metrics,
     "attacks_not_run": found.not_run,

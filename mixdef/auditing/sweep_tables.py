@@ -36,6 +36,9 @@ _EPSILON = """
 Epsilon is that of one training: the choice of a row by what is measured on the same
 records is not covered.
 """
+_PERSONS = """
+Where records belong to persons, persons are attacked instead of records.
+"""
 
 
 def write(cells: Sequence[dict[str, Any]], folder: pathlib.Path) -> None:
@@ -91,7 +94,8 @@ def markdown(cells: Sequence[dict[str, Any]]) -> str:
       row += [auc, rate] if name in quoted else [auc]
     lines.append(row)
   private = any(cell.get("epsilon") is not None for cell in cells)
-  caption = _CAPTION + _EPSILON * private
+  persons = any("num_persons" in cell for cell in cells)
+  caption = _CAPTION + _EPSILON * private + _PERSONS * persons
   return "".join(f"| {' | '.join(line)} |\n" for line in lines) + caption
 
 

@@ -17,26 +17,26 @@ from mixdef.auditing.self_audit import contradiction
 
 _HEADLINES = {
   "high": "Members can be distinguished from non-members. Treat membership as public.",
-  "moderate": "A strong attacker can infer the membership of some training records.",
+  "moderate": "A strong attacker can infer the membership of some training {rows}.",
   "low": "The attacks distinguish members from non-members only slightly.",
-  "too_few_records": "There are too few records to measure the leakage.",
+  "too_few_records": "There are too few {rows} to measure the leakage.",
   "none_found": "None of the attacks distinguished members from non-members.",
 }
 
 _UNUSUAL = {
   "high": "Unusual members can be distinguished from non-members, most others less so.",
-  "moderate": "A strong attacker can infer the membership of some unusual records.",
-  "low": "Only unusual records are exposed, and only slightly.",
+  "moderate": "A strong attacker can infer the membership of some unusual {rows}.",
+  "low": "Only unusual {rows} are exposed, and only slightly.",
 }
 """Headlines for planted canaries that are more exposed than the audited records."""
 
 
 _ON_AVERAGE = {
-  "high": "On average the model treats its training records very differently.",
-  "moderate": "On average the model treats its training records differently.",
-  "low": "On average the model treats its training records slightly differently.",
+  "high": "On average the model treats its training {rows} very differently.",
+  "moderate": "On average the model treats its training {rows} differently.",
+  "low": "On average the model treats its training {rows} slightly differently.",
   "too_few_records": _HEADLINES["too_few_records"],
-  "none_found": "On average the model treats its training records like non-members.",
+  "none_found": "On average the model treats its training {rows} like non-members.",
 }
 """Headlines for one model without references, where no single record can be judged."""
 
@@ -46,8 +46,8 @@ def verdict(report: dict[str, Any]) -> dict[str, Any]:
 
   Args:
     report: a report with attacks, strongest, records, classes, canaries, dp_baseline,
-      setting, target; for GANs also generator, whose adaptive attacks are graded, too;
-      for a run that audits itself also self_audit.
+      setting, target, and unit, if it is "person"; for GANs also generator, whose
+      adaptive attacks are graded, too; for a run that audits itself also self_audit.
 
   Returns:
     {"level", "headline", "alarm", "compared", "who", "how_sure", "what_to_do"}; `alarm`
@@ -65,19 +65,29 @@ def verdict(report: dict[str, Any]) -> dict[str, Any]:
   level = min(graded, key=LEVELS.index)
   if _alone(report):
     headline = (
-      f"{_ON_AVERAGE[level]} Without reference models, no single record can be judged."
+      f"{_ON_AVERAGE[level]} Without reference models, no single {_unit(report)} can "
+      "be judged."
     )
   else:
     headline = _HEADLINES[level] if level == graded[0] else _UNUSUAL[level]
   return {
     "level": level,
-    "headline": headline,
+    "headline": headline.format(rows=_rows(report)),
     "alarm": contradiction(report.get("self_audit")),
-    "compared": [sentence(row, baseline) for row in _paired(report)],
+    "compared": [sentence(row, baseline, _unit(report)) for row in _paired(report)],
     "who": _who(report, best),
     "how_sure": _how_sure(report, best),
     "what_to_do": _what_to_do(report, level),
   }
+
+
+def _unit(report: dict[str, Any]) -> str:
+  """Return what was audited, "record" or "person"; earlier reports do not say it."""
+  return report.get("unit", "record")
+
+
+def _rows(report: dict[str, Any]) -> str:
+  return f"{_unit(report)}s"
 
 
 def _alone(report: dict[str, Any]) -> bool:
@@ -93,6 +103,7 @@ def _adaptive(report: dict[str, Any]) -> dict[str, Any] | None:
 
 def _who(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
   lines, setting, target = [], report["setting"], report["target"]
+  rows = _rows(report)
   if _alone(report):
     if "train_accuracy" in setting:
       lines.append(
@@ -100,8 +111,8 @@ def _who(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
         f"on members, {setting['test_accuracy']:.3f} on non-members."
       )
     lines.append(
-      "Without reference models, memorized records cannot be distinguished from easy "
-      "ones."
+      f"Without reference models, memorized {rows} cannot be distinguished "
+      "from easy ones."
     )
   elif best and best["tpr"] is not None:
     lines.append(
@@ -113,9 +124,9 @@ def _who(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
   if target["model"] is None and records and not _by_chance(report):
     most, tenth = records["exposed"][0], records["quantiles"]["0.9"]
     share = "all of them" if tenth == 1 else f"{_share(tenth)} of them or more"
-    others = f", and one record in ten in {share}" if tenth else ""
+    others = f", and one {_unit(report)} in ten in {share}" if tenth else ""
     lines.append(
-      "The risk differs between records: the most exposed one is identified in "
+      f"The risk differs between {rows}: the most exposed one is identified in "
       f"{_hits(most)} of the {_models(most['times'])} trained on it{others} (at "
       f"{_false_alarms(records['fpr'])})."
     )
@@ -166,13 +177,18 @@ def _hits(record: dict[str, Any]) -> int:
   return round(record["rate"] * record["times"])
 
 
-_LEAVE_OUT = "Consider excluding the most exposed records, which the report lists."
+_LEAVE_OUT = "Consider excluding the most exposed {rows}, which the report lists."
 _PLANT = "Plant canaries before relying on this result: averages hide the worst case."
 
 
 def _how_sure(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
-  setting, target = report["setting"], report["target"]
+  setting, target, rows = report["setting"], report["target"], _rows(report)
   lines = [f"This describes {target['text']}."]
+  if _unit(report) == "person":
+    lines.append(
+      f"{setting['num_audited']:,} persons are graded, not their records: an attack "
+      "combines the records of each. Members and non-members are persons."
+    )
   if best:
     low, high = best["auc_ci"]
     row = report["attacks"][best["attack"]]
@@ -199,19 +215,23 @@ def _how_sure(report: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
     lines.append(f"Reference models: {setting['references']}.")
   if not report["canaries"]:
     lines.append(
-      "No canaries were planted: the audit covers these records, but not the worst "
-      "case."
+      f"No canaries were planted: the audit covers these {rows}, but not the "
+      "worst case."
     )
   if setting.get("epsilon") is not None:
     delta = setting.get("delta")
     at = "" if delta is None else f" at delta {delta:.1g}"
+    covered = "every attack, including those that were not tried"
+    if _unit(report) == "person" and setting.get("unit") == "record":
+      covered = "attacks on a single record, but not these attacks on persons"
     lines.append(
       "Training was differentially private: epsilon "
-      f"{setting['epsilon']:.3g}{at}{epsilon_remark(setting)} bounds every attack, "
-      "including those that were not tried."
+      f"{setting['epsilon']:.3g}{at}{epsilon_remark(setting)} bounds {covered}."
     )
-    proved = (report["canaries"] or {}).get("epsilon")
-    if proved and _disproves(proved, setting["epsilon"], delta):
+    canaries = report["canaries"] or {}
+    proved = canaries.get("epsilon")
+    alike = canaries.get("unit", "record") == setting.get("unit", "record")
+    if proved and alike and _disproves(proved, setting["epsilon"], delta):
       lines.append(
         f"The canaries prove that epsilon is at least {proved['lower_bound']:.3g} at "
         f"{proved['confidence']:.0%} confidence: the guarantee does not hold as "
@@ -231,13 +251,13 @@ def _disproves(proved: dict[str, Any], epsilon: float, delta: float | None) -> b
 
 def _what_to_do(report: dict[str, Any], level: str) -> list[str]:
   by_chance, alone = _by_chance(report), _alone(report)
-  canaries = report["canaries"]
+  canaries, rows = report["canaries"], _rows(report)
   lines = {
     "high": [
       "Do not release this model if membership in its training set is confidential.",
       "Train with a defense or strengthen it, and audit again; dp_sgd (differentially "
       "private training) is the only one with a formal guarantee.",
-      *([] if by_chance else [_LEAVE_OUT]),
+      *([] if by_chance else [_LEAVE_OUT.format(rows=rows)]),
     ],
     "moderate": [
       "Decide with the data owners whether this level of leakage is acceptable.",
@@ -247,13 +267,13 @@ def _what_to_do(report: dict[str, Any], level: str) -> list[str]:
       "Release is defensible if this small leakage is acceptable."
       if by_chance
       else (
-        "Release is defensible if the exposure of the records that the report lists "
-        "is acceptable."
+        f"Release is defensible if the exposure of the {rows} that the report "
+        "lists is acceptable."
       ),
       *([] if canaries else [_PLANT]),
     ],
     "too_few_records": [
-      f"Audit more records, {pairs_needed(report['strongest']['num_attacks'])} "
+      f"Audit more {rows}, {pairs_needed(report['strongest']['num_attacks'])} "
       "members and as many non-members at least: with fewer, the interval would be "
       "wide even for a perfect attack."
     ],
@@ -266,16 +286,16 @@ def _what_to_do(report: dict[str, Any], level: str) -> list[str]:
   }[level]
   if alone:
     lines.append(
-      "Train reference models on random subsets of the records and audit again with "
-      "them: an average hides the few records that are memorized."
+      f"Train reference models on random subsets of the {rows} and audit again "
+      f"with them: an average hides the few {rows} that are memorized."
     )
   elif canaries and report["target"]["model"] is not None:
     worst = level_of(canaries["strongest"])
     if LEVELS.index(worst) < LEVELS.index(level):
       lines.append(
-        "Note the risk of unusual records: canaries planted in other models of the "
+        f"Note the risk of unusual {rows}: canaries planted in other models of the "
         f"recipe are graded {worst}, while the level above describes this model's own "
-        "records."
+        f"{rows}."
       )
   if any(row["ci"][0] > 0 for row in _paired(report)):
     lines.append("Prefer the DP-SGD baseline, or a defense that leaks less than it.")

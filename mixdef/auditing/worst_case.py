@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mixdef.attacks import Signals, by_group
+from mixdef.attacks import by_person
 from mixdef.auditing.accuracy import accuracies
 from mixdef.auditing.dp_baseline import POINT, MatchedDP
 from mixdef.auditing.facts import of_one_run
@@ -71,10 +71,7 @@ def attack_canaries(
     Misleading", 2024, arXiv 2404.17399.
   """
   rows = np.flatnonzero(ensemble.data.audited)
-  signals = _only(ensemble, rows).signals(views=views)
-  unit = "record"
-  if signals.groups is not None:
-    signals, unit = by_group(signals), "person"
+  signals = by_person(_only(ensemble, rows).signals(views=views))
   attack = "lira_online" if len(ensemble) > _ENOUGH else "lira_online_fixed"
   names = [attack, f"{attack}(score='hinge')"]
   rounds = {"": (signals, [*names, "label_only_logreg"])}
@@ -102,7 +99,7 @@ def attack_canaries(
       }
   return {
     "kind": kind,
-    "unit": unit,
+    "unit": signals.unit,
     "count": int(signals.audited.sum()),
     "num_always": int(ensemble.data.always_member.sum()),
     "num_models": len(ensemble),
@@ -160,11 +157,12 @@ def attack_dp_baseline(
 
   Returns:
     The entry `dp_baseline` of a report, with "scores" [S, N] by attack and "members"
-    [S, N] for paired comparisons.
+    [S, N] for paired comparisons; of persons, if the records have groups.
   """
-  signals: Signals = ensemble.signals(views=views, population=population)
+  records = ensemble.signals(views=views, population=population)
+  signals = by_person(records)
   findings = run_attacks(attacks, signals, seed=seed)
-  reached = accuracies(signals)
+  reached = accuracies(records)
   kept = reached["test_accuracy"] >= matched.target_accuracy - POINT
   note = _MATCHED if kept else _MISSED
   return {
@@ -177,7 +175,7 @@ def attack_dp_baseline(
     **of_one_run(ensemble.guarantee),
     "attacks": findings.metrics,
     "scores": findings.scores,
-    "members": ensemble.members,
+    "members": signals.members,
     "strongest": strongest(findings.metrics),
     "canaries": canaries,
     "note": note if matched.matched else _UNMATCHED,

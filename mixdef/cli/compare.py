@@ -4,8 +4,9 @@
 
 reads report.json and scores.npz of the run folders of audits, also of GANs, and writes
 compare.html, compare.csv, compare.md and result.json. Each audit of the same records is
-compared with the first one by a paired bootstrap over records. The accuracy of a GAN is
-that of classifiers trained on its samples.
+compared with the first one by a paired bootstrap over records, or over persons if the
+audits are of persons; an audit of persons is not compared with one of records. The
+accuracy of a GAN is that of classifiers trained on its samples.
 """
 
 from __future__ import annotations
@@ -92,11 +93,12 @@ def show(result: dict) -> None:
       f"{row['auc_difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
     )
   first, *others = (row["audit"] for row in result["rows"])
+  rows = f"{result['rows'][0]['unit']}s"
   paired = [row["second"] for row in result["differences"]]
   for name in others:
     if name not in paired:
       print(
-        f"{name}: no paired difference, because it scored different records than "
+        f"{name}: no paired difference, because it scored different {rows} than "
         f"{first}, or does not include its strongest attack"
       )
 

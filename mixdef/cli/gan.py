@@ -171,9 +171,10 @@ def show(result: dict) -> None:
   """Print the verdict and the metrics of attacks and utility."""
   verdict = result["verdict"]
   print(f"{verdict['level'].replace('_', ' ')}: {verdict['headline']}")
+  persons = f", {result['num_audited']:,} persons" if "num_groups" in result else ""
   print(
     f"{result['num_models']} GANs, {result['defense']}, "
-    f"{result['generator_steps']} generator steps each"
+    f"{result['generator_steps']} generator steps each{persons}"
   )
   for name, row in result["attacks"].items():
     low, high = row["auc_ci"]

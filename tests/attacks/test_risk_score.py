@@ -112,5 +112,5 @@ def test_unusable_options_are_refused(options, message):
 
 def test_labels_are_needed():
   signals = make()
-  with pytest.raises(ValueError, match="needs labels"):
+  with pytest.raises(ValueError, match="have no labels"):
     privacy_risk_score(Signals.from_phi(signals.phi, signals.members), target=0)

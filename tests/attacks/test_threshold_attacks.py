@@ -100,7 +100,7 @@ def test_confidence_of_sure_records_does_not_tie():
     ({"shadow": 0}, "shadow=0 is the target"),
     ({"shadow": 5}, "shadow=5 is not a model"),
     ({"shadow": 2}, "only members or only non-members"),
-    ({}, "needs labels"),
+    ({}, "have no labels"),
   ],
 )
 def test_unusable_shadows_are_refused(options, message):

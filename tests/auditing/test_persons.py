@@ -1,4 +1,4 @@
-"""Persons in audits: intervals, designs, the report's section, and canaries."""
+"""Persons in audits: intervals, designs, files of outputs, and canaries."""
 
 import dataclasses
 
@@ -7,13 +7,13 @@ import optax
 import pytest
 
 import mixdef
-from mixdef.attacks import Signals, by_group, leave_one_out, lira_online_fixed
+from mixdef.attacks import Signals
 from mixdef.attacks._designs import detect_design
 from mixdef.attacks._kept import joined
 from mixdef.auditing import attack_canaries, plant
 from mixdef.auditing.facts import epsilon_remark
 from mixdef.data import Dataset
-from mixdef.metrics import auc, summarize
+from mixdef.metrics import summarize
 from mixdef.metrics.intervals import bootstrap_records, paired_bootstrap
 
 PERSONS, SHADOWS = 60, 6
@@ -67,38 +67,6 @@ def test_persons_that_were_drawn_independently_do_not_look_dependent():
   every = [signals_of(sizes, seed) for seed in range(12)]
   assert {one.design for one in every} == {"bernoulli"}
   assert "dependent" in {detect_design(one.members) for one in every}
-
-
-def test_a_report_attacks_persons_beside_records():
-  sizes = np.random.default_rng(1).integers(1, 8, PERSONS)
-  signals = signals_of(sizes, models=8)
-  report = mixdef.audit(signals, attacks="loss_threshold, lira_online_fixed").report
-  (section,) = report["sections"]
-  assert section["title"] == "Persons"
-  assert "The 60 persons have 1 to 7 records" in section["text"][0]
-  row = next(row for row in section["rows"] if row[0] == "lira_online_fixed")
-  together = by_group(signals)
-  scores = leave_one_out(lira_online_fixed, together)
-  assert row[1].split()[0] == f"{auc(scores, together.members):.3f}"
-  assert row[4] == f"{report['attacks']['lira_online_fixed']['auc']:.3f}"
-  low, high = report["attacks"]["lira_online_fixed"]["auc_ci"]
-  alone = mixdef.audit(
-    dataclasses.replace(signals, groups=None), attacks="loss_threshold"
-  )
-  assert alone.report["sections"] == []
-  narrow = alone.report["attacks"]["loss_threshold"]["auc_ci"]
-  wide = report["attacks"]["loss_threshold"]["auc_ci"]
-  assert wide[1] - wide[0] > 1.2 * (narrow[1] - narrow[0])
-  assert low < high
-
-
-def test_a_person_that_was_split_is_named_in_the_report():
-  signals = signals_of(np.full(PERSONS, 4))
-  members = signals.members.copy()
-  members[0, 0] ^= True
-  split = dataclasses.replace(signals, members=members, design=None)
-  report = mixdef.audit(split, attacks="loss_threshold").report
-  assert report["sections"][0]["text"][0].startswith("Persons were not attacked: ")
 
 
 def test_a_file_of_outputs_may_name_persons(tmp_path):

@@ -12,7 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mixdef.attacks import Signals, Unavailable, lira_coverage, lira_online
+from mixdef.attacks import (
+  Signals,
+  Unavailable,
+  by_person,
+  lira_coverage,
+  lira_online,
+)
 from mixdef.attacks._designs import detect_design, drawn, references
 from mixdef.attacks.gan._sampling import conditions
 from mixdef.attacks.gan.likelihood import lira_gan_discriminator
@@ -22,7 +28,7 @@ from mixdef.attacks.gan.signals import (
   with_references,
 )
 from mixdef.core.randomness import stream
-from mixdef.data import to_float
+from mixdef.data import Dataset, to_float
 from mixdef.training import Ensemble
 
 LAMBDAS = (0.2, 0.5, 0.8)
@@ -68,11 +74,11 @@ class Cell(NamedTuple):
   """Results of one attacker on T targets.
 
   Attributes:
-    scores: float64 [T, R] of R records, or pairs of them; NaN where a target trained on
-      one record of a pair only. A column refers to the same records for every target,
-      and no two columns have a record in common, so that columns can be resampled as
-      records.
-    members: bool [T, R], whether the target trained on the record, or on both.
+    scores: float64 [T, R] of R records, or persons if the records have groups, or of
+      pairs of records; NaN where a target trained on one record of a pair only. A
+      column refers to the same records for every target, and no two columns have a
+      record, or a person, in common, so that columns can be resampled as records.
+    members: bool [T, R], whether the target trained on them.
     coverage: number of scores that had to use a fallback fit, over all targets; see
       `mixdef.attacks.lira_coverage`.
   """
@@ -98,12 +104,13 @@ def pair_signals(
   ```
 
   The pairs are disjoint and the same for all models. Which of them consist of two
-  members or of two non-members differs between models.
+  members or of two non-members differs between models. If records belong to persons,
+  one record of each person is paired, so that no two pairs have a person in common.
 
   Args:
     ensemble: S trained GANs.
     lambdas: weights of the first record, in (0, 1).
-    num_pairs: P, at most half of the audited records, which is the default.
+    num_pairs: P, at most half of the audited records, or persons, which is the default.
     num_fakes: number of latents in the mean over z, at least 1.
     seed: random seed of the pairs; attacked models and references need the same seed.
 
@@ -121,7 +128,7 @@ def pair_signals(
   if not lambdas:
     raise ValueError("lambdas is empty; pass at least one weight")
   data = ensemble.data
-  pairs = _disjoint_pairs(data.audited, num_pairs, seed)
+  pairs = _disjoint_pairs(data, num_pairs, seed)
   y = conditions(ensemble[0], data.y)
   conditions_of = [_mixture(y, pairs, lam) for lam in lambdas]
   # Together, because a mixture of two classes recurs with its weights exchanged.
@@ -229,7 +236,7 @@ def adaptive_grid(
   references = {"natural": undefended, "mixup": defended if mixup is None else mixup}
 
   def single(ensemble):
-    return ensemble.signals(num_fakes=num_fakes)
+    return by_person(ensemble.signals(num_fakes=num_fakes))
 
   def mixed(ensemble):
     return pair_signals(ensemble, num_pairs=num_pairs, num_fakes=num_fakes, seed=seed)
@@ -280,9 +287,10 @@ def _with_official_twin(signals: PairSignals, target: int) -> tuple[PairSignals,
   return twin, len(signals.phi)
 
 
-def _disjoint_pairs(audited: np.ndarray, num_pairs: int | None, seed: int):
-  """Draw pairs int [P,2] of the audited records, no record twice."""
-  order = stream(seed, "pairs").permutation(np.flatnonzero(audited))
+def _disjoint_pairs(data: Dataset, num_pairs: int | None, seed: int):
+  """Draw pairs int [P,2] of the audited records, no record or person twice."""
+  order = stream(seed, "pairs").permutation(np.flatnonzero(data.audited))
+  order = order[np.sort(np.unique(data.units[order], return_index=True)[1])]
   most = len(order) // 2
   count = most if num_pairs is None else num_pairs
   if not 1 <= count <= most:

@@ -70,7 +70,7 @@ def render(
       truth = members[:, chosen][~np.isnan(given[:, chosen])]
       if truth.any() and not truth.all():
         drawn[name] = given[:, chosen]
-  level = report["verdict"]["level"]
+  level, unit = report["verdict"]["level"], report.get("unit", "record")
   if level not in _LEVELS:
     raise ValueError(f"verdict.level={level!r}; use one of {', '.join(_LEVELS)}")
 
@@ -81,6 +81,7 @@ def render(
     .get_template("report.html.jinja")
     .render(
       report=report,
+      unit=unit,
       level=_LEVELS[level],
       metrics=tables.key_metrics(report),
       table=tables.attack_table(report["attacks"]),
@@ -88,12 +89,12 @@ def render(
       generator=generator_section(report.get("generator"), pictures),
       budget=_budget(report.get("budget") or {}, styles),
       histogram=_histogram(report.get("strongest"), drawn, members[:, chosen]),
-      records=_records(report.get("records"), x, schema),
+      records=_records(report.get("records"), x, schema, unit),
       classes=_classes(report.get("classes") or []),
       canaries=_canaries(report.get("canaries")),
       baseline=_baseline(report.get("dp_baseline"), report["attacks"]),
       audited=tables.self_audit_rows(report.get("self_audit")),
-      setting=tables.setting_rows(report.get("setting") or {}),
+      setting=tables.setting_rows(report.get("setting") or {}, unit),
       added=tuple(
         (f"added-{one['name']}", one["title"], True)
         for one in report.get("sections") or ()
@@ -203,7 +204,7 @@ def _histogram(strongest, drawn, members) -> dict[str, Any] | None:
   return {"chart": chart, "legend": legend, "attack": name}
 
 
-def _records(records, x, schema) -> dict[str, Any] | None:
+def _records(records, x, schema, unit) -> dict[str, Any] | None:
   if not records:
     return None
   pictures = None
@@ -213,7 +214,7 @@ def _records(records, x, schema) -> dict[str, Any] | None:
     "attack": records["attack"],
     "note": records.get("note") or "",
     "fpr": formatting.percent(records["fpr"]),
-    "quantiles": tables.quantile_rows(records["quantiles"]),
+    "quantiles": tables.quantile_rows(records["quantiles"], unit),
     "exposed": tables.exposed_rows(records["exposed"], pictures),
     "gallery": bool(pictures) and pictures[0]["uri"] is not None,
     "contents": bool(pictures) and pictures[0]["uri"] is None,
@@ -246,7 +247,9 @@ def _canaries(canaries) -> dict[str, Any] | None:
       "attack": strongest["attack"],
       **formatting.measured(strongest["auc"], strongest["auc_ci"]),
     },
-    "quantiles": tables.quantile_rows(canaries.get("exposed_quantiles") or {}),
+    "quantiles": tables.quantile_rows(
+      canaries.get("exposed_quantiles") or {}, canaries.get("unit") or "record"
+    ),
     "fpr": formatting.percent(canaries.get("exposed_fpr")),
     "epsilon": _epsilon(canaries.get("epsilon")),
   }

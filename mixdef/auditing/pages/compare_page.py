@@ -21,8 +21,8 @@ def render_comparison(
   """Write one self-contained HTML page that compares audits.
 
   Args:
-    reports: by name, as docs/report.schema.json describes; the name labels the row and
-      the point.
+    reports: by name, as docs/report.schema.json describes, all of records or all of
+      persons; the name labels the row and the point.
     differences: results of a paired bootstrap, each with first and second (names of
       reports), attack, auc_difference = AUC(first) - AUC(second) and ci [lo, hi].
 
@@ -39,6 +39,7 @@ def render_comparison(
     environment()
     .get_template("compare.html.jinja")
     .render(
+      unit=next(iter(reports.values())).get("unit", "record"),
       rows=[_row(name, report) for name, report in reports.items()],
       chart={"chart": trade_off_chart(points)} if points else None,
       differences=[

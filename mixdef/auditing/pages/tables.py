@@ -23,8 +23,6 @@ _SETTING = {
   "num_records": "Records",
   "num_groups": "Groups (persons)",
   "encoding": "Encoding of the columns",
-  "num_audited": "Audited records",
-  "num_population": "Population records",
   "queries": "Queries per record",
   "num_models": "Models trained",
   "gap_attack": "Accuracy of the gap attack",
@@ -35,6 +33,10 @@ _SETTING = {
   "excludes": "Not covered by ε",
   "training_seconds": "Training time",
   "attack_seconds": "Attack time",
+}
+_COUNTED = {
+  "record": {"num_audited": "Audited records", "num_population": "Population records"},
+  "person": {"num_audited": "Audited persons", "num_population": "Population persons"},
 }
 _STRONGEST = 5  # attacks that are shown unfolded
 _RATES = {"train_accuracy", "test_accuracy", "test_accuracy_std", "gap_attack"}
@@ -100,8 +102,10 @@ def _attack(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def quantile_rows(quantiles: Mapping[str, float | None]) -> list[tuple[str, str]]:
-  """Describe each quantile of the per-record risk.
+def quantile_rows(
+  quantiles: Mapping[str, float | None], unit: str = "record"
+) -> list[tuple[str, str]]:
+  """Describe each quantile of the risk of records, or persons.
 
   >>> quantile_rows({"0.5": .01, "1": .97})
   [('50% of the records', 'at most 1%'), ('all records', 'at most 97%')]
@@ -109,7 +113,8 @@ def quantile_rows(quantiles: Mapping[str, float | None]) -> list[tuple[str, str]
   rows = []
   for share, rate in sorted(quantiles.items(), key=lambda item: float(item[0])):
     part = float(share)
-    which = "all records" if part == 1 else f"{formatting.percent(part)} of the records"
+    which = f"{formatting.percent(part)} of the {unit}s"
+    which = f"all {unit}s" if part == 1 else which
     rows.append((which, f"at most {formatting.percent(rate)}"))
   return rows
 
@@ -150,13 +155,19 @@ def class_rows(classes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
   ]
 
 
-def setting_rows(setting: Mapping[str, Any]) -> list[tuple[str, str]]:
+def setting_rows(
+  setting: Mapping[str, Any], unit: str = "record"
+) -> list[tuple[str, str]]:
   """Return the name and the value of every setting, in the order of the report.
+
+  Args:
+    setting: facts by name.
+    unit: what was audited, "record" or "person".
 
   >>> setting_rows({"batch_size": 128, "test_accuracy": .9312, "epsilon": None})
   [('Batch size', '128'), ('Test accuracy', '93.1%'), ('Epsilon', '–')]
   """
-  rows = []
+  rows, names = [], _SETTING | _COUNTED[unit]
   for key, value in setting.items():
     if key in _RATES:
       text = formatting.percent(value)
@@ -166,7 +177,7 @@ def setting_rows(setting: Mapping[str, Any]) -> list[tuple[str, str]]:
       text = _accounting(value)
     else:
       text = formatting.plain(value)
-    rows.append((_SETTING.get(key, key.replace("_", " ").capitalize()), text))
+    rows.append((names.get(key, key.replace("_", " ").capitalize()), text))
   return rows
 
 
@@ -212,6 +223,9 @@ def key_metrics(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
   """Return the key metrics of a report: name, value, remarks."""
   strongest, setting = report.get("strongest"), report.get("setting") or {}
   metrics = []
+  if report.get("unit") == "person":
+    note = "graded instead of records; the records of each are combined"
+    metrics.append(("Persons", formatting.plain(setting.get("num_audited")), note))
   if strongest:
     name = strongest["attack"]
     auc = formatting.measured(strongest["auc"], strongest["auc_ci"])
@@ -237,7 +251,9 @@ def key_metrics(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     value = f"ε = {formatting.fixed(setting['epsilon'], 2)}"
     metrics.append(("Privacy guarantee", value, note))
   if setting.get("num_models") is not None:
-    note = f"{formatting.plain(setting.get('num_audited'))} records audited"
+    persons = report.get("unit") == "person"  # which have their own entry
+    audited = f"{formatting.plain(setting.get('num_audited'))} records audited"
+    note = "" if persons else audited
     metrics.append(("Models", formatting.plain(setting["num_models"]), note))
   return metrics
 
