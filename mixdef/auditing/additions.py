@@ -173,6 +173,8 @@ def add_dp_baseline(
     ValueError: if no network is passed and the learner was not made by `classifier`.
   """
   data, seed = ensemble.data, recipe.training["seed"]
+  if not ensemble.plan.per_person:
+    recipe = _in_persons(recipe, data)
   network = ensemble.learner.model if network is None else network
   if network is None:
     raise ValueError(
@@ -187,7 +189,7 @@ def add_dp_baseline(
     data,
     ensemble.members[:2],
     accuracy=reached["test_accuracy"],
-    num_members=public_size(data),
+    num_members=public_size(data, _drawing(data)),
     out=recipe.folder("dp_candidates"),
     **recipe.training,
   )
@@ -211,6 +213,23 @@ def add_dp_baseline(
     canaries=found,
     seed=seed,
   )
+
+
+def _drawing(data: Dataset) -> Traits:
+  """Return the traits of a baseline, which draws persons if the data have them."""
+  return Traits(per_person=0 if data.groups is None else 1)
+
+
+def _in_persons(recipe: Recipe, data: Dataset) -> Recipe:
+  """Return a recipe whose batches, if the data have persons, are counted in persons.
+
+  A batch has as many persons as its records come from, if every person has the mean
+  number of records, so that the number of steps stays about the same.
+  """
+  persons = public_size(data, _drawing(data)) / public_size(data)
+  size = max(1, round(recipe.training["batch_size"] * persons))
+  training = {**recipe.training, "batch_size": size}
+  return dataclasses.replace(recipe, training=training)
 
 
 def added(

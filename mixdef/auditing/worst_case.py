@@ -166,6 +166,7 @@ def attack_dp_baseline(
   kept = reached["test_accuracy"] >= matched.target_accuracy - POINT
   note = _MATCHED if kept else _MISSED
   return {
+    "recipe": matched.recipe,
     "noise_multiplier": matched.noise_multiplier,
     "learning_rate": matched.learning_rate,
     "matched": matched.matched and kept,

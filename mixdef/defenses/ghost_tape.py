@@ -122,11 +122,18 @@ def _probe(losses_fn, params, records, ctx, views):
       free.setdefault(place, f"{where} is used outside a plain leaf module")
     if len(free) == before:
       break
-  # The copies, and what is computed of them alone, such as a kernel of two factors.
+  # The copies, and what is computed of them alone, such as a kernel of two factors. An
+  # array that is only broadcast is not held: the compiler repeats it where it is read.
+  repeated = {
+    variable
+    for equation in closed.jaxpr.eqns
+    if equation.primitive.name == "broadcast_in_dim"
+    for variable in equation.outvars
+  }
   copied = sum(
     variable.aval.size
     for variable, used in sources(closed.jaxpr).items()
-    if used & free.keys() and max(used) < len(paths)
+    if used & free.keys() and max(used) < len(paths) and variable not in repeated
   )
   if copied > sum(array.size for array in [*inputs, *outputs]) / 2:
     raise UnsupportedError(free[max(free, key=lambda place: paths[place][1].size)])

@@ -1,13 +1,15 @@
 """Models that an audit trains itself: on canaries, and with DP-SGD."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import optax
 import pytest
 
 import mixdef
-from mixdef.auditing import attack_canaries, audit, plant
+from mixdef.auditing import additions, attack_canaries, audit, plant
+from mixdef.auditing.dp_baseline import recipes_for
 from mixdef.data.synthetic import synthetic_clusters
 
 SIZES = {"epochs": 20, "batch_size": 64, "strategy": "vmap"}
@@ -60,11 +62,41 @@ def test_the_baseline_is_trained_and_attacked_alike(ensemble):
   found = audit(
     ensemble, attacks=ATTACKS, canaries="mislabelled:40", dp_baseline=True
   ).report["dp_baseline"]
-  assert len(found["candidates"]) == 28
+  tried = dict.fromkeys(recipes_for(ensemble.data), 0)
+  for one in found["candidates"]:
+    tried[one["recipe"]] += 1
+  plain, *others = tried.values()
+  assert plain == 28
+  assert {4} <= set(others) <= {4, 8}
+  assert found["recipe"] in tried
   assert list(found["attacks"]) == ATTACKS
   assert found["canaries"]["count"] == 40
   assert {row["records"] for row in found["paired"]} == {"audited", "mislabelled"}
   assert found["epsilon"] > 0
+
+
+@pytest.mark.slow
+def test_the_baseline_of_persons_protects_persons(monkeypatch):
+  """Batches are counted in persons: 64 records are those of 16 persons."""
+  data = synthetic_clusters(240, num_test=40)
+  data = dataclasses.replace(data, groups=np.arange(240) // 4)
+  network = mixdef.models.mlp(16, num_classes=data.num_classes)
+  sizes = SIZES | {"epochs": 4}
+  few = {"noise_multipliers": [0.5], "learning_rates": [1.0]}
+  search = functools.partial(mixdef.auditing.matched_dp, **few)
+  monkeypatch.setattr(additions, "matched_dp", search)
+  for chain in ("", "dp_sgd(0.5, unit='person', delta=1e-3)"):
+    learner = mixdef.classifier(network, optax.sgd(1.0), chain)
+    members = mixdef.subsets(data, 2)
+    own = sizes | ({"batch_size": 16} if chain else {})
+    models = mixdef.fit_many(learner, data, members, **own)
+    found = audit(models, attacks=ATTACKS[:1], dp_baseline=True)
+    found = found.report["dp_baseline"]
+    assert found["unit"] == "person"
+    assert found["tuning"] == "not covered"
+    accounting = found["accounting"]
+    assert accounting["sampling_probability"] == pytest.approx(16 / 30)
+    assert accounting["steps"] == 4 * 2
 
 
 def test_outputs_alone_cannot_be_trained_further(ensemble):

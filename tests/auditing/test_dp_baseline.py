@@ -3,11 +3,19 @@ import dataclasses
 import numpy as np
 import pytest
 
+import mixdef
 from mixdef import models
 from mixdef.auditing import dp_baseline
-from mixdef.auditing.dp_baseline import choose, high_utility_dp, matched_dp
+from mixdef.auditing.dp_baseline import (
+  RECIPES,
+  choose,
+  high_utility_dp,
+  matched_dp,
+  recipes_for,
+)
 from mixdef.data import subsets
 from mixdef.data.synthetic import synthetic_clusters
+from mixdef.defenses import accounting
 from mixdef.training import fit_many
 
 NOISES, RATES = (0.05, 0.5, 20.0), (4.0, 1e38)
@@ -44,15 +52,33 @@ def matched(data, members):
 
 
 def column(matched, name, rate=RATES[0]):
-  return [c[name] for c in matched.candidates if c["learning_rate"] == rate]
+  """Return an entry of the candidates with plain SGD at one rate."""
+  plain = [c for c in matched.candidates if c["recipe"] == "sgd"]
+  return [c[name] for c in plain if c["learning_rate"] == rate]
 
 
 @pytest.mark.slow
 def test_pitfall_145_the_baseline_is_as_accurate_as_the_defense(matched):
   assert matched.matched
   assert matched.accuracy >= matched.target_accuracy - 0.01
-  assert (matched.noise_multiplier, matched.learning_rate) == (0.5, RATES[0])
-  assert len(matched.candidates) == len(NOISES) * len(RATES)
+  assert matched.noise_multiplier == 0.5
+
+
+@pytest.mark.slow
+def test_other_recipes_are_tried_at_the_noise_of_plain_sgd_and_the_next(matched):
+  plain, *others = recipes_for(None)
+  tried = [(c["recipe"], c["noise_multiplier"]) for c in matched.candidates]
+  expected = [(plain, noise) for noise in NOISES]
+  expected += [(recipe, noise) for recipe in others for noise in NOISES[1:]]
+  assert tried == [one for one in expected for _ in RATES]
+  rates = {c["learning_rate"] for c in matched.candidates if c["recipe"] == others[1]}
+  assert rates == {0.002 * rate for rate in RATES}
+  best, _ = choose(matched.candidates, 0.9)
+  assert matched.recipe == best["recipe"]
+  assert matched.learning_rate == best["learning_rate"]
+  assert matched.accuracy == best["test_accuracy"]
+  at_its_noise = [c for c in matched.candidates if c["noise_multiplier"] == 0.5]
+  assert matched.accuracy == max(c["test_accuracy"] for c in at_its_noise)
 
 
 @pytest.mark.slow
@@ -86,8 +112,14 @@ def test_the_chosen_learner_trains_what_was_tried(matched, data, members):
   assert first["test_accuracy"] == pytest.approx(np.mean(found), abs=0.01)
   said = ensemble[0].guarantee
   assert (said["epsilon"], said["delta"]) == (first["epsilon"], 1e-4)
-  chosen = "dp_sgd(noise_multiplier=0.5, delta=0.0001)|ema(decay=0.9999)"
-  assert matched.learner.text.endswith(chosen)
+  again = high_utility_dp(
+    MODEL,
+    noise_multiplier=matched.noise_multiplier,
+    learning_rate=matched.learning_rate,
+    recipe=matched.recipe,
+    delta=1e-4,
+  )
+  assert matched.learner.text == again.text
 
 
 @pytest.mark.slow
@@ -104,7 +136,7 @@ def test_an_unreachable_accuracy_is_flagged_and_test_records_can_be_given(
     test=dataclasses.replace(data.test, y=(data.test.y + 1) % 4),
     **TRAINING,
   )
-  accuracies = column(unmatched, "test_accuracy", rate=1.0)
+  accuracies = [c["test_accuracy"] for c in unmatched.candidates]
   assert not unmatched.matched
   assert unmatched.accuracy == max(accuracies) < 0.5
   assert unmatched.target_accuracy == 0.9
@@ -158,3 +190,85 @@ def test_without_clean_records_left_out_a_test_set_is_needed(data, members):
   planted = dataclasses.replace(data, always_member=members.all(0))
   with pytest.raises(ValueError, match=r"the non-members are canaries.*test="):
     matched_dp(MODEL, planted, members, accuracy=0.9, **TRAINING)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_is_the_chain_that_it_names(recipe):
+  settings = {"noise_multiplier": 0.2, "learning_rate": 1.0, "recipe": recipe}
+  images = mixdef.load("digits")
+  learner = high_utility_dp(MODEL, data=images, **settings)
+  parts = learner.defense.split("|")
+  assert parts[-1] == "ema(decay=0.9999)"
+  private = {
+    "automatic_clipping": "dp_sgd(noise_multiplier=0.2, clipping='automatic')",
+    "shifted_views": "dp_sgd(noise_multiplier=0.2, multiplicity=4)",
+  }
+  assert parts[-2] == private.get(recipe, "dp_sgd(noise_multiplier=0.2)")
+  shifts = ["random_crop(padding=1, fill='reflect')"]
+  assert parts[:-2] == (shifts if recipe == "shifted_views" else [])
+
+
+def test_views_are_for_images_alone(data):
+  tables = ["sgd", "automatic_clipping", "corrected_adam"]
+  assert recipes_for(data) == recipes_for(None) == tables
+  assert recipes_for(mixdef.load("digits")) == list(RECIPES)
+  settings = {"noise_multiplier": 0.2, "learning_rate": 1.0}
+  with pytest.raises(ValueError, match=r"recipe='shifted_views'; .*with images"):
+    high_utility_dp(MODEL, recipe="shifted_views", data=data, **settings)
+  with pytest.raises(ValueError, match=r"recipe='lion'; choose from sgd, [a-z_, ]*$"):
+    high_utility_dp(MODEL, recipe="lion", **settings)
+
+
+@pytest.mark.slow
+def test_persons_are_sampled_and_clipped_as_one():
+  data = synthetic_clusters(400, separation=5.0)
+  persons = dataclasses.replace(data, groups=np.arange(400) // 4)
+  members = subsets(persons, 1)
+  found = matched_dp(
+    *(MODEL, persons, members),
+    accuracy=0.5,
+    noise_multipliers=[0.5],
+    learning_rates=[2.0],
+    delta=1e-4,
+    **TRAINING | {"batch_size": 12, "num_members": 50},
+  )
+  assert found.learner.traits.per_person
+  assert len(found.candidates) == 3
+  # Persons are counted, so q is 12 / 50.
+  steps = 5 * -(-50 // 12)
+  run = {"sampling_probability": 12 / 50, "steps": steps, "delta": 1e-4}
+  claimed = accounting.spent(0.5, **run).epsilon
+  assert found.epsilon == pytest.approx(claimed, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_an_interrupted_search_resumes(data, members, monkeypatch, tmp_path):
+  """The second recipe fails once; what the first one trained is used again."""
+  how = {
+    "accuracy": 0.9,
+    "noise_multipliers": [0.5],
+    "learning_rates": [2.0],
+    "delta": 1e-4,
+    "out": tmp_path,
+    **TRAINING,
+    "epochs": 1,
+  }
+  calls = []
+
+  def stopped(*args, **named):
+    calls.append(named["out"].name)
+    if len(calls) == 2:
+      raise KeyboardInterrupt
+    return fit_many(*args, **named)
+
+  monkeypatch.setattr(dp_baseline, "fit_many", stopped)
+  with pytest.raises(KeyboardInterrupt):
+    matched_dp(MODEL, data, members, **how)
+  first = sorted(tmp_path.rglob("*.npz"))
+  written = {path: path.stat().st_mtime_ns for path in first}
+  assert len(first) >= 2
+  found = matched_dp(MODEL, data, members, **how)
+  assert calls[2:] == recipes_for(data)
+  assert all(path.stat().st_mtime_ns == at for path, at in written.items())
+  again = matched_dp(MODEL, data, members, **how)
+  assert again.candidates == found.candidates

@@ -143,6 +143,7 @@ def test_the_baseline_is_attacked_on_signals_alone(memorised):
   target = reached["test_accuracy"] + 0.005
   matched = MatchedDP(
     memorised[0].learner,
+    recipe="automatic_clipping",
     noise_multiplier=0.2,
     learning_rate=1.0,
     epsilon=9.0,
@@ -156,6 +157,7 @@ def test_the_baseline_is_attacked_on_signals_alone(memorised):
   population = memorised.data.test
   found = attack_dp_baseline(matched, memorised, names, population=population)
   assert list(found["attacks"]) == ["loss_threshold", "rmia"]
+  assert found["recipe"] == "automatic_clipping"
   assert found["strongest"]["num_attacks"] == 2
   assert found["test_accuracy"] == reached["test_accuracy"]
   assert found["epsilon"] is None  # these models were not trained with noise

@@ -198,7 +198,9 @@ def test_a_quick_audit_holds_the_dp_baseline(tmp_path, monkeypatch):
   report = valid_report(tmp_path)
   baseline = report["dp_baseline"]
   assert set(baseline["attacks"]) == {"gap", "lira_online_fixed"}  # outputs alone
-  assert len(baseline["candidates"]) == 4
+  assert len(baseline["candidates"]) >= 4
+  searched = sorted(path.name for path in (tmp_path / "dp_candidates").iterdir())
+  assert searched == sorted({row["recipe"] for row in baseline["candidates"]})
   assert baseline["epsilon"] > 0
   assert baseline["canaries"]["count"] == report["canaries"]["count"] == 40
   assert baseline["defense_test_accuracy"] == report["setting"]["test_accuracy"]

@@ -186,6 +186,15 @@ class GainBesideLayers(nn.Module):
     return nn.Dense(K)(nn.tanh(x) * gain)
 
 
+class GainOfLogits(nn.Module):
+  """A gain of every output of the only layer, which has few inputs."""
+
+  @nn.compact
+  def __call__(self, x):
+    gain = self.param("gain", nn.initializers.ones, (K,))
+    return gain * nn.Dense(K)(flat(x)[:, :2])
+
+
 class Patches(nn.Module):
   """A class token, learned positions and scaled branches, which no layer holds."""
 
@@ -342,6 +351,7 @@ GHOST = [
   Recurrent,
   Unrolled,
   GainBesideLayers,
+  GainOfLogits,
   RowsMerged,
   Patches,
 ]

@@ -208,6 +208,7 @@ def _report(attacks, audited):
     ],
     "canaries": canaries,
     "dp_baseline": {
+      "recipe": "automatic_clipping",
       "noise_multiplier": 0.4,
       "epsilon": 31.7,
       "delta": 1e-4,
@@ -216,12 +217,13 @@ def _report(attacks, audited):
       "defense_test_accuracy": 0.9713,
       "candidates": [
         {
+          "recipe": recipe,
           "noise_multiplier": noise,
           "learning_rate": 0.5,
           "test_accuracy": 0.95 - noise / 50,
           "epsilon": 12.7 / noise,
         }
-        for noise in (0.2, 0.4)
+        for recipe, noise in (("sgd", 0.2), ("automatic_clipping", 0.4))
       ],
       "attacks": weaker,
       "canaries": None,

@@ -273,6 +273,7 @@ def _baseline(baseline, attacks) -> dict[str, Any] | None:
   fpr = lowest_resolvable(dict(enumerate(every)))
   return {
     "given": baseline,
+    "recipe": _recipe(baseline),
     "fpr": fpr and formatting.percent(float(fpr)),
     "epsilon": formatting.fixed(baseline["epsilon"], 2),
     "remark": epsilon_remark(baseline),
@@ -285,8 +286,13 @@ def _baseline(baseline, attacks) -> dict[str, Any] | None:
       for name, both in zip(shared, both_sides, strict=True)
     ],
     "candidates": [
-      row | {"epsilon": formatting.fixed(row["epsilon"], 2)}
+      row | {"epsilon": formatting.fixed(row["epsilon"], 2), "recipe": _recipe(row)}
       for row in baseline.get("candidates") or []
     ],
     "canaries": _canaries(baseline.get("canaries")),
   }
+
+
+def _recipe(found) -> str:
+  """Return the recipe of a baseline in words; earlier reports knew only SGD."""
+  return str(found.get("recipe", "sgd")).replace("_", " ")

@@ -17,6 +17,7 @@ from mixdef.training.sampling import make_plan
 WORKS = {
   "mlp(512, 256), 784 features": (mixdef.models.mlp(512, 256), (784,)),
   "cnn 28x28": (mixdef.models.cnn(), (28, 28, 1)),
+  "transformer(2, 64), 64x16": (mixdef.models.transformer(2, 64), (64, 16)),
 }
 MICROBATCHES = "microbatches"
 _BATCHES = (128, 512)  # batch sizes at which the memory of microbatches is reported

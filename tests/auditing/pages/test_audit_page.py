@@ -170,6 +170,18 @@ def test_all_text_is_escaped(case):
   assert render_comparison({evil: report}, []).count("<script") == 0
 
 
+def test_the_recipe_of_the_baseline_is_named(case):
+  report, *rest = case
+  found = Page(written(report, *rest)).sections["baseline"]
+  assert "the recipe “automatic clipping”, noise multiplier 0.4" in found
+  assert "0.2 sgd 0.5" in found
+  baseline = report["dp_baseline"]
+  del baseline["recipe"], baseline["candidates"][0]["recipe"]  # as in older reports
+  found = Page(written(report, *rest)).sections["baseline"]
+  assert "the recipe “sgd”, noise multiplier 0.4" in found
+  assert "0.2 sgd 0.5" in found
+
+
 def test_sections_without_content_are_left_out(case):
   report, _, members, audited, _ = case
   report |= {"canaries": None, "budget": {}, "classes": [], "dp_baseline": None}
