@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import jax
 from jax import lax
 
+from mixdef.core.platform import platform
 from mixdef.kernels.convolution_cpu import (
   Geometry,
   Pads,
@@ -88,7 +89,7 @@ def convolution(
       f" {x.shape[1]}x{x.shape[2]} with padding {padding}; use padding='SAME'"
     )
   if lowering == "auto":
-    lowering = "canonical" if jax.default_backend() == "cpu" else "native"
+    lowering = "canonical" if platform() == "cpu" else "native"
   if lowering == "native" or feature_group_count != 1:
     return native(x, kernel, strides, pads, feature_group_count=feature_group_count)
   rewritten = {"canonical": canonical, "im2col": im2col, "onednn": onednn}
