@@ -14,7 +14,6 @@ from mixdef.training.prepare import prepare
 from mixdef.training.programs import programs
 
 N, SHAPE, K = 24, (8, 8, 1), 3
-MODELS = 2
 _X = np.random.default_rng(0).random((N, *SHAPE)).astype(np.float32)
 PICTURES = mixdef.Dataset.from_arrays(_X, np.arange(N) % K).with_auxiliary(6)
 TABLE = mixdef.Dataset.from_arrays(_X.reshape(N, -1)[:, :6], np.arange(N) % K)
@@ -58,10 +57,10 @@ DEFENSES = {
 }
 
 
-def training_for(platform, learner, data, *, batch_size=6):
-  """Return the training of two models, whose programs are for a platform."""
-  members = np.tile(~data.auxiliary, (MODELS, 1))
-  keys = jax.random.split(random_key(0), MODELS)
+def training_for(platform, learner, data, *, models=2, batch_size=6):
+  """Return a training whose programs are for a platform."""
+  members = np.tile(~data.auxiliary, (models, 1))
+  keys = jax.random.split(random_key(0), models)
   sizes = {"epochs": 3, "batch_size": batch_size, "num_members": None}
   return placed(prepare(learner, {}, data, members, keys, **sizes), platform)
 
