@@ -25,6 +25,7 @@ SOME = {  # every network, defense and strategy
   ("wgan_gp on pictures", "mixup", "vmap"),
   ("wgan_gp on tables", "none", "scan"),
 }
+LATER = [pytest.mark.slow, pytest.mark.heavy]  # the table takes minutes
 ALL = [
   case
   for case in itertools.product(NETWORKS, DEFENSES, ("vmap", "scan"))
@@ -47,10 +48,7 @@ def check(text):
 
 @pytest.mark.parametrize(
   ("network", "defense", "strategy"),
-  [
-    case if case in SOME else pytest.param(*case, marks=[pytest.mark.slow])
-    for case in ALL
-  ],
+  [case if case in SOME else pytest.param(*case, marks=LATER) for case in ALL],
 )
 def test_programs_lower_for_tpu_and_gpu(network, defense, strategy):
   make, data = NETWORKS[network]
