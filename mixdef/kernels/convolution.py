@@ -52,8 +52,9 @@ def convolution(
     onednn: float32 convolutions by the library oneDNN, with the derivatives and the
       `vmap` of `canonical`; CPU only, requires `pip install 'mixdef[onednn]'`. It is
       compiled on first use, which needs a C++ compiler and a few seconds.
-    auto: `canonical` on CPU, `native` elsewhere. The choice for GPU and TPU is
-      the conservative one; it has not been measured yet.
+    auto: `canonical` in programs for a CPU, `native` in others (see
+      `mixdef.core.platform`). The choice for GPU and TPU is the conservative one; it
+      has not been measured yet.
 
   Args:
     x: images `[B,H,W,C]`.
