@@ -19,8 +19,8 @@ _OF_THE_PLAN: contextvars.ContextVar[str | None] = contextvars.ContextVar(
 def platform() -> str:
   """Return the platform being traced for, "cpu", "gpu" or "tpu".
 
-  JAX does not know it, so a function that JAX has traced for one platform and keeps,
-  such as a `jax.jit` at the top of a module, must not ask for it.
+  It is no part of the keys of JAX's caches. A function that is traced once for all
+  programs, such as a `jax.jit` at the top of a module, must therefore not ask for it.
   """
   return _OF_THE_PLAN.get() or jax.default_backend()
 

@@ -183,7 +183,7 @@ class Shadows:
     rows = models + models[-1:] * fill
     if fill:
       logging.info(
-        "%d of %d places repeat model %d, for one program on all devices: dropped",
+        "%d of %d places repeat model %d to fill the program; the copies are dropped",
         *(fill, len(rows), models[-1]),
       )
     states = self.loop.run(

@@ -113,10 +113,10 @@ def program_bytes(training, strategy: str, count: int) -> float:
 
   The states are held before and after a step, and once more when they are stacked. For
   `vmap`, the memory analysis of the program that runs adds the activations of all
-  models, without end if it cannot be compiled for lack of memory: a TPU finds out then,
-  and so does a GPU that tries kernels. Of streamed records, two blocks are held; all
-  records are counted by `place`. The teachers of a previous stage are trained at once,
-  so they count if they need more.
+  models. The result is infinite if the program cannot be compiled for lack of memory,
+  which happens on a TPU, and on a GPU if trying out kernels takes too much. Of streamed
+  records, two blocks are held; all records are counted by `place`. The teachers of a
+  previous stage are trained at once, so they count if they need more.
   """
   states, values, rows, *_ = training.abstract_epoch(count)
   needed = 3.0 * _bytes((states, values)) + _bytes(rows) + training.dealt_bytes(count)
