@@ -125,7 +125,7 @@ def test_progress_ends_at_its_total_with_a_padded_last_chunk(
   train(members=KEEP, strategy=strategy)
   total, *done = progress
   assert sum(done) == total
-  filled = caplog.text.count("1 of 2 places repeat model 4,")
+  filled = caplog.text.count("1 of 2 places repeat model 4 ")
   assert filled == (strategy == "vmap")
 
 
