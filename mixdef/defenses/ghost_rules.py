@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax.errors import FlaxError
 
+from mixdef.core.platform import platform
 from mixdef.defenses.ghost_layers import products
 from mixdef.models.layer_calls import Layer
 
@@ -262,7 +263,7 @@ def _grouped(calls, views):
 
 
 def _each_record(calls, rules, one, views):
-  if not rules[0].patches or jax.default_backend() != "cpu":
+  if not rules[0].patches or platform() != "cpu":
     return jax.vmap(one)(*_grouped(calls, views))
   at_once = max(1, _IMAGES_AT_ONCE // views)
   each = functools.partial(jax.lax.map, batch_size=at_once)

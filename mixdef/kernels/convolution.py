@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import jax
 from jax import lax
 
+from mixdef.core.platform import platform
 from mixdef.kernels.convolution_cpu import (
   Geometry,
   Pads,
@@ -51,8 +52,9 @@ def convolution(
     onednn: float32 convolutions by the library oneDNN, with the derivatives and the
       `vmap` of `canonical`; CPU only, requires `pip install 'mixdef[onednn]'`. It is
       compiled on first use, which needs a C++ compiler and a few seconds.
-    auto: `canonical` on CPU, `native` elsewhere. The choice for GPU and TPU is
-      the conservative one; it has not been measured yet.
+    auto: `canonical` in programs for a CPU, `native` in others (see
+      `mixdef.core.platform`). The choice for GPU and TPU is the conservative one; it
+      has not been measured yet.
 
   Args:
     x: images `[B,H,W,C]`.
@@ -88,7 +90,7 @@ def convolution(
       f" {x.shape[1]}x{x.shape[2]} with padding {padding}; use padding='SAME'"
     )
   if lowering == "auto":
-    lowering = "canonical" if jax.default_backend() == "cpu" else "native"
+    lowering = "canonical" if platform() == "cpu" else "native"
   if lowering == "native" or feature_group_count != 1:
     return native(x, kernel, strides, pads, feature_group_count=feature_group_count)
   rewritten = {"canonical": canonical, "im2col": im2col, "onednn": onednn}

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from mixdef.core.check import check_choice, check_count, check_flag, check_number
+from mixdef.core.platform import platform
 from mixdef.kernels import standardized
 from mixdef.kernels.convolution import LOWERINGS, linen_conv
 from mixdef.kernels.group_norm import GroupNorm
@@ -89,7 +90,7 @@ def normalize(
   that the running statistics stay finite and do not depend on padded records.
   """
   if norm == "group":
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = platform() == "cpu"
     reverse_only = lowering == "canonical" or (lowering == "auto" and on_cpu)
     groups = num_groups(x.shape[-1])
     return GroupNorm(groups, relu=relu, reverse_only=reverse_only)(x)

@@ -168,9 +168,9 @@ def compiled(function: Callable, *, shared: int) -> Callable:
     shared: number of shared arguments.
 
   Returns:
-    The compiled function. Its `lower` is that of one device. If the number of models is
-    not a multiple of the number of devices, the last model is repeated as padding; see
-    `evenly`.
+    The compiled function; its `lower` takes arrays or their shapes, and lowers what a
+    call with them runs. If the number of models is not a multiple of the number of
+    devices, the last model is repeated as padding; see `evenly`.
   """
   if num_devices() == 1:
     return jax.jit(function)
@@ -180,7 +180,6 @@ def compiled(function: Callable, *, shared: int) -> Callable:
 class _Sharded:
   def __init__(self, function, shared):
     self._shared = shared
-    self.lower = jax.jit(function).lower
 
     def split(*args):
       own = (PartitionSpec(_AXIS),) * (len(args) - shared)
@@ -195,9 +194,26 @@ class _Sharded:
 
     self._split = jax.jit(split)
 
-  def __call__(self, *args):
+  def _taken(self, args):
+    """Return the models' own arguments, the shared ones, and the models' number."""
     own, rest = args[: -self._shared], args[-self._shared :]
-    count = jax.tree.leaves(own)[0].shape[0]
+    return own, rest, jax.tree.leaves(own)[0].shape[0]
+
+  def lower(self, *args):
+    own, rest, count = self._taken(args)
+    count += -count % num_devices()
+
+    def placed(leaf, shape, *axis):
+      sharding = NamedSharding(_mesh(), PartitionSpec(*axis))
+      return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding)
+
+    return self._split.lower(
+      *jax.tree.map(lambda leaf: placed(leaf, (count, *leaf.shape[1:]), _AXIS), own),
+      *jax.tree.map(lambda leaf: placed(leaf, leaf.shape), rest),
+    )
+
+  def __call__(self, *args):
+    own, rest, count = self._taken(args)
     padding = -count % num_devices()
     if padding:
       rows = np.minimum(np.arange(count + padding), count - 1)

@@ -144,7 +144,8 @@ class Run:
     Returns:
       [B,...].
     """
-    program = query_program(self.source, "loop", function, len(rows))
+    where = self.plan.platform, "loop"
+    program = query_program(self.source, *where, function, len(rows))
     own = (self.state, self.values)
     states, values = jax.tree.map(lambda leaf: leaf[None], own)
     return predict_in_blocks(program, states, values, *rows, size=size)[0]
@@ -347,7 +348,8 @@ class Ensemble:
     Returns:
       [S,B,...].
     """
-    program = query_program(self.source, self.strategy, function, len(rows))
+    where = self.plan.platform, self.strategy
+    program = query_program(self.source, *where, function, len(rows))
     return np.concatenate([one(*rows, size=size) for _, one in self._queried(program)])
 
   def signals(

@@ -166,7 +166,9 @@ class Loop:
     predict, rows = programs(teachers.source, teachers.plan, strategy).raw, ()
     if stage.query:
       rows = (teachers.data.y,)
-      predict = query_program(teachers.source, strategy, stage.query, 2)
+      predict = query_program(
+        teachers.source, teachers.plan.platform, strategy, stage.query, 2
+      )
     log_probs = jnp.asarray(
       predict_in_blocks(predict, states, teachers.values, teachers.records, *rows)
     )

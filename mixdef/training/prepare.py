@@ -18,7 +18,7 @@ from mixdef.core.randomness import fold_in_name, row_keys
 from mixdef.core.streamed import Block
 from mixdef.models.features import NoFeatures
 from mixdef.training.devices import aligned, on_all_devices
-from mixdef.training.programs import programs, query_program
+from mixdef.training.programs import of_one, programs, query_program
 from mixdef.training.sampling import Persons, Plan, make_plan, persons_of
 
 _ROWS = jnp.int32, jnp.float32, jnp.float32  # index, weight, auxiliary
@@ -194,20 +194,23 @@ class Training:
       plan=self.plan._replace(capacity=1),
       data=Data(*self.data[:3]),
     )
-    program = programs(self.source, smallest.plan, "vmap")
-    states, values, rows, data, number = smallest.abstract_epoch(1)
+    function = of_one(self.source, smallest.plan)
+    states, values, dealt, metrics, data, number, *_ = smallest.abstract(1)
+    rows = smallest.abstract_epoch(1)[2]
     one = self.select([0])
-    keys, table = _shapes((one.keys, one.zero_table()))
-    records = jax.ShapeDtypeStruct((1, *data.x.shape[1:]), data.x.dtype)
-    lowered = [
-      program.init.lower(keys, table, values, data),
-      program.deal.lower(states, values, rows, data, _shapes(self.persons), number),
-      program.train.lower(*smallest.abstract(1)),
-      program.finish.lower(states, values, rows, data),
-      program.predict.lower(states, values, records),
+    own = states, values, rows, one.keys, one.zero_table(), dealt, metrics
+    state, values, rows, key, table, dealt, metrics = _of_one(own)
+    record = jax.ShapeDtypeStruct((1, *data.x.shape[1:]), data.x.dtype)
+    called: list[tuple] = [
+      (function.init, key, table, values, data),
+      (function.deal, state, values, rows, data, _shapes(self.persons), number),
+      (function.train, state, values, dealt, metrics, data, number, number, number),
+      (function.finish, state, values, rows, data),
+      (function.predict, state, values, record),
     ]
     if self.learner.epoch:
-      lowered.append(program.epoch.lower(states, values, rows, data, number))
+      called.append((function.epoch, state, values, rows, data, number))
+    lowered = [jax.jit(each).lower(*arguments) for each, *arguments in called]
     if self.teachers:
       lowered.append(self._lowered_table(self.teachers))
     text = "".join(one.as_text() for one in lowered)
@@ -219,7 +222,8 @@ class Training:
     states, values, rows, data, _ = teachers.abstract_epoch(1)
     predict, rows_of = programs(teachers.source, teachers.plan, "vmap").raw, (data.x,)
     if stage.query:
-      predict = query_program(teachers.source, "vmap", stage.query, 2)
+      platform = teachers.plan.platform
+      predict = query_program(teachers.source, platform, "vmap", stage.query, 2)
       rows_of = data.x, data.y
     log_probs = jax.eval_shape(predict, states, values, *rows_of)
     one, kept = _shapes((self.keys[0], self.members[0]))
@@ -232,6 +236,13 @@ class Training:
 
 def _shapes(tree):
   return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+def _of_one(tree):
+  """Return the shapes of one model, of arrays with the leading axis S."""
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree
+  )
 
 
 def prepare(
@@ -314,10 +325,7 @@ def _with_features(training, spare):
   """Compute what frozen layers make of the records, if the steps can use it."""
   plan, data = training.plan, training.data
   states, _, _, shapes, number = training.abstract_epoch(1)
-  state, key = jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
-    (states, _shapes(training.keys)),
-  )
+  state, key = _of_one((states, training.keys))
   rows = [jax.ShapeDtypeStruct((plan.step_rows,), kind) for kind in _ROWS]
   where = plan.position(key, number, number)
   try:

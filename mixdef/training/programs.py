@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mixdef.core.learner import Learner
+from mixdef.core.platform import traced_for
 from mixdef.core.randomness import fold_in_name
 from mixdef.core.streamed import Withheld
 from mixdef.training.devices import compiled, on_one_device
@@ -93,13 +94,12 @@ def _stacked(trees):
 
 
 @functools.lru_cache(maxsize=32)
-def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
-  """Build the programs of one training.
+def of_one(source: Learner | Callable, plan: Plan) -> Programs:
+  """Build the functions of one model, without the axis S, which are not compiled yet.
 
   Args:
     source: a learner, or `(**values) -> Learner`, called inside the trace.
     plan: the static sizes.
-    strategy: one of `STRATEGIES`.
   """
   steps = plan.steps_per_epoch
 
@@ -176,26 +176,45 @@ def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
   def predict(state, values, x, raw=False):
     return learner_of(values).predict(state, x, raw=raw)
 
-  here = _here(strategy)
+  raw = functools.partial(predict, raw=True)
+  functions = init, deal, train, epoch_end, finish, predict, raw
+  return Programs(*(traced_for(plan.platform, function) for function in functions))
+
+
+@functools.lru_cache(maxsize=32)
+def programs(source: Learner | Callable, plan: Plan, strategy: str) -> Programs:
+  """Build the programs of one training.
+
+  Args:
+    source: a learner, or `(**values) -> Learner`, called inside the trace.
+    plan: the static sizes.
+    strategy: one of `STRATEGIES`.
+  """
+  one, here = of_one(source, plan), _here(strategy)
   return Programs(
-    init=over_models(init, here, shared=1),
-    deal=over_models(deal, here, shared=3),
-    train=over_models(train, strategy, shared=4),
-    epoch=over_models(epoch_end, strategy, shared=2),
-    finish=over_models(finish, strategy, shared=1),
-    predict=over_models(predict, here, shared=1),
-    raw=over_models(functools.partial(predict, raw=True), here, shared=1),
+    init=over_models(one.init, here, shared=1),
+    deal=over_models(one.deal, here, shared=3),
+    train=over_models(one.train, strategy, shared=4),
+    epoch=over_models(one.epoch, strategy, shared=2),
+    finish=over_models(one.finish, strategy, shared=1),
+    predict=over_models(one.predict, here, shared=1),
+    raw=over_models(one.raw, here, shared=1),
   )
 
 
 @functools.lru_cache(maxsize=32)
 def query_program(
-  source: Learner | Callable, strategy: str, function: Callable, rows: int
+  source: Learner | Callable,
+  platform: str,
+  strategy: str,
+  function: Callable,
+  rows: int,
 ) -> Callable:
   """Build the program that evaluates a custom function of every model.
 
   Args:
     source: a learner, or `(**values) -> Learner`.
+    platform: what the program is for, as in `Plan`.
     strategy: one of `STRATEGIES`.
     function: `(learner, state, *rows) -> [B,...]`.
     rows: number of arrays of rows that it accepts.
@@ -208,7 +227,7 @@ def query_program(
     learner = source if isinstance(source, Learner) else source(**values)
     return function(learner, state, *rows)
 
-  return over_models(run, _here(strategy), shared=rows)
+  return over_models(traced_for(platform, run), _here(strategy), shared=rows)
 
 
 def _here(strategy):

@@ -8,6 +8,7 @@ import numpy as np
 
 from mixdef.core import validate
 from mixdef.core.hooks import Ctx, Data, Rows, Spec
+from mixdef.core.platform import platform
 from mixdef.core.randomness import drawn, fold_in_name
 
 _COUNTED = 2**31 - 1  # int32
@@ -33,7 +34,8 @@ class Plan(NamedTuple):
   rows added to a step. `size_given` says whether `num_members` was given or computed
   from the membership. With `per_person`, members and batches are counted in persons,
   each of which takes that many rows of a step. With `bands`, the members are in so many
-  random groups that take turns, and a step draws from one of them.
+  random groups that take turns, and a step draws from one of them. `platform` is what
+  its programs are traced for, "cpu", "gpu" or "tpu".
   """
 
   num_records: int
@@ -45,6 +47,7 @@ class Plan(NamedTuple):
   capacity: int
   auxiliary_rows: int
   poisson: bool
+  platform: str
   num_shards: int = 1
   size_given: bool = False
   per_person: int = 0
@@ -164,6 +167,7 @@ def make_plan(
     capacity=capacity,
     auxiliary_rows=-(-num_reference // steps) if traits.auxiliary_rows else 0,
     poisson=poisson,
+    platform=platform(),
     num_shards=num_shards,
     size_given=size_given,
     per_person=traits.per_person,

@@ -181,6 +181,11 @@ class Shadows:
     whole = self.agreed.models_at_once if self.agreed.strategy == "vmap" else count
     fill = devices.evenly(whole, self.agreed.strategy) - count
     rows = models + models[-1:] * fill
+    if fill:
+      logging.info(
+        "%d of %d places repeat model %d to fill the program; the copies are dropped",
+        *(fill, len(rows), models[-1]),
+      )
     states = self.loop.run(
       self.agreed.training.select(rows), self.agreed.strategy, models
     )

@@ -1,6 +1,7 @@
 """Choice of how to train: records on the device or streamed, strategy, chunk size."""
 
 import contextlib
+import math
 import os
 import pathlib
 import time
@@ -111,9 +112,11 @@ def program_bytes(training, strategy: str, count: int) -> float:
   """Return the bytes needed by a training step over `count` models.
 
   The states are held before and after a step, and once more when they are stacked. For
-  `vmap`, the memory analysis of the compiled program adds the activations of all
-  models. Of streamed records, two blocks are held; all records are counted by `place`.
-  The teachers of a previous stage are trained at once, so they count if they need more.
+  `vmap`, the memory analysis of the program that runs adds the activations of all
+  models. The result is infinite if the program cannot be compiled for lack of memory,
+  which happens on a TPU, and on a GPU if trying out kernels takes too much. Of streamed
+  records, two blocks are held; all records are counted by `place`. The teachers of a
+  previous stage are trained at once, so they count if they need more.
   """
   states, values, rows, *_ = training.abstract_epoch(count)
   needed = 3.0 * _bytes((states, values)) + _bytes(rows) + training.dealt_bytes(count)
@@ -122,10 +125,14 @@ def program_bytes(training, strategy: str, count: int) -> float:
     needed += 2.0 * records * training.records[:1].nbytes * num_devices()
   if strategy == "vmap":
     train = programs(training.source, training.plan, strategy).train
-    share = -(-count // num_devices())
-    arguments = training.abstract(share, blocks=training.block > 0)
-    analysis = train.lower(*arguments).compile().memory_analysis()
-    needed += num_devices() * analysis.temp_size_in_bytes
+    arguments = training.abstract(count, blocks=training.block > 0)
+    try:
+      compiled = train.lower(*arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+      if "RESOURCE_EXHAUSTED" not in str(error):
+        raise
+      return math.inf
+    needed += num_devices() * compiled.memory_analysis().temp_size_in_bytes
   if training.teachers:
     each = training.teachers.count // training.count
     needed = max(needed, program_bytes(training.teachers, strategy, count * each))
@@ -153,7 +160,8 @@ def models_at_once(
   """
   size = most
   while (needed := program_bytes(training, strategy, size)) > budget and size > 1:
-    size = min(size - 1, max(1, int(size * budget / needed)))
+    share = 0.5 if math.isinf(needed) else budget / needed
+    size = min(size - 1, max(1, int(size * share)))
   chunks = -(-most // size)
   return evenly(-(-most // chunks), strategy), needed
 
@@ -213,7 +221,9 @@ def choose(training, budget: float, most: int) -> str:
       training.streamed or num_workers() < 2 or left < _WORTH_WORKERS_SECONDS
     ):
       continue
-    size, _ = models_at_once(training, strategy, budget, most)
+    size, needed = models_at_once(training, strategy, budget, most)
+    if math.isinf(needed):
+      continue  # not even one model can be compiled
     try:
       seconds[strategy] = _seconds_per_model(training, strategy, size, best)
     except NotExportable as reason:

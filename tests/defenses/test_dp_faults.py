@@ -89,7 +89,7 @@ def check_noise(change):
 def check_sampling(change):
   """Every member is in a step with probability q."""
   del change
-  plan = sampling.Plan(400, 400, 2, 40, 10, 1, 400, 0, poisson=True)
+  plan = sampling.Plan(400, 400, 2, 40, 10, 1, 400, 0, poisson=True, platform="cpu")
   members, auxiliary = jnp.ones(400, bool), jnp.zeros(400, bool)
   draw = sampling.epoch_rows(jax.random.key(0), members, auxiliary, plan)
   weight = jax.vmap(lambda step: draw(step)[0].weight)(jnp.arange(100))

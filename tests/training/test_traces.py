@@ -122,7 +122,9 @@ def test_an_interrupted_training_has_the_same_trace(
 
 
 def plan(epochs, records, members):
-  return Plan(records, members, 10, 128, 8, epochs, 128, 0, poisson=False)
+  return Plan(
+    *(records, members, 10, 128, 8, epochs, 128, 0), poisson=False, platform="cpu"
+  )
 
 
 def test_the_default_step_costs_five_percent_or_has_four_points():

@@ -13,6 +13,7 @@ import tempfile
 import jax
 
 from mixdef.core import caches
+from mixdef.core.platform import platform
 
 TARGETS = ("mixdef_convolution", "mixdef_input_gradient", "mixdef_kernel_gradient")
 
@@ -42,18 +43,22 @@ def library() -> pathlib.Path:
   return built
 
 
-@functools.cache
 def register() -> None:
   """Register the library's functions with XLA as `TARGETS`.
 
   Raises:
-    ValueError: if jax does not run on a CPU, and as in `library`.
+    ValueError: if the program is not for a CPU, and as in `library`.
   """
-  if jax.default_backend() != "cpu":
+  if platform() != "cpu":
     raise ValueError(
-      f"lowering='onednn' is for CPUs, but jax runs on {jax.default_backend()!r}: use "
+      f"lowering='onednn' is for CPUs, but the program is for {platform()!r}: use "
       "lowering='auto'"
     )
+  _register()
+
+
+@functools.cache
+def _register():
   functions = ctypes.CDLL(str(library()))
   for name in TARGETS:
     capsule = jax.ffi.pycapsule(getattr(functions, name))
