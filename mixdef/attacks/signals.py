@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixdef.attacks import _designs, _outputs, _per_record, _population
+from mixdef.attacks import _arrays, _designs, _outputs, _per_record, _population
 from mixdef.attacks._targets import Unavailable, check_model
-from mixdef.core import record_names, validate
 
 _STATISTICS = ("phi", "hinge", "loss", "correct")
 
@@ -61,40 +60,8 @@ class Signals:
 
   def __post_init__(self) -> None:
     """Reject inconsistent shapes and values that no attack can rank."""
-    phi = validate.numbers(self.phi, "phi").astype(np.float64, copy=False)
-    if phi.ndim != 3 or 0 in phi.shape:
-      raise ValueError(f"phi has shape {phi.shape}; pass [S, N, Q] without empty axes")
-    models, records, _ = phi.shape
-    arrays = {
-      "phi": phi,
-      "members": validate.mask(self.members, (models, records), "members"),
-    }
-    for name in _CHECKS:
-      if getattr(self, name) is not None:
-        arrays[name] = _CHECKS[name](getattr(self, name))
-    audited = np.ones(records, bool) if self.audited is None else self.audited
-    arrays["audited"] = validate.mask(audited, (records,), "audited")
-    for name, values in arrays.items():
+    for name, values in _arrays.conformed(self).items():
       object.__setattr__(self, name, values)
-    for name in ("phi", "hinge", "correct"):
-      values = getattr(self, name)
-      if values is None:
-        continue
-      if values.shape != phi.shape:
-        raise ValueError(f"{name} has shape {values.shape}, phi {phi.shape}")
-      _per_record.refuse(
-        name,
-        ~np.isfinite(values),
-        "values that are NaN or infinite",
-        "build the signals from logits, or drop the models that diverged",
-      )
-    for name in ("labels", "ids", "groups", "sizes"):
-      values = getattr(self, name)
-      if values is not None and values.shape != (records,):
-        raise ValueError(f"{name} have shape {values.shape}; pass [{records}]")
-    answers = self.log_probs
-    if answers is not None and answers.shape[:-1] != (models, records):
-      raise ValueError(f"log_probs have shape {answers.shape}; pass [S, N, K]")
     if self.population is not None:
       if not isinstance(self.population, Signals):
         raise ValueError("population is not a Signals; build it from the same models")
@@ -235,7 +202,7 @@ class Signals:
     >>> Signals.from_phi([[0., 1.]], [[True, False]]).loss.round(3)[0, :, 0]
     array([0.693, 0.313])
     """
-    phi = _with_views(phi, "phi")
+    phi = _arrays.with_views(phi, "phi")
     if phi.min() >= 0 and phi.max() <= 1 and len(np.unique(phi)) > 50:
       raise ValueError(
         "all values of phi are in [0, 1], like confidences p; pass phi = log p - "
@@ -243,7 +210,7 @@ class Signals:
       )
     others = None
     if population is not None:
-      others = _with_views(population, "population")
+      others = _arrays.with_views(population, "population")
       others = cls(phi=others, members=np.zeros(others.shape[:2], bool))
     given: dict[str, Any] = {
       "phi": phi,
@@ -412,25 +379,3 @@ class Signals:
   def only_audited(self, scores: np.ndarray) -> np.ndarray:
     """Return a copy of scores [N] with NaN at the records that are not audited."""
     return np.where(self.audited, scores, np.nan)
-
-
-_CHECKS = {
-  "log_probs": lambda values: validate.numbers(values, "log_probs"),
-  "hinge": lambda values: validate.numbers(values, "hinge"),
-  "correct": lambda values: validate.bools(values, "correct"),
-  "labels": lambda values: validate.labels(values, "labels"),
-  "ids": record_names.ids,
-  "groups": record_names.groups,
-  "sizes": lambda values: validate.labels(values, "sizes"),
-}
-"""Conversions of the optional arrays of `Signals`."""
-
-
-def _with_views(values: ArrayLike, name: str) -> np.ndarray:
-  """Return [S, N] or [S, N, Q] as float64 [S, N, Q]."""
-  array = validate.numbers(values, name)
-  if array.ndim not in (2, 3) or 0 in array.shape:
-    raise ValueError(
-      f"{name} has shape {array.shape}; pass [S, N] or [S, N, Q] without empty axes"
-    )
-  return array.reshape(*array.shape[:2], -1).astype(np.float64)
