@@ -86,6 +86,7 @@ def chain(*defenses: Defense | str) -> Defense:
 
   def init(key, spec):
     if clipped:
+      spec = spec._replace(trainings=spec.trainings + _composed(parts))
       spec = isolation.public(spec)
       form = (*spec[3:], spec.example.shape, spec.example.dtype)
       if form not in checked:
@@ -154,6 +155,12 @@ def chain(*defenses: Defense | str) -> Defense:
     traits=union(part.traits for part in parts),
     parts=parts,
   )
+
+
+def _composed(parts):
+  """Return the number of trainings before this one that compose with it."""
+  stages = [stage for part in parts for stage in part.stages]
+  return sum(stage.models for stage in stages if stage.composes)
 
 
 def _clipping_for_a_guarantee(parts):
@@ -251,10 +258,16 @@ def _refuse_with_clipping(part, clipped):
       f"the per-row clipping of {clipped.name} does not bound the influence of a "
       f"record: {give_up}"
     )
-  if part.stages:
+  composed = all(stage.composes and stage.defense is None for stage in part.stages)
+  if part.stages and (part.rows or not composed):
     raise ValueError(
       f"{part.name} trains earlier stages on the members, but the epsilon of "
       f"{clipped.name} covers a single training: {give_up}"
+    )
+  if part.stages and clipped.traits.bands > 1:
+    raise ValueError(
+      f"{part.name} trains an earlier stage with the noise of {clipped.name}, which is "
+      "accounted for without bands only: drop bands"
     )
   own = part.traits
   if part is not clipped and (own.per_person or own.bands > 1):

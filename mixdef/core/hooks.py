@@ -131,7 +131,8 @@ class Spec(NamedTuple):
   The integers are static. `example` is one record [1,...], or zeros under a guarantee;
   `variables` are the model's (None until it has been initialized); `table` [N,K] holds
   the log-probabilities of the previous stage (or None); `num_members` is the public
-  training-set size, in persons if steps draw persons.
+  training-set size, in persons if steps draw persons; `trainings` counts the private
+  trainings on the same members that an epsilon covers, this one among them.
   """
 
   example: Any
@@ -143,6 +144,7 @@ class Spec(NamedTuple):
   batch_size: int
   steps_per_epoch: int
   epochs: int
+  trainings: int = 1
 
 
 class Stage(NamedTuple):
@@ -153,7 +155,9 @@ class Stage(NamedTuple):
   their outputs into `Spec.table`. If `defense` is None, they are trained with the rest
   of the chain. `query(learner, state, x [B,...], y [B]) -> [B,...]` replaces
   log-probabilities as the teachers' output; `columns` is then the number of columns of
-  the table, in place of K.
+  the table, in place of K. `composes` promises that the teachers train on all members,
+  and that a record's row of the table depends on the teachers and on the record alone:
+  private teachers then compose with a private student.
   """
 
   rows: Callable
@@ -162,6 +166,7 @@ class Stage(NamedTuple):
   defense: Any = None
   query: Any = None
   columns: int | None = None
+  composes: bool = False
 
 
 class Init(Protocol):

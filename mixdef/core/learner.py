@@ -162,4 +162,12 @@ def _stage_defense(stage, defense):
   if stage.defense is not None:
     return stage.defense
   rest = [part for part in defense.parts if not part.stages]
-  return chain(*(part._replace(model=None, network=None) for part in rest))
+  own = chain(*(part._replace(model=None, network=None) for part in rest))
+  if not stage.composes or not own.guarantee:
+    return own
+  first: Any = own.init
+
+  def init(key, spec):
+    return first(key, spec._replace(trainings=1 + stage.models))
+
+  return own._replace(init=init)

@@ -60,18 +60,24 @@ def check(count: int, clip, guarantee: bool, bands: int) -> None:
     )
 
 
-def start(key, params, count: int, steps: int) -> Canaries:
+def start(key, spec, count: int) -> Canaries:
   """Draw the canaries of one model.
 
   Args:
     key: the model's key for them.
-    params: the trained parameters.
+    spec: the `Spec` of the training, with its trained parameters and its T steps.
     count: m.
-    steps: T.
 
   Raises:
-    ValueError: for fewer than 10 parameters per canary.
+    ValueError: for fewer than 10 parameters per canary, and for a training that
+      composes with another, whose canaries would test the epsilon of both.
   """
+  if spec.trainings > 1:
+    raise ValueError(
+      f"dp_sgd: canaries={count} would test the epsilon of {spec.trainings} trainings "
+      "by what one of them shows: drop canaries, or the part that trains a teacher"
+    )
+  params, steps = spec.variables["params"], spec.epochs * spec.steps_per_epoch
   leaves = [
     np.full(len(own), leaf, np.int32) for leaf, own in enumerate(places(params, count))
   ]

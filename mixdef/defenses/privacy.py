@@ -142,10 +142,12 @@ def dp_sgd(
     depend on it. A person's bound, sampling and epsilon depend neither on how many
     records it has nor on which of them are in a step. With `bands`, a record is in
     steps at least b apart, whose noises hide it as independent ones do, so epsilon is
-    that of ceil(T/b) steps with probability b q. Canaries do not depend on the records
-    and change nothing in the guarantee, but what is kept of them is not private: it
-    reveals the noise, and so, with the model, the gradients of the records at these
-    coordinates. It stays in the state and the run folder: keep both with the trainer.
+    that of ceil(T/b) steps with probability b q. With `distillation`, the teacher is
+    trained with the same noise, and epsilon is that of its steps and the student's.
+    Canaries do not depend on the records and change nothing in the guarantee, but what
+    is kept of them is not private: it reveals the noise, and so, with the model, the
+    gradients of the records at these coordinates. It stays in the state and the run
+    folder: keep both with the trainer.
 
   Deviation: Abadi et al. divide by the lot size, which is B here, and track moments;
     epsilon here is the smaller of two bounds, see `accounting.spent`. One clipping norm
@@ -192,7 +194,7 @@ def dp_sgd(
       )
     training = {
       "sampling_probability": min(1.0, spec.batch_size / spec.num_members),
-      "steps": spec.epochs * spec.steps_per_epoch,
+      "steps": spec.trainings * spec.epochs * spec.steps_per_epoch,
       "bands": bands,
     }
     noise = noise_multiplier
@@ -209,8 +211,7 @@ def dp_sgd(
       params = spec.variables["params"]
       own["noises"] = correlated_noise.start(params, training["steps"], bands)
     if canaries:
-      params, steps = spec.variables["params"], training["steps"]
-      own["canaries"] = gradient_canaries.start(key, params, canaries, steps)
+      own["canaries"] = gradient_canaries.start(key, spec, canaries)
     return {
       **({"clip": jnp.float32(clip)} if adaptive else {}),
       **own,

@@ -113,7 +113,7 @@ def _only_teacher(key, log_probs, rows, members):
   return log_probs[0]
 
 
-ONE_TEACHER = Stage(rows=_same_members, table=_only_teacher)
+ONE_TEACHER = Stage(rows=_same_members, table=_only_teacher, composes=True)
 
 
 def _kl(q, log_s):

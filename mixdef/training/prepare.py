@@ -128,14 +128,12 @@ class Training:
     return [self.plan.capacity, *(self.teachers.capacities if self.teachers else [])]
 
   def with_noise(self, seed: int) -> "Training":
-    """Return the training with this seed folded into the models' random keys."""
-    words = np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32)
-
-    def own(key):
-      key = fold_in_name(key, "noise")
-      return jax.random.fold_in(jax.random.fold_in(key, words[0]), words[1])
-
-    return dataclasses.replace(self, keys=jax.vmap(own)(self.keys))
+    """Return the training with this seed folded into all keys, the teachers' too."""
+    keys = fold_keys(self.keys, "noise")
+    for word in np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32):
+      keys = jax.vmap(jax.random.fold_in, (0, None))(keys, word)
+    teachers = self.teachers and self.teachers.with_noise(seed)
+    return dataclasses.replace(self, keys=keys, teachers=teachers)
 
   def with_capacities(self, least: list[int]) -> "Training":
     """Return the training with at least the batch capacities of an earlier run."""

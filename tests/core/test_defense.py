@@ -39,6 +39,7 @@ from mixdef.defenses import (
   mixup,
   mmd,
   relaxloss,
+  selena,
   weight_decay,
   weighted_smoothing,
 )
@@ -334,7 +335,10 @@ def test_a_part_cannot_be_called_chain():
 
 
 @pytest.mark.slow
-def test_a_stage_and_dp_would_spend_two_budgets():
-  with pytest.raises(ValueError, match="covers a single training"):
-    chain(distillation(), dp_sgd())
+def test_stages_that_do_not_compose_with_dp_are_refused():
+  for part in (selena(), dmp()):
+    with pytest.raises(ValueError, match=r"earlier stages|a record influence"):
+      chain(part, dp_sgd())
   chain(distillation(), dp_sgd(guarantee=False))
+  with pytest.raises(ValueError, match="without bands only: drop bands"):
+    chain(distillation(), dp_sgd(bands=4))

@@ -347,7 +347,7 @@ def test_the_self_audit_passes_correct_code(views):
 def test_a_canary_is_clipped_as_records_are(name, monkeypatch):
   """Its step is C by the code of the records, and not if a fault is planted there."""
   plant(FAULTS.get(name, Fault()), monkeypatch)
-  canaries = gradient_canaries.start(jax.random.key(0), PARAMS, 40, 1)
+  canaries = gradient_canaries.start(jax.random.key(0), spec_of(steps=10), 40)
   options = {"clip": CLIP, "probability": 1.0, "views": VIEWS}
   total, clean = gradient_canaries.insert(
     PARAMS, canaries, jax.random.key(1), factor=clipping.flat(CLIP), **options
