@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from generator_cases import plan_of
 
 from mixdef.core.learner import Learner, TrainState
 from mixdef.core.randomness import fold_in_name, row_keys
@@ -86,7 +87,8 @@ def made_up(models=6, critics=2, *, data=None, members=None, seed=0):
   }
   params = {n: jnp.float32(rng.normal(size=(models, *s))) for n, s in shapes.items()}
   state = TrainState(params, {}, (), {}, jnp.zeros(models))
-  return Ensemble(_MADE_UP, {}, state, members, data, None, "loop", models, [])
+  own = _MADE_UP, {}, state, members, data
+  return Ensemble(*own, plan_of(data, members), "loop", models, [])
 
 
 def with_model(ensemble, model, change):

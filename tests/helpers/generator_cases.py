@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixdef.core.learner import Learner, TrainState
+from mixdef.core.traits import Traits
 from mixdef.data import Dataset, subsets
 from mixdef.training import Ensemble
+from mixdef.training.sampling import make_plan
 
 LATENT, CLASSES = 3, 2
 
@@ -22,6 +24,11 @@ def recall(state, z, y):
   at = z + state.params["shift"] * y[:, :1]
   gaps = ((at[:, None] - anchors) ** 2).sum(-1)
   return jax.nn.softmax(-state.params["sharp"] * gaps) @ stored
+
+
+def plan_of(data, members):
+  """Return the plan of a training that the models might have had."""
+  return make_plan(Traits(), data, members, epochs=1, batch_size=1)
 
 
 def no_training(*_):
@@ -52,7 +59,8 @@ def ensemble_of(data, members, stored, *, sharp=8.0, shift=0.0, seed=0):
     "shift": jnp.full(models, shift, jnp.float32),
   }
   state = TrainState(params, {}, (), {}, jnp.zeros(models))
-  return Ensemble(LEARNER, {}, state, members, data, None, "loop", models, [])
+  own = LEARNER, {}, state, members, data
+  return Ensemble(*own, plan_of(data, members), "loop", models, [])
 
 
 def table(records=24, features=6, seed=0):
@@ -105,8 +113,8 @@ def spanned(records=24, members=True, models=4):
     "stored": jnp.float32(np.stack(sources) - 0.5),
   }
   state = TrainState(params, {}, (), {}, jnp.zeros(models))
-  learner = LEARNER._replace(generate=span, latent=12)
-  return Ensemble(learner, {}, state, inside, data, None, "loop", models, [])
+  own = LEARNER._replace(generate=span, latent=12), {}, state, inside, data
+  return Ensemble(*own, plan_of(data, inside), "loop", models, [])
 
 
 def leak(scores, member):
@@ -120,4 +128,5 @@ def made_by(generator, data, models=2):
   learner = LEARNER._replace(generate=lambda state, z, y: generator(z, y))
   members = np.arange(models * len(data)).reshape(models, -1) % 2 == 0
   state = TrainState({}, {}, (), {}, jnp.zeros(models))
-  return Ensemble(learner, {}, state, members, data, None, "loop", models, [])
+  own = learner, {}, state, members, data
+  return Ensemble(*own, plan_of(data, members), "loop", models, [])
