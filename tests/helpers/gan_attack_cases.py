@@ -88,7 +88,7 @@ def made_up(models=6, critics=2, *, data=None, members=None, seed=0):
   params = {n: jnp.float32(rng.normal(size=(models, *s))) for n, s in shapes.items()}
   state = TrainState(params, {}, (), {}, jnp.zeros(models))
   own = _MADE_UP, {}, state, members, data
-  return Ensemble(*own, plan_of(data, members), "loop", models, [])
+  return Ensemble(*own, plan_of(data), "loop", models, [])
 
 
 def with_model(ensemble, model, change):

@@ -26,9 +26,10 @@ def recall(state, z, y):
   return jax.nn.softmax(-state.params["sharp"] * gaps) @ stored
 
 
-def plan_of(data, members):
-  """Return the plan of a training that the models might have had."""
-  return make_plan(Traits(), data, members, epochs=1, batch_size=1)
+def plan_of(data):
+  """Return the plan of a training on all records."""
+  everyone = np.ones((1, len(data)), bool)
+  return make_plan(Traits(), data, everyone, epochs=1, batch_size=len(data))
 
 
 def no_training(*_):
@@ -60,7 +61,7 @@ def ensemble_of(data, members, stored, *, sharp=8.0, shift=0.0, seed=0):
   }
   state = TrainState(params, {}, (), {}, jnp.zeros(models))
   own = LEARNER, {}, state, members, data
-  return Ensemble(*own, plan_of(data, members), "loop", models, [])
+  return Ensemble(*own, plan_of(data), "loop", models, [])
 
 
 def table(records=24, features=6, seed=0):
@@ -114,7 +115,7 @@ def spanned(records=24, members=True, models=4):
   }
   state = TrainState(params, {}, (), {}, jnp.zeros(models))
   own = LEARNER._replace(generate=span, latent=12), {}, state, inside, data
-  return Ensemble(*own, plan_of(data, inside), "loop", models, [])
+  return Ensemble(*own, plan_of(data), "loop", models, [])
 
 
 def leak(scores, member):
@@ -129,4 +130,4 @@ def made_by(generator, data, models=2):
   members = np.arange(models * len(data)).reshape(models, -1) % 2 == 0
   state = TrainState({}, {}, (), {}, jnp.zeros(models))
   own = learner, {}, state, members, data
-  return Ensemble(*own, plan_of(data, members), "loop", models, [])
+  return Ensemble(*own, plan_of(data), "loop", models, [])
