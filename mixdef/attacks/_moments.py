@@ -15,7 +15,7 @@ import numpy as np
 from mixdef.attacks.signals import Signals
 
 _BLOCK = 2**17  # elements per block: 1 MiB of float64, which stays in cache
-_FEWEST = 64  # models from which groups save time and take less memory than phi
+_FEWEST = 64  # models from which groups save time, and less memory than their values
 
 
 class Moments(NamedTuple):

@@ -288,10 +288,12 @@ class Signals:
     """Return the models that are references of no record, the target among them.
 
     All others are references of every record. None is returned where that differs
-    between records, where nothing is left, or where over a quarter of the models are
-    excluded: read `references` then.
+    between records, where over a quarter of the models are excluded, and where sums
+    over all models would serve one target only: read `references` then.
     """
     target, models = self.check_model("target", target), len(self.phi)
+    if self.target is not None or type(self).references is not Signals.references:
+      return None
     out = self.related[target] | self._copies
     out[target] = True
     if self.design != "bernoulli" or 4 * out.sum() > models:

@@ -96,8 +96,12 @@ def chain(*defenses: Defense | str) -> Defense:
         }
         isolation.check(clipped, hooks, spec)
         checked.add(form)
+    # Only the part that promises how it uses the outputs of its teachers sees them.
+    untold = spec._replace(table=None) if clipped else spec
     return {
-      part.name: _strongly_typed(part.init(fold_in_name(key, part.name), spec))
+      part.name: _strongly_typed(
+        part.init(fold_in_name(key, part.name), spec if part.stages else untold)
+      )
       if part.init
       else ()
       for part in parts
@@ -258,11 +262,13 @@ def _refuse_with_clipping(part, clipped):
       f"the per-row clipping of {clipped.name} does not bound the influence of a "
       f"record: {give_up}"
     )
-  composed = all(stage.composes and stage.defense is None for stage in part.stages)
+  composed = clipped.traits.composes and all(
+    stage.composes and stage.defense is None for stage in part.stages
+  )
   if part.stages and (part.rows or not composed):
     raise ValueError(
       f"{part.name} trains earlier stages on the members, but the epsilon of "
-      f"{clipped.name} covers a single training: {give_up}"
+      f"{clipped.name} would cover a single training: {give_up}"
     )
   if part.stages and clipped.traits.bands > 1:
     raise ValueError(

@@ -162,12 +162,15 @@ def _stage_defense(stage, defense):
   if stage.defense is not None:
     return stage.defense
   rest = [part for part in defense.parts if not part.stages]
-  own = chain(*(part._replace(model=None, network=None) for part in rest))
-  if not stage.composes or not own.guarantee:
-    return own
-  first: Any = own.init
+  if stage.composes:
+    rest = [_among(part, 1 + stage.models) for part in rest]
+  return chain(*(part._replace(model=None, network=None) for part in rest))
 
-  def init(key, spec):
-    return first(key, spec._replace(trainings=1 + stage.models))
 
-  return own._replace(init=init)
+def _among(part, trainings):
+  """Return a part whose epsilon, if it states one, covers so many trainings."""
+  if not (part.traits.composes and part.guarantee):
+    return part
+  return part._replace(
+    init=lambda key, spec: part.init(key, spec._replace(trainings=trainings))
+  )

@@ -33,10 +33,10 @@ def traced_for(name: str, function: Callable) -> Callable:
   """
 
   @functools.wraps(function)
-  def traced(*args):
+  def traced(*args, **kwargs):
     token = _OF_THE_PLAN.set(name)
     try:
-      return function(*args)
+      return function(*args, **kwargs)
     finally:
       _OF_THE_PLAN.reset(token)
 

@@ -27,6 +27,7 @@ class Traits(NamedTuple):
                    0: it draws records
   bands            a step draws from one of so many random groups of the members, which
                    take turns
+  composes         its epsilon covers all `Spec.trainings`
   quantities       computes with records; token ids and other integers are rejected
   post_processing  `update`, `epoch` and `finish` do not need members
   critic           `loss` applies to the losses of a GAN's critic
@@ -43,6 +44,7 @@ class Traits(NamedTuple):
   poisson: bool = False
   per_person: int = 0
   bands: int = 1
+  composes: bool = False
   quantities: bool = False
   post_processing: bool = False
   critic: bool = False

@@ -315,6 +315,7 @@ def dp_sgd(
       poisson=True,
       per_person=per_person if unit == "person" else 0,
       bands=bands,
+      composes=True,
     ),
   )
 

@@ -38,8 +38,8 @@ def distillation(
     ValueError: for an unknown option or a number out of range; at `init`, if no teacher
       was trained.
 
-  Guarantee: none. Teacher and student are both trained on the members, but `dp_sgd`
-    accounts for a single training, so it must give up its epsilon.
+  Guarantee: none alone. With `dp_sgd`, teacher and student have the same noise, and its
+    epsilon covers both trainings.
 
   Deviation: the teacher output of a mixed row is the mixture of the two records'
     probabilities. Auxiliary rows also use teacher outputs, so that they stay comparable

@@ -37,7 +37,7 @@ def bootstrap_records(
   that many trials, see `effective_trials`. Few records therefore give wide intervals,
   even where members and non-members are separated perfectly and all resamples agree.
   With groups, persons are drawn in this way, each with all its records. The resamples
-  of more than five million pairs read the ROC at a few hundred thresholds.
+  of more than five million pairs read the ROC at 64 thresholds or more.
 
   Guarantee: covers the choice of records, or persons, given these models; not the
     training randomness. TPR intervals are unreliable below ten expected false

@@ -162,7 +162,7 @@ def _signature(training, seed):
   """Return everything that affects all models alike."""
   learner, plan = training.learner, training.plan._asdict()
   parts = training.data.y, training.data.auxiliary, *(training.persons or ())
-  del plan["capacity"]  # only padding depends on it
+  del plan["capacity"], plan["platform"]  # padding, and what `program` tells
   return {
     "learner": learner.text,
     "records": digest(training.records, *parts),

@@ -80,6 +80,23 @@ def test_models_that_all_agree_reveal_nobody(name):
   )
 
 
+class _Half(Signals):
+  """Signals of which every second model is a reference."""
+
+  def references(self, target):
+    return super().references(target) & (np.arange(MODELS) % 2 == 1)[:, None]
+
+
+@pytest.mark.parametrize("name", ["lira_online", "attack_r"])
+def test_references_of_a_subclass_are_those_that_are_read(name):
+  phi, members, _ = drawn(views=1)
+  attack = attacks.ATTACKS.resolve(name)
+  found = attack(_Half(phi=phi, members=members, design="bernoulli"), target=0)
+  half = [0, *(k for k in range(1, MODELS, 2) if k != 9)]  # 9 repeats model 8
+  alone = Signals(phi=phi[half], members=members[half], design="bernoulli")
+  np.testing.assert_allclose(found, attack(alone, target=0), rtol=1e-9)
+
+
 def test_merged_moments_are_those_of_all_values():
   rng = np.random.default_rng(0)
   values = 1e6 + rng.normal(size=(30, 8, 3))

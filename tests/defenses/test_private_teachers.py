@@ -1,11 +1,16 @@
 """A private teacher and a private student of the same records: one epsilon for both."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from defense_harness import SPEC
 
 import mixdef
+from mixdef.core.chaining import from_optax
+from mixdef.core.hooks import Defense
+from mixdef.core.learner import stage_learners
 from mixdef.core.randomness import random_key
 from mixdef.defenses import accounting
 from mixdef.defenses.teachers import ONE_TEACHER
@@ -87,6 +92,47 @@ def test_a_row_of_the_table_is_of_its_own_record():
   assert np.flatnonzero((table != changed).any(1)).tolist() == [2]
   everyone = ONE_TEACHER.rows(None, members[0], ~members[0])
   np.testing.assert_array_equal(everyone, members)
+
+
+def test_only_the_part_with_the_teacher_sees_its_outputs():
+  """Another part could spread what they tell of a record over all records."""
+  seen = []
+
+  def init(key, spec):
+    del key
+    seen.append(spec.table)
+    return jnp.zeros(())
+
+  watcher = Defense(
+    "watcher", init=init, loss=lambda losses, state, ctx: losses + state
+  )
+  chained = mixdef.chain("distillation", "dp_sgd(noise_multiplier=1.0)", watcher)
+  learner = mixdef.classifier(mixdef.models.mlp(8), optax.sgd(0.5), chained)
+  keys, members = jax.random.split(random_key(0), 1), np.ones((1, len(DATA)), bool)
+  training = prepare(learner, {}, DATA, members, keys, **SIZES)
+  seen.clear()
+  spec = training.plan.spec(training.data, jnp.zeros((len(DATA), 10)))
+  jax.eval_shape(lambda key: learner.init(key, spec), keys[0])
+  assert seen
+  assert seen[-1] is None
+
+
+def test_a_clip_that_counts_one_training_takes_no_teacher():
+  own = mixdef.chain("dp_sgd").parts[0]
+  mine = own._replace(name="mine", traits=own.traits._replace(composes=False))
+  for private in (mine, from_optax("clip", optax.clip(1.0), per_example=True)):
+    with pytest.raises(ValueError, match="would cover a single training"):
+      mixdef.chain("distillation", private)
+
+
+def test_a_teacher_with_further_parts_keeps_the_count():
+  chained = mixdef.chain("distillation|dp_sgd(noise_multiplier=1.0)")
+  built = []
+  stage_learners(chained, lambda defense: built.append(defense) or defense)
+  spec = SPEC._replace(num_members=1000, batch_size=10)
+  for teacher in (built[0], mixdef.chain(built[0], "weight_decay")):
+    found = teacher.init(jax.random.key(0), spec)["dp_sgd"]["steps"]
+    assert int(found) == 2 * spec.epochs * spec.steps_per_epoch
 
 
 def test_canaries_of_one_training_do_not_test_two():

@@ -49,6 +49,21 @@ def test_a_grid_of_thresholds_gives_the_variance_of_all_pairs(monkeypatch):
     np.testing.assert_allclose(found["tpr"][fpr], (low, high), atol=0.05 * (high - low))
 
 
+def test_few_thresholds_do_not_move_the_interval(monkeypatch):
+  """The lines between 64 thresholds miss area of a concave ROC."""
+  scores, members = drawn()
+  worse = scores + np.random.default_rng(1).normal(size=scores.shape)
+  exact = bootstrap_records(scores, members, fprs=FPRS)
+  apart = paired_bootstrap((scores, members), (worse, members), fprs=FPRS)
+  monkeypatch.setattr(resampling, "_EXACT", 0)
+  monkeypatch.setattr(resampling, "_CELLS", 1)
+  found = bootstrap_records(scores, members, fprs=FPRS)
+  np.testing.assert_allclose(found["auc"], exact["auc"], atol=2e-4)
+  found = paired_bootstrap((scores, members), (worse, members), fprs=FPRS)
+  assert found["auc"]["difference"] == pytest.approx(apart["auc"]["difference"])
+  np.testing.assert_allclose(found["auc"]["ci"], apart["auc"]["ci"], atol=5e-4)
+
+
 @pytest.mark.usefixtures("coarse")
 def test_a_known_curve_changes_nothing():
   pair = drawn()

@@ -60,10 +60,6 @@ class PairSignals(Signals):
     usable = references(records, target, audited=everyone, design=self.design)
     return usable.reshape(models, pairs, 2).all(-1) & self.alike
 
-  def excluded_models(self, target: int) -> None:
-    """Return None: the references of pairs differ."""
-    del target
-
   @property
   def alike(self) -> np.ndarray:
     """Return whether a model trained on both records or on neither, bool [S, P]."""
