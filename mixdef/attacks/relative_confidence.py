@@ -257,7 +257,8 @@ def _together(parts: Sequence[Confidences]) -> Confidences:
   least = np.min([part.least for part in parts], axis=0)
   count, excess = 0, np.zeros_like(least)
   for part in parts:
-    apart = np.where(part.count > 0, least - part.least, 0.0)
+    apart = np.zeros_like(least)
+    np.subtract(least, part.least, out=apart, where=part.count > 0)
     excess += part.excess * np.exp(apart) + part.count * np.expm1(apart)
     count = count + part.count
   return Confidences(np.asarray(count), least, excess)
