@@ -150,7 +150,7 @@ def test_streamed_gans_are_equal(name, strategy, monkeypatch, tmp_path):
 def test_other_streamed_gans_and_their_signals_are_equal(name, monkeypatch, tmp_path):
   how = {"data": gan_cases.DATA, "members": gan_cases.KEEP}
   pair = both(OTHER_GANS[name], monkeypatch, tmp_path, "scan", **how)
-  check_equal(*pair, 1e-5)
+  check_equal(*pair, 5e-5)  # 1e-5 on some CPUs only: Adam enlarges the last bit
   others = gan_cases.records(20, seed=5)
   resident = pair[0].signals(population=others)
   streamed = pair[1].signals(population=mapped(others, tmp_path, "others"))
