@@ -185,7 +185,8 @@ def matched_dp(
 
   Without `noise_multipliers` and `learning_rates`, these are 28 candidates with plain
   SGD, and then at most 8 with each other recipe: 44 in all, and 52 for images, of which
-  8 cost four times as much; each is trained once for each row of `members`.
+  8 cost four times as much; each is trained once for each row of `members`. With
+  groups, a step holds eight rows of every person, and costs up to eight times as much.
 
   Args:
     model: as for `classifier`, the one that was defended.
